@@ -1,0 +1,234 @@
+//! Keys, defaults, and where each value came from.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration. Each part of the program gets its own section only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where releases come from: a directory (`s3://bucket/prefix` to come).
+    pub source: Option<String>,
+    /// The pointer: a name in the store, or `file:/path`.
+    pub pointer: String,
+    /// This pod's name; the host name by default.
+    pub pod: Option<String>,
+    /// The volume's root.
+    pub deploy_to: PathBuf,
+    /// The link that the app server runs from; `deploy_to/current` by default.
+    pub current: Option<PathBuf>,
+    /// A place of this pod's own that survives the agent (an emptyDir): admin socket, drain journal.
+    pub state_dir: PathBuf,
+    /// How often the pointer is read.
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
+    /// How many releases stay on the volume.
+    pub keep_releases: usize,
+    /// Which kind of server: `puma`.
+    pub app_server: AppServerKind,
+    /// Puma's section.
+    pub puma: Puma,
+    /// Restarts.
+    pub restart: Restart,
+    /// Proof.
+    pub verify: Verify,
+    /// The drain.
+    pub drain: DrainKeys,
+    /// The pod's terminationGracePeriodSeconds.
+    #[serde(with = "humantime_serde")]
+    pub grace_period: Duration,
+    /// A file with the token that guards /prestop and the read endpoints.
+    pub token_file: Option<PathBuf>,
+    /// Where the endpoints listen.
+    pub listen: SocketAddr,
+    /// Logs.
+    pub log: Log,
+}
+
+/// The kinds of app servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppServerKind {
+    /// Puma.
+    #[default]
+    Puma,
+}
+
+/// How Puma is found and asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Puma {
+    /// A text that the master's title must contain, when several Pumas run.
+    pub r#match: Option<String>,
+    /// `unix:///path` or `tcp://host:port`, as Puma's control server sees it.
+    pub control_url: Option<String>,
+    /// Its token.
+    pub control_token: Option<String>,
+    /// Puma's state file, to read both from.
+    pub state_file: Option<PathBuf>,
+    /// Puma's `worker_shutdown_timeout`.
+    #[serde(with = "humantime_serde")]
+    pub worker_shutdown_timeout: Duration,
+}
+
+/// How restarts are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestartMode {
+    /// Phased where that loads everything that changed, else hot.
+    #[default]
+    Auto,
+    /// Always SIGUSR2.
+    Hot,
+    /// Always SIGUSR1.
+    Phased,
+}
+
+/// What to do about requests that would not survive the restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LongRequests {
+    /// Wait for them, up to `restart.wait_in_flight`.
+    #[default]
+    Wait,
+    /// Restart all the same.
+    Proceed,
+}
+
+/// Restarts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// Which kind.
+    pub mode: RestartMode,
+    /// Until a restart counts as failed; derived when absent.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Option<Duration>,
+    /// Wait for requests that would not survive?
+    pub long_requests: LongRequests,
+    /// For how long; 10m by default.
+    #[serde(with = "humantime_serde")]
+    pub wait_in_flight: Option<Duration>,
+}
+
+/// Proof.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verify {
+    /// The app's health path, as this pod reaches it.
+    pub url: Option<String>,
+    /// The response header that names the running release.
+    pub release_header: Option<String>,
+    /// How many answers in a row decide.
+    pub successes: u32,
+    /// How long everything must hold.
+    #[serde(with = "humantime_serde")]
+    pub soak: Duration,
+    /// How long one answer may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// The drain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainKeys {
+    /// Never answer sooner.
+    #[serde(with = "humantime_serde")]
+    pub min: Duration,
+    /// The most that a silence has to last; at least 2s, adaptive in between.
+    #[serde(with = "humantime_serde")]
+    pub quiet: Duration,
+    /// Time kept for the app server's own stop.
+    #[serde(with = "humantime_serde")]
+    pub reserve: Duration,
+    /// Never answer later; grace_period − reserve − 2s when absent.
+    #[serde(with = "humantime_serde")]
+    pub max: Option<Duration>,
+    /// Peers whose traffic never counts.
+    pub ignore_peers: Vec<IpAddr>,
+}
+
+/// Logs.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Their form.
+    pub format: LogFormat,
+}
+
+/// The form of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for Puma {
+    fn default() -> Self {
+        Self {
+            r#match: None,
+            control_url: None,
+            control_token: None,
+            state_file: None,
+            worker_shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self {
+            url: None,
+            release_header: None,
+            successes: 3,
+            soak: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for DrainKeys {
+    fn default() -> Self {
+        Self {
+            min: Duration::from_secs(5),
+            quiet: Duration::from_secs(15),
+            reserve: Duration::from_secs(10),
+            max: None,
+            ignore_peers: Vec::new(),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            source: None,
+            pointer: "production".into(),
+            pod: None,
+            deploy_to: "/srv/app".into(),
+            current: None,
+            state_dir: "/run/pitstop".into(),
+            poll_interval: Duration::from_secs(30),
+            keep_releases: 5,
+            app_server: AppServerKind::Puma,
+            puma: Puma::default(),
+            restart: Restart::default(),
+            verify: Verify::default(),
+            drain: DrainKeys::default(),
+            grace_period: Duration::from_secs(30),
+            token_file: None,
+            listen: SocketAddr::from(([0, 0, 0, 0], 9750)),
+            log: Log::default(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What goes into the core and what comes out of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    drain::{DrainCommand, DrainEffect},
+    observation::{GenerationKey, Moment, Observation, ProcessKey},
+    reason::Reason,
+};
+use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
+
+/// Numbers the attempts of this process. A result that carries another attempt's number is late
+/// and moves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Attempt(pub u64);
+
+/// How the app server restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A new image in the same process: everything is loaded anew, clients wait for the boot.
+    Hot,
+    /// Worker by worker: the others go on serving.
+    Phased,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The pointer was read.
+    Pointer(Result<Pointer, Trouble>),
+    /// The app server was looked at.
+    Observed(Observation),
+    /// An effect ended, or overran its deadline and goes on ([`Outcome::Unknown`]).
+    Finished {
+        /// Whose effect it was.
+        attempt: Attempt,
+        /// Which.
+        step: Step,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Somebody asked for something over the admin socket.
+    Operator(Operator),
+    /// The drain's side.
+    Drain(DrainCommand),
+    /// Only time has passed.
+    Tick,
+}
+
+/// What went wrong, for machines and for people.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Trouble {
+    /// The code.
+    pub reason: Reason,
+    /// What failed, on which path, key or process, and what to do.
+    pub message: String,
+}
+
+impl Trouble {
+    /// A trouble of this reason with this message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What an operator asks this pod to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operator {
+    /// Look now; with `retry`, forget that the desired move was rejected.
+    Sync {
+        /// Try a rejected move again.
+        retry: bool,
+    },
+    /// Start no deploy.
+    Pause,
+    /// Deploy again.
+    Resume,
+    /// Back to the previous release, held until the pointer moves or `Resume`.
+    Revert,
+}
+
+/// Which effect an [`Event::Finished`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// [`Effect::Fetch`].
+    Fetch,
+    /// [`Effect::Check`].
+    Check,
+    /// [`Effect::Record`] of this event.
+    Record(RecordEvent),
+    /// [`Effect::Publish`].
+    Publish,
+    /// [`Effect::Perform`].
+    Perform,
+}
+
+/// How an effect ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// A check passed, and this is how the app server can be restarted onto the release.
+    Checked(Plan),
+    /// It failed and changed nothing that matters.
+    Failed(Trouble),
+    /// It has not answered in time and may still happen. A later event of the same attempt and
+    /// step says how it ended; until then nothing else may change the volume.
+    Unknown,
+}
+
+/// What a check found out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// How to restart.
+    pub mode: Mode,
+}
+
+/// Something to be done outside. Results come back as [`Event::Finished`] unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Make `releases/<id>` complete and verified, or leave it absent.
+    Fetch {
+        /// For whom.
+        attempt: Attempt,
+        /// What.
+        release: ReleaseId,
+    },
+    /// See whether the app server could be moved to the release, and how.
+    Check {
+        /// For whom.
+        attempt: Attempt,
+        /// What.
+        release: ReleaseId,
+        /// What runs now, to compare with.
+        running: Option<ReleaseId>,
+    },
+    /// Append a line to `revisions.log` and sync it.
+    Record {
+        /// For whom.
+        attempt: Attempt,
+        /// What.
+        record: Record,
+    },
+    /// Point `current` to the release, sync, read back.
+    Publish {
+        /// For whom.
+        attempt: Attempt,
+        /// What.
+        release: ReleaseId,
+    },
+    /// Tell the app server.
+    Perform {
+        /// For whom.
+        attempt: Attempt,
+        /// What.
+        act: Act,
+        /// To this image only; gone or changed, nothing is sent and the effect fails.
+        on: GenerationKey,
+    },
+    /// A deploy is over. Reports nothing back: for the log and the metrics.
+    Conclude {
+        /// Whose.
+        attempt: Attempt,
+        /// What was tried.
+        revision: Revision,
+        /// How it ended.
+        conclusion: Conclusion,
+    },
+    /// The drain's side. Reports nothing back.
+    Drain(DrainEffect),
+}
+
+/// What the app server can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// Restart onto what `current` points to.
+    Begin(Mode),
+    /// The new generation is good: end the old one, where there is one.
+    Commit,
+    /// The restart failed in this mode and `current` points back: end the new generation, or
+    /// restart again.
+    Abort(Mode),
+    /// Nothing serves and nothing else helped: end the image, so that the container starts it anew.
+    Recover,
+}
+
+/// How a deploy ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Conclusion {
+    /// Every process runs the release.
+    Verified,
+    /// Undone; the pod runs what it ran before.
+    Reverted(Trouble),
+    /// Neither forward nor back.
+    Stranded(Trouble),
+    /// Nothing was changed, because it could not work.
+    Refused(Trouble),
+    /// A newer move came first.
+    Superseded,
+}
+
+/// A line of `revisions.log`, less its version and wall-clock time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// What happened.
+    pub event: RecordEvent,
+    /// To which move.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// What was there before the signal, on `signalled` lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+}
+
+/// The app server as it was before it was told to restart: what must have changed afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Baseline {
+    /// When it was seen.
+    pub at: Moment,
+    /// The kernel's boot that `at` belongs to: on another boot every process is new anyway.
+    /// Filled in by the journal.
+    #[serde(default)]
+    pub boot_id: String,
+    /// How the restart was asked for.
+    pub mode: Mode,
+    /// The images.
+    pub generations: Vec<GenerationKey>,
+    /// The serving processes.
+    pub processes: Vec<ProcessKey>,
+    /// Whether the health path answered well. If not, its failure later proves nothing.
+    pub healthy: bool,
+}

@@ -1,0 +1,159 @@
+//! The pure decisions. Nothing here reads a clock, waits, or touches the outside: an [`Event`] and
+//! `now` go in, [`Effect`]s come out. The supervisor performs them and reports back.
+//!
+//! The state is Deploy × Drain: two axes that know of each other only through [`Agent::step`].
+
+pub mod deploy;
+pub mod drain;
+pub mod history;
+pub mod reason;
+pub mod verdict;
+
+pub use reason::Reason;
+pub mod effect;
+pub mod observation;
+pub use effect::{
+    Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Plan, Record, Step, Trouble,
+};
+pub use observation::{
+    AppServer, Connection, Cwd, Generation, GenerationKey, Moment, Observation, Probe, Process, ProcessKey,
+    Sight, Sockets, Traffic, WorkerLoad,
+};
+
+use crate::revision::{Pointer, ReleaseId, Revision};
+use drain::{Budget, Drain, Journal};
+use serde::Serialize;
+
+/// The deploy's part of the config, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// How long a hot restart may take until it counts as failed.
+    pub hot_timeout_ms: u64,
+    /// How long a phased restart may take until it counts as failed.
+    pub phased_timeout_ms: u64,
+    /// How long everything must stay proven before it is believed.
+    pub soak_ms: u64,
+    /// How many probes in a row decide, either way.
+    pub successes: u32,
+    /// Requests older than this are waited for before a signal; `None`: never wait.
+    pub long_request_ms: Option<u64>,
+    /// For how long they are waited for.
+    pub wait_in_flight_ms: u64,
+    /// Pause before a failed fetch, check or write is tried again.
+    pub retry_ms: u64,
+    /// The drain's part.
+    pub drain: Budget,
+}
+
+/// What the disk says when the agent starts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Recovered {
+    /// The complete release that `current` resolves to; `None` if it resolves to none.
+    pub current: Option<ReleaseId>,
+    /// `revisions.log`, oldest first.
+    pub records: Vec<Record>,
+    /// The kernel's boot, to know whether the journal's moments still mean anything.
+    pub boot_id: String,
+    /// The drain's journal.
+    pub journal: Option<Journal>,
+}
+
+/// Which stage a deploy is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Stage {
+    Steady,
+    Fetching,
+    Checking,
+    Publishing,
+    Restarting,
+    Verifying,
+    Committing,
+    Reverting,
+    Stranded,
+}
+
+impl Stage {
+    /// Every stage, in the order of a deploy.
+    pub const ALL: [Self; 9] = [
+        Self::Steady,
+        Self::Fetching,
+        Self::Checking,
+        Self::Publishing,
+        Self::Restarting,
+        Self::Verifying,
+        Self::Committing,
+        Self::Reverting,
+        Self::Stranded,
+    ];
+}
+
+/// What an outsider may know of the agent's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The deploy's stage.
+    pub stage: Stage,
+    /// The attempt under way, or the last one.
+    pub attempt: Attempt,
+    /// What the pointer last said.
+    pub desired: Option<Revision>,
+    /// What the app server was proved to run; never just where `current` points.
+    pub running: Option<ReleaseId>,
+    /// What it was proved to run before.
+    pub previous: Option<ReleaseId>,
+    /// The desired release runs, proven.
+    pub in_sync: bool,
+    /// What holds, if something does.
+    pub trouble: Option<Trouble>,
+    /// Moves that are not tried again, with the reason.
+    pub rejected: Vec<(Revision, Reason)>,
+}
+
+/// How closely the app server has to be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watchfulness {
+    /// Nothing is going on: once a second or so.
+    Calm,
+    /// A restart or a drain is under way: ten times a second or so.
+    Close,
+}
+
+/// The agent's state: a deploy and a drain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Agent {
+    /// The end of the pod.
+    pub drain: Drain,
+}
+
+impl Agent {
+    /// Takes up what the disk says.
+    pub fn recover(policy: Policy, recovered: Recovered, _now: Moment) -> (Self, Vec<Effect>) {
+        (Self { drain: Drain::new(policy.drain, recovered.journal) }, Vec::new())
+    }
+
+    /// Takes one event and says what is to be done.
+    pub fn step(&mut self, _now: Moment, _event: Event) -> Vec<Effect> {
+        Vec::new()
+    }
+
+    /// When a [`Event::Tick`] is due though nothing happens.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.drain.deadline()
+    }
+
+    /// How closely to watch.
+    pub fn watchfulness(&self) -> Watchfulness {
+        Watchfulness::Calm
+    }
+
+    /// The release that observations should be probed for, when a probe's answer matters now.
+    pub fn probe_for(&self) -> Option<ReleaseId> {
+        None
+    }
+
+    /// What an outsider may know.
+    pub fn view(&self) -> View {
+        unimplemented!("the deploy's core is being written: {:?}", None::<Pointer>)
+    }
+}

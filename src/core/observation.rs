@@ -1,0 +1,186 @@
+//! What the core is told about the app server and its traffic. No pid, no path: processes and
+//! images are opaque keys that the adapter makes and the core only compares.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::revision::ReleaseId;
+
+/// Milliseconds of CLOCK_BOOTTIME.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// This moment plus `ms` milliseconds.
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds since `earlier`, 0 if it lies ahead.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One image of the app server's master: changes with every exec and with every new master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenerationKey(pub u64);
+
+/// One process that serves requests (a worker, or the single-mode master in one of its images).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessKey(pub u64);
+
+/// One look at the app server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Observation {
+    /// When the look began: nothing in it is older.
+    pub began: Moment,
+    /// What was seen.
+    pub sight: Sight,
+    /// What the app's own health said, if it was asked.
+    pub probe: Option<Probe>,
+    /// Requests and connections.
+    pub traffic: Traffic,
+}
+
+/// Whether there is an app server to be seen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// There is none: the processes known before are gone and no other was found.
+    Missing,
+    /// Several could be meant.
+    Ambiguous,
+    /// There is one that may not be looked into or signalled.
+    NotPermitted,
+    /// This look failed or was torn by a change; it proves nothing.
+    Unclear,
+    /// Here it is.
+    Seen(AppServer),
+}
+
+/// The app server: one generation, or two while a server like Unicorn changes masters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct AppServer {
+    /// Oldest first.
+    pub generations: Vec<Generation>,
+    /// Whether workers of an ended phase are still there, by the server's own count.
+    pub old_workers: bool,
+}
+
+/// One master image and its processes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Generation {
+    /// Which image.
+    pub key: GenerationKey,
+    /// A signal would be handled: the image has its title back and, where that matters, the app is
+    /// loaded. Means little unless the image is known to have changed since the last signal.
+    pub signalable: bool,
+    /// How many serving processes it should have.
+    pub expected: usize,
+    /// Those that it has.
+    pub processes: Vec<Process>,
+}
+
+/// One serving process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Process {
+    /// Which one.
+    pub key: ProcessKey,
+    /// Where it runs.
+    pub cwd: Cwd,
+    /// Whether it accepts requests.
+    pub booted: bool,
+}
+
+/// Where a process runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cwd {
+    /// In this release, by device and inode.
+    Release(ReleaseId),
+    /// In no release of ours, or in a deleted one.
+    Elsewhere,
+    /// It could not be read.
+    Unknown,
+}
+
+/// The answer of the app's health path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// The expected answer.
+    Healthy,
+    /// Anything else, or none in time.
+    Unhealthy,
+    /// Healthy, but the app names another release than the one meant.
+    OtherRelease,
+}
+
+/// What is known of requests and connections. A part that could not be read is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Traffic {
+    /// Each worker's own numbers, from the control server; `None` without one.
+    pub workers: Option<Vec<WorkerLoad>>,
+    /// The socket table of the app server's ports.
+    pub sockets: Option<Sockets>,
+}
+
+/// One worker's numbers, as old as its last check-in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkerLoad {
+    /// Which worker.
+    pub key: ProcessKey,
+    /// Requests served so far.
+    pub requests: u64,
+    /// Requests being served.
+    pub busy: u32,
+    /// Requests accepted and waiting.
+    pub backlog: u32,
+    /// The check-in as an opaque number that grows: compared with itself only, never with our clock.
+    pub checkin: u64,
+}
+
+/// The socket table of the app server's listening ports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Sockets {
+    /// Connections the kernel has accepted and the server has not.
+    pub accept_queue: u32,
+    /// Established connections.
+    pub connections: Vec<Connection>,
+}
+
+/// One established connection, from the server's side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// Which one (the socket's cookie or inode).
+    pub key: u64,
+    /// Who is at the other end.
+    pub peer: IpAddr,
+    /// Bytes received that the server has not read.
+    pub unread: u32,
+    /// Bytes sent that the peer has not acknowledged.
+    pub unsent: u32,
+    /// Bytes received so far; `None` where the kernel does not tell.
+    pub received: Option<u64>,
+    /// Bytes sent so far.
+    pub sent: Option<u64>,
+    /// Milliseconds since the last byte came in.
+    pub last_received_ms: Option<u64>,
+    /// Milliseconds since the last byte went out.
+    pub last_sent_ms: Option<u64>,
+}
+
+impl Connection {
+    /// Whether a request is being received, served or answered on it. Not proof of idleness when
+    /// false: see the module docs of [`crate::core::drain`].
+    pub fn busy(&self) -> bool {
+        let unanswered = self.received.is_some_and(|n| n > 0) && self.sent == Some(0);
+        let asked_after_answer =
+            matches!((self.last_received_ms, self.last_sent_ms), (Some(r), Some(s)) if r < s);
+        self.unread > 0 || self.unsent > 0 || unanswered || asked_after_answer
+    }
+
+    /// For how long a request has been in flight on it, in milliseconds; `None` when none seems to be.
+    pub fn request_age_ms(&self) -> Option<u64> {
+        self.busy().then(|| self.last_received_ms.unwrap_or(0))
+    }
+}

@@ -1,0 +1,1 @@
+//! Did the restart succeed?

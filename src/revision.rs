@@ -1,0 +1,109 @@
+//! Release ids, pointer values and the lines of `revisions.log`: the words that every part shares.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a release: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ReleaseId(Arc<str>);
+
+/// A string that is no release id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no release id: 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+)]
+pub struct InvalidReleaseId(pub String);
+
+impl ReleaseId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ReleaseId {
+    type Err = InvalidReleaseId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let tail_is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
+        let valid = text.len() <= 128
+            && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+            && text.as_bytes().iter().all(|b| tail_is_plain(b));
+        if valid { Ok(Self(text.into())) } else { Err(InvalidReleaseId(text.chars().take(200).collect())) }
+    }
+}
+
+impl TryFrom<String> for ReleaseId {
+    type Error = InvalidReleaseId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ReleaseId> for String {
+    fn from(id: ReleaseId) -> Self {
+        id.0.to_string()
+    }
+}
+
+impl fmt::Display for ReleaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ReleaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One move of the pointer: a release, and the number of the move. Two moves to the same release
+/// differ by their sequence; a plain-text pointer has none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Revision {
+    /// What is to run.
+    pub release: ReleaseId,
+    /// The number of the move, counted by `promote` and `rollback`.
+    #[serde(default)]
+    pub sequence: Option<u64>,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.sequence {
+            Some(sequence) => write!(f, "{}#{sequence}", self.release),
+            None => write!(f, "{}", self.release),
+        }
+    }
+}
+
+/// What a release pointer says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pointer {
+    /// The move: release and sequence, at the top level of the JSON.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// Where the pointer was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<ReleaseId>,
+}
+
+/// What happened to a release in this pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordEvent {
+    /// `current` is about to move to the release.
+    Attempt,
+    /// The app server is about to be told to restart.
+    Signalled,
+    /// Every worker was proved to run the release.
+    Verified,
+    /// The move failed and will not be tried again.
+    Rejected,
+    /// The pod is back on the release.
+    Reverted,
+}
