@@ -33,6 +33,8 @@ pub struct Policy {
     pub phased_timeout_ms: u64,
     /// How long everything must stay proven before it is believed.
     pub soak_ms: u64,
+    /// Whether observations carry a probe (`verify.url` is set).
+    pub probing: bool,
     /// How many probes in a row decide, either way.
     pub successes: u32,
     /// Requests older than this are waited for before a signal; `None`: never wait.

@@ -76,6 +76,9 @@ pub struct Generation {
     /// A signal would be handled: the image has its title back and, where that matters, the app is
     /// loaded. Means little unless the image is known to have changed since the last signal.
     pub signalable: bool,
+    /// Where the master itself runs. A master whose working directory is a bad release goes on
+    /// booting that one, wherever `current` points.
+    pub cwd: Cwd,
     /// How many serving processes it should have.
     pub expected: usize,
     /// Those that it has.
