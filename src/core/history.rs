@@ -1,10 +1,16 @@
 //! What the lines of `revisions.log` add up to.
+//!
+//! An attempt is open from its `attempt` line until a `verified` or `reverted` line. A `rejected`
+//! line alone leaves it open: the way back has begun and has not been seen to end.
 
 use super::effect::{Baseline, Record};
 use super::reason::Reason;
-use crate::revision::{ReleaseId, Revision};
+use crate::revision::{RecordEvent, ReleaseId, Revision};
 
-/// The journal, folded.
+/// So many attempts of one move may end without a verdict (a crash each) before it is given up.
+pub const MAX_UNFINISHED: u32 = 3;
+
+/// The journal, folded: what later decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct History {
     /// The last release that was proved to run in this pod.
@@ -15,9 +21,142 @@ pub struct History {
     pub rejected: Vec<(Revision, Reason)>,
 }
 
+/// An attempt that has no end in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// What was attempted.
+    pub revision: Revision,
+    /// The last signal announced, forward or back.
+    pub signalled: Option<Baseline>,
+    /// The way back had begun, for this reason.
+    pub rejected: Option<Reason>,
+    /// How many attempts of this very move have no end, this one included.
+    pub unfinished: u32,
+}
+
 impl History {
     /// Folds the lines, oldest first.
-    pub fn fold(_records: &[Record]) -> (Self, Option<Baseline>) {
-        (Self::default(), None)
+    pub fn fold(records: &[Record]) -> (Self, Option<Open>) {
+        let mut history = Self::default();
+        let mut open: Option<Open> = None;
+        for record in records {
+            history.take(record, &mut open);
+        }
+        (history, open)
+    }
+
+    fn take(&mut self, record: &Record, open: &mut Option<Open>) {
+        match record.event {
+            RecordEvent::Attempt => {
+                let again = open.take().filter(|o| o.revision == record.revision && o.rejected.is_none());
+                let unfinished = again.map_or(1, |o| o.unfinished + 1);
+                self.lift(&record.revision);
+                *open = Some(Open {
+                    revision: record.revision.clone(),
+                    signalled: None,
+                    rejected: None,
+                    unfinished,
+                });
+            }
+            RecordEvent::Signalled => {
+                if let Some(open) = open {
+                    open.signalled.clone_from(&record.baseline);
+                }
+            }
+            RecordEvent::Verified => {
+                self.verify(&record.revision.release);
+                *open = None;
+            }
+            RecordEvent::Rejected => {
+                let reason = record.reason.unwrap_or(Reason::Internal);
+                self.reject(&record.revision, reason);
+                match open {
+                    Some(open) if open.revision == record.revision => open.rejected = Some(reason),
+                    _ => {}
+                }
+            }
+            RecordEvent::Reverted => {
+                self.verify(&record.revision.release);
+                *open = None;
+            }
+        }
+    }
+
+    /// Notes that the release runs, proven.
+    pub fn verify(&mut self, release: &ReleaseId) {
+        if self.verified.as_ref() != Some(release) {
+            self.previous = self.verified.replace(release.clone());
+        }
+    }
+
+    /// Notes that the move failed.
+    pub fn reject(&mut self, revision: &Revision, reason: Reason) {
+        self.rejected.retain(|(r, _)| r != revision);
+        self.rejected.push((revision.clone(), reason));
+    }
+
+    /// Why the move is not to be tried again, if it is not.
+    pub fn rejection(&self, revision: &Revision) -> Option<Reason> {
+        self.rejected.iter().find(|(r, _)| r == revision).map(|(_, reason)| *reason)
+    }
+
+    /// Forgets the rejection of a move that is tried all the same, and of every plain-text move
+    /// that the pointer has since left: these have no sequence to tell two moves apart.
+    pub fn lift(&mut self, revision: &Revision) {
+        self.rejected.retain(|(r, _)| r != revision && r.sequence.is_some());
+    }
+
+    /// Whether any move to this release failed.
+    pub fn distrusts(&self, release: &ReleaseId) -> bool {
+        self.rejected.iter().any(|(r, _)| r.release == *release)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(event: RecordEvent, release: &str, sequence: Option<u64>) -> Record {
+        let revision = Revision { release: release.parse().unwrap(), sequence };
+        Record { event, revision, reason: None, baseline: None }
+    }
+
+    #[test]
+    fn a_verified_release_closes_its_attempt_and_keeps_the_one_before() {
+        let lines = [
+            line(RecordEvent::Attempt, "v1", Some(1)),
+            line(RecordEvent::Verified, "v1", Some(1)),
+            line(RecordEvent::Attempt, "v2", Some(2)),
+            line(RecordEvent::Verified, "v2", Some(2)),
+        ];
+        let (history, open) = History::fold(&lines);
+        assert_eq!(history.verified.unwrap().as_str(), "v2");
+        assert_eq!(history.previous.unwrap().as_str(), "v1");
+        assert_eq!(open, None);
+    }
+
+    #[test]
+    fn crashes_in_the_same_move_are_counted() {
+        let lines = [line(RecordEvent::Attempt, "v2", Some(2)), line(RecordEvent::Attempt, "v2", Some(2))];
+        assert_eq!(History::fold(&lines).1.unwrap().unfinished, 2);
+    }
+
+    #[test]
+    fn a_rejection_without_its_way_back_leaves_the_attempt_open() {
+        let lines = [line(RecordEvent::Attempt, "v2", Some(2)), line(RecordEvent::Rejected, "v2", Some(2))];
+        let (history, open) = History::fold(&lines);
+        assert!(history.rejection(&lines[0].revision).is_some());
+        assert!(open.unwrap().rejected.is_some());
+    }
+
+    #[test]
+    fn a_plain_text_rejection_is_lifted_once_another_move_was_tried() {
+        let lines = [
+            line(RecordEvent::Attempt, "v2", None),
+            line(RecordEvent::Rejected, "v2", None),
+            line(RecordEvent::Reverted, "v1", None),
+            line(RecordEvent::Attempt, "v3", None),
+        ];
+        assert_eq!(History::fold(&lines).0.rejected, []);
     }
 }

@@ -6,6 +6,7 @@
 pub mod deploy;
 pub mod drain;
 pub mod history;
+mod mutation;
 pub mod reason;
 pub mod verdict;
 
@@ -20,7 +21,8 @@ pub use observation::{
     Sight, Sockets, Traffic, WorkerLoad,
 };
 
-use crate::revision::{Pointer, ReleaseId, Revision};
+use crate::revision::{ReleaseId, Revision};
+use deploy::{Deploy, Gate};
 use drain::{Budget, Drain, Journal};
 use serde::Serialize;
 
@@ -31,6 +33,8 @@ pub struct Policy {
     pub hot_timeout_ms: u64,
     /// How long a phased restart may take until it counts as failed.
     pub phased_timeout_ms: u64,
+    /// On the way back: how long an image that serves nothing may take to show that it moves.
+    pub settle_ms: u64,
     /// How long everything must stay proven before it is believed.
     pub soak_ms: u64,
     /// Whether observations carry a probe (`verify.url` is set).
@@ -124,38 +128,53 @@ pub enum Watchfulness {
 /// The agent's state: a deploy and a drain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Agent {
+    deploy: Deploy,
     /// The end of the pod.
     pub drain: Drain,
 }
 
 impl Agent {
     /// Takes up what the disk says.
-    pub fn recover(policy: Policy, recovered: Recovered, _now: Moment) -> (Self, Vec<Effect>) {
-        (Self { drain: Drain::new(policy.drain, recovered.journal) }, Vec::new())
+    pub fn recover(policy: Policy, recovered: Recovered, now: Moment) -> (Self, Vec<Effect>) {
+        let deploy = Deploy::recover(policy.clone(), &recovered, now);
+        let agent = Self { deploy, drain: Drain::new(policy.drain, recovered.journal) };
+        (agent, Vec::new())
     }
 
     /// Takes one event and says what is to be done.
-    pub fn step(&mut self, _now: Moment, _event: Event) -> Vec<Effect> {
-        Vec::new()
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let drained = match &event {
+            Event::Drain(command) => self.drain.command(now, *command),
+            Event::Observed(observation) => self.drain.observe(now, observation),
+            _ => self.drain.tick(now),
+        };
+        let mut effects: Vec<Effect> = drained.into_iter().map(Effect::Drain).collect();
+        effects.extend(self.deploy.step(now, self.gate(), &event));
+        effects
+    }
+
+    fn gate(&self) -> Gate {
+        Gate { draining: self.drain.active(), answered: self.drain.answered() }
     }
 
     /// When a [`Event::Tick`] is due though nothing happens.
-    pub fn deadline(&self) -> Option<Moment> {
-        self.drain.deadline()
+    /// What is overdue already is not named: it waits for the next look.
+    pub fn deadline(&self, now: Moment) -> Option<Moment> {
+        [self.drain.deadline(), self.deploy.deadline()].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// How closely to watch.
     pub fn watchfulness(&self) -> Watchfulness {
-        Watchfulness::Calm
+        if self.drain.active() { Watchfulness::Close } else { self.deploy.watchfulness() }
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self) -> Option<ReleaseId> {
-        None
+        self.deploy.probe_for()
     }
 
     /// What an outsider may know.
     pub fn view(&self) -> View {
-        unimplemented!("the deploy's core is being written: {:?}", None::<Pointer>)
+        self.deploy.view(self.gate())
     }
 }

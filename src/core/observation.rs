@@ -187,3 +187,11 @@ impl Connection {
         self.busy().then(|| self.last_received_ms.unwrap_or(0))
     }
 }
+
+impl Traffic {
+    /// For how long the oldest request in flight has been there, in milliseconds, as far as the
+    /// socket table tells; `None` when none seems to be.
+    pub fn oldest_request_ms(&self) -> Option<u64> {
+        self.sockets.as_ref()?.connections.iter().filter_map(Connection::request_age_ms).max()
+    }
+}

@@ -1,0 +1,440 @@
+//! The way forward: from a moved pointer to proof.
+
+use super::*;
+use crate::core::{effect::Act, observation::Probe};
+
+impl Deploy {
+    /// Begins the step that is wanted, if its gate is open.
+    pub(super) fn advance_forward(
+        &mut self,
+        now: Moment,
+        gate: Gate,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.state.clone() {
+            State::Verifying(target, verifying) => self.verify(now, gate, target, verifying, look),
+            State::Committing(target, committing) => self.commit(now, target, committing, look, out),
+            _ if gate.draining => {}
+            State::Fetching(_) | State::Checking(..) if self.paused => {}
+            State::Fetching(target) => self.fetch(&target, out),
+            State::Checking(target, checking) => self.check(now, target, checking, look, out),
+            State::Publishing(target, _, publishing) => self.publish(&target, publishing, look, out),
+            State::Restarting(target, mode, restarting) => {
+                self.restart(now, target, mode, restarting, look, out)
+            }
+            State::Steady | State::Reverting(..) | State::Stranded(_) => {}
+        }
+    }
+
+    fn fetch(&mut self, target: &Target, out: &mut Vec<Effect>) {
+        if self.volume_is_free() {
+            self.busy = Some(Step::Fetch);
+            out.push(Effect::Fetch { attempt: self.attempt, release: target.revision.release.clone() });
+        }
+    }
+
+    fn check(
+        &mut self,
+        now: Moment,
+        target: Target,
+        checking: Checking,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        match checking {
+            Checking::Look { missing_until } => {
+                if let Some(look) = look {
+                    self.check_sight(now, target, missing_until, &look.sight);
+                }
+            }
+            Checking::Plan => {
+                self.busy = Some(Step::Check);
+                let release = target.revision.release;
+                out.push(Effect::Check { attempt: self.attempt, release, running: self.running.clone() });
+            }
+            Checking::Requests { mode, until } => {
+                if let Some(look) = look {
+                    self.wait_for_requests(now, target, mode, until, look);
+                }
+            }
+        }
+    }
+
+    /// Without an app server there is nothing to plan: at the pod's birth the release is published
+    /// at once and the server boots from it. Where good code is in place already, the server is
+    /// given time to come back first: a flip while it boots could bind it to the wrong directory.
+    fn check_sight(&mut self, now: Moment, target: Target, missing_until: Option<Moment>, sight: &Sight) {
+        self.trouble = sight_trouble(sight);
+        match sight {
+            Sight::Seen(_) => self.state = State::Checking(target, Checking::Plan),
+            Sight::Missing => {
+                let trusted = self.current.is_some() && self.current == self.history.verified;
+                let until = missing_until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
+                self.state = if trusted && now < until {
+                    State::Checking(target, Checking::Look { missing_until: Some(until) })
+                } else {
+                    State::Publishing(target, Mode::Hot, Publishing::Record)
+                };
+            }
+            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
+        }
+    }
+
+    fn wait_for_requests(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mode: Mode,
+        until: Moment,
+        look: &Observation,
+    ) {
+        let oldest = look.traffic.oldest_request_ms().unwrap_or(0);
+        let long = self.policy.long_request_ms.is_some_and(|limit| oldest >= limit);
+        if long && now < until {
+            self.trouble = Some(Trouble::new(
+                Reason::LongRequests,
+                "requests in flight would not survive the restart: waiting for them (restart.long_requests)",
+            ));
+            return;
+        }
+        self.trouble = None;
+        self.state = State::Publishing(target, mode, Publishing::Record);
+    }
+
+    fn publish(
+        &mut self,
+        target: &Target,
+        publishing: Publishing,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.volume_is_free() {
+            return;
+        }
+        match publishing {
+            Publishing::Record => {
+                out.push(self.record(RecordEvent::Attempt, target.revision.clone(), Extra::None));
+            }
+            Publishing::Flip if look.is_some_and(|look| self.may_flip(&look.sight)) => {
+                self.busy = Some(Step::Publish);
+                out.push(Effect::Publish { attempt: self.attempt, release: target.revision.release.clone() });
+            }
+            Publishing::Flip => {}
+        }
+    }
+
+    /// Never between an exec and its title: the restart directory may be read just then.
+    pub(super) fn may_flip(&self, sight: &Sight) -> bool {
+        match sight {
+            Sight::Seen(server) => self.signalable(server).is_some(),
+            Sight::Missing => true,
+            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => false,
+        }
+    }
+
+    fn restart(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mode: Mode,
+        restarting: Restarting,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        match restarting {
+            Restarting::Look { until } => {
+                let taken = look.is_some_and(|look| self.take_baseline(now, &target, mode, look));
+                if !taken && now >= until {
+                    self.give_up(now, target);
+                }
+            }
+            Restarting::Record(baseline) => {
+                if self.volume_is_free() {
+                    let extra = Extra::Baseline(baseline);
+                    out.push(self.record(RecordEvent::Signalled, target.revision, extra));
+                }
+            }
+            Restarting::Signal(baseline) => {
+                let Some(on) = baseline.generations.last().copied() else { return };
+                self.busy = Some(Step::Perform);
+                out.push(Effect::Perform { attempt: self.attempt, act: Act::Begin(mode), on });
+            }
+        }
+    }
+
+    /// What is there before the signal. True when that is known, or no signal is needed.
+    fn take_baseline(&mut self, now: Moment, target: &Target, mode: Mode, look: &Observation) -> bool {
+        let release = target.revision.release.clone();
+        match &look.sight {
+            // It will boot from `current` by itself.
+            Sight::Missing => self.begin_watch(target, Watch::new(release, None, None)),
+            Sight::Seen(server) if verdict::settled_on(server).as_ref() == Some(&release) => {
+                let until = now.plus(self.timeout_of(mode));
+                self.begin_watch(target, Watch::new(release, None, Some(until)));
+            }
+            Sight::Seen(server) => {
+                let probed = !self.policy.probing || look.probe.is_some();
+                let alone = server.generations.len() == 1;
+                if !probed || !alone || self.signalable(server).is_none() {
+                    return false;
+                }
+                let healthy = look.probe != Some(Probe::Unhealthy);
+                let baseline = self.baseline(now, mode, server, healthy);
+                self.state = State::Restarting(target.clone(), mode, self.announce(baseline));
+            }
+            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => return false,
+        }
+        true
+    }
+
+    /// The journal comes first, then the signal.
+    fn announce(&self, baseline: Baseline) -> Restarting {
+        let already_sent = self.mutated(Mutation::BaselineAfterSignal) && self.unsettled.is_some();
+        let unannounced =
+            self.mutated(Mutation::SignalBeforeIntent) || self.mutated(Mutation::BaselineAfterSignal);
+        if unannounced && !already_sent { Restarting::Signal(baseline) } else { Restarting::Record(baseline) }
+    }
+
+    fn begin_watch(&mut self, target: &Target, watch: Watch) {
+        self.state = State::Verifying(target.clone(), Verifying { watch, resumed: false });
+    }
+
+    /// The app server could not be told within the time a restart may take: undo the flip.
+    fn give_up(&mut self, now: Moment, target: Target) {
+        let why = self.trouble.take().unwrap_or_else(|| {
+            Trouble::new(Reason::AppServerMissing, "the app server could not be told to restart in time")
+        });
+        self.begin_revert(now, target, why, false);
+    }
+
+    fn verify(
+        &mut self,
+        now: Moment,
+        gate: Gate,
+        target: Target,
+        mut verifying: Verifying,
+        look: Option<&Observation>,
+    ) {
+        // While the pod ends, a master that is gone is no failure of the release's.
+        let look = look.filter(|l| !(gate.draining && l.sight == Sight::Missing));
+        let verdict =
+            look.map_or(verdict::Verdict::Undecided, |l| verifying.watch.observe(now, l, &self.policy));
+        let expired = verifying.watch.expired(now);
+        match (verdict, expired) {
+            (verdict::Verdict::Proven, _) => self.proven(target),
+            (verdict::Verdict::Failed(reason), _) => self.failed(now, target, reason),
+            (verdict::Verdict::Undecided, Some(_)) if verifying.resumed && verifying.watch.unchanged() => {
+                // The agent died around the signal and nothing ever came of it: ask again.
+                self.unsettled = None;
+                self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
+            }
+            (verdict::Verdict::Undecided, Some(reason)) => self.failed(now, target, reason),
+            (verdict::Verdict::Undecided, None) => self.state = State::Verifying(target, verifying),
+        }
+    }
+
+    fn proven(&mut self, target: Target) {
+        let release = target.revision.release.clone();
+        self.history.verify(&release);
+        self.running = Some(release);
+        self.unsettled = None;
+        self.trouble = None;
+        self.state = State::Committing(target, Committing::Record);
+    }
+
+    fn failed(&mut self, now: Moment, target: Target, reason: Reason) {
+        let why = Trouble::new(reason, failure(reason));
+        self.begin_revert(now, target, why, true);
+    }
+
+    fn commit(
+        &mut self,
+        now: Moment,
+        target: Target,
+        committing: Committing,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        match committing {
+            Committing::Record => {
+                if self.volume_is_free() {
+                    out.push(self.record(RecordEvent::Verified, target.revision, Extra::None));
+                }
+            }
+            Committing::Look => {
+                let Some(Observation { sight: Sight::Seen(server), .. }) = look else {
+                    // Nothing to be seen is nothing to be ended.
+                    if look.is_some_and(|l| l.sight == Sight::Missing) {
+                        self.done(target, out);
+                    }
+                    return;
+                };
+                match server.generations.as_slice() {
+                    [.., _, newest] => self.state = State::Committing(target, Committing::Commit(newest.key)),
+                    _ => self.done(target, out),
+                }
+            }
+            Committing::Commit(on) => {
+                self.busy = Some(Step::Perform);
+                out.push(Effect::Perform { attempt: self.attempt, act: Act::Commit, on });
+            }
+            Committing::Watch { until } => {
+                let two = look.is_none_or(|l| matches!(&l.sight, Sight::Seen(s) if s.generations.len() > 1));
+                if !two || now >= until {
+                    self.done(target, out);
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, target: Target, out: &mut Vec<Effect>) {
+        out.push(self.conclude(target.revision, Conclusion::Verified));
+        self.state = State::Steady;
+    }
+
+    /// An effect of the way forward has ended.
+    pub(super) fn forward_ended(
+        &mut self,
+        now: Moment,
+        state: State,
+        step: Step,
+        outcome: &Outcome,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        match (state, outcome) {
+            // The proof stands whether or not it could be written down; the note says what follows.
+            (State::Committing(target, Committing::Record), Outcome::Failed(trouble)) => {
+                self.trouble = Some(trouble.clone());
+                State::Committing(target, Committing::Look)
+            }
+            (State::Committing(target, Committing::Commit(_)), Outcome::Failed(trouble)) => {
+                self.trouble = Some(trouble.clone());
+                State::Committing(target, Committing::Watch { until: now })
+            }
+            (State::Restarting(target, mode, at), Outcome::Failed(trouble)) => {
+                self.restart_failed(now, target, mode, at, trouble)
+            }
+            (state, Outcome::Failed(trouble)) => {
+                self.refused(&state, trouble, step, out);
+                self.retry(now, trouble);
+                back_to_the_look(state)
+            }
+            (state, Outcome::Checked(plan)) => {
+                self.trouble = None;
+                let until = now.plus(self.policy.wait_in_flight_ms);
+                match state {
+                    State::Checking(t, Checking::Plan) => {
+                        State::Checking(t, Checking::Requests { mode: plan.mode, until })
+                    }
+                    other => other,
+                }
+            }
+            (state, Outcome::Done | Outcome::Unknown) => self.forward_done(now, state),
+        }
+    }
+
+    fn forward_done(&mut self, now: Moment, state: State) -> State {
+        match state {
+            State::Fetching(t) => {
+                self.trouble = None;
+                State::Checking(t, Checking::Look { missing_until: None })
+            }
+            State::Publishing(t, mode, Publishing::Record) => State::Publishing(t, mode, Publishing::Flip),
+            State::Publishing(t, mode, Publishing::Flip) => {
+                self.trouble = None;
+                State::Restarting(t, mode, Restarting::Look { until: now.plus(self.timeout_of(mode)) })
+            }
+            State::Restarting(t, mode, Restarting::Record(baseline)) => {
+                let sent =
+                    self.mutated(Mutation::SignalBeforeIntent) || self.mutated(Mutation::BaselineAfterSignal);
+                if sent {
+                    self.signalled(now, t, mode, baseline)
+                } else {
+                    State::Restarting(t, mode, Restarting::Signal(baseline))
+                }
+            }
+            State::Restarting(t, mode, Restarting::Signal(baseline)) => {
+                if self.mutated(Mutation::SignalBeforeIntent) {
+                    return State::Restarting(t, mode, Restarting::Record(baseline));
+                }
+                if self.mutated(Mutation::BaselineAfterSignal) {
+                    self.unsettled = Some(Baseline { generations: vec![], processes: vec![], ..baseline });
+                    return State::Restarting(
+                        t,
+                        mode,
+                        Restarting::Look { until: now.plus(self.timeout_of(mode)) },
+                    );
+                }
+                self.signalled(now, t, mode, baseline)
+            }
+            State::Committing(t, Committing::Record) => State::Committing(t, Committing::Look),
+            State::Committing(t, Committing::Commit(_)) => {
+                State::Committing(t, Committing::Watch { until: now.plus(self.policy.hot_timeout_ms) })
+            }
+            other => other,
+        }
+    }
+
+    fn signalled(&mut self, now: Moment, target: Target, mode: Mode, baseline: Baseline) -> State {
+        self.unsettled = Some(baseline.clone());
+        let until = Some(now.plus(self.timeout_of(mode)));
+        let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
+        State::Verifying(target, Verifying { watch, resumed: false })
+    }
+
+    /// Nothing was signalled. What cannot be announced must not be done: a crash after it would
+    /// signal again, into an exec. So the flip is undone; the move itself is not to blame.
+    fn restart_failed(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mode: Mode,
+        at: Restarting,
+        trouble: &Trouble,
+    ) -> State {
+        if let (Restarting::Signal(_), false) = (&at, trouble.reason == Reason::NotPermitted) {
+            // The image meant is gone or has changed by itself: look again.
+            let until = now.plus(self.timeout_of(mode));
+            return State::Restarting(target, mode, Restarting::Look { until });
+        }
+        self.begin_revert(now, target, trouble.clone(), false);
+        std::mem::replace(&mut self.state, State::Steady)
+    }
+
+    fn refused(&self, state: &State, trouble: &Trouble, step: Step, out: &mut Vec<Effect>) {
+        let news = self.trouble.as_ref().map(|t| t.reason) != Some(trouble.reason);
+        let target = match state {
+            State::Fetching(target) | State::Checking(target, _) => target,
+            _ => return,
+        };
+        if news && matches!(step, Step::Check | Step::Fetch) {
+            out.push(self.conclude(target.revision.clone(), Conclusion::Refused(trouble.clone())));
+        }
+    }
+}
+
+/// What was found out may be out of date by the time it is tried again.
+fn back_to_the_look(state: State) -> State {
+    match state {
+        State::Checking(target, _) => State::Checking(target, Checking::Look { missing_until: None }),
+        other => other,
+    }
+}
+
+/// What a failure means, for people.
+fn failure(reason: Reason) -> &'static str {
+    match reason {
+        Reason::MasterGone => "the app server's master ended during the restart: see its log",
+        Reason::BootLoop => "workers of the release die and are respawned: see the app server's log",
+        Reason::BootFailed => "no worker of the release came up: see the app server's log",
+        Reason::BootTimeout => "the release did not boot within restart.timeout",
+        Reason::WrongCwd => "the app server came back in another directory than the release's",
+        Reason::RestartDirPinned => {
+            "the restart did not leave the old directory: set `directory` to the current link in Puma's config"
+        }
+        Reason::ProbeFailed => "verify.url does not answer well from the release",
+        Reason::ReleaseMismatch => "verify.url answers with another release's id",
+        _ => "the restart failed",
+    }
+}

@@ -1,0 +1,584 @@
+//! The stages of a deploy.
+//!
+//! ```text
+//!            pointer moved            complete        possible, nothing long in flight
+//!   Steady ───────────────► Fetching ────────► Checking ───────────────► Publishing
+//!     ▲ ▲                      ▲ └─ retried ─┘    └─ waits, says why        │ attempt on disk,
+//!     │ │                      │                                            │ then the flip
+//!     │ └── Committing ◄───────│──── Verifying ◄──── Restarting ◄───────────┘
+//!     │      proven, on disk   │         │ failed        │ baseline, `signalled` on disk,
+//!     │                        │         ▼               ▼ then the signal
+//!     └────────────────────────│──── Reverting  (rejected on disk, flip back, signal, watch)
+//!        old release proven    │         │ nowhere to go, or it does not come up
+//!                              └──── Stranded  (left by a new move, or when it comes up after all)
+//! ```
+//!
+//! Each state names the step that is wanted next. [`Deploy::advance`] begins it when its gate is
+//! open; `busy` is set while its effect is under way, and only that effect's result clears it.
+//! What a step needs to know of the app server comes from a look that began after the step before
+//! it ended (`fresh_after`): nothing is decided on what was seen before.
+
+mod forward;
+mod recover;
+mod revert;
+
+use super::{
+    Policy, Recovered, Stage, View, Watchfulness,
+    effect::{Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble},
+    history::History,
+    mutation::Mutation,
+    observation::{AppServer, GenerationKey, Moment, Observation, Sight},
+    reason::Reason,
+    verdict::{self, Watch},
+};
+use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
+use revert::Revert;
+
+/// What the end of the pod forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gate {
+    /// The pod is draining: no forward step begins.
+    pub draining: bool,
+    /// /prestop was answered: nothing is done to the app server any more.
+    pub answered: bool,
+}
+
+/// The move an attempt is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Target {
+    revision: Revision,
+    /// What ran when the attempt began: the first choice for the way back.
+    from: Option<ReleaseId>,
+    /// What the pointer names as its previous release: the last choice.
+    previous: Option<ReleaseId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum State {
+    Steady,
+    Fetching(Target),
+    Checking(Target, Checking),
+    Publishing(Target, Mode, Publishing),
+    Restarting(Target, Mode, Restarting),
+    Verifying(Target, Verifying),
+    Committing(Target, Committing),
+    Reverting(Target, Revert),
+    Stranded(Target),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Checking {
+    /// Is there an app server to be moved?
+    Look { missing_until: Option<Moment> },
+    /// Can it be moved?
+    Plan,
+    /// Would requests be cut?
+    Requests { mode: Mode, until: Moment },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Publishing {
+    Record,
+    Flip,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Restarting {
+    Look { until: Moment },
+    Record(Baseline),
+    Signal(Baseline),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Verifying {
+    watch: Watch,
+    /// Taken up from the journal: whether the signal was ever sent is not known.
+    resumed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Committing {
+    Record,
+    Look,
+    Commit(GenerationKey),
+    Watch { until: Moment },
+}
+
+/// A deploy in one of its stages.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Deploy {
+    policy: Policy,
+    history: History,
+    desired: Option<Pointer>,
+    pointer_trouble: Option<Trouble>,
+    /// Where `current` points; `None` when that is not known to be a complete release.
+    current: Option<ReleaseId>,
+    running: Option<ReleaseId>,
+    /// The last restart that was asked for and has not been seen to end.
+    unsettled: Option<Baseline>,
+    state: State,
+    attempt: Attempt,
+    busy: Option<Step>,
+    /// A volume effect that overran its deadline: until it reports, nothing touches the volume.
+    stuck: Option<(Attempt, Step)>,
+    trouble: Option<Trouble>,
+    retry_at: Option<Moment>,
+    fresh_after: Moment,
+    /// Since when the app server, at rest, runs something else than `current`.
+    astray_since: Option<Moment>,
+    paused: bool,
+    /// The operator sent this pod back here; the pointer's move that it holds against.
+    held: Option<(ReleaseId, Option<Revision>)>,
+    #[cfg(test)]
+    mutation: Option<Mutation>,
+}
+
+impl Deploy {
+    fn steady(policy: Policy, history: History, current: Option<ReleaseId>) -> Self {
+        Self {
+            policy,
+            history,
+            desired: None,
+            pointer_trouble: None,
+            current,
+            running: None,
+            unsettled: None,
+            state: State::Steady,
+            attempt: Attempt(0),
+            busy: None,
+            stuck: None,
+            trouble: None,
+            retry_at: None,
+            fresh_after: Moment(0),
+            astray_since: None,
+            paused: false,
+            held: None,
+            #[cfg(test)]
+            mutation: None,
+        }
+    }
+
+    /// Takes one event.
+    pub fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut look = None;
+        match event {
+            Event::Pointer(pointer) => self.read_pointer(pointer),
+            Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
+            Event::Observed(_) | Event::Drain(_) | Event::Tick => {}
+            Event::Finished { attempt, step, outcome } => {
+                self.finish(now, *attempt, *step, outcome, &mut effects)
+            }
+            Event::Operator(operator) => self.obey(*operator),
+        }
+        self.advance(now, gate, look, &mut effects);
+        effects
+    }
+
+    fn read_pointer(&mut self, pointer: &Result<Pointer, Trouble>) {
+        match pointer {
+            Ok(pointer) => {
+                self.pointer_trouble = None;
+                if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
+                {
+                    self.held = None;
+                }
+                if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
+                    self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
+                    self.retry_at = None;
+                }
+                self.desired = Some(pointer.clone());
+            }
+            Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
+        }
+    }
+
+    fn obey(&mut self, operator: Operator) {
+        match operator {
+            Operator::Sync { retry } => {
+                self.retry_at = None;
+                if let (true, Some(desired)) = (retry, &self.desired) {
+                    self.history.lift(&desired.revision);
+                }
+            }
+            Operator::Pause => self.paused = true,
+            Operator::Resume => (self.paused, self.held) = (false, None),
+            Operator::Revert => {
+                let back = self.history.previous.clone();
+                self.held = back.map(|release| (release, self.desired.as_ref().map(|d| d.revision.clone())));
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        now: Moment,
+        attempt: Attempt,
+        step: Step,
+        outcome: &Outcome,
+        out: &mut Vec<Effect>,
+    ) {
+        let unknown = *outcome == Outcome::Unknown;
+        if !unknown && self.stuck == Some((attempt, step)) {
+            self.stuck = None;
+        }
+        let ours = attempt == self.attempt && self.busy == Some(step);
+        let late = self.mutated(Mutation::LateEffectAccepted) && self.busy == Some(step);
+        if !ours && !late {
+            return;
+        }
+        if unknown && step != Step::Perform {
+            self.stuck = Some((attempt, step));
+            self.trouble = Some(Trouble::new(
+                Reason::VolumeUnavailable,
+                "the volume has not answered in time; nothing on it is changed until it does",
+            ));
+            return;
+        }
+        self.busy = None;
+        self.fresh_after = Moment(now.0 + 1);
+        self.ended(now, step, outcome, out);
+    }
+
+    /// An effect of the attempt under way has ended: what is wanted next?
+    fn ended(&mut self, now: Moment, step: Step, outcome: &Outcome, out: &mut Vec<Effect>) {
+        if step == Step::Publish {
+            self.note_publish(outcome);
+        }
+        let state = std::mem::replace(&mut self.state, State::Steady);
+        self.state = match state {
+            State::Reverting(target, revert) => self.revert_ended(now, target, revert, outcome, out),
+            state => self.forward_ended(now, state, step, outcome, out),
+        };
+    }
+
+    fn note_publish(&mut self, outcome: &Outcome) {
+        let goal = match &self.state {
+            State::Reverting(_, revert) => revert.goal.clone(),
+            State::Publishing(target, ..) => Some(target.revision.release.clone()),
+            _ => None,
+        };
+        // After a failed flip nobody knows where the link points.
+        self.current = if *outcome == Outcome::Done { goal } else { None };
+    }
+
+    /// Begins whatever is wanted and allowed, until nothing is.
+    fn advance(&mut self, now: Moment, gate: Gate, look: Option<&Observation>, out: &mut Vec<Effect>) {
+        if let Some(look) = look {
+            self.watch_at_rest(now, look);
+        }
+        self.supersede(now, out);
+        // Each turn either changes the state or ends the loop; the bound only guards against a defect.
+        for _ in 0..16 {
+            if self.busy.is_some() || self.retry_at.is_some_and(|at| now < at) {
+                return;
+            }
+            let before = self.state.clone();
+            self.begin_move(now, gate);
+            if matches!(self.state, State::Reverting(..)) {
+                self.advance_revert(now, gate, look, out);
+            } else {
+                self.advance_forward(now, gate, look, out);
+            }
+            if self.state == before {
+                return;
+            }
+        }
+    }
+
+    /// While no deploy is under way: what runs, and is it what `current` says?
+    fn watch_at_rest(&mut self, now: Moment, look: &Observation) {
+        if !matches!(self.state, State::Steady | State::Stranded(_)) {
+            return;
+        }
+        if look.sight == Sight::Unclear {
+            return;
+        }
+        let settled = match &look.sight {
+            Sight::Seen(server) => verdict::settled_on(server),
+            _ => None,
+        };
+        let stranded = matches!(self.state, State::Stranded(_));
+        let trusted = |r: &ReleaseId| {
+            self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
+        };
+        let good = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
+        let whole = matches!(&look.sight, Sight::Seen(s) if s.generations.iter().all(verdict::whole) && !s.old_workers);
+        let astray = good.is_none() && whole;
+        self.astray_since = astray.then(|| self.astray_since.unwrap_or(now));
+        if let (true, Some(release)) = (stranded, &good) {
+            self.history.verify(release);
+            (self.state, self.trouble, self.unsettled) = (State::Steady, None, None);
+        }
+        if matches!(self.state, State::Steady) {
+            self.trouble =
+                sight_trouble(&look.sight).or(self.trouble.take().filter(|t| !from_sight(t.reason)));
+        }
+        self.running = good;
+    }
+
+    /// The move that should be under way, if any.
+    fn wanted(&self, now: Moment) -> Option<Target> {
+        let (revision, previous) = match (&self.held, &self.desired) {
+            (Some((release, _)), _) => (Revision { release: release.clone(), sequence: None }, None),
+            (None, Some(pointer)) => (pointer.revision.clone(), pointer.previous.clone()),
+            (None, None) => return None,
+        };
+        let in_place = self.current.as_ref() == Some(&revision.release);
+        let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
+        let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
+        let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
+        (!idle).then(|| Target { revision, from: self.running.clone(), previous })
+    }
+
+    /// From rest, begins the wanted move.
+    fn begin_move(&mut self, now: Moment, gate: Gate) {
+        let at_rest = matches!(self.state, State::Steady | State::Stranded(_));
+        if !at_rest || gate.draining {
+            return;
+        }
+        if let Some(target) = self.wanted(now) {
+            self.begin_attempt(target, now);
+        }
+    }
+
+    fn begin_attempt(&mut self, target: Target, now: Moment) {
+        self.attempt = Attempt(self.attempt.0 + 1);
+        self.trouble = None;
+        self.astray_since = None;
+        self.retry_at = None;
+        self.fresh_after = Moment(now.0 + 1);
+        self.state = State::Fetching(target);
+    }
+
+    /// A newer move ends an attempt that has changed nothing yet.
+    fn supersede(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let target = match &self.state {
+            State::Fetching(target) | State::Checking(target, _) => target,
+            State::Publishing(target, ..) if self.busy.is_none() => target,
+            State::Verifying(target, v) if v.watch.unseen() => target,
+            _ => return,
+        };
+        let wanted = self
+            .held
+            .as_ref()
+            .map(|(release, _)| release)
+            .or(self.desired.as_ref().map(|d| &d.revision.release));
+        let sequence =
+            if self.held.is_some() { None } else { self.desired.as_ref().and_then(|d| d.revision.sequence) };
+        if wanted.is_none()
+            || (wanted == Some(&target.revision.release) && sequence == target.revision.sequence)
+        {
+            return;
+        }
+        out.push(self.conclude(target.revision.clone(), Conclusion::Superseded));
+        // Whatever the old attempt still does reports under its own number and moves nothing.
+        self.attempt = Attempt(self.attempt.0 + 1);
+        (self.busy, self.trouble, self.retry_at) = (None, None, None);
+        self.fresh_after = Moment(now.0 + 1);
+        self.state = State::Steady;
+    }
+
+    fn conclude(&self, revision: Revision, conclusion: Conclusion) -> Effect {
+        Effect::Conclude { attempt: self.attempt, revision, conclusion }
+    }
+
+    fn record(&mut self, event: RecordEvent, revision: Revision, extra: Extra) -> Effect {
+        self.busy = Some(Step::Record(event));
+        let (reason, baseline) = match extra {
+            Extra::None => (None, None),
+            Extra::Reason(reason) => (Some(reason), None),
+            Extra::Baseline(baseline) => (None, Some(baseline)),
+        };
+        Effect::Record { attempt: self.attempt, record: Record { event, revision, reason, baseline } }
+    }
+
+    fn retry(&mut self, now: Moment, trouble: &Trouble) {
+        self.trouble = Some(trouble.clone());
+        self.retry_at = Some(now.plus(self.policy.retry_ms));
+    }
+
+    fn volume_is_free(&self) -> bool {
+        self.stuck.is_none()
+    }
+
+    fn timeout_of(&self, mode: Mode) -> u64 {
+        match mode {
+            Mode::Hot => self.policy.hot_timeout_ms,
+            Mode::Phased => self.policy.phased_timeout_ms,
+        }
+    }
+
+    /// The image that a signal would reach safely. After a hot restart was asked for, the title
+    /// alone proves nothing: it stands before the exec as well, so the image must have changed.
+    fn signalable(&self, server: &AppServer) -> Option<GenerationKey> {
+        let newest = server.generations.last()?;
+        let arrived = match &self.unsettled {
+            Some(b) if b.mode == Mode::Hot && !self.mutated(Mutation::TitleOnlyGuard) => {
+                !b.generations.contains(&newest.key)
+            }
+            _ => true,
+        };
+        (newest.signalable && arrived).then_some(newest.key)
+    }
+
+    fn baseline(&self, now: Moment, mode: Mode, server: &AppServer, healthy: bool) -> Baseline {
+        Baseline {
+            at: now,
+            boot_id: String::new(),
+            mode,
+            generations: server.generations.iter().map(|g| g.key).collect(),
+            processes: server.generations.iter().flat_map(|g| &g.processes).map(|p| p.key).collect(),
+            healthy,
+        }
+    }
+
+    /// Whether a restart that we asked for may still change the image.
+    pub fn restart_in_flight(&self) -> bool {
+        self.unsettled.is_some()
+    }
+
+    /// When something is due though nothing happens.
+    pub fn deadline(&self) -> Option<Moment> {
+        let stage = match &self.state {
+            State::Checking(_, Checking::Look { missing_until }) => *missing_until,
+            State::Checking(_, Checking::Requests { until, .. })
+            | State::Restarting(_, _, Restarting::Look { until })
+            | State::Committing(_, Committing::Watch { until }) => Some(*until),
+            State::Verifying(_, v) => v.watch.deadline(&self.policy),
+            State::Reverting(_, revert) => revert.deadline(),
+            State::Steady | State::Stranded(_) => {
+                self.astray_since.map(|since| since.plus(self.policy.soak_ms))
+            }
+            _ => None,
+        };
+        [stage, self.retry_at].into_iter().flatten().min()
+    }
+
+    /// How closely to watch.
+    pub fn watchfulness(&self) -> Watchfulness {
+        match self.state {
+            State::Steady | State::Stranded(_) | State::Fetching(_) => Watchfulness::Calm,
+            _ => Watchfulness::Close,
+        }
+    }
+
+    /// The release that observations should be probed for, when a probe's answer matters now.
+    pub fn probe_for(&self) -> Option<ReleaseId> {
+        match &self.state {
+            State::Restarting(target, ..) | State::Verifying(target, _) => {
+                Some(target.revision.release.clone())
+            }
+            _ => None,
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        match self.state {
+            State::Steady => Stage::Steady,
+            State::Fetching(_) => Stage::Fetching,
+            State::Checking(..) => Stage::Checking,
+            State::Publishing(..) => Stage::Publishing,
+            State::Restarting(..) => Stage::Restarting,
+            State::Verifying(..) => Stage::Verifying,
+            State::Committing(..) => Stage::Committing,
+            State::Reverting(..) => Stage::Reverting,
+            State::Stranded(_) => Stage::Stranded,
+        }
+    }
+
+    /// What an outsider may know.
+    pub fn view(&self, gate: Gate) -> View {
+        let desired = self.desired.as_ref().map(|d| d.revision.clone());
+        let running = self.running.clone();
+        let in_sync = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
+        let mut previous = self.history.previous.clone();
+        if self.history.verified != running && running.is_some() {
+            previous.clone_from(&self.history.verified);
+        }
+        let trouble = self.explain(gate, desired.as_ref(), in_sync);
+        let rejected = self.history.rejected.clone();
+        View {
+            stage: self.stage(),
+            attempt: self.attempt,
+            desired,
+            running,
+            previous,
+            in_sync,
+            trouble,
+            rejected,
+        }
+    }
+
+    /// The one reason that matters most, if the pod is not simply in sync.
+    fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
+        if self.trouble.is_some() {
+            return self.trouble.clone();
+        }
+        if gate.draining {
+            return Some(Trouble::new(Reason::Draining, "the pod is about to end: no deploy begins"));
+        }
+        if self.pointer_trouble.is_some() {
+            return self.pointer_trouble.clone();
+        }
+        if self.paused || self.held.is_some() {
+            return Some(Trouble::new(
+                Reason::Held,
+                "deploys are held in this pod: `pitstop resume` goes on",
+            ));
+        }
+        let desired = desired.filter(|_| !in_sync)?;
+        let why = self.history.rejection(desired)?;
+        let message = format!(
+            "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
+        );
+        Some(Trouble::new(Reason::Rejected, message))
+    }
+}
+
+/// What a record says besides its event and revision.
+enum Extra {
+    None,
+    Reason(Reason),
+    Baseline(Baseline),
+}
+
+/// What an app server that cannot be worked with means for a deploy.
+fn sight_trouble(sight: &Sight) -> Option<Trouble> {
+    let (reason, message) = match sight {
+        Sight::Missing => (Reason::AppServerMissing, "no app server is running in this pod"),
+        Sight::Ambiguous => (
+            Reason::AppServerAmbiguous,
+            "several processes could be the app server: set puma.match to a part of its title",
+        ),
+        Sight::NotPermitted => (
+            Reason::NotPermitted,
+            "the app server runs under another user: give both containers the same runAsUser and runAsGroup",
+        ),
+        Sight::Unclear | Sight::Seen(_) => return None,
+    };
+    Some(Trouble::new(reason, message))
+}
+
+fn from_sight(reason: Reason) -> bool {
+    matches!(reason, Reason::AppServerMissing | Reason::AppServerAmbiguous | Reason::NotPermitted)
+}
+
+#[cfg(test)]
+impl Deploy {
+    pub(super) fn mutate(&mut self, mutation: Option<Mutation>) {
+        self.mutation = mutation;
+    }
+
+    fn mutated(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+}
+
+#[cfg(not(test))]
+impl Deploy {
+    #[expect(clippy::unused_self, reason = "in test builds the walk plants its defects here")]
+    fn mutated(&self, _: Mutation) -> bool {
+        false
+    }
+}

@@ -1,0 +1,52 @@
+//! Taking up what the disk says after a start.
+
+use super::*;
+use crate::core::history::{MAX_UNFINISHED, Open};
+
+impl Deploy {
+    /// The state that the journal and `current` call for.
+    pub fn recover(policy: Policy, recovered: &Recovered, now: Moment) -> Self {
+        let (history, open) = History::fold(&recovered.records);
+        let mut deploy = Self::steady(policy, history, recovered.current.clone());
+        if let Some(open) = open {
+            deploy.take_up(open, &recovered.boot_id, now);
+        }
+        deploy
+    }
+
+    fn take_up(&mut self, open: Open, boot_id: &str, now: Moment) {
+        let target = Target { revision: open.revision, from: self.history.verified.clone(), previous: None };
+        // Processes of another boot are gone, and its moments mean nothing in this one.
+        let signalled = open.signalled.filter(|b| b.boot_id == boot_id);
+        self.attempt = Attempt(1);
+        self.unsettled.clone_from(&signalled);
+        let published = self.current.as_ref() == Some(&target.revision.release);
+        if let Some(reason) = open.rejected {
+            let why =
+                Trouble::new(reason, "the release failed; the way back goes on after a restart of the agent");
+            self.begin_revert(now, target, why, true);
+            self.rejection_is_on_disk(now);
+        } else if open.unfinished >= MAX_UNFINISHED {
+            let why =
+                Trouble::new(Reason::Internal, "the agent ended three times during this move: given up");
+            self.begin_revert(now, target, why, true);
+        } else if !published && signalled.is_some() {
+            let why = Trouble::new(Reason::Internal, "the agent ended on the way back, which goes on");
+            self.begin_revert(now, target, why, false);
+        } else if !published {
+            // The flip never came: from rest the move begins anew.
+        } else if let Some(baseline) = signalled {
+            let until = baseline.at.plus(self.timeout_of(baseline.mode)).max(now.plus(self.grace()));
+            let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
+            self.state = State::Verifying(target, Verifying { watch, resumed: true });
+        } else {
+            let until = now.plus(self.policy.hot_timeout_ms);
+            self.state = State::Restarting(target, Mode::Hot, Restarting::Look { until });
+        }
+    }
+
+    /// However late the agent is back, a restart that went well gets the time to be proved.
+    fn grace(&self) -> u64 {
+        self.policy.soak_ms.saturating_mul(2).saturating_add(5_000)
+    }
+}

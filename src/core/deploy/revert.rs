@@ -1,0 +1,333 @@
+//! The way back, of its own accord and without a human.
+//!
+//! ```text
+//!   Reject ─► Look ─► Flip ─► Survey ─► Announce ─► Signal ─► Watch ─► Close ─► Steady (old, rejected)
+//!              │                │  already back ────────────────┬─▲
+//!              │                └─ gone: its container starts it ┘ │ nothing serves in time
+//!              └─ nowhere to go ─► Stranded ◄── Watch again ◄── Recover
+//! ```
+
+use super::*;
+use crate::core::effect::Act;
+
+/// The way back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Revert {
+    pub why: Trouble,
+    /// The move itself failed, and is not to be tried again.
+    reject: bool,
+    /// Where to; `None` when no release is left to be trusted.
+    pub goal: Option<ReleaseId>,
+    /// The master was already ended once to get out.
+    killed: bool,
+    pub step: RevertStep,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum RevertStep {
+    Reject,
+    Look {
+        until: Moment,
+    },
+    Flip,
+    Survey {
+        until: Moment,
+    },
+    Announce(Baseline),
+    Signal(Baseline),
+    /// An image that nothing serves from and that has not changed by `settle_by` is hung.
+    Watch {
+        until: Moment,
+        settle_by: Moment,
+    },
+    Recover(GenerationKey),
+    Close,
+}
+
+impl Revert {
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        match self.step {
+            RevertStep::Look { until } | RevertStep::Survey { until } => Some(until),
+            RevertStep::Watch { until, settle_by } => Some(until.min(settle_by)),
+            _ => None,
+        }
+    }
+}
+
+impl Deploy {
+    /// Begins the way back. With `reject` the move is never tried again.
+    pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Trouble, reject: bool) {
+        if reject {
+            self.history.reject(&target.revision, why.reason);
+        }
+        self.running = None;
+        self.trouble = Some(why.clone());
+        let goal = self.way_back(&target);
+        let step = if reject { RevertStep::Reject } else { self.look_first(now) };
+        self.state = State::Reverting(target, Revert { why, reject, goal, killed: false, step });
+    }
+
+    /// The journal already has the rejection.
+    pub(super) fn rejection_is_on_disk(&mut self, now: Moment) {
+        let first = self.look_first(now);
+        if let State::Reverting(_, revert) = &mut self.state {
+            revert.step = first;
+        }
+    }
+
+    fn look_first(&self, now: Moment) -> RevertStep {
+        RevertStep::Look { until: now.plus(self.policy.settle_ms) }
+    }
+
+    /// The best release to go back to: what ran, then what was verified here, then what the
+    /// pointer names. Never one that failed.
+    fn way_back(&self, target: &Target) -> Option<ReleaseId> {
+        [&target.from, &self.history.verified, &self.history.previous, &target.previous]
+            .into_iter()
+            .flatten()
+            .find(|r| **r != target.revision.release && !self.history.distrusts(r))
+            .cloned()
+    }
+
+    fn revert_timeout(&self) -> u64 {
+        self.unsettled.as_ref().map_or(self.policy.hot_timeout_ms, |b| self.timeout_of(b.mode))
+    }
+
+    pub(super) fn advance_revert(
+        &mut self,
+        now: Moment,
+        gate: Gate,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        let State::Reverting(target, mut revert) = self.state.clone() else { return };
+        let barred = self.barred(gate, look);
+        match revert.step.clone() {
+            RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => {
+                revert.step = self.look_first(now);
+            }
+            RevertStep::Reject => {
+                // With the journal out of reach the way back is still taken.
+                if self.volume_is_free() {
+                    let extra = Extra::Reason(revert.why.reason);
+                    out.push(self.record(RecordEvent::Rejected, target.revision.clone(), extra));
+                }
+            }
+            RevertStep::Look { until } => {
+                return self.revert_look(now, target, revert, until, look, barred, out);
+            }
+            RevertStep::Flip | RevertStep::Signal(_) if gate.draining && barred => {}
+            RevertStep::Flip => {
+                if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
+                    self.busy = Some(Step::Publish);
+                    out.push(Effect::Publish { attempt: self.attempt, release: goal });
+                }
+            }
+            RevertStep::Survey { until } => self.revert_survey(now, &mut revert, until, look, barred),
+            RevertStep::Announce(baseline) => {
+                if self.volume_is_free() {
+                    let extra = Extra::Baseline(baseline);
+                    out.push(self.record(RecordEvent::Signalled, target.revision.clone(), extra));
+                }
+            }
+            RevertStep::Signal(baseline) => self.revert_signal(&baseline, out),
+            RevertStep::Watch { until, settle_by } => {
+                return self.revert_watch(now, target, revert, (until, settle_by), look, barred, out);
+            }
+            RevertStep::Recover(on) => {
+                self.busy = Some(Step::Perform);
+                out.push(Effect::Perform { attempt: self.attempt, act: Act::Recover, on });
+            }
+            RevertStep::Close => {
+                if self.volume_is_free() {
+                    let release = revert.goal.clone().unwrap_or(target.revision.release.clone());
+                    let back = Revision { release, sequence: None };
+                    out.push(self.record(RecordEvent::Reverted, back, Extra::Reason(revert.why.reason)));
+                }
+            }
+        }
+        self.state = State::Reverting(target, revert);
+    }
+
+    /// While the pod drains, what serves is left alone; only when nothing does may it be mended.
+    fn barred(&self, gate: Gate, look: Option<&Observation>) -> bool {
+        let serving = look.is_none_or(|l| verdict::any_booted(&l.sight));
+        let forbidden = self.mutated(Mutation::RevertForbiddenInDrain);
+        gate.answered || (gate.draining && (serving || forbidden))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of the way back, with all that it looks at")]
+    fn revert_look(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mut revert: Revert,
+        until: Moment,
+        look: Option<&Observation>,
+        barred: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if revert.goal.is_none() {
+            return self.strand(target, revert.why, out);
+        }
+        let safe = look.is_some_and(|l| self.may_flip(&l.sight)) || now >= until;
+        if safe && !barred && self.volume_is_free() {
+            revert.step = RevertStep::Flip;
+        }
+        self.state = State::Reverting(target, revert);
+    }
+
+    /// After the flip: is a signal needed, and can one be sent?
+    fn revert_survey(
+        &mut self,
+        now: Moment,
+        revert: &mut Revert,
+        until: Moment,
+        look: Option<&Observation>,
+        barred: bool,
+    ) {
+        let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: now };
+        if now >= until {
+            revert.step = watch;
+            return;
+        }
+        let Some(Observation { sight: Sight::Seen(server), .. }) = look else {
+            if look.is_some_and(|l| l.sight == Sight::Missing) {
+                revert.step = watch;
+            }
+            return;
+        };
+        let Some(goal) = &revert.goal else { return };
+        let back = server.generations.iter().all(|g| verdict::on_release(g, goal) && !g.processes.is_empty());
+        if back && self.settled(server) {
+            revert.step = watch;
+        } else if let (false, Some(_)) = (barred || back, self.signalable(server)) {
+            let mode = self.unsettled.as_ref().map_or(Mode::Hot, |b| b.mode);
+            revert.step = RevertStep::Announce(self.baseline(now, mode, server, true));
+        }
+    }
+
+    /// The restart that we last asked for has visibly gone through.
+    fn settled(&self, server: &AppServer) -> bool {
+        let Some(baseline) = &self.unsettled else { return true };
+        match baseline.mode {
+            Mode::Hot => {
+                baseline.generations.last().is_none_or(|old| server.generations.iter().all(|g| g.key != *old))
+            }
+            Mode::Phased => server
+                .generations
+                .iter()
+                .flat_map(|g| &g.processes)
+                .all(|p| !baseline.processes.contains(&p.key)),
+        }
+    }
+
+    /// The image is on its way: another than the one we signalled, and in the right place.
+    fn moved_on(&self, server: &AppServer, revert: &Revert) -> bool {
+        let in_place = |goal| server.generations.iter().all(|g| verdict::on_release(g, goal));
+        self.settled(server) && revert.goal.as_ref().is_some_and(in_place)
+    }
+
+    fn revert_signal(&mut self, baseline: &Baseline, out: &mut Vec<Effect>) {
+        let Some(on) = baseline.generations.last().copied() else { return };
+        self.busy = Some(Step::Perform);
+        out.push(Effect::Perform { attempt: self.attempt, act: Act::Abort(baseline.mode), on });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of the way back, with all that it looks at")]
+    fn revert_watch(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mut revert: Revert,
+        (until, settle_by): (Moment, Moment),
+        look: Option<&Observation>,
+        barred: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(look) = look else { return };
+        if let (Sight::Seen(server), Some(goal)) = (&look.sight, &revert.goal) {
+            let home = verdict::settled_on(server).as_ref() == Some(goal);
+            if home && (self.settled(server) || now >= until) {
+                self.running = Some(goal.clone());
+                self.history.verify(goal);
+                self.unsettled = None;
+                revert.step = RevertStep::Close;
+                self.state = State::Reverting(target, revert);
+                return;
+            }
+        }
+        let hung = matches!(&look.sight, Sight::Seen(s) if !self.moved_on(s, &revert)) && now >= settle_by;
+        if now < until && !hung {
+            return;
+        }
+        match &look.sight {
+            Sight::Seen(server) if !verdict::any_booted(&look.sight) && !revert.killed => {
+                let Some(newest) = server.generations.last().filter(|_| !barred) else { return };
+                revert.killed = true;
+                revert.step = RevertStep::Recover(newest.key);
+                self.state = State::Reverting(target, revert);
+            }
+            _ if now < until => {}
+            Sight::Unclear => {}
+            _ => self.strand(target, revert.why, out),
+        }
+    }
+
+    fn strand(&mut self, target: Target, why: Trouble, out: &mut Vec<Effect>) {
+        out.push(self.conclude(target.revision.clone(), Conclusion::Stranded(why.clone())));
+        self.trouble = Some(why);
+        self.state = State::Stranded(target);
+    }
+
+    /// An effect of the way back has ended. Nothing that fails here ends the way back.
+    pub(super) fn revert_ended(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mut revert: Revert,
+        outcome: &Outcome,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let failed = match outcome {
+            Outcome::Failed(trouble) => Some(trouble),
+            _ => None,
+        };
+        let until = now.plus(self.policy.settle_ms);
+        let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: until };
+        revert.step = match revert.step {
+            RevertStep::Reject => RevertStep::Look { until },
+            RevertStep::Flip => match failed {
+                Some(trouble) => {
+                    self.retry(now, trouble);
+                    RevertStep::Flip
+                }
+                None => RevertStep::Survey { until },
+            },
+            RevertStep::Announce(baseline) => RevertStep::Signal(baseline),
+            // Nothing was sent: the image meant is gone or has changed. Look again.
+            RevertStep::Signal(_) if failed.is_some() => {
+                self.retry_at = Some(now.plus(self.policy.retry_ms));
+                RevertStep::Survey { until }
+            }
+            RevertStep::Signal(baseline) => {
+                self.unsettled = Some(baseline);
+                watch
+            }
+            RevertStep::Recover(_) => {
+                self.unsettled = None;
+                watch
+            }
+            RevertStep::Close => {
+                self.trouble = failed.cloned();
+                if !revert.reject {
+                    self.retry_at = Some(now.plus(self.policy.retry_ms));
+                }
+                out.push(self.conclude(target.revision, Conclusion::Reverted(revert.why)));
+                return State::Steady;
+            }
+            other => other,
+        };
+        State::Reverting(target, revert)
+    }
+}
