@@ -1,5 +1,8 @@
 //! The app server behind one small trait: what it is, what it does, and telling it to restart.
 
+/// Puma, observed through /proc and its control server, told by signals.
+pub mod puma;
+
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 

@@ -1,0 +1,51 @@
+//! The rig itself: every set-up that the other tests rely on really is what it says.
+
+use std::fs;
+
+use pitstop_rig::{App, PumaRig, Setup, Wrapper, until};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_hot_restart_of_a_cluster_moves_to_current() {
+    let rig = PumaRig::start(Setup::default());
+    rig.release("v2", App::Good);
+    rig.flip("v2");
+    signal(rig.master().unwrap(), Signal::USR2);
+    rig.wait_for_release("v2");
+}
+
+#[test]
+fn a_phased_restart_behind_a_shell_moves_to_current() {
+    let rig = PumaRig::start(Setup { wrapper: Wrapper::Shell, ..Setup::default() });
+    rig.release("v2", App::Good);
+    rig.flip("v2");
+    signal(rig.master().unwrap(), Signal::USR1);
+    rig.wait_for_release("v2");
+}
+
+#[test]
+fn a_container_whose_puma_dies_starts_it_again() {
+    let rig = PumaRig::start(Setup { restarted: true, ..Setup::single() });
+    signal(rig.master().unwrap(), Signal::KILL);
+    until("the second start", || (rig.starts() == 2).then_some(()));
+    rig.wait_for_release("v1");
+}
+
+#[test]
+fn nothing_outlives_the_rig() {
+    let rig = PumaRig::start(Setup::default());
+    let master = rig.master().unwrap();
+    let workers = pitstop_rig::puma::children(master);
+    assert_eq!(workers.len(), 2);
+    let dir = rig.scratch().to_owned();
+    drop(rig);
+    for pid in workers.iter().chain([&master]) {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{pid} is still there: {stat}");
+    }
+    assert!(!dir.exists());
+}

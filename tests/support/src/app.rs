@@ -1,0 +1,93 @@
+use std::{fs, io, path::Path};
+
+/// What a release of the rig's app does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum App {
+    /// Serves.
+    Good,
+    /// Serves, but takes two seconds to boot.
+    SlowBoot,
+    /// Raises while it boots.
+    RaisesOnBoot,
+    /// Never ends to boot.
+    HangsOnBoot,
+    /// Its health path answers 500, everything else is well.
+    UnhealthyPath,
+    /// Answers 500 to everything.
+    FailsEverywhere,
+    /// Puma's configuration raises.
+    BadConfig,
+    /// The app loads, but each worker hangs as it starts (also with preload_app).
+    HangsInWorker,
+    /// Serves, but says in its header that it is another release.
+    Misnamed,
+}
+
+impl App {
+    /// Writes the release `id` into `dir`, with `puma_config` as its Puma configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(self, dir: &Path, id: &str, puma_config: &str) -> io::Result<()> {
+        fs::create_dir_all(dir.join("config"))?;
+        fs::write(dir.join("REVISION"), id)?;
+        fs::write(dir.join("config.ru"), self.rackup(id))?;
+        fs::write(dir.join("config/puma.rb"), format!("{puma_config}{}", self.config_tail()))
+    }
+
+    fn config_tail(self) -> &'static str {
+        match self {
+            Self::BadConfig => "raise 'this configuration is broken on purpose'\n",
+            Self::HangsInWorker => "on_worker_boot { sleep }\n",
+            _ => "",
+        }
+    }
+
+    fn rackup(self, id: &str) -> String {
+        let named = if self == Self::Misnamed { "another" } else { id };
+        let health = if self == Self::UnhealthyPath { 500 } else { 200 };
+        let boot = match self {
+            Self::RaisesOnBoot => "raise 'this release is broken on purpose'",
+            Self::HangsOnBoot => "sleep",
+            Self::SlowBoot => "sleep 2",
+            _ => "",
+        };
+        let status = if self == Self::FailsEverywhere { 500 } else { 200 };
+        format!(
+            "require 'json'\n\
+             {boot}\n\
+             sleep ENV.fetch('RIG_BOOT_SECONDS', '0').to_f\n\
+             HEALTH = {health}\nSTATUS = {status}\nRELEASE = '{named}'\n{APP}"
+        )
+    }
+}
+
+/// `/up` health, `/slow?s=N`, `/stream?n=N` (one chunk per 100 ms), `POST /upload`, anything else.
+const APP: &str = r#"
+Stream = Struct.new(:chunks) do
+  def each
+    chunks.times { |i| yield "chunk #{i}\n"; sleep 0.1 }
+  end
+end
+
+def number(env, name, fallback)
+  env['QUERY_STRING'].to_s[/(?:\A|&)#{name}=([0-9.]+)/, 1]&.to_f || fallback
+end
+
+run lambda { |env|
+  status = STATUS
+  facts = { release: RELEASE, pid: Process.pid, path: env['PATH_INFO'] }
+  headers = { 'X-Release' => RELEASE, 'Content-Type' => 'application/json' }
+  case env['PATH_INFO']
+  when '/up'
+    status = [HEALTH, STATUS].max
+  when '/slow'
+    sleep number(env, 's', 1.0)
+  when '/stream'
+    next [status, headers.merge('Content-Type' => 'text/plain'), Stream.new(number(env, 'n', 10.0).to_i)]
+  when '/upload'
+    facts[:bytes] = env['rack.input'].read.bytesize
+  end
+  [status, headers, [JSON.generate(facts) + "\n"]]
+}
+"#;

@@ -1,0 +1,340 @@
+use std::{
+    fs, io,
+    net::TcpListener,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use crate::{App, Container, http, until};
+
+/// How Puma knows the directory that a restart goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directory {
+    /// `directory '/…/current'` in its configuration.
+    Literal,
+    /// Only `PWD=/…/current` in its environment.
+    Pwd,
+    /// Neither: PWD is the resolved release, so that no restart ever leaves it.
+    Pinned,
+}
+
+/// What stands between the container and Puma.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrapper {
+    /// Nothing: Puma is the container's first process.
+    None,
+    /// `sh -c "puma …; true"`: a shell that stays, and that a signal would kill.
+    Shell,
+    /// A mount namespace of its own, whose control socket and state file nobody outside sees by path.
+    MountNamespace,
+}
+
+/// Which Puma to run.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Workers; 0 is single mode.
+    pub workers: usize,
+    /// `preload_app!`.
+    pub preload: bool,
+    /// Threads per worker, at least and at most.
+    pub threads: (usize, usize),
+    /// How the restart directory is known.
+    pub directory: Directory,
+    /// A control server on a unix socket, with a token.
+    pub control: bool,
+    /// A state file.
+    pub state_file: bool,
+    /// Seconds.
+    pub worker_boot_timeout: u32,
+    /// Seconds.
+    pub worker_shutdown_timeout: u32,
+    /// How long each release takes to boot, in seconds.
+    pub boot_seconds: f32,
+    /// What stands between the container and Puma.
+    pub wrapper: Wrapper,
+    /// Started again when it ends.
+    pub restarted: bool,
+    /// Run as this user (the tests must run as root then).
+    pub uid: Option<u32>,
+    /// Further lines of Puma's configuration.
+    pub config: String,
+    /// Where Puma listens besides loopback's port of the rig.
+    pub host: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            preload: false,
+            threads: (1, 3),
+            directory: Directory::Literal,
+            control: true,
+            state_file: true,
+            worker_boot_timeout: 10,
+            worker_shutdown_timeout: 10,
+            boot_seconds: 0.0,
+            wrapper: Wrapper::None,
+            restarted: false,
+            uid: None,
+            config: String::new(),
+            host: "127.0.0.1".into(),
+        }
+    }
+}
+
+impl Setup {
+    /// Single mode.
+    pub fn single() -> Self {
+        Self { workers: 0, ..Self::default() }
+    }
+
+    /// A cluster of two with `preload_app!`.
+    pub fn preloading() -> Self {
+        Self { preload: true, ..Self::default() }
+    }
+}
+
+/// A volume with releases and a Puma that serves `current`.
+pub struct PumaRig {
+    container: Option<Container>,
+    setup: Setup,
+    port: u16,
+    dir: TempDir,
+}
+
+/// The token of every rig's control server.
+pub const TOKEN: &str = "rig-token";
+
+impl PumaRig {
+    /// A volume whose `current` is the good release `v1`, and no Puma yet.
+    pub fn prepare(setup: Setup) -> Self {
+        // Under /tmp by name: a socket's path must stay below 108 bytes.
+        let dir = tempfile::Builder::new().prefix("rig").tempdir_in("/tmp").expect("a temporary directory");
+        open_to_all(dir.path());
+        for sub in ["app/releases", "run"] {
+            fs::create_dir_all(dir.path().join(sub)).expect("the rig's directories");
+        }
+        open_to_all(&dir.path().join("run"));
+        let rig = Self { container: None, setup, port: free_port(), dir };
+        rig.release("v1", App::Good);
+        rig.flip("v1");
+        rig
+    }
+
+    /// [`PumaRig::prepare`], and a Puma that answers with `v1`.
+    pub fn start(setup: Setup) -> Self {
+        let mut rig = Self::prepare(setup);
+        rig.run();
+        rig.wait_for_release("v1");
+        rig
+    }
+
+    /// Starts Puma, on another port if this one was taken meanwhile.
+    pub fn run(&mut self) {
+        for _ in 0..5 {
+            let container = Container::start(self.recipe(), self.log(), self.setup.restarted);
+            let refused = until("Puma listens, or says that it cannot", || {
+                let log = fs::read_to_string(self.log()).unwrap_or_default();
+                let taken = log.contains("Address already in use");
+                (taken || log.contains("Use Ctrl-C to stop") || container.ended()).then_some(taken)
+            });
+            self.container = Some(container);
+            if !refused {
+                return;
+            }
+            self.container = None;
+            let _ = fs::remove_file(self.log());
+            self.port = free_port();
+            self.rewrite_configs();
+        }
+        panic!("no port stayed free long enough");
+    }
+
+    /// Adds a release to the volume. Those that exist must not be written again.
+    pub fn release(&self, id: &str, app: App) -> PathBuf {
+        let dir = self.releases().join(id);
+        app.write(&dir, id, &self.puma_config()).expect("the release is written");
+        dir
+    }
+
+    /// Points `current` to a release, as a deploy does, but says nothing to Puma.
+    pub fn flip(&self, id: &str) {
+        let (current, next) = (self.current(), self.deploy_to().join(".next"));
+        symlink(Path::new("releases").join(id), &next).expect("a new link");
+        fs::rename(&next, &current).expect("the link takes current's place");
+    }
+
+    /// The root of the volume.
+    pub fn deploy_to(&self) -> PathBuf {
+        self.dir.path().join("app")
+    }
+
+    /// Where the releases are.
+    pub fn releases(&self) -> PathBuf {
+        self.deploy_to().join("releases")
+    }
+
+    /// The link that Puma serves.
+    pub fn current(&self) -> PathBuf {
+        self.deploy_to().join("current")
+    }
+
+    /// A directory besides the volume, that ends with the rig.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Puma's output.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("puma.log")
+    }
+
+    /// Puma's state file.
+    pub fn state_file(&self) -> PathBuf {
+        self.dir.path().join("run/puma.state")
+    }
+
+    /// The control server's address, as Puma sees it.
+    pub fn control_url(&self) -> String {
+        format!("unix://{}", self.control_socket().display())
+    }
+
+    /// Where Puma listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What was set up.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The container, once [`PumaRig::run`] was called.
+    pub fn container(&mut self) -> &mut Container {
+        self.container.as_mut().expect("Puma was started")
+    }
+
+    /// How often Puma was started.
+    pub fn starts(&self) -> usize {
+        self.container.as_ref().map_or(0, Container::starts)
+    }
+
+    /// Puma's master: the first process, or a wrapper's child.
+    pub fn master(&self) -> Option<i32> {
+        let first = self.container.as_ref()?.pid()?;
+        if self.setup.wrapper == Wrapper::Shell { children(first).first().copied() } else { Some(first) }
+    }
+
+    /// One GET on a fresh connection.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn get(&self, path: &str) -> io::Result<http::Answer> {
+        http::get(self.port, path)
+    }
+
+    /// Waits until the app answers as this release, with any status.
+    pub fn wait_for_release(&self, id: &str) {
+        until(&format!("an answer from {id}"), || {
+            let answer = self.get("/").ok()?;
+            (answer.release.as_deref() == Some(id)).then_some(())
+        });
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.dir.path().join("run/control.sock")
+    }
+
+    fn puma_config(&self) -> String {
+        let setup = &self.setup;
+        let mut lines = vec![
+            format!("bind 'tcp://{}:{}'", setup.host, self.port),
+            format!("threads {}, {}", setup.threads.0, setup.threads.1),
+        ];
+        if setup.workers > 0 {
+            lines.push(format!("workers {}", setup.workers));
+            lines.push("worker_check_interval 1".into());
+            lines.push(format!("worker_boot_timeout {}", setup.worker_boot_timeout));
+            lines.push(format!("worker_shutdown_timeout {}", setup.worker_shutdown_timeout));
+        }
+        if setup.preload {
+            lines.push("preload_app!".into());
+        }
+        if setup.directory == Directory::Literal {
+            lines.push(format!("directory '{}'", self.current().display()));
+        }
+        if setup.control {
+            lines.push(format!("activate_control_app '{}', {{ auth_token: '{TOKEN}' }}", self.control_url()));
+        }
+        if setup.state_file {
+            lines.push(format!("state_path '{}'", self.state_file().display()));
+        }
+        lines.push(setup.config.clone());
+        lines.join("\n") + "\n"
+    }
+
+    fn rewrite_configs(&self) {
+        for entry in fs::read_dir(self.releases()).expect("the releases").flatten() {
+            fs::write(entry.path().join("config/puma.rb"), self.puma_config()).expect("the configuration");
+        }
+    }
+
+    fn recipe(&self) -> Box<dyn Fn() -> Command + Send> {
+        let (setup, current) = (self.setup.clone(), self.current());
+        let run = self.dir.path().join("run");
+        Box::new(move || {
+            let mut command = Command::new("setpriv");
+            // Even a killed test leaves no Puma behind.
+            command.args(["--pdeathsig", "KILL"]);
+            if let Some(uid) = setup.uid {
+                command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
+            }
+            command.arg("--");
+            command.args(wrapped(setup.wrapper));
+            let pwd = match setup.directory {
+                Directory::Pinned => fs::canonicalize(&current).expect("current resolves"),
+                _ => current.clone(),
+            };
+            command.current_dir(&current).env("PWD", pwd);
+            command.env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string()).env("RIG_RUN", &run);
+            for unwanted in
+                ["WEB_CONCURRENCY", "RAILS_ENV", "RACK_ENV", "RUBYOPT", "BUNDLE_GEMFILE", "OLDPWD"]
+            {
+                command.env_remove(unwanted);
+            }
+            command
+        })
+    }
+}
+
+fn wrapped(wrapper: Wrapper) -> Vec<&'static str> {
+    const PUMA: [&str; 3] = ["puma", "-C", "config/puma.rb"];
+    let namespace = "mount -t tmpfs rig \"$RIG_RUN\" && exec puma -C config/puma.rb";
+    match wrapper {
+        Wrapper::None => PUMA.to_vec(),
+        Wrapper::Shell => vec!["sh", "-c", "puma -C config/puma.rb; exit $?"],
+        Wrapper::MountNamespace => {
+            vec!["unshare", "--mount", "--propagation", "private", "sh", "-c", namespace]
+        }
+    }
+}
+
+/// The pids of a process's children.
+pub fn children(pid: i32) -> Vec<i32> {
+    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn open_to_all(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("permissions of the rig's directory");
+}
