@@ -137,12 +137,16 @@ impl Agent {
     /// Takes up what the disk says.
     pub fn recover(policy: Policy, recovered: Recovered, now: Moment) -> (Self, Vec<Effect>) {
         let deploy = Deploy::recover(policy.clone(), &recovered, now);
-        let agent = Self { deploy, drain: Drain::new(policy.drain, recovered.journal) };
-        (agent, Vec::new())
+        let mut agent = Self { deploy, drain: Drain::new(policy.drain, recovered.journal) };
+        // The time may have run out while no agent was there.
+        let effects = agent.drain.tick(now).into_iter().map(Effect::Drain).collect();
+        (agent, effects)
     }
 
     /// Takes one event and says what is to be done.
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        // Before the look that may end the restart is taken in: that look still belongs to it.
+        self.drain.expect_image_change(self.deploy.restart_in_flight());
         let drained = match &event {
             Event::Drain(command) => self.drain.command(now, *command),
             Event::Observed(observation) => self.drain.observe(now, observation),

@@ -145,6 +145,8 @@ pub struct WorkerLoad {
 /// The socket table of the app server's listening ports.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Sockets {
+    /// Nothing listens on the ports: the server is stopping, or has not begun.
+    pub closed: bool,
     /// Connections the kernel has accepted and the server has not.
     pub accept_queue: u32,
     /// Established connections.

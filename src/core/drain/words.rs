@@ -1,0 +1,228 @@
+//! The drain's words: commands, effects, journal, answer, and what /status shows.
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::observation::{GenerationKey, Moment};
+
+/// What the drain is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DrainCommand {
+    /// preStop was called (again), or the agent itself got SIGTERM.
+    Begin(Origin),
+    /// The operator says that the drain was false.
+    Undrain,
+}
+
+/// Who asks for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The app server's preStop hook.
+    PreStop,
+    /// SIGTERM to the agent.
+    Term,
+}
+
+/// What the drain wants done.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DrainEffect {
+    /// Write the journal in `state_dir`, best effort; `None` removes it.
+    Journal(Option<Journal>),
+    /// Answer everybody who waits on /prestop.
+    Answer(Answer),
+    /// The drain was undone; those who still wait are answered as well.
+    Undone(Undone),
+}
+
+/// The drain's journal: what a restarted agent needs to go on with the time that is left.
+/// Its moments mean something in the same boot of the kernel only: who reads it back drops one
+/// from another boot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Journal {
+    /// Names the drain.
+    pub drain_id: u64,
+    /// When it began.
+    pub began: Moment,
+    /// When it must be answered.
+    pub deadline: Moment,
+    /// Who began it.
+    pub origin: Origin,
+    /// The master image that is to end, so that a new one is recognised.
+    pub generation: Option<GenerationKey>,
+    /// The answer, once it was given.
+    #[serde(default)]
+    pub answer: Option<Answer>,
+}
+
+/// Why a drain was undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undone {
+    /// A new image serves: the container was restarted, the pod lives on.
+    NewImage,
+    /// 60 s after the answer the same master still served and nobody had sent SIGTERM.
+    FalseDrain,
+    /// An operator said so.
+    Operator,
+}
+
+/// How the drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainResult {
+    /// No traffic came any more and nothing was in flight.
+    Drained,
+    /// Time ran out.
+    Deadline,
+    /// There was no app server to drain.
+    NoAppServer,
+    /// The app server went during the drain.
+    AlreadyGone,
+}
+
+/// What the drain waits (or waited) for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// `drain.min`.
+    Min,
+    /// Silence of every peer.
+    Quiet,
+    /// Requests in flight.
+    InFlight,
+}
+
+/// One thing that the drain waited for, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Wait {
+    /// What.
+    pub what: WaitsFor,
+    /// Milliseconds from the drain's begin until it was last seen unmet.
+    pub until_ms: u64,
+}
+
+/// Which witnesses the drain has. A witness that was there before and fails now is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The app server's own numbers.
+    pub control: bool,
+    /// The socket table.
+    pub sockets: bool,
+}
+
+/// What /prestop answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answer {
+    /// Names the drain.
+    pub drain_id: u64,
+    /// How it ended.
+    pub result: DrainResult,
+    /// How long it held, in milliseconds.
+    pub held_ms: u64,
+    /// Requests that were still in flight, as far as that could be seen.
+    pub requests_left: u32,
+    /// What it waited for, in the order of the first wait.
+    pub waited_for: Vec<WaitsFor>,
+    /// The same with the times, to explain the length.
+    pub waits: Vec<Wait>,
+    /// Whose silence was waited for last, where one peer can be named.
+    pub last_peer: Option<IpAddr>,
+    /// What the result rests on.
+    pub evidence: Evidence,
+}
+
+impl fmt::Display for Answer {
+    /// One line for people: how long the drain held and because of what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = match self.result {
+            DrainResult::Drained => "drained",
+            DrainResult::Deadline => "out of time",
+            DrainResult::NoAppServer => "no app server to drain",
+            DrainResult::AlreadyGone => "the app server went by itself",
+        };
+        write!(f, "{head} after {}", Seconds(self.held_ms))?;
+        if self.result == DrainResult::Deadline {
+            write!(f, " with {} requests left", self.requests_left)?;
+        }
+        for (i, wait) in self.waits.iter().enumerate() {
+            f.write_str(if i == 0 { ": " } else { ", " })?;
+            self.wait(f, wait)?;
+        }
+        match (self.evidence.control, self.evidence.sockets) {
+            _ if matches!(self.result, DrainResult::NoAppServer | DrainResult::AlreadyGone) => Ok(()),
+            (true, true) => Ok(()),
+            (true, false) => f.write_str("; the socket table could not be read"),
+            (false, true) => f.write_str("; no control server, the socket table alone decided"),
+            (false, false) => {
+                f.write_str("; neither control server nor socket table: nothing could be proved")
+            }
+        }
+    }
+}
+
+impl Answer {
+    fn wait(&self, f: &mut fmt::Formatter<'_>, wait: &Wait) -> fmt::Result {
+        let until = Seconds(wait.until_ms);
+        match (wait.what, self.last_peer) {
+            (WaitsFor::Min, _) => write!(f, "{until} drain.min"),
+            (WaitsFor::Quiet, Some(peer)) => write!(f, "{until} until traffic had ceased, last from {peer}"),
+            (WaitsFor::Quiet, None) => write!(f, "{until} until traffic had ceased"),
+            (WaitsFor::InFlight, _) => write!(f, "{until} until nothing was in flight"),
+        }
+    }
+}
+
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}s", self.0 / 1000, self.0 % 1000 / 100)
+    }
+}
+
+/// The drain's part of the config, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Never answer sooner.
+    pub min_ms: u64,
+    /// The shortest silence that counts.
+    pub quiet_min_ms: u64,
+    /// The longest silence that is waited for.
+    pub quiet_max_ms: u64,
+    /// Never answer later.
+    pub max_ms: u64,
+    /// Peers whose traffic never counts (health checkers, scrapers).
+    pub ignore_peers: Vec<IpAddr>,
+}
+
+impl Budget {
+    /// Whether this peer's traffic never counts.
+    pub(super) fn ignores(&self, peer: IpAddr) -> bool {
+        self.ignore_peers.contains(&peer.to_canonical())
+    }
+}
+
+/// The drain as /status shows it, while it goes on and after its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainView {
+    /// Names the drain.
+    pub drain_id: u64,
+    /// When it began.
+    pub began: Moment,
+    /// When it must be answered.
+    pub deadline: Moment,
+    /// What it waits for now.
+    pub waits_for: Vec<WaitsFor>,
+    /// Senders whose silence is not proved yet; senders without a known address count as one.
+    pub peers_not_quiet: usize,
+    /// Requests in flight at the last look; `None` when there is nothing to tell it by.
+    pub requests_in_flight: Option<u32>,
+    /// What there is to decide by.
+    pub evidence: Evidence,
+    /// /prestop was answered.
+    pub answered: bool,
+    /// How it ended.
+    pub result: Option<DrainResult>,
+}
