@@ -1,0 +1,249 @@
+//! `inet_diag` over netlink: requests and answers as bytes, by the kernel's `linux/inet_diag.h`,
+//! `linux/netlink.h` and `linux/tcp.h`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::{
+    socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+    },
+    time::TimeVal,
+};
+
+use super::{Row, SocketsError, State, Table, address};
+use crate::core::{Connection, Sockets};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST_DUMP: u16 = 0x1 | 0x300;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+/// The extension asked for, and the attribute that answers it: `struct tcp_info`.
+const INET_DIAG_INFO: u16 = 2;
+
+const ESTABLISHED: u8 = 1;
+const FIN_WAIT1: u8 = 4;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
+/// Those whose queues can matter. Sockets in TIME_WAIT are many and tell nothing.
+const STATES: u32 =
+    1 << ESTABLISHED | 1 << FIN_WAIT1 | 1 << CLOSE_WAIT | 1 << LAST_ACK | 1 << LISTEN | 1 << CLOSING;
+
+const NLMSG_HEADER: usize = 16;
+const MESSAGE: usize = 72;
+/// The kernel fills at most 32 KiB at once.
+const BUFFER: usize = 64 * 1024;
+
+/// Asks for both families: a v6 listener's IPv4 connections are v6 sockets.
+pub(super) fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    // The kernel answers in the same call; this is for one that never does.
+    setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(1, 0))?;
+    let mut table = Table::default();
+    for family in [AF_INET, AF_INET6] {
+        dump(&netlink, family, ports, &mut table)?;
+    }
+    Ok(table.finish())
+}
+
+fn dump(netlink: &OwnedFd, family: u8, ports: &[u16], table: &mut Table) -> Result<(), SocketsError> {
+    let request = request(family, ports);
+    send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let len = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if take_datagram(&buffer[..len], ports, table)? == Progress::Done {
+            return Ok(());
+        }
+    }
+}
+
+/// `nlmsghdr` and `inet_diag_req_v2`. A single port is filtered by the kernel.
+fn request(family: u8, ports: &[u16]) -> Vec<u8> {
+    let port = if let [port] = ports { *port } else { 0 };
+    let mut bytes = Vec::with_capacity(72);
+    bytes.extend(72u32.to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0]);
+    bytes.extend(STATES.to_ne_bytes());
+    bytes.extend(port.to_be_bytes());
+    bytes.resize(72, 0);
+    bytes
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Done,
+}
+
+fn take_datagram(bytes: &[u8], ports: &[u16], table: &mut Table) -> Result<Progress, SocketsError> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let torn = SocketsError::Torn(at);
+        let rest = &bytes[at..];
+        let (Some(len), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) else { return Err(torn) };
+        let Some(body) = rest.get(NLMSG_HEADER..len as usize) else { return Err(torn) };
+        match kind {
+            NLMSG_DONE => return Ok(Progress::Done),
+            NLMSG_ERROR => {
+                let code = u32_at(body, 0).map_or(0, |n| n.cast_signed().wrapping_neg());
+                return Err(nix::Error::from_raw(code).into());
+            }
+            SOCK_DIAG_BY_FAMILY => {
+                let (port, row) = row(body).ok_or(torn)?;
+                if ports.contains(&port) {
+                    table.add(row);
+                }
+            }
+            _ => {}
+        }
+        at += (len as usize).next_multiple_of(4);
+    }
+    Ok(Progress::More)
+}
+
+/// `inet_diag_msg` and its attributes: the local port, and the row.
+fn row(body: &[u8]) -> Option<(u16, Row)> {
+    let v6 = *body.first()? == AF_INET6;
+    let state = match *body.get(1)? {
+        LISTEN => State::Listening,
+        ESTABLISHED | CLOSE_WAIT => State::Open,
+        FIN_WAIT1 | LAST_ACK | CLOSING => State::Closing,
+        _ => State::Over,
+    };
+    let port = u16::from_be_bytes(body.get(4..6)?.try_into().ok()?);
+    let info = attribute(body.get(MESSAGE..)?, INET_DIAG_INFO).unwrap_or_default();
+    let connection = Connection {
+        key: u64_at(body, 44)?,
+        peer: address(body.get(24..40)?.try_into().ok()?, v6),
+        unread: u32_at(body, 56)?,
+        unsent: u32_at(body, 60)?,
+        received: u64_at(info, 128),
+        // bytes_sent since Linux 4.19, else bytes_acked.
+        sent: u64_at(info, 200).or_else(|| u64_at(info, 120)),
+        last_received_ms: u32_at(info, 52).map(u64::from),
+        last_sent_ms: u32_at(info, 44).map(u64::from),
+    };
+    Some((port, Row { state, inode: u32_at(body, 68)?.into(), connection }))
+}
+
+/// The first attribute of this type. An older kernel's `tcp_info` is shorter: fields beyond its end
+/// are unknown.
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let len = usize::from(u16_at(bytes, 0)?);
+        let kind = u16_at(bytes, 2)?;
+        let value = bytes.get(4..len)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An established v4 connection to port 3000 from 10.0.0.7, with a `tcp_info` of this length.
+    fn message(info_len: usize) -> Vec<u8> {
+        let mut body = vec![0; MESSAGE];
+        body[0] = AF_INET;
+        body[1] = ESTABLISHED;
+        body[4..6].copy_from_slice(&3000u16.to_be_bytes());
+        body[24..28].copy_from_slice(&[10, 0, 0, 7]);
+        body[44..52].copy_from_slice(&77u64.to_ne_bytes());
+        body[68..72].copy_from_slice(&5u32.to_ne_bytes());
+        let mut info = vec![0; info_len];
+        let mut put = |at: usize, value: u64, len: usize| {
+            if info_len >= at + len {
+                info[at..at + len].copy_from_slice(&value.to_ne_bytes()[..len]);
+            }
+        };
+        put(44, 900, 4);
+        put(52, 20, 4);
+        put(120, 300, 8);
+        put(128, 400, 8);
+        put(200, 310, 8);
+        body.extend(u16::try_from(info_len + 4).unwrap().to_ne_bytes());
+        body.extend(INET_DIAG_INFO.to_ne_bytes());
+        body.extend(info);
+        let mut bytes = u32::try_from(NLMSG_HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn parsed(info_len: usize) -> Connection {
+        let mut table = Table::default();
+        take_datagram(&message(info_len), &[3000], &mut table).unwrap();
+        table.finish().connections.remove(0)
+    }
+
+    #[test]
+    fn a_full_tcp_info_tells_counters_and_times() {
+        let c = parsed(232);
+        assert_eq!((c.key, c.peer.to_string().as_str()), (77, "10.0.0.7"));
+        assert_eq!((c.received, c.sent), (Some(400), Some(310)));
+        assert_eq!((c.last_received_ms, c.last_sent_ms), (Some(20), Some(900)));
+        assert!(c.busy());
+    }
+
+    #[test]
+    fn older_kernels_tell_less() {
+        let before_bytes_sent = parsed(192);
+        assert_eq!(before_bytes_sent.sent, Some(300));
+        let before_byte_counters = parsed(104);
+        assert_eq!((before_byte_counters.received, before_byte_counters.sent), (None, None));
+        assert_eq!(before_byte_counters.last_received_ms, Some(20));
+        assert_eq!(parsed(0).last_received_ms, None);
+    }
+
+    #[test]
+    fn other_ports_are_left_out() {
+        let mut table = Table::default();
+        take_datagram(&message(232), &[3001], &mut table).unwrap();
+        assert!(table.finish().connections.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_and_a_torn_answer_are_errors() {
+        let mut refusal = 20u32.to_ne_bytes().to_vec();
+        refusal.extend(NLMSG_ERROR.to_ne_bytes());
+        refusal.extend([0; 10]);
+        refusal.extend((-2i32).to_ne_bytes());
+        let mut table = Table::default();
+        let error = take_datagram(&refusal, &[1], &mut table).unwrap_err();
+        assert!(matches!(error, SocketsError::Netlink(nix::Error::ENOENT)), "{error}");
+        let whole = message(232);
+        for len in 1..whole.len() {
+            let error = take_datagram(&whole[..len], &[3000], &mut table).unwrap_err();
+            assert!(matches!(error, SocketsError::Torn(0)), "{error}");
+        }
+    }
+}
