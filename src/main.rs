@@ -1,1 +1,40 @@
-fn main() {}
+//! The `pitstop` program: arguments, dispatch, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pitstop::cli::{self, Cli, Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let json = cli.json;
+    match runtime().and_then(|runtime| runtime.block_on(cli::dispatch(cli))) {
+        Ok(Exit::Done) => ExitCode::SUCCESS,
+        Ok(Exit::Failed) => ExitCode::FAILURE,
+        Err(failure) => fail(&failure, json),
+    }
+}
+
+/// Help and version are answers; everything else clap objects to is exit code 64.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
+}
+
+/// Two workers: the agent mostly waits, and volume work has threads of its own.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::from)
+}
+
+fn fail(failure: &Failure, json: bool) -> ExitCode {
+    if json {
+        let reason = failure.reason.map(|reason| reason.code());
+        eprintln!("{}", serde_json::json!({ "error": failure.message, "reason": reason }));
+    } else {
+        eprintln!("pitstop: {failure}");
+    }
+    ExitCode::from(failure.exit_code)
+}

@@ -1,1 +1,203 @@
-//! To come.
+//! The commands, one file each: what is asked, the dispatch, and how a command ends.
+
+use std::{fmt, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::{
+    config::{self, Config, ConfigError},
+    core::{Reason, Trouble},
+    revision::ReleaseId,
+};
+
+pub mod config_command;
+pub mod fetch;
+pub mod operator;
+pub mod promote;
+pub mod publish;
+pub mod releases;
+pub mod rollback;
+pub mod run;
+pub mod status;
+
+/// Deploys Rails releases into running Puma pods and drains them without losing a request.
+#[derive(Debug, Parser)]
+#[command(name = "pitstop", version, propagate_version = true)]
+pub struct Cli {
+    /// The configuration file (YAML); every key may come as PITSTOP_… instead.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What pitstop can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The sidecar: follow the pointer, deploy, answer /prestop; ends with SIGTERM.
+    Run,
+    /// Once: fetch and publish what the pointer names, then exit (for init containers).
+    Fetch,
+    /// Pack a directory and put it into the store under a release id.
+    Publish(Publish),
+    /// Move the pointer to a release, for every pod that follows it.
+    Promote {
+        /// The release.
+        id: ReleaseId,
+    },
+    /// Move the pointer back to where it was before, or to a release.
+    Rollback {
+        /// The release; where the pointer was before when absent.
+        id: Option<ReleaseId>,
+    },
+    /// What this pod runs and why; exit code 1 when it is not in sync.
+    Status,
+    /// Look at the pointer now.
+    Sync {
+        /// Try the desired move again though it was rejected.
+        #[arg(long)]
+        retry: bool,
+    },
+    /// Start no deploy until `resume`.
+    Pause,
+    /// Deploy again after `pause` or `revert`.
+    Resume,
+    /// End a drain that was begun by mistake.
+    Undrain,
+    /// This pod back to its previous release, held until the pointer moves or `resume`.
+    Revert,
+    /// What the store and the volume hold.
+    Releases,
+    /// The effective configuration, and where each value came from.
+    Config,
+}
+
+/// What to publish.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The directory whose content is the release.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The id that it gets; an id never changes its bytes.
+    #[arg(long, value_name = "ID")]
+    pub release: ReleaseId,
+}
+
+/// How a command ends when nothing went wrong on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: not done, and the output says why (`status` out of sync, `promote` lost the race, …).
+    Failed,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    /// 1: failed; 64: usage or configuration.
+    pub exit_code: u8,
+    /// The code, where the contract has one.
+    pub reason: Option<Reason>,
+    /// What failed, on which path or key, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// It could not work as asked: exit code 64.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { exit_code: 64, reason: None, message: message.into() }
+    }
+
+    /// It was tried and failed: exit code 1.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { exit_code: 1, reason: None, message: message.into() }
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        Self { exit_code: 1, reason: Some(trouble.reason), message: trouble.message }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self { exit_code: 64, reason: Some(Reason::ConfigInvalid), message: error.to_string() }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            Some(reason) => write!(f, "{} ({reason})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+/// Where a command's answer goes: standard output, as text or as one line of JSON.
+#[derive(Debug, Clone, Copy)]
+pub struct Console {
+    /// `--json` was given.
+    pub json: bool,
+}
+
+impl Console {
+    /// Prints an answer: its `Display`, or its JSON.
+    pub fn print<T: Serialize + fmt::Display>(self, answer: &T) {
+        if self.json {
+            println!("{}", serde_json::to_string(answer).expect("answers are plain data"));
+        } else {
+            println!("{answer}");
+        }
+    }
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// [`Failure`] with the message for the user and the exit code.
+pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let console = Console { json: cli.json };
+    let file = cli.config.as_deref();
+    if matches!(cli.command, Command::Run) {
+        let (loaded, invalid) = config::load_degraded(file, std::env::vars());
+        return run::run(loaded.config, invalid).await;
+    }
+    let loaded = config::load(file, std::env::vars())?;
+    match cli.command {
+        Command::Config => Ok(config_command::run(&loaded, console)),
+        command => with_config(command, &loaded.config, console).await,
+    }
+}
+
+async fn with_config(command: Command, config: &Config, console: Console) -> Result<Exit, Failure> {
+    use operator::Ask;
+    let ask = |ask| operator::run(&config.state_dir, ask, console);
+    match command {
+        Command::Run | Command::Config => unreachable!("dispatched before"),
+        Command::Fetch => fetch::run(config, console).await,
+        Command::Publish(args) => publish::run(config, args, console).await,
+        Command::Promote { id } => promote::run(config, id, console).await,
+        Command::Rollback { id } => rollback::run(config, id, console).await,
+        Command::Releases => releases::run(config, console).await,
+        Command::Status => status::run(&config.state_dir, console).await,
+        Command::Sync { retry } => ask(Ask::Sync { retry }).await,
+        Command::Pause => ask(Ask::Pause).await,
+        Command::Resume => ask(Ask::Resume).await,
+        Command::Undrain => ask(Ask::Undrain).await,
+        Command::Revert => ask(Ask::Revert).await,
+    }
+}

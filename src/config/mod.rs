@@ -8,6 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod load;
+
+pub use load::{ConfigError, Listing, Loaded, load, load_degraded};
+
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -171,6 +175,19 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+impl Config {
+    /// The link that the app server runs from.
+    pub fn current(&self) -> PathBuf {
+        self.current.clone().unwrap_or_else(|| self.deploy_to.join("current"))
+    }
+
+    /// This pod's name: `pod`, else the host name.
+    pub fn pod(&self) -> String {
+        let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.pod.clone().unwrap_or_else(host_name)
+    }
 }
 
 impl Default for Puma {
