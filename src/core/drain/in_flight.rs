@@ -79,11 +79,14 @@ impl Freshness {
         }
     }
 
-    /// Whether every worker is idle by fresh numbers.
+    /// Whether every worker is idle by fresh numbers. Workers of an ended phase finish their
+    /// requests without telling any more.
     pub fn idle(&self, server: Option<&AppServer>) -> bool {
         let fresh = |seen: &Seen| seen.idle && seen.advances >= CHECKINS;
         let processes = server.into_iter().flat_map(|s| &s.generations).flat_map(|g| &g.processes);
         let told = processes.filter(|p| p.booted).all(|p| self.workers.contains_key(&p.key));
-        told && !self.workers.is_empty() && self.workers.values().all(fresh)
+        told && !server.is_some_and(|s| s.old_workers)
+            && !self.workers.is_empty()
+            && self.workers.values().all(fresh)
     }
 }

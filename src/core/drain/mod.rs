@@ -396,7 +396,13 @@ impl Drain {
         self.control.look(observation.began, traffic.workers.is_some(), patience);
         self.sockets.look(observation.began, traffic.sockets.is_some(), patience);
         let draining = matches!(&self.phase, Phase::Draining(c) if observation.began >= c.began);
-        let look = Look { now, began: observation.began, draining, count_sent: traffic.workers.is_none() };
+        let look = Look {
+            now,
+            began: observation.began,
+            draining,
+            count_sent: traffic.workers.is_none(),
+            unseen_is_ignored: traffic.sockets.is_some() && !self.budget.ignore_peers.is_empty(),
+        };
         if !draining {
             self.quiet.forget(now);
         }

@@ -6,6 +6,9 @@
 //! itself uncertain), so the silence must last `s · (10^(6/n) − 1)` for one in a million. Traffic in
 //! bursts is no Poisson process: twice the longest gap seen is required as well. Both are kept
 //! within the budget's bounds; what a sparse sender's silence cannot prove, `drain.min` covers.
+//!
+//! A sender that is rare and as regular as a clock is a health checker: it goes on to the very end,
+//! so that its silence is not waited for.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -21,6 +24,9 @@ const EVENTS_KEPT: u64 = 256;
 const PEERS_KEPT: usize = 1024;
 /// Connections told apart; the counters of all further ones are summed.
 const CONNECTIONS_KEPT: usize = 16_384;
+/// Gaps as long as this, this many of them, none of them much longer than the others: a health checker.
+const CHECKER_GAP_MS: u64 = 5000;
+const CHECKER_EVENTS: u64 = 20;
 /// Requests seen on a socket that a worker has yet to report.
 const CREDIT_KEPT: u64 = 64;
 
@@ -94,7 +100,16 @@ impl Pace {
         self.last = now;
     }
 
+    fn health_checker(&self) -> bool {
+        let Rate { events, span_ms } = self.before;
+        let mean_ms = span_ms / events.max(1);
+        events >= CHECKER_EVENTS && mean_ms >= CHECKER_GAP_MS && self.longest_gap_ms * 4 <= mean_ms * 5
+    }
+
     fn silence_ms(&self) -> u64 {
+        if self.health_checker() {
+            return 0;
+        }
         let by_rate = self.before.silence_ms().min(self.during.silence_ms());
         by_rate.max(self.longest_gap_ms.saturating_mul(2))
     }
@@ -188,8 +203,8 @@ impl Quiet {
         !arrivals.is_empty()
     }
 
-    /// Takes in the workers' request counts; says whether requests were served that no socket showed.
-    pub fn workers(&mut self, look: &Look, workers: &[WorkerLoad]) -> bool {
+    /// Takes in the workers' request counts: requests that no socket showed are traffic as well.
+    pub fn workers(&mut self, look: &Look, workers: &[WorkerLoad]) {
         let mut served = 0;
         let mut next = BTreeMap::new();
         for worker in workers {
@@ -202,10 +217,9 @@ impl Quiet {
         self.counts = next;
         let unseen = served.saturating_sub(self.credit);
         self.credit -= served.min(self.credit);
-        if unseen > 0 {
+        if unseen > 0 && !look.unseen_is_ignored {
             self.event(look, Source::Unattributed, unseen);
         }
-        unseen > 0
     }
 
     /// Every worker has reported since the last arrival: credit that is left belonged to no request.
@@ -287,4 +301,6 @@ pub(super) struct Look {
     pub draining: bool,
     /// Bytes sent count as traffic: no control server tells of answers under way.
     pub count_sent: bool,
+    /// Requests that no socket showed may be those of ignored peers, so that they say nothing.
+    pub unseen_is_ignored: bool,
 }

@@ -56,6 +56,19 @@ pub struct Journal {
     pub answer: Option<Answer>,
 }
 
+impl Journal {
+    /// As [`Drain::rebase`](super::Drain::rebase).
+    pub fn rebase(&mut self, now: Moment, then: Moment) {
+        let shift = |m: Moment| Moment((m.0 + then.0).saturating_sub(now.0));
+        self.began = shift(self.began);
+        self.deadline = shift(self.deadline);
+        self.drain_id = shift(Moment(self.drain_id)).0;
+        if let Some(answer) = &mut self.answer {
+            answer.drain_id = shift(Moment(answer.drain_id)).0;
+        }
+    }
+}
+
 /// Why a drain was undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -147,7 +160,7 @@ impl fmt::Display for Answer {
             write!(f, " with {} requests left", self.requests_left)?;
         }
         for (i, wait) in self.waits.iter().enumerate() {
-            f.write_str(if i == 0 { ": " } else { ", " })?;
+            f.write_str(if i == 0 { "; waited " } else { ", " })?;
             self.wait(f, wait)?;
         }
         match (self.evidence.control, self.evidence.sockets) {
@@ -166,10 +179,10 @@ impl Answer {
     fn wait(&self, f: &mut fmt::Formatter<'_>, wait: &Wait) -> fmt::Result {
         let until = Seconds(wait.until_ms);
         match (wait.what, self.last_peer) {
-            (WaitsFor::Min, _) => write!(f, "{until} drain.min"),
-            (WaitsFor::Quiet, Some(peer)) => write!(f, "{until} until traffic had ceased, last from {peer}"),
-            (WaitsFor::Quiet, None) => write!(f, "{until} until traffic had ceased"),
-            (WaitsFor::InFlight, _) => write!(f, "{until} until nothing was in flight"),
+            (WaitsFor::Min, _) => write!(f, "until {until} for drain.min"),
+            (WaitsFor::Quiet, Some(peer)) => write!(f, "until {until} for silence, last of {peer}"),
+            (WaitsFor::Quiet, None) => write!(f, "until {until} for silence"),
+            (WaitsFor::InFlight, _) => write!(f, "until {until} for proof that nothing is in flight"),
         }
     }
 }
