@@ -61,8 +61,10 @@ pub struct Setup {
     pub uid: Option<u32>,
     /// Further lines of Puma's configuration.
     pub config: String,
-    /// Where Puma listens besides loopback's port of the rig.
+    /// The address that Puma listens on.
     pub host: String,
+    /// Further variables of Puma's environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -82,6 +84,7 @@ impl Default for Setup {
             uid: None,
             config: String::new(),
             host: "127.0.0.1".into(),
+            env: Vec::new(),
         }
     }
 }
@@ -306,6 +309,7 @@ impl PumaRig {
             {
                 command.env_remove(unwanted);
             }
+            command.envs(setup.env.iter().map(|(name, value)| (name, value)));
             command
         })
     }
