@@ -6,9 +6,10 @@ use tokio::sync::Mutex;
 use super::{AppServer, Description, Look};
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Traffic, Trouble},
+    core::{Act, Cwd, GenerationKey, Plan, Sight, Sockets, Traffic, Trouble},
     procs::{Image, ProcessId},
     revision::ReleaseId,
+    sockets,
     volume::{Lane, OneAtATime},
 };
 
@@ -41,6 +42,7 @@ pub struct Puma {
     census: OneAtATime,
     whereabouts: Whereabouts,
     control: ControlServer,
+    sockets: OneAtATime,
     /// The files that a plan compares.
     files: OneAtATime,
     /// Signals: never behind a look that hangs.
@@ -83,6 +85,7 @@ impl Puma {
             census: OneAtATime::start("processes")?,
             whereabouts: Whereabouts::start(releases.clone())?,
             control: ControlServer::start(section)?,
+            sockets: OneAtATime::start("sockets")?,
             files: OneAtATime::start("files")?,
             acts: Lane::start("acts")?,
             releases,
@@ -153,13 +156,24 @@ impl Puma {
     async fn ask_around(&self, memory: &mut Memory, family: Family) -> View {
         let master = family.image.process;
         let pids = family.workers.iter().map(|worker| worker.id.pid).chain([master.pid]).collect();
-        let (cwds, control) = tokio::join!(self.whereabouts.of(pids), self.control.ask(master.pid));
+        let (cwds, control, sockets) = tokio::join!(
+            self.whereabouts.of(pids),
+            self.control.ask(master.pid),
+            self.socket_table(family.ports.clone()),
+        );
         let runs_ours = matches!(cwds.get(&master.pid), Some(Cwd::Release(_)));
         memory.learn(&family, &control, runs_ours);
         if memory.setting.is_none() && family.title.is_some() {
             memory.setting = self.setting(&family).await;
         }
-        View { family, cwds, control, memory: memory.clone(), mode: self.mode }
+        View { family, cwds, control, sockets, memory: memory.clone(), mode: self.mode }
+    }
+
+    async fn socket_table(&self, ports: Vec<u16>) -> Option<Sockets> {
+        if ports.is_empty() {
+            return None;
+        }
+        self.sockets.run(LIMIT, move || sockets::observe(&ports).ok()).await.flatten()
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.

@@ -1,6 +1,8 @@
 //! Which processes are the Puma: found by title, then followed by pid and start time, because between
 //! an exec and its title a master looks like any other Ruby.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use super::title::{self, Title};
@@ -10,8 +12,9 @@ use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
 /// loaded.
 const SERVING_THREAD: &str = "puma srv";
 
-/// A look that an exec tears is repeated this often.
-const TRIES: usize = 3;
+/// A look that an exec tears is repeated this often, after a pause: an exec takes a millisecond or so.
+const TRIES: usize = 4;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What a look at the process table gave.
 #[derive(Debug)]
@@ -43,6 +46,8 @@ pub(super) struct Family {
     pub catches_hot: bool,
     /// It accepts requests itself: single mode, app loaded.
     pub serves: bool,
+    /// The TCP ports that it listens on: by its title, else by its open sockets.
+    pub ports: Vec<u16>,
     /// Its workers.
     pub workers: Vec<Worker>,
 }
@@ -103,7 +108,7 @@ fn look_at(master: ProcessId, entries: &[Entry]) -> Found {
             Ok(family) => return Found::One(Box::new(family)),
             Err(ProcsError::NotPermitted(_)) => return Found::NotPermitted,
             Err(ProcsError::Gone(_)) => return Found::Nothing,
-            Err(_) => {}
+            Err(_) => std::thread::sleep(PAUSE),
         }
     }
     Found::Torn
@@ -124,6 +129,8 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
         Some(Title::Master(title)) => Some(title),
         _ => None,
     };
+    let ports = title.as_ref().map(title::Master::ports).filter(|ports| !ports.is_empty());
+    let ports = ports.unwrap_or_else(|| procs::listening_ports(pid));
     let caught = procs::caught_signals(pid)?;
     let serves = procs::has_thread(pid, SERVING_THREAD);
     let workers = entries.iter().filter(|entry| is_worker(entry, pid, entries)).filter_map(worker).collect();
@@ -133,7 +140,7 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
     }
     let catches = |signal: Signal| caught >> (signal.as_raw() - 1) & 1 == 1;
     let (catches_phased, catches_hot) = (catches(Signal::USR1), catches(Signal::USR2));
-    Ok(Family { image, title, catches_phased, catches_hot, serves, workers })
+    Ok(Family { image, title, catches_phased, catches_hot, serves, ports, workers })
 }
 
 fn is_worker(entry: &Entry, master: i32, entries: &[Entry]) -> bool {

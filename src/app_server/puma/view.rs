@@ -11,7 +11,7 @@ use super::{
 use crate::{
     app_server::{Description, WorkerDescription},
     config::RestartMode,
-    core::{AppServer, Cwd, Generation, Process, ProcessKey, Traffic, WorkerLoad},
+    core::{AppServer, Cwd, Generation, Process, ProcessKey, Sockets, Traffic, WorkerLoad},
 };
 
 /// Everything that one look gave.
@@ -19,6 +19,7 @@ pub(super) struct View {
     pub family: Family,
     pub cwds: HashMap<i32, Cwd>,
     pub control: Control,
+    pub sockets: Option<Sockets>,
     pub memory: Memory,
     /// What was configured.
     pub mode: RestartMode,
@@ -127,7 +128,7 @@ impl View {
             Some(_) => self.family.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
             None => single_load(self.family.image.process_key(), stats).into_iter().collect(),
         });
-        Traffic { workers, sockets: None }
+        Traffic { workers, sockets: self.sockets.clone() }
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use std::sync::Arc;
+
 use tempfile::TempDir;
 
 use crate::{App, Container, http, until};
@@ -106,7 +108,9 @@ pub struct PumaRig {
     container: Option<Container>,
     setup: Setup,
     port: u16,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    /// The parts of several rigs that share one volume are told apart by it.
+    part: &'static str,
 }
 
 /// The token of every rig's control server.
@@ -122,9 +126,16 @@ impl PumaRig {
             fs::create_dir_all(dir.path().join(sub)).expect("the rig's directories");
         }
         open_to_all(&dir.path().join("run"));
-        let rig = Self { container: None, setup, port: free_port(), dir };
+        let rig = Self { container: None, setup, port: free_port(), dir: Arc::new(dir), part: "" };
         rig.release("v1", App::Good);
         rig.flip("v1");
+        rig
+    }
+
+    /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
+    pub fn prepare_on(other: &Self, setup: Setup) -> Self {
+        let rig = Self { container: None, setup, port: free_port(), dir: other.dir.clone(), part: "second-" };
+        fs::write(rig.config_file(), rig.puma_config()).expect("the second configuration");
         rig
     }
 
@@ -134,6 +145,11 @@ impl PumaRig {
         rig.run();
         rig.wait_for_release("v1");
         rig
+    }
+
+    /// Starts Puma and waits for nothing.
+    pub fn launch(&mut self) -> &mut Container {
+        self.container.insert(Container::start(self.recipe(), self.log(), self.setup.restarted))
     }
 
     /// Starts Puma, on another port if this one was taken meanwhile.
@@ -193,12 +209,12 @@ impl PumaRig {
 
     /// Puma's output.
     pub fn log(&self) -> PathBuf {
-        self.dir.path().join("puma.log")
+        self.dir.path().join(format!("{}puma.log", self.part))
     }
 
     /// Puma's state file.
     pub fn state_file(&self) -> PathBuf {
-        self.dir.path().join("run/puma.state")
+        self.dir.path().join(format!("run/{}puma.state", self.part))
     }
 
     /// The control server's address, as Puma sees it.
@@ -249,7 +265,7 @@ impl PumaRig {
     }
 
     fn control_socket(&self) -> PathBuf {
-        self.dir.path().join("run/control.sock")
+        self.dir.path().join(format!("run/{}control.sock", self.part))
     }
 
     fn puma_config(&self) -> String {
@@ -280,7 +296,15 @@ impl PumaRig {
         lines.join("\n") + "\n"
     }
 
+    /// Relative in the rule, so that a restart reads the new release's; absolute for a second Puma.
+    fn config_file(&self) -> PathBuf {
+        if self.part.is_empty() { "config/puma.rb".into() } else { self.dir.path().join("second-puma.rb") }
+    }
+
     fn rewrite_configs(&self) {
+        if !self.part.is_empty() {
+            return fs::write(self.config_file(), self.puma_config()).expect("the second configuration");
+        }
         for entry in fs::read_dir(self.releases()).expect("the releases").flatten() {
             fs::write(entry.path().join("config/puma.rb"), self.puma_config()).expect("the configuration");
         }
@@ -288,7 +312,7 @@ impl PumaRig {
 
     fn recipe(&self) -> Box<dyn Fn() -> Command + Send> {
         let (setup, current) = (self.setup.clone(), self.current());
-        let run = self.dir.path().join("run");
+        let (run, config) = (self.dir.path().join("run"), self.config_file());
         Box::new(move || {
             let mut command = Command::new("setpriv");
             // Even a killed test leaves no Puma behind.
@@ -303,7 +327,10 @@ impl PumaRig {
                 _ => current.clone(),
             };
             command.current_dir(&current).env("PWD", pwd);
-            command.env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string()).env("RIG_RUN", &run);
+            command
+                .env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string())
+                .env("RIG_RUN", &run)
+                .env("RIG_CONFIG", &config);
             for unwanted in
                 ["WEB_CONCURRENCY", "RAILS_ENV", "RACK_ENV", "RUBYOPT", "BUNDLE_GEMFILE", "OLDPWD"]
             {
@@ -316,14 +343,12 @@ impl PumaRig {
 }
 
 fn wrapped(wrapper: Wrapper) -> Vec<&'static str> {
-    const PUMA: [&str; 3] = ["puma", "-C", "config/puma.rb"];
-    let namespace = "mount -t tmpfs rig \"$RIG_RUN\" && exec puma -C config/puma.rb";
+    const NAMESPACE: [&str; 5] = ["unshare", "--mount", "--propagation", "private", "sh"];
+    let mount_and_run = "mount -t tmpfs rig \"$RIG_RUN\" && exec puma -C \"$RIG_CONFIG\"";
     match wrapper {
-        Wrapper::None => PUMA.to_vec(),
-        Wrapper::Shell => vec!["sh", "-c", "puma -C config/puma.rb; exit $?"],
-        Wrapper::MountNamespace => {
-            vec!["unshare", "--mount", "--propagation", "private", "sh", "-c", namespace]
-        }
+        Wrapper::None => vec!["sh", "-c", "exec puma -C \"$RIG_CONFIG\""],
+        Wrapper::Shell => vec!["sh", "-c", "puma -C \"$RIG_CONFIG\"; exit $?"],
+        Wrapper::MountNamespace => NAMESPACE.into_iter().chain(["-c", mount_and_run]).collect(),
     }
 }
 
