@@ -366,3 +366,330 @@ mod which_puma {
         assert_eq!(eye.plan("v1", "v1").unwrap_err().reason, Reason::AppServerMissing);
     }
 }
+
+mod control_server {
+    use super::*;
+
+    /// Whether the numbers came, and what was found fault with.
+    fn asked(rig: &PumaRig, section: config::Puma) -> (bool, Vec<String>) {
+        let eye = Eye::with(rig, section, RestartMode::Auto);
+        eye.settled("v1");
+        let look = eye.look();
+        let codes = look.findings.into_iter().map(|finding| finding.code).collect();
+        (look.traffic.workers.is_some(), codes)
+    }
+
+    fn by_state_file(path: &Path) -> config::Puma {
+        config::Puma { state_file: Some(path.to_owned()), ..config::Puma::default() }
+    }
+
+    #[test]
+    fn is_found_by_the_state_file() {
+        let rig = PumaRig::start(Setup::default());
+        assert_eq!(asked(&rig, by_state_file(&rig.state_file())), (true, vec![]));
+    }
+
+    #[test]
+    fn is_found_where_rails_keeps_the_state_file() {
+        let config = "state_path 'tmp/puma.state'".into();
+        let mut rig = PumaRig::prepare(Setup { state_file: false, config, ..Setup::default() });
+        std::fs::create_dir(rig.releases().join("v1/tmp")).unwrap();
+        rig.run();
+        assert_eq!(asked(&rig, config::Puma::default()), (true, vec![]));
+    }
+
+    #[test]
+    fn is_reached_in_another_mount_namespace() {
+        if !pitstop_rig::is_root() {
+            return;
+        }
+        let rig = PumaRig::start(Setup { wrapper: Wrapper::MountNamespace, ..Setup::default() });
+        assert!(!rig.state_file().exists(), "the rig shows the socket to everybody");
+        assert_eq!(asked(&rig, told(&rig)), (true, vec![]));
+        assert_eq!(asked(&rig, by_state_file(&rig.state_file())), (true, vec![]));
+    }
+
+    #[test]
+    fn with_another_token_denies_and_the_rest_is_still_seen() {
+        let rig = PumaRig::start(Setup::default());
+        let section = config::Puma { control_token: Some("wrong".into()), ..told(&rig) };
+        assert_eq!(asked(&rig, section), (false, vec!["control_server_denied".to_owned()]));
+    }
+
+    #[test]
+    fn of_a_process_that_is_gone_is_not_asked() {
+        let rig = PumaRig::start(Setup::default());
+        let master = rig.master().unwrap().to_string();
+        let stale = std::fs::read_to_string(rig.state_file()).unwrap().replace(&master, "4711");
+        let path = rig.scratch().join("stale.state");
+        std::fs::write(&path, stale).unwrap();
+        assert_eq!(asked(&rig, by_state_file(&path)), (false, vec!["state_file_stale".to_owned()]));
+    }
+
+    #[test]
+    fn that_does_not_answer_is_said() {
+        let rig = PumaRig::start(Setup::default());
+        let url = format!("unix://{}", rig.scratch().join("nobody.sock").display());
+        let section = config::Puma { control_url: Some(url), ..told(&rig) };
+        assert_eq!(asked(&rig, section), (false, vec!["control_server_silent".to_owned()]));
+    }
+}
+
+mod plan {
+    use super::*;
+
+    fn planned(setup: Setup, mode: RestartMode, change: impl FnOnce(&Path)) -> Mode {
+        let rig = PumaRig::start(setup);
+        change(&rig.release("v2", App::Good));
+        let eye = Eye::with(&rig, told(&rig), mode);
+        eye.settled("v1");
+        eye.plan("v1", "v2").unwrap()
+    }
+
+    #[test]
+    fn auto_is_phased_where_that_loads_everything_that_changed() {
+        for directory in [Directory::Literal, Directory::Pwd] {
+            let setup = Setup { directory, ..Setup::default() };
+            assert_eq!(planned(setup, RestartMode::Auto, |_| {}), Mode::Phased);
+        }
+    }
+
+    #[test]
+    fn auto_is_hot_where_a_phased_restart_would_not_load_what_changed() {
+        for file in ["Gemfile.lock", ".ruby-version", "config/puma.rb"] {
+            let change = |dir: &Path| {
+                let path = dir.join(file);
+                let old = std::fs::read_to_string(&path).unwrap_or_default();
+                std::fs::write(path, old + "# changed\n").unwrap();
+            };
+            assert_eq!(planned(Setup::default(), RestartMode::Auto, change), Mode::Hot, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_puma_that_cannot_be_phased_is_restarted_hot() {
+        let one_worker = Setup { workers: 1, ..Setup::default() };
+        let pinned = Setup { directory: Directory::Pinned, ..Setup::default() };
+        for setup in [Setup::single(), Setup::preloading(), one_worker.clone(), pinned] {
+            assert_eq!(planned(setup, RestartMode::Auto, |_| {}), Mode::Hot);
+        }
+        assert_eq!(planned(one_worker, RestartMode::Phased, |_| {}), Mode::Hot);
+    }
+
+    #[test]
+    fn a_mode_can_be_forced() {
+        assert_eq!(planned(Setup::default(), RestartMode::Hot, |_| {}), Mode::Hot);
+        let change = |dir: &Path| std::fs::write(dir.join("Gemfile.lock"), "changed").unwrap();
+        assert_eq!(planned(Setup::default(), RestartMode::Phased, change), Mode::Phased);
+    }
+
+    #[test]
+    fn a_restart_directory_that_may_not_follow_is_said() {
+        let rig = PumaRig::start(Setup { directory: Directory::Pinned, ..Setup::default() });
+        let eye = Eye::on(&rig);
+        eye.settled("v1");
+        assert_eq!(eye.findings(), ["restart_dir_unproven"]);
+    }
+}
+
+mod broken_releases {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    struct Broken {
+        rig: PumaRig,
+        eye: Eye,
+        before: Generation,
+    }
+
+    /// A Puma on `v1` that was told to restart onto the broken `v2`.
+    fn restarted_onto(app: App, mode: Mode, setup: Setup) -> Broken {
+        let rig = PumaRig::start(Setup { restarted: true, worker_boot_timeout: 4, ..setup });
+        let eye = Eye::on(&rig);
+        let before = eye.settled("v1");
+        rig.release("v2", app);
+        rig.flip("v2");
+        eye.perform(Act::Begin(mode), before.key).unwrap();
+        Broken { rig, eye, before }
+    }
+
+    impl Broken {
+        /// Flips back, aborts and waits until everything serves the old release.
+        fn is_undone_by(&self, act: Act) -> Generation {
+            self.rig.flip("v1");
+            let signalable = until("a master that takes signals", || {
+                generation(&self.eye.look()).filter(|seen| seen.signalable || act == Act::Recover)
+            });
+            self.eye.perform(act, signalable.key).unwrap();
+            let after = self.eye.settled("v1");
+            self.rig.wait_for_release("v1");
+            after
+        }
+
+        /// Watches until so many different workers were seen that never booted.
+        fn shows_vanishing_workers(&self, how_many: usize) -> Vec<Look> {
+            let mut unbooted = HashSet::new();
+            self.eye.watch("workers that vanish", |look| {
+                let seen = generation(look).into_iter().flat_map(|seen| seen.processes);
+                unbooted.extend(seen.filter(|process| !process.booted).map(|process| process.key));
+                unbooted.len() >= how_many
+            })
+        }
+
+        fn loses_its_master(&self) {
+            self.eye.watch("the end of the master", |look| look.sight == Sight::Missing);
+        }
+    }
+
+    fn booted_in(seen: &Generation, release: &str) -> usize {
+        let home = Cwd::Release(id(release));
+        seen.processes.iter().filter(|process| process.booted && process.cwd == home).count()
+    }
+
+    #[test]
+    fn phased_and_raises_vanishing_workers_beside_an_old_one_that_serves() {
+        let broken = restarted_onto(App::RaisesOnBoot, Mode::Phased, Setup::default());
+        let looks = broken.shows_vanishing_workers(4);
+        assert_eq!(images(&looks), [broken.before.key]);
+        assert!(looks.iter().filter_map(generation).all(|seen| booted_in(&seen, "v1") >= 1));
+        assert_eq!(broken.rig.get("/").unwrap().release.as_deref(), Some("v1"));
+        broken.is_undone_by(Act::Abort(Mode::Phased));
+    }
+
+    #[test]
+    fn phased_and_raises_flipping_back_alone_does_not_help() {
+        let broken = restarted_onto(App::RaisesOnBoot, Mode::Phased, Setup::default());
+        broken.shows_vanishing_workers(4);
+        broken.rig.flip("v1");
+        let looks = broken.shows_vanishing_workers(8);
+        let last = generation(looks.last().unwrap()).unwrap();
+        assert_eq!(last.cwd, Cwd::Release(id("v2")), "the master stays where the broken release is");
+        broken.is_undone_by(Act::Abort(Mode::Phased));
+    }
+
+    #[test]
+    fn hot_and_raises_a_new_image_without_any_booted_worker() {
+        let broken = restarted_onto(App::RaisesOnBoot, Mode::Hot, Setup::default());
+        broken
+            .eye
+            .watch("the new image", |look| generation(look).is_some_and(|s| s.key != broken.before.key));
+        let looks = broken.shows_vanishing_workers(4);
+        assert!(looks.iter().filter_map(generation).all(|seen| seen.processes.iter().all(|p| !p.booted)));
+        broken.is_undone_by(Act::Abort(Mode::Hot));
+    }
+
+    #[test]
+    fn hot_and_raises_in_preload_the_master_is_gone_until_current_is_good() {
+        let broken = restarted_onto(App::RaisesOnBoot, Mode::Hot, Setup::preloading());
+        broken.loses_its_master();
+        broken.rig.flip("v1");
+        assert_ne!(broken.eye.settled("v1").key, broken.before.key);
+    }
+
+    #[test]
+    fn hot_and_a_bad_configuration_the_master_is_gone_until_current_is_good() {
+        let broken = restarted_onto(App::BadConfig, Mode::Hot, Setup::default());
+        broken.loses_its_master();
+        broken.rig.flip("v1");
+        assert_ne!(broken.eye.settled("v1").key, broken.before.key);
+    }
+
+    #[test]
+    fn phased_and_hangs_one_worker_unbooted_beside_an_old_one_that_serves() {
+        let broken = restarted_onto(App::HangsOnBoot, Mode::Phased, Setup::default());
+        let looks = broken.eye.watch("a worker that hangs", |look| {
+            generation(look).is_some_and(|seen| {
+                seen.processes.iter().any(|p| !p.booted && p.cwd == Cwd::Release(id("v2")))
+            })
+        });
+        assert!(looks.iter().filter_map(generation).all(|seen| booted_in(&seen, "v1") >= 1));
+        broken.is_undone_by(Act::Abort(Mode::Phased));
+    }
+
+    #[test]
+    fn hot_and_hangs_workers_that_stay_unbooted_under_a_master_that_takes_signals() {
+        let broken = restarted_onto(App::HangsOnBoot, Mode::Hot, Setup::default());
+        broken.eye.watch("two workers that hang", |look| {
+            generation(look).is_some_and(|seen| {
+                let hung =
+                    seen.processes.iter().filter(|p| !p.booted && p.cwd == Cwd::Release(id("v2"))).count();
+                seen.key != broken.before.key && seen.signalable && hung == 2
+            })
+        });
+        broken.is_undone_by(Act::Abort(Mode::Hot));
+    }
+
+    #[test]
+    fn hot_and_hangs_in_preload_only_a_new_container_helps() {
+        let broken = restarted_onto(App::HangsOnBoot, Mode::Hot, Setup::preloading());
+        let master = broken.rig.master().unwrap();
+        let looks = broken.eye.watch("a titled master in the new image", |look| {
+            generation(look).is_some_and(|seen| seen.key != broken.before.key) && has_title(master)
+        });
+        let hung = generation(looks.last().unwrap()).unwrap();
+        assert_eq!((hung.signalable, hung.processes.len()), (false, 0));
+        broken.is_undone_by(Act::Recover);
+        assert_eq!(broken.rig.starts(), 2);
+    }
+
+    #[test]
+    fn hot_and_hangs_in_the_workers_of_a_preloading_cluster() {
+        let broken = restarted_onto(App::HangsInWorker, Mode::Hot, Setup::preloading());
+        broken.eye.watch("workers that hang", |look| {
+            let hung =
+                |seen: &Generation| seen.processes.iter().all(|p| !p.booted) && seen.processes.len() == 2;
+            generation(look)
+                .is_some_and(|seen| seen.key != broken.before.key && seen.signalable && hung(&seen))
+        });
+        broken.is_undone_by(Act::Abort(Mode::Hot));
+    }
+
+    #[test]
+    fn hot_of_a_single_process_and_raises_the_master_is_gone_until_current_is_good() {
+        let broken = restarted_onto(App::RaisesOnBoot, Mode::Hot, Setup::single());
+        broken.loses_its_master();
+        broken.rig.flip("v1");
+        assert_ne!(broken.eye.settled("v1").key, broken.before.key);
+    }
+}
+
+mod permissions {
+    use std::process::Command;
+
+    use super::*;
+
+    const PORT: &str = "PITSTOP_TEST_OBSERVED_PORT";
+
+    /// The observing side, run as a user that may neither look into Puma nor signal it.
+    #[test]
+    fn observer() {
+        let Ok(port) = std::env::var(PORT) else { return };
+        let section = config::Puma { r#match: Some(format!(":{port})")), ..config::Puma::default() };
+        let eye = Eye::at(Path::new("/nonexistent"), section, RestartMode::Auto);
+        assert_eq!(eye.look().sight, Sight::NotPermitted);
+        assert_eq!(eye.plan("v1", "v1").unwrap_err().reason, Reason::NotPermitted);
+    }
+
+    fn observe_as(uid: u32, rig: &PumaRig) -> std::process::Output {
+        // A copy, because the directory of this test may be closed to other users.
+        let copy = rig.scratch().join("observer");
+        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+        let test = ["--exact", "permissions::observer"];
+        let mut command = Command::new("setpriv");
+        command.args(ids).args(["--clear-groups", "--"]).arg(copy).args(test);
+        command.env(PORT, rig.port().to_string()).current_dir("/").output().unwrap()
+    }
+
+    #[test]
+    fn a_puma_of_another_user_is_not_permitted() {
+        if !pitstop_rig::is_root() {
+            return;
+        }
+        let rig = PumaRig::start(Setup { uid: Some(65533), ..Setup::single() });
+        let output = observe_as(65534, &rig);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(!observe_as(65533, &rig).status.success(), "its own user may look into it");
+    }
+}

@@ -35,3 +35,13 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// Whether the test may change users and mount namespaces.
+///
+/// # Panics
+/// In CI (`CI` is set), where such tests must run.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "CI runs the privileged tests, as root");
+    root
+}
