@@ -9,11 +9,14 @@ pub mod app;
 pub mod container;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
+/// HTTP clients that keep asking while something happens, and count what they lose.
+pub mod load;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
 
 pub use app::App;
 pub use container::Container;
+pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup, Wrapper};
 
 use std::time::{Duration, Instant};
