@@ -38,6 +38,12 @@ struct Sender {
     stops_after_ms: u64,
 }
 
+impl Sender {
+    fn gap_ms(&self) -> u64 {
+        if self.closed_loop { self.request_ms + self.queued_ms } else { self.mean_gap_ms }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Witnesses {
     Both,
@@ -116,7 +122,7 @@ impl World {
     }
 
     fn send(index: usize, sender: &Sender, dice: &mut Dice, requests: &mut Vec<Request>) {
-        let mut at = sender.starts_ms + dice.next() % (sender.mean_gap_ms + 1);
+        let mut at = sender.starts_ms + dice.next() % (sender.gap_ms() + 1);
         // When each kept connection is free again.
         let mut kept: Vec<u64> = Vec::new();
         let mut number = 0;
@@ -343,7 +349,7 @@ fn cases() -> impl Strategy<Value = Case> {
 
 /// Whether this sender's silence can be proved by what is there to be seen.
 fn provable(case: &Case, sender: &Sender) -> bool {
-    let gap_ms = if sender.closed_loop { sender.request_ms + sender.queued_ms } else { sender.mean_gap_ms };
+    let gap_ms = sender.gap_ms();
     match case.witnesses {
         // A look each 100 ms sees a short connection with this chance only.
         Witnesses::Both | Witnesses::Sockets if sender.fresh_connections => {
