@@ -408,3 +408,38 @@ fn never_with_a_request_in_flight_never_before_a_provable_sender_is_silent_never
         run(seed, 150, cases(), check);
     }
 }
+
+fn dense() -> impl Strategy<Value = Case> {
+    let senders =
+        (5..100u64, 1..200u64, 2500..9000u64).prop_map(|(mean_gap_ms, request_ms, stops_after_ms)| Sender {
+            mean_gap_ms,
+            request_ms,
+            fresh_connections: false,
+            queued_ms: 0,
+            closed_loop: false,
+            streams: false,
+            starts_ms: 0,
+            stops_after_ms,
+        });
+    (any::<u64>(), proptest::collection::vec(senders, 1..4)).prop_map(|(seed, senders)| Case {
+        seed,
+        senders,
+        long_request: None,
+        check_interval_ms: 1000,
+        witnesses: Witnesses::Both,
+        counts_at_start: true,
+        max_ms: 60_000,
+    })
+}
+
+#[test]
+fn dense_traffic_is_believed_to_be_over_after_a_few_seconds() {
+    run(9, 100, dense(), |case| {
+        let world = World::new(case.clone());
+        let (at, answer) = drain(&world, budget(case.max_ms));
+        prop_assert_eq!(answer.result, DrainResult::Drained);
+        let bound = (BEGIN_MS + 5000).max(world.truth_ends() + 4500);
+        prop_assert!(at <= bound, "{} ms after the end: {answer}", at - world.truth_ends());
+        Ok(())
+    });
+}
