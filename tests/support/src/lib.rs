@@ -1,8 +1,10 @@
 //! Real Pumas for pitstop's tests, demo and benchmarks.
 //!
 //! [`PumaRig`] is a volume with releases and a Puma that serves `current`, optionally kept alive as a
-//! kubelet would. Everything it starts ends with it, also when the test panics.
+//! kubelet would; [`AgentRig`] is pitstop beside it, and [`Load`] are its clients. Everything it starts ends with it, also when the test panics.
 
+/// pitstop itself beside a Puma, with a store and a configuration.
+pub mod agent;
 /// The app that is deployed, and its broken variants.
 pub mod app;
 /// A process that is started again when it ends, and never outlives its owner.
@@ -14,6 +16,7 @@ pub mod load;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
 
+pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
 pub use load::Load;

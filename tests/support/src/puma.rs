@@ -119,6 +119,14 @@ pub const TOKEN: &str = "rig-token";
 impl PumaRig {
     /// A volume whose `current` is the good release `v1`, and no Puma yet.
     pub fn prepare(setup: Setup) -> Self {
+        let rig = Self::empty(setup);
+        rig.release("v1", App::Good);
+        rig.flip("v1");
+        rig
+    }
+
+    /// A volume without releases, and no Puma yet.
+    pub fn empty(setup: Setup) -> Self {
         // Under /tmp by name: a socket's path must stay below 108 bytes.
         let dir = tempfile::Builder::new().prefix("rig").tempdir_in("/tmp").expect("a temporary directory");
         open_to_all(dir.path());
@@ -176,8 +184,13 @@ impl PumaRig {
     /// Adds a release to the volume. Those that exist must not be written again.
     pub fn release(&self, id: &str, app: App) -> PathBuf {
         let dir = self.releases().join(id);
-        app.write(&dir, id, &self.puma_config()).expect("the release is written");
+        self.write_release(&dir, id, app);
         dir
+    }
+
+    /// Writes a release that this Puma could serve into any directory.
+    pub fn write_release(&self, dir: &Path, id: &str, app: App) {
+        app.write(dir, id, &self.puma_config()).expect("the release is written");
     }
 
     /// Points `current` to a release, as a deploy does, but says nothing to Puma.
@@ -358,7 +371,7 @@ pub fn children(pid: i32) -> Vec<i32> {
     listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }
