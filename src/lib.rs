@@ -16,6 +16,8 @@ pub mod core;
 pub mod effects;
 /// Where a test may stop the agent to kill it there.
 pub mod failpoint;
+/// One HTTP GET over any stream, with limits.
+pub mod http_get;
 /// Prometheus metrics by the contract.
 pub mod metrics;
 /// Watching the release pointer, in a file or in the store.
