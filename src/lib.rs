@@ -18,6 +18,8 @@ pub mod desk;
 pub mod effects;
 /// Where a test may stop the agent to kill it there.
 pub mod failpoint;
+/// One HTTP GET over any stream, with limits.
+pub mod http_get;
 /// Prometheus metrics by the contract.
 pub mod metrics;
 /// Watching the release pointer, in a file or in the store.

@@ -1,1 +1,412 @@
-//! To come.
+//! Processes as /proc shows them: identity, titles, threads, working directories, signals.
+//!
+//! A pid alone names nobody: it is reused, and it survives an exec. A process is (pid, start time),
+//! an [`Image`] is (pid, start time, AT_RANDOM): the kernel puts those sixteen random bytes at
+//! another address in each exec, and `/proc/PID/auxv` tells the address.
+
+use std::{
+    fs, io,
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use procfs::{ProcError, process::Process as ProcDir};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
+use sha2::{Digest, Sha256};
+
+use crate::core::{GenerationKey, ProcessKey};
+
+/// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
+const AT_RANDOM: u64 = 25;
+
+/// Why a process could not be looked into or signalled.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcsError {
+    /// It is gone, or a zombie.
+    #[error("process {0} is gone")]
+    Gone(i32),
+    /// The kernel does not let us.
+    #[error("process {0} belongs to somebody else: run the agent as the same user")]
+    NotPermitted(i32),
+    /// It changed while it was looked at, as in an exec. Worth another look.
+    #[error("process {0} changed while it was looked at")]
+    Torn(i32),
+    /// The pid is alive, but it is not the image that was meant.
+    #[error("process {0} is another image than the one meant")]
+    AnotherImage(i32),
+    /// Nobody may ever signal this one: pid 1, or the agent itself.
+    #[error("process {0} must never be signalled")]
+    OffLimits(i32),
+    /// Anything else.
+    #[error("reading /proc/{pid}: {source}")]
+    Io {
+        /// Which process.
+        pid: i32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl ProcsError {
+    fn of(pid: i32, error: ProcError) -> Self {
+        match error {
+            ProcError::PermissionDenied(_) => Self::NotPermitted(pid),
+            ProcError::NotFound(_) => Self::Gone(pid),
+            ProcError::Io(source, _) => Self::io(pid, source),
+            ProcError::Incomplete(_) | ProcError::Other(_) | ProcError::InternalError(_) => Self::Torn(pid),
+        }
+    }
+
+    fn io(pid: i32, source: io::Error) -> Self {
+        const NO_SUCH_PROCESS: i32 = 3;
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::NotPermitted(pid),
+            io::ErrorKind::NotFound => Self::Gone(pid),
+            _ if source.raw_os_error() == Some(NO_SUCH_PROCESS) => Self::Gone(pid),
+            _ => Self::Io { pid, source },
+        }
+    }
+}
+
+/// One process: a pid together with the time it started at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since the kernel's boot.
+    pub start: u64,
+}
+
+impl ProcessId {
+    /// The same for ever for the same process, also in another agent.
+    pub fn key(self) -> ProcessKey {
+        ProcessKey(hash([self.pid.unsigned_abs().into(), self.start, 0]))
+    }
+
+    /// Whether it is still there and no zombie.
+    pub fn lives(self) -> bool {
+        Entry::read(self.pid).is_ok_and(|entry| entry.id == self)
+    }
+}
+
+/// One image of a process: changes with every exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Image {
+    /// The process.
+    pub process: ProcessId,
+    /// Where the kernel put its random bytes.
+    pub at_random: u64,
+}
+
+impl Image {
+    /// The same for ever for the same image, also in another agent.
+    pub fn generation_key(self) -> GenerationKey {
+        GenerationKey(hash([self.process.pid.unsigned_abs().into(), self.process.start, self.at_random]))
+    }
+
+    /// The key of an image that itself serves, rather than its children.
+    pub fn process_key(self) -> ProcessKey {
+        ProcessKey(self.generation_key().0)
+    }
+
+    /// The image that this process runs now.
+    ///
+    /// # Errors
+    /// When it is gone, may not be looked into, or is between two images.
+    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+        let entry = Entry::read(pid)?;
+        let dir = ProcDir::new(pid).map_err(|e| ProcsError::of(pid, e))?;
+        let auxv = dir.auxv().map_err(|e| ProcsError::of(pid, e))?;
+        let at_random = *auxv.get(&AT_RANDOM).ok_or(ProcsError::Torn(pid))?;
+        Ok(Self { process: entry.id, at_random })
+    }
+
+    /// Sends a signal to exactly this image.
+    ///
+    /// # Errors
+    /// When the image is gone or another by now, or must not be signalled. Nothing was sent then.
+    pub fn signal(self, signal: Signal) -> Result<(), ProcsError> {
+        // The descriptor holds on to whatever process has the pid now; if that is the right one,
+        // no other can slip in between the check and the signal.
+        self.process.signal_if(signal, || match Self::of(self.process.pid)? {
+            now if now == self => Ok(()),
+            _ => Err(ProcsError::AnotherImage(self.process.pid)),
+        })
+    }
+}
+
+impl ProcessId {
+    /// Sends a signal to exactly this process.
+    ///
+    /// # Errors
+    /// When it is gone, or must not be signalled. Nothing was sent then.
+    pub fn signal(self, signal: Signal) -> Result<(), ProcsError> {
+        self.signal_if(signal, || if self.lives() { Ok(()) } else { Err(ProcsError::Gone(self.pid)) })
+    }
+
+    fn signal_if(
+        self,
+        signal: Signal,
+        is_meant: impl FnOnce() -> Result<(), ProcsError>,
+    ) -> Result<(), ProcsError> {
+        let Self { pid, .. } = self;
+        let off_limits = pid <= 1 || pid.unsigned_abs() == std::process::id();
+        let target = Pid::from_raw(pid).filter(|_| !off_limits).ok_or(ProcsError::OffLimits(pid))?;
+        let fd = pidfd_open(target, PidfdFlags::empty()).map_err(|e| ProcsError::io(pid, e.into()))?;
+        is_meant()?;
+        pidfd_send_signal(&fd, signal).map_err(|e| ProcsError::io(pid, e.into()))
+    }
+}
+
+/// What anybody may see of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Which.
+    pub id: ProcessId,
+    /// Its parent.
+    pub parent: i32,
+    /// Its command line: the title that it gave itself, or its arguments with spaces between.
+    pub title: String,
+}
+
+impl Entry {
+    /// Looks at one process.
+    ///
+    /// # Errors
+    /// When it is gone; a zombie is gone.
+    pub fn read(pid: i32) -> Result<Self, ProcsError> {
+        let dir = ProcDir::new(pid).map_err(|e| ProcsError::of(pid, e))?;
+        let title = title(&dir).map_err(|e| ProcsError::of(pid, e))?;
+        Self::with_title(&dir, title)
+    }
+
+    fn with_title(dir: &ProcDir, title: String) -> Result<Self, ProcsError> {
+        let pid = dir.pid();
+        let stat = dir.stat().map_err(|e| ProcsError::of(pid, e))?;
+        if matches!(stat.state, 'Z' | 'X') {
+            return Err(ProcsError::Gone(pid));
+        }
+        Ok(Self { id: ProcessId { pid, start: stat.starttime }, parent: stat.ppid, title })
+    }
+}
+
+fn title(dir: &ProcDir) -> Result<String, ProcError> {
+    let mut raw = Vec::new();
+    dir.open_relative("cmdline")?.read_to_end(&mut raw)?;
+    Ok(String::from_utf8_lossy(&raw).trim_end_matches('\0').replace('\0', " "))
+}
+
+/// All processes whose title passes. Those that vanish meanwhile are left out.
+///
+/// # Errors
+/// When /proc cannot be listed.
+pub fn list(mut wanted: impl FnMut(&str) -> bool) -> io::Result<Vec<Entry>> {
+    let all = procfs::process::all_processes().map_err(|e| io::Error::other(e.to_string()))?;
+    let entries = all.flatten().filter_map(|dir| {
+        let title = title(&dir).ok().filter(|title| wanted(title))?;
+        Entry::with_title(&dir, title).ok()
+    });
+    Ok(entries.collect())
+}
+
+/// Whether we may signal this process.
+pub fn may_signal(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::PERM))
+}
+
+/// Which signals a process has handlers for: bit `n - 1` for signal `n`.
+///
+/// # Errors
+/// When it is gone.
+pub fn caught_signals(pid: i32) -> Result<u64, ProcsError> {
+    let status = ProcDir::new(pid).and_then(|dir| dir.status()).map_err(|e| ProcsError::of(pid, e))?;
+    Ok(status.sigcgt)
+}
+
+/// Whether a process has a thread of this name.
+pub fn has_thread(pid: i32, name: &str) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let names = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.into_iter().any(|comm| comm.trim_end() == name)
+}
+
+/// A variable of the environment that the process was started with.
+pub fn environment(pid: i32, name: &str) -> Option<String> {
+    let raw = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let found =
+        raw.split(|b| *b == 0).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(String::from_utf8_lossy(found).into_owned())
+}
+
+/// The ports that a process itself listens on over TCP.
+pub fn listening_ports(pid: i32) -> Vec<u16> {
+    let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
+    let Ok(descriptors) = dir.fd() else { return Vec::new() };
+    let sockets: Vec<u64> = descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect();
+    let tables = [dir.tcp(), dir.tcp6()];
+    let listening = tables
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.state == procfs::net::TcpState::Listen && sockets.contains(&entry.inode));
+    let mut ports: Vec<u16> = listening.map(|entry| entry.local_address.port()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn socket_inode(fd: &procfs::process::FDInfo) -> Option<u64> {
+    match fd.target {
+        procfs::process::FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    }
+}
+
+/// Where a process's path is for us, when it lives in another mount namespace.
+pub fn in_root_of(pid: i32, path: &Path) -> PathBuf {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    PathBuf::from(format!("/proc/{pid}/root")).join(below)
+}
+
+/// A working directory, by name and by identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkingDirectory {
+    /// As the process's own mount namespace names it; tells nothing sure about ours.
+    pub name: PathBuf,
+    /// It was deleted.
+    pub deleted: bool,
+}
+
+impl WorkingDirectory {
+    /// Asks the kernel, not the volume.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be looked into.
+    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+        let link = fs::read_link(format!("/proc/{pid}/cwd")).map_err(|e| ProcsError::io(pid, e))?;
+        let text = link.to_string_lossy();
+        match text.strip_suffix(" (deleted)") {
+            Some(name) => Ok(Self { name: name.into(), deleted: true }),
+            None => Ok(Self { name: link, deleted: false }),
+        }
+    }
+}
+
+/// A directory's identity, the same through every mount of its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl Inode {
+    /// Asks the volume: may hang as long as the volume does.
+    ///
+    /// # Errors
+    /// When there is nothing at this path.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self { device: found.dev(), number: found.ino() })
+    }
+}
+
+/// Not the standard library's hash: this one is written to disk and read by later versions.
+fn hash(words: [u64; 3]) -> u64 {
+    let digest =
+        words.iter().fold(Sha256::new(), |hasher, word| hasher.chain_update(word.to_le_bytes())).finalize();
+    digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Ended(Child);
+
+    impl Ended {
+        fn start(command: &str) -> Self {
+            Self(Command::new("sh").args(["-c", command]).spawn().unwrap())
+        }
+
+        fn pid(&self) -> i32 {
+            self.0.id().try_into().unwrap()
+        }
+    }
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn until<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+        for _ in 0..3000 {
+            if let Some(found) = condition() {
+                return found;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("waited in vain");
+    }
+
+    #[test]
+    fn an_exec_is_another_image_of_the_same_process() {
+        let child = Ended::start("sleep 0.2; exec sleep 60");
+        let before = until(|| Image::of(child.pid()).ok());
+        let after = until(|| {
+            Image::of(child.pid()).ok().filter(|_| Entry::read(child.pid()).unwrap().title == "sleep 60")
+        });
+        assert_eq!(before.process, after.process);
+        assert_ne!(before.generation_key(), after.generation_key());
+        assert!(matches!(before.signal(Signal::KILL), Err(ProcsError::AnotherImage(_))));
+        assert!(after.process.lives());
+        after.signal(Signal::KILL).unwrap();
+        until(|| (!after.process.lives()).then_some(()));
+        assert!(matches!(after.signal(Signal::KILL), Err(ProcsError::Gone(_))));
+    }
+
+    #[test]
+    fn pid_1_and_the_agent_itself_are_never_signalled() {
+        let ours = Image::of(std::process::id().try_into().unwrap()).unwrap();
+        let init = Image { process: ProcessId { pid: 1, start: 0 }, at_random: 0 };
+        assert!(matches!(ours.signal(Signal::CONT), Err(ProcsError::OffLimits(_))));
+        assert!(matches!(init.signal(Signal::CONT), Err(ProcsError::OffLimits(1))));
+    }
+
+    #[test]
+    fn keys_are_written_to_disk_and_so_never_change() {
+        let process = ProcessId { pid: 4711, start: 123_456 };
+        let image = Image { process, at_random: 0x7fff_dead_beef };
+        let keys = (process.key().0, image.generation_key().0);
+        assert_eq!(keys, (11_130_357_913_252_650_085, 4_727_823_483_320_030_428));
+    }
+
+    #[test]
+    fn a_deleted_working_directory_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("gone");
+        fs::create_dir(&gone).unwrap();
+        let child = Ended(Command::new("sleep").arg("60").current_dir(&gone).spawn().unwrap());
+        let before = until(|| WorkingDirectory::of(child.pid()).ok().filter(|cwd| cwd.name == gone));
+        assert!(!before.deleted);
+        fs::remove_dir(&gone).unwrap();
+        assert_eq!(
+            WorkingDirectory::of(child.pid()).unwrap(),
+            WorkingDirectory { name: gone, deleted: true }
+        );
+    }
+
+    #[test]
+    fn listening_ports_are_those_of_the_process_alone() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ours = std::process::id().try_into().unwrap();
+        assert!(listening_ports(ours).contains(&port));
+        let child = Ended::start("sleep 60");
+        assert_eq!(listening_ports(child.pid()), Vec::<u16>::new());
+    }
+}

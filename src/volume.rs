@@ -1,7 +1,14 @@
 //! Work on the volume, which may hang: each lane is one thread of its own, so that a hanging
 //! network file system blocks nothing but its lane.
 
-use std::{sync::mpsc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -59,5 +66,70 @@ impl Lane {
             Ok(Err(_)) => Err(Late::Lost),
             Err(_) => Err(Late::Pending(answer)),
         }
+    }
+}
+
+/// A lane for looks that may be skipped: it takes no second job while the first has not reported, so
+/// that looking at a hanging volume again and again piles nothing up.
+#[derive(Clone, Debug)]
+pub struct OneAtATime {
+    lane: Lane,
+    busy: Arc<AtomicBool>,
+}
+
+impl OneAtATime {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(name: &str) -> std::io::Result<Self> {
+        Ok(Self { lane: Lane::start(name)?, busy: Arc::default() })
+    }
+
+    /// Runs a job; `None` when it has not reported within `limit`, or an earlier one still has not.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.busy.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let busy = Busy(self.busy.clone());
+        let job = move || {
+            let _busy = busy;
+            job()
+        };
+        self.lane.run(limit, job).await.ok()
+    }
+}
+
+/// Ends being busy also when the job panics or is never run.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hanging_look_is_not_joined_by_a_second_one() {
+        let lane = OneAtATime::start("test").unwrap();
+        let (release, hang) = mpsc::channel::<()>();
+        assert_eq!(lane.run(Duration::from_millis(1), move || hang.recv().is_ok()).await, None);
+        assert_eq!(lane.run(Duration::from_secs(10), || 1).await, None, "the first still hangs");
+        release.send(()).unwrap();
+        for _ in 0..1000 {
+            if lane.run(Duration::from_secs(10), || 2).await == Some(2) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("the lane stayed busy");
     }
 }

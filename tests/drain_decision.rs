@@ -29,11 +29,19 @@ struct Sender {
     fresh_connections: bool,
     /// How long each request waits in the accept queue (fresh connections only).
     queued_ms: u64,
+    /// The next request comes as soon as the last one is answered.
+    closed_loop: bool,
     /// Answers trickle out all the time instead of coming at the end.
     streams: bool,
     starts_ms: u64,
     /// After the drain's begin.
     stops_after_ms: u64,
+}
+
+impl Sender {
+    fn gap_ms(&self) -> u64 {
+        if self.closed_loop { self.request_ms + self.queued_ms } else { self.mean_gap_ms }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,14 +122,14 @@ impl World {
     }
 
     fn send(index: usize, sender: &Sender, dice: &mut Dice, requests: &mut Vec<Request>) {
-        let mut at = sender.starts_ms + dice.next() % (sender.mean_gap_ms + 1);
+        let mut at = sender.starts_ms + dice.next() % (sender.gap_ms() + 1);
         // When each kept connection is free again.
         let mut kept: Vec<u64> = Vec::new();
         let mut number = 0;
         while at < BEGIN_MS + sender.stops_after_ms {
             let queued = if sender.fresh_connections { sender.queued_ms } else { 0 };
-            let ends = at + queued + 1 + dice.exponential(sender.request_ms);
-            let slot = match kept.iter().position(|&free| free < at) {
+            let ends = at + queued + 1 + dice.exponential(sender.request_ms).min(10_000);
+            let slot = match kept.iter().position(|&free| free <= at) {
                 Some(slot) if !sender.fresh_connections => slot as u64,
                 _ => {
                     number += 1;
@@ -139,7 +147,7 @@ impl World {
                 ends,
                 streams: sender.streams,
             });
-            at += 1 + dice.exponential(sender.mean_gap_ms);
+            at = if sender.closed_loop { ends } else { at + 1 + dice.exponential(sender.mean_gap_ms) };
         }
     }
 
@@ -235,17 +243,22 @@ fn connection(key: u64, sender: usize) -> Connection {
     }
 }
 
+/// By the kernel's clock, which ticks each 4 ms.
+fn age(at: u64, then: u64) -> u64 {
+    at / 4 * 4 - then / 4 * 4
+}
+
 fn show(row: &mut Connection, request: &Request, at: u64) {
     row.received = row.received.map(|n| n + 200);
-    row.last_received_ms = Some(at - request.starts);
+    row.last_received_ms = Some(age(at, request.starts));
     if at >= request.ends {
         row.sent = row.sent.map(|n| n + 500);
-        row.last_sent_ms = Some(at - request.ends);
+        row.last_sent_ms = Some(age(at, request.ends));
     } else if request.streams {
         let chunks = (at - request.starts) / 250;
         row.sent = row.sent.map(|n| n + chunks);
         if chunks > 0 {
-            row.last_sent_ms = Some((at - request.starts) % 250);
+            row.last_sent_ms = Some(age(at, request.starts + chunks * 250));
         }
     }
 }
@@ -291,14 +304,25 @@ fn drain(world: &World, budget: Budget) -> (u64, Answer) {
 fn senders() -> impl Strategy<Value = Sender> {
     let gaps = prop_oneof![10..50u64, 50..300u64, 300..700u64, 700..20_000u64];
     let lengths = prop_oneof![1..20u64, 20..200u64, 200..3000u64];
+    let closed_loop = proptest::bool::weighted(0.3);
     let starts = prop_oneof![3 => Just(0), 1 => 20_000..(BEGIN_MS + 2000)];
-    (gaps, lengths, any::<bool>(), 0..100u64, any::<bool>(), starts, 0..20_000u64).prop_map(
-        |(mean_gap_ms, request_ms, fresh_connections, queued_ms, streams, starts_ms, stops_after_ms)| {
+    (gaps, lengths, any::<bool>(), 0..100u64, closed_loop, any::<bool>(), starts, 0..20_000u64).prop_map(
+        |(
+            mean_gap_ms,
+            request_ms,
+            fresh_connections,
+            queued_ms,
+            closed_loop,
+            streams,
+            starts_ms,
+            stops_after_ms,
+        )| {
             Sender {
                 mean_gap_ms,
                 request_ms,
                 fresh_connections,
                 queued_ms,
+                closed_loop,
                 streams,
                 starts_ms,
                 stops_after_ms,
@@ -325,14 +349,15 @@ fn cases() -> impl Strategy<Value = Case> {
 
 /// Whether this sender's silence can be proved by what is there to be seen.
 fn provable(case: &Case, sender: &Sender) -> bool {
+    let gap_ms = sender.gap_ms();
     match case.witnesses {
         // A look each 100 ms sees a short connection with this chance only.
         Witnesses::Both | Witnesses::Sockets if sender.fresh_connections => {
-            sender.mean_gap_ms * 100 / sender.request_ms.min(100) <= 700
+            gap_ms * 100 / sender.request_ms.min(100) <= 700
         }
-        Witnesses::Both | Witnesses::Sockets => sender.mean_gap_ms <= 700,
+        Witnesses::Both | Witnesses::Sockets => gap_ms <= 700,
         // All senders are one, and its silence need not last longer than `quiet_min`.
-        Witnesses::Control => sender.mean_gap_ms <= 140,
+        Witnesses::Control => gap_ms <= 140,
         Witnesses::Neither => true,
     }
 }
@@ -382,4 +407,39 @@ fn never_with_a_request_in_flight_never_before_a_provable_sender_is_silent_never
     for seed in 1..=4 {
         run(seed, 150, cases(), check);
     }
+}
+
+fn dense() -> impl Strategy<Value = Case> {
+    let senders =
+        (5..100u64, 1..200u64, 2500..9000u64).prop_map(|(mean_gap_ms, request_ms, stops_after_ms)| Sender {
+            mean_gap_ms,
+            request_ms,
+            fresh_connections: false,
+            queued_ms: 0,
+            closed_loop: false,
+            streams: false,
+            starts_ms: 0,
+            stops_after_ms,
+        });
+    (any::<u64>(), proptest::collection::vec(senders, 1..4)).prop_map(|(seed, senders)| Case {
+        seed,
+        senders,
+        long_request: None,
+        check_interval_ms: 1000,
+        witnesses: Witnesses::Both,
+        counts_at_start: true,
+        max_ms: 60_000,
+    })
+}
+
+#[test]
+fn dense_traffic_is_believed_to_be_over_after_a_few_seconds() {
+    run(9, 100, dense(), |case| {
+        let world = World::new(case.clone());
+        let (at, answer) = drain(&world, budget(case.max_ms));
+        prop_assert_eq!(answer.result, DrainResult::Drained);
+        let bound = (BEGIN_MS + 5000).max(world.truth_ends() + 4500);
+        prop_assert!(at <= bound, "{} ms after the end: {answer}", at - world.truth_ends());
+        Ok(())
+    });
 }

@@ -254,6 +254,41 @@ fn ignored_peers_hold_nothing_though_their_requests_are_counted() {
 }
 
 #[test]
+fn one_senders_silence_proves_nothing_about_another() {
+    // One sends all the time and ceases at the begin; the other sends each 2.5 s and goes on.
+    let other =
+        |at: u64| Connection { key: 8, peer: "10.0.0.2".parse().unwrap(), ..kept(at / 2500, at % 2500) };
+    let seen = |at: u64| {
+        let sockets = table(vec![kept(at.min(BEGIN), at.saturating_sub(BEGIN)), other(at)]);
+        look(at, server(1), Traffic { workers: worker(at / 1000, 5, 0), sockets })
+    };
+    let mut drain = Drain::new(Budget { max_ms: 60_000, ..budget() }, None);
+    for at in (0..BEGIN).step_by(1000) {
+        drain.observe(Moment(at), &seen(at));
+    }
+    drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));
+    let (_, answer) = watch(&mut drain, BEGIN + 100, BEGIN + 60_000, seen).unwrap();
+    assert_eq!((answer.result, answer.last_peer), (DrainResult::Deadline, "10.0.0.2".parse().ok()));
+}
+
+#[test]
+fn a_health_checker_as_regular_as_a_clock_holds_nothing() {
+    let probe = |at: u64| Connection { key: 8, ..kept(at / 10_000, at % 10_000) };
+    let seen = |at: u64| {
+        let traffic = Traffic { workers: worker(at / 1000, at / 10_000, 0), sockets: table(vec![probe(at)]) };
+        look(at, server(1), traffic)
+    };
+    let mut drain = Drain::new(budget(), None);
+    let begin = BEGIN + 200_000;
+    for at in (0..begin).step_by(1000) {
+        drain.observe(Moment(at), &seen(at));
+    }
+    drain.command(Moment(begin), DrainCommand::Begin(Origin::PreStop));
+    let (_, answer) = watch(&mut drain, begin + 100, begin + 20_000, seen).unwrap();
+    assert_eq!(answer.result, DrainResult::Drained);
+}
+
+#[test]
 fn no_app_server_is_answered_at_the_first_look() {
     let mut drain = Drain::new(budget(), None);
     drain.observe(Moment(BEGIN - 1), &look(BEGIN - 1, Sight::Missing, Traffic::default()));

@@ -1,20 +1,74 @@
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
 
 use super::{AppServer, Description, Look};
 use crate::{
     config,
-    core::{Act, GenerationKey, Mode, Plan, Reason, Sight, Traffic, Trouble},
+    core::{Act, Cwd, GenerationKey, Plan, Sight, Sockets, Traffic, Trouble},
+    procs::{Image, ProcessId},
     revision::ReleaseId,
+    sockets,
+    volume::{Lane, OneAtATime},
 };
+
+mod census;
+mod control;
+mod findings;
+mod perform;
+mod plan;
+mod setting;
+mod title;
+mod view;
+mod whereabouts;
+
+use census::{Family, Found};
+use control::{Control, ControlServer};
+use setting::Setting;
+use view::View;
+use whereabouts::Whereabouts;
+
+/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// A Puma in this pod.
 #[derive(Debug)]
 pub struct Puma {
-    section: config::Puma,
+    narrow: Option<Arc<str>>,
     mode: config::RestartMode,
-    deploy_to: PathBuf,
+    releases: PathBuf,
+    memory: Mutex<Memory>,
+    census: OneAtATime,
+    whereabouts: Whereabouts,
+    control: ControlServer,
+    sockets: OneAtATime,
+    /// The files that a plan compares.
+    files: OneAtATime,
+    /// Signals: never behind a look that hangs.
+    acts: Lane,
+}
+
+/// Which of several masters is meant.
+enum Choice {
+    One(ProcessId),
+    Nobody,
+    Several(Vec<ProcessId>),
+}
+
+/// What a look remembers of the earlier ones.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    /// The master.
+    followed: Option<ProcessId>,
+    /// This master, or one before it, was seen to run a release of ours.
+    proven_ours: bool,
+    /// What its image was, and whether that was seen to be a cluster.
+    image: Option<(Image, Option<bool>)>,
+    /// The most workers that were seen to serve under this master.
+    most_workers: usize,
+    /// How the image was set up, once that was read.
+    setting: Option<Setting>,
 }
 
 impl Puma {
@@ -23,28 +77,158 @@ impl Puma {
     /// # Errors
     /// When its threads cannot be started.
     pub fn new(section: config::Puma, mode: config::RestartMode, deploy_to: PathBuf) -> io::Result<Self> {
-        Ok(Self { section, mode, deploy_to })
+        let releases = deploy_to.join("releases");
+        Ok(Self {
+            narrow: section.r#match.as_deref().map(Into::into),
+            mode,
+            memory: Mutex::default(),
+            census: OneAtATime::start("processes")?,
+            whereabouts: Whereabouts::start(releases.clone())?,
+            control: ControlServer::start(section)?,
+            sockets: OneAtATime::start("sockets")?,
+            files: OneAtATime::start("files")?,
+            acts: Lane::start("acts")?,
+            releases,
+        })
     }
+
+    async fn look(&self) -> Look {
+        match self.see().await {
+            Ok(view) => Look {
+                sight: Sight::Seen(view.app_server()),
+                traffic: view.traffic(),
+                description: view.description(),
+                findings: findings::of(&view),
+            },
+            Err(sight) => {
+                Look { sight, traffic: Traffic::default(), description: nameless(), findings: Vec::new() }
+            }
+        }
+    }
+
+    async fn see(&self) -> Result<View, Sight> {
+        let mut memory = self.memory.lock().await;
+        match self.find(&memory).await {
+            Found::One(family) => Ok(self.ask_around(&mut memory, *family).await),
+            Found::Nothing => Err(Sight::Missing),
+            Found::Candidates(_) => Err(Sight::Ambiguous),
+            Found::NotPermitted => Err(Sight::NotPermitted),
+            Found::Starting | Found::Torn => Err(Sight::Unclear),
+        }
+    }
+
+    async fn find(&self, memory: &Memory) -> Found {
+        let (followed, narrow) = (memory.followed, self.narrow.clone());
+        let found = self.census.run(LIMIT, move || census::take(followed, narrow.as_deref())).await;
+        match found.unwrap_or(Found::Torn) {
+            Found::Candidates(masters) => match self.choose(masters, memory).await {
+                Choice::One(one) => {
+                    self.census.run(LIMIT, move || census::of(one)).await.unwrap_or(Found::Torn)
+                }
+                Choice::Nobody => Found::Nothing,
+                Choice::Several(masters) => Found::Candidates(masters),
+            },
+            found => found,
+        }
+    }
+
+    /// The only master that runs a release of ours, else the one that is followed. A stranger is
+    /// adopted only if it is alone and ours was never seen: when our container restarts, a sidecar's
+    /// Puma must not take its place.
+    async fn choose(&self, masters: Vec<ProcessId>, memory: &Memory) -> Choice {
+        let named = self.narrow.is_some();
+        if let ([one], true) = (&masters[..], named) {
+            return Choice::One(*one);
+        }
+        let cwds = self.whereabouts.of(masters.iter().map(|master| master.pid).collect()).await;
+        let serves_us = |master: &ProcessId| matches!(cwds.get(&master.pid), Some(Cwd::Release(_)));
+        let ours: Vec<ProcessId> = masters.iter().copied().filter(serves_us).collect();
+        let followed = memory.followed.filter(|known| masters.contains(known));
+        match (&ours[..], followed, &masters[..]) {
+            ([one], ..) => Choice::One(*one),
+            ([], Some(known), _) => Choice::One(known),
+            ([], None, [one]) if !memory.proven_ours => Choice::One(*one),
+            ([], None, _) if memory.proven_ours && !named => Choice::Nobody,
+            _ => Choice::Several(masters),
+        }
+    }
+
+    async fn ask_around(&self, memory: &mut Memory, family: Family) -> View {
+        let master = family.image.process;
+        let pids = family.workers.iter().map(|worker| worker.id.pid).chain([master.pid]).collect();
+        let (cwds, control, sockets) = tokio::join!(
+            self.whereabouts.of(pids),
+            self.control.ask(master.pid),
+            self.socket_table(family.ports.clone()),
+        );
+        let runs_ours = matches!(cwds.get(&master.pid), Some(Cwd::Release(_)));
+        memory.learn(&family, &control, runs_ours);
+        if memory.setting.is_none() && family.title.is_some() {
+            memory.setting = self.setting(&family).await;
+        }
+        View { family, cwds, control, sockets, memory: memory.clone(), mode: self.mode }
+    }
+
+    async fn socket_table(&self, ports: Vec<u16>) -> Option<Sockets> {
+        if ports.is_empty() {
+            return None;
+        }
+        self.sockets.run(LIMIT, move || sockets::observe(&ports).ok()).await.flatten()
+    }
+
+    /// How this Puma was set up; `None` when the volume does not answer.
+    async fn setting(&self, family: &Family) -> Option<Setting> {
+        let (pid, major) = (family.image.process.pid, family.title.as_ref().and_then(title::Master::major));
+        self.files.run(LIMIT, move || Setting::read(pid, major)).await
+    }
+}
+
+impl Memory {
+    fn learn(&mut self, family: &Family, control: &Control, runs_ours: bool) {
+        let master = family.image.process;
+        if self.followed != Some(master) {
+            *self = Self { followed: Some(master), proven_ours: self.proven_ours, ..Self::default() };
+        }
+        self.proven_ours |= runs_ours;
+        if self.image.is_none_or(|(image, _)| image != family.image) {
+            self.setting = None;
+        }
+        let earlier = self.image.filter(|(image, _)| *image == family.image).and_then(|(_, cluster)| cluster);
+        let cluster = match control {
+            Control::Stats(stats) => Some(stats.workers.is_some()),
+            _ if family.serves => Some(false),
+            _ if !family.workers.is_empty() => Some(true),
+            _ => earlier,
+        };
+        self.image = Some((family.image, cluster));
+        let serving = family.workers.iter().filter(|worker| worker.serves).count();
+        self.most_workers = self.most_workers.max(serving);
+    }
+
+    /// Whether the image is known to be a cluster, or known not to be one.
+    fn cluster(&self) -> Option<bool> {
+        self.image.and_then(|(_, cluster)| cluster)
+    }
+}
+
+fn nameless() -> Description {
+    Description { kind: "puma".into(), ..Description::default() }
 }
 
 impl AppServer for Puma {
     fn observe(&self) -> BoxFuture<'_, Look> {
-        Box::pin(async {
-            let description = Description { kind: "puma".into(), ..Description::default() };
-            Look { sight: Sight::Unclear, traffic: Traffic::default(), description, findings: Vec::new() }
-        })
+        Box::pin(self.look())
     }
 
     fn plan<'a>(
         &'a self,
-        _running: Option<&'a ReleaseId>,
-        _release: &'a ReleaseId,
+        running: Option<&'a ReleaseId>,
+        release: &'a ReleaseId,
     ) -> BoxFuture<'a, Result<Plan, Trouble>> {
-        Box::pin(async { Ok(Plan { mode: Mode::Hot }) })
+        Box::pin(self.plan_restart(running, release))
     }
 
-    fn perform(&self, _act: Act, _on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        let missing = format!("{self:?} is being written");
-        Box::pin(async { Err(Trouble::new(Reason::AppServerMissing, missing)) })
+    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
+        Box::pin(self.act(act, on))
     }
 }

@@ -1,6 +1,6 @@
 //! The commands, one file each: what is asked, the dispatch, and how a command ends.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, io::Write, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -75,6 +75,18 @@ pub enum Command {
     Releases,
     /// The effective configuration, and where each value came from.
     Config,
+}
+
+impl Command {
+    fn needs_source(&self, config: &Config) -> bool {
+        match self {
+            Self::Run | Self::Fetch | Self::Releases | Self::Publish(_) => true,
+            // A pointer in a file is not ours to move, with or without a store.
+            Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
+            Self::Status | Self::Sync { .. } | Self::Pause | Self::Resume => false,
+            Self::Undrain | Self::Revert | Self::Config => false,
+        }
+    }
 }
 
 /// What to publish.
@@ -157,11 +169,12 @@ pub struct Console {
 impl Console {
     /// Prints an answer: its `Display`, or its JSON.
     pub fn print<T: Serialize + fmt::Display>(self, answer: &T) {
-        if self.json {
-            println!("{}", serde_json::to_string(answer).expect("answers are plain data"));
-        } else {
-            println!("{answer}");
-        }
+        let text = match self.json {
+            true => serde_json::to_string(answer).expect("answers are plain data"),
+            false => answer.to_string(),
+        };
+        // Whoever closes the pipe early (`| head`) wants no more of it.
+        let _ = writeln!(std::io::stdout(), "{text}");
     }
 }
 
@@ -173,10 +186,14 @@ pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let console = Console { json: cli.json };
     let file = cli.config.as_deref();
     if matches!(cli.command, Command::Run) {
-        let (loaded, invalid) = config::load_degraded(file, std::env::vars());
+        let (loaded, invalid) = config::load_degraded(file, config::environment());
+        let invalid = invalid.or_else(|| loaded.require_source().err());
         return run::run(loaded.config, invalid).await;
     }
-    let loaded = config::load(file, std::env::vars())?;
+    let loaded = config::load(file, config::environment())?;
+    if cli.command.needs_source(&loaded.config) {
+        loaded.require_source()?;
+    }
     match cli.command {
         Command::Config => Ok(config_command::run(&loaded, console)),
         command => with_config(command, &loaded.config, console).await,

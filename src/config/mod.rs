@@ -1,4 +1,7 @@
 //! Keys, defaults, and where each value came from.
+//!
+//! Three steps: `yaml` reads the file into keys with their lines, `load` lets the environment beat
+//! it, `check` looks for what cannot work. No step stops at its first problem.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,9 +11,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod check;
+mod derived;
+mod keys;
 mod load;
+mod yaml;
 
-pub use load::{ConfigError, Listing, Loaded, load, load_degraded};
+pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -175,19 +182,6 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-impl Config {
-    /// The link that the app server runs from.
-    pub fn current(&self) -> PathBuf {
-        self.current.clone().unwrap_or_else(|| self.deploy_to.join("current"))
-    }
-
-    /// This pod's name: `pod`, else the host name.
-    pub fn pod(&self) -> String {
-        let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-        self.pod.clone().unwrap_or_else(host_name)
-    }
 }
 
 impl Default for Puma {

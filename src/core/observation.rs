@@ -184,6 +184,15 @@ impl Connection {
         self.unread > 0 || self.unsent > 0 || unanswered || asked_after_answer
     }
 
+    /// The last bytes came in and went out within one tick of the kernel's clock (1 to 4 ms), so that
+    /// the times do not tell whether a request was answered at once or the next one came at once.
+    pub fn ambiguous(&self) -> bool {
+        !self.busy()
+            && self.received.is_some_and(|n| n > 0)
+            && self.last_received_ms.is_some()
+            && self.last_received_ms == self.last_sent_ms
+    }
+
     /// For how long a request has been in flight on it, in milliseconds; `None` when none seems to be.
     pub fn request_age_ms(&self) -> Option<u64> {
         self.busy().then(|| self.last_received_ms.unwrap_or(0))
@@ -192,8 +201,13 @@ impl Connection {
 
 impl Traffic {
     /// For how long the oldest request in flight has been there, in milliseconds, as far as the
-    /// socket table tells; `None` when none seems to be.
+    /// socket table tells; `None` when none seems to be. Where workers say that they are busy with
+    /// more requests than the table shows, ambiguous connections count as well.
     pub fn oldest_request_ms(&self) -> Option<u64> {
-        self.sockets.as_ref()?.connections.iter().filter_map(Connection::request_age_ms).max()
+        let connections = &self.sockets.as_ref()?.connections;
+        let busy = connections.iter().filter(|c| c.busy()).count() as u64;
+        let told: u64 = self.workers.iter().flatten().map(|w| u64::from(w.busy) + u64::from(w.backlog)).sum();
+        let doubtful = |c: &Connection| (told > busy && c.ambiguous()).then_some(c.last_received_ms?);
+        connections.iter().filter_map(|c| c.request_age_ms().or_else(|| doubtful(c))).max()
     }
 }

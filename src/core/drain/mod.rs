@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A drain is answered when three things hold at one look: `drain.min` is over, every sender has
-//! been silent for longer than chance explains ([`quiet`]), and nothing is in flight
-//! ([`in_flight`]). Looks that began before the drain, and looks that saw no app server clearly,
+//! been silent for longer than chance explains (`quiet`), and nothing is in flight
+//! (`in_flight`). Looks that began before the drain, and looks that saw no app server clearly,
 //! prove nothing. Without a control server the socket table decides alone, without a socket table
 //! the control server does, and with neither the deadline.
 //!
@@ -23,6 +23,7 @@
 //! SIGTERM is remembered in this process only, not in the journal: the kubelet starts no container
 //! anew in a pod that it ends, so a restarted agent is itself a sign that the pod may live on.
 
+mod course;
 mod in_flight;
 mod quiet;
 mod words;
@@ -33,9 +34,10 @@ pub use words::{
     Wait, WaitsFor,
 };
 
-use std::net::IpAddr;
-
-use super::observation::{AppServer, Generation, GenerationKey, Moment, Observation, Sight, Sockets};
+use super::observation::{
+    AppServer, Connection, Generation, GenerationKey, Moment, Observation, Sight, Sockets,
+};
+use course::{Course, Testimony, Witness};
 use in_flight::Freshness;
 use quiet::{Look, Quiet, Source};
 
@@ -63,27 +65,6 @@ enum Phase {
     Answered(Course, After),
 }
 
-/// A drain under way.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Course {
-    began: Moment,
-    drain_id: u64,
-    deadline: Moment,
-    origin: Origin,
-    /// SIGTERM came to this agent.
-    termed: bool,
-    /// The image that is to end.
-    generation: Option<GenerationKey>,
-    /// The first look of this drain that told of traffic.
-    watched_since: Option<Moment>,
-    waiting: Vec<WaitsFor>,
-    waits: Vec<Wait>,
-    peers_not_quiet: usize,
-    last_peer: Option<IpAddr>,
-    in_flight: Option<u32>,
-    evidence: Evidence,
-}
-
 /// What came after the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct After {
@@ -91,102 +72,6 @@ struct After {
     at: Moment,
     /// The image that was answered for still serves, by the last look after the answer.
     serves: bool,
-}
-
-/// Whether a source of evidence is there. One that was there a moment ago is missed before it is
-/// given up: a control server refuses for some 100 ms in a hot restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-struct Witness {
-    last: Option<Moment>,
-    state: Testimony,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-enum Testimony {
-    Here,
-    Missed,
-    #[default]
-    Absent,
-}
-
-impl Witness {
-    fn look(&mut self, began: Moment, here: bool, patience_ms: u64) {
-        if here {
-            self.last = Some(began);
-        }
-        self.state = match self.last {
-            _ if here => Testimony::Here,
-            Some(last) if began.since(last) <= patience_ms => Testimony::Missed,
-            _ => Testimony::Absent,
-        };
-    }
-
-    fn here(self) -> bool {
-        self.state == Testimony::Here
-    }
-}
-
-impl Course {
-    fn new(now: Moment, origin: Origin, budget: &Budget, generation: Option<GenerationKey>) -> Self {
-        Self {
-            drain_id: now.0,
-            began: now,
-            deadline: now.plus(budget.max_ms),
-            origin,
-            termed: origin == Origin::Term,
-            generation,
-            watched_since: None,
-            waiting: vec![WaitsFor::Min, WaitsFor::Quiet, WaitsFor::InFlight],
-            waits: Vec::new(),
-            peers_not_quiet: 0,
-            last_peer: None,
-            in_flight: None,
-            evidence: Evidence::default(),
-        }
-    }
-
-    fn resumed(journal: &Journal) -> Self {
-        let budget =
-            Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 0, max_ms: 0, ignore_peers: Vec::new() };
-        let fresh = Self::new(journal.began, journal.origin, &budget, journal.generation);
-        Self { drain_id: journal.drain_id, deadline: journal.deadline, termed: false, ..fresh }
-    }
-
-    fn journal(&self, answer: Option<&Answer>) -> DrainEffect {
-        DrainEffect::Journal(Some(Journal {
-            drain_id: self.drain_id,
-            began: self.began,
-            deadline: self.deadline,
-            origin: self.origin,
-            generation: self.generation,
-            answer: answer.cloned(),
-        }))
-    }
-
-    /// Notes what is waited for now.
-    fn wait_for(&mut self, now: Moment, waiting: Vec<WaitsFor>) {
-        let until_ms = now.since(self.began);
-        for &what in &waiting {
-            match self.waits.iter_mut().find(|w| w.what == what) {
-                Some(wait) => wait.until_ms = until_ms,
-                None => self.waits.push(Wait { what, until_ms }),
-            }
-        }
-        self.waiting = waiting;
-    }
-
-    fn answer(&self, now: Moment, result: DrainResult) -> Answer {
-        Answer {
-            drain_id: self.drain_id,
-            result,
-            held_ms: now.since(self.began),
-            requests_left: if result == DrainResult::Deadline { self.in_flight.unwrap_or(0) } else { 0 },
-            waited_for: self.waits.iter().map(|w| w.what).collect(),
-            waits: self.waits.clone(),
-            last_peer: self.last_peer,
-            evidence: self.evidence,
-        }
-    }
 }
 
 impl Drain {
@@ -411,15 +296,22 @@ impl Drain {
             self.quiet.workers(&look, workers);
             self.freshness.look(workers, traffic.sockets.is_some());
         }
-        if arrived || traffic.sockets.as_ref().is_some_and(|s| self.busy(s)) {
+        if arrived || self.veto(observation) {
             self.freshness.disturb();
         }
         true
     }
 
-    fn busy(&self, sockets: &Sockets) -> bool {
-        let busy = sockets.connections.iter().any(|c| c.busy() && !self.budget.ignores(c.peer));
-        busy || sockets.accept_queue > 0
+    /// The socket table shows work. Without a control server a connection that may be busy counts
+    /// as such for as long as the longest silence.
+    fn veto(&self, observation: &Observation) -> bool {
+        let Some(sockets) = &observation.traffic.sockets else { return false };
+        let doubtful = |c: &Connection| {
+            let age_ms = c.last_received_ms.unwrap_or(0);
+            observation.traffic.workers.is_none() && c.ambiguous() && age_ms < self.budget.quiet_max_ms
+        };
+        let busy = |c: &Connection| (c.busy() || doubtful(c)) && !self.budget.ignores(c.peer);
+        sockets.accept_queue > 0 || sockets.connections.iter().any(busy)
     }
 
     /// Finds out what is still to be waited for.
@@ -459,13 +351,12 @@ impl Drain {
 
     /// Nothing is in flight, by every witness there is.
     fn idle(&self, server: Option<&AppServer>, observation: &Observation) -> bool {
-        let veto = observation.traffic.sockets.as_ref().is_some_and(|s| self.busy(s));
         let proven = match (self.control.state, self.sockets.state) {
             (Testimony::Missed, _) | (_, Testimony::Missed) => false,
             (Testimony::Here, _) => self.freshness.idle(server),
             (Testimony::Absent, sockets) => sockets == Testimony::Here,
         };
-        proven && !veto
+        proven && !self.veto(observation)
     }
 
     /// Whether silence can be seen at all: without a control server a connection whose byte counters

@@ -88,30 +88,39 @@ impl Pace {
         Self { last: at, longest_gap_ms: 0, before: Rate::default(), during: Rate::default() }
     }
 
-    fn event(&mut self, now: Moment, events: u64, draining: bool) {
+    fn event(&mut self, look: &Look, events: u64) {
+        let now = look.now;
         let gap = now.since(self.last);
         if gap > FORGET_MS {
             *self = Self::first(now);
             return;
         }
+        self.lengthen(gap, events);
+        if look.draining { &mut self.during } else { &mut self.before }.add(events, gap);
+        self.last = now;
+    }
+
+    /// Keeps the longest gap, which fades as others follow.
+    fn lengthen(&mut self, gap: u64, events: u64) {
         let full = self.before.events + events > EVENTS_KEPT;
         self.longest_gap_ms = gap.max(if full { self.longest_gap_ms * 9 / 10 } else { self.longest_gap_ms });
-        if draining { &mut self.during } else { &mut self.before }.add(events, gap);
-        self.last = now;
     }
 
     fn health_checker(&self) -> bool {
         let Rate { events, span_ms } = self.before;
         let mean_ms = span_ms / events.max(1);
-        events >= CHECKER_EVENTS && mean_ms >= CHECKER_GAP_MS && self.longest_gap_ms * 4 <= mean_ms * 5
+        let regular = self.longest_gap_ms * 4 <= mean_ms * 5;
+        let still = self.during.events == 0 || self.during.span_ms / self.during.events >= CHECKER_GAP_MS;
+        events >= CHECKER_EVENTS && mean_ms >= CHECKER_GAP_MS && regular && still
     }
 
-    fn silence_ms(&self) -> u64 {
+    /// The silence that proves something, before the budget's bounds.
+    fn silence_ms(&self, gaps_count: bool) -> u64 {
         if self.health_checker() {
             return 0;
         }
         let by_rate = self.before.silence_ms().min(self.during.silence_ms());
-        by_rate.max(self.longest_gap_ms.saturating_mul(2))
+        if gaps_count { by_rate.max(self.longest_gap_ms.saturating_mul(2)) } else { by_rate }
     }
 }
 
@@ -229,10 +238,13 @@ impl Quiet {
 
     /// Senders whose silence until this moment is not long enough, the latest one last.
     pub fn loud(&self, until: Moment, budget: &Budget) -> Vec<Source> {
+        let bounded = |ms: u64| ms.min(budget.quiet_max_ms).max(budget.quiet_min_ms);
         let loud = |(source, pace): (&Source, &Pace)| {
             let required = match source {
                 Source::Crowd => budget.quiet_max_ms,
-                _ => pace.silence_ms().min(budget.quiet_max_ms).max(budget.quiet_min_ms),
+                // Beside a socket table these are what its looks missed: their gaps are accidents.
+                Source::Unattributed => bounded(pace.silence_ms(self.table.is_none())),
+                Source::Peer(_) => bounded(pace.silence_ms(true)),
             };
             (until.since(pace.last) < required).then_some((pace.last, *source))
         };
@@ -272,7 +284,7 @@ impl Quiet {
 
     fn event(&mut self, look: &Look, source: Source, events: u64) {
         match self.sources.get_mut(&source) {
-            Some(pace) => pace.event(look.now, events, look.draining),
+            Some(pace) => pace.event(look, events),
             None => {
                 self.sources.insert(source, Pace::first(look.now));
             }

@@ -25,6 +25,7 @@ struct Shared {
     pid: Mutex<Option<Pid>>,
     restart: AtomicBool,
     starts: AtomicUsize,
+    last_exit_code: Mutex<Option<i32>>,
 }
 
 /// Builds the same command anew for each start.
@@ -37,6 +38,7 @@ impl Container {
             pid: Mutex::new(None),
             restart: AtomicBool::new(restart),
             starts: AtomicUsize::new(0),
+            last_exit_code: Mutex::new(None),
         });
         let keeper = thread::spawn({
             let (shared, log) = (shared.clone(), log.clone());
@@ -56,6 +58,11 @@ impl Container {
     /// How often it was started.
     pub fn starts(&self) -> usize {
         self.shared.starts.load(Ordering::SeqCst)
+    }
+
+    /// How its last process ended; `None` while the first one runs, and after a signal.
+    pub fn exit_code(&self) -> Option<i32> {
+        *self.shared.last_exit_code.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether it has ended for good.
@@ -91,8 +98,9 @@ impl Shared {
             let pid = Pid::from_child(&child);
             self.set_pid(Some(pid));
             self.starts.fetch_add(1, Ordering::SeqCst);
-            let _ = child.wait();
+            let ended = child.wait().ok().and_then(|status| status.code());
             self.set_pid(None);
+            *self.last_exit_code.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = ended;
             // What the first process leaves behind ends with the container.
             let _ = kill_process_group(pid, Signal::KILL);
             if !self.restart.load(Ordering::SeqCst) {

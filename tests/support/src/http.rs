@@ -20,8 +20,16 @@ pub struct Answer {
 /// # Errors
 /// When there is no connection, or no whole answer within 10 s.
 pub fn get(port: u16, path: &str) -> io::Result<Answer> {
+    get_within(port, path, Duration::from_secs(10))
+}
+
+/// [`get`] with a silence of at most `patience`.
+///
+/// # Errors
+/// When there is no connection, or no whole answer.
+pub fn get_within(port: u16, path: &str, patience: Duration) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(patience))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n")?;
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use std::sync::Arc;
+
 use tempfile::TempDir;
 
 use crate::{App, Container, http, until};
@@ -61,8 +63,10 @@ pub struct Setup {
     pub uid: Option<u32>,
     /// Further lines of Puma's configuration.
     pub config: String,
-    /// Where Puma listens besides loopback's port of the rig.
+    /// The address that Puma listens on.
     pub host: String,
+    /// Further variables of Puma's environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -82,6 +86,7 @@ impl Default for Setup {
             uid: None,
             config: String::new(),
             host: "127.0.0.1".into(),
+            env: Vec::new(),
         }
     }
 }
@@ -103,7 +108,9 @@ pub struct PumaRig {
     container: Option<Container>,
     setup: Setup,
     port: u16,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    /// The parts of several rigs that share one volume are told apart by it.
+    part: &'static str,
 }
 
 /// The token of every rig's control server.
@@ -112,6 +119,14 @@ pub const TOKEN: &str = "rig-token";
 impl PumaRig {
     /// A volume whose `current` is the good release `v1`, and no Puma yet.
     pub fn prepare(setup: Setup) -> Self {
+        let rig = Self::empty(setup);
+        rig.release("v1", App::Good);
+        rig.flip("v1");
+        rig
+    }
+
+    /// A volume without releases, and no Puma yet.
+    pub fn empty(setup: Setup) -> Self {
         // Under /tmp by name: a socket's path must stay below 108 bytes.
         let dir = tempfile::Builder::new().prefix("rig").tempdir_in("/tmp").expect("a temporary directory");
         open_to_all(dir.path());
@@ -119,9 +134,16 @@ impl PumaRig {
             fs::create_dir_all(dir.path().join(sub)).expect("the rig's directories");
         }
         open_to_all(&dir.path().join("run"));
-        let rig = Self { container: None, setup, port: free_port(), dir };
+        let rig = Self { container: None, setup, port: free_port(), dir: Arc::new(dir), part: "" };
         rig.release("v1", App::Good);
         rig.flip("v1");
+        rig
+    }
+
+    /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
+    pub fn prepare_on(other: &Self, setup: Setup) -> Self {
+        let rig = Self { container: None, setup, port: free_port(), dir: other.dir.clone(), part: "second-" };
+        fs::write(rig.config_file(), rig.puma_config()).expect("the second configuration");
         rig
     }
 
@@ -131,6 +153,11 @@ impl PumaRig {
         rig.run();
         rig.wait_for_release("v1");
         rig
+    }
+
+    /// Starts Puma and waits for nothing.
+    pub fn launch(&mut self) -> &mut Container {
+        self.container.insert(Container::start(self.recipe(), self.log(), self.setup.restarted))
     }
 
     /// Starts Puma, on another port if this one was taken meanwhile.
@@ -157,8 +184,13 @@ impl PumaRig {
     /// Adds a release to the volume. Those that exist must not be written again.
     pub fn release(&self, id: &str, app: App) -> PathBuf {
         let dir = self.releases().join(id);
-        app.write(&dir, id, &self.puma_config()).expect("the release is written");
+        self.write_release(&dir, id, app);
         dir
+    }
+
+    /// Writes a release that this Puma could serve into any directory.
+    pub fn write_release(&self, dir: &Path, id: &str, app: App) {
+        app.write(dir, id, &self.puma_config()).expect("the release is written");
     }
 
     /// Points `current` to a release, as a deploy does, but says nothing to Puma.
@@ -190,12 +222,12 @@ impl PumaRig {
 
     /// Puma's output.
     pub fn log(&self) -> PathBuf {
-        self.dir.path().join("puma.log")
+        self.dir.path().join(format!("{}puma.log", self.part))
     }
 
     /// Puma's state file.
     pub fn state_file(&self) -> PathBuf {
-        self.dir.path().join("run/puma.state")
+        self.dir.path().join(format!("run/{}puma.state", self.part))
     }
 
     /// The control server's address, as Puma sees it.
@@ -246,7 +278,7 @@ impl PumaRig {
     }
 
     fn control_socket(&self) -> PathBuf {
-        self.dir.path().join("run/control.sock")
+        self.dir.path().join(format!("run/{}control.sock", self.part))
     }
 
     fn puma_config(&self) -> String {
@@ -277,7 +309,15 @@ impl PumaRig {
         lines.join("\n") + "\n"
     }
 
+    /// Relative in the rule, so that a restart reads the new release's; absolute for a second Puma.
+    fn config_file(&self) -> PathBuf {
+        if self.part.is_empty() { "config/puma.rb".into() } else { self.dir.path().join("second-puma.rb") }
+    }
+
     fn rewrite_configs(&self) {
+        if !self.part.is_empty() {
+            return fs::write(self.config_file(), self.puma_config()).expect("the second configuration");
+        }
         for entry in fs::read_dir(self.releases()).expect("the releases").flatten() {
             fs::write(entry.path().join("config/puma.rb"), self.puma_config()).expect("the configuration");
         }
@@ -285,7 +325,7 @@ impl PumaRig {
 
     fn recipe(&self) -> Box<dyn Fn() -> Command + Send> {
         let (setup, current) = (self.setup.clone(), self.current());
-        let run = self.dir.path().join("run");
+        let (run, config) = (self.dir.path().join("run"), self.config_file());
         Box::new(move || {
             let mut command = Command::new("setpriv");
             // Even a killed test leaves no Puma behind.
@@ -300,26 +340,28 @@ impl PumaRig {
                 _ => current.clone(),
             };
             command.current_dir(&current).env("PWD", pwd);
-            command.env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string()).env("RIG_RUN", &run);
+            command
+                .env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string())
+                .env("RIG_RUN", &run)
+                .env("RIG_CONFIG", &config);
             for unwanted in
                 ["WEB_CONCURRENCY", "RAILS_ENV", "RACK_ENV", "RUBYOPT", "BUNDLE_GEMFILE", "OLDPWD"]
             {
                 command.env_remove(unwanted);
             }
+            command.envs(setup.env.iter().map(|(name, value)| (name, value)));
             command
         })
     }
 }
 
 fn wrapped(wrapper: Wrapper) -> Vec<&'static str> {
-    const PUMA: [&str; 3] = ["puma", "-C", "config/puma.rb"];
-    let namespace = "mount -t tmpfs rig \"$RIG_RUN\" && exec puma -C config/puma.rb";
+    const NAMESPACE: [&str; 5] = ["unshare", "--mount", "--propagation", "private", "sh"];
+    let mount_and_run = "mount -t tmpfs rig \"$RIG_RUN\" && exec puma -C \"$RIG_CONFIG\"";
     match wrapper {
-        Wrapper::None => PUMA.to_vec(),
-        Wrapper::Shell => vec!["sh", "-c", "puma -C config/puma.rb; exit $?"],
-        Wrapper::MountNamespace => {
-            vec!["unshare", "--mount", "--propagation", "private", "sh", "-c", namespace]
-        }
+        Wrapper::None => vec!["sh", "-c", "exec puma -C \"$RIG_CONFIG\""],
+        Wrapper::Shell => vec!["sh", "-c", "puma -C \"$RIG_CONFIG\"; exit $?"],
+        Wrapper::MountNamespace => NAMESPACE.into_iter().chain(["-c", mount_and_run]).collect(),
     }
 }
 
@@ -329,7 +371,7 @@ pub fn children(pid: i32) -> Vec<i32> {
     listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }

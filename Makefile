@@ -1,0 +1,33 @@
+# `make` lists the targets. Each target installs what it needs, where it is absent.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-edge bench lint setup
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: ## real Puma under load: good, bad and crashed deploys, then the end of the pod
+	@.ci/setup puma
+	cargo run --release --example demo
+
+test: ## every test, the ones with a real Puma too
+	@.ci/setup puma fuse nextest
+	cargo nextest run --workspace
+
+test-edge: ## the tests with a real Puma once more, in one run (a newest-Puma matrix does not exist yet)
+	@.ci/setup puma fuse nextest
+	cargo nextest run --workspace -E 'binary(/^(rig$$|puma_|e2e_)/) | test(/puma_real/)'
+
+bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
+	@.ci/setup puma
+	cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
+
+lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies
+	@.ci/setup deny
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+	cargo deny check licenses bans sources
+
+setup: ## install all that the other targets need (Debian 12, as root)
+	@.ci/setup puma fuse nextest deny

@@ -1,0 +1,160 @@
+//! Which processes are the Puma: found by title, then followed by pid and start time, because between
+//! an exec and its title a master looks like any other Ruby.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::title::{self, Title};
+use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+
+/// Puma names the thread that accepts requests, in workers and in single mode, only once its app is
+/// loaded.
+const SERVING_THREAD: &str = "puma srv";
+
+/// A look that an exec tears is repeated this often, after a pause: an exec takes a millisecond or so.
+const TRIES: usize = 4;
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What a look at the process table gave.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// No master, and nothing that would become one.
+    Nothing,
+    /// No master that was known, but a Ruby that may be about to become one.
+    Starting,
+    /// Masters of which none is followed yet, or that stand beside the one that is.
+    Candidates(Vec<ProcessId>),
+    /// A master of somebody else's.
+    NotPermitted,
+    /// It changed under our eyes.
+    Torn,
+    /// One.
+    One(Box<Family>),
+}
+
+/// A master and its workers, all seen while the master's image stayed the same.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// The master's image.
+    pub image: Image,
+    /// Its title; `None` between exec and title.
+    pub title: Option<title::Master>,
+    /// It has a handler for SIGUSR1.
+    pub catches_phased: bool,
+    /// It has a handler for SIGUSR2.
+    pub catches_hot: bool,
+    /// It accepts requests itself: single mode, app loaded.
+    pub serves: bool,
+    /// The TCP ports that it listens on: by its title, else by its open sockets.
+    pub ports: Vec<u16>,
+    /// Its workers.
+    pub workers: Vec<Worker>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Worker {
+    /// Which.
+    pub id: ProcessId,
+    /// It accepts requests.
+    pub serves: bool,
+}
+
+/// Looks for the master: the one in `followed` while it lives, and any whose title contains `narrow`.
+/// A master that is followed and alone is looked at; of others only the list is given.
+pub(super) fn take(followed: Option<ProcessId>, narrow: Option<&str>) -> Found {
+    let Ok(entries) = procs::list(|title| Title::parse(title).is_some() || title::is_starting(title)) else {
+        return Found::Torn;
+    };
+    let mut masters: Vec<ProcessId> = masters(&entries, narrow).map(|entry| entry.id).collect();
+    if let Some(known) = followed.filter(|known| known.lives() && !masters.contains(known)) {
+        masters.push(known);
+    }
+    match masters[..] {
+        [] if followed.is_none() && starting(&entries) => Found::Starting,
+        [] => Found::Nothing,
+        [one] if followed == Some(one) => look_at(one, &entries),
+        _ => Found::Candidates(masters),
+    }
+}
+
+/// Looks at this master, whichever others there are.
+pub(super) fn of(master: ProcessId) -> Found {
+    procs::list(|title| Title::parse(title).is_some())
+        .map_or(Found::Torn, |entries| look_at(master, &entries))
+}
+
+fn starting(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| title::is_starting(&entry.title))
+}
+
+/// The masters; a child that was just forked still wears its parent's title and is none.
+fn masters<'a>(entries: &'a [Entry], narrow: Option<&'a str>) -> impl Iterator<Item = &'a Entry> {
+    entries.iter().filter(move |entry| {
+        matches!(Title::parse(&entry.title), Some(Title::Master(_)))
+            && narrow.is_none_or(|text| entry.title.contains(text))
+            && !wears_its_parents_title(entry, entries)
+    })
+}
+
+fn wears_its_parents_title(entry: &Entry, entries: &[Entry]) -> bool {
+    entries.iter().any(|other| other.id.pid == entry.parent && other.title == entry.title)
+}
+
+fn look_at(master: ProcessId, entries: &[Entry]) -> Found {
+    for _ in 0..TRIES {
+        match family(master, entries) {
+            Ok(family) => return Found::One(Box::new(family)),
+            Err(ProcsError::NotPermitted(_)) => return Found::NotPermitted,
+            Err(ProcsError::Gone(_)) => return Found::Nothing,
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+    Found::Torn
+}
+
+/// Workers are matched by the master's pid in their title: with `fork_worker` they are no children of
+/// the master.
+fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
+    let ProcessId { pid, .. } = master;
+    let image = Image::of(pid)?;
+    if image.process != master {
+        return Err(ProcsError::Gone(pid));
+    }
+    if !procs::may_signal(pid) {
+        return Err(ProcsError::NotPermitted(pid));
+    }
+    let title = match Title::parse(&Entry::read(pid)?.title) {
+        Some(Title::Master(title)) => Some(title),
+        _ => None,
+    };
+    let ports = title.as_ref().map(title::Master::ports).filter(|ports| !ports.is_empty());
+    let ports = ports.unwrap_or_else(|| procs::listening_ports(pid));
+    let caught = procs::caught_signals(pid)?;
+    let serves = procs::has_thread(pid, SERVING_THREAD);
+    let workers = entries.iter().filter(|entry| is_worker(entry, pid, entries)).filter_map(worker).collect();
+    // Everything above was seen of one and the same image, or it proves nothing.
+    if Image::of(pid)? != image {
+        return Err(ProcsError::Torn(pid));
+    }
+    let catches = |signal: Signal| caught >> (signal.as_raw() - 1) & 1 == 1;
+    let (catches_phased, catches_hot) = (catches(Signal::USR1), catches(Signal::USR2));
+    Ok(Family { image, title, catches_phased, catches_hot, serves, ports, workers })
+}
+
+fn is_worker(entry: &Entry, master: i32, entries: &[Entry]) -> bool {
+    Title::parse(&entry.title) == Some(Title::Worker { master }) && !wears_its_parents_title(entry, entries)
+}
+
+fn worker(entry: &Entry) -> Option<Worker> {
+    let serves = procs::has_thread(entry.id.pid, SERVING_THREAD);
+    // The list is older than the image; only what is still there belongs to it.
+    entry.id.lives().then_some(Worker { id: entry.id, serves })
+}
+
+/// The processes that call themselves workers of this master, dead or alive.
+pub(super) fn workers_of(master: i32) -> Vec<ProcessId> {
+    let is_worker = |title: &str| Title::parse(title) == Some(Title::Worker { master });
+    procs::list(is_worker).unwrap_or_default().iter().map(|entry| entry.id).collect()
+}

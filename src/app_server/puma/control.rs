@@ -1,0 +1,275 @@
+//! Puma's control server: its own numbers, asked over HTTP on a unix socket or TCP.
+
+use std::{
+    io,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+use crate::{
+    config,
+    http_get::{self, GetError},
+    procs,
+    volume::OneAtATime,
+};
+
+/// The control server answers from memory.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Where Rails applications keep Puma's state file, below the master's working directory.
+const USUAL_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
+
+/// What came of asking.
+#[derive(Debug)]
+pub(super) enum Control {
+    /// Nothing says where it is, or whether there is one.
+    Absent,
+    /// The state file is of a process that is not this master.
+    StaleStateFile(PathBuf),
+    /// It does not accept the token.
+    Denied,
+    /// It cannot be reached, or what it says makes no sense.
+    Silent(String),
+    /// It answered.
+    Stats(Box<Stats>),
+}
+
+/// `GET /stats`: of a cluster, or of the single process.
+#[derive(Debug, Deserialize)]
+pub(super) struct Stats {
+    /// How many workers there are, in any state; absent in single mode.
+    pub workers: Option<usize>,
+    /// How many of them belong to an earlier phase.
+    #[serde(default)]
+    pub old_workers: u32,
+    /// The workers.
+    #[serde(default)]
+    pub worker_status: Vec<WorkerStatus>,
+    /// Single mode's numbers.
+    #[serde(flatten)]
+    pub single: Load,
+}
+
+/// One worker as its master knows it.
+#[derive(Debug, Deserialize)]
+pub(super) struct WorkerStatus {
+    /// Its process; absent for a moment while `fork_worker` starts it.
+    pub pid: Option<i32>,
+    /// It accepts requests.
+    #[serde(default)]
+    pub booted: bool,
+    /// When it last reported, by Puma's clock, in steps of a second.
+    #[serde(default)]
+    pub last_checkin: String,
+    /// What it reported; empty before its first report.
+    #[serde(default)]
+    pub last_status: Load,
+}
+
+/// Numbers of one process that serves.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Load {
+    /// Connections accepted and waiting for a thread.
+    pub backlog: Option<u32>,
+    /// Threads that work on a request; since 6.6.
+    pub busy_threads: Option<u32>,
+    /// Free threads, those not yet started included.
+    pub pool_capacity: Option<u32>,
+    /// The most threads there may be.
+    pub max_threads: Option<u32>,
+    /// Requests since the start.
+    pub requests_count: Option<u64>,
+}
+
+impl Load {
+    /// Requests being served, if this is a report at all.
+    pub fn busy(&self) -> Option<u32> {
+        let taken = || Some(self.max_threads?.saturating_sub(self.pool_capacity?));
+        self.busy_threads.or_else(taken)
+    }
+}
+
+impl WorkerStatus {
+    /// The check-in as a number that grows with it: the digits of its date and time.
+    pub fn checkin(&self) -> u64 {
+        let digits = self.last_checkin.bytes().filter(u8::is_ascii_digit).take(14);
+        digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+    }
+}
+
+/// How to reach a control server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Access {
+    url: String,
+    token: Option<String>,
+}
+
+/// Finds the control server and asks it.
+#[derive(Debug)]
+pub(super) struct ControlServer {
+    section: config::Puma,
+    lane: OneAtATime,
+    /// The last state file that was read, for when its volume does not answer.
+    known: Mutex<Option<(i32, Access)>>,
+}
+
+impl ControlServer {
+    pub fn start(section: config::Puma) -> io::Result<Self> {
+        Ok(Self { section, lane: OneAtATime::start("control")?, known: Mutex::default() })
+    }
+
+    /// Asks the control server of this master.
+    pub async fn ask(&self, master: i32) -> Control {
+        match self.access(master).await {
+            Ok(access) => stats(&self.lane, master, &access).await.unwrap_or_else(|control| control),
+            Err(control) => control,
+        }
+    }
+
+    async fn access(&self, master: i32) -> Result<Access, Control> {
+        let (configured, token) = (self.section.control_url.clone(), self.section.control_token.clone());
+        if let (Some(url), Some(_)) = (&configured, &token) {
+            return Ok(Access { url: url.clone(), token });
+        }
+        let candidates = self.candidates(master);
+        let read = self.lane.run(LIMIT, move || StateFile::first_of(master, &candidates)).await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Some(Ok(found)) => {
+                let url = configured.unwrap_or(found.url);
+                let access = Access { url, token: token.or(found.token) };
+                *known = Some((master, access.clone()));
+                Ok(access)
+            }
+            Some(Err(_)) if configured.is_some() => Ok(Access { url: configured.unwrap_or_default(), token }),
+            Some(Err(control)) => Err(control),
+            None => {
+                known.clone().filter(|(pid, _)| *pid == master).map(|(_, access)| access).ok_or_else(|| {
+                    Control::Silent("the volume with Puma's state file does not answer".into())
+                })
+            }
+        }
+    }
+
+    fn candidates(&self, master: i32) -> Vec<PathBuf> {
+        match &self.section.state_file {
+            Some(path) => vec![procs::in_root_of(master, path), path.clone()],
+            None => {
+                let cwd = PathBuf::from(format!("/proc/{master}/cwd"));
+                USUAL_STATE_FILES.iter().map(|file| cwd.join(file)).collect()
+            }
+        }
+    }
+}
+
+/// What Puma's state file says. Its token must never reach a log.
+#[derive(Deserialize)]
+struct StateFile {
+    pid: i32,
+    control_url: Option<String>,
+    control_auth_token: Option<String>,
+}
+
+impl StateFile {
+    fn first_of(master: i32, candidates: &[PathBuf]) -> Result<Access, Control> {
+        let found = candidates.iter().find_map(|path| Some((path, std::fs::read_to_string(path).ok()?)));
+        let Some((path, text)) = found else { return Err(Control::Absent) };
+        let unreadable = || Control::Silent(format!("{} is no state file of Puma's", path.display()));
+        let state: Self = serde_saphyr::from_str(&text).map_err(|_| unreadable())?;
+        if state.pid != master {
+            return Err(Control::StaleStateFile(path.clone()));
+        }
+        let url = state.control_url.filter(|url| !url.is_empty()).ok_or(Control::Absent)?;
+        Ok(Access { url, token: state.control_auth_token })
+    }
+}
+
+async fn stats(lane: &OneAtATime, master: i32, access: &Access) -> Result<Control, Control> {
+    let token = access.token.as_deref().filter(|token| !token.is_empty() && *token != "none");
+    // 5.6 wants the query to be this and nothing else.
+    let path = token.map_or_else(|| "/stats".to_owned(), |token| format!("/stats?token={token}"));
+    let silent = |what: String| Control::Silent(format!("{}: {what}", access.url));
+    let answer = match access.url.split_once("://") {
+        Some(("unix", socket)) => {
+            let socket = socket_path(master, socket);
+            let stream = lane.run(LIMIT, move || connect(&socket)).await;
+            let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+            let stream =
+                stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| silent(e.to_string()))?;
+            http_get::get(stream, "puma", &path, LIMIT).await
+        }
+        Some(("tcp", address)) => match tokio::time::timeout(LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => http_get::get(stream, "puma", &path, LIMIT).await,
+            Ok(Err(e)) => return Err(silent(e.to_string())),
+            Err(_) => Err(GetError::TimedOut(LIMIT)),
+        },
+        _ => return Err(silent("only unix:// and tcp:// can be asked".into())),
+    };
+    let answer = answer.map_err(|e| silent(e.to_string()))?;
+    match answer.status().as_u16() {
+        200 => serde_json::from_slice(answer.body()).map(Control::Stats).map_err(|e| silent(e.to_string())),
+        403 => Err(Control::Denied),
+        other => Err(silent(format!("status {other}"))),
+    }
+}
+
+/// As the master sees it: its container may have another file system than ours.
+fn socket_path(master: i32, socket: &str) -> PathBuf {
+    let path = Path::new(socket);
+    if path.is_absolute() {
+        procs::in_root_of(master, path)
+    } else {
+        PathBuf::from(format!("/proc/{master}/cwd")).join(path)
+    }
+}
+
+/// A socket's address has room for 107 bytes; through a short name of its directory any path fits.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    let stream = UnixStream::connect(short)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(text: &str) -> Stats {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_cluster_of_5_6_counts_busy_threads_by_the_free_ones() {
+        let stats = stats(
+            r#"{"started_at":"2026-11-21T12:40:49Z","workers":2,"phase":0,"booted_workers":1,"old_workers":1,
+            "worker_status":[{"started_at":"2026-11-21T12:40:49Z","pid":11361,"index":0,"phase":0,"booted":true,
+            "last_checkin":"2026-11-21T12:40:51Z","last_status":{"backlog":0,"running":1,"pool_capacity":1,
+            "max_threads":3,"requests_count":7}},{"pid":11363,"index":1,"booted":false,"last_status":{}}]}"#,
+        );
+        assert_eq!((stats.workers, stats.old_workers), (Some(2), 1));
+        let [first, second] = &stats.worker_status[..] else { panic!("two workers") };
+        assert_eq!((first.pid, first.booted, first.checkin()), (Some(11361), true, 20_261_121_124_051));
+        assert_eq!((first.last_status.busy(), first.last_status.requests_count), (Some(2), Some(7)));
+        assert_eq!((second.booted, second.last_status.busy()), (false, None));
+    }
+
+    #[test]
+    fn single_mode_of_8_0_says_it_at_the_top() {
+        let stats = stats(
+            r#"{"started_at":"2026-11-21T10:25:40Z","backlog":1,"running":3,"pool_capacity":2,"busy_threads":3,
+            "max_threads":5,"requests_count":9,"io_threads":0,"versions":{"puma":"8.0.2"}}"#,
+        );
+        assert_eq!((stats.workers, stats.single.busy(), stats.single.backlog), (None, Some(3), Some(1)));
+    }
+}

@@ -1,0 +1,151 @@
+//! How this Puma can be moved to a release.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use super::{
+    Puma,
+    setting::{RestartDir, Setting},
+    view::View,
+};
+use crate::{
+    config::RestartMode,
+    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    revision::ReleaseId,
+};
+
+/// What a phased restart does not load anew: the bundle, the Ruby, Puma's own configuration.
+const NOT_LOADED_BY_PHASED: [&str; 3] = ["Gemfile.lock", ".ruby-version", "config/puma.rb"];
+
+/// Files of a few kilobytes, on a volume that may be slow.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A look may fall into a restart of somebody else's.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(200);
+
+impl Puma {
+    pub(super) async fn plan_restart(
+        &self,
+        running: Option<&ReleaseId>,
+        release: &ReleaseId,
+    ) -> Result<Plan, Trouble> {
+        let view = self.see_clearly().await?;
+        self.refuse_a_stranger(&view)?;
+        let mode = match self.mode {
+            RestartMode::Hot => Mode::Hot,
+            RestartMode::Phased if can_be_phased(&view) => Mode::Phased,
+            RestartMode::Phased => Mode::Hot,
+            RestartMode::Auto => self.choose_mode(&view, running, release).await?,
+        };
+        match mode {
+            Mode::Hot if !view.family.catches_hot => Err(deaf(view.master(), "SIGUSR2")),
+            Mode::Phased if !view.family.catches_phased => Err(deaf(view.master(), "SIGUSR1")),
+            mode => Ok(Plan { mode }),
+        }
+    }
+
+    /// A Puma that was never seen in a release of ours may be a sidecar's.
+    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
+        let known = view.memory.proven_ours || self.narrow.is_some();
+        if known || view.cwd(view.master()) != Cwd::Elsewhere {
+            return Ok(());
+        }
+        let (pid, releases) = (view.master(), self.releases.display());
+        let message = format!(
+            "the only Puma here, {pid}, runs in no release of {releases}: \
+             start it in `current`, or name it in puma.match if it is meant"
+        );
+        Err(Trouble::new(Reason::WrongCwd, message))
+    }
+
+    async fn see_clearly(&self) -> Result<View, Trouble> {
+        for _ in 0..TRIES {
+            match self.see().await {
+                Ok(view) if view.family.title.is_some() => return Ok(view),
+                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => tokio::time::sleep(PAUSE).await,
+                Err(sight) => return Err(trouble_with(&sight)),
+            }
+        }
+        Err(trouble_with(&Sight::Unclear))
+    }
+
+    /// Phased where everything that changed is loaded by it and nothing speaks against it. If Puma
+    /// preloads after all, it falls back to a hot restart by itself.
+    async fn choose_mode(
+        &self,
+        view: &View,
+        running: Option<&ReleaseId>,
+        release: &ReleaseId,
+    ) -> Result<Mode, Trouble> {
+        let Some(running) = running.filter(|_| can_be_phased(view)) else { return Ok(Mode::Hot) };
+        let Some(setting) = &view.memory.setting else { return Ok(Mode::Hot) };
+        if !setting.allows_phased() {
+            return Ok(Mode::Hot);
+        }
+        let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
+        match self.files.run(LIMIT, move || same_setup(&old, &new)).await {
+            Some(Ok(true)) => Ok(Mode::Phased),
+            Some(Ok(false)) => Ok(Mode::Hot),
+            Some(Err(error)) => Err(Trouble::new(Reason::VolumeUnavailable, error.to_string())),
+            None => Err(Trouble::new(
+                Reason::VolumeUnavailable,
+                format!("{} did not answer within {LIMIT:?}", self.releases.display()),
+            )),
+        }
+    }
+}
+
+/// Phased stops one worker before it starts the next: with one worker that would be an outage.
+pub(super) fn can_be_phased(view: &View) -> bool {
+    view.cluster() == Some(true) && view.expected() >= 2
+}
+
+impl Setting {
+    /// Whether a phased restart would load a release, as far as the evidence goes.
+    pub fn allows_phased(&self) -> bool {
+        !self.preloads && self.restart_dir == RestartDir::Follows
+    }
+}
+
+fn same_setup(old: &Path, new: &Path) -> io::Result<bool> {
+    for file in NOT_LOADED_BY_PHASED {
+        if content(&old.join(file))? != content(&new.join(file))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io::Error::new(e.kind(), format!("reading {}: {e}", path.display()))),
+    }
+}
+
+fn deaf(pid: i32, signal: &str) -> Trouble {
+    let message = format!(
+        "Puma's master {pid} has no handler for {signal} and would die of it: start Puma without PUMA_SKIP_SIGUSR2"
+    );
+    Trouble::new(Reason::ConfigInvalid, message)
+}
+
+fn trouble_with(sight: &Sight) -> Trouble {
+    let (reason, message) = match sight {
+        Sight::Missing => {
+            (Reason::AppServerMissing, "no Puma runs here; does the pod share its process namespace?")
+        }
+        Sight::Ambiguous => {
+            (Reason::AppServerAmbiguous, "several Pumas run here; name one of them in puma.match")
+        }
+        Sight::NotPermitted => (
+            Reason::NotPermitted,
+            "Puma runs as another user; give the agent the same runAsUser and runAsGroup",
+        ),
+        Sight::Unclear | Sight::Seen(_) => {
+            (Reason::AppServerMissing, "Puma is between two images and got no title for a while")
+        }
+    };
+    Trouble::new(reason, message)
+}

@@ -1,0 +1,142 @@
+//! How a Puma was set up, as far as its environment and its release's `config/puma.rb` tell. Puma has
+//! no way to be asked, and its command line is gone once it has a title; so this is evidence that a
+//! plan weighs, and never proof.
+
+use std::{fs, path::Path};
+
+use crate::procs::{self, WorkingDirectory};
+
+/// What the evidence says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Where a restart goes to.
+    pub restart_dir: RestartDir,
+    /// The app seems to be loaded before the workers are forked: no phased restart then.
+    pub preloads: bool,
+}
+
+/// Where a restart goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RestartDir {
+    /// A path through a link: to whatever the link points to then.
+    Follows,
+    /// Probably always to the same directory, for this reason.
+    Fixed(String),
+}
+
+impl Setting {
+    /// Reads the evidence. Asks the volume, so it may hang as long as that does.
+    pub fn read(pid: i32, major: Option<u32>) -> Self {
+        let config = fs::read_to_string(format!("/proc/{pid}/cwd/config/puma.rb")).unwrap_or_default();
+        let config = Config::scan(&config);
+        let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY").and_then(|n| n.parse::<u32>().ok());
+        let by_default = major.is_some_and(|major| major >= 7) || web_concurrency.is_some_and(|n| n > 1);
+        Self {
+            restart_dir: restart_dir(pid, config.directory),
+            preloads: config.preload.unwrap_or(by_default && !config.prunes_bundler),
+        }
+    }
+}
+
+/// The few lines of a configuration that matter, where they stand alone and plain.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Config<'a> {
+    directory: Option<Directory<'a>>,
+    preload: Option<bool>,
+    prunes_bundler: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Directory<'a> {
+    Literal(&'a str),
+    Computed,
+}
+
+impl<'a> Config<'a> {
+    fn scan(text: &'a str) -> Self {
+        let mut found = Self::default();
+        for line in text.lines().map(str::trim) {
+            if let Some(rest) = call(line, "directory") {
+                found.directory = Some(literal(rest).map_or(Directory::Computed, Directory::Literal));
+            } else if let Some(rest) = call(line, "preload_app!") {
+                found.preload = Some(!rest.starts_with("false"));
+            } else if call(line, "prune_bundler").is_some() {
+                found.prunes_bundler = true;
+            }
+        }
+        found
+    }
+}
+
+/// The arguments, when the line calls this method.
+fn call<'a>(line: &'a str, method: &str) -> Option<&'a str> {
+    let rest = line.strip_prefix(method)?;
+    let ends_there = rest.is_empty() || rest.starts_with([' ', '(']);
+    ends_there.then(|| rest.trim_start_matches([' ', '(']))
+}
+
+fn literal(arguments: &str) -> Option<&str> {
+    let quote = arguments.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+    let (inside, _) = arguments.get(1..)?.split_once(quote)?;
+    (!inside.contains("#{")).then_some(inside)
+}
+
+fn restart_dir(pid: i32, directory: Option<Directory<'_>>) -> RestartDir {
+    match directory {
+        Some(Directory::Literal(path)) if follows(pid, path) => RestartDir::Follows,
+        Some(Directory::Literal(path)) => {
+            RestartDir::Fixed(format!("`directory` is {path}, which is no link"))
+        }
+        Some(Directory::Computed) => {
+            RestartDir::Fixed("`directory` is computed, and a computed path is mostly a resolved one".into())
+        }
+        None => match procs::environment(pid, "PWD") {
+            Some(path) if follows(pid, &path) => RestartDir::Follows,
+            Some(path) => {
+                RestartDir::Fixed(format!("there is no `directory`, and PWD was {path}, which is no link"))
+            }
+            None => RestartDir::Fixed("there is no `directory`, and PWD was not set".into()),
+        },
+    }
+}
+
+/// A path goes through a link, and does not name the running release itself.
+fn follows(pid: i32, path: &str) -> bool {
+    let path = Path::new(path);
+    let running = WorkingDirectory::of(pid).ok();
+    let running = running.as_ref().and_then(|cwd| cwd.name.file_name());
+    let names_the_release = path.components().any(|part| Some(part.as_os_str()) == running);
+    let is_link =
+        |path: &Path| fs::symlink_metadata(procs::in_root_of(pid, path)).is_ok_and(|m| m.is_symlink());
+    path.is_absolute() && !names_the_release && path.ancestors().any(is_link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_lines_of_a_configuration_count() {
+        let text = "# preload_app!\n  directory '/srv/app/current' # here\nprune_bundler\n";
+        let found = Config::scan(text);
+        assert_eq!(found.directory, Some(Directory::Literal("/srv/app/current")));
+        assert_eq!((found.preload, found.prunes_bundler), (None, true));
+    }
+
+    #[test]
+    fn preload_can_be_turned_off() {
+        assert_eq!(Config::scan("preload_app!").preload, Some(true));
+        assert_eq!(Config::scan("preload_app! if ENV['X']").preload, Some(true));
+        assert_eq!(Config::scan("preload_app!(false)").preload, Some(false));
+        assert_eq!(Config::scan("preload_app! false").preload, Some(false));
+    }
+
+    #[test]
+    fn a_computed_directory_is_no_literal() {
+        for text in
+            ["directory File.expand_path('..', __dir__)", "directory \"#{root}/current\"", "directory root"]
+        {
+            assert_eq!(Config::scan(text).directory, Some(Directory::Computed), "{text}");
+        }
+    }
+}

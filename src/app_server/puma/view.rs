@@ -1,0 +1,163 @@
+//! A look, put into the core's words.
+
+use std::collections::HashMap;
+
+use super::{
+    Memory,
+    census::{Family, Worker},
+    control::{Control, Stats, WorkerStatus},
+    nameless,
+};
+use crate::{
+    app_server::{Description, WorkerDescription},
+    config::RestartMode,
+    core::{AppServer, Cwd, Generation, Process, ProcessKey, Sockets, Traffic, WorkerLoad},
+};
+
+/// Everything that one look gave.
+pub(super) struct View {
+    pub family: Family,
+    pub cwds: HashMap<i32, Cwd>,
+    pub control: Control,
+    pub sockets: Option<Sockets>,
+    pub memory: Memory,
+    /// What was configured.
+    pub mode: RestartMode,
+}
+
+impl View {
+    pub fn app_server(&self) -> AppServer {
+        AppServer {
+            generations: vec![self.generation()],
+            old_workers: self.stats().is_some_and(|stats| stats.old_workers > 0),
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        Generation {
+            key: self.family.image.generation_key(),
+            signalable: self.signalable(),
+            cwd: self.cwd(self.master()),
+            expected: self.expected(),
+            processes: self.processes(),
+        }
+    }
+
+    pub fn description(&self) -> Description {
+        let mode = self.cluster().map(|cluster| if cluster { "cluster" } else { "single" }.to_owned());
+        let workers = self.family.workers.iter().map(|worker| self.describe(worker)).collect();
+        Description { pid: Some(self.master()), mode, workers, ..nameless() }
+    }
+
+    fn describe(&self, worker: &Worker) -> WorkerDescription {
+        let release = match self.cwd(worker.id.pid) {
+            Cwd::Release(release) => Some(release),
+            Cwd::Elsewhere | Cwd::Unknown => None,
+        };
+        WorkerDescription { pid: worker.id.pid, release, booted: self.booted(worker) }
+    }
+
+    pub fn master(&self) -> i32 {
+        self.family.image.process.pid
+    }
+
+    pub fn cluster(&self) -> Option<bool> {
+        self.memory.cluster()
+    }
+
+    pub fn cwd(&self, pid: i32) -> Cwd {
+        self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
+    }
+
+    pub fn stats(&self) -> Option<&Stats> {
+        match &self.control {
+            Control::Stats(stats) => Some(stats),
+            _ => None,
+        }
+    }
+
+    /// The title stands, the hot restart's handler too, and an app that is loading would not be cut
+    /// off: in single mode SIGUSR2 ends Puma 5.6 then, and 8.0 loses it. As long as it is unknown
+    /// whether this is a cluster, it counts as single mode.
+    fn signalable(&self) -> bool {
+        let loaded = match self.cluster() {
+            Some(true) => true,
+            Some(false) => self.single_serves(),
+            None => false,
+        };
+        self.family.title.is_some() && self.family.catches_hot && loaded
+    }
+
+    /// Single mode starts its control server after the app has loaded, so an answer proves that.
+    pub fn single_serves(&self) -> bool {
+        self.family.serves || self.stats().is_some_and(|stats| stats.workers.is_none())
+    }
+
+    pub fn expected(&self) -> usize {
+        match (self.cluster(), self.stats()) {
+            (Some(false), _) => 1,
+            (_, Some(stats)) => stats.workers.unwrap_or(1),
+            (_, None) if self.memory.most_workers > 0 => self.memory.most_workers,
+            (_, None) => self.family.workers.len().max(1),
+        }
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        if self.cluster() == Some(false) {
+            let key = self.family.image.process_key();
+            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.single_serves() }];
+        }
+        let process = |worker: &Worker| Process {
+            key: worker.id.key(),
+            cwd: self.cwd(worker.id.pid),
+            booted: self.booted(worker),
+        };
+        self.family.workers.iter().map(process).collect()
+    }
+
+    fn booted(&self, worker: &Worker) -> bool {
+        match self.stats() {
+            Some(stats) => stats.of(worker.id.pid).is_some_and(|status| status.booted),
+            None => worker.serves,
+        }
+    }
+
+    /// A worker that has not reported yet is left out: it is not known to be idle.
+    pub fn traffic(&self) -> Traffic {
+        let workers = self.stats().map(|stats| match stats.workers {
+            Some(_) => self.family.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
+            None => single_load(self.family.image.process_key(), stats).into_iter().collect(),
+        });
+        Traffic { workers, sockets: self.sockets.clone() }
+    }
+}
+
+impl Stats {
+    fn of(&self, pid: i32) -> Option<&WorkerStatus> {
+        self.worker_status.iter().find(|status| status.pid == Some(pid))
+    }
+}
+
+fn load(worker: &Worker, stats: &Stats) -> Option<WorkerLoad> {
+    let status = stats.of(worker.id.pid)?;
+    Some(WorkerLoad {
+        key: worker.id.key(),
+        requests: status.last_status.requests_count.unwrap_or(0),
+        busy: status.last_status.busy()?,
+        backlog: status.last_status.backlog.unwrap_or(0),
+        checkin: status.checkin(),
+    })
+}
+
+/// Single mode's numbers are live: each answer is a check-in of its own.
+fn single_load(key: ProcessKey, stats: &Stats) -> Option<WorkerLoad> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let checkin = now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000;
+    Some(WorkerLoad {
+        key,
+        requests: stats.single.requests_count.unwrap_or(0),
+        busy: stats.single.busy()?,
+        backlog: stats.single.backlog.unwrap_or(0),
+        checkin,
+    })
+}

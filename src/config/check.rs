@@ -1,0 +1,286 @@
+//! Step three: values that are well-formed and still cannot work, alone or together. Nothing here
+//! looks at the disk: what is not there yet may come.
+
+use std::{path::Path, time::Duration};
+
+use super::{Config, derived::KUBELET};
+
+/// What is wrong with a key's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complaint {
+    /// Which key.
+    pub key: &'static str,
+    /// What is wrong, and what to do.
+    pub message: String,
+    /// The value is wrong whatever the others say.
+    pub alone: bool,
+}
+
+/// Sums of durations must not come near the end of the numbers, and no pod lives that slowly.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Every complaint.
+pub fn check(config: &Config) -> Vec<Complaint> {
+    let mut checks = Checks { complaints: Vec::new() };
+    checks.durations(config);
+    checks.counts(config);
+    checks.names(config);
+    checks.paths(config);
+    checks.addresses(config);
+    checks.drain(config);
+    checks.complaints
+}
+
+struct Checks {
+    complaints: Vec<Complaint>,
+}
+
+impl Checks {
+    fn alone(&mut self, key: &'static str, result: Result<(), String>) {
+        if let Err(message) = result {
+            self.complaints.push(Complaint { key, message, alone: true });
+        }
+    }
+
+    fn together(&mut self, key: &'static str, result: Result<(), String>) {
+        if let Err(message) = result {
+            self.complaints.push(Complaint { key, message, alone: false });
+        }
+    }
+
+    fn durations(&mut self, config: &Config) {
+        let zero = Duration::ZERO;
+        let least = Duration::from_millis(1);
+        for (key, value, least) in [
+            ("poll_interval", Some(config.poll_interval), least),
+            ("grace_period", Some(config.grace_period), least),
+            ("puma.worker_shutdown_timeout", Some(config.puma.worker_shutdown_timeout), least),
+            ("restart.timeout", config.restart.timeout, least),
+            ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
+            ("verify.soak", Some(config.verify.soak), zero),
+            ("verify.timeout", Some(config.verify.timeout), least),
+            ("drain.min", Some(config.drain.min), zero),
+            ("drain.quiet", Some(config.drain.quiet), least),
+            ("drain.reserve", Some(config.drain.reserve), zero),
+            ("drain.max", config.drain.max, least),
+        ] {
+            self.alone(key, value.map_or(Ok(()), |value| duration(value, least)));
+        }
+    }
+
+    fn counts(&mut self, config: &Config) {
+        self.alone("keep_releases", at_least_one(config.keep_releases as u64));
+        self.alone("verify.successes", at_least_one(u64::from(config.verify.successes)));
+    }
+
+    fn names(&mut self, config: &Config) {
+        self.alone("pointer", pointer(&config.pointer));
+        if let Some(pod) = &config.pod {
+            self.alone("pod", name(pod).map_err(|what| format!("{pod:?} {what}")));
+        }
+    }
+
+    fn paths(&mut self, config: &Config) {
+        if let Some(source) = &config.source {
+            self.alone("source", self::source(source));
+        }
+        for (key, path) in [
+            ("deploy_to", Some(&config.deploy_to)),
+            ("current", config.current.as_ref()),
+            ("state_dir", Some(&config.state_dir)),
+            ("token_file", config.token_file.as_ref()),
+            ("puma.state_file", config.puma.state_file.as_ref()),
+        ] {
+            self.alone(key, path.map_or(Ok(()), |path| absolute(path)));
+        }
+    }
+
+    fn addresses(&mut self, config: &Config) {
+        if let Some(url) = &config.puma.control_url {
+            self.alone("puma.control_url", control_url(url));
+        }
+        if let Some(url) = &config.verify.url {
+            self.alone("verify.url", health_url(url));
+        }
+        if let Some(header) = &config.verify.release_header {
+            self.alone("verify.release_header", header_name(header));
+            let heard = config.verify.url.is_some();
+            self.together(
+                "verify.release_header",
+                ensure(heard, || "does nothing without verify.url".into()),
+            );
+        }
+    }
+
+    fn drain(&mut self, config: &Config) {
+        let (drain, grace_period) = (&config.drain, config.grace_period);
+        let needed = drain.min.saturating_add(drain.reserve).saturating_add(KUBELET);
+        self.together("drain.min", ensure(needed <= grace_period, || {
+            format!(
+                "drain.min {} + drain.reserve {} + {} for the kubelet is more than grace_period {}: raise \
+                 grace_period (and the pod's terminationGracePeriodSeconds), or lower one of the others",
+                show(drain.min), show(drain.reserve), show(KUBELET), show(grace_period),
+            )
+        }));
+        let Some(max) = drain.max else { return };
+        let left = grace_period.saturating_sub(drain.reserve).saturating_sub(KUBELET);
+        self.together("drain.max", ensure(max <= left, || {
+            format!(
+                "{} is more than grace_period {} leaves after drain.reserve {} and {} for the kubelet: at most {}",
+                show(max), show(grace_period), show(drain.reserve), show(KUBELET), show(left),
+            )
+        }));
+        self.together(
+            "drain.max",
+            ensure(drain.min <= max, || format!("{} is less than drain.min {}", show(max), show(drain.min))),
+        );
+    }
+}
+
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(message()) }
+}
+
+fn show(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn duration(value: Duration, least: Duration) -> Result<(), String> {
+    ensure(value >= least, || "must be longer than 0s".into())?;
+    ensure(value <= LONGEST, || format!("{} is too long: at most {}", show(value), show(LONGEST)))
+}
+
+fn at_least_one(count: u64) -> Result<(), String> {
+    ensure(count >= 1, || "must be at least 1".into())
+}
+
+/// It becomes a file's name.
+fn name(text: &str) -> Result<(), String> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;
+    ensure(valid, || "must be letters, digits, '.', '_' or '-', and not begin with '.'".into())
+}
+
+fn pointer(text: &str) -> Result<(), String> {
+    match text.strip_prefix("file:") {
+        Some(path) => absolute(Path::new(path)),
+        None => name(text).map_err(|what| {
+            format!("{text:?} is neither file:/path nor the name of a pointer, which {what}")
+        }),
+    }
+}
+
+fn source(text: &str) -> Result<(), String> {
+    ensure(!text.starts_with("s3://"), || {
+        "S3 is not supported yet in this version: name a directory, for instance a mounted volume".into()
+    })?;
+    ensure(text.starts_with('/'), || format!("{text:?} is no absolute path of a directory"))
+}
+
+fn absolute(path: &Path) -> Result<(), String> {
+    ensure(path.is_absolute(), || format!("{:?} must be an absolute path", path.display().to_string()))
+}
+
+fn control_url(url: &str) -> Result<(), String> {
+    let unix = url.strip_prefix("unix://").is_some_and(|path| path.starts_with('/'));
+    let tcp = url.strip_prefix("tcp://").and_then(|address| address.rsplit_once(':'));
+    let tcp = tcp.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    ensure(unix || tcp, || format!("{url:?} is neither unix:///path nor tcp://host:port"))
+}
+
+fn health_url(url: &str) -> Result<(), String> {
+    let parsed = url.parse::<hyper::Uri>();
+    let good =
+        parsed.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
+    ensure(good, || format!("{url:?} is no http://host:port/path (inside the pod, without TLS)"))
+}
+
+fn header_name(text: &str) -> Result<(), String> {
+    let valid = hyper::header::HeaderName::from_bytes(text.as_bytes()).is_ok();
+    ensure(valid, || format!("{text:?} is no name of a response header"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Config)) -> Vec<(&'static str, String)> {
+        let mut config = Config::default();
+        change(&mut config);
+        check(&config).into_iter().map(|complaint| (complaint.key, complaint.message)).collect()
+    }
+
+    #[track_caller]
+    fn refused(key: &str, part: &str, change: impl FnOnce(&mut Config)) {
+        let complaints = with(change);
+        let found = complaints.iter().any(|(k, message)| *k == key && message.contains(part));
+        assert!(found, "{key}: {part} not in {complaints:?}");
+    }
+
+    #[test]
+    fn the_defaults_work() {
+        assert_eq!(with(|_| ()), []);
+    }
+
+    #[test]
+    fn a_duration_that_must_pass_is_not_zero_and_none_is_endless() {
+        refused("poll_interval", "longer than 0s", |c| c.poll_interval = Duration::ZERO);
+        refused("restart.timeout", "longer than 0s", |c| c.restart.timeout = Some(Duration::ZERO));
+        refused("drain.min", "too long: at most 7days", |c| c.drain.min = Duration::MAX);
+        assert_eq!(with(|c| c.verify.soak = Duration::ZERO), []);
+    }
+
+    #[test]
+    fn counts_begin_at_one() {
+        refused("keep_releases", "at least 1", |c| c.keep_releases = 0);
+        refused("verify.successes", "at least 1", |c| c.verify.successes = 0);
+    }
+
+    #[test]
+    fn a_pointer_is_a_name_or_an_absolute_file() {
+        assert_eq!(with(|c| c.pointer = "production-eu.1".into()), []);
+        assert_eq!(with(|c| c.pointer = "file:/etc/pitstop/release".into()), []);
+        refused("pointer", "absolute path", |c| c.pointer = "file:release".into());
+        refused("pointer", "neither file:/path nor the name", |c| c.pointer = "a/b".into());
+        refused("pointer", "neither", |c| c.pointer = "..".into());
+    }
+
+    #[test]
+    fn a_source_is_a_directory_for_now() {
+        assert_eq!(with(|c| c.source = Some("/srv/store".into())), []);
+        refused("source", "not supported yet", |c| c.source = Some("s3://bucket/app".into()));
+        refused("source", "no absolute path", |c| c.source = Some("store".into()));
+    }
+
+    #[test]
+    fn paths_are_absolute() {
+        refused("deploy_to", "absolute", |c| c.deploy_to = "app".into());
+        refused("current", "absolute", |c| c.current = Some("current".into()));
+        refused("pod", "must be letters", |c| c.pod = Some("a/b".into()));
+    }
+
+    #[test]
+    fn addresses_have_the_form_that_is_dialled() {
+        for url in ["unix:///run/puma.sock", "tcp://127.0.0.1:9293", "tcp://[::1]:9293"] {
+            assert_eq!(with(|c| c.puma.control_url = Some(url.into())), []);
+        }
+        for url in ["unix://run/puma.sock", "tcp://9293", "http://127.0.0.1:1", "tcp://a:b"] {
+            refused("puma.control_url", "neither", |c| c.puma.control_url = Some(url.into()));
+        }
+        assert_eq!(with(|c| c.verify.url = Some("http://127.0.0.1:3000/up".into())), []);
+        refused("verify.url", "without TLS", |c| c.verify.url = Some("https://a/up".into()));
+        refused("verify.release_header", "without verify.url", |c| {
+            c.verify.release_header = Some("X-Release".into());
+        });
+        refused("verify.release_header", "no name of", |c| c.verify.release_header = Some("a b".into()));
+    }
+
+    #[test]
+    fn a_drain_fits_into_the_grace_period() {
+        let grace = |seconds| move |c: &mut Config| c.grace_period = Duration::from_secs(seconds);
+        assert_eq!(with(grace(17)), []);
+        refused("drain.min", "raise grace_period", grace(16));
+        refused("drain.max", "at most 18s", |c| c.drain.max = Some(Duration::from_secs(19)));
+        refused("drain.max", "less than drain.min", |c| c.drain.max = Some(Duration::from_secs(4)));
+    }
+}

@@ -1,0 +1,167 @@
+//! What follows from the keys: defaults that depend on others, and the core's parts in milliseconds.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{Config, DrainKeys, LongRequests, Restart};
+use crate::core::{Policy, drain::Budget};
+
+/// The kubelet's own delays between the hook's answer and SIGTERM, with room to spare.
+pub(super) const KUBELET: Duration = Duration::from_secs(2);
+
+/// Silences shorter than this prove little, unless `drain.quiet` itself is shorter.
+const QUIET_MIN: Duration = Duration::from_secs(2);
+
+/// Puma's default `worker_boot_timeout`.
+const WORKER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many workers a phased restart may have to replace, for the derived `restart.timeout`. A
+/// large number costs little: broken boots are recognised long before, and the others serve.
+const WORKERS: u32 = 8;
+
+const HOT_TIMEOUT: Duration = Duration::from_secs(120);
+const PHASED_MARGIN: Duration = Duration::from_secs(30);
+const WAIT_IN_FLIGHT: Duration = Duration::from_secs(600);
+const SETTLE: Duration = Duration::from_secs(15);
+const RETRY_AT_MOST: Duration = Duration::from_secs(30);
+
+impl Config {
+    /// The link that the app server runs from: `current`, else `deploy_to/current`.
+    pub fn current(&self) -> PathBuf {
+        self.current.clone().unwrap_or_else(|| self.deploy_to.join("current"))
+    }
+
+    /// This pod's name: `pod`, else the host name.
+    pub fn pod(&self) -> String {
+        let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.pod.clone().unwrap_or_else(host_name)
+    }
+
+    /// The deploy's part, for the core.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            hot_timeout_ms: ms(self.restart.hot_timeout()),
+            phased_timeout_ms: ms(self.restart.phased_timeout(self.puma.worker_shutdown_timeout)),
+            settle_ms: ms(SETTLE),
+            soak_ms: ms(self.verify.soak),
+            probing: self.verify.url.is_some(),
+            successes: self.verify.successes,
+            long_request_ms: self.restart.long_request(self.puma.worker_shutdown_timeout).map(ms),
+            wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
+            retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),
+            drain: self.budget(),
+        }
+    }
+
+    /// The drain's part, for the core. Sound for any configuration, a contradictory one included:
+    /// an agent that was started beside a running Puma drains as well as it can.
+    pub fn budget(&self) -> Budget {
+        let max = self.drain.longest(self.grace_period);
+        Budget {
+            min_ms: ms(self.drain.min.min(max)),
+            quiet_min_ms: ms(self.drain.quiet.min(QUIET_MIN)),
+            quiet_max_ms: ms(self.drain.quiet),
+            max_ms: ms(max),
+            ignore_peers: self.drain.ignore_peers.iter().map(|ip| ip.to_canonical()).collect(),
+        }
+    }
+}
+
+impl DrainKeys {
+    /// The longest that a drain may hold: `drain.max`, else what the grace period leaves. When the
+    /// keys contradict each other, half of what there is goes to the app server's own stop.
+    fn longest(&self, grace_period: Duration) -> Duration {
+        let usable = grace_period.saturating_sub(KUBELET);
+        let left = usable.saturating_sub(self.reserve);
+        let possible = if left < self.min || left.is_zero() { usable / 2 } else { left };
+        self.max.map_or(possible, |max| max.min(possible))
+    }
+}
+
+impl Restart {
+    /// `restart.timeout`, or 120 s.
+    fn hot_timeout(&self) -> Duration {
+        self.timeout.unwrap_or(HOT_TIMEOUT)
+    }
+
+    /// `restart.timeout`, or workers × (boot + shutdown time-out) + 30 s.
+    fn phased_timeout(&self, worker_shutdown_timeout: Duration) -> Duration {
+        let each = WORKER_BOOT_TIMEOUT.saturating_add(worker_shutdown_timeout);
+        self.timeout.unwrap_or(each.saturating_mul(WORKERS).saturating_add(PHASED_MARGIN))
+    }
+
+    /// From which age on a request is expected not to survive the restart. How long it will still
+    /// take is unknown; as long as it has taken already is the best guess, and half of Puma's limit
+    /// leaves room for the guess to be wrong by two.
+    fn long_request(&self, worker_shutdown_timeout: Duration) -> Option<Duration> {
+        (self.long_requests == LongRequests::Wait).then(|| worker_shutdown_timeout / 2)
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_defaults_give_the_contracts_numbers() {
+        let config = Config::default();
+        assert_eq!(config.current(), PathBuf::from("/srv/app/current"));
+        let budget = config.budget();
+        assert_eq!((budget.min_ms, budget.max_ms), (5_000, 18_000));
+        assert_eq!((budget.quiet_min_ms, budget.quiet_max_ms), (2_000, 15_000));
+        let policy = config.policy();
+        assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (120_000, 8 * 90_000 + 30_000));
+        assert_eq!((policy.soak_ms, policy.successes, policy.probing), (5_000, 3, false));
+        assert_eq!((policy.long_request_ms, policy.wait_in_flight_ms), (Some(15_000), 600_000));
+    }
+
+    #[test]
+    fn a_restart_timeout_counts_for_both_modes() {
+        let mut config = Config::default();
+        config.restart.timeout = Some(seconds(7));
+        let policy = config.policy();
+        assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (7_000, 7_000));
+    }
+
+    #[test]
+    fn proceed_waits_for_no_request() {
+        let mut config = Config::default();
+        config.restart.long_requests = LongRequests::Proceed;
+        assert_eq!(config.policy().long_request_ms, None);
+    }
+
+    #[test]
+    fn a_contradictory_budget_still_leaves_time_for_both_halves() {
+        let mut config = Config::default();
+        config.grace_period = seconds(12);
+        assert_eq!((config.budget().min_ms, config.budget().max_ms), (5_000, 5_000));
+        config.drain.max = Some(seconds(500));
+        assert_eq!(config.budget().max_ms, 5_000);
+        config.grace_period = Duration::ZERO;
+        assert_eq!((config.budget().min_ms, config.budget().max_ms), (0, 0));
+    }
+
+    #[test]
+    fn the_longest_drain_can_be_shortened_but_not_beyond_the_grace_period() {
+        let mut config = Config::default();
+        config.drain.max = Some(seconds(9));
+        assert_eq!(config.budget().max_ms, 9_000);
+        config.drain.max = Some(Duration::MAX);
+        assert_eq!(config.budget().max_ms, 18_000);
+    }
+
+    #[test]
+    fn the_pod_is_called_like_its_host_unless_named() {
+        let mut config = Config::default();
+        assert!(!config.pod().is_empty());
+        config.pod = Some("web-0".into());
+        assert_eq!(config.pod(), "web-0");
+    }
+}

@@ -1,0 +1,196 @@
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{App, Container, PumaRig, http, puma::free_port, until};
+
+/// `pitstop run` beside a Puma, with a directory store, as a user would set it up.
+pub struct AgentRig {
+    binary: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    container: Option<Container>,
+    /// Further variables of the agent's and the commands' environment: `PITSTOP_VERIFY_SOAK` and so on.
+    pub env: Vec<(String, String)>,
+}
+
+impl AgentRig {
+    /// Writes the configuration; starts nothing yet. `binary` is the built pitstop.
+    ///
+    /// # Panics
+    /// When the configuration cannot be written.
+    pub fn prepare(binary: &Path, puma: &PumaRig) -> Self {
+        let rig = Self {
+            binary: binary.to_owned(),
+            dir: puma.scratch().to_owned(),
+            port: free_port(),
+            container: None,
+            env: Vec::new(),
+        };
+        fs::create_dir_all(rig.store()).expect("the store's directory");
+        fs::write(rig.config(), rig.yaml(puma)).expect("the agent's configuration");
+        rig
+    }
+
+    fn yaml(&self, puma: &PumaRig) -> String {
+        format!(
+            "source: {store}\npointer: production\npod: rig\ndeploy_to: {deploy_to}\nstate_dir: {state}\n\
+             poll_interval: 500ms\ngrace_period: 60s\nlisten: 127.0.0.1:{listen}\n\
+             puma:\n  state_file: {state_file}\n  worker_shutdown_timeout: {shutdown}s\n\
+             verify:\n  url: http://127.0.0.1:{app}/up\n  release_header: X-Release\n  soak: 1s\n\
+             drain:\n  min: 1s\n  quiet: 3s\n",
+            store = self.store().display(),
+            deploy_to = puma.deploy_to().display(),
+            state = self.state_dir().display(),
+            listen = self.port,
+            state_file = puma.state_file().display(),
+            shutdown = puma.setup().worker_shutdown_timeout,
+            app = puma.port(),
+        )
+    }
+
+    /// Starts the agent and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start(&mut self) {
+        let (binary, config, env) = (self.binary.clone(), self.config(), self.env.clone());
+        let recipe = Box::new(move || {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]).arg(&binary).arg("--config").arg(&config);
+            command.arg("run").envs(env.iter().cloned());
+            command
+        });
+        // The last one must be gone before the next one takes its port.
+        self.container = None;
+        self.container = Some(Container::start(recipe, self.log(), false));
+        until("the agent answers", || self.get("/live").ok());
+    }
+
+    /// Ends it with SIGKILL, wherever it is.
+    pub fn kill(&mut self) {
+        self.container = None;
+    }
+
+    /// SIGTERM; waits for its end, and gives its exit code.
+    ///
+    /// # Panics
+    /// When it was not started, or does not end.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let container = self.container.as_mut().expect("the agent was started");
+        container.terminate();
+        container.exit_code()
+    }
+
+    /// Runs a command of pitstop's with the agent's configuration.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn command(&self, args: &[&str]) -> io::Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.arg("--config").arg(self.config()).args(args);
+        command.envs(self.env.iter().cloned()).output()
+    }
+
+    /// Runs a command that has to work, and gives what it printed.
+    ///
+    /// # Panics
+    /// When it does not work, with what it said.
+    pub fn must(&self, args: &[&str]) -> String {
+        let output = self.command(args).expect("pitstop runs");
+        let (said, erred) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "pitstop {args:?}: {}\n{said}{erred}", output.status);
+        said
+    }
+
+    /// Builds a release and publishes it into the store.
+    ///
+    /// # Panics
+    /// When that does not work.
+    pub fn publish(&self, puma: &PumaRig, app: App, id: &str) -> String {
+        let dir = self.dir.join("build").join(id);
+        puma.write_release(&dir, id, app);
+        self.must(&["publish", &dir.to_string_lossy(), "--release", id])
+    }
+
+    /// Moves the pointer.
+    ///
+    /// # Panics
+    /// When that does not work.
+    pub fn promote(&self, id: &str) -> String {
+        self.must(&["promote", id])
+    }
+
+    /// What /status says; `None` while the agent does not answer.
+    pub fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.get("/status").ok()?.body).ok()
+    }
+
+    /// Waits until the agent has proved that the app server runs what the pointer names, and that
+    /// this is `id`.
+    ///
+    /// # Panics
+    /// When that does not happen.
+    pub fn wait_in_sync(&self, id: &str) {
+        until(&format!("in sync with {id}"), || {
+            let status = self.status()?;
+            (status["in_sync"] == true && status["running"] == id).then_some(())
+        });
+    }
+
+    /// One GET.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn get(&self, path: &str) -> io::Result<http::Answer> {
+        http::get(self.port, path)
+    }
+
+    /// The kubelet's call before it ends the app server: it waits for as long as the agent wants.
+    ///
+    /// # Errors
+    /// When there is no whole answer within two minutes.
+    pub fn prestop(&self) -> io::Result<Value> {
+        let answer = http::get_within(self.port, "/prestop", Duration::from_secs(120))?;
+        serde_json::from_str(&answer.body).map_err(io::Error::other)
+    }
+
+    /// Where its endpoints are.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The agent's process, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.container.as_ref()?.pid()
+    }
+
+    /// Its output.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("pitstop.yaml")
+    }
+
+    /// The directory store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    /// Where it keeps what belongs to this pod.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,249 @@
+//! The core and the app-server trait fit more than Puma: a scripted server that, like Unicorn, starts
+//! a second master beside the first, is driven through whole deploys. Its time is the test's own.
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use pitstop::{
+    app_server::{AppServer, Description, Look},
+    core::{
+        self, Act, Agent, Conclusion, Cwd, Effect, Event, Generation, GenerationKey, Mode, Moment,
+        Observation, Outcome, Plan, Policy, Process, ProcessKey, Reason, Record, Recovered, Sight, Stage,
+        Step, Traffic, Trouble, drain::Budget,
+    },
+    revision::{Pointer, RecordEvent, ReleaseId, Revision},
+};
+
+const BOOT_MS: u64 = 1_000;
+
+/// A master and its one worker.
+#[derive(Debug, Clone)]
+struct Master {
+    key: u64,
+    release: ReleaseId,
+    since: u64,
+}
+
+#[derive(Debug)]
+struct Script {
+    now: u64,
+    current: ReleaseId,
+    masters: Vec<Master>,
+    keys: u64,
+    acts: Vec<Act>,
+    /// Whether the app answered after each act.
+    served: bool,
+}
+
+/// A server of two generations; releases whose name begins with `bad` never boot in it.
+#[derive(Clone)]
+struct TwoGenerations(Arc<Mutex<Script>>);
+
+impl Script {
+    fn boots(&self, master: &Master) -> bool {
+        !master.release.as_str().starts_with("bad") && self.now >= master.since + BOOT_MS
+    }
+
+    fn start(&mut self) {
+        self.keys += 1;
+        self.masters.push(Master { key: self.keys, release: self.current.clone(), since: self.now });
+    }
+
+    fn generation(&self, master: &Master) -> Generation {
+        let cwd = Cwd::Release(master.release.clone());
+        let booted = self.boots(master);
+        Generation {
+            key: GenerationKey(master.key),
+            signalable: true,
+            cwd: cwd.clone(),
+            expected: 1,
+            processes: vec![Process { key: ProcessKey(master.key + 1_000), cwd, booted }],
+        }
+    }
+
+    fn act(&mut self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
+        self.acts.push(act);
+        let Some(newest) = self.masters.last().filter(|master| master.key == on.0) else {
+            return Err(Trouble::new(Reason::MasterGone, format!("{on:?} is not the newest master")));
+        };
+        match (act, newest.key) {
+            (Act::Begin(_), _) => self.start(),
+            (Act::Commit, newest) => self.masters.retain(|master| master.key == newest),
+            (Act::Abort(_), newest) => self.masters.retain(|master| master.key != newest),
+            (Act::Recover, _) => self.masters.clear(),
+        }
+        Ok(())
+    }
+}
+
+impl AppServer for TwoGenerations {
+    fn observe(&self) -> BoxFuture<'_, Look> {
+        let mut script = self.0.lock().unwrap();
+        script.served &= script.masters.iter().any(|master| script.boots(master));
+        let generations = script.masters.iter().map(|master| script.generation(master)).collect();
+        let sight = Sight::Seen(core::AppServer { generations, old_workers: false });
+        let look = Look {
+            sight,
+            traffic: Traffic::default(),
+            description: Description::default(),
+            findings: vec![],
+        };
+        async { look }.boxed()
+    }
+
+    fn plan<'a>(
+        &'a self,
+        _: Option<&'a ReleaseId>,
+        _: &'a ReleaseId,
+    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+        async { Ok(Plan { mode: Mode::Hot }) }.boxed()
+    }
+
+    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
+        let result = self.0.lock().unwrap().act(act, on);
+        async { result }.boxed()
+    }
+}
+
+/// The core with a scripted server and a volume that always works.
+struct Pod {
+    agent: Agent,
+    server: TwoGenerations,
+    conclusions: Vec<Conclusion>,
+}
+
+impl Pod {
+    fn on(release: &str) -> Self {
+        let script = Script {
+            now: 10_000,
+            current: id(release),
+            masters: vec![Master { key: 1, release: id(release), since: 0 }],
+            keys: 1,
+            acts: vec![],
+            served: true,
+        };
+        let revision = Revision { release: id(release), sequence: Some(0) };
+        let verified = Record { event: RecordEvent::Verified, revision, reason: None, baseline: None };
+        let recovered =
+            Recovered { current: Some(id(release)), records: vec![verified], ..Recovered::default() };
+        let (agent, effects) = Agent::recover(policy(), recovered, Moment(script.now));
+        assert_eq!(effects, []);
+        Self { agent, server: TwoGenerations(Arc::new(Mutex::new(script))), conclusions: vec![] }
+    }
+
+    fn script<T>(&self, read: impl FnOnce(&mut Script) -> T) -> T {
+        read(&mut self.server.0.lock().unwrap())
+    }
+
+    /// Moves the pointer and lets time pass until the deploy is over.
+    fn deploy(&mut self, release: &str, sequence: u64) {
+        let revision = Revision { release: id(release), sequence: Some(sequence) };
+        self.step(Event::Pointer(Ok(Pointer { revision, previous: None })));
+        for _ in 0..2_000 {
+            self.pass_time();
+            let view = self.agent.view();
+            if !self.conclusions.is_empty() && view.stage == Stage::Steady {
+                return;
+            }
+        }
+        panic!("the deploy never ended: {:?}", self.agent.view());
+    }
+
+    fn pass_time(&mut self) {
+        self.script(|script| script.now += 100);
+        let began = Moment(self.script(|script| script.now));
+        let look = self.server.observe().now_or_never().expect("a scripted look is immediate");
+        let observation = Observation { began, sight: look.sight, probe: None, traffic: look.traffic };
+        self.step(Event::Observed(observation));
+        self.step(Event::Tick);
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = Moment(self.script(|script| script.now));
+        for effect in self.agent.step(now, event) {
+            if let Some(finished) = self.perform(effect) {
+                self.script(|script| script.now += 1);
+                self.step(finished);
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Option<Event> {
+        let (attempt, step, outcome) = match effect {
+            Effect::Fetch { attempt, .. } => (attempt, Step::Fetch, Outcome::Done),
+            Effect::Check { attempt, release, running } => {
+                let plan = self.server.plan(running.as_ref(), &release).now_or_never().expect("immediate");
+                (attempt, Step::Check, plan.map_or_else(Outcome::Failed, Outcome::Checked))
+            }
+            Effect::Record { attempt, record } => (attempt, Step::Record(record.event), Outcome::Done),
+            Effect::Publish { attempt, release } => {
+                self.script(|script| script.current = release);
+                (attempt, Step::Publish, Outcome::Done)
+            }
+            Effect::Perform { attempt, act, on } => {
+                let result = self.server.perform(act, on).now_or_never().expect("immediate");
+                (attempt, Step::Perform, result.map_or_else(Outcome::Failed, |()| Outcome::Done))
+            }
+            Effect::Conclude { conclusion, .. } => {
+                self.conclusions.push(conclusion);
+                return None;
+            }
+            Effect::Drain(_) => return None,
+        };
+        Some(Event::Finished { attempt, step, outcome })
+    }
+
+    fn running(&self) -> Vec<String> {
+        self.script(|script| script.masters.iter().map(|master| master.release.to_string()).collect())
+    }
+}
+
+fn id(text: &str) -> ReleaseId {
+    text.parse().unwrap()
+}
+
+fn policy() -> Policy {
+    let drain = Budget {
+        min_ms: 5_000,
+        quiet_min_ms: 2_000,
+        quiet_max_ms: 15_000,
+        max_ms: 18_000,
+        ignore_peers: vec![],
+    };
+    Policy {
+        hot_timeout_ms: 20_000,
+        phased_timeout_ms: 20_000,
+        settle_ms: 5_000,
+        soak_ms: 1_000,
+        probing: false,
+        successes: 3,
+        long_request_ms: None,
+        wait_in_flight_ms: 0,
+        retry_ms: 1_000,
+        drain,
+    }
+}
+
+#[test]
+fn the_old_generation_serves_until_the_new_one_is_proven_and_ends_then() {
+    let mut pod = Pod::on("v1");
+    pod.deploy("v2", 1);
+    assert_eq!(pod.conclusions, [Conclusion::Verified]);
+    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Commit]);
+    assert_eq!(pod.running(), ["v2"]);
+    assert_eq!(pod.agent.view().running, Some(id("v2")));
+    assert!(pod.script(|script| script.served), "there was a moment without a booted generation");
+}
+
+#[test]
+fn a_new_generation_that_does_not_boot_is_ended_and_the_old_one_never_stopped() {
+    let mut pod = Pod::on("v1");
+    pod.deploy("bad", 1);
+    assert!(matches!(&pod.conclusions[..], [Conclusion::Reverted(why)] if why.reason == Reason::BootTimeout));
+    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Abort(Mode::Hot)]);
+    assert_eq!(pod.running(), ["v1"]);
+    assert_eq!(pod.script(|script| script.current.clone()), id("v1"));
+    assert!(pod.script(|script| script.served), "there was a moment without a booted generation");
+    let view = pod.agent.view();
+    assert_eq!((view.running, view.rejected.len(), view.in_sync), (Some(id("v1")), 1, false));
+}
