@@ -12,6 +12,8 @@ pub mod cli;
 pub mod config;
 /// The pure decisions: stages of a deploy, the drain, and whether a restart succeeded.
 pub mod core;
+/// Where requests to the supervisor are left and waited for.
+pub mod desk;
 /// Each effect of the core as one linear function with a deadline.
 pub mod effects;
 /// Where a test may stop the agent to kill it there.

@@ -3,7 +3,7 @@
 //!
 //! The kernel is asked over netlink (`inet_diag`, what `ss` uses), which tells byte counters and times
 //! as well as queues. Where it has no `inet_diag`, `/proc/net/tcp` and `tcp6` tell the queues only:
-//! then [`Connection::received`] and the like are `None` and the drain trusts the table less.
+//! then [`received`](crate::core::Connection::received) and the like are `None` and the drain trusts the table less.
 //!
 //! Not seen: listeners on unix sockets (`unix://` binds behind a proxy in the same pod), and
 //! connections that came and went between two looks.

@@ -1,1 +1,393 @@
-//! To come.
+//! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    app_server::{Description, Finding},
+    core::{
+        Attempt, Moment, Reason, Stage, Trouble, View,
+        drain::{Answer, DrainResult, DrainView, WaitsFor},
+    },
+    revision::{ReleaseId, Revision},
+};
+
+/// Everything that the supervisor lets the outside know, replaced as a whole after each event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// When it was made.
+    pub at: Moment,
+    /// The deploy's side.
+    pub view: View,
+    /// The id of the deploy under way, or of the last one; `None` before the first.
+    pub deploy_id: Option<String>,
+    /// The drain's side; `None` while serving.
+    pub drain: Option<DrainView>,
+    /// What the last drain ended with, until it is undone.
+    pub answer: Option<Answer>,
+    /// The last look at the app server.
+    pub app_server: Arc<Description>,
+    /// Traps in this pod's set-up.
+    pub findings: Vec<Finding>,
+    /// When moves were rejected, by the wall clock (RFC 3339).
+    pub rejected_at: Arc<HashMap<Revision, String>>,
+    /// `current` resolves to a complete release, as far as this process knows.
+    pub current_complete: bool,
+    /// This process has seen a complete `current`, whatever came later.
+    pub seen_current: bool,
+    /// This process has seen an app server that accepts requests, whatever came later.
+    pub seen_booted: bool,
+}
+
+impl Snapshot {
+    /// What is known before anything was looked at: nothing, and why.
+    pub fn unknown(at: Moment, trouble: Trouble) -> Self {
+        let view = View {
+            stage: Stage::Steady,
+            attempt: Attempt(0),
+            desired: None,
+            running: None,
+            previous: None,
+            in_sync: false,
+            trouble: Some(trouble),
+            rejected: Vec::new(),
+        };
+        Self {
+            at,
+            view,
+            deploy_id: None,
+            drain: None,
+            answer: None,
+            app_server: Arc::default(),
+            findings: Vec::new(),
+            rejected_at: Arc::default(),
+            current_complete: false,
+            seen_current: false,
+            seen_booted: false,
+        }
+    }
+
+    /// What /ready still waits for: names, none of which comes back once it is gone.
+    pub fn pending(&self) -> Vec<&'static str> {
+        let names = [("current", self.seen_current), ("app_server", self.seen_booted)];
+        names.into_iter().filter(|(_, seen)| !seen).map(|(name, _)| name).collect()
+    }
+}
+
+/// What GET /status answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// This pod's name.
+    pub pod: String,
+    /// The deploy's stage.
+    pub stage: Stage,
+    /// What the pointer last said.
+    pub desired: Option<Revision>,
+    /// What the app server was proved to run, never where `current` points.
+    pub running: Option<ReleaseId>,
+    /// What it was proved to run before.
+    pub previous: Option<ReleaseId>,
+    /// The desired release runs, proven.
+    pub in_sync: bool,
+    /// Why not, or what else holds.
+    pub reason: Option<Reason>,
+    /// The same for people; never empty.
+    pub message: String,
+    /// Moves that are not tried again.
+    pub rejected: Vec<Rejection>,
+    /// The deploy under way, or the last one: the same id as in the log.
+    pub deploy_id: Option<String>,
+    /// The end of the pod, once it has begun.
+    pub drain: Option<DrainStatus>,
+    /// The app server.
+    pub app_server: Description,
+    /// Traps in this pod's set-up.
+    pub findings: Vec<Finding>,
+}
+
+/// A move that is not tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rejection {
+    /// The release.
+    pub release: ReleaseId,
+    /// The number of the move; a plain-text pointer has none.
+    pub sequence: Option<u64>,
+    /// Why.
+    pub reason: Reason,
+    /// Since when, by the wall clock (RFC 3339).
+    pub at: Option<String>,
+}
+
+/// The drain in /status.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DrainStatus {
+    /// Names the drain.
+    pub drain_id: String,
+    /// How it ended; `null` while it goes on.
+    pub result: Option<DrainResult>,
+    /// For how long it holds, or held.
+    pub seconds: f64,
+    /// How much longer it may hold; 0 after the answer.
+    pub seconds_left: f64,
+    /// What it waits for.
+    pub waits_for: Vec<WaitsFor>,
+    /// Senders whose silence is not proved yet.
+    pub peers_not_quiet: usize,
+    /// Requests in flight at the last look; `null` when nothing can tell.
+    pub requests_in_flight: Option<u32>,
+}
+
+/// What /prestop answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrestopAnswer {
+    /// How the drain ended.
+    pub result: DrainResult,
+    /// How long it held.
+    pub seconds: f64,
+    /// Requests that were still in flight.
+    pub requests_left: u32,
+    /// What it waited for, in the order of the first wait.
+    pub waited_for: Vec<WaitsFor>,
+    /// Names the drain.
+    pub drain_id: String,
+}
+
+impl Status {
+    /// The contract's form of a snapshot, as it stands at `now`.
+    pub fn of(pod: &str, snapshot: &Snapshot, now: Moment) -> Self {
+        let view = &snapshot.view;
+        Self {
+            pod: pod.into(),
+            stage: view.stage,
+            desired: view.desired.clone(),
+            running: view.running.clone(),
+            previous: view.previous.clone(),
+            in_sync: view.in_sync,
+            reason: view.trouble.as_ref().map(|trouble| trouble.reason),
+            message: message(view),
+            rejected: rejections(snapshot),
+            deploy_id: snapshot.deploy_id.clone(),
+            drain: snapshot.drain.as_ref().map(|drain| DrainStatus::of(drain, snapshot.answer.as_ref(), now)),
+            app_server: (*snapshot.app_server).clone(),
+            findings: snapshot.findings.clone(),
+        }
+    }
+}
+
+/// A sentence also when nothing is wrong.
+fn message(view: &View) -> String {
+    match (&view.trouble, &view.running, &view.desired) {
+        (Some(trouble), ..) => trouble.message.clone(),
+        (None, Some(running), _) if view.in_sync => format!("runs {running}, as desired"),
+        (None, _, Some(desired)) => format!("on the way to {desired}"),
+        (None, _, None) => "no pointer was read yet".into(),
+    }
+}
+
+fn rejections(snapshot: &Snapshot) -> Vec<Rejection> {
+    let rejection = |(revision, reason): &(Revision, Reason)| Rejection {
+        release: revision.release.clone(),
+        sequence: revision.sequence,
+        reason: *reason,
+        at: snapshot.rejected_at.get(revision).cloned(),
+    };
+    snapshot.view.rejected.iter().map(rejection).collect()
+}
+
+impl DrainStatus {
+    fn of(drain: &DrainView, answer: Option<&Answer>, now: Moment) -> Self {
+        let held_ms = answer.map_or(now.since(drain.began), |answer| answer.held_ms);
+        let left_ms = if drain.answered { 0 } else { drain.deadline.since(now) };
+        Self {
+            drain_id: drain.drain_id.to_string(),
+            result: drain.result,
+            seconds: seconds(held_ms),
+            seconds_left: seconds(left_ms),
+            waits_for: drain.waits_for.clone(),
+            peers_not_quiet: drain.peers_not_quiet,
+            requests_in_flight: drain.requests_in_flight,
+        }
+    }
+}
+
+impl From<&Answer> for PrestopAnswer {
+    fn from(answer: &Answer) -> Self {
+        Self {
+            result: answer.result,
+            seconds: seconds(answer.held_ms),
+            requests_left: answer.requests_left,
+            waited_for: answer.waited_for.clone(),
+            drain_id: answer.drain_id.to_string(),
+        }
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        app_server::{Severity, WorkerDescription},
+        core::drain::Evidence,
+    };
+
+    fn release(id: &str) -> ReleaseId {
+        id.parse().unwrap()
+    }
+
+    fn rejected_move() -> Snapshot {
+        let bad = Revision { release: release("v43"), sequence: Some(7) };
+        let mut snapshot = Snapshot::unknown(
+            Moment(60_000),
+            Trouble::new(Reason::Rejected, "v43#7 was rejected (boot_loop) and is not tried again"),
+        );
+        snapshot.view.desired = Some(bad.clone());
+        snapshot.view.running = Some(release("v42"));
+        snapshot.view.previous = Some(release("v41"));
+        snapshot.view.rejected = vec![(bad.clone(), Reason::BootLoop)];
+        snapshot.deploy_id = Some("6740a1b2-3".into());
+        snapshot.rejected_at = Arc::new(HashMap::from([(bad, "2026-11-21T10:00:00Z".into())]));
+        snapshot.app_server = Arc::new(puma());
+        snapshot.findings = vec![Finding {
+            code: "restart_dir_pinned".into(),
+            severity: Severity::Broken,
+            message: "no restart moves this Puma".into(),
+            remedy: "start it with PWD=/srv/app/current".into(),
+        }];
+        snapshot
+    }
+
+    fn puma() -> Description {
+        let worker = |pid| WorkerDescription { pid, release: Some(release("v42")), booted: true };
+        Description {
+            kind: "puma".into(),
+            pid: Some(17),
+            mode: Some("cluster".into()),
+            workers: vec![worker(21), worker(22)],
+        }
+    }
+
+    #[test]
+    fn status_of_a_pod_that_rejected_a_move() {
+        let status = Status::of("web-0", &rejected_move(), Moment(60_000));
+        insta::assert_json_snapshot!(status, @r#"
+        {
+          "pod": "web-0",
+          "stage": "steady",
+          "desired": {
+            "release": "v43",
+            "sequence": 7
+          },
+          "running": "v42",
+          "previous": "v41",
+          "in_sync": false,
+          "reason": "rejected",
+          "message": "v43#7 was rejected (boot_loop) and is not tried again",
+          "rejected": [
+            {
+              "release": "v43",
+              "sequence": 7,
+              "reason": "boot_loop",
+              "at": "2026-11-21T10:00:00Z"
+            }
+          ],
+          "deploy_id": "6740a1b2-3",
+          "drain": null,
+          "app_server": {
+            "kind": "puma",
+            "pid": 17,
+            "mode": "cluster",
+            "workers": [
+              {
+                "pid": 21,
+                "release": "v42",
+                "booted": true
+              },
+              {
+                "pid": 22,
+                "release": "v42",
+                "booted": true
+              }
+            ]
+          },
+          "findings": [
+            {
+              "code": "restart_dir_pinned",
+              "severity": "broken",
+              "message": "no restart moves this Puma",
+              "remedy": "start it with PWD=/srv/app/current"
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn status_of_a_pod_that_drains() {
+        let mut snapshot = rejected_move();
+        snapshot.drain = Some(DrainView {
+            drain_id: 58_000,
+            began: Moment(58_000),
+            deadline: Moment(76_000),
+            waits_for: vec![WaitsFor::Quiet, WaitsFor::InFlight],
+            peers_not_quiet: 2,
+            requests_in_flight: Some(1),
+            evidence: Evidence { control: true, sockets: true },
+            answered: false,
+            result: None,
+        });
+        let status = Status::of("web-0", &snapshot, Moment(60_500));
+        insta::assert_json_snapshot!(status.drain, @r#"
+        {
+          "drain_id": "58000",
+          "result": null,
+          "seconds": 2.5,
+          "seconds_left": 15.5,
+          "waits_for": [
+            "quiet",
+            "in_flight"
+          ],
+          "peers_not_quiet": 2,
+          "requests_in_flight": 1
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_pod_in_sync_says_so_in_words() {
+        let mut snapshot = rejected_move();
+        snapshot.view.trouble = None;
+        snapshot.view.in_sync = true;
+        assert_eq!(Status::of("web-0", &snapshot, Moment(0)).message, "runs v42, as desired");
+    }
+
+    #[test]
+    fn the_answer_of_prestop() {
+        let answer = Answer {
+            drain_id: 58_000,
+            result: DrainResult::Deadline,
+            held_ms: 18_250,
+            requests_left: 2,
+            waited_for: vec![WaitsFor::Min, WaitsFor::InFlight],
+            waits: Vec::new(),
+            last_peer: None,
+            evidence: Evidence { control: true, sockets: true },
+        };
+        insta::assert_json_snapshot!(PrestopAnswer::from(&answer), @r#"
+        {
+          "result": "deadline",
+          "seconds": 18.25,
+          "requests_left": 2,
+          "waited_for": [
+            "min",
+            "in_flight"
+          ],
+          "drain_id": "58000"
+        }
+        "#);
+    }
+}

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A drain is answered when three things hold at one look: `drain.min` is over, every sender has
-//! been silent for longer than chance explains ([`quiet`]), and nothing is in flight
-//! ([`in_flight`]). Looks that began before the drain, and looks that saw no app server clearly,
+//! been silent for longer than chance explains (`quiet`), and nothing is in flight
+//! (`in_flight`). Looks that began before the drain, and looks that saw no app server clearly,
 //! prove nothing. Without a control server the socket table decides alone, without a socket table
 //! the control server does, and with neither the deadline.
 //!

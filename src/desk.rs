@@ -1,0 +1,126 @@
+//! The desk between the outside and the supervisor: requests are left here, and waited for here.
+//!
+//! It outlives the supervisor. When the loop is lost to a panic and started again, whoever waits on
+//! /prestop asks anew and goes on waiting.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::{
+    Operator,
+    drain::{Answer, Undone},
+};
+
+/// A request, with the way to answer it.
+#[derive(Debug)]
+pub enum Command {
+    /// The app server's preStop hook: begin the drain or join it.
+    Prestop(oneshot::Sender<Ending>),
+    /// The operator says that the drain was false.
+    Undrain(oneshot::Sender<Reply>),
+    /// Any other thing that an operator asks.
+    Operator(Operator, oneshot::Sender<Reply>),
+}
+
+/// What an operator is told: what happens now, or why nothing does.
+pub type Reply = Result<String, String>;
+
+/// How a wait on /prestop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// With the drain's answer.
+    Answered(Answer),
+    /// The drain was undone meanwhile.
+    Undone(Undone),
+    /// The agent could not tell for as long as it may hold the hook. A defect of its own.
+    OutOfTime,
+}
+
+/// Where requests are left.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    commands: mpsc::UnboundedSender<Command>,
+    /// /prestop is never held longer, whatever happens inside the agent.
+    longest_hold: Duration,
+}
+
+/// Where the supervisor finds them. Survives it.
+pub type Requests = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Command>>>;
+
+impl Desk {
+    /// Both sides of a new desk.
+    pub fn new(longest_hold: Duration) -> (Self, Requests) {
+        let (commands, requests) = mpsc::unbounded_channel();
+        (Self { commands, longest_hold }, Arc::new(tokio::sync::Mutex::new(requests)))
+    }
+
+    /// Begins the drain, or joins it, and waits for its end. The drain goes on when this future is
+    /// dropped: the request is left on the first poll, before anything is waited for.
+    pub async fn prestop(&self) -> Ending {
+        let until = Instant::now() + self.longest_hold;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let (answer, ending) = oneshot::channel();
+            // Refused only when the agent ends, which it does after the app server's end.
+            let _ = self.commands.send(Command::Prestop(answer));
+            match tokio::time::timeout(left, ending).await {
+                Ok(Ok(ending)) => return ending,
+                Err(_) => break,
+                // The supervisor was lost; its successor takes the drain up from the journal.
+                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        Ending::OutOfTime
+    }
+
+    /// Ends a false drain.
+    ///
+    /// # Errors
+    /// When there is none, or the agent does not answer.
+    pub async fn undrain(&self) -> Reply {
+        self.ask(Command::Undrain).await
+    }
+
+    /// Passes on what an operator asks.
+    ///
+    /// # Errors
+    /// When it cannot be done, or the agent does not answer.
+    pub async fn operator(&self, operator: Operator) -> Reply {
+        self.ask(|reply| Command::Operator(operator, reply)).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Command) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(command(reply));
+        let lost = || "the agent did not answer; see its log".to_owned();
+        match tokio::time::timeout(Duration::from_secs(5), answer).await {
+            Ok(Ok(reply)) => reply,
+            _ => Err(lost()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_supervisor_does_not_end_the_wait_on_prestop() {
+        let (desk, requests) = Desk::new(Duration::from_secs(60));
+        let waiting = tokio::spawn(async move { desk.prestop().await });
+        let Some(Command::Prestop(first)) = requests.lock().await.recv().await else { panic!("no call") };
+        drop(first);
+        let Some(Command::Prestop(second)) = requests.lock().await.recv().await else { panic!("not again") };
+        second.send(Ending::Undone(Undone::Operator)).unwrap();
+        assert_eq!(waiting.await.unwrap(), Ending::Undone(Undone::Operator));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_the_hook_may_be_held() {
+        let (desk, _requests) = Desk::new(Duration::from_millis(1));
+        assert_eq!(desk.prestop().await, Ending::OutOfTime);
+    }
+}

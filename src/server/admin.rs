@@ -1,0 +1,104 @@
+//! What changes something, on a unix socket that only this user can open: HTTP as well, so that
+//! `curl --unix-socket` is enough where the program is not at hand.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::UnixListener;
+
+use super::Handles;
+use crate::{core::Operator, desk::Reply};
+
+/// The socket's name in `state_dir`.
+pub const SOCKET_NAME: &str = "admin.sock";
+
+/// The admin socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve the admin socket {path}: {source}; `state_dir` must be writable for this user")]
+pub struct AdminError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Serves the admin socket in `state_dir`, in place of one that an earlier process left.
+///
+/// # Errors
+/// When it cannot be made. The other endpoints do not depend on it.
+pub async fn serve(state_dir: PathBuf, handles: Handles) -> Result<(), AdminError> {
+    let path = state_dir.join(SOCKET_NAME);
+    let failed = |source| AdminError { path: path.clone(), source };
+    let listener = listen(&state_dir, &path).map_err(failed)?;
+    axum::serve(listener, router(handles)).await.map_err(failed)
+}
+
+/// Made in a directory of our own and moved into place: nobody else can ever open it, and there is
+/// no moment without a socket.
+fn listen(state_dir: &Path, path: &Path) -> io::Result<UnixListener> {
+    fs::create_dir_all(state_dir)?;
+    let private = tempfile::Builder::new().prefix(".admin").tempdir_in(state_dir)?;
+    let fresh = private.path().join(SOCKET_NAME);
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+fn router(handles: Handles) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/sync", post(sync))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
+        .route("/revert", post(revert))
+        .route("/undrain", post(undrain))
+        .with_state(handles)
+}
+
+#[derive(Debug, Deserialize)]
+struct Sync {
+    #[serde(default)]
+    retry: bool,
+}
+
+async fn status(State(handles): State<Handles>) -> Response {
+    Json(handles.status()).into_response()
+}
+
+async fn sync(State(handles): State<Handles>, Query(sync): Query<Sync>) -> Response {
+    answer(handles.desk.operator(Operator::Sync { retry: sync.retry }).await)
+}
+
+async fn pause(State(handles): State<Handles>) -> Response {
+    answer(handles.desk.operator(Operator::Pause).await)
+}
+
+async fn resume(State(handles): State<Handles>) -> Response {
+    answer(handles.desk.operator(Operator::Resume).await)
+}
+
+async fn revert(State(handles): State<Handles>) -> Response {
+    answer(handles.desk.operator(Operator::Revert).await)
+}
+
+async fn undrain(State(handles): State<Handles>) -> Response {
+    answer(handles.desk.undrain().await)
+}
+
+fn answer(reply: Reply) -> Response {
+    match reply {
+        Ok(message) => Json(json!({ "message": message })).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(json!({ "error": error }))).into_response(),
+    }
+}

@@ -1,0 +1,120 @@
+//! The HTTP endpoints on `listen`.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch};
+
+use super::{Handles, prestop};
+use crate::app_server::{Finding, Severity};
+
+/// The pauses between attempts at a taken port double up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The endpoints. /live, /startup and /ready are open for probes, /status and /metrics ask for the
+/// token, where there is one, and /prestop does so itself.
+pub fn router(handles: Handles) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route_layer(middleware::from_fn_with_state(handles.clone(), guard));
+    Router::new()
+        .route("/live", get(live))
+        .route("/startup", get(startup))
+        .route("/ready", get(ready))
+        .route("/prestop", get(prestop::prestop).post(prestop::prestop))
+        .merge(guarded)
+        .with_state(handles)
+}
+
+/// Serves the endpoints until `stop` is true. A port that is taken is tried again and again: the agent stays
+/// for its deploys, and says what is wrong in the log and on the admin socket.
+pub async fn serve(listen: SocketAddr, handles: Handles, mut stop: watch::Receiver<bool>) {
+    let app = router(handles.clone());
+    let listener = tokio::select! {
+        listener = bind(listen, &handles) => listener,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    tracing::info!(%listen, "serving");
+    // No time-out of any kind: /prestop is held for as long as the drain takes.
+    let stop = async move {
+        // The sender's end is an end as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
+        tracing::error!(%listen, %error, "the endpoints are lost");
+    }
+}
+
+async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
+    let mut pause = Duration::from_millis(250);
+    loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => {
+                handles.findings().clear();
+                return listener;
+            }
+            Err(error) => {
+                report(listen, &error, handles);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+fn report(listen: SocketAddr, error: &io::Error, handles: &Handles) {
+    let taken = error.kind() == io::ErrorKind::AddrInUse;
+    let finding = Finding {
+        code: if taken { "port_taken".into() } else { "not_listening".into() },
+        severity: Severity::Broken,
+        message: format!(
+            "cannot listen on {listen} ({error}): no probe, no metrics, and preStop hooks are refused, so \
+             that pods end without a drain"
+        ),
+        remedy: format!("end what listens on port {}, or set `listen` to another address", listen.port()),
+    };
+    tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
+    *handles.findings() = vec![finding];
+}
+
+async fn guard(State(handles): State<Handles>, request: Request, next: Next) -> Response {
+    if handles.token.admits(request.headers()).await { next.run(request).await } else { prestop::refused() }
+}
+
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+async fn startup(State(handles): State<Handles>) -> Response {
+    let complete = handles.snapshots.borrow().current_complete;
+    pending(if complete { &[] } else { &["current"] })
+}
+
+async fn ready(State(handles): State<Handles>) -> Response {
+    pending(&handles.snapshots.borrow().pending())
+}
+
+fn pending(names: &[&str]) -> Response {
+    let status = if names.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "pending": names }))).into_response()
+}
+
+async fn status(State(handles): State<Handles>) -> Response {
+    Json(handles.status()).into_response()
+}
+
+async fn metrics(State(handles): State<Handles>) -> Response {
+    match handles.metrics.render() {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,51 @@
+//! GET or POST /prestop: the hook's answer is the one way to hold SIGTERM, so it comes when the drain
+//! is over and not before.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+
+use super::Handles;
+use crate::{
+    core::drain::{DrainResult, Undone},
+    desk::Ending,
+    status::PrestopAnswer,
+};
+
+pub(super) async fn prestop(State(handles): State<Handles>, headers: HeaderMap) -> Response {
+    if !handles.token.admits(&headers).await {
+        tracing::error!(
+            "/prestop was called with a missing or wrong token and refused: the kubelet now sends SIGTERM \
+             without a drain; give the hook's httpHeaders an Authorization entry with the token of token_file"
+        );
+        return refused();
+    }
+    let caller = headers.get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or("?");
+    tracing::info!(caller, "/prestop was called");
+    answer(handles.desk.prestop().await)
+}
+
+/// 401: the same for every guarded endpoint.
+pub(super) fn refused() -> Response {
+    let hint = [("www-authenticate", "Bearer")];
+    (StatusCode::UNAUTHORIZED, hint, "the token is missing or wrong\n").into_response()
+}
+
+fn answer(ending: Ending) -> Response {
+    match ending {
+        Ending::Answered(answer) => Json(PrestopAnswer::from(&answer)).into_response(),
+        // The server that the hook was for has gone; whoever still waits may go on.
+        Ending::Undone(Undone::NewImage) => Json(without_drain(DrainResult::AlreadyGone)).into_response(),
+        Ending::Undone(Undone::Operator | Undone::FalseDrain) => {
+            (StatusCode::CONFLICT, "the drain was undone\n").into_response()
+        }
+        Ending::OutOfTime => Json(without_drain(DrainResult::Deadline)).into_response(),
+    }
+}
+
+fn without_drain(result: DrainResult) -> PrestopAnswer {
+    PrestopAnswer { result, seconds: 0.0, requests_left: 0, waited_for: Vec::new(), drain_id: String::new() }
+}
