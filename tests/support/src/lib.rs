@@ -70,3 +70,13 @@ pub fn poll<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> 
 pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     poll(PATIENCE, condition).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain: {what}"))
 }
+
+/// Whether the test may change users and mount namespaces.
+///
+/// # Panics
+/// In CI (`CI` is set), where such tests must run.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "CI runs the privileged tests, as root");
+    root
+}
