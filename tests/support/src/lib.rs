@@ -9,6 +9,8 @@ pub mod agent;
 pub mod app;
 /// A process that is started again when it ends, and never outlives its owner.
 pub mod container;
+/// The figures of the benchmarks, and where they are written.
+pub mod figures;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
 /// HTTP clients that keep asking while something happens, and count what they lose.
