@@ -7,6 +7,8 @@ pub mod deploy;
 pub mod drain;
 pub mod history;
 mod mutation;
+#[cfg(test)]
+mod walk;
 pub mod reason;
 pub mod verdict;
 
@@ -180,5 +182,16 @@ impl Agent {
     /// What an outsider may know.
     pub fn view(&self) -> View {
         self.deploy.view(self.gate())
+    }
+}
+
+#[cfg(test)]
+impl Agent {
+    fn mutate(&mut self, mutation: Option<mutation::Mutation>) {
+        self.deploy.mutate(mutation);
+    }
+
+    fn rebase(&mut self, by: u64) {
+        self.deploy.rebase(&|moment| walk::shifted(moment, by));
     }
 }

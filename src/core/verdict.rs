@@ -101,6 +101,16 @@ impl Watch {
         })
     }
 
+    #[cfg(test)]
+    pub(in crate::core) fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
+        for moment in [&mut self.until, &mut self.good_since, &mut self.elsewhere_since] {
+            *moment = moment.map(shift);
+        }
+        if let Some(baseline) = &mut self.baseline {
+            baseline.at = shift(baseline.at);
+        }
+    }
+
     /// Takes one look.
     pub fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
         match &observation.sight {

@@ -21,6 +21,8 @@
 mod forward;
 mod recover;
 mod revert;
+#[cfg(test)]
+mod time;
 
 use super::{
     Policy, Recovered, Stage, View, Watchfulness,
@@ -33,6 +35,8 @@ use super::{
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 use revert::Revert;
+#[cfg(test)]
+use revert::RevertStep;
 
 /// What the end of the pod forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,39 @@
+//! Shifting a deploy in time, so that the walk's states recur.
+
+use super::*;
+
+impl Deploy {
+    /// Moves every moment back by `by`.
+    pub(in crate::core) fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
+        let optional = |moment: &mut Option<Moment>| *moment = moment.map(shift);
+        optional(&mut self.retry_at);
+        optional(&mut self.astray_since);
+        self.fresh_after = shift(self.fresh_after);
+        if let Some(baseline) = &mut self.unsettled {
+            baseline.at = shift(baseline.at);
+        }
+        match &mut self.state {
+            State::Checking(_, Checking::Look { missing_until }) => optional(missing_until),
+            State::Checking(_, Checking::Requests { until, .. })
+            | State::Restarting(_, _, Restarting::Look { until })
+            | State::Committing(_, Committing::Watch { until }) => *until = shift(*until),
+            State::Restarting(_, _, Restarting::Record(baseline) | Restarting::Signal(baseline)) => {
+                baseline.at = shift(baseline.at);
+            }
+            State::Verifying(_, verifying) => verifying.watch.rebase(shift),
+            State::Reverting(_, revert) => revert.rebase(shift),
+            _ => {}
+        }
+    }
+}
+
+impl Revert {
+    fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
+        match &mut self.step {
+            RevertStep::Look { until } | RevertStep::Survey { until } => *until = shift(*until),
+            RevertStep::Watch { until, settle_by } => (*until, *settle_by) = (shift(*until), shift(*settle_by)),
+            RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
+            RevertStep::Reject | RevertStep::Flip | RevertStep::Recover(_) | RevertStep::Close => {}
+        }
+    }
+}

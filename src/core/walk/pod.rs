@@ -1,0 +1,272 @@
+//! The model of the pod: Puma as it was measured, and the container around it. It moves by itself.
+
+use crate::core::{AppServer, Cwd, Generation, GenerationKey, Process, ProcessKey, Sight};
+
+/// A release of the model, by number.
+pub type Rel = u8;
+
+/// What a release does when it is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Nature {
+    Good,
+    /// Its workers die on boot; with preload the master does.
+    Raises,
+    /// Its workers never finish booting; with preload the master hangs, its title set.
+    Hangs,
+    /// The master hangs before it has a title.
+    HangsBeforeTitle,
+    /// It boots and serves, and its health path fails.
+    Unhealthy,
+}
+
+/// How this Puma was set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind {
+    pub workers: usize,
+    pub single: bool,
+    pub preload: bool,
+    /// No literal `directory`: a flip between exec and title binds it for ever.
+    pub pinnable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Running,
+    /// USR2 received: old workers finish, then the exec reads `current`.
+    Stopping,
+    /// Between exec and title: any USR2 kills.
+    Exec,
+    /// Title set, signals handled, the app not yet loaded.
+    Loading,
+    /// Workers from `next` on are still to be replaced.
+    Phased {
+        next: usize,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Worker {
+    pub key: u64,
+    pub rel: Rel,
+    pub booted: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Master {
+    pub key: u64,
+    pub stage: Stage,
+    pub dir: Rel,
+    pub workers: Vec<Option<Worker>>,
+    /// A USR1 that came during a phased restart; several are one.
+    pub usr1: bool,
+    /// Somebody else asked for the restart under way.
+    pub foreign: bool,
+    /// The restart directory no longer follows `current`.
+    pub pinned: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pod {
+    pub kind: Kind,
+    pub master: Option<Master>,
+    /// The kubelet starts the container again when Puma ends.
+    pub alive: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signal {
+    Usr1,
+    Usr2,
+    Kill,
+}
+
+/// Gives out keys that nobody remembers, so that the number of states stays finite.
+pub trait Keys {
+    fn fresh(&mut self) -> u64;
+}
+
+impl Pod {
+    /// Puma up and serving this release.
+    pub fn serving(kind: Kind, rel: Rel) -> Self {
+        let workers = (0..kind.workers as u64).map(|n| Some(Worker { key: 2 + n, rel, booted: true })).collect();
+        let master =
+            Master { key: 1, stage: Stage::Running, dir: rel, workers, usr1: false, foreign: false, pinned: false };
+        Self { kind, master: Some(master), alive: true }
+    }
+
+    pub fn keys(&self) -> Vec<u64> {
+        let Some(master) = &self.master else { return vec![] };
+        let workers = master.workers.iter().flatten().map(|w| w.key);
+        std::iter::once(master.key).chain(workers).collect()
+    }
+
+    pub fn sight(&self, name: impl Fn(Rel) -> Cwd) -> Sight {
+        let Some(master) = &self.master else { return Sight::Missing };
+        let processes: Vec<_> = master
+            .workers
+            .iter()
+            .flatten()
+            .map(|w| Process { key: ProcessKey(w.key), cwd: name(w.rel), booted: w.booted })
+            .collect();
+        let titled = !matches!(master.stage, Stage::Exec);
+        let loaded = !self.kind.single || processes.iter().any(|p| p.booted);
+        let generation = Generation {
+            key: GenerationKey(master.key),
+            signalable: titled && loaded,
+            cwd: name(master.dir),
+            expected: self.kind.workers,
+            processes,
+        };
+        let old_workers = matches!(master.stage, Stage::Phased { .. });
+        Sight::Seen(AppServer { generations: vec![generation], old_workers })
+    }
+
+    pub fn booted(&self) -> usize {
+        self.master.iter().flat_map(|m| m.workers.iter().flatten()).filter(|w| w.booted).count()
+    }
+
+    /// A signal arrives at the image `on`; `false` when that is not there any more.
+    pub fn signal(&mut self, on: u64, signal: Signal, current: Option<Rel>, foreign: bool) -> bool {
+        let Some(master) = self.master.as_mut().filter(|m| m.key == on) else { return false };
+        match (signal, master.stage) {
+            (Signal::Kill, _) | (_, Stage::Exec) => self.master = None,
+            (Signal::Usr1, _) if self.kind.single || self.kind.preload => {
+                master.stage = Stage::Stopping;
+                master.foreign = foreign;
+            }
+            (Signal::Usr1, Stage::Running) => {
+                start_phased(master, current);
+                master.foreign = foreign;
+            }
+            (Signal::Usr1, _) => master.usr1 = true,
+            (Signal::Usr2, Stage::Loading) if self.kind.single => self.master = None,
+            (Signal::Usr2, _) => {
+                // A master that hangs in its app's preload never comes to handle it.
+                let deaf = master.stage == Stage::Loading;
+                if !deaf {
+                    master.stage = Stage::Stopping;
+                    master.foreign = foreign;
+                }
+            }
+        }
+        true
+    }
+
+    /// Everything the pod may do next by itself.
+    pub fn moves(&self, current: Option<Rel>, nature: impl Fn(Rel) -> Nature, keys: &mut impl Keys) -> Vec<Self> {
+        let Some(master) = &self.master else {
+            return if self.alive { self.respawn(current, keys) } else { vec![] };
+        };
+        match master.stage {
+            Stage::Stopping => vec![self.exec(master, current, keys)],
+            Stage::Exec => self.title(master, current, nature),
+            Stage::Loading => self.load(master, nature),
+            Stage::Running | Stage::Phased { .. } => self.work(master, current, nature, keys),
+        }
+    }
+
+    fn with(&self, master: Option<Master>) -> Self {
+        Self { master, ..self.clone() }
+    }
+
+    fn respawn(&self, current: Option<Rel>, keys: &mut impl Keys) -> Vec<Self> {
+        let Some(dir) = current else { return vec![] };
+        let workers = vec![None; self.kind.workers];
+        let key = keys.fresh();
+        let stage = Stage::Exec;
+        vec![self.with(Some(Master { key, stage, dir, workers, usr1: false, foreign: false, pinned: false }))]
+    }
+
+    fn exec(&self, master: &Master, current: Option<Rel>, keys: &mut impl Keys) -> Self {
+        let dir = current.filter(|_| !master.pinned).unwrap_or(master.dir);
+        let workers = vec![None; self.kind.workers];
+        self.with(Some(Master { key: keys.fresh(), stage: Stage::Exec, dir, workers, usr1: false, ..master.clone() }))
+    }
+
+    fn title(&self, master: &Master, current: Option<Rel>, nature: impl Fn(Rel) -> Nature) -> Vec<Self> {
+        if nature(master.dir) == Nature::HangsBeforeTitle {
+            return vec![];
+        }
+        let pinned = master.pinned || (self.kind.pinnable && current != Some(master.dir));
+        let stage = if self.kind.single || self.kind.preload { Stage::Loading } else { Stage::Running };
+        vec![self.with(Some(Master { stage, pinned, ..master.clone() }))]
+    }
+
+    fn load(&self, master: &Master, nature: impl Fn(Rel) -> Nature) -> Vec<Self> {
+        match nature(master.dir) {
+            Nature::Raises => vec![self.with(None)],
+            Nature::Hangs | Nature::HangsBeforeTitle => vec![],
+            Nature::Good | Nature::Unhealthy => {
+                vec![self.with(Some(Master { stage: Stage::Running, ..master.clone() }))]
+            }
+        }
+    }
+
+    fn work(
+        &self,
+        master: &Master,
+        current: Option<Rel>,
+        nature: impl Fn(Rel) -> Nature,
+        keys: &mut impl Keys,
+    ) -> Vec<Self> {
+        let mut next = vec![];
+        for index in 0..master.workers.len() {
+            let mut changed = master.clone();
+            let touched = match &master.workers[index] {
+                None => {
+                    changed.workers[index] = Some(Worker { key: keys.fresh(), rel: master.dir, booted: false });
+                    true
+                }
+                Some(w) if !w.booted => match nature(w.rel) {
+                    Nature::Good | Nature::Unhealthy => {
+                        changed.workers[index] = Some(Worker { booted: true, ..w.clone() });
+                        true
+                    }
+                    Nature::Raises => {
+                        changed.workers[index] = None;
+                        true
+                    }
+                    Nature::Hangs | Nature::HangsBeforeTitle => false,
+                },
+                Some(_) => false,
+            };
+            if touched {
+                next.push(self.with(Some(changed)));
+                break;
+            }
+        }
+        next.extend(self.phased(master, current));
+        next
+    }
+
+    /// The phased restart's own next step; one that waits for a worker that never boots starts
+    /// over when another USR1 has come.
+    fn phased(&self, master: &Master, current: Option<Rel>) -> Option<Self> {
+        let Stage::Phased { next } = master.stage else { return None };
+        let all_booted = master.workers.iter().all(|w| w.as_ref().is_some_and(|w| w.booted));
+        let mut changed = master.clone();
+        if master.usr1 && (!all_booted || next == master.workers.len()) {
+            start_phased(&mut changed, current);
+        } else if all_booted && next < master.workers.len() {
+            changed.workers[next] = None;
+            changed.stage = Stage::Phased { next: next + 1 };
+        } else if all_booted {
+            changed.stage = Stage::Running;
+        } else {
+            return None;
+        }
+        Some(self.with(Some(changed)))
+    }
+}
+
+/// Reads the restart directory once, at the start.
+fn start_phased(master: &mut Master, current: Option<Rel>) {
+    if let Some(dir) = current.filter(|_| !master.pinned) {
+        master.dir = dir;
+    }
+    for worker in master.workers.iter_mut().filter(|w| w.as_ref().is_some_and(|w| !w.booted)) {
+        *worker = None;
+    }
+    master.usr1 = false;
+    master.stage = Stage::Phased { next: 0 };
+}

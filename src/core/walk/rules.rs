@@ -1,0 +1,201 @@
+//! What must hold in every state, and where every state must lead.
+
+use std::collections::HashSet;
+
+use super::fingerprint;
+use super::pod::{Nature, Stage as PumaStage};
+use super::world::{Disturbance, PreStop, World, name, number};
+use crate::core::effect::{Act, Effect, Mode};
+use crate::core::{Agent, Event, Outcome, Stage};
+use crate::revision::RecordEvent;
+
+fn broken(world: &World, rule: &str) -> Result<(), String> {
+    Err(format!("{rule}\n  {}\n  world: {:?}\n  view: {:?}", world.story(), (&world.pod, &world.running), world.agent.as_ref().map(Agent::view)))
+}
+
+/// Rules on what the agent asks for, in the state in which it asks.
+pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
+    let agent = world.agent.as_ref().expect("a living agent asked");
+    let going_back = agent.view().stage == Stage::Reverting;
+    let forward = match effect {
+        Effect::Fetch { .. } | Effect::Check { .. } | Effect::Perform { act: Act::Begin(_), .. } => true,
+        Effect::Record { record, .. } => record.event == RecordEvent::Attempt,
+        Effect::Publish { .. } => !going_back,
+        _ => false,
+    };
+    if forward && agent.drain.active() {
+        return broken(world, "a forward stage starts while draining");
+    }
+    if let Effect::Record { record, .. } = effect {
+        let rejected = agent.view().rejected.iter().any(|(r, _)| *r == record.revision)
+            || on_disk(world, RecordEvent::Rejected, |r| *r == record.revision);
+        if record.event == RecordEvent::Attempt && rejected {
+            return broken(world, "a rejected move is tried again");
+        }
+        if record.event == RecordEvent::Verified {
+            return proven(world, number(&record.revision.release));
+        }
+    }
+    if world.running.iter().any(|r| r.hanging) && !matches!(effect, Effect::Perform { .. } | Effect::Drain(_) | Effect::Conclude { .. }) {
+        return broken(world, "the volume is touched while an effect on it hangs");
+    }
+    Ok(())
+}
+
+fn proven(world: &World, rel: u8) -> Result<(), String> {
+    let late = world.disturbed.iter().any(|d| matches!(d, Disturbance::Stale | Disturbance::Killed | Disturbance::Foreign));
+    let workers = world.pod.master.iter().flat_map(|m| m.workers.iter());
+    let true_now = world.pod.master.is_some() && workers.clone().all(|w| w.as_ref().is_some_and(|w| w.rel == rel));
+    if true_now || late || world.setting.second == Nature::Raises {
+        return Ok(());
+    }
+    broken(world, "verified, but not every worker runs the release")
+}
+
+fn on_disk(world: &World, event: RecordEvent, which: impl Fn(&crate::revision::Revision) -> bool) -> bool {
+    world.disk.log.iter().any(|(record, _)| record.event == event && which(&record.revision))
+}
+
+/// Rules on what happens in the world.
+pub fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
+    match effect {
+        Effect::Publish { release, .. } => {
+            if !world.disk.complete.contains(&number(release)) {
+                return broken(world, "`current` names a release that is not complete");
+            }
+            published_by_intent(world, number(release))
+        }
+        Effect::Perform { act, on, .. } => signalled_in_peace(world, *act, on.0),
+        _ => Ok(()),
+    }
+}
+
+fn published_by_intent(world: &World, rel: u8) -> Result<(), String> {
+    let forgiven = world.disturbed.contains(&Disturbance::WriteFailed);
+    let last = world.disk.log.iter().rev().map(|(r, _)| r).find(|r| r.event == RecordEvent::Attempt);
+    let attempted = last.is_some_and(|r| number(&r.revision.release) == rel);
+    let Some(agent) = &world.agent else { return Ok(()) };
+    let view = agent.view();
+    if view.stage == Stage::Publishing && !attempted {
+        return broken(world, "flipped without its attempt on disk");
+    }
+    let unwritten = view.rejected.iter().find(|(r, _)| !on_disk(world, RecordEvent::Rejected, |d| d == r));
+    if view.stage == Stage::Reverting && unwritten.is_some() && !forgiven {
+        return broken(world, "flipped back without its rejection on disk");
+    }
+    Ok(())
+}
+
+fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
+    let forgiven = world.disturbed.contains(&Disturbance::WriteFailed);
+    let announced = world.disk.log.last().is_some_and(|(r, _)| r.event == RecordEvent::Signalled);
+    let back = matches!(act, Act::Abort(_));
+    if matches!(act, Act::Begin(_) | Act::Abort(_)) && !announced && !(back && forgiven) {
+        return broken(world, "signalled without its intent on disk");
+    }
+    // Another image is there: the adapter sends nothing.
+    let Some(master) = world.pod.master.as_ref().filter(|m| m.key == on) else { return Ok(()) };
+    let usr2 = matches!(act, Act::Begin(Mode::Hot) | Act::Abort(Mode::Hot));
+    let loading = master.stage == PumaStage::Loading && world.pod.kind.single;
+    let under_way = matches!(master.stage, PumaStage::Stopping | PumaStage::Exec) || loading;
+    if usr2 && under_way && !master.foreign {
+        return broken(world, "USR2 while a hot restart is between its signal and its title, or loading");
+    }
+    let phased = matches!(master.stage, PumaStage::Phased { .. });
+    if matches!(act, Act::Begin(_)) && (phased || under_way) && !master.foreign && !forgiven {
+        return broken(world, "a second restart while one is in flight");
+    }
+    Ok(())
+}
+
+/// Rules on every state.
+pub fn holds(world: &World) -> Result<(), String> {
+    let current = world.disk.current;
+    if current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
+        return broken(world, "`current` does not resolve to a complete release");
+    }
+    let Some(agent) = &world.agent else { return Ok(()) };
+    let good = |rel: u8| world.nature(rel) == Nature::Good;
+    let blamed = agent.view().rejected.into_iter().find(|(r, _)| good(number(&r.release)));
+    if blamed.is_some() && world.disturbed.is_empty() && !world.setting.kind.pinnable {
+        return broken(world, "a good release was rejected though nothing went wrong");
+    }
+    Ok(())
+}
+
+/// Left alone, with no more disturbances and a good pointer, the world comes to rest: in sync, or
+/// stranded with a reason; and whoever waits on /prestop is answered.
+pub fn comes_to_rest(world: &World, calm: &mut HashSet<u128>) -> Result<(), String> {
+    let mut world = world.clone();
+    world.pointer = 3;
+    world.announced = false;
+    let mut path = vec![];
+    for _ in 0..600 {
+        let mark = fingerprint(&world);
+        if calm.contains(&mark) {
+            break;
+        }
+        path.push(mark);
+        match quiet_step(&world)? {
+            Some(next) => world = next,
+            None => {
+                at_rest(&world)?;
+                calm.extend(path);
+                return Ok(());
+            }
+        }
+    }
+    if path.len() >= 600 {
+        return broken(&world, "it never comes to rest");
+    }
+    calm.extend(path);
+    Ok(())
+}
+
+/// One step of an undisturbed world: effects end well, Puma moves, the agent looks, time passes.
+fn quiet_step(world: &World) -> Result<Option<World>, String> {
+    if world.agent.is_none() {
+        return Ok(Some(world.restarted()));
+    }
+    if !world.announced {
+        return world.announce().map(Some);
+    }
+    if let Some(index) = world.running.iter().position(|r| r.outcome.is_none()) {
+        return world.happen(index, Outcome::Done).map(Some);
+    }
+    if let Some(next) = world.effects_end().into_iter().next() {
+        return next.map(Some);
+    }
+    let mut next = world.clone();
+    next.late_look = None;
+    if let Some(moved) = next.pod_moves().into_iter().last() {
+        let look = moved.look();
+        return moved.feed(Event::Observed(look)).map(Some);
+    }
+    let looked = next.clone().feed(Event::Observed(next.look()))?;
+    if fingerprint(&looked) != fingerprint(world) {
+        return Ok(Some(looked));
+    }
+    match looked.tick() {
+        Some(ticked) => ticked.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn at_rest(world: &World) -> Result<(), String> {
+    let agent = world.agent.as_ref().expect("it was started");
+    if world.prestop == PreStop::Waiting {
+        return broken(world, "/prestop was never answered");
+    }
+    let view = agent.view();
+    if agent.drain.active() {
+        return Ok(());
+    }
+    let in_sync = view.stage == Stage::Steady && view.running == Some(name(3));
+    let explained = view.trouble.is_some() && matches!(view.stage, Stage::Stranded | Stage::Steady);
+    let hopeless = world.setting.kind.pinnable || !world.disturbed.is_empty();
+    if in_sync || (explained && hopeless) {
+        return Ok(());
+    }
+    broken(world, &format!("it rests neither in sync nor explained: {view:?}"))
+}

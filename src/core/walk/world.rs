@@ -1,0 +1,526 @@
+//! The world that is walked: agent, pod, disk, effects under way.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal, Stage as PumaStage};
+use super::rules;
+use crate::core::drain::{Answer, Budget, DrainCommand, DrainEffect, Journal, Origin};
+use crate::core::mutation::Mutation;
+use crate::core::{
+    Act, Agent, Attempt, Cwd, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Probe, Reason, Record,
+    Recovered, Sight, Sockets, Step, Traffic, Trouble,
+};
+use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
+
+/// The walk's present: moments are shifted back to it after every tick, so that states recur.
+pub const NOW: Moment = Moment(1_000_000);
+
+/// Something that need not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disturbance {
+    Crash,
+    WriteFailed,
+    Hanging,
+    Stale,
+    Foreign,
+    Killed,
+    Drain,
+    Slow,
+}
+
+/// An effect under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Running {
+    pub effect: Effect,
+    /// How it ended, once it has; not yet reported.
+    pub outcome: Option<Outcome>,
+    /// It was reported as unknown.
+    pub hanging: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Disk {
+    pub current: Option<Rel>,
+    pub complete: BTreeSet<Rel>,
+    /// Each line, and whether it was synced.
+    pub log: Vec<(Record, bool)>,
+    pub journal: Option<Journal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PreStop {
+    #[default]
+    Idle,
+    Waiting,
+    Answered,
+}
+
+/// How a walk is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Setting {
+    pub kind: Kind,
+    pub mode: Mode,
+    pub second: Nature,
+    pub mutation: Option<Mutation>,
+}
+
+#[derive(Debug)]
+pub struct Trace {
+    pub what: String,
+    pub before: Option<Rc<Trace>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct World {
+    pub setting: Setting,
+    pub agent: Option<Agent>,
+    pub pod: Pod,
+    pub disk: Disk,
+    pub running: Vec<Running>,
+    /// A look taken earlier that has not arrived yet, and whether it is older than the last effect.
+    pub late_look: Option<(Observation, bool)>,
+    pub pointer: Rel,
+    pub announced: bool,
+    pub prestop: PreStop,
+    /// Which kinds of disturbances there were.
+    pub disturbed: Vec<Disturbance>,
+    pub trace: Option<Rc<Trace>>,
+}
+
+impl Hash for World {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.agent.hash(state);
+        self.pod.hash(state);
+        self.disk.hash(state);
+        self.running.hash(state);
+        self.late_look.hash(state);
+        (self.pointer, self.announced, self.prestop).hash(state);
+        (self.disturbed.is_empty(), self.disturbed.contains(&Disturbance::WriteFailed)).hash(state);
+    }
+}
+
+pub fn name(rel: Rel) -> ReleaseId {
+    format!("v{rel}").parse().expect("a valid id")
+}
+
+pub fn number(release: &ReleaseId) -> Rel {
+    release.as_str()[1..].parse().expect("a release of the model")
+}
+
+fn revision(rel: Rel) -> Revision {
+    Revision { release: name(rel), sequence: Some(u64::from(rel)) }
+}
+
+pub fn policy() -> Policy {
+    Policy {
+        hot_timeout_ms: 100,
+        phased_timeout_ms: 200,
+        settle_ms: 20,
+        soak_ms: 5,
+        probing: true,
+        successes: 1,
+        long_request_ms: None,
+        wait_in_flight_ms: 1_000,
+        retry_ms: 10,
+        drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ignore_peers: vec![] },
+    }
+}
+
+/// The smallest keys that nothing in the world remembers.
+struct Unused(BTreeSet<u64>);
+
+impl Keys for Unused {
+    fn fresh(&mut self) -> u64 {
+        let key = (1..).find(|k| !self.0.contains(k)).expect("some number is free");
+        self.0.insert(key);
+        key
+    }
+}
+
+type Next = Result<World, String>;
+
+impl World {
+    /// v1 runs, verified; the pointer has just moved to v2.
+    pub fn start(setting: Setting) -> Self {
+        let verified = |event| Record { event, revision: revision(1), reason: None, baseline: None };
+        let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
+        let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, journal: None };
+        let mut world = Self {
+            setting,
+            agent: None,
+            pod: Pod::serving(setting.kind, 1),
+            disk,
+            running: vec![],
+            late_look: None,
+            pointer: 2,
+            announced: false,
+            prestop: PreStop::Idle,
+            disturbed: vec![],
+            trace: None,
+        };
+        world.start_agent();
+        world
+    }
+
+    pub fn nature(&self, rel: Rel) -> Nature {
+        if rel == 2 { self.setting.second } else { Nature::Good }
+    }
+
+    fn start_agent(&mut self) {
+        let recovered = Recovered {
+            current: self.disk.current.filter(|r| self.disk.complete.contains(r)).map(name),
+            records: self.disk.log.iter().map(|(record, _)| record.clone()).collect(),
+            boot_id: String::new(),
+            journal: self.disk.journal.clone(),
+        };
+        let (mut agent, _) = Agent::recover(policy(), recovered, NOW);
+        agent.mutate(self.setting.mutation);
+        self.agent = Some(agent);
+        self.announced = false;
+    }
+
+    fn note(mut self, what: impl Into<String>) -> Self {
+        self.trace = Some(Rc::new(Trace { what: what.into(), before: self.trace.take() }));
+        self
+    }
+
+    pub fn disturb(mut self, disturbance: Disturbance) -> Self {
+        if !self.disturbed.contains(&disturbance) {
+            self.disturbed.push(disturbance);
+        }
+        self
+    }
+
+    /// The agent takes an event; its effects are under way from then on.
+    pub fn feed(mut self, event: Event) -> Next {
+        let what = format!("{event:?}").chars().take(150).collect::<String>();
+        let agent = self.agent.as_mut().expect("only a living agent is fed");
+        let effects = agent.step(NOW, event);
+        let mut world = self.note(what);
+        for effect in effects {
+            rules::may_begin(&world, &effect)?;
+            match effect {
+                Effect::Conclude { .. } => {}
+                Effect::Drain(drain) => world.drained(drain),
+                effect => world.running.push(Running { effect, outcome: None, hanging: false }),
+            }
+        }
+        rules::holds(&world)?;
+        Ok(world)
+    }
+
+    fn drained(&mut self, effect: DrainEffect) {
+        match effect {
+            DrainEffect::Journal(journal) => self.disk.journal = journal,
+            DrainEffect::Answer(Answer { .. }) if self.prestop == PreStop::Waiting => {
+                self.prestop = PreStop::Answered;
+            }
+            DrainEffect::Answer(_) => {}
+            DrainEffect::Undone(_) => self.prestop = PreStop::Idle,
+        }
+    }
+
+    pub fn look(&self) -> Observation {
+        let sight = self.pod.sight(|rel| Cwd::Release(name(rel)));
+        let workers = self.pod.master.iter().flat_map(|m| m.workers.iter().flatten()).filter(|w| w.booted);
+        let healthy: Vec<_> = workers.map(|w| self.nature(w.rel) != Nature::Unhealthy).collect();
+        let well = !healthy.is_empty() && healthy.iter().all(|h| *h);
+        let probe = Some(if well { Probe::Healthy } else { Probe::Unhealthy });
+        let traffic = Traffic { workers: None, sockets: Some(Sockets::default()) };
+        Observation { began: NOW.plus(1), sight, probe, traffic }
+    }
+
+    fn unused(&self) -> Unused {
+        let mut keys: BTreeSet<u64> = self.pod.keys().into_iter().collect();
+        let text = format!("{:?}{:?}{:?}{:?}", self.agent, self.running, self.disk, self.late_look);
+        for mark in ["GenerationKey(", "ProcessKey("] {
+            for part in text.split(mark).skip(1) {
+                keys.extend(part.split(')').next().and_then(|n| n.parse::<u64>().ok()));
+            }
+        }
+        Unused(keys)
+    }
+
+    /// Everything that may happen next, with what it takes from the disturbances left.
+    pub fn successors(&self, disturbances: bool) -> Vec<(Next, u8)> {
+        let mut next: Vec<(Next, u8)> = self.pod_moves().into_iter().map(|w| (Ok(w), 0)).collect();
+        next.extend(self.effects_end().into_iter().map(|w| (w, 0)));
+        if self.agent.is_some() {
+            next.extend(self.agent_moves().into_iter().map(|w| (w, 0)));
+        } else {
+            next.push((Ok(self.restarted()), 0));
+        }
+        if disturbances {
+            next.extend(self.disturbances().into_iter().map(|w| (w, 1)));
+        }
+        next
+    }
+
+    pub fn pod_moves(&self) -> Vec<World> {
+        let mut keys = self.unused();
+        let pods = self.pod.moves(self.disk.current, |rel| self.nature(rel), &mut keys);
+        pods.into_iter().map(|pod| World { pod, ..self.clone() }.note("the pod moves")).collect()
+    }
+
+    pub fn restarted(&self) -> World {
+        let mut world = self.clone();
+        world.start_agent();
+        world.note("the agent starts")
+    }
+
+    fn agent_moves(&self) -> Vec<Next> {
+        let mut next = vec![self.clone().feed(Event::Observed(self.look()))];
+        if !self.announced {
+            next.push(self.announce());
+        }
+        if self.pointer == 2 {
+            let moved = World { pointer: 3, announced: false, ..self.clone() };
+            next.push(Ok(moved.note("the pointer moves")));
+        }
+        if let Some((look, outdated)) = &self.late_look {
+            let began = if *outdated { Moment(0) } else { look.began };
+            let world = World { late_look: None, ..self.clone() };
+            next.push(world.feed(Event::Observed(Observation { began, ..look.clone() })));
+        }
+        if self.pod_moves().is_empty() && self.running.is_empty() {
+            next.extend(self.tick());
+        }
+        next
+    }
+
+    pub fn announce(&self) -> Next {
+        let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
+        let pointer = Pointer { revision: revision(self.pointer), previous };
+        World { announced: true, ..self.clone() }.feed(Event::Pointer(Ok(pointer)))
+    }
+
+    /// Time goes on to the next deadline.
+    pub fn tick(&self) -> Option<Next> {
+        let agent = self.agent.as_ref()?;
+        let due = agent.deadline(NOW)?;
+        let by = due.since(NOW);
+        let mut world = self.clone();
+        world.agent.as_mut().expect("just seen").rebase(by);
+        for (record, _) in &mut world.disk.log {
+            if let Some(baseline) = &mut record.baseline {
+                baseline.at = shifted(baseline.at, by);
+            }
+        }
+        if let Some(journal) = &mut world.disk.journal {
+            journal.began = shifted(journal.began, by);
+            journal.deadline = shifted(journal.deadline, by);
+        }
+        if let Some((_, outdated)) = &mut world.late_look {
+            *outdated = true;
+        }
+        Some(world.feed(Event::Tick))
+    }
+
+    /// Each effect under way may end well, and each that has ended may be reported.
+    pub fn effects_end(&self) -> Vec<Next> {
+        let mut next = vec![];
+        for index in 0..self.running.len() {
+            if self.running[index].outcome.is_some() {
+                next.push(self.report(index));
+            } else {
+                next.push(self.happen(index, Outcome::Done));
+            }
+        }
+        next
+    }
+
+    /// The effect does its work in the world; nobody is told yet.
+    pub fn happen(&self, index: usize, outcome: Outcome) -> Next {
+        let mut world = self.clone().note(format!("happens: {:?} {outcome:?}", self.running[index].effect));
+        let outcome = world.apply(&self.running[index].effect.clone(), outcome)?;
+        world.running[index].outcome = Some(outcome);
+        if let Some((_, outdated)) = &mut world.late_look {
+            *outdated = true;
+        }
+        Ok(world)
+    }
+
+    fn apply(&mut self, effect: &Effect, outcome: Outcome) -> Result<Outcome, String> {
+        rules::may_happen(self, effect)?;
+        let done = outcome == Outcome::Done;
+        match effect {
+            Effect::Fetch { release, .. } if done => {
+                self.disk.complete.insert(number(release));
+            }
+            Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan { mode: self.setting.mode })),
+            Effect::Record { record, .. } if done => self.disk.log.push((record.clone(), true)),
+            Effect::Publish { release, .. } if done => self.disk.current = Some(number(release)),
+            Effect::Perform { act, on, .. } => return Ok(self.perform(*act, on.0)),
+            _ => {}
+        }
+        Ok(outcome)
+    }
+
+    fn perform(&mut self, act: Act, on: u64) -> Outcome {
+        let signal = match act {
+            Act::Begin(Mode::Hot) | Act::Abort(Mode::Hot) => Signal::Usr2,
+            Act::Begin(Mode::Phased) | Act::Abort(Mode::Phased) => Signal::Usr1,
+            Act::Recover => Signal::Kill,
+            Act::Commit => return Outcome::Done,
+        };
+        if self.pod.signal(on, signal, self.disk.current, false) {
+            Outcome::Done
+        } else {
+            Outcome::Failed(Trouble::new(Reason::MasterGone, "the image meant is gone"))
+        }
+    }
+
+    fn report(&self, index: usize) -> Next {
+        let mut world = self.clone();
+        let Running { effect, outcome, .. } = world.running.remove(index);
+        let (attempt, step) = address(&effect);
+        let outcome = outcome.expect("only what has ended is reported");
+        if world.agent.is_none() {
+            return Ok(world);
+        }
+        world.feed(Event::Finished { attempt, step, outcome })
+    }
+
+    fn disturbances(&self) -> Vec<Next> {
+        let mut next: Vec<Next> = vec![];
+        if self.agent.is_some() {
+            next.extend(self.crashes());
+            next.extend(self.slowness());
+            if self.late_look.is_none() {
+                let late_look = Some((self.look(), false));
+                let world = World { late_look, ..self.clone() };
+                next.push(Ok(world.disturb(Disturbance::Stale).note("a look is on its way")));
+            }
+            if self.prestop == PreStop::Idle {
+                next.push(self.clone().disturb(Disturbance::Drain).begin_drain());
+            } else {
+                next.push(self.clone().disturb(Disturbance::Drain).feed(Event::Drain(DrainCommand::Undrain)));
+            }
+        }
+        next.extend(self.bad_ends());
+        next.extend(self.from_outside().into_iter().map(Ok));
+        next
+    }
+
+    pub fn begin_drain(self) -> Next {
+        let world = World { prestop: PreStop::Waiting, ..self };
+        world.feed(Event::Drain(DrainCommand::Begin(Origin::PreStop)))
+    }
+
+    /// The agent dies. Each effect under way has happened or not; a line that was not synced is
+    /// there or not.
+    fn crashes(&self) -> Vec<Next> {
+        let mut worlds = vec![Ok(self.clone())];
+        for index in 0..self.running.len() {
+            if self.running[index].outcome.is_none() {
+                worlds.push(self.happen(index, Outcome::Done));
+            }
+        }
+        let mut next = vec![];
+        for world in worlds {
+            let Ok(mut world) = world else {
+                next.push(world);
+                continue;
+            };
+            world.agent = None;
+            world.running.clear();
+            world.late_look = None;
+            let world = world.disturb(Disturbance::Crash).note("the agent is killed");
+            if world.disk.log.last().is_some_and(|(_, synced)| !synced) {
+                let mut torn = world.clone();
+                torn.disk.log.pop();
+                next.push(Ok(torn));
+            }
+            next.push(Ok(world));
+        }
+        next
+    }
+
+    /// Time goes on though the pod is not done.
+    fn slowness(&self) -> Option<Next> {
+        if self.pod_moves().is_empty() && self.running.is_empty() {
+            return None;
+        }
+        self.clone().disturb(Disturbance::Slow).tick()
+    }
+
+    /// Effects that fail, half done or not at all, or hang.
+    fn bad_ends(&self) -> Vec<Next> {
+        let mut next = vec![];
+        for (index, running) in self.running.iter().enumerate() {
+            if running.outcome.is_some() {
+                continue;
+            }
+            let failed = Outcome::Failed(Trouble::new(Reason::VolumeUnavailable, "write failed"));
+            if !matches!(running.effect, Effect::Perform { .. }) {
+                next.push(self.clone().disturb(Disturbance::WriteFailed).happen(index, failed.clone()));
+                next.push(self.half_done(index, failed));
+            }
+            if !running.hanging && self.agent.is_some() {
+                let mut world = self.clone().disturb(Disturbance::Hanging);
+                world.running[index].hanging = true;
+                let (attempt, step) = address(&running.effect);
+                next.push(world.feed(Event::Finished { attempt, step, outcome: Outcome::Unknown }));
+            }
+        }
+        next
+    }
+
+    /// Written, but reported as failed: nobody knows whether it lasts.
+    fn half_done(&self, index: usize, failed: Outcome) -> Next {
+        let mut world = self.clone().disturb(Disturbance::WriteFailed).happen(index, failed)?;
+        match &self.running[index].effect {
+            Effect::Record { record, .. } => world.disk.log.push((record.clone(), false)),
+            Effect::Publish { release, .. } => world.disk.current = Some(number(release)),
+            _ => {}
+        }
+        Ok(world)
+    }
+
+    /// Others restart or kill Puma.
+    fn from_outside(&self) -> Vec<World> {
+        let Some(master) = &self.pod.master else { return vec![] };
+        let mut killed = self.clone().disturb(Disturbance::Killed);
+        killed.pod.master = None;
+        let mut next = vec![killed.note("Puma is killed")];
+        if master.stage == PumaStage::Running && self.pod.booted() == self.pod.kind.workers {
+            let mut restarted = self.clone().disturb(Disturbance::Foreign);
+            restarted.pod.signal(master.key, Signal::Usr2, self.disk.current, true);
+            next.push(restarted.note("somebody else restarts Puma"));
+        }
+        next
+    }
+
+    pub fn story(&self) -> String {
+        let mut lines = vec![];
+        let mut at = &self.trace;
+        while let Some(trace) = at {
+            lines.push(trace.what.clone());
+            at = &trace.before;
+        }
+        lines.reverse();
+        lines.join("\n  ")
+    }
+}
+
+pub fn shifted(moment: Moment, by: u64) -> Moment {
+    Moment(moment.0.saturating_sub(by).max(NOW.0 - 10_000))
+}
+
+pub fn address(effect: &Effect) -> (Attempt, Step) {
+    match effect {
+        Effect::Fetch { attempt, .. } => (*attempt, Step::Fetch),
+        Effect::Check { attempt, .. } => (*attempt, Step::Check),
+        Effect::Record { attempt, record } => (*attempt, Step::Record(record.event)),
+        Effect::Publish { attempt, .. } => (*attempt, Step::Publish),
+        Effect::Perform { attempt, .. } => (*attempt, Step::Perform),
+        Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
+    }
+}
+
+/// What the pod was last seen to be, for messages.
+pub fn shape(sight: &Sight) -> String {
+    format!("{sight:?}")
+}
