@@ -7,10 +7,10 @@ pub mod deploy;
 pub mod drain;
 pub mod history;
 mod mutation;
-#[cfg(test)]
-mod walk;
 pub mod reason;
 pub mod verdict;
+#[cfg(test)]
+mod walk;
 
 pub use reason::Reason;
 pub mod effect;
@@ -149,6 +149,7 @@ impl Agent {
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         // Before the look that may end the restart is taken in: that look still belongs to it.
         self.drain.expect_image_change(self.deploy.restart_in_flight());
+        self.drain.expect_image_change(self.deploy.restart_in_flight());
         let drained = match &event {
             Event::Drain(command) => self.drain.command(now, *command),
             Event::Observed(observation) => self.drain.observe(now, observation),
@@ -166,7 +167,7 @@ impl Agent {
     /// When a [`Event::Tick`] is due though nothing happens.
     /// What is overdue already is not named: it waits for the next look.
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
-        [self.drain.deadline(), self.deploy.deadline()].into_iter().flatten().filter(|at| *at > now).min()
+        self.deploy.deadlines().into_iter().chain(self.drain.deadline()).filter(|at| *at > now).min()
     }
 
     /// How closely to watch.
@@ -192,6 +193,8 @@ impl Agent {
     }
 
     fn rebase(&mut self, by: u64) {
+        let now = walk::NOW;
+        self.drain.rebase(now.plus(by), now);
         self.deploy.rebase(&|moment| walk::shifted(moment, by));
     }
 }

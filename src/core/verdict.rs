@@ -82,13 +82,13 @@ impl Watch {
         matches!(self.shape, Shape::Unchanged | Shape::Unseen)
     }
 
-    /// When something is due though nothing is seen.
-    pub fn deadline(&self, policy: &Policy) -> Option<Moment> {
+    /// What will be due though nothing is seen.
+    pub fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let soak = self.good_since.or(self.elsewhere_since).map(|since| since.plus(policy.soak_ms));
-        [self.until, soak].into_iter().flatten().min()
+        [self.until, soak].into_iter().flatten().collect()
     }
 
-    /// The same, with time run out.
+    /// Why it failed, once its time has run out.
     pub fn expired(&self, now: Moment) -> Option<Reason> {
         self.until.filter(|until| now >= *until)?;
         Some(match self.shape {
@@ -97,7 +97,8 @@ impl Watch {
             Shape::Elsewhere => Reason::WrongCwd,
             Shape::InPlace if self.mismatched > 0 => Reason::ReleaseMismatch,
             Shape::InPlace if self.unhealthy > 0 => Reason::ProbeFailed,
-            Shape::InPlace => Reason::BootTimeout,
+            // Only the soak is not over yet; it ends by itself, one way or the other.
+            Shape::InPlace => return None,
         })
     }
 

@@ -145,7 +145,7 @@ impl Deploy {
         match restarting {
             Restarting::Look { until } => {
                 let taken = look.is_some_and(|look| self.take_baseline(now, &target, mode, look));
-                if !taken && now >= until {
+                if !taken && look.is_some() && now >= until {
                     self.give_up(now, target);
                 }
             }
@@ -220,7 +220,8 @@ impl Deploy {
         let look = look.filter(|l| !(gate.draining && l.sight == Sight::Missing));
         let verdict =
             look.map_or(verdict::Verdict::Undecided, |l| verifying.watch.observe(now, l, &self.policy));
-        let expired = verifying.watch.expired(now);
+        // Time alone condemns nobody: what has become of it may just not have been seen.
+        let expired = look.filter(|l| l.sight != Sight::Unclear).and_then(|_| verifying.watch.expired(now));
         match (verdict, expired) {
             (verdict::Verdict::Proven, _) => self.proven(target),
             (verdict::Verdict::Failed(reason), _) => self.failed(now, target, reason),

@@ -55,6 +55,9 @@ struct Target {
     from: Option<ReleaseId>,
     /// What the pointer names as its previous release: the last choice.
     previous: Option<ReleaseId>,
+    /// The way back from the move before failed: whatever restart hangs there still, only a hot one
+    /// leaves nothing of it.
+    hot_only: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -123,8 +126,8 @@ pub struct Deploy {
     state: State,
     attempt: Attempt,
     busy: Option<Step>,
-    /// A volume effect that overran its deadline: until it reports, nothing touches the volume.
-    stuck: Option<(Attempt, Step)>,
+    /// Effects that overran their deadline: until they report, nothing touches the volume.
+    stuck: Vec<(Attempt, Step)>,
     trouble: Option<Trouble>,
     retry_at: Option<Moment>,
     fresh_after: Moment,
@@ -150,7 +153,7 @@ impl Deploy {
             state: State::Steady,
             attempt: Attempt(0),
             busy: None,
-            stuck: None,
+            stuck: Vec::new(),
             trouble: None,
             retry_at: None,
             fresh_after: Moment(0),
@@ -223,8 +226,9 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         let unknown = *outcome == Outcome::Unknown;
-        if !unknown && self.stuck == Some((attempt, step)) {
-            self.stuck = None;
+        self.stuck.retain(|effect| *effect != (attempt, step));
+        if unknown && step != Step::Perform {
+            self.stuck.push((attempt, step));
         }
         let ours = attempt == self.attempt && self.busy == Some(step);
         let late = self.mutated(Mutation::LateEffectAccepted) && self.busy == Some(step);
@@ -232,7 +236,6 @@ impl Deploy {
             return;
         }
         if unknown && step != Step::Perform {
-            self.stuck = Some((attempt, step));
             self.trouble = Some(Trouble::new(
                 Reason::VolumeUnavailable,
                 "the volume has not answered in time; nothing on it is changed until it does",
@@ -332,7 +335,8 @@ impl Deploy {
         let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
         let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
         let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
-        (!idle).then(|| Target { revision, from: self.running.clone(), previous })
+        let hot_only = matches!(self.state, State::Stranded(_));
+        (!idle).then(|| Target { revision, from: self.running.clone(), previous, hot_only })
     }
 
     /// From rest, begins the wanted move.
@@ -403,7 +407,7 @@ impl Deploy {
     }
 
     fn volume_is_free(&self) -> bool {
-        self.stuck.is_none()
+        self.stuck.is_empty()
     }
 
     fn timeout_of(&self, mode: Mode) -> u64 {
@@ -442,21 +446,22 @@ impl Deploy {
         self.unsettled.is_some()
     }
 
-    /// When something is due though nothing happens.
-    pub fn deadline(&self) -> Option<Moment> {
-        let stage = match &self.state {
-            State::Checking(_, Checking::Look { missing_until }) => *missing_until,
+    /// What will be due though nothing happens; some of it may be overdue.
+    pub fn deadlines(&self) -> Vec<Moment> {
+        let mut due: Vec<Moment> = self.retry_at.into_iter().collect();
+        match &self.state {
+            State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
             | State::Restarting(_, _, Restarting::Look { until })
-            | State::Committing(_, Committing::Watch { until }) => Some(*until),
-            State::Verifying(_, v) => v.watch.deadline(&self.policy),
-            State::Reverting(_, revert) => revert.deadline(),
+            | State::Committing(_, Committing::Watch { until }) => due.push(*until),
+            State::Verifying(_, verifying) => due.extend(verifying.watch.deadlines(&self.policy)),
+            State::Reverting(_, revert) => due.extend(revert.deadlines()),
             State::Steady | State::Stranded(_) => {
-                self.astray_since.map(|since| since.plus(self.policy.soak_ms))
+                due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));
             }
-            _ => None,
-        };
-        [stage, self.retry_at].into_iter().flatten().min()
+            _ => {}
+        }
+        due
     }
 
     /// How closely to watch.

@@ -15,7 +15,12 @@ impl Deploy {
     }
 
     fn take_up(&mut self, open: Open, boot_id: &str, now: Moment) {
-        let target = Target { revision: open.revision, from: self.history.verified.clone(), previous: None };
+        let target = Target {
+            revision: open.revision,
+            from: self.history.verified.clone(),
+            previous: None,
+            hot_only: false,
+        };
         // Processes of another boot are gone, and its moments mean nothing in this one.
         let signalled = open.signalled.filter(|b| b.boot_id == boot_id);
         self.attempt = Attempt(1);

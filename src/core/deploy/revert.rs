@@ -45,11 +45,11 @@ pub(super) enum RevertStep {
 }
 
 impl Revert {
-    pub(super) fn deadline(&self) -> Option<Moment> {
+    pub(super) fn deadlines(&self) -> Vec<Moment> {
         match self.step {
-            RevertStep::Look { until } | RevertStep::Survey { until } => Some(until),
-            RevertStep::Watch { until, settle_by } => Some(until.min(settle_by)),
-            _ => None,
+            RevertStep::Look { until } | RevertStep::Survey { until } => vec![until],
+            RevertStep::Watch { until, settle_by } => vec![until, settle_by],
+            _ => vec![],
         }
     }
 }
@@ -170,7 +170,7 @@ impl Deploy {
         if revert.goal.is_none() {
             return self.strand(target, revert.why, out);
         }
-        let safe = look.is_some_and(|l| self.may_flip(&l.sight)) || now >= until;
+        let safe = look.is_some_and(|l| self.may_flip(&l.sight) || now >= until);
         if safe && !barred && self.volume_is_free() {
             revert.step = RevertStep::Flip;
         }
@@ -187,12 +187,9 @@ impl Deploy {
         barred: bool,
     ) {
         let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: now };
-        if now >= until {
-            revert.step = watch;
-            return;
-        }
-        let Some(Observation { sight: Sight::Seen(server), .. }) = look else {
-            if look.is_some_and(|l| l.sight == Sight::Missing) {
+        let Some(look) = look else { return };
+        let Sight::Seen(server) = &look.sight else {
+            if look.sight == Sight::Missing || now >= until {
                 revert.step = watch;
             }
             return;
@@ -204,6 +201,8 @@ impl Deploy {
         } else if let (false, Some(_)) = (barred || back, self.signalable(server)) {
             let mode = self.unsettled.as_ref().map_or(Mode::Hot, |b| b.mode);
             revert.step = RevertStep::Announce(self.baseline(now, mode, server, true));
+        } else if now >= until {
+            revert.step = watch;
         }
     }
 

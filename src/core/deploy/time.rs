@@ -31,7 +31,9 @@ impl Revert {
     fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
         match &mut self.step {
             RevertStep::Look { until } | RevertStep::Survey { until } => *until = shift(*until),
-            RevertStep::Watch { until, settle_by } => (*until, *settle_by) = (shift(*until), shift(*settle_by)),
+            RevertStep::Watch { until, settle_by } => {
+                (*until, *settle_by) = (shift(*until), shift(*settle_by))
+            }
             RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
             RevertStep::Reject | RevertStep::Flip | RevertStep::Recover(_) | RevertStep::Close => {}
         }

@@ -10,12 +10,12 @@ mod pod;
 mod rules;
 mod world;
 
-use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 
 use pod::{Kind, Nature};
 use world::World;
-pub(super) use world::shifted;
+pub(super) use world::{NOW, shifted};
 
 use super::mutation::Mutation;
 
@@ -24,13 +24,70 @@ const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
 const PINNABLE: Kind = Kind { pinnable: true, ..CLUSTER };
 
-fn fingerprint(world: &World) -> u128 {
-    let mut low = DefaultHasher::new();
-    world.hash(&mut low);
-    let mut high = DefaultHasher::new();
-    0x9e37_79b9_u32.hash(&mut high);
-    world.hash(&mut high);
-    (u128::from(high.finish()) << 64) | u128::from(low.finish())
+/// Keys of processes and images begin here, so that a hasher can tell them from all other numbers.
+const KEYS: u64 = 1 << 40;
+
+/// Hashes a world up to the names of its processes: keys are only ever compared, so two worlds that
+/// differ by a renaming are one state.
+#[derive(Default)]
+struct Canonical {
+    keys: Vec<u64>,
+    hash: u64,
+}
+
+impl Canonical {
+    fn mix(&mut self, number: u64) {
+        self.hash = (self.hash.rotate_left(23) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.hash ^= self.hash >> 29;
+    }
+}
+
+impl Hasher for Canonical {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.mix(u64::from(*byte));
+        }
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.mix(u64::from(number));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.mix(number as u64);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.mix(number as u64);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        if number < KEYS {
+            return self.mix(number);
+        }
+        let name = self.keys.iter().position(|k| *k == number).unwrap_or_else(|| {
+            self.keys.push(number);
+            self.keys.len() - 1
+        });
+        self.mix(KEYS + name as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+}
+
+fn fingerprint(world: &World) -> u64 {
+    let mut canonical = Canonical::default();
+    world.hash(&mut canonical);
+    canonical.finish()
+}
+
+/// Every key that something in the world remembers.
+fn keys_in(world: &World) -> Vec<u64> {
+    let mut canonical = Canonical::default();
+    world.hash(&mut canonical);
+    canonical.keys
 }
 
 /// What a walk found.
@@ -41,10 +98,10 @@ struct Walk {
 
 /// Visits every state reachable from `start`; stops at the first broken rule.
 fn walk(start: World, disturbances: u8) -> Walk {
-    let mut seen = HashSet::from([fingerprint(&start)]);
+    let mut seen = HashSet::from([fingerprint(&start).wrapping_add(u64::from(disturbances))]);
     let mut calm = HashSet::new();
-    let mut queue = VecDeque::from([(start, disturbances)]);
-    while let Some((world, left)) = queue.pop_front() {
+    let mut queue = vec![(start, disturbances)];
+    while let Some((world, left)) = queue.pop() {
         if let Err(violation) = rules::comes_to_rest(&world, &mut calm) {
             return Walk { states: seen.len(), violation: Some(violation) };
         }
@@ -54,8 +111,8 @@ fn walk(start: World, disturbances: u8) -> Walk {
                 Err(violation) => return Walk { states: seen.len(), violation: Some(violation) },
             };
             let left = left - cost;
-            if seen.insert(fingerprint(&next) ^ (u128::from(left) << 3)) {
-                queue.push_back((next, left));
+            if seen.insert(fingerprint(&next).wrapping_add(u64::from(left))) {
+                queue.push((next, left));
             }
         }
     }
@@ -74,12 +131,52 @@ fn passes(kind: Kind, mode: super::Mode, second: Nature) {
     }
 }
 
-#[test]
-fn a_good_release_phased() {
-    passes(CLUSTER, super::Mode::Phased, Nature::Good);
+/// Every kind of Puma with every kind of second release.
+fn every_release(kind: Kind, mode: super::Mode) {
+    use Nature::{Good, Hangs, HangsBeforeTitle, Raises, Unhealthy};
+    for second in [Good, Raises, Hangs, HangsBeforeTitle, Unhealthy] {
+        passes(kind, mode, second);
+    }
 }
 
 #[test]
-fn a_good_release_hot() {
-    passes(CLUSTER, super::Mode::Hot, Nature::Good);
+fn phased_restarts_of_a_cluster() {
+    every_release(CLUSTER, super::Mode::Phased);
+}
+
+#[test]
+fn hot_restarts_of_a_cluster() {
+    every_release(CLUSTER, super::Mode::Hot);
+}
+
+#[test]
+fn hot_restarts_of_a_preloading_cluster() {
+    every_release(PRELOAD, super::Mode::Hot);
+}
+
+#[test]
+fn hot_restarts_of_a_single_puma() {
+    every_release(SINGLE, super::Mode::Hot);
+}
+
+#[test]
+fn hot_restarts_of_a_puma_that_can_be_pinned() {
+    every_release(PINNABLE, super::Mode::Hot);
+}
+
+#[test]
+fn scratch() {
+    use super::Mode::{Hot, Phased};
+    use Nature::{Good, Hangs, HangsBeforeTitle, Raises, Unhealthy};
+    let max: u8 = std::env::var("MAX").map_or(0, |n| n.parse().unwrap());
+    for (kind, mode) in [(CLUSTER, Phased), (CLUSTER, Hot), (PRELOAD, Hot), (SINGLE, Hot), (PINNABLE, Hot)] {
+        for nature in [Good, Raises, Hangs, HangsBeforeTitle, Unhealthy] {
+            let walk = walk(start(kind, mode, nature, None), max);
+            eprintln!(
+                "{kind:?} {mode:?} {nature:?} {}\n  {}",
+                walk.states,
+                walk.violation.unwrap_or_default()
+            );
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The model of the pod: Puma as it was measured, and the container around it. It moves by itself.
 
+use super::KEYS;
 use crate::core::{AppServer, Cwd, Generation, GenerationKey, Process, ProcessKey, Sight};
 
 /// A release of the model, by number.
@@ -88,16 +89,18 @@ pub trait Keys {
 impl Pod {
     /// Puma up and serving this release.
     pub fn serving(kind: Kind, rel: Rel) -> Self {
-        let workers = (0..kind.workers as u64).map(|n| Some(Worker { key: 2 + n, rel, booted: true })).collect();
-        let master =
-            Master { key: 1, stage: Stage::Running, dir: rel, workers, usr1: false, foreign: false, pinned: false };
+        let workers =
+            (0..kind.workers as u64).map(|n| Some(Worker { key: KEYS + 1 + n, rel, booted: true })).collect();
+        let master = Master {
+            key: 1,
+            stage: Stage::Running,
+            dir: rel,
+            workers,
+            usr1: false,
+            foreign: false,
+            pinned: false,
+        };
         Self { kind, master: Some(master), alive: true }
-    }
-
-    pub fn keys(&self) -> Vec<u64> {
-        let Some(master) = &self.master else { return vec![] };
-        let workers = master.workers.iter().flatten().map(|w| w.key);
-        std::iter::once(master.key).chain(workers).collect()
     }
 
     pub fn sight(&self, name: impl Fn(Rel) -> Cwd) -> Sight {
@@ -153,7 +156,12 @@ impl Pod {
     }
 
     /// Everything the pod may do next by itself.
-    pub fn moves(&self, current: Option<Rel>, nature: impl Fn(Rel) -> Nature, keys: &mut impl Keys) -> Vec<Self> {
+    pub fn moves(
+        &self,
+        current: Option<Rel>,
+        nature: impl Fn(Rel) -> Nature,
+        keys: &mut impl Keys,
+    ) -> Vec<Self> {
         let Some(master) = &self.master else {
             return if self.alive { self.respawn(current, keys) } else { vec![] };
         };
@@ -162,6 +170,18 @@ impl Pod {
             Stage::Exec => self.title(master, current, nature),
             Stage::Loading => self.load(master, nature),
             Stage::Running | Stage::Phased { .. } => self.work(master, current, nature, keys),
+        }
+    }
+
+    /// Time has passed: `worker_boot_timeout` ends the workers that hang.
+    pub fn time_out_workers(&mut self, nature: impl Fn(Rel) -> Nature) {
+        let Some(master) = &mut self.master else { return };
+        for worker in &mut master.workers {
+            let hung =
+                |w: &Worker| !w.booted && matches!(nature(w.rel), Nature::Hangs | Nature::HangsBeforeTitle);
+            if !self.kind.single && worker.as_ref().is_some_and(hung) {
+                *worker = None;
+            }
         }
     }
 
@@ -180,7 +200,14 @@ impl Pod {
     fn exec(&self, master: &Master, current: Option<Rel>, keys: &mut impl Keys) -> Self {
         let dir = current.filter(|_| !master.pinned).unwrap_or(master.dir);
         let workers = vec![None; self.kind.workers];
-        self.with(Some(Master { key: keys.fresh(), stage: Stage::Exec, dir, workers, usr1: false, ..master.clone() }))
+        self.with(Some(Master {
+            key: keys.fresh(),
+            stage: Stage::Exec,
+            dir,
+            workers,
+            usr1: false,
+            ..master.clone()
+        }))
     }
 
     fn title(&self, master: &Master, current: Option<Rel>, nature: impl Fn(Rel) -> Nature) -> Vec<Self> {
@@ -214,7 +241,8 @@ impl Pod {
             let mut changed = master.clone();
             let touched = match &master.workers[index] {
                 None => {
-                    changed.workers[index] = Some(Worker { key: keys.fresh(), rel: master.dir, booted: false });
+                    changed.workers[index] =
+                        Some(Worker { key: keys.fresh(), rel: master.dir, booted: false });
                     true
                 }
                 Some(w) if !w.booted => match nature(w.rel) {

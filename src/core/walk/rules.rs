@@ -10,7 +10,12 @@ use crate::core::{Agent, Event, Outcome, Stage};
 use crate::revision::RecordEvent;
 
 fn broken(world: &World, rule: &str) -> Result<(), String> {
-    Err(format!("{rule}\n  {}\n  world: {:?}\n  view: {:?}", world.story(), (&world.pod, &world.running), world.agent.as_ref().map(Agent::view)))
+    Err(format!(
+        "{rule}\n  {}\n  world: {:?}\n  view: {:?}",
+        world.story(),
+        (&world.pod, &world.running),
+        world.agent.as_ref().map(Agent::view)
+    ))
 }
 
 /// Rules on what the agent asks for, in the state in which it asks.
@@ -36,16 +41,22 @@ pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
             return proven(world, number(&record.revision.release));
         }
     }
-    if world.running.iter().any(|r| r.hanging) && !matches!(effect, Effect::Perform { .. } | Effect::Drain(_) | Effect::Conclude { .. }) {
+    if world.running.iter().any(|r| r.hanging && !matches!(r.effect, Effect::Perform { .. }))
+        && matches!(effect, Effect::Fetch { .. } | Effect::Record { .. } | Effect::Publish { .. })
+    {
         return broken(world, "the volume is touched while an effect on it hangs");
     }
     Ok(())
 }
 
 fn proven(world: &World, rel: u8) -> Result<(), String> {
-    let late = world.disturbed.iter().any(|d| matches!(d, Disturbance::Stale | Disturbance::Killed | Disturbance::Foreign));
+    let late = world
+        .disturbed
+        .iter()
+        .any(|d| matches!(d, Disturbance::Stale | Disturbance::Killed | Disturbance::Foreign));
     let workers = world.pod.master.iter().flat_map(|m| m.workers.iter());
-    let true_now = world.pod.master.is_some() && workers.clone().all(|w| w.as_ref().is_some_and(|w| w.rel == rel));
+    let true_now =
+        world.pod.master.is_some() && workers.clone().all(|w| w.as_ref().is_some_and(|w| w.rel == rel));
     if true_now || late || world.setting.second == Nature::Raises {
         return Ok(());
     }
@@ -102,7 +113,7 @@ fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
         return broken(world, "USR2 while a hot restart is between its signal and its title, or loading");
     }
     let phased = matches!(master.stage, PumaStage::Phased { .. });
-    if matches!(act, Act::Begin(_)) && (phased || under_way) && !master.foreign && !forgiven {
+    if matches!(act, Act::Begin(_)) && ((phased && !usr2) || under_way) && !master.foreign && !forgiven {
         return broken(world, "a second restart while one is in flight");
     }
     Ok(())
@@ -125,18 +136,18 @@ pub fn holds(world: &World) -> Result<(), String> {
 
 /// Left alone, with no more disturbances and a good pointer, the world comes to rest: in sync, or
 /// stranded with a reason; and whoever waits on /prestop is answered.
-pub fn comes_to_rest(world: &World, calm: &mut HashSet<u128>) -> Result<(), String> {
+pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), String> {
     let mut world = world.clone();
     world.pointer = 3;
     world.announced = false;
     let mut path = vec![];
-    for _ in 0..600 {
+    for turn in 0..600 {
         let mark = fingerprint(&world);
         if calm.contains(&mark) {
             break;
         }
         path.push(mark);
-        match quiet_step(&world)? {
+        match quiet_step(&world, turn)? {
             Some(next) => world = next,
             None => {
                 at_rest(&world)?;
@@ -152,8 +163,14 @@ pub fn comes_to_rest(world: &World, calm: &mut HashSet<u128>) -> Result<(), Stri
     Ok(())
 }
 
-/// One step of an undisturbed world: effects end well, Puma moves, the agent looks, time passes.
-fn quiet_step(world: &World) -> Result<Option<World>, String> {
+/// One step of an undisturbed world: effects end well, Puma moves, the agent looks, time passes,
+/// and an answered preStop is followed by the end of the pod.
+fn quiet_step(world: &World, turn: u32) -> Result<Option<World>, String> {
+    if world.prestop == PreStop::Answered && world.pod.alive {
+        let mut ended = world.clone();
+        (ended.pod.alive, ended.pod.master) = (false, None);
+        return Ok(Some(ended));
+    }
     if world.agent.is_none() {
         return Ok(Some(world.restarted()));
     }
@@ -168,6 +185,10 @@ fn quiet_step(world: &World) -> Result<Option<World>, String> {
     }
     let mut next = world.clone();
     next.late_look = None;
+    // A pod that loops does not stop the clock.
+    if let (0, Some(ticked)) = (turn % 16, next.clone().disturb(Disturbance::Slow).tick()) {
+        return ticked.map(Some);
+    }
     if let Some(moved) = next.pod_moves().into_iter().last() {
         let look = moved.look();
         return moved.feed(Event::Observed(look)).map(Some);

@@ -5,12 +5,12 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal, Stage as PumaStage};
-use super::rules;
+use super::{KEYS, keys_in, rules};
 use crate::core::drain::{Answer, Budget, DrainCommand, DrainEffect, Journal, Origin};
 use crate::core::mutation::Mutation;
 use crate::core::{
-    Act, Agent, Attempt, Cwd, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Probe, Reason, Record,
-    Recovered, Sight, Sockets, Step, Traffic, Trouble,
+    Act, Agent, Attempt, Cwd, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Probe, Reason,
+    Record, Recovered, Sockets, Step, Traffic, Trouble,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
@@ -133,7 +133,7 @@ struct Unused(BTreeSet<u64>);
 
 impl Keys for Unused {
     fn fresh(&mut self) -> u64 {
-        let key = (1..).find(|k| !self.0.contains(k)).expect("some number is free");
+        let key = (KEYS..).find(|k| !self.0.contains(k)).expect("some number is free");
         self.0.insert(key);
         key
     }
@@ -233,14 +233,7 @@ impl World {
     }
 
     fn unused(&self) -> Unused {
-        let mut keys: BTreeSet<u64> = self.pod.keys().into_iter().collect();
-        let text = format!("{:?}{:?}{:?}{:?}", self.agent, self.running, self.disk, self.late_look);
-        for mark in ["GenerationKey(", "ProcessKey("] {
-            for part in text.split(mark).skip(1) {
-                keys.extend(part.split(')').next().and_then(|n| n.parse::<u64>().ok()));
-            }
-        }
-        Unused(keys)
+        Unused(keys_in(self).into_iter().collect())
     }
 
     /// Everything that may happen next, with what it takes from the disturbances left.
@@ -312,9 +305,10 @@ impl World {
             journal.began = shifted(journal.began, by);
             journal.deadline = shifted(journal.deadline, by);
         }
-        if let Some((_, outdated)) = &mut world.late_look {
-            *outdated = true;
-        }
+        let natures = [world.nature(1), world.nature(2), world.nature(3)];
+        world.pod.time_out_workers(|rel| natures[usize::from(rel) - 1]);
+        // A look does not take longer than the shortest of the deadlines.
+        world.late_look = None;
         Some(world.feed(Event::Tick))
     }
 
@@ -388,7 +382,7 @@ impl World {
         if self.agent.is_some() {
             next.extend(self.crashes());
             next.extend(self.slowness());
-            if self.late_look.is_none() {
+            if self.late_look.is_none() && !self.running.is_empty() {
                 let late_look = Some((self.look(), false));
                 let world = World { late_look, ..self.clone() };
                 next.push(Ok(world.disturb(Disturbance::Stale).note("a look is on its way")));
@@ -518,9 +512,4 @@ pub fn address(effect: &Effect) -> (Attempt, Step) {
         Effect::Perform { attempt, .. } => (*attempt, Step::Perform),
         Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
     }
-}
-
-/// What the pod was last seen to be, for messages.
-pub fn shape(sight: &Sight) -> String {
-    format!("{sight:?}")
 }
