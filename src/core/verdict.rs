@@ -52,6 +52,8 @@ pub struct Watch {
     newcomers: BTreeSet<ProcessKey>,
     vanished: u32,
     shape: Shape,
+    /// Something was seen to differ from the baseline.
+    touched: bool,
 }
 
 impl Watch {
@@ -69,6 +71,7 @@ impl Watch {
             newcomers: BTreeSet::new(),
             vanished: 0,
             shape: Shape::Unseen,
+            touched: false,
         }
     }
 
@@ -79,7 +82,7 @@ impl Watch {
 
     /// The signal has left no trace.
     pub fn unchanged(&self) -> bool {
-        matches!(self.shape, Shape::Unchanged | Shape::Unseen)
+        !self.touched
     }
 
     /// What will be due though nothing is seen.
@@ -131,6 +134,7 @@ impl Watch {
         self.until.get_or_insert(now.plus(policy.hot_timeout_ms));
         self.count_vanished(&self.new_ones(newest));
         self.shape = self.shape_of(newest, server.old_workers);
+        self.touched |= self.differs(newest, server.old_workers);
         self.track(now, newest);
         if let Verdict::Failed(reason) = self.looping(newest.expected) {
             return Verdict::Failed(reason);
@@ -176,6 +180,13 @@ impl Watch {
             return Shape::Booting;
         }
         if on_release(newest, &self.target) { Shape::InPlace } else { Shape::Elsewhere }
+    }
+
+    fn differs(&self, newest: &Generation, old_workers: bool) -> bool {
+        let Some(baseline) = &self.baseline else { return true };
+        let same_image = baseline.generations.last() == Some(&newest.key);
+        let keys: BTreeSet<_> = newest.processes.iter().map(|p| p.key).collect();
+        old_workers || !same_image || keys != baseline.processes.iter().copied().collect()
     }
 
     fn is_old(&self, key: ProcessKey) -> bool {

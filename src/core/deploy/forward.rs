@@ -19,7 +19,7 @@ impl Deploy {
             State::Fetching(_) | State::Checking(..) if self.paused => {}
             State::Fetching(target) => self.fetch(&target, out),
             State::Checking(target, checking) => self.check(now, target, checking, look, out),
-            State::Publishing(target, _, publishing) => self.publish(&target, publishing, look, out),
+            State::Publishing(target, _, publishing) => self.publish(now, &target, publishing, look, out),
             State::Restarting(target, mode, restarting) => {
                 self.restart(now, target, mode, restarting, look, out)
             }
@@ -104,6 +104,7 @@ impl Deploy {
 
     fn publish(
         &mut self,
+        now: Moment,
         target: &Target,
         publishing: Publishing,
         look: Option<&Observation>,
@@ -116,11 +117,16 @@ impl Deploy {
             Publishing::Record => {
                 out.push(self.record(RecordEvent::Attempt, target.revision.clone(), Extra::None));
             }
-            Publishing::Flip if look.is_some_and(|look| self.may_flip(&look.sight)) => {
-                self.busy = Some(Step::Publish);
-                out.push(Effect::Publish { attempt: self.attempt, release: target.revision.release.clone() });
+            Publishing::Flip { until } => {
+                let hung = |look: &Observation| now >= until && !verdict::any_booted(&look.sight);
+                if look.is_some_and(|look| self.may_flip(&look.sight) || hung(look)) {
+                    self.busy = Some(Step::Publish);
+                    out.push(Effect::Publish {
+                        attempt: self.attempt,
+                        release: target.revision.release.clone(),
+                    });
+                }
             }
-            Publishing::Flip => {}
         }
     }
 
@@ -181,7 +187,7 @@ impl Deploy {
                 }
                 let healthy = look.probe != Some(Probe::Unhealthy);
                 let baseline = self.baseline(now, mode, server, healthy);
-                self.state = State::Restarting(target.clone(), mode, self.announce(baseline));
+                self.announce(now, target.clone(), mode, baseline);
             }
             Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => return false,
         }
@@ -189,11 +195,15 @@ impl Deploy {
     }
 
     /// The journal comes first, then the signal.
-    fn announce(&self, baseline: Baseline) -> Restarting {
-        let already_sent = self.mutated(Mutation::BaselineAfterSignal) && self.unsettled.is_some();
-        let unannounced =
-            self.mutated(Mutation::SignalBeforeIntent) || self.mutated(Mutation::BaselineAfterSignal);
-        if unannounced && !already_sent { Restarting::Signal(baseline) } else { Restarting::Record(baseline) }
+    fn announce(&mut self, now: Moment, target: Target, mode: Mode, baseline: Baseline) {
+        let sent = self.mutated(Mutation::BaselineAfterSignal) && self.unsettled.is_some();
+        self.state = if sent {
+            self.signalled(now, target, mode, baseline)
+        } else if self.mutated(Mutation::SignalBeforeIntent) {
+            State::Restarting(target, mode, Restarting::Signal(baseline))
+        } else {
+            State::Restarting(target, mode, Restarting::Record(baseline))
+        };
     }
 
     fn begin_watch(&mut self, target: &Target, watch: Watch) {
@@ -326,7 +336,8 @@ impl Deploy {
                 let until = now.plus(self.policy.wait_in_flight_ms);
                 match state {
                     State::Checking(t, Checking::Plan) => {
-                        State::Checking(t, Checking::Requests { mode: plan.mode, until })
+                        let mode = if t.hot_only { Mode::Hot } else { plan.mode };
+                        State::Checking(t, Checking::Requests { mode, until })
                     }
                     other => other,
                 }
@@ -341,19 +352,19 @@ impl Deploy {
                 self.trouble = None;
                 State::Checking(t, Checking::Look { missing_until: None })
             }
-            State::Publishing(t, mode, Publishing::Record) => State::Publishing(t, mode, Publishing::Flip),
-            State::Publishing(t, mode, Publishing::Flip) => {
+            State::Publishing(t, mode, Publishing::Record) => {
+                let until = now.plus(self.timeout_of(mode));
+                State::Publishing(t, mode, Publishing::Flip { until })
+            }
+            State::Publishing(t, mode, Publishing::Flip { .. }) => {
                 self.trouble = None;
                 State::Restarting(t, mode, Restarting::Look { until: now.plus(self.timeout_of(mode)) })
             }
             State::Restarting(t, mode, Restarting::Record(baseline)) => {
-                let sent =
-                    self.mutated(Mutation::SignalBeforeIntent) || self.mutated(Mutation::BaselineAfterSignal);
-                if sent {
-                    self.signalled(now, t, mode, baseline)
-                } else {
-                    State::Restarting(t, mode, Restarting::Signal(baseline))
+                if self.mutated(Mutation::SignalBeforeIntent) {
+                    return self.signalled(now, t, mode, baseline);
                 }
+                State::Restarting(t, mode, Restarting::Signal(baseline))
             }
             State::Restarting(t, mode, Restarting::Signal(baseline)) => {
                 if self.mutated(Mutation::SignalBeforeIntent) {

@@ -86,7 +86,10 @@ enum Checking {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Publishing {
     Record,
-    Flip,
+    /// Past `until` it is done even beside a server that hangs, if nothing serves any more.
+    Flip {
+        until: Moment,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -452,6 +455,7 @@ impl Deploy {
         match &self.state {
             State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
+            | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until }) => due.push(*until),
             State::Verifying(_, verifying) => due.extend(verifying.watch.deadlines(&self.policy)),

@@ -103,9 +103,7 @@ impl Deploy {
         let State::Reverting(target, mut revert) = self.state.clone() else { return };
         let barred = self.barred(gate, look);
         match revert.step.clone() {
-            RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => {
-                revert.step = self.look_first(now);
-            }
+            RevertStep::Reject if self.flips_first(&revert) => revert.step = self.look_first(now),
             RevertStep::Reject => {
                 // With the journal out of reach the way back is still taken.
                 if self.volume_is_free() {
@@ -147,6 +145,10 @@ impl Deploy {
             }
         }
         self.state = State::Reverting(target, revert);
+    }
+
+    fn flips_first(&self, revert: &Revert) -> bool {
+        self.mutated(Mutation::RejectAfterFlip) && self.current != revert.goal
     }
 
     /// While the pod drains, what serves is left alone; only when nothing does may it be mended.
@@ -295,12 +297,14 @@ impl Deploy {
         let until = now.plus(self.policy.settle_ms);
         let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: until };
         revert.step = match revert.step {
+            RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => RevertStep::Survey { until },
             RevertStep::Reject => RevertStep::Look { until },
             RevertStep::Flip => match failed {
                 Some(trouble) => {
                     self.retry(now, trouble);
                     RevertStep::Flip
                 }
+                None if revert.reject && self.mutated(Mutation::RejectAfterFlip) => RevertStep::Reject,
                 None => RevertStep::Survey { until },
             },
             RevertStep::Announce(baseline) => RevertStep::Signal(baseline),

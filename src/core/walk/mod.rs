@@ -164,19 +164,45 @@ fn hot_restarts_of_a_puma_that_can_be_pinned() {
     every_release(PINNABLE, super::Mode::Hot);
 }
 
+/// The walk must find the planted defect, and by the rule that is there for it.
+fn is_found(mutation: Mutation, mode: super::Mode, second: Nature, disturbances: u8, rule: &str) {
+    let violation = walk(start(CLUSTER, mode, second, Some(mutation)), disturbances).violation;
+    let violation = violation.unwrap_or_else(|| panic!("{mutation:?} went unnoticed"));
+    assert!(violation.starts_with(rule), "{mutation:?} was found by another rule: {violation}");
+}
+
 #[test]
-fn scratch() {
-    use super::Mode::{Hot, Phased};
-    use Nature::{Good, Hangs, HangsBeforeTitle, Raises, Unhealthy};
-    let max: u8 = std::env::var("MAX").map_or(0, |n| n.parse().unwrap());
-    for (kind, mode) in [(CLUSTER, Phased), (CLUSTER, Hot), (PRELOAD, Hot), (SINGLE, Hot), (PINNABLE, Hot)] {
-        for nature in [Good, Raises, Hangs, HangsBeforeTitle, Unhealthy] {
-            let walk = walk(start(kind, mode, nature, None), max);
-            eprintln!(
-                "{kind:?} {mode:?} {nature:?} {}\n  {}",
-                walk.states,
-                walk.violation.unwrap_or_default()
-            );
-        }
-    }
+fn a_signal_before_its_intent_is_found() {
+    let rule = "signalled without its intent on disk";
+    is_found(Mutation::SignalBeforeIntent, super::Mode::Hot, Nature::Good, 0, rule);
+}
+
+#[test]
+fn a_rejection_after_the_flip_is_found() {
+    let rule = "flipped back without its rejection on disk";
+    is_found(Mutation::RejectAfterFlip, super::Mode::Phased, Nature::Raises, 0, rule);
+}
+
+#[test]
+fn a_guard_that_trusts_titles_is_found() {
+    let rule = "USR2 while a hot restart";
+    is_found(Mutation::TitleOnlyGuard, super::Mode::Hot, Nature::Raises, 1, rule);
+}
+
+#[test]
+fn a_late_effect_that_is_accepted_is_found() {
+    let rule = "`current` names a release that is not complete";
+    is_found(Mutation::LateEffectAccepted, super::Mode::Hot, Nature::Good, 0, rule);
+}
+
+#[test]
+fn a_way_back_that_is_forbidden_in_a_drain_is_found() {
+    let rule = "the drain ran out while nothing served";
+    is_found(Mutation::RevertForbiddenInDrain, super::Mode::Hot, Nature::Raises, 1, rule);
+}
+
+#[test]
+fn a_baseline_read_after_the_signal_is_found() {
+    let rule = "a good release was rejected";
+    is_found(Mutation::BaselineAfterSignal, super::Mode::Phased, Nature::Good, 0, rule);
 }

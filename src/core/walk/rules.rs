@@ -167,6 +167,7 @@ pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), Strin
 /// and an answered preStop is followed by the end of the pod.
 fn quiet_step(world: &World, turn: u32) -> Result<Option<World>, String> {
     if world.prestop == PreStop::Answered && world.pod.alive {
+        helped_in_time(world)?;
         let mut ended = world.clone();
         (ended.pod.alive, ended.pod.master) = (false, None);
         return Ok(Some(ended));
@@ -201,6 +202,18 @@ fn quiet_step(world: &World, turn: u32) -> Result<Option<World>, String> {
         Some(ticked) => ticked.map(Some),
         None => Ok(None),
     }
+}
+
+/// Whoever waits on a server that serves nothing is helped, draining or not. A worker that hangs is
+/// the app server's own to end.
+fn helped_in_time(world: &World) -> Result<(), String> {
+    let hangs = matches!(world.setting.second, Nature::Hangs | Nature::HangsBeforeTitle);
+    let only_drained = world.disturbed.iter().all(|d| *d == Disturbance::Drain);
+    let serves = world.pod.master.is_none() || world.pod.booted() > 0;
+    if !world.ran_out || serves || hangs || !only_drained || world.setting.kind.pinnable {
+        return Ok(());
+    }
+    broken(world, "the drain ran out while nothing served, though there was a way back")
 }
 
 fn at_rest(world: &World) -> Result<(), String> {

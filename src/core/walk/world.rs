@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal, Stage as PumaStage};
 use super::{KEYS, keys_in, rules};
-use crate::core::drain::{Answer, Budget, DrainCommand, DrainEffect, Journal, Origin};
+use crate::core::drain::{Budget, DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::mutation::Mutation;
 use crate::core::{
     Act, Agent, Attempt, Cwd, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Probe, Reason,
@@ -84,6 +84,8 @@ pub struct World {
     pub pointer: Rel,
     pub announced: bool,
     pub prestop: PreStop,
+    /// The drain's time ran out.
+    pub ran_out: bool,
     /// Which kinds of disturbances there were.
     pub disturbed: Vec<Disturbance>,
     pub trace: Option<Rc<Trace>>,
@@ -157,6 +159,7 @@ impl World {
             pointer: 2,
             announced: false,
             prestop: PreStop::Idle,
+            ran_out: false,
             disturbed: vec![],
             trace: None,
         };
@@ -214,8 +217,9 @@ impl World {
     fn drained(&mut self, effect: DrainEffect) {
         match effect {
             DrainEffect::Journal(journal) => self.disk.journal = journal,
-            DrainEffect::Answer(Answer { .. }) if self.prestop == PreStop::Waiting => {
+            DrainEffect::Answer(answer) if self.prestop == PreStop::Waiting => {
                 self.prestop = PreStop::Answered;
+                self.ran_out = answer.result == DrainResult::Deadline;
             }
             DrainEffect::Answer(_) => {}
             DrainEffect::Undone(_) => self.prestop = PreStop::Idle,
@@ -228,7 +232,10 @@ impl World {
         let healthy: Vec<_> = workers.map(|w| self.nature(w.rel) != Nature::Unhealthy).collect();
         let well = !healthy.is_empty() && healthy.iter().all(|h| *h);
         let probe = Some(if well { Probe::Healthy } else { Probe::Unhealthy });
-        let traffic = Traffic { workers: None, sockets: Some(Sockets::default()) };
+        // Clients go on asking, and wait while nothing serves.
+        let accept_queue = u32::from(healthy.is_empty() && self.pod.master.is_some());
+        let sockets = Sockets { accept_queue, ..Sockets::default() };
+        let traffic = Traffic { workers: None, sockets: Some(sockets) };
         Observation { began: NOW.plus(1), sight, probe, traffic }
     }
 
@@ -328,12 +335,15 @@ impl World {
     /// The effect does its work in the world; nobody is told yet.
     pub fn happen(&self, index: usize, outcome: Outcome) -> Next {
         let mut world = self.clone().note(format!("happens: {:?} {outcome:?}", self.running[index].effect));
-        let outcome = world.apply(&self.running[index].effect.clone(), outcome)?;
+        let effect = self.running[index].effect.clone();
+        let outcome = world.apply(&effect, outcome)?;
         world.running[index].outcome = Some(outcome);
         if let Some((_, outdated)) = &mut world.late_look {
             *outdated = true;
         }
-        Ok(world)
+        // Only what the pod can see of an effect matters before its report.
+        let seen = matches!(effect, Effect::Publish { .. } | Effect::Perform { .. });
+        if seen || world.agent.is_none() { Ok(world) } else { world.report(index) }
     }
 
     fn apply(&mut self, effect: &Effect, outcome: Outcome) -> Result<Outcome, String> {
@@ -464,13 +474,13 @@ impl World {
 
     /// Written, but reported as failed: nobody knows whether it lasts.
     fn half_done(&self, index: usize, failed: Outcome) -> Next {
-        let mut world = self.clone().disturb(Disturbance::WriteFailed).happen(index, failed)?;
+        let mut world = self.clone().disturb(Disturbance::WriteFailed);
         match &self.running[index].effect {
             Effect::Record { record, .. } => world.disk.log.push((record.clone(), false)),
             Effect::Publish { release, .. } => world.disk.current = Some(number(release)),
             _ => {}
         }
-        Ok(world)
+        world.happen(index, failed)
     }
 
     /// Others restart or kill Puma.
