@@ -8,7 +8,8 @@ help: ## this list
 
 demo: ## real Puma under load: good, bad and crashed deploys, then the end of the pod
 	@.ci/setup puma
-	cargo run --release --example demo
+	cargo build --bin pitstop --example demo
+	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
 	@.ci/setup puma fuse nextest

@@ -1,1 +1,337 @@
-//! To come.
+//! Watching the release pointer: in a file (a mounted ConfigMap) or in the store.
+//!
+//! Only the newest value matters, so it is handed on by a watch channel. A change shows at once where
+//! the file system reports it, and at the next poll where it does not. What cannot be read or understood is
+//! reported as such and looked at again; it never ends the watch.
+
+use std::{
+    fmt, fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    core::{Reason, Trouble},
+    revision::{Pointer, Revision},
+    store::{self, Found, Store, Version},
+    volume::Lane,
+};
+
+/// A pointer is some hundred bytes.
+pub const LIMIT_BYTES: u64 = 64 << 10;
+/// A swap of a mounted ConfigMap raises several events.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// How long one look may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(20);
+/// The longest pause between looks after failures, in poll intervals.
+const BACK_OFF_MAX: u32 = 4;
+
+/// What the newest look found; `None` before the first.
+pub type Latest = Option<Result<Pointer, Trouble>>;
+
+/// Where the pointer is.
+#[derive(Clone)]
+pub enum Source {
+    /// In this file.
+    File(PathBuf),
+    /// In the store, under this name.
+    Store(Arc<dyn Store>, String),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Store(_, name) => write!(f, "{}", store::pointer_key(name)),
+        }
+    }
+}
+
+/// The path of a `file:` pointer; `None` for a name in the store.
+pub fn file_path(pointer: &str) -> Option<PathBuf> {
+    pointer.strip_prefix("file:").map(PathBuf::from)
+}
+
+/// How one look at the pointer ended, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// It says what it said.
+    Unchanged,
+    /// It says something new.
+    Changed,
+    /// It could not be read or understood.
+    Failed(Reason),
+}
+
+/// How the pointer is watched.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where it is.
+    pub source: Source,
+    /// Pause between two looks, give or take a fifth.
+    pub poll_interval: Duration,
+    /// Hears of every look.
+    pub on_check: Arc<dyn Fn(Check) + Send + Sync>,
+}
+
+/// Makes the watch look now.
+#[derive(Debug, Clone)]
+pub struct Kick(mpsc::Sender<()>);
+
+impl Kick {
+    /// Looks now, or right after the look that is under way.
+    pub fn now(&self) {
+        // A full channel holds such a wish already.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Starts to watch, on the runtime that this is called from; ends when the receiver is dropped.
+/// Equal values in a row wake nobody.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn watch(settings: Settings) -> io::Result<(watch::Receiver<Latest>, Kick)> {
+    let (kick, kicks) = mpsc::channel(1);
+    let (latest, receiver) = watch::channel(None);
+    let looker =
+        Looker { source: settings.source.clone(), lane: Lane::start("pointer")?, seen: None, read: None };
+    let kick = Kick(kick);
+    let watching =
+        Watching { settings, looker, latest, kicks, kick: kick.clone(), watcher: None, failures: 0 };
+    tokio::spawn(watching.run());
+    Ok((receiver, kick))
+}
+
+/// Looks once.
+///
+/// # Errors
+/// [`Trouble`] when it cannot be read or understood.
+pub async fn read(source: &Source) -> Result<Pointer, Trouble> {
+    let no_thread = |e| Trouble::new(Reason::Internal, format!("no thread to read the pointer: {e}"));
+    let lane = Lane::start("pointer").map_err(no_thread)?;
+    Looker { source: source.clone(), lane, seen: None, read: None }.look().await
+}
+
+/// What the bytes of a pointer mean: JSON, or the plain id of a release.
+///
+/// # Errors
+/// [`Reason::PointerInvalid`] with what was found instead.
+pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
+    let text = std::str::from_utf8(bytes).map_err(|_| invalid(bytes, "is no text"))?.trim();
+    if text.is_empty() {
+        return Err(invalid(bytes, "is empty"));
+    }
+    if text.starts_with('{') {
+        return serde_json::from_str(text).map_err(|e| invalid(bytes, &format!("is no pointer: {e}")));
+    }
+    let release = text.parse().map_err(|_| invalid(bytes, "is neither JSON nor a release id"))?;
+    Ok(Pointer { revision: Revision { release, sequence: None }, previous: None })
+}
+
+fn invalid(bytes: &[u8], why: &str) -> Trouble {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
+    let message =
+        format!("the pointer {why}; found {shown:?}, expected {{\"release\":\"v42\",\"sequence\":7}} or v42");
+    Trouble::new(Reason::PointerInvalid, message)
+}
+
+/// Reads the pointer, and remembers what it need not read again.
+struct Looker {
+    source: Source,
+    lane: Lane,
+    seen: Option<Version>,
+    read: Option<Result<Pointer, Trouble>>,
+}
+
+impl Looker {
+    async fn look(&mut self) -> Result<Pointer, Trouble> {
+        let found = match &self.source {
+            Source::File(path) => return self.look_at_file(path.clone()).await,
+            Source::Store(store, name) => {
+                let key = store::pointer_key(name);
+                let look = store.get(&key, self.seen.as_ref(), LIMIT_BYTES);
+                let late =
+                    |_| Trouble::new(Reason::StoreUnreachable, format!("{key}: no answer in {LOOK_LIMIT:?}"));
+                tokio::time::timeout(LOOK_LIMIT, look)
+                    .await
+                    .map_err(late)?
+                    .map_err(|e| unreadable(&key, e))?
+            }
+        };
+        match (found, &self.read) {
+            (Found::NotModified, Some(read)) => read.clone(),
+            (Found::Object { version, bytes }, _) => {
+                let read = parse(&bytes).map_err(|t| named(&self.source, t));
+                (self.seen, self.read) = (Some(version), Some(read.clone()));
+                read
+            }
+            (Found::Absent | Found::NotModified, _) => {
+                (self.seen, self.read) = (None, None);
+                let message = format!("the store has no {:?}; `pitstop promote` makes it", self.source);
+                Err(Trouble::new(Reason::PointerUnreadable, message))
+            }
+        }
+    }
+
+    async fn look_at_file(&self, path: PathBuf) -> Result<Pointer, Trouble> {
+        let hangs = || Trouble::new(Reason::PointerUnreadable, format!("{} does not answer", path.display()));
+        let file = path.clone();
+        let read = self.lane.run(LOOK_LIMIT, move || read_file(&file)).await;
+        let bytes = read.unwrap_or_else(|_| Err(hangs()))?;
+        parse(&bytes).map_err(|t| named(&self.source, t))
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|e| Trouble::new(Reason::PointerUnreadable, format!("{}: {e}", path.display())))?;
+    if bytes.len() as u64 > LIMIT_BYTES {
+        let message = format!("{} is larger than {LIMIT_BYTES} bytes", path.display());
+        return Err(Trouble::new(Reason::PointerInvalid, message));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(key: &str, error: store::StoreError) -> Trouble {
+    match error {
+        store::StoreError::TooLarge { .. } => Trouble::new(Reason::PointerInvalid, error.to_string()),
+        store::StoreError::InvalidKey(_) => {
+            Trouble::new(Reason::ConfigInvalid, format!("{key}: {error}; check `pointer`"))
+        }
+        error => error.into(),
+    }
+}
+
+fn named(source: &Source, trouble: Trouble) -> Trouble {
+    Trouble::new(trouble.reason, format!("{source:?}: {}", trouble.message))
+}
+
+struct Watching {
+    settings: Settings,
+    looker: Looker,
+    latest: watch::Sender<Latest>,
+    kicks: mpsc::Receiver<()>,
+    kick: Kick,
+    watcher: Option<RecommendedWatcher>,
+    failures: u32,
+}
+
+impl Watching {
+    async fn run(mut self) {
+        loop {
+            // Before the look: what changes after it is not missed.
+            self.watch_directory().await;
+            let look = self.looker.look().await;
+            self.report(look);
+            let pause = jittered(self.settings.poll_interval * self.failures.clamp(1, BACK_OFF_MAX));
+            tokio::select! {
+                () = self.latest.closed() => return,
+                () = tokio::time::sleep(pause) => {}
+                _ = self.kicks.recv() => {
+                    tokio::time::sleep(DEBOUNCE).await;
+                    while self.kicks.try_recv().is_ok() {}
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, look: Result<Pointer, Trouble>) {
+        self.failures = if look.is_ok() { 0 } else { self.failures.saturating_add(1) };
+        let failed = look.as_ref().err().map(|trouble| trouble.reason);
+        let look = Some(look);
+        let changed = self.latest.send_if_modified(|latest| {
+            let changed = *latest != look;
+            *latest = look;
+            changed
+        });
+        (self.settings.on_check)(match (failed, changed) {
+            (Some(reason), _) => Check::Failed(reason),
+            (None, true) => Check::Changed,
+            (None, false) => Check::Unchanged,
+        });
+    }
+
+    /// Watches the directory, never the file: a ConfigMap's file is a link whose target is swapped.
+    /// Made anew for each look, as the directory itself may have been replaced.
+    async fn watch_directory(&mut self) {
+        let dir = match &self.settings.source {
+            Source::File(path) => path.parent().map(Path::to_owned),
+            Source::Store(store, name) => store.watch_dir(&store::pointer_key(name)),
+        };
+        let Some(dir) = dir else { return };
+        let kick = self.kick.clone();
+        let made = self.looker.lane.run(LOOK_LIMIT, move || watcher(&dir, kick)).await;
+        // Without one, polling is all there is.
+        self.watcher = made.ok().and_then(Result::ok);
+    }
+}
+
+fn watcher(dir: &Path, kick: Kick) -> notify::Result<RecommendedWatcher> {
+    let hear = move |event: notify::Result<notify::Event>| {
+        // Every read of the directory, our own included, is an access.
+        if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+            kick.now();
+        }
+    };
+    let mut watcher = notify::recommended_watcher(hear)?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+/// Give or take a fifth, so that a fleet does not ask all at once.
+fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id()) % 401;
+    let thousandths = 800 + u32::try_from(random).unwrap_or(200);
+    pause * thousandths / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_is_json_or_a_plain_id() {
+        let json =
+            parse(br#"{"release":"v42","sequence":7,"previous":"v41","canary":{"release":"v43"}}"#).unwrap();
+        assert_eq!(json.revision.to_string(), "v42#7");
+        assert_eq!(json.previous.unwrap().as_str(), "v41");
+        let plain = parse(b"v42\n").unwrap();
+        assert_eq!((plain.revision.to_string().as_str(), plain.previous), ("v42", None));
+        assert_eq!(parse(br#"{"release":"v42"}"#).unwrap().revision.sequence, None);
+    }
+
+    #[test]
+    fn anything_else_is_named() {
+        let bad: [&[u8]; 8] = [
+            b"",
+            b" \n",
+            b"\xff\xfe",
+            b"v1\nv2",
+            b"../etc",
+            b"{}",
+            br#"{"release":"a b"}"#,
+            br#"{"release":"v1","sequence":-1}"#,
+        ];
+        for bytes in bad {
+            let trouble = parse(bytes).unwrap_err();
+            assert_eq!(trouble.reason, Reason::PointerInvalid);
+        }
+        assert!(parse(b"{\"release\":7}").unwrap_err().message.contains("found \"{\\\"release\\\":7}\""));
+    }
+
+    #[test]
+    fn pauses_vary_by_a_fifth_at_most() {
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_secs(10));
+            assert!((8..=12).contains(&pause.as_secs()), "{pause:?}");
+        }
+    }
+}

@@ -84,9 +84,17 @@ impl ProcessId {
         ProcessKey(hash([self.pid.unsigned_abs().into(), self.start, 0]))
     }
 
+    /// The process that has this pid now.
+    ///
+    /// # Errors
+    /// When there is none; a zombie is gone.
+    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+        ProcDir::new(pid).map_err(|e| ProcsError::of(pid, e)).and_then(|dir| alive(&dir)).map(|(id, _)| id)
+    }
+
     /// Whether it is still there and no zombie.
     pub fn lives(self) -> bool {
-        Entry::read(self.pid).is_ok_and(|entry| entry.id == self)
+        Self::of(self.pid).is_ok_and(|now| now == self)
     }
 }
 
@@ -115,11 +123,11 @@ impl Image {
     /// # Errors
     /// When it is gone, may not be looked into, or is between two images.
     pub fn of(pid: i32) -> Result<Self, ProcsError> {
-        let entry = Entry::read(pid)?;
         let dir = ProcDir::new(pid).map_err(|e| ProcsError::of(pid, e))?;
+        let (process, _) = alive(&dir)?;
         let auxv = dir.auxv().map_err(|e| ProcsError::of(pid, e))?;
         let at_random = *auxv.get(&AT_RANDOM).ok_or(ProcsError::Torn(pid))?;
-        Ok(Self { process: entry.id, at_random })
+        Ok(Self { process, at_random })
     }
 
     /// Sends a signal to exactly this image.
@@ -182,13 +190,19 @@ impl Entry {
     }
 
     fn with_title(dir: &ProcDir, title: String) -> Result<Self, ProcsError> {
-        let pid = dir.pid();
-        let stat = dir.stat().map_err(|e| ProcsError::of(pid, e))?;
-        if matches!(stat.state, 'Z' | 'X') {
-            return Err(ProcsError::Gone(pid));
-        }
-        Ok(Self { id: ProcessId { pid, start: stat.starttime }, parent: stat.ppid, title })
+        let (id, parent) = alive(dir)?;
+        Ok(Self { id, parent, title })
     }
+}
+
+/// The process and its parent.
+fn alive(dir: &ProcDir) -> Result<(ProcessId, i32), ProcsError> {
+    let pid = dir.pid();
+    let stat = dir.stat().map_err(|e| ProcsError::of(pid, e))?;
+    if matches!(stat.state, 'Z' | 'X') {
+        return Err(ProcsError::Gone(pid));
+    }
+    Ok((ProcessId { pid, start: stat.starttime }, stat.ppid))
 }
 
 fn title(dir: &ProcDir) -> Result<String, ProcError> {

@@ -30,7 +30,7 @@ impl FromStr for ReleaseId {
         let tail_is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
         let valid = text.len() <= 128
             && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
-            && text.as_bytes().iter().all(|b| tail_is_plain(b));
+            && text.as_bytes().iter().all(tail_is_plain);
         if valid { Ok(Self(text.into())) } else { Err(InvalidReleaseId(text.chars().take(200).collect())) }
     }
 }

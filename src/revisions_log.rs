@@ -1,1 +1,328 @@
-//! To come.
+//! The journal on the volume: what was attempted, verified, rejected. One JSON line each, one write
+//! and one sync per line. Later decisions depend on it, so it is read with patience: a torn last line is
+//! ignored and cut off before the next append, a damaged line costs only itself, and fields or reasons of
+//! a later version are taken as far as they are understood.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    core::{Reason, Record, Trouble},
+    failpoint,
+    revision::{RecordEvent, Revision},
+};
+
+/// Where [`crate::failpoint::hit`] is called in an append, in order.
+pub const FAIL_POINTS: &[&str] = &["journal.half_written", "journal.written", "journal.synced"];
+
+/// The journal is rewritten shorter when it has grown beyond this.
+const COMPACT_ABOVE_BYTES: u64 = 256 << 10;
+/// So many of the newest lines always stay.
+const KEEP_NEWEST: usize = 200;
+/// Of the older lines, so many of the newest rejections stay.
+const KEEP_REJECTED: usize = 200;
+/// What is read at most; a journal is compacted long before.
+const READ_LIMIT_BYTES: u64 = 16 << 20;
+
+/// The path of a pod's journal.
+pub fn path(deploy_to: &Path, pod: &str) -> PathBuf {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let pod: String = pod.chars().map(|c| if plain(c) { c } else { '_' }).collect();
+    deploy_to.join(".pitstop/pods").join(pod).join("revisions.log")
+}
+
+/// The kernel's boot, without which a moment means nothing; empty where the kernel does not tell.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// A pod's journal, open for appending. Its functions block.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    /// An append failed: nothing behind this offset counts.
+    cut_at: Option<u64>,
+}
+
+/// One line.
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u32,
+    at: String,
+    #[serde(flatten)]
+    record: &'a Record,
+}
+
+impl Log {
+    /// Reads the journal; none is an empty one. Changes nothing on the volume.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when it is there and cannot be read.
+    pub fn open(path: PathBuf) -> Result<(Self, Vec<Record>), Trouble> {
+        let log = Self { path, cut_at: None };
+        let bytes = log.read().map_err(|e| log.trouble(&e))?;
+        let records = lines(&bytes).filter_map(parse).collect();
+        Ok((log, records))
+    }
+
+    /// Appends a record and syncs it. After an error it counts as not written: the next append
+    /// cuts off whatever came of it.
+    ///
+    /// # Errors
+    /// [`Reason::NoSpace`] or [`Reason::VolumeUnavailable`], naming the path.
+    pub fn append(&mut self, record: &Record) -> Result<(), Trouble> {
+        let mut record = record.clone();
+        if let Some(baseline) = record.baseline.as_mut().filter(|b| b.boot_id.is_empty()) {
+            baseline.boot_id = boot_id();
+        }
+        self.write(&record).map_err(|e| self.trouble(&e))?;
+        // Only a convenience: it is tried again with the next append.
+        let _ = self.compact();
+        Ok(())
+    }
+
+    fn trouble(&self, error: &io::Error) -> Trouble {
+        let reason = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::NoSpace,
+            _ => Reason::VolumeUnavailable,
+        };
+        Trouble::new(reason, format!("{}: {error}", self.path.display()))
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match File::open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            file => drop(file?.take(READ_LIMIT_BYTES).read_to_end(&mut bytes)?),
+        }
+        let whole = self
+            .cut_at
+            .map_or(bytes.len(), |cut| bytes.len().min(usize::try_from(cut).unwrap_or(usize::MAX)));
+        bytes.truncate(whole);
+        Ok(bytes)
+    }
+
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let mut line = serde_json::to_vec(&Line { v: 1, at, record })?;
+        line.push(b'\n');
+        let mut file = self.open_for_append()?;
+        let end = self.end(&mut file)?;
+        self.cut_at = Some(end);
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        tear(&mut file, &line)?;
+        let written = file.write(&line)?;
+        if written < line.len() {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        failpoint::hit("journal.written");
+        file.sync_data()?;
+        failpoint::hit("journal.synced");
+        self.cut_at = None;
+        Ok(())
+    }
+
+    /// Where the last whole line ends.
+    fn end(&self, file: &mut File) -> io::Result<u64> {
+        if let Some(cut) = self.cut_at {
+            return Ok(cut);
+        }
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        Read::by_ref(file).take(READ_LIMIT_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at as u64 + 1))
+    }
+
+    fn open_for_append(&self) -> io::Result<File> {
+        let open = || File::options().read(true).write(true).open(&self.path);
+        match open() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.create(),
+            file => file,
+        }
+    }
+
+    /// A new journal whose name survives a crash as well, with all directories that lead to it.
+    fn create(&self) -> io::Result<File> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(dir)?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
+        for dir in dir.ancestors().take(4).filter(|d| !d.as_os_str().is_empty()) {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(file)
+    }
+
+    /// Rewrites a journal that has grown long, with what still matters.
+    fn compact(&self) -> io::Result<()> {
+        if fs::metadata(&self.path)?.len() <= COMPACT_ABOVE_BYTES {
+            return Ok(());
+        }
+        let bytes = self.read()?;
+        let all: Vec<(&[u8], Record)> = lines(&bytes).filter_map(|l| Some((l, parse(l)?))).collect();
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let mut temp = tempfile::Builder::new().prefix(".revisions-").tempfile_in(dir)?;
+        for line in kept(&all) {
+            temp.write_all(line)?;
+            temp.write_all(b"\n")?;
+        }
+        temp.as_file().sync_all()?;
+        temp.persist(&self.path).map_err(|e| e.error)?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// For tests that kill in the middle of a write: writes half a line first.
+fn tear(file: &mut File, line: &[u8]) -> io::Result<()> {
+    if !failpoint::wanted("journal.half_written") {
+        return Ok(());
+    }
+    file.write_all(&line[..line.len() / 2])?;
+    failpoint::hit("journal.half_written");
+    Ok(())
+}
+
+/// The whole lines; what follows the last line break was never finished.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    bytes[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty())
+}
+
+/// A line as far as it is understood; `None` if it is no record.
+fn parse(line: &[u8]) -> Option<Record> {
+    #[derive(Deserialize)]
+    struct Known {
+        event: RecordEvent,
+        #[serde(flatten)]
+        revision: Revision,
+        #[serde(default)]
+        reason: Option<String>,
+        #[serde(default)]
+        baseline: Option<Value>,
+    }
+    let known: Known = serde_json::from_slice(line).ok()?;
+    // A reason of a later version must not cost a rejection.
+    let reason =
+        |code: String| Reason::ALL.iter().copied().find(|r| r.code() == code).unwrap_or(Reason::Internal);
+    Some(Record {
+        event: known.event,
+        revision: known.revision,
+        reason: known.reason.map(reason),
+        baseline: known.baseline.and_then(|b| serde_json::from_value(b).ok()),
+    })
+}
+
+/// The lines that still matter: the newest, and of the older ones the newest rejections and the last
+/// two verified releases.
+fn kept<'a>(all: &[(&'a [u8], Record)]) -> Vec<&'a [u8]> {
+    let (old, new) = all.split_at(all.len().saturating_sub(KEEP_NEWEST));
+    let newest_of = |event: RecordEvent, count: usize| {
+        let of_event = old.iter().enumerate().filter(move |(_, (_, record))| record.event == event);
+        let mut found: Vec<usize> = of_event.map(|(at, _)| at).collect();
+        found.drain(..found.len().saturating_sub(count));
+        found
+    };
+    let mut keep = newest_of(RecordEvent::Rejected, KEEP_REJECTED);
+    keep.extend(last_two_releases(old));
+    keep.sort_unstable();
+    keep.dedup();
+    keep.into_iter().map(|at| old[at].0).chain(new.iter().map(|(line, _)| *line)).collect()
+}
+
+fn last_two_releases(old: &[(&[u8], Record)]) -> Vec<usize> {
+    let mut found: Vec<usize> = Vec::new();
+    for (at, (_, record)) in old.iter().enumerate().rev() {
+        let known = found.iter().any(|f: &usize| old[*f].1.revision.release == record.revision.release);
+        if record.event == RecordEvent::Verified && !known && found.len() < 2 {
+            found.push(at);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(event: RecordEvent, release: &str, sequence: u64) -> Record {
+        let revision = Revision { release: release.parse().unwrap(), sequence: Some(sequence) };
+        Record { event, revision, reason: None, baseline: None }
+    }
+
+    fn reopen(log: &Log) -> Vec<Record> {
+        Log::open(log.path.clone()).unwrap().1
+    }
+
+    #[test]
+    fn what_was_appended_is_read_back_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, none) = Log::open(path(dir.path(), "web-0")).unwrap();
+        assert!(none.is_empty());
+        let all = [record(RecordEvent::Attempt, "v1", 1), record(RecordEvent::Verified, "v1", 1)];
+        all.iter().for_each(|r| log.append(r).unwrap());
+        assert_eq!(reopen(&log), all);
+    }
+
+    #[test]
+    fn a_line_torn_at_any_byte_costs_only_itself_and_is_cut_before_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(dir.path().join("revisions.log")).unwrap();
+        let first = record(RecordEvent::Attempt, "v1", 1);
+        log.append(&first).unwrap();
+        let whole = fs::read(&log.path).unwrap();
+        log.append(&record(RecordEvent::Verified, "v1", 1)).unwrap();
+        let both = fs::read(&log.path).unwrap();
+        for torn_at in whole.len()..both.len() {
+            fs::write(&log.path, &both[..torn_at]).unwrap();
+            let (mut again, read) = Log::open(log.path.clone()).unwrap();
+            assert_eq!(read, std::slice::from_ref(&first), "torn at {torn_at}");
+            let next = record(RecordEvent::Rejected, "v1", 1);
+            again.append(&next).unwrap();
+            assert_eq!(reopen(&again), [first.clone(), next], "torn at {torn_at}");
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_and_news_of_later_versions_lose_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("revisions.log");
+        let lines = [
+            r#"{"v":1,"at":"x","event":"verified","release":"v1","sequence":1,"reason":null,"canary":[1]}"#,
+            "\u{0}\u{0}garbage",
+            r#"{"v":2,"at":"x","event":"rejected","release":"v2","sequence":2,"reason":"news"}"#,
+            r#"{"v":2,"at":"x","event":"news","release":"v2"}"#,
+        ];
+        fs::write(&path, lines.map(|l| format!("{l}\n")).concat()).unwrap();
+        let read = Log::open(path).unwrap().1;
+        let rejected = Record { reason: Some(Reason::Internal), ..record(RecordEvent::Rejected, "v2", 2) };
+        assert_eq!(read, [record(RecordEvent::Verified, "v1", 1), rejected]);
+    }
+
+    #[test]
+    fn a_long_journal_keeps_what_decisions_need() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(dir.path().join("revisions.log")).unwrap();
+        log.append(&record(RecordEvent::Verified, "old", 1)).unwrap();
+        log.append(&record(RecordEvent::Rejected, "bad", 2)).unwrap();
+        // Grown as by years of deploys, in one write instead of thousands of syncs.
+        let line = r#"{"v":1,"at":"x","event":"attempt","release":"new","sequence":3,"reason":null}"#;
+        let mut text = fs::read_to_string(&log.path).unwrap();
+        while text.len() as u64 <= COMPACT_ABOVE_BYTES {
+            text.push_str(&format!("{line}\n"));
+        }
+        fs::write(&log.path, &text).unwrap();
+        log.append(&record(RecordEvent::Verified, "new", 3)).unwrap();
+        let read = reopen(&log);
+        assert!(read.len() < 250, "{} lines", read.len());
+        assert_eq!(read[0], record(RecordEvent::Verified, "old", 1));
+        assert_eq!(read[1], record(RecordEvent::Rejected, "bad", 2));
+        assert_eq!(read.last(), Some(&record(RecordEvent::Verified, "new", 3)));
+    }
+}

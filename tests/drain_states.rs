@@ -453,7 +453,7 @@ fn the_answer_explains_its_length() {
         )
     };
     let (_, answer) = drained(budget(), seen);
-    insta::assert_snapshot!(answer.to_string(), @"drained after 8.0s; waited until 4.9s for drain.min, until 7.9s for silence, last of 10.0.0.1, until 7.9s for proof that nothing is in flight");
+    insta::assert_snapshot!(answer.to_string(), @"drained after 8.0s; waited until 5.0s for drain.min, until 8.0s for silence, last of 10.0.0.1, until 8.0s for proof that nothing is in flight");
 }
 
 #[test]

@@ -1,12 +1,158 @@
 //! `pitstop publish DIR --release ID`: packs and uploads.
 
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
 use super::{Console, Exit, Failure, Publish};
-use crate::config::Config;
+use crate::{
+    config::Config,
+    core::Reason,
+    releases::pack,
+    revision::ReleaseId,
+    store::{
+        self, ArchiveKind, Body, Condition, Store, StoreError,
+        archive::{self, Published},
+        dir::hex,
+    },
+};
+
+/// What was published.
+#[derive(Debug, Serialize)]
+struct Answer {
+    release: ReleaseId,
+    key: String,
+    sha256: String,
+    bytes: u64,
+    already_published: bool,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.already_published { "already published" } else { "published" };
+        write!(f, "{how} {} as {} ({} bytes, sha256 {})", self.release, self.key, self.bytes, self.sha256)
+    }
+}
 
 /// Packs the directory and puts it into the store.
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(_config: &Config, _args: Publish, _console: Console) -> Result<Exit, Failure> {
-    Err(Failure::failed("not in this build yet"))
+pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
+    let store = store::open(config.source.as_deref()).map_err(usage)?;
+    let dir = args.dir.clone();
+    let packing = tokio::task::spawn_blocking(move || packed(dir));
+    let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
+    let answer = upload(store.as_ref(), args.release, packed).await?;
+    console.print(&answer);
+    Ok(Exit::Done)
+}
+
+/// A configuration that names no store is usage.
+pub(super) fn usage(trouble: crate::core::Trouble) -> Failure {
+    let exit_code = if trouble.reason == Reason::ConfigInvalid { 64 } else { 1 };
+    Failure { exit_code, ..trouble.into() }
+}
+
+struct Packed {
+    file: tempfile::NamedTempFile,
+    sha256: String,
+    bytes: u64,
+}
+
+fn packed(dir: PathBuf) -> Result<Packed, Failure> {
+    let file = tempfile::Builder::new().prefix("pitstop-publish-").tempfile()?;
+    pack::pack(&dir, file.reopen()?).map_err(|e| Failure::failed(e.to_string()))?;
+    let (sha256, bytes) = digest(file.reopen()?)?;
+    Ok(Packed { file, sha256, bytes })
+}
+
+fn digest(mut file: File) -> io::Result<(String, u64)> {
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 256 << 10]);
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok((hex(&hash.finalize()), bytes));
+        }
+        hash.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+}
+
+/// The archive first, then its digest, which makes it a release. Neither replaces anything.
+async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result<Answer, Failure> {
+    let kind = ArchiveKind::TarZst;
+    let already_published = is_published(store, &release, &packed.sha256).await?;
+    if !already_published {
+        put_archive(store, &release, &packed).await?;
+        let key = kind.key(&release);
+        let name = key.rsplit('/').next().unwrap_or(&key);
+        let line = format!("{}  {name}\n", packed.sha256).into_bytes();
+        match store.put(&kind.digest_key(&release), Body::Bytes(line), Condition::Absent).await {
+            // Another publish of this id was faster: the same bytes, or not.
+            Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed.sha256).await?),
+            done => drop(done.map_err(failure)?),
+        }
+    }
+    Ok(Answer {
+        key: kind.key(&release),
+        release,
+        sha256: packed.sha256,
+        bytes: packed.bytes,
+        already_published,
+    })
+}
+
+/// Whether the release is in the store with these very bytes.
+async fn is_published(store: &dyn Store, release: &ReleaseId, sha256: &str) -> Result<bool, Failure> {
+    let found = match archive::find(store, release).await {
+        // The first publish makes the store.
+        Err(StoreError::Unreachable(_)) => return Ok(false),
+        found => found.map_err(failure)?,
+    };
+    match found {
+        None => Ok(false),
+        Some(Ok(Published { kind: ArchiveKind::TarZst, sha256: there })) if there == sha256 => Ok(true),
+        Some(_) => Err(other_bytes(release, "is in the store with other bytes")),
+    }
+}
+
+async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {
+    let key = ArchiveKind::TarZst.key(release);
+    match store.put(&key, Body::File(packed.file.path().into()), Condition::Absent).await {
+        Ok(_) => Ok(()),
+        // A publish that was interrupted before its digest; or one that is under way.
+        Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == packed.sha256 => Ok(()),
+        Err(StoreError::Changed(_)) => Err(other_bytes(
+            release,
+            &format!("has an archive without a digest and with other bytes at {key}"),
+        )),
+        Err(e) => Err(failure(e)),
+    }
+}
+
+async fn stored_digest(store: &dyn Store, key: &str) -> Result<String, Failure> {
+    let mut object = store.read(key, 0, None).await.map_err(failure)?;
+    let mut hash = Sha256::new();
+    loop {
+        let chunk = object.chunks.next().await.map_err(failure)?;
+        if chunk.is_empty() {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&chunk);
+    }
+}
+
+fn other_bytes(release: &ReleaseId, what: &str) -> Failure {
+    Failure::failed(format!("{release} {what}; a release never changes: publish under another id"))
+}
+
+pub(super) fn failure(error: StoreError) -> Failure {
+    crate::core::Trouble::from(error).into()
 }

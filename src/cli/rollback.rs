@@ -1,12 +1,20 @@
 //! `pitstop rollback [ID]`: moves the pointer back.
 
-use super::{Console, Exit, Failure};
+use super::{Console, Exit, Failure, promote::Moving};
 use crate::{config::Config, revision::ReleaseId};
 
-/// Moves it to its `previous`, or to `id`.
+/// Moves it to its `previous`, or to `id`; [`Exit::Failed`] when somebody else was faster.
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(_config: &Config, _id: Option<ReleaseId>, _console: Console) -> Result<Exit, Failure> {
-    Err(Failure::failed("not in this build yet"))
+pub async fn run(config: &Config, id: Option<ReleaseId>, console: Console) -> Result<Exit, Failure> {
+    let moving = Moving::begin(config, id.as_ref()).await?;
+    let previous = moving.now.as_ref().and_then(|now| now.previous.clone());
+    let Some(id) = id.or(previous) else {
+        let name = &config.pointer;
+        return Err(Failure::failed(format!(
+            "{name} names no previous release; say which: pitstop rollback ID (see `pitstop releases`)"
+        )));
+    };
+    moving.to(id, console).await
 }

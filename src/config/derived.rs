@@ -139,8 +139,7 @@ mod tests {
 
     #[test]
     fn a_contradictory_budget_still_leaves_time_for_both_halves() {
-        let mut config = Config::default();
-        config.grace_period = seconds(12);
+        let mut config = Config { grace_period: seconds(12), ..Config::default() };
         assert_eq!((config.budget().min_ms, config.budget().max_ms), (5_000, 5_000));
         config.drain.max = Some(seconds(500));
         assert_eq!(config.budget().max_ms, 5_000);

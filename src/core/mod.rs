@@ -67,7 +67,7 @@ pub struct Recovered {
 /// Which stage a deploy is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "the contract names them, `docs/architecture.md` tells their story")]
 pub enum Stage {
     Steady,
     Fetching,

@@ -1,1 +1,217 @@
-//! To come.
+//! Releases on the volume.
+//!
+//! ```text
+//! deploy_to/releases/<id>/                  complete: it came there by one rename, and holds its marker
+//! deploy_to/releases/<id>/.pitstop-release  the marker: which archive it was made from
+//! deploy_to/current -> releases/<id>
+//! deploy_to/.pitstop/staging/               what is being made or deleted
+//! ```
+//!
+//! The marker lies inside the tree, so that the one rename that makes a release visible carries its
+//! proof along, and deleting or replacing the tree takes the proof away. It is written last, after
+//! everything else is on disk. A directory without it was not made here: it is neither used nor deleted.
+//!
+//! All functions block; callers run them on a [`crate::volume::Lane`].
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    core::{Reason, Trouble},
+    revision::ReleaseId,
+};
+
+pub mod fetch;
+pub mod pack;
+pub mod prune;
+pub mod publish;
+pub mod staging;
+pub mod tree;
+pub mod unpack;
+
+/// The name of the marker in a complete release.
+pub const MARKER: &str = ".pitstop-release";
+
+/// Where [`crate::failpoint::hit`] is called on the way of a release onto the volume, in order.
+pub const FAIL_POINTS: &[&str] = &[
+    "fetch.staged",
+    "fetch.mid_download",
+    "fetch.downloaded",
+    "fetch.mid_unpack",
+    "fetch.unpacked",
+    "fetch.synced",
+    "fetch.marker_written",
+    "fetch.marked",
+    "fetch.renamed",
+    "fetch.done",
+    "publish.linked",
+    "publish.renamed",
+    "publish.synced",
+    "prune.renamed",
+    "prune.mid_delete",
+];
+
+/// What an archive may be, at most.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Bytes of all files together, unpacked.
+    pub unpacked_bytes: u64,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of one path inside the release.
+    pub path_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { archive_bytes: 8 << 30, unpacked_bytes: 16 << 30, entries: 1_000_000, path_bytes: 1024 }
+    }
+}
+
+/// The releases of one volume, as one pod uses them.
+#[derive(Debug, Clone)]
+pub struct Releases {
+    deploy_to: PathBuf,
+    current: PathBuf,
+    pod: String,
+    limits: Limits,
+}
+
+/// What a complete release was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// 1.
+    pub v: u32,
+    /// Which release.
+    pub release: ReleaseId,
+    /// The SHA-256 of its archive.
+    pub sha256: String,
+    /// Files, directories and links in it.
+    pub entries: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+}
+
+/// A complete release on the volume.
+#[derive(Debug, Clone)]
+pub struct OnVolume {
+    /// What its marker says.
+    pub marker: Marker,
+    /// When it was completed.
+    pub completed: SystemTime,
+}
+
+impl Releases {
+    /// The releases under `deploy_to`; `current` is the link that the app server runs from, `pod`
+    /// the name that this pod's unfinished work carries.
+    pub fn new(deploy_to: PathBuf, current: PathBuf, pod: &str, limits: Limits) -> Self {
+        Self { deploy_to, current, pod: staging::plain(pod), limits }
+    }
+
+    /// The directory of a release, whether it is there or not.
+    pub fn path(&self, id: &ReleaseId) -> PathBuf {
+        self.releases_dir().join(id.as_str())
+    }
+
+    /// The link that the app server runs from.
+    pub fn current_path(&self) -> &Path {
+        &self.current
+    }
+
+    fn releases_dir(&self) -> PathBuf {
+        self.deploy_to.join("releases")
+    }
+
+    /// The marker of a complete release; `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when the volume does not tell.
+    pub fn marker(&self, id: &ReleaseId) -> Result<Option<Marker>, Trouble> {
+        let path = self.path(id).join(MARKER);
+        let mut text = String::new();
+        match File::open(&path).and_then(|file| file.take(64 << 10).read_to_string(&mut text)) {
+            Ok(_) => Ok(serde_json::from_str(&text).ok().filter(|m: &Marker| m.release == *id)),
+            Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidData => Ok(None),
+            Err(e) => Err(disk_trouble(&path, &e)),
+        }
+    }
+
+    /// Whether the release is on the volume, complete and checked.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when the volume does not tell.
+    pub fn is_complete(&self, id: &ReleaseId) -> Result<bool, Trouble> {
+        Ok(self.marker(id)?.is_some())
+    }
+
+    /// The complete releases, newest first.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when the volume does not tell.
+    pub fn list(&self) -> Result<Vec<OnVolume>, Trouble> {
+        let dir = self.releases_dir();
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if is_absence(&e) => return Ok(Vec::new()),
+            entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| disk_trouble(&dir, &e))?.file_name();
+            let Some(id) = name.to_str().and_then(|n| n.parse::<ReleaseId>().ok()) else { continue };
+            if let Some(marker) = self.marker(&id)? {
+                found.push(OnVolume { completed: self.completed(&id)?, marker });
+            }
+        }
+        found.sort_by(|a, b| (b.completed, &b.marker.release).cmp(&(a.completed, &a.marker.release)));
+        Ok(found)
+    }
+
+    fn completed(&self, id: &ReleaseId) -> Result<SystemTime, Trouble> {
+        let path = self.path(id).join(MARKER);
+        fs::metadata(&path).and_then(|m| m.modified()).map_err(|e| disk_trouble(&path, &e))
+    }
+}
+
+/// The path is not there, or leads nowhere.
+fn is_absence(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = Errno::from_io_error(error);
+    matches!(code, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG))
+}
+
+/// What an error of the volume is called.
+fn disk_trouble(path: &Path, error: &io::Error) -> Trouble {
+    use io::ErrorKind as K;
+    let path = path.display();
+    match error.kind() {
+        K::StorageFull | K::QuotaExceeded => Trouble::new(
+            Reason::NoSpace,
+            format!("{path}: {error}; free space on the volume, or lower keep_releases"),
+        ),
+        K::ReadOnlyFilesystem => Trouble::new(
+            Reason::VolumeUnavailable,
+            format!("{path}: the volume is read-only; mount it writable for the agent"),
+        ),
+        K::PermissionDenied => Trouble::new(
+            Reason::VolumeUnavailable,
+            format!("{path}: {error}; let the agent's user write there (fsGroup or runAsUser)"),
+        ),
+        _ => Trouble::new(Reason::VolumeUnavailable, format!("{path}: {error}")),
+    }
+}
+
+/// Makes what a directory lists durable. Some file systems cannot, and say so: then there is no more to do.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    match File::open(dir)?.sync_all() {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        done => done,
+    }
+}

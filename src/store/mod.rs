@@ -1,1 +1,265 @@
-//! To come.
+//! Where releases and pointers are kept: a few keys, conditional reads and writes.
+//!
+//! ```text
+//! pointers/<name>                    what every pod that follows it should run
+//! releases/<id>.tar.zst|.tar.gz      an archive, written once
+//! releases/<id>.tar.zst.sha256       its digest, written last: the commit
+//! ```
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use crate::{
+    core::{Reason, Trouble},
+    revision::ReleaseId,
+};
+
+pub mod archive;
+pub mod dir;
+
+/// Which content an object had. Opaque: versions are compared, never read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version(pub String);
+
+/// What a conditional read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The object still has the known version.
+    NotModified,
+    /// There is no such object.
+    Absent,
+    /// The object.
+    Object {
+        /// Its version.
+        version: Version,
+        /// Its content.
+        bytes: Vec<u8>,
+    },
+}
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing is there yet.
+    Absent,
+    /// The object still has this version.
+    Matches(Version),
+}
+
+/// What is written.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// The content of this file.
+    File(PathBuf),
+}
+
+/// A big object, opened for reading.
+pub struct Object {
+    /// Its size in bytes, whatever the offset.
+    pub size_bytes: u64,
+    /// Its version, to ask for the same one when the read has to go on after a break.
+    pub version: Version,
+    /// The bytes from the offset on.
+    pub chunks: Box<dyn Chunks>,
+}
+
+/// The bytes of an object, piece by piece.
+pub trait Chunks: Send {
+    /// The next piece; empty at the end.
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<u8>, StoreError>>;
+}
+
+/// Why the store did not do what it was asked. Every message names the key or path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It does not answer, or is not there.
+    #[error("the store does not answer: {0}")]
+    Unreachable(String),
+    /// It refuses us.
+    #[error("the store refuses access: {0}")]
+    Denied(String),
+    /// It has no object of this key.
+    #[error("the store has no {0}")]
+    Missing(String),
+    /// The condition of a write, or the version of a read, no longer holds.
+    #[error("{0} was changed by somebody else in the meantime")]
+    Changed(String),
+    /// The object is larger than what its reader takes.
+    #[error("{key} is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// Which.
+        key: String,
+        /// What its reader takes.
+        limit_bytes: u64,
+    },
+    /// The text is no key.
+    #[error("{0:?} is no key of a store: relative, of plain names that do not begin with a dot")]
+    InvalidKey(String),
+    /// The store is full.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// What was to be written could not be read.
+    #[error("{0}")]
+    Source(String),
+}
+
+impl StoreError {
+    /// The code that users see.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unreachable(_) | Self::Changed(_) => Reason::StoreUnreachable,
+            Self::Denied(_) => Reason::StoreDenied,
+            Self::Missing(_) => Reason::ReleaseUnknown,
+            Self::TooLarge { .. } => Reason::ReleaseCorrupt,
+            Self::InvalidKey(_) => Reason::ConfigInvalid,
+            Self::Full(_) => Reason::NoSpace,
+            Self::Source(_) => Reason::Internal,
+        }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+/// A place for releases and pointers. Every call ends within a bound of its own.
+pub trait Store: Send + Sync {
+    /// Reads a small object, unless it still has the known version.
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        known: Option<&'a Version>,
+        limit_bytes: u64,
+    ) -> BoxFuture<'a, Result<Found, StoreError>>;
+
+    /// Opens a big object from an offset on; with `same`, only that version of it.
+    fn read<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        same: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<Object, StoreError>>;
+
+    /// Writes an object, whole or not at all, if the condition holds.
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+        condition: Condition,
+    ) -> BoxFuture<'a, Result<Version, StoreError>>;
+
+    /// The keys that begin with `prefix`, sorted.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
+
+    /// A directory in which a local file system reports changes of `key`; `None` where polling is all.
+    fn watch_dir(&self, _key: &str) -> Option<PathBuf> {
+        None
+    }
+}
+
+/// Opens the store that `source` names.
+///
+/// # Errors
+/// [`Reason::ConfigInvalid`] when it names none.
+pub fn open(source: Option<&str>) -> Result<Arc<dyn Store>, Trouble> {
+    let invalid = |message: String| Trouble::new(Reason::ConfigInvalid, message);
+    let source = source.ok_or_else(|| {
+        invalid("no `source` is configured: set it to the directory that holds the releases".into())
+    })?;
+    if source.contains("://") {
+        return Err(invalid(format!("source {source:?}: this build reads directories only")));
+    }
+    let store = dir::DirStore::new(source.into())
+        .map_err(|e| Trouble::new(Reason::Internal, format!("no thread for the store {source}: {e}")))?;
+    Ok(Arc::new(store))
+}
+
+/// The key of a pointer.
+pub fn pointer_key(name: &str) -> String {
+    format!("pointers/{name}")
+}
+
+/// The kinds of archives, in the order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum ArchiveKind {
+    /// tar, compressed by zstd.
+    #[serde(rename = "tar.zst")]
+    TarZst,
+    /// tar, compressed by gzip.
+    #[serde(rename = "tar.gz")]
+    TarGz,
+}
+
+impl ArchiveKind {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::TarZst, Self::TarGz];
+
+    /// What the archive's name ends with.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::TarZst => "tar.zst",
+            Self::TarGz => "tar.gz",
+        }
+    }
+
+    /// The archive's key.
+    pub fn key(self, id: &ReleaseId) -> String {
+        format!("releases/{id}.{}", self.extension())
+    }
+
+    /// The key of its digest.
+    pub fn digest_key(self, id: &ReleaseId) -> String {
+        format!("{}.sha256", self.key(id))
+    }
+}
+
+/// The store for code that may block: each call waits on the runtime from a thread outside of it.
+#[derive(Clone)]
+pub struct Blocking {
+    store: Arc<dyn Store>,
+    runtime: Handle,
+    idle: Duration,
+}
+
+impl Blocking {
+    /// `idle` is how long a single answer, or the next piece of an object, may take.
+    pub fn new(store: Arc<dyn Store>, runtime: Handle, idle: Duration) -> Self {
+        Self { store, runtime, idle }
+    }
+
+    /// Like [`Store::get`], without a known version. Must not be called from an async task.
+    ///
+    /// # Errors
+    /// [`StoreError`], also when there is no answer in time.
+    pub fn get(&self, key: &str, limit_bytes: u64) -> Result<Found, StoreError> {
+        self.wait(key, self.store.get(key, None, limit_bytes))
+    }
+
+    /// Like [`Store::read`], from the beginning. Must not be called from an async task.
+    ///
+    /// # Errors
+    /// [`StoreError`], also when there is no answer in time.
+    pub fn read(&self, key: &str) -> Result<Object, StoreError> {
+        self.wait(key, self.store.read(key, 0, None))
+    }
+
+    /// The next piece of an object, empty at its end. Must not be called from an async task.
+    ///
+    /// # Errors
+    /// [`StoreError`], also when there is no answer in time.
+    pub fn next(&self, key: &str, object: &mut Object) -> Result<Vec<u8>, StoreError> {
+        self.wait(key, object.chunks.next())
+    }
+
+    fn wait<T>(&self, key: &str, call: BoxFuture<'_, Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = || StoreError::Unreachable(format!("{key}: no answer within {:?}", self.idle));
+        self.runtime
+            .block_on(async { tokio::time::timeout(self.idle, call).await.unwrap_or_else(|_| Err(late())) })
+    }
+}

@@ -99,6 +99,9 @@ impl Course {
     /// Notes what is waited for now.
     pub fn wait_for(&mut self, now: Moment, waiting: Vec<WaitsFor>) {
         let until_ms = now.since(self.began);
+        for wait in self.waits.iter_mut().filter(|w| self.waiting.contains(&w.what)) {
+            wait.until_ms = until_ms;
+        }
         for &what in &waiting {
             match self.waits.iter_mut().find(|w| w.what == what) {
                 Some(wait) => wait.until_ms = until_ms,

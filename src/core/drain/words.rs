@@ -112,7 +112,7 @@ pub enum WaitsFor {
 pub struct Wait {
     /// What.
     pub what: WaitsFor,
-    /// Milliseconds from the drain's begin until it was last seen unmet.
+    /// Milliseconds from the drain's begin to the look that saw it met, or to the answer.
     pub until_ms: u64,
 }
 

@@ -2,6 +2,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -151,13 +152,14 @@ impl AgentRig {
         http::get(self.port, path)
     }
 
-    /// The kubelet's call before it ends the app server: it waits for as long as the agent wants.
-    ///
-    /// # Errors
-    /// When there is no whole answer within two minutes.
-    pub fn prestop(&self) -> io::Result<Value> {
-        let answer = http::get_within(self.port, "/prestop", Duration::from_secs(120))?;
-        serde_json::from_str(&answer.body).map_err(io::Error::other)
+    /// The kubelet's call before it ends the app server, on a thread of its own: it waits for as
+    /// long as the agent wants, but not longer than two minutes.
+    pub fn prestop(&self) -> JoinHandle<io::Result<Value>> {
+        let port = self.port;
+        thread::spawn(move || {
+            let answer = http::get_within(port, "/prestop", Duration::from_secs(120))?;
+            serde_json::from_str(&answer.body).map_err(io::Error::other)
+        })
     }
 
     /// Where its endpoints are.

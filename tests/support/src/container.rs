@@ -127,7 +127,7 @@ impl Drop for Container {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
-        if thread::panicking() {
+        if thread::panicking() && !crate::interrupted() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(60).collect();
             eprintln!("--- the end of {}", self.log.display());

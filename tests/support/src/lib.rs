@@ -9,6 +9,8 @@ pub mod agent;
 pub mod app;
 /// A process that is started again when it ends, and never outlives its owner.
 pub mod container;
+/// The figures of the benchmarks, and where they are written.
+pub mod figures;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
 /// HTTP clients that keep asking while something happens, and count what they lose.
@@ -22,24 +24,53 @@ pub use container::Container;
 pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup, Wrapper};
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 /// How long a condition may take on a busy machine before its test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What a wait panics with after [`interrupt`].
+pub struct Interrupted;
+
+/// Makes every wait of the rig end at once, by unwinding with [`Interrupted`] and without a message,
+/// so that all that was started ends too. For Ctrl-C.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+/// Whether [`interrupt`] was called.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Polls until `condition` gives something; `None` when it has not within `patience`.
+pub fn poll<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return Some(found);
+        }
+        if interrupted() {
+            std::panic::resume_unwind(Box::new(Interrupted));
+        }
+        if begun.elapsed() > patience {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// Polls until `condition` gives something.
 ///
 /// # Panics
 /// When it has not within [`PATIENCE`], naming `what` was waited for.
-pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    poll(PATIENCE, condition).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain: {what}"))
 }
 
 /// Whether the test may change users and mount namespaces.

@@ -371,7 +371,8 @@ pub fn children(pid: i32) -> Vec<i32> {
     listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-pub(crate) fn free_port() -> u16 {
+/// A port of loopback that nobody listened on a moment ago.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -1,0 +1,248 @@
+//! From the store onto the volume: complete or absent.
+//!
+//! The archive is downloaded into a staging directory and compared with its digest before a byte of it is
+//! unpacked; the tree is synced as a whole (`syncfs`: a sync per file costs minutes for a Rails tree),
+//! then marked, then renamed to its place. Several agents of one volume may do this at once: the
+//! first rename wins, and the others use what is there.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    MARKER, Marker, Releases, disk_trouble, is_absence,
+    staging::Stage,
+    sync_dir,
+    unpack::{UnpackError, Unpacked, unpack},
+};
+use crate::{
+    core::{Reason, Trouble},
+    failpoint,
+    revision::ReleaseId,
+    store::{
+        ArchiveKind, Blocking, Found, Object,
+        archive::{DIGEST_LIMIT_BYTES, Published, parse_digest},
+        dir::hex,
+    },
+};
+
+/// An archive and its tree take at least so many times the archive's size.
+const SPACE_FACTOR: u64 = 3;
+
+/// How a release came onto the volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Bytes downloaded; 0 when it was there already.
+    pub downloaded_bytes: u64,
+    /// Whether it was on the volume before, or another agent was faster.
+    pub was_there: bool,
+}
+
+impl Releases {
+    /// Makes the release complete on the volume, or leaves it absent. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`Trouble`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
+    /// `store_denied`, `no_space` or `volume_unavailable`.
+    pub fn fetch(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
+        if self.is_complete(id)? {
+            return Ok(Fetched { downloaded_bytes: 0, was_there: true });
+        }
+        self.refuse_foreign(id)?;
+        let published = find(store, id)?;
+        let stage = self.stage()?;
+        failpoint::hit("fetch.staged");
+        let archive = stage.dir().join("archive");
+        let downloaded_bytes = self.download(store, id, &published, &archive)?;
+        let tree = stage.dir().join("release");
+        let unpacked = self.unpack_into(&archive, published.kind, &tree, id)?;
+        self.seal(&tree, id, &published, unpacked)?;
+        let was_there = !self.settle(&stage, &tree, id)?;
+        failpoint::hit("fetch.done");
+        Ok(Fetched { downloaded_bytes, was_there })
+    }
+
+    /// A directory of that name that was not made here is somebody's: neither used nor deleted.
+    fn refuse_foreign(&self, id: &ReleaseId) -> Result<(), Trouble> {
+        let path = self.path(id);
+        match fs::symlink_metadata(&path) {
+            Err(e) if is_absence(&e) => Ok(()),
+            Err(e) => Err(disk_trouble(&path, &e)),
+            // It may have been completed just now.
+            Ok(_) if self.is_complete(id)? => Ok(()),
+            Ok(_) => Err(Trouble::new(
+                Reason::VolumeUnavailable,
+                format!(
+                    "{0} is there but was not made by pitstop; move it away: mv {0} {0}.old",
+                    path.display()
+                ),
+            )),
+        }
+    }
+
+    fn download(
+        &self,
+        store: &Blocking,
+        id: &ReleaseId,
+        published: &Published,
+        archive: &Path,
+    ) -> Result<u64, Trouble> {
+        let key = published.kind.key(id);
+        let mut object = store.read(&key).map_err(|e| match e {
+            // Its digest is there, so it was published.
+            crate::store::StoreError::Missing(_) => {
+                corrupt(id, "its digest is in the store, its archive is not")
+            }
+            e => e.into(),
+        })?;
+        self.check_size(id, object.size_bytes)?;
+        self.check_space(id, object.size_bytes)?;
+        let mut file = File::create_new(archive).map_err(|e| disk_trouble(archive, &e))?;
+        let mut hash = Sha256::new();
+        let mut size = 0;
+        loop {
+            let chunk = store.next(&key, &mut object)?;
+            if chunk.is_empty() {
+                break;
+            }
+            if size == 0 {
+                failpoint::hit("fetch.mid_download");
+            }
+            size += chunk.len() as u64;
+            self.check_size(id, size)?;
+            hash.update(&chunk);
+            file.write_all(&chunk).map_err(|e| disk_trouble(archive, &e))?;
+        }
+        nix::unistd::close(file).map_err(|e| disk_trouble(archive, &e.into()))?;
+        failpoint::hit("fetch.downloaded");
+        check_digest(id, published, &object, size, &hex(&hash.finalize())).map(|()| size)
+    }
+
+    fn check_size(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
+        if archive_bytes > self.limits.archive_bytes {
+            let limit = self.limits.archive_bytes;
+            return Err(corrupt(id, &format!("its archive is larger than {limit} bytes")));
+        }
+        Ok(())
+    }
+
+    fn check_space(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
+        let staging = self.staging_dir();
+        let stat = rustix::fs::statvfs(&staging).map_err(|e| disk_trouble(&staging, &e.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let need = archive_bytes.saturating_mul(SPACE_FACTOR);
+        if free >= need {
+            return Ok(());
+        }
+        let volume = self.deploy_to.display();
+        let message = format!(
+            "{id} needs about {need} bytes on {volume}, where {free} are free; free space or lower keep_releases"
+        );
+        Err(Trouble::new(Reason::NoSpace, message))
+    }
+
+    fn unpack_into(
+        &self,
+        archive: &Path,
+        kind: ArchiveKind,
+        tree: &Path,
+        id: &ReleaseId,
+    ) -> Result<Unpacked, Trouble> {
+        fs::DirBuilder::new().mode(0o755).create(tree).map_err(|e| disk_trouble(tree, &e))?;
+        let file = File::open(archive).map_err(|e| disk_trouble(archive, &e))?;
+        let unpacked = unpack(file, kind, tree, &self.limits).map_err(|e| match e {
+            UnpackError::Disk(path, error) => disk_trouble(&tree.join(path.trim_matches('"')), &error),
+            refused => corrupt(id, &refused.to_string()),
+        })?;
+        failpoint::hit("fetch.unpacked");
+        Ok(unpacked)
+    }
+
+    /// Everything to disk, then the marker, then the marker to disk.
+    fn seal(
+        &self,
+        tree: &Path,
+        id: &ReleaseId,
+        published: &Published,
+        unpacked: Unpacked,
+    ) -> Result<(), Trouble> {
+        let failed = |e: std::io::Error| disk_trouble(tree, &e);
+        let root = File::open(tree).map_err(failed)?;
+        rustix::fs::syncfs(&root).map_err(|e| failed(e.into()))?;
+        failpoint::hit("fetch.synced");
+        let marker = Marker {
+            v: 1,
+            release: id.clone(),
+            sha256: published.sha256.clone(),
+            entries: unpacked.entries,
+            bytes: unpacked.bytes,
+        };
+        let text = serde_json::to_vec(&marker).map_err(|e| Trouble::new(Reason::Internal, e.to_string()))?;
+        let mut file = File::create_new(tree.join(MARKER)).map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        failpoint::hit("fetch.marker_written");
+        file.sync_all().map_err(failed)?;
+        sync_dir(tree).map_err(failed)?;
+        failpoint::hit("fetch.marked");
+        Ok(())
+    }
+
+    /// The one rename; false when another agent's was first.
+    fn settle(&self, stage: &Stage, tree: &Path, id: &ReleaseId) -> Result<bool, Trouble> {
+        let (dir, path) = (self.releases_dir(), self.path(id));
+        fs::create_dir_all(&dir).map_err(|e| disk_trouble(&dir, &e))?;
+        let renamed = match fs::rename(tree, &path) {
+            Ok(()) => true,
+            // Something is there: the rename of a directory replaces nothing but an empty one.
+            Err(_) if self.is_complete(id)? => false,
+            Err(e) => {
+                self.refuse_foreign(id)?;
+                return Err(disk_trouble(&path, &e));
+            }
+        };
+        failpoint::hit("fetch.renamed");
+        for dir in [stage.dir(), &dir, &self.deploy_to] {
+            sync_dir(dir).map_err(|e| disk_trouble(dir, &e))?;
+        }
+        Ok(renamed)
+    }
+}
+
+/// Which archive the store has for the release.
+fn find(store: &Blocking, id: &ReleaseId) -> Result<Published, Trouble> {
+    for kind in ArchiveKind::ALL {
+        let key = kind.digest_key(id);
+        if let Found::Object { bytes, .. } = store.get(&key, DIGEST_LIMIT_BYTES)? {
+            let sha256 = parse_digest(&key, &bytes).map_err(|e| corrupt(id, &e.to_string()))?;
+            return Ok(Published { kind, sha256 });
+        }
+    }
+    let message = format!("the store has no release {id}: publish it, or promote another");
+    Err(Trouble::new(Reason::ReleaseUnknown, message))
+}
+
+fn check_digest(
+    id: &ReleaseId,
+    published: &Published,
+    object: &Object,
+    size: u64,
+    sha256: &str,
+) -> Result<(), Trouble> {
+    if sha256 == published.sha256 {
+        return Ok(());
+    }
+    let (key, expected, all) = (published.kind.key(id), &published.sha256, object.size_bytes);
+    Err(corrupt(
+        id,
+        &format!("{key} has the digest {sha256} after {size} of {all} bytes, published was {expected}"),
+    ))
+}
+
+fn corrupt(id: &ReleaseId, why: &str) -> Trouble {
+    Trouble::new(Reason::ReleaseCorrupt, format!("release {id}: {why}; publish it anew under another id"))
+}

@@ -1,0 +1,136 @@
+//! Packing a directory, always into the same bytes for the same content: sorted, without times and owners.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use tar::{Builder, EntryType, Header};
+
+use super::{
+    Limits, MARKER,
+    tree::{Inside, check_links},
+};
+
+/// Smaller costs much more time, larger is no faster on two cores.
+const LEVEL: i32 = 9;
+
+/// Why a directory was not packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// It holds something that a release must not have.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be read, or the archive not be written.
+    #[error("{0}: {1}")]
+    Disk(PathBuf, io::Error),
+}
+
+/// Packs everything in `dir` as tar, compressed by zstd. Left out is only the marker that `pitstop`
+/// itself puts into releases.
+///
+/// # Errors
+/// [`PackError`], also for sockets, devices and links that lead out of `dir`.
+pub fn pack(dir: &Path, out: File) -> Result<u64, PackError> {
+    let failed = |e| PackError::Disk(dir.into(), e);
+    let encoder = zstd::Encoder::new(out, LEVEL).map_err(failed)?;
+    let mut packing = Packing { tar: Builder::new(encoder), root: dir, links: BTreeMap::new(), entries: 0 };
+    packing.directory(Path::new(""))?;
+    check_links(&packing.links).map_err(|e| PackError::Refused(e.to_string()))?;
+    if packing.entries == 0 {
+        return Err(PackError::Refused(format!("{} is empty", dir.display())));
+    }
+    let encoder = packing.tar.into_inner().map_err(failed)?;
+    encoder.finish().and_then(|mut out| out.flush()).map_err(failed)?;
+    Ok(packing.entries)
+}
+
+struct Packing<'a, W: Write> {
+    tar: Builder<W>,
+    root: &'a Path,
+    links: BTreeMap<Inside, Vec<u8>>,
+    entries: u64,
+}
+
+impl<W: Write> Packing<'_, W> {
+    fn directory(&mut self, path: &Path) -> Result<(), PackError> {
+        let dir = self.root.join(path);
+        let failed = |e| PackError::Disk(dir.clone(), e);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name());
+        }
+        names.sort();
+        for name in names {
+            let path = path.join(name);
+            if path != Path::new(MARKER) {
+                self.entry(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path) -> Result<(), PackError> {
+        let on_disk = self.root.join(path);
+        let failed = |e| PackError::Disk(on_disk.clone(), e);
+        let meta = fs::symlink_metadata(&on_disk).map_err(failed)?;
+        let inside = Inside::parse(path.as_os_str().as_bytes(), Limits::default().path_bytes)
+            .map_err(|e| PackError::Refused(e.to_string()))?;
+        self.entries += 1;
+        let mut header = Header::new_gnu();
+        header.set_mode(meta.permissions().mode() & 0o777);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        if meta.is_dir() {
+            header.set_entry_type(EntryType::Directory);
+            self.tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
+            self.directory(path)
+        } else if meta.is_symlink() {
+            header.set_entry_type(EntryType::Symlink);
+            let target = fs::read_link(&on_disk).map_err(failed)?;
+            self.tar.append_link(&mut header, path, &target).map_err(failed)?;
+            self.links.insert(inside, target.as_os_str().as_bytes().into());
+            Ok(())
+        } else if meta.is_file() {
+            header.set_entry_type(EntryType::Regular);
+            self.file(path, &on_disk, header)
+        } else {
+            let path = on_disk.display();
+            Err(PackError::Refused(format!(
+                "{path} is a socket, fifo or device; remove it, or pack a clean checkout"
+            )))
+        }
+    }
+
+    fn file(&mut self, path: &Path, on_disk: &Path, mut header: Header) -> Result<(), PackError> {
+        let failed = |e| PackError::Disk(on_disk.into(), e);
+        let file = File::open(on_disk).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        header.set_size(size);
+        // A file that grows meanwhile would break the archive, one that shrinks is caught here.
+        let mut content = Counted { inner: io::Read::take(file, size), bytes: 0 };
+        self.tar.append_data(&mut header, path, &mut content).map_err(failed)?;
+        if content.bytes == size {
+            return Ok(());
+        }
+        Err(PackError::Refused(format!("{} changed while it was packed", on_disk.display())))
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    bytes: u64,
+}
+
+impl<R: io::Read> io::Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}

@@ -1,0 +1,176 @@
+//! `current`: one link, moved by a rename.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+};
+
+use super::{Releases, disk_trouble, is_absence, sync_dir};
+use crate::{
+    core::{Reason, Trouble},
+    failpoint,
+    revision::ReleaseId,
+};
+
+impl Releases {
+    /// The complete release that `current` resolves to; `None` when it is absent, dangling, no link,
+    /// or leads to anything else.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when the volume does not tell.
+    pub fn current(&self) -> Result<Option<ReleaseId>, Trouble> {
+        match fs::read_link(&self.current) {
+            Ok(_) => {}
+            Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+            Err(e) => return Err(disk_trouble(&self.current, &e)),
+        }
+        let resolve = |path: &Path| match path.canonicalize() {
+            Ok(path) => Ok(Some(path)),
+            Err(e) if is_absence(&e) => Ok(None),
+            Err(e) => Err(disk_trouble(path, &e)),
+        };
+        let (Some(target), Some(home)) = (resolve(&self.current)?, resolve(&self.releases_dir())?) else {
+            return Ok(None);
+        };
+        let name = target.strip_prefix(&home).ok().and_then(Path::to_str);
+        match name.and_then(|n| n.parse::<ReleaseId>().ok()) {
+            Some(id) if self.is_complete(&id)? => Ok(Some(id)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Points `current` to a complete release: a new link under a name of its own, renamed over the
+    /// old one, synced and read back. After an error `current` is what it was.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] or [`Reason::NoSpace`], naming the path;
+    /// [`Reason::ReleaseCorrupt`] when the release is not complete.
+    pub fn publish(&self, id: &ReleaseId) -> Result<(), Trouble> {
+        if !self.is_complete(id)? {
+            let message = format!("{} is not a complete release", self.path(id).display());
+            return Err(Trouble::new(Reason::ReleaseCorrupt, message));
+        }
+        let before = self.link_before()?;
+        let dir = self.current_dir()?;
+        let target = self.target_from(&dir, id)?;
+        self.swap(&dir, &target)?;
+        let done = sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e)).and_then(|()| self.read_back(id));
+        failpoint::hit("publish.synced");
+        if let (Err(_), Some(before)) = (&done, before) {
+            // A move that is not proven must not stay; if this fails too, the volume is beyond help.
+            let _ = self.swap(&dir, &before);
+        }
+        done
+    }
+
+    /// What `current` points to now; refuses what no rename may replace.
+    fn link_before(&self) -> Result<Option<PathBuf>, Trouble> {
+        match fs::symlink_metadata(&self.current) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(disk_trouble(&self.current, &e)),
+            Ok(meta) if meta.is_symlink() => {
+                fs::read_link(&self.current).map(Some).map_err(|e| disk_trouble(&self.current, &e))
+            }
+            Ok(meta) => Err(self.no_link(if meta.is_dir() { "a directory" } else { "a file" })),
+        }
+    }
+
+    fn no_link(&self, what: &str) -> Trouble {
+        let path = self.current.display();
+        let message = format!(
+            "{path} is {what} and not a link; move it away (mv {path} {path}.old), or let `current` name another path"
+        );
+        Trouble::new(Reason::VolumeUnavailable, message)
+    }
+
+    /// The directory that holds `current`, without links on the way.
+    fn current_dir(&self) -> Result<PathBuf, Trouble> {
+        let dir = self.current.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        dir.canonicalize().map_err(|e| disk_trouble(dir, &e))
+    }
+
+    /// The release as seen from `dir`: relative, so that containers may mount the volume at
+    /// different paths; absolute where they have nothing but the root in common.
+    fn target_from(&self, dir: &Path, id: &ReleaseId) -> Result<PathBuf, Trouble> {
+        let path = self.path(id);
+        let path = path.canonicalize().map_err(|e| disk_trouble(&path, &e))?;
+        Ok(relative(dir, &path).unwrap_or(path))
+    }
+
+    fn swap(&self, dir: &Path, target: &Path) -> Result<(), Trouble> {
+        let link = |path: &Path| std::os::unix::fs::symlink(target, path);
+        let temp = tempfile::Builder::new()
+            .prefix(&self.temp_link_prefix())
+            .make_in(dir, link)
+            .map_err(|e| disk_trouble(dir, &e))?;
+        failpoint::hit("publish.linked");
+        match fs::rename(temp.path(), &self.current) {
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => return Err(self.no_link("a directory")),
+            done => done.map_err(|e| disk_trouble(&self.current, &e))?,
+        }
+        failpoint::hit("publish.renamed");
+        Ok(())
+    }
+
+    fn read_back(&self, id: &ReleaseId) -> Result<(), Trouble> {
+        let identity =
+            |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).map_err(|e| disk_trouble(path, &e));
+        if identity(&self.current)? == identity(&self.path(id))? {
+            return Ok(());
+        }
+        let message = format!(
+            "{} does not lead to {id} though it was just moved there; does something else move it?",
+            self.current.display()
+        );
+        Err(Trouble::new(Reason::VolumeUnavailable, message))
+    }
+
+    fn temp_link_prefix(&self) -> String {
+        format!(".pitstop-link+{}+", self.pod)
+    }
+
+    /// Removes the temporary links that a killed agent of this pod left beside `current`.
+    pub(super) fn clean_links(&self) -> Result<(), Trouble> {
+        let Ok(dir) = self.current_dir() else { return Ok(()) };
+        let prefix = OsString::from(self.temp_link_prefix());
+        for entry in fs::read_dir(&dir).map_err(|e| disk_trouble(&dir, &e))? {
+            let entry = entry.map_err(|e| disk_trouble(&dir, &e))?;
+            let ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
+            if ours && entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                match fs::remove_file(entry.path()) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(disk_trouble(&entry.path(), &e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `to` as seen from the directory `from`; both absolute and without links. `None` when only the
+/// root is common.
+fn relative(from: &Path, to: &Path) -> Option<PathBuf> {
+    let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    if shared < 2 {
+        return None;
+    }
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    Some(up.chain(to.components().skip(shared)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_relative_where_the_paths_have_something_in_common() {
+        let target = |from: &str, to: &str| relative(Path::new(from), Path::new(to));
+        assert_eq!(target("/srv/app", "/srv/app/releases/v1"), Some("releases/v1".into()));
+        assert_eq!(target("/srv/run/pod", "/srv/app/releases/v1"), Some("../../app/releases/v1".into()));
+        assert_eq!(target("/run/pod", "/srv/app/releases/v1"), None);
+    }
+}

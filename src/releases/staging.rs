@@ -1,0 +1,171 @@
+//! Unfinished work: directories that nothing refers to, each with a lock that its maker holds.
+//!
+//! A name carries the pod, so that an agent that starts again finds its own; the lock tells whether
+//! the maker still lives, so that neither another pod's work nor a second command's in this pod is taken
+//! away. The lock is a file beside the directory: network file systems lock no directories.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Releases, disk_trouble, is_absence};
+use crate::{core::Trouble, failpoint};
+
+/// Work of other pods whose maker is gone is taken away after so long.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// A pod's name as a part of file names: `+` separates it from what follows.
+pub(super) fn plain(pod: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    pod.chars().map(|c| if allowed(c) { c } else { '_' }).take(128).collect()
+}
+
+/// A directory for unfinished work; removed when dropped, unless it was moved away.
+#[derive(Debug)]
+pub struct Stage {
+    dir: PathBuf,
+    lock: PathBuf,
+    _held: File,
+}
+
+impl Stage {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = delete_tree(&self.dir);
+        let _ = fs::remove_file(&self.lock);
+    }
+}
+
+impl Releases {
+    pub(super) fn staging_dir(&self) -> PathBuf {
+        self.deploy_to.join(".pitstop/staging")
+    }
+
+    /// A new empty directory for work on the volume.
+    ///
+    /// # Errors
+    /// [`Trouble`] naming the path when the volume does not take it.
+    pub fn stage(&self) -> Result<Stage, Trouble> {
+        let staging = self.staging_dir();
+        let make = || {
+            fs::create_dir_all(&staging)?;
+            let lock = tempfile::Builder::new()
+                .prefix(&format!("{}+", self.pod))
+                .suffix(".lock")
+                .make_in(&staging, take_new)?;
+            let (held, lock) = lock.into_parts();
+            let lock = lock.keep().map_err(|e| e.error)?;
+            let dir = lock.with_extension("dir");
+            use std::os::unix::fs::DirBuilderExt;
+            fs::DirBuilder::new().mode(0o700).create(&dir)?;
+            Ok(Stage { dir, lock, _held: held })
+        };
+        make().map_err(|e| disk_trouble(&staging, &e))
+    }
+
+    /// Removes what an agent of this pod left behind when it was killed, and what other pods left
+    /// behind a day ago. What a living process works on stays.
+    ///
+    /// # Errors
+    /// [`Trouble`] naming the path when the volume does not let it.
+    pub fn clean_leftovers(&self) -> Result<(), Trouble> {
+        self.clean_links()?;
+        let staging = self.staging_dir();
+        let entries = match fs::read_dir(&staging) {
+            Err(e) if is_absence(&e) => return Ok(()),
+            entries => entries.map_err(|e| disk_trouble(&staging, &e))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| disk_trouble(&staging, &e))?.path();
+            self.clean(&path).map_err(|e| disk_trouble(&path, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Takes away one entry of the staging directory, if its maker is gone.
+    fn clean(&self, path: &Path) -> io::Result<()> {
+        let lock = path.with_extension("lock");
+        if !self.is_own(path.file_name()) && !is_stale(path)? {
+            return Ok(());
+        }
+        let _held = match File::options().write(true).open(&lock) {
+            Ok(file) => match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Some(file),
+                Err(_) => return Ok(()),
+            },
+            Err(e) if is_absence(&e) => None,
+            Err(e) => return Err(e),
+        };
+        delete_tree(&path.with_extension("dir"))?;
+        gone_is_fine(fs::remove_file(&lock))
+    }
+
+    fn is_own(&self, name: Option<&OsStr>) -> bool {
+        let owner = name.and_then(OsStr::to_str).and_then(|n| n.split_once('+'));
+        owner.is_some_and(|(pod, _)| pod == self.pod)
+    }
+}
+
+/// A lock file that is ours: a cleaner may have locked and removed it since it was created.
+fn take_new(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create_new(true).open(path)?;
+    let taken = || io::Error::from(io::ErrorKind::AlreadyExists);
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(taken()),
+        // A file system without locks: the names alone have to do.
+        Ok(()) | Err(_) => {}
+    }
+    if file.metadata()?.nlink() == 0 { Err(taken()) } else { Ok(file) }
+}
+
+fn is_stale(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) => Ok(meta.modified()?.elapsed().is_ok_and(|age| age > STALE)),
+        Err(e) if is_absence(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Deletes a tree, directories without write permission included. Absent is fine.
+pub(super) fn delete_tree(dir: &Path) -> io::Result<()> {
+    failpoint::hit("prune.mid_delete");
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            make_deletable(dir)?;
+            gone_is_fine(fs::remove_dir_all(dir))
+        }
+        done => gone_is_fine(done),
+    }
+}
+
+fn make_deletable(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            make_deletable(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn gone_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}

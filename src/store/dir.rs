@@ -1,0 +1,355 @@
+//! A store in a directory. It may lie on a network file system that hangs, so every system call
+//! runs on a thread of the store's own, with a deadline.
+//!
+//! Writes are compare-and-swap by a lock file: lock, compare, write a temporary file, sync, rename,
+//! sync the directory. That is safe between processes of one node, and over NFS as far as its locks are.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+use super::{Body, Chunks, Condition, Found, Object, Store, StoreError, Version};
+use crate::volume::Lane;
+
+/// How long one look or one piece may take.
+const SHORT: Duration = Duration::from_secs(15);
+/// How long writing an archive may take.
+const LONG: Duration = Duration::from_secs(3600);
+/// How long another writer may hold the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Objects up to this size are versioned by their content, larger ones by inode, size and times.
+const CONTENT_VERSION_LIMIT_BYTES: u64 = 1 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
+/// So many calls may wait behind one that hangs; more are refused at once.
+const WAITING_MAX: usize = 8;
+
+/// A directory as a store.
+pub struct DirStore {
+    root: PathBuf,
+    /// Pointers and digests never wait behind an archive.
+    small: Slot,
+    big: Slot,
+}
+
+/// A thread, and how many calls it has not answered.
+#[derive(Clone)]
+struct Slot {
+    lane: Lane,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Slot {
+    fn start(name: &str) -> io::Result<Self> {
+        Ok(Self { lane: Lane::start(name)?, waiting: Arc::default() })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        root: &Path,
+        limit: Duration,
+        job: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let hangs = || StoreError::Unreachable(format!("directory {} hangs", root.display()));
+        if self.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            return Err(hangs());
+        }
+        let waiting = Waiting(self.waiting.clone());
+        let job = move || {
+            let _waiting = waiting;
+            job()
+        };
+        self.lane.run(limit, job).await.unwrap_or_else(|_| Err(hangs()))
+    }
+}
+
+/// One unanswered call; counts itself off when it ends, in a panic as well.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl DirStore {
+    /// The store at `root`, which need not be there yet.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn new(root: PathBuf) -> io::Result<Self> {
+        Ok(Self { root, small: Slot::start("store")?, big: Slot::start("store-bulk")? })
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
+        let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('\0');
+        let valid = key.split('/').all(plain);
+        if valid { Ok(self.root.join(key)) } else { Err(StoreError::InvalidKey(key.into())) }
+    }
+}
+
+impl Store for DirStore {
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        known: Option<&'a Version>,
+        limit_bytes: u64,
+    ) -> BoxFuture<'a, Result<Found, StoreError>> {
+        Box::pin(async move {
+            let path = self.path(key)?;
+            let (key, known) = (key.to_owned(), known.cloned());
+            self.small.run(&self.root, SHORT, move || get(&key, &path, known, limit_bytes)).await
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        same: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<Object, StoreError>> {
+        Box::pin(async move {
+            let path = self.path(key)?;
+            let (name, same) = (key.to_owned(), same.cloned());
+            let open = move || open_at(&name, &path, offset, same);
+            let (file, size_bytes, version) = self.big.run(&self.root, SHORT, open).await?;
+            let chunks = FileChunks { file: Some(file), path: self.path(key)?, slot: self.big.clone() };
+            Ok(Object { size_bytes, version, chunks: Box::new(chunks) })
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+        condition: Condition,
+    ) -> BoxFuture<'a, Result<Version, StoreError>> {
+        Box::pin(async move {
+            let path = self.path(key)?;
+            let key = key.to_owned();
+            let (slot, limit) = match body {
+                Body::Bytes(_) => (&self.small, SHORT + LOCK_WAIT),
+                Body::File(_) => (&self.big, LONG),
+            };
+            slot.run(&self.root, limit, move || put(&key, &path, &body, &condition)).await
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(async move {
+            let folder = prefix.trim_end_matches('/').to_owned();
+            let dir = self.path(&folder)?;
+            self.small.run(&self.root, SHORT, move || list(&folder, &dir)).await
+        })
+    }
+
+    fn watch_dir(&self, key: &str) -> Option<PathBuf> {
+        self.path(key).ok()?.parent().map(Path::to_owned)
+    }
+}
+
+struct FileChunks {
+    file: Option<File>,
+    path: PathBuf,
+    slot: Slot,
+}
+
+impl Chunks for FileChunks {
+    fn next(&mut self) -> BoxFuture<'_, Result<Vec<u8>, StoreError>> {
+        Box::pin(async move {
+            let Some(mut file) = self.file.take() else {
+                return Err(StoreError::Unreachable(format!(
+                    "{}: an earlier read failed",
+                    self.path.display()
+                )));
+            };
+            let path = self.path.clone();
+            let read = move || {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let n = file.read(&mut chunk).map_err(|e| failed(&path, &e))?;
+                chunk.truncate(n);
+                Ok((file, chunk))
+            };
+            let (file, chunk) = self.slot.run(&self.path, SHORT, read).await?;
+            self.file = Some(file);
+            Ok(chunk)
+        })
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> StoreError {
+    let message = format!("{}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreError::Denied(message),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(message),
+        _ => StoreError::Unreachable(message),
+    }
+}
+
+/// Opens an object. An object is absent only in a folder that is there: without its folder the
+/// store itself is gone (an unmounted share looks like an empty directory).
+fn open(path: &Path) -> Result<Option<File>, StoreError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().unwrap_or(path);
+            let gone = |e: io::Error| match e.kind() {
+                io::ErrorKind::NotFound => StoreError::Unreachable(format!(
+                    "directory {} is not there; is the store mounted, and was a release ever published to it?",
+                    folder.display()
+                )),
+                _ => failed(folder, &e),
+            };
+            fs::metadata(folder).map_err(gone).map(|_| None)
+        }
+        Err(e) => Err(failed(path, &e)),
+    }
+}
+
+fn get(key: &str, path: &Path, known: Option<Version>, limit_bytes: u64) -> Result<Found, StoreError> {
+    let Some(mut file) = open(path)? else { return Ok(Found::Absent) };
+    let version = version(path, &mut file)?;
+    if known.as_ref() == Some(&version) {
+        return Ok(Found::NotModified);
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(limit_bytes + 1).read_to_end(&mut bytes).map_err(|e| failed(path, &e))?;
+    if bytes.len() as u64 > limit_bytes {
+        return Err(StoreError::TooLarge { key: key.into(), limit_bytes });
+    }
+    Ok(Found::Object { version, bytes })
+}
+
+fn open_at(
+    key: &str,
+    path: &Path,
+    offset: u64,
+    same: Option<Version>,
+) -> Result<(File, u64, Version), StoreError> {
+    let mut file = open(path)?.ok_or_else(|| StoreError::Missing(key.into()))?;
+    let version = version(path, &mut file)?;
+    if same.is_some_and(|same| same != version) {
+        return Err(StoreError::Changed(key.into()));
+    }
+    let size_bytes = file.metadata().map_err(|e| failed(path, &e))?.len();
+    file.seek(SeekFrom::Start(offset)).map_err(|e| failed(path, &e))?;
+    Ok((file, size_bytes, version))
+}
+
+/// Small objects by content: time stamps are too coarse for two moves in one tick of the kernel.
+/// Leaves the file at its beginning.
+fn version(path: &Path, file: &mut File) -> Result<Version, StoreError> {
+    let meta = file.metadata().map_err(|e| failed(path, &e))?;
+    if meta.is_dir() {
+        return Err(StoreError::Unreachable(format!("{} is a directory", path.display())));
+    }
+    if meta.len() > CONTENT_VERSION_LIMIT_BYTES {
+        let stamp = format!(
+            "{}-{}-{}-{}-{}",
+            meta.ino(),
+            meta.len(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime_nsec()
+        );
+        return Ok(Version(stamp));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(file)
+        .take(2 * CONTENT_VERSION_LIMIT_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(path, &e))?;
+    file.rewind().map_err(|e| failed(path, &e))?;
+    Ok(Version(hex(&Sha256::digest(&bytes))))
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Version, StoreError> {
+    let folder = path.parent().unwrap_or(path);
+    // A store is made by the first write to it; both folders, so that a reader can tell an empty
+    // store from one that is not mounted.
+    if let Some(root) = key.split('/').fold(Some(path), |p, _| p.and_then(Path::parent)) {
+        for name in ["releases", "pointers"] {
+            fs::create_dir_all(root.join(name)).map_err(|e| failed(root, &e))?;
+        }
+    }
+    let temp = write_temp(folder, body)?;
+    let _lock = lock(folder)?;
+    compare(key, path, condition)?;
+    temp.persist(path).map_err(|e| failed(path, &e.error))?;
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(folder, &e))?;
+    let mut file = File::open(path).map_err(|e| failed(path, &e))?;
+    version(path, &mut file)
+}
+
+fn write_temp(folder: &Path, body: &Body) -> Result<tempfile::NamedTempFile, StoreError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut builder = tempfile::Builder::new();
+    // Readable by agents of other users, as far as the umask allows.
+    builder.prefix(".put-").permissions(fs::Permissions::from_mode(0o644));
+    let mut temp = builder.tempfile_in(folder).map_err(|e| failed(folder, &e))?;
+    match body {
+        Body::Bytes(bytes) => temp.write_all(bytes).map_err(|e| failed(folder, &e))?,
+        Body::File(from) => {
+            let unreadable = |e: io::Error| StoreError::Source(format!("{}: {e}", from.display()));
+            let mut source = File::open(from).map_err(unreadable)?;
+            io::copy(&mut source, temp.as_file_mut()).map_err(|e| failed(folder, &e))?;
+        }
+    }
+    temp.as_file().sync_all().map_err(|e| failed(folder, &e))?;
+    Ok(temp)
+}
+
+/// Waits for the folder's lock without blocking in the kernel, where no deadline would reach.
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(".lock");
+    let open = || File::options().create(true).truncate(false).write(true).open(&path);
+    let file = open().map_err(|e| failed(&path, &e))?;
+    let began = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => return Err(failed(&path, &e.into())),
+        }
+    }
+}
+
+fn compare(key: &str, path: &Path, condition: &Condition) -> Result<(), StoreError> {
+    let there = open(path)?.map(|mut file| version(path, &mut file)).transpose()?;
+    let holds = match condition {
+        Condition::Absent => there.is_none(),
+        Condition::Matches(known) => there.as_ref() == Some(known),
+    };
+    if holds { Ok(()) } else { Err(StoreError::Changed(key.into())) }
+}
+
+fn list(folder: &str, dir: &Path) -> Result<Vec<String>, StoreError> {
+    let mut keys = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| failed(dir, &e))? {
+        let entry = entry.map_err(|e| failed(dir, &e))?;
+        if let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')) {
+            keys.push(format!("{folder}/{name}"));
+        }
+    }
+    keys.sort();
+    Ok(keys)
+}

@@ -1,0 +1,183 @@
+//! The pod: Puma, pitstop beside it, and clients; and watching what the agent says.
+
+use std::{
+    fmt,
+    io::{Error, Write},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use pitstop_rig::{AgentRig, App, Load, PumaRig, Setup, load::Plan, poll};
+use serde_json::Value;
+
+use crate::{narrator, report::phase};
+
+/// How long one deploy may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why the story cannot be told any further.
+pub struct Stopped(pub String);
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A pod that serves. Its parts end in this order.
+pub struct Pod {
+    /// The app's container.
+    pub puma: PumaRig,
+    /// The sidecar.
+    pub agent: AgentRig,
+    /// The clients.
+    pub load: Load,
+}
+
+impl Pod {
+    /// Release v1 is published and fetched as an init container would, then both containers start.
+    pub fn start() -> Result<Self, Stopped> {
+        let mut puma = PumaRig::empty(Setup {
+            threads: (3, 3),
+            worker_shutdown_timeout: 3,
+            boot_seconds: 1.0,
+            ..Setup::default()
+        });
+        let mut agent = AgentRig::prepare(&binary()?, &puma);
+        say_published(&agent, &puma, App::Good, "v1");
+        run(&agent, &["promote", "v1"]);
+        run(&agent, &["fetch"]);
+        puma.run();
+        puma.wait_for_release("v1");
+        narrator::say(&format!("Puma 5 serves v1 on port {}, in a cluster of two workers.", puma.port()));
+        agent.start();
+        narrator::say(&format!("pitstop runs beside it; its endpoints are on port {}.", agent.port()));
+        let load = Load::start(Plan::modest(puma.port()), phase::BASELINE);
+        Ok(Self { puma, agent, load })
+    }
+
+    /// Publishes a release, as a user's CI would.
+    pub fn publish(&self, app: App, id: &str) {
+        say_published(&self.agent, &self.puma, app, id);
+    }
+
+    /// The same for a release that comes with another Puma configuration.
+    pub fn publish_with_new_puma_config(&self, id: &str) -> Result<(), Stopped> {
+        let dir = self.puma.scratch().join("build").join(id);
+        self.puma.write_release(&dir, id, App::Good);
+        let mut config = std::fs::File::options().append(true).open(dir.join("config/puma.rb"))?;
+        writeln!(config, "first_data_timeout 20")?;
+        let printed = self.agent.must(&["publish", &dir.to_string_lossy(), "--release", id]);
+        narrator::command(&format!("publish build/{id} --release {id}"), &printed);
+        Ok(())
+    }
+
+    /// Moves the pointer, as a user would.
+    pub fn promote(&self, id: &str) {
+        run(&self.agent, &["promote", id]);
+    }
+
+    /// Follows /status, telling each new stage, until it is as wanted.
+    pub fn watch(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, Stopped> {
+        let (began, mut told) = (Instant::now(), String::new());
+        let mut last = Value::Null;
+        let found = poll(PATIENCE, || {
+            let status = self.agent.status()?;
+            tell_news(&status, began, &mut told);
+            last = status;
+            wanted(&last).then_some(())
+        });
+        match found {
+            Some(()) => Ok(last),
+            None => Err(Stopped(format!("waited {PATIENCE:?} in vain for {what}; /status: {last}"))),
+        }
+    }
+
+    /// Until the agent has proved that every worker runs this release.
+    pub fn watch_in_sync(&self, id: &str) -> Result<Value, Stopped> {
+        self.watch(&format!("{id} in sync"), |status| in_sync(status, id))
+    }
+
+    /// Until this release is rejected and every worker runs the other one again.
+    pub fn watch_reverted(&self, bad: &str, back_on: &str) -> Result<Value, Stopped> {
+        self.watch(&format!("{bad} rejected and {back_on} running"), |status| {
+            rejection(status, bad).is_some()
+                && status["stage"] == "steady"
+                && status["running"] == back_on
+                && workers(status).iter().all(|release| release == back_on)
+        })
+    }
+
+    /// Lets the load go on for a while.
+    pub fn pass(&self, seconds: f64) {
+        poll(Duration::from_secs_f64(seconds), || None::<()>);
+    }
+
+    /// A counter of /metrics with all of these labels, summed; 0 when there is none.
+    pub fn counter(&self, name: &str, labels: &[&str]) -> f64 {
+        let Ok(metrics) = self.agent.get("/metrics") else { return 0.0 };
+        let lines = metrics.body.lines().filter(|line| {
+            line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label))
+        });
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+/// Whether the status says that this release is desired and proved to run.
+pub fn in_sync(status: &Value, id: &str) -> bool {
+    status["in_sync"] == true && status["running"] == id
+}
+
+/// The reason for which a release was rejected.
+pub fn rejection(status: &Value, id: &str) -> Option<String> {
+    let rejected = status["rejected"].as_array()?;
+    let entry = rejected.iter().find(|entry| entry["release"] == id)?;
+    entry["reason"].as_str().map(str::to_owned)
+}
+
+fn workers(status: &Value) -> Vec<String> {
+    let listed = status["app_server"]["workers"].as_array().cloned().unwrap_or_default();
+    listed.iter().map(|worker| worker["release"].as_str().unwrap_or("?").to_owned()).collect()
+}
+
+fn tell_news(status: &Value, began: Instant, told: &mut String) {
+    let text = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
+    let news = format!("{} {} {:?}", text("stage"), text("reason"), workers(status));
+    if news == *told {
+        return;
+    }
+    let because = match status["reason"].as_str() {
+        Some(reason) => format!("  {reason}: {}", text("message")),
+        None => String::new(),
+    };
+    let (stage, serving) = (text("stage"), workers(status).join(" "));
+    narrator::say(&format!(
+        "  +{:4.1}s {stage:<11} workers: {serving}{because}",
+        began.elapsed().as_secs_f64()
+    ));
+    *told = news;
+}
+
+fn say_published(agent: &AgentRig, puma: &PumaRig, app: App, id: &str) {
+    let printed = agent.publish(puma, app, id);
+    narrator::command(&format!("publish build/{id} --release {id}"), &printed);
+}
+
+fn run(agent: &AgentRig, args: &[&str]) {
+    let printed = agent.must(args);
+    narrator::command(&args.join(" "), &printed);
+}
+
+/// The pitstop that was built together with this demo.
+fn binary() -> Result<PathBuf, Stopped> {
+    let demo = std::env::current_exe()?;
+    let profile = demo.parent().and_then(|examples| examples.parent());
+    let found = profile.map(|dir| dir.join("pitstop")).filter(|path| path.exists());
+    found.ok_or_else(|| Stopped("pitstop is not built: run the demo by `make demo`".into()))
+}
