@@ -1,12 +1,10 @@
 //! Looking at the app server, again and again: calmly, or closely while something goes on.
 
 use std::{
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -108,12 +106,14 @@ impl Observer {
 
     /// A look that panics or hangs proves nothing, and ends nothing.
     async fn observe(&self) -> Look {
-        let look = AssertUnwindSafe(self.app_server.observe()).catch_unwind();
-        match tokio::time::timeout(LONGEST_LOOK, look).await {
+        let app_server = self.app_server.clone();
+        let mut look = tokio::spawn(async move { app_server.observe().await });
+        match tokio::time::timeout(LONGEST_LOOK, &mut look).await {
             Ok(Ok(look)) => return look,
-            Ok(Err(_)) => tracing::error!("looking at the app server panicked; please report this"),
+            Ok(Err(panic)) => tracing::error!(%panic, "a defect in pitstop: a look at the app server failed"),
             Err(_) => tracing::error!(limit = ?LONGEST_LOOK, "looking at the app server took too long"),
         }
+        look.abort();
         Look {
             sight: Sight::Unclear,
             traffic: Traffic::default(),
