@@ -1,50 +1,50 @@
 //! pitstop deploys Rails releases into running Puma pods and drains them without losing a request.
 //!
-//! One deploy is data that flows in a circle: [`pointer`] says what is desired, the [`supervisor`]
+//! One deploy is data that flows in a circle: [`pointer`](mod@pointer) says what is desired, the [`supervisor`]
 //! hands it to the pure [`core`], performs the effects that come back ([`effects`]), and hands their
 //! results to the core again. `docs/architecture.md` tells the whole story.
 
-/// What the app server is and does: observing it, and telling it to restart.
+// What the app server is and does: observing it, and telling it to restart.
 pub mod app_server;
-/// The commands, one file each.
+// The commands, one file each.
 pub mod cli;
-/// Keys, defaults, and where each value came from.
+// Keys, defaults, and where each value came from.
 pub mod config;
-/// The pure decisions: stages of a deploy, the drain, and whether a restart succeeded.
+// The pure decisions: stages of a deploy, the drain, and whether a restart succeeded.
 pub mod core;
-/// Where requests to the supervisor are left and waited for.
+// Where requests to the supervisor are left and waited for.
 pub mod desk;
-/// Each effect of the core as one linear function with a deadline.
+// Each effect of the core as one linear function with a deadline.
 pub mod effects;
-/// Where a test may stop the agent to kill it there.
+// Where a test may stop the agent to kill it there.
 pub mod failpoint;
-/// One HTTP GET over any stream, with limits.
+// One HTTP GET over any stream, with limits.
 pub mod http_get;
-/// Prometheus metrics by the contract.
+// Prometheus metrics by the contract.
 pub mod metrics;
-/// Watching the release pointer, in a file or in the store.
+// Watching the release pointer, in a file or in the store.
 pub mod pointer;
-/// Asking the app itself whether it is healthy, and which release it serves.
+// Asking the app itself whether it is healthy, and which release it serves.
 pub mod probe;
-/// Processes as /proc shows them: identity, titles, working directories, pidfd signals.
+// Processes as /proc shows them: identity, titles, working directories, pidfd signals.
 pub mod procs;
-/// Releases on the volume: fetching, unpacking, publishing `current`, pruning.
+// Releases on the volume: fetching, unpacking, publishing `current`, pruning.
 pub mod releases;
-/// Release ids, pointer values and the lines of `revisions.log`.
+// Release ids, pointer values and the lines of `revisions.log`.
 pub mod revision;
-/// The journal on the volume: what was attempted, verified, rejected.
+// The journal on the volume: what was attempted, verified, rejected.
 pub mod revisions_log;
-/// The HTTP endpoints and the admin socket.
+// The HTTP endpoints and the admin socket.
 pub mod server;
-/// The pod's socket table.
+// The pod's socket table.
 pub mod sockets;
-/// What /status and /prestop answer.
+// What /status and /prestop answer.
 pub mod status;
-/// Where releases and pointers are kept.
+// Where releases and pointers are kept.
 pub mod store;
-/// The one loop that owns the state.
+// The one loop that owns the state.
 pub mod supervisor;
-/// Logs.
+// Logs.
 pub mod telemetry;
-/// Threads for a volume that may hang.
+// Threads for a volume that may hang.
 pub mod volume;

@@ -123,10 +123,9 @@ impl Releases {
 fn take_new(path: &Path) -> io::Result<File> {
     let file = File::options().write(true).create_new(true).open(path)?;
     let taken = || io::Error::from(io::ErrorKind::AlreadyExists);
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(taken()),
-        // A file system without locks: the names alone have to do.
-        Ok(()) | Err(_) => {}
+    // On a file system without locks the names alone have to do.
+    if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
+        return Err(taken());
     }
     if file.metadata()?.nlink() == 0 { Err(taken()) } else { Ok(file) }
 }

@@ -284,7 +284,7 @@ fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Ver
     let folder = path.parent().unwrap_or(path);
     // A store is made by the first write to it; both folders, so that a reader can tell an empty
     // store from one that is not mounted.
-    if let Some(root) = key.split('/').fold(Some(path), |p, _| p.and_then(Path::parent)) {
+    if let Some(root) = path.ancestors().nth(key.split('/').count()) {
         for name in ["releases", "pointers"] {
             fs::create_dir_all(root.join(name)).map_err(|e| failed(root, &e))?;
         }

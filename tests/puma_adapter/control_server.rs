@@ -73,6 +73,10 @@ fn over_tcp_is_asked_and_its_port_is_no_port_of_the_app() {
     eye.settled("v1");
     assert!(eye.look().traffic.workers.is_some());
     let kept = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    assert_eq!(eye.look().traffic.sockets.unwrap().connections, [], "connections to the control server are none");
+    assert_eq!(
+        eye.look().traffic.sockets.unwrap().connections,
+        [],
+        "connections to the control server are none"
+    );
     drop(kept);
 }

@@ -61,8 +61,13 @@ impl Order {
     }
 
     fn carry_out(self, master: ProcessId, on: GenerationKey, permit: &AtomicBool) -> Result<(), Trouble> {
-        let Found::One(family) = census::of(master) else {
-            return Err(gone(&format!("Puma's master {} is gone", master.pid)));
+        let family = match census::of(master) {
+            Found::One(family) => family,
+            Found::NotPermitted => return Err(not_sent(&ProcsError::NotPermitted(master.pid))),
+            Found::Torn => return Err(not_sent(&ProcsError::Torn(master.pid))),
+            Found::Nothing | Found::Starting | Found::Candidates(_) => {
+                return Err(gone(&format!("Puma's master {} is gone", master.pid)));
+            }
         };
         if family.image.generation_key() != on {
             return Err(gone(&format!("Puma's master {} was restarted meanwhile", master.pid)));

@@ -33,7 +33,8 @@ impl Puma {
         self.refuse_a_stranger(&view)?;
         let mode = match self.mode {
             RestartMode::Hot => Mode::Hot,
-            RestartMode::Phased if can_be_phased(&view) => Mode::Phased,
+            RestartMode::Phased if can_be_phased(&view) && !surely_preloads(&view) => Mode::Phased,
+            // Puma would do it hot as well; asked for as what it is, it is also watched as that.
             RestartMode::Phased => Mode::Hot,
             RestartMode::Auto => self.choose_mode(&view, running, release).await?,
         };
@@ -98,6 +99,10 @@ impl Puma {
 /// Phased stops one worker before it starts the next: with one worker that would be an outage.
 pub(super) fn can_be_phased(view: &View) -> bool {
     view.cluster() == Some(true) && view.expected() >= 2
+}
+
+fn surely_preloads(view: &View) -> bool {
+    view.memory.setting.as_ref().is_some_and(|setting| setting.surely_preloads)
 }
 
 impl Setting {

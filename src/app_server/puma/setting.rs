@@ -13,6 +13,8 @@ pub(super) struct Setting {
     pub restart_dir: RestartDir,
     /// The app seems to be loaded before the workers are forked: no phased restart then.
     pub preloads: bool,
+    /// The configuration says so in a line of its own.
+    pub surely_preloads: bool,
 }
 
 /// Where a restart goes to.
@@ -34,6 +36,7 @@ impl Setting {
         Self {
             restart_dir: restart_dir(pid, config.directory),
             preloads: config.preload.unwrap_or(by_default && !config.prunes_bundler),
+            surely_preloads: config.preload == Some(true),
         }
     }
 }

@@ -1,0 +1,8 @@
+//! The disk: what may be unpacked, what is published, and that a kill at any moment harms nothing.
+
+mod crash;
+mod pointer;
+mod publish;
+mod rig;
+mod unpack;
+mod volume;

@@ -1,0 +1,179 @@
+//! Publishing, moving the pointer, moving `current`.
+
+use std::{fs, os::unix::fs::symlink, os::unix::net::UnixListener};
+
+use pitstop::{core::Reason, releases::Limits, releases::Releases};
+
+use crate::rig::{Rig, id};
+
+#[test]
+fn an_id_never_changes_its_bytes() {
+    let rig = Rig::new();
+    rig.publish("v1");
+    let app = rig.app("v1");
+    let args = ["publish", app.to_str().unwrap(), "--release", "v1"];
+    assert!(rig.ok(&args).starts_with("already published v1"));
+    fs::write(app.join("config.ru"), "other").unwrap();
+    let (code, message) = rig.fails(&args);
+    assert_eq!(code, 1);
+    assert!(message.contains("other bytes"), "{message}");
+    rig.ok(&["promote", "v1"]);
+    rig.ok(&["fetch"]);
+    assert_eq!(rig.release_at_current().as_deref(), Some("v1"));
+}
+
+#[test]
+fn an_interrupted_publish_is_taken_up_and_unknown_until_then() {
+    let rig = Rig::new();
+    rig.publish("v1");
+    fs::remove_file(rig.store_dir().join("releases/v1.tar.zst.sha256")).unwrap();
+    let (code, message) = rig.fails(&["promote", "v1"]);
+    assert_eq!(code, 1);
+    assert!(message.contains("release_unknown"), "{message}");
+    rig.promote("v1");
+}
+
+#[test]
+fn what_cannot_be_a_release_is_refused_by_name() {
+    let rig = Rig::new();
+    let app = rig.app("v1");
+    let args = ["publish", app.to_str().unwrap(), "--release", "v1"];
+    symlink("../../outside", app.join("out")).unwrap();
+    assert!(rig.fails(&args).1.contains("leads out of the release"));
+    fs::remove_file(app.join("out")).unwrap();
+    let _socket = UnixListener::bind(app.join("puma.sock")).unwrap();
+    assert!(rig.fails(&args).1.contains("puma.sock is a socket"));
+}
+
+#[test]
+fn a_move_counts_and_remembers_and_rollback_goes_back() {
+    let rig = Rig::new();
+    rig.promote("v1");
+    rig.promote("v2");
+    let pointer = || fs::read_to_string(rig.store_dir().join("pointers/production")).unwrap();
+    assert_eq!(pointer(), "{\"release\":\"v2\",\"sequence\":2,\"previous\":\"v1\"}\n");
+    rig.ok(&["promote", "v2"]);
+    assert_eq!(pointer(), "{\"release\":\"v2\",\"sequence\":3,\"previous\":\"v1\"}\n");
+    rig.ok(&["rollback"]);
+    assert_eq!(pointer(), "{\"release\":\"v1\",\"sequence\":4,\"previous\":\"v2\"}\n");
+    let (code, _) = rig.fails(&["promote", "v9"]);
+    assert_eq!((code, pointer().contains("\"v1\"")), (1, true));
+}
+
+#[test]
+fn of_promotes_at_the_same_time_no_move_is_lost_unseen() {
+    let rig = Rig::new();
+    ["v1", "v2", "v3", "v4"].iter().for_each(|v| rig.publish(v));
+    let all: Vec<_> = (1..=4).map(|n| rig.command(&["promote", &format!("v{n}")]).output_later()).collect();
+    let won = all.into_iter().map(|c| c.wait_with_output().unwrap()).filter(|o| match o.status.code() {
+        Some(0) => true,
+        Some(1) => {
+            assert!(String::from_utf8_lossy(&o.stderr).contains("at the same time"));
+            false
+        }
+        code => panic!("{code:?}"),
+    });
+    let won = won.count() as u64;
+    let text = fs::read_to_string(rig.store_dir().join("pointers/production")).unwrap();
+    let sequence = pitstop::pointer::parse(text.as_bytes()).unwrap().revision.sequence;
+    assert!(won >= 1);
+    assert_eq!(sequence, Some(won), "each move that was told to have won is counted");
+}
+
+trait Later {
+    fn output_later(self) -> std::process::Child;
+}
+
+impl Later for std::process::Command {
+    fn output_later(mut self) -> std::process::Child {
+        use std::process::Stdio;
+        self.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn of_two_writers_that_saw_the_same_exactly_one_wins() {
+    use pitstop::store::{Body, Condition, Found, Store, StoreError, dir::DirStore};
+    let dir = tempfile::tempdir().unwrap();
+    let stores: Vec<_> = (0..4).map(|_| DirStore::new(dir.path().into()).unwrap()).collect();
+    let key = "pointers/production";
+    stores[0].put(key, Body::Bytes(b"v0".into()), Condition::Absent).await.unwrap();
+    let Found::Object { version, .. } = stores[0].get(key, None, 100).await.unwrap() else { panic!() };
+    let puts = stores.iter().enumerate().map(|(n, store)| {
+        store.put(key, Body::Bytes(format!("v{n}-new").into()), Condition::Matches(version.clone()))
+    });
+    let results = futures_util::future::join_all(puts).await;
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}");
+    assert!(results.iter().all(|r| matches!(r, Ok(_) | Err(StoreError::Changed(_)))), "{results:?}");
+}
+
+#[test]
+fn a_file_pointer_is_moved_where_it_comes_from() {
+    let rig = Rig::new();
+    for args in [&["promote", "v1"][..], &["rollback"]] {
+        let output = rig.command(args).env("PITSTOP_POINTER", "file:/etc/pitstop/release").output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("kubectl patch configmap"));
+    }
+}
+
+#[test]
+fn current_being_a_directory_is_left_alone() {
+    let rig = Rig::new();
+    rig.promote("v1");
+    fs::create_dir_all(rig.current().join("app")).unwrap();
+    let (code, message) = rig.fails(&["fetch"]);
+    assert_eq!(code, 1);
+    assert!(message.contains("is a directory and not a link; move it away"), "{message}");
+    assert!(rig.current().join("app").is_dir());
+    assert_eq!(rig.releases().current(), Ok(None));
+}
+
+#[test]
+fn current_is_only_what_was_proved_complete() {
+    let rig = Rig::new();
+    rig.promote("v1");
+    rig.fetch("v1").unwrap();
+    let releases = rig.releases();
+    assert_eq!(releases.current(), Ok(None));
+    symlink("releases/v9", rig.current()).unwrap();
+    assert_eq!(releases.current(), Ok(None), "dangling");
+    releases.publish(&id("v1")).unwrap();
+    assert_eq!(releases.current(), Ok(Some(id("v1"))));
+    assert_eq!(fs::read_link(rig.current()).unwrap().to_str(), Some("releases/v1"));
+    fs::create_dir(rig.deploy_to.join("releases/by-hand")).unwrap();
+    assert_eq!(releases.publish(&id("by-hand")).unwrap_err().reason, Reason::ReleaseCorrupt);
+    assert_eq!(releases.current(), Ok(Some(id("v1"))));
+}
+
+#[test]
+fn current_may_be_elsewhere() {
+    let rig = Rig::new();
+    rig.publish("v1");
+    rig.fetch("v1").unwrap();
+    let elsewhere = rig.dir.path().join("pod");
+    fs::create_dir(&elsewhere).unwrap();
+    let current = elsewhere.join("current");
+    let releases = Releases::new(rig.deploy_to.clone(), current.clone(), "web-0", Limits::default());
+    releases.publish(&id("v1")).unwrap();
+    assert_eq!(releases.current(), Ok(Some(id("v1"))));
+    assert_eq!(fs::read_to_string(current.join("config.ru")).unwrap(), "v1");
+}
+
+#[test]
+fn pruning_keeps_the_newest_the_protected_and_what_is_not_ours() {
+    let rig = Rig::new();
+    for n in 1..=5 {
+        rig.publish(&format!("v{n}"));
+        rig.fetch(&format!("v{n}")).unwrap();
+    }
+    fs::create_dir(rig.deploy_to.join("releases/by-hand")).unwrap();
+    let releases = rig.releases();
+    releases.publish(&id("v1")).unwrap();
+    assert_eq!(releases.prune(1, &[id("v2")]), Ok(vec![id("v4"), id("v3")]));
+    let mut left: Vec<_> =
+        fs::read_dir(rig.deploy_to.join("releases")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["by-hand", "v1", "v2", "v5"]);
+    assert_eq!(rig.leftovers(), Vec::<String>::new());
+}
