@@ -32,7 +32,9 @@ fn each_of_these_headings_says_what_it_means_what_pitstop_does_and_what_to_do() 
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    for from in ["README.md", "docs/runbook.md", "docs/drain.md", "docs/configuration.md", "docs/architecture.md"] {
+    for from in
+        ["README.md", "docs/runbook.md", "docs/drain.md", "docs/configuration.md", "docs/architecture.md"]
+    {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
         for link in read(from).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap();

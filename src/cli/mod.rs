@@ -93,8 +93,11 @@ impl Command {
 #[derive(Debug, Args)]
 pub struct Publish {
     /// The directory whose content is the release.
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "archive", conflicts_with = "archive")]
+    pub dir: Option<PathBuf>,
+    /// A ready tar.zst or tar.gz instead of a directory.
+    #[arg(long, value_name = "FILE")]
+    pub archive: Option<PathBuf>,
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
     pub release: ReleaseId,

@@ -4,7 +4,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -46,10 +46,10 @@ impl fmt::Display for Answer {
 /// [`Failure`] with the message for the user.
 pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref()).map_err(usage)?;
-    let dir = args.dir.clone();
-    let packing = tokio::task::spawn_blocking(move || packed(dir));
+    let release = args.release.clone();
+    let packing = tokio::task::spawn_blocking(move || prepare(args));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
-    let answer = upload(store.as_ref(), args.release, packed).await?;
+    let answer = upload(store.as_ref(), release, packed).await?;
     console.print(&answer);
     Ok(Exit::Done)
 }
@@ -60,17 +60,45 @@ pub(super) fn usage(trouble: crate::core::Trouble) -> Failure {
     Failure { exit_code, ..trouble.into() }
 }
 
+/// An archive that is ready to be uploaded.
 struct Packed {
-    file: tempfile::NamedTempFile,
+    path: PathBuf,
+    kind: ArchiveKind,
     sha256: String,
     bytes: u64,
+    /// Removes what was packed here.
+    _temporary: Option<tempfile::TempPath>,
 }
 
-fn packed(dir: PathBuf) -> Result<Packed, Failure> {
+fn prepare(args: Publish) -> Result<Packed, Failure> {
+    match (args.archive, args.dir) {
+        (Some(archive), _) => ready(archive),
+        (None, Some(dir)) => packed(&dir),
+        (None, None) => Err(Failure::usage("name a directory, or an archive with --archive")),
+    }
+}
+
+fn packed(dir: &Path) -> Result<Packed, Failure> {
     let file = tempfile::Builder::new().prefix("pitstop-publish-").tempfile()?;
-    pack::pack(&dir, file.reopen()?).map_err(|e| Failure::failed(e.to_string()))?;
+    pack::pack(dir, file.reopen()?).map_err(|e| Failure::failed(e.to_string()))?;
     let (sha256, bytes) = digest(file.reopen()?)?;
-    Ok(Packed { file, sha256, bytes })
+    let temporary = file.into_temp_path();
+    let kind = ArchiveKind::TarZst;
+    Ok(Packed { path: temporary.to_path_buf(), kind, sha256, bytes, _temporary: Some(temporary) })
+}
+
+/// An archive that somebody else packed; what it is, its first bytes say.
+fn ready(path: PathBuf) -> Result<Packed, Failure> {
+    let named = |e: io::Error| Failure::failed(format!("{}: {e}", path.display()));
+    let mut magic = [0; 4];
+    File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).map_err(named)?;
+    let kind = match magic {
+        [0x28, 0xb5, 0x2f, 0xfd] => ArchiveKind::TarZst,
+        [0x1f, 0x8b, ..] => ArchiveKind::TarGz,
+        _ => return Err(Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display()))),
+    };
+    let (sha256, bytes) = File::open(&path).and_then(digest).map_err(named)?;
+    Ok(Packed { path, kind, sha256, bytes, _temporary: None })
 }
 
 fn digest(mut file: File) -> io::Result<(String, u64)> {
@@ -87,8 +115,8 @@ fn digest(mut file: File) -> io::Result<(String, u64)> {
 
 /// The archive first, then its digest, which makes it a release. Neither replaces anything.
 async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result<Answer, Failure> {
-    let kind = ArchiveKind::TarZst;
-    let already_published = is_published(store, &release, &packed.sha256).await?;
+    let kind = packed.kind;
+    let already_published = is_published(store, &release, &packed).await?;
     if !already_published {
         put_archive(store, &release, &packed).await?;
         let key = kind.key(&release);
@@ -96,7 +124,7 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
         let line = format!("{}  {name}\n", packed.sha256).into_bytes();
         match store.put(&kind.digest_key(&release), Body::Bytes(line), Condition::Absent).await {
             // Another publish of this id was faster: the same bytes, or not.
-            Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed.sha256).await?),
+            Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed).await?),
             done => drop(done.map_err(failure)?),
         }
     }
@@ -110,7 +138,7 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
 }
 
 /// Whether the release is in the store with these very bytes.
-async fn is_published(store: &dyn Store, release: &ReleaseId, sha256: &str) -> Result<bool, Failure> {
+async fn is_published(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<bool, Failure> {
     let found = match archive::find(store, release).await {
         // The first publish makes the store.
         Err(StoreError::Unreachable(_)) => return Ok(false),
@@ -118,14 +146,14 @@ async fn is_published(store: &dyn Store, release: &ReleaseId, sha256: &str) -> R
     };
     match found {
         None => Ok(false),
-        Some(Ok(Published { kind: ArchiveKind::TarZst, sha256: there })) if there == sha256 => Ok(true),
+        Some(Ok(Published { kind, sha256 })) if kind == packed.kind && sha256 == packed.sha256 => Ok(true),
         Some(_) => Err(other_bytes(release, "is in the store with other bytes")),
     }
 }
 
 async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {
-    let key = ArchiveKind::TarZst.key(release);
-    match store.put(&key, Body::File(packed.file.path().into()), Condition::Absent).await {
+    let key = packed.kind.key(release);
+    match store.put(&key, Body::File(packed.path.clone()), Condition::Absent).await {
         Ok(_) => Ok(()),
         // A publish that was interrupted before its digest; or one that is under way.
         Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == packed.sha256 => Ok(()),

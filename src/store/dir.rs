@@ -31,6 +31,9 @@ const LONG: Duration = Duration::from_secs(3600);
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Objects up to this size are versioned by their content, larger ones by inode, size and times.
 const CONTENT_VERSION_LIMIT_BYTES: u64 = 1 << 20;
+/// What is being written, until it gets its name.
+const TEMP_PREFIX: &str = ".put-";
+const STALE: Duration = Duration::from_secs(24 * 3600);
 const CHUNK_BYTES: usize = 256 << 10;
 /// So many calls may wait behind one that hangs; more are refused at once.
 const WAITING_MAX: usize = 8;
@@ -289,6 +292,7 @@ fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Ver
             fs::create_dir_all(root.join(name)).map_err(|e| failed(root, &e))?;
         }
     }
+    clean(folder);
     let temp = write_temp(folder, body)?;
     let _lock = lock(folder)?;
     compare(key, path, condition)?;
@@ -298,11 +302,23 @@ fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Ver
     version(path, &mut file)
 }
 
+/// Removes what a killed writer left a day ago or earlier. Best effort: it is in nobody's way.
+fn clean(folder: &Path) {
+    let stale = |entry: &fs::DirEntry| {
+        let temporary = entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes());
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        temporary && modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE))
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(stale) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
 fn write_temp(folder: &Path, body: &Body) -> Result<tempfile::NamedTempFile, StoreError> {
     use std::os::unix::fs::PermissionsExt;
     let mut builder = tempfile::Builder::new();
     // Readable by agents of other users, as far as the umask allows.
-    builder.prefix(".put-").permissions(fs::Permissions::from_mode(0o644));
+    builder.prefix(TEMP_PREFIX).permissions(fs::Permissions::from_mode(0o644));
     let mut temp = builder.tempfile_in(folder).map_err(|e| failed(folder, &e))?;
     match body {
         Body::Bytes(bytes) => temp.write_all(bytes).map_err(|e| failed(folder, &e))?,

@@ -48,9 +48,9 @@ fn good_phased(pod: &Pod, report: &mut Report) -> Result<(), Stopped> {
         "Only the app changed, so Puma replaces one worker after the other (a phased restart) and the
          others serve on. The deploy is over when every worker is proved to run v2, not when a signal was sent.",
     );
-    pod.publish(App::Good, "v2");
+    pod.publish(App::Good, "v2")?;
     pod.load.phase(phase::PHASED);
-    pod.promote("v2");
+    pod.promote("v2")?;
     deployed(pod, report, "v2")?;
     let phased = restarts(pod, "mode=\"phased\"");
     report.expect("it was a phased restart", phased == 1.0, format!("{phased} counted"));
@@ -96,9 +96,9 @@ fn bad_releases(pod: &Pod, report: &mut Report) -> Result<(), Stopped> {
 }
 
 fn reverted(pod: &Pod, report: &mut Report, app: App, id: &str, reasons: &[&str]) -> Result<(), Stopped> {
-    pod.publish(app, id);
+    pod.publish(app, id)?;
     pod.load.phase(phase::BAD);
-    pod.promote(id);
+    pod.promote(id)?;
     let status = pod.watch_reverted(id, "v2")?;
     pod.load.phase(phase::BASELINE);
     let reason = rejection(&status, id).unwrap_or_default();
@@ -120,7 +120,7 @@ fn good_hot(pod: &Pod, report: &mut Report) -> Result<(), Stopped> {
     let hot_before = restarts(pod, "mode=\"hot\"");
     pod.publish_with_new_puma_config("v6")?;
     pod.load.phase(phase::HOT);
-    pod.promote("v6");
+    pod.promote("v6")?;
     deployed(pod, report, "v6")?;
     let hot = restarts(pod, "mode=\"hot\"") - hot_before;
     report.expect("it was a hot restart", hot == 1.0, format!("{hot} counted"));
@@ -133,9 +133,9 @@ fn agent_killed(pod: &mut Pod, report: &mut Report) -> Result<(), Stopped> {
         "What it was about to do is on disk before it does it. The agent that starts next reads that, looks at
          what Puma really runs, and goes on from there. Puma and its clients notice nothing.",
     );
-    pod.publish(App::Good, "v7");
+    pod.publish(App::Good, "v7")?;
     pod.load.phase(phase::OTHER);
-    pod.promote("v7");
+    pod.promote("v7")?;
     pod.watch("the middle of the deploy", |status| {
         ["restarting", "verifying"].iter().any(|stage| status["stage"] == *stage)
     })?;
@@ -156,12 +156,12 @@ fn long_request(pod: &Pod, report: &mut Report) -> Result<(), Stopped> {
         "Puma kills a worker 3 seconds after it was told to stop (worker_shutdown_timeout, 30 by default):
          a bare restart would cut this request. The agent waits for it before it sends the signal.",
     );
-    pod.publish(App::Good, "v8");
+    pod.publish(App::Good, "v8")?;
     pod.load.phase(phase::OTHER);
     let long = pod.load.send(LONG);
     pod.pass(4.0);
     say("The request has been in flight for four seconds.");
-    pod.promote("v8");
+    pod.promote("v8")?;
     let waits = |status: &Value| status["reason"] == "long_requests" || in_sync(status, "v8");
     let seen = pod.watch("the agent waiting for the request", waits)?;
     report.expect("the agent says what it waits for", seen["reason"] == "long_requests", &seen["message"]);

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{Error, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -50,9 +50,9 @@ impl Pod {
             ..Setup::default()
         });
         let mut agent = AgentRig::prepare(&binary()?, &puma);
-        say_published(&agent, &puma, App::Good, "v1");
-        run(&agent, &["promote", "v1"]);
-        run(&agent, &["fetch"]);
+        publish(&agent, &agent.build(&puma, App::Good, "v1"), "v1")?;
+        run(&agent, &["promote", "v1"])?;
+        run(&agent, &["fetch"])?;
         puma.run();
         puma.wait_for_release("v1");
         narrator::say(&format!("Puma 5 serves v1 on port {}, in a cluster of two workers.", puma.port()));
@@ -63,24 +63,21 @@ impl Pod {
     }
 
     /// Publishes a release, as a user's CI would.
-    pub fn publish(&self, app: App, id: &str) {
-        say_published(&self.agent, &self.puma, app, id);
+    pub fn publish(&self, app: App, id: &str) -> Result<(), Stopped> {
+        publish(&self.agent, &self.agent.build(&self.puma, app, id), id)
     }
 
-    /// The same for a release that comes with another Puma configuration.
+    /// The same for a good release that comes with another Puma configuration.
     pub fn publish_with_new_puma_config(&self, id: &str) -> Result<(), Stopped> {
-        let dir = self.puma.scratch().join("build").join(id);
-        self.puma.write_release(&dir, id, App::Good);
+        let dir = self.agent.build(&self.puma, App::Good, id);
         let mut config = std::fs::File::options().append(true).open(dir.join("config/puma.rb"))?;
         writeln!(config, "first_data_timeout 20")?;
-        let printed = self.agent.must(&["publish", &dir.to_string_lossy(), "--release", id]);
-        narrator::command(&format!("publish build/{id} --release {id}"), &printed);
-        Ok(())
+        publish(&self.agent, &dir, id)
     }
 
     /// Moves the pointer, as a user would.
-    pub fn promote(&self, id: &str) {
-        run(&self.agent, &["promote", id]);
+    pub fn promote(&self, id: &str) -> Result<(), Stopped> {
+        run(&self.agent, &["promote", id])
     }
 
     /// Follows /status, telling each new stage, until it is as wanted.
@@ -164,14 +161,16 @@ fn tell_news(status: &Value, began: Instant, told: &mut String) {
     *told = news;
 }
 
-fn say_published(agent: &AgentRig, puma: &PumaRig, app: App, id: &str) {
-    let printed = agent.publish(puma, app, id);
+fn publish(agent: &AgentRig, dir: &Path, id: &str) -> Result<(), Stopped> {
+    let printed = agent.try_to(&["publish", &dir.to_string_lossy(), "--release", id])?;
     narrator::command(&format!("publish build/{id} --release {id}"), &printed);
+    Ok(())
 }
 
-fn run(agent: &AgentRig, args: &[&str]) {
-    let printed = agent.must(args);
+fn run(agent: &AgentRig, args: &[&str]) -> Result<(), Stopped> {
+    let printed = agent.try_to(args)?;
     narrator::command(&args.join(" "), &printed);
+    Ok(())
 }
 
 /// The pitstop that was built together with this demo.

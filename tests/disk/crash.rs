@@ -1,8 +1,18 @@
 //! Killed at every fail point and started again.
 
-use pitstop::releases::FAIL_POINTS;
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use crate::rig::{Rig, Running, wait_until};
+use pitstop::{
+    core::Record,
+    releases::{FAIL_POINTS, Limits, Releases},
+    revision::{RecordEvent, Revision},
+    revisions_log::{self, Log},
+};
+
+use crate::rig::{Rig, Running, id, wait_until};
 
 /// Those that `pitstop fetch` passes.
 fn points_of_fetch() -> impl Iterator<Item = &'static str> {
@@ -66,4 +76,69 @@ fn cleaning_up_spares_what_a_living_process_works_on() {
     running.kill();
     rig.releases().clean_leftovers().unwrap();
     assert_eq!(rig.leftovers(), Vec::<String>::new());
+}
+
+/// Runs the same test once more, as a process that can be killed, until it stops at a fail point.
+fn kill_myself_at(test: &str, rig: &Rig, point: &str) {
+    let hits = rig.dir.path().join("hits");
+    std::fs::create_dir_all(&hits).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact"]).env(CHILD, &rig.deploy_to).stdout(Stdio::null());
+    command.env("PITSTOP_FAILPOINTS", point).env("PITSTOP_FAILPOINT_DIR", &hits);
+    let mut running = Running(command.spawn().unwrap());
+    wait_until(point, || hits.join(point).exists());
+    running.kill();
+}
+
+const CHILD: &str = "DISK_TEST_CHILD_DEPLOY_TO";
+
+fn record(event: RecordEvent) -> Record {
+    let revision = Revision { release: id("v1"), sequence: Some(1) };
+    Record { event, revision, reason: None, baseline: None }
+}
+
+#[test]
+fn a_journal_killed_in_an_append_has_the_line_or_not_and_takes_the_next() {
+    if let Some(deploy_to) = std::env::var_os(CHILD) {
+        let path = revisions_log::path(Path::new(&deploy_to), "web-0");
+        return Log::open(path).unwrap().0.append(&record(RecordEvent::Verified)).unwrap();
+    }
+    let test = "crash::a_journal_killed_in_an_append_has_the_line_or_not_and_takes_the_next";
+    let (attempt, verified) = (record(RecordEvent::Attempt), record(RecordEvent::Verified));
+    for point in revisions_log::FAIL_POINTS {
+        let rig = Rig::new();
+        let path = revisions_log::path(&rig.deploy_to, "web-0");
+        Log::open(path.clone()).unwrap().0.append(&attempt).unwrap();
+        kill_myself_at(test, &rig, point);
+        let (mut log, mut expected) = Log::open(path.clone()).unwrap();
+        let whole = [attempt.clone(), verified.clone()];
+        assert_eq!(expected, whole[..if *point == "journal.half_written" { 1 } else { 2 }], "{point}");
+        let rejected = record(RecordEvent::Rejected);
+        log.append(&rejected).unwrap();
+        expected.push(rejected);
+        assert_eq!(Log::open(path).unwrap().1, expected, "{point}");
+    }
+}
+
+#[test]
+fn a_kill_while_pruning_leaves_releases_whole_or_gone() {
+    let releases_of = |deploy_to: &Path| {
+        Releases::new(deploy_to.into(), deploy_to.join("current"), "web-0", Limits::default())
+    };
+    if let Some(deploy_to) = std::env::var_os(CHILD) {
+        releases_of(Path::new(&deploy_to)).prune(0, &[]).unwrap();
+        return;
+    }
+    for point in FAIL_POINTS.iter().filter(|name| name.starts_with("prune.")) {
+        let rig = Rig::new();
+        rig.promote("v1");
+        rig.ok(&["fetch"]);
+        rig.promote("v2");
+        rig.ok(&["fetch"]);
+        kill_myself_at("crash::a_kill_while_pruning_leaves_releases_whole_or_gone", &rig, point);
+        assert!(!rig.deploy_to.join("releases/v1").exists(), "{point}");
+        assert_eq!(rig.release_at_current().as_deref(), Some("v2"), "{point}");
+        releases_of(&rig.deploy_to).clean_leftovers().unwrap();
+        assert_eq!(rig.leftovers(), Vec::<String>::new(), "{point}");
+    }
 }

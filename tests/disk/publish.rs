@@ -34,6 +34,24 @@ fn an_interrupted_publish_is_taken_up_and_unknown_until_then() {
 }
 
 #[test]
+fn a_ready_archive_is_published_as_it_is() {
+    let rig = Rig::new();
+    let app = rig.app("v1");
+    let archive = rig.dir.path().join("v1.tgz");
+    let tar =
+        std::process::Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&app).arg(".").status();
+    assert!(tar.unwrap().success());
+    let args = ["publish", "--archive", archive.to_str().unwrap(), "--release", "v1"];
+    assert!(rig.ok(&args).contains("releases/v1.tar.gz"));
+    assert!(rig.ok(&args).starts_with("already published"));
+    rig.ok(&["promote", "v1"]);
+    rig.ok(&["fetch"]);
+    assert_eq!(rig.release_at_current().as_deref(), Some("v1"));
+    fs::write(&archive, "no archive at all").unwrap();
+    assert!(rig.fails(&args).1.contains("neither a tar.zst nor a tar.gz"));
+}
+
+#[test]
 fn what_cannot_be_a_release_is_refused_by_name() {
     let rig = Rig::new();
     let app = rig.app("v1");

@@ -103,10 +103,25 @@ impl AgentRig {
     /// # Panics
     /// When it does not work, with what it said.
     pub fn must(&self, args: &[&str]) -> String {
-        let output = self.command(args).expect("pitstop runs");
+        self.try_to(args).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs a command, and gives what it printed.
+    ///
+    /// # Errors
+    /// When it does not work, with what it said.
+    pub fn try_to(&self, args: &[&str]) -> io::Result<String> {
+        let output = self.command(args)?;
         let (said, erred) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "pitstop {args:?}: {}\n{said}{erred}", output.status);
-        said
+        let failed = || io::Error::other(format!("pitstop {args:?}: {}\n{said}{erred}", output.status));
+        if output.status.success() { Ok(said) } else { Err(failed()) }
+    }
+
+    /// Builds a release in a directory of its own: what there is to publish.
+    pub fn build(&self, puma: &PumaRig, app: App, id: &str) -> PathBuf {
+        let dir = self.dir.join("build").join(id);
+        puma.write_release(&dir, id, app);
+        dir
     }
 
     /// Builds a release and publishes it into the store.
@@ -114,8 +129,7 @@ impl AgentRig {
     /// # Panics
     /// When that does not work.
     pub fn publish(&self, puma: &PumaRig, app: App, id: &str) -> String {
-        let dir = self.dir.join("build").join(id);
-        puma.write_release(&dir, id, app);
+        let dir = self.build(puma, app, id);
         self.must(&["publish", &dir.to_string_lossy(), "--release", id])
     }
 

@@ -134,10 +134,7 @@ impl PumaRig {
             fs::create_dir_all(dir.path().join(sub)).expect("the rig's directories");
         }
         open_to_all(&dir.path().join("run"));
-        let rig = Self { container: None, setup, port: free_port(), dir: Arc::new(dir), part: "" };
-        rig.release("v1", App::Good);
-        rig.flip("v1");
-        rig
+        Self { container: None, setup, port: free_port(), dir: Arc::new(dir), part: "" }
     }
 
     /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
