@@ -61,7 +61,8 @@ async fn exchange<S>(method: Method, stream: S, host: &str, path: &str) -> Resul
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request = Request::builder().method(method).uri(path).header("host", host).header("connection", "close");
+    let request =
+        Request::builder().method(method).uri(path).header("host", host).header("connection", "close");
     let request = request.header("user-agent", "pitstop").body(Empty::<Bytes>::new())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answer = async move {

@@ -38,10 +38,22 @@ impl Pod {
 
 #[test]
 fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
-    let mut pod = Pod::in_sync(Setup::default());
+    let pod = Pod::in_sync(Setup::default());
     let master = pod.puma.master();
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
-    assert_eq!(pod.puma.get("/").unwrap().header("x-release"), Some("v2"));
+    assert_eq!(pod.puma.get("/").unwrap().release.as_deref(), Some("v2"));
     assert_eq!(pod.puma.master(), master, "the same pod, the same master");
+}
+
+impl Drop for Pod {
+    /// A failed test shows what the agent said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.agent.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!("{:?}", self.agent.status());
+        }
+    }
 }

@@ -52,7 +52,11 @@ pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, F
         if !beside_a_running_one(app_server.as_ref()).await {
             return Err(Failure { exit_code: 64, ..Failure::from(trouble.clone()) });
         }
-        tracing::error!(reason = trouble.reason.code(), detail = trouble.message, "no deploys until this is mended");
+        tracing::error!(
+            reason = trouble.reason.code(),
+            detail = trouble.message,
+            "no deploys until this is mended"
+        );
     }
     serve(&config, parts, app_server).await?;
     Ok(Exit::Done)
@@ -122,7 +126,8 @@ impl Parts {
 async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let (desk, requests) = Desk::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
-    let start = Snapshot::unknown(boottime(), Trouble::new(Reason::VolumeUnavailable, "the agent is starting"));
+    let start =
+        Snapshot::unknown(boottime(), Trouble::new(Reason::VolumeUnavailable, "the agent is starting"));
     let (snapshots, seen) = watch::channel(Arc::new(start));
     let handles = Handles {
         pod: config.pod().into(),

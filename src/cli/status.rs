@@ -78,7 +78,11 @@ fn drain(f: &mut fmt::Formatter<'_>, drain: &Value) -> fmt::Result {
         Value::Null => Ok(()),
         drain if drain["result"].is_null() => {
             let left = drain["seconds_left"].as_f64().unwrap_or_default();
-            write!(f, "\n  draining for {:.1}s, {left:.1}s left", drain["seconds"].as_f64().unwrap_or_default())
+            write!(
+                f,
+                "\n  draining for {:.1}s, {left:.1}s left",
+                drain["seconds"].as_f64().unwrap_or_default()
+            )
         }
         drain => write!(f, "\n  drain answered: {}", plain(&drain["result"])),
     }

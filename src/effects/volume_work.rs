@@ -16,7 +16,9 @@ const UNTIL_IT_REPORTS: Duration = Duration::from_secs(365 * 86_400);
 
 /// Runs a job on a lane until it reports.
 pub(super) async fn on<T: Send + 'static>(
-    lane: &Lane, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    lane: &Lane,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Trouble> {
     let lost = || Trouble::new(Reason::Internal, "a volume job was lost to a defect; the log shows where");
     match lane.run(UNTIL_IT_REPORTS, job).await {
         Ok(result) => Ok(result),
@@ -52,7 +54,8 @@ impl Effects {
     ) -> Result<Outcome, Trouble> {
         let (tools, id) = (self.tools.clone(), release.clone());
         if !on(&self.volume, move || tools.releases.is_complete(&id)).await?? {
-            let message = format!("{release} was fetched and is gone again from the volume; it is fetched anew");
+            let message =
+                format!("{release} was fetched and is gone again from the volume; it is fetched anew");
             return Err(Trouble::new(Reason::VolumeUnavailable, message));
         }
         let plan = self.tools.app_server.plan(running.as_ref(), &release).await?;

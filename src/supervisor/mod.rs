@@ -159,9 +159,7 @@ impl Loop {
 }
 
 /// The next thing that the pointer says; never, where none is followed.
-async fn newest(
-    pointer: &mut Option<(watch::Receiver<Latest>, Kick)>,
-) -> Latest {
+async fn newest(pointer: &mut Option<(watch::Receiver<Latest>, Kick)>) -> Latest {
     let Some((latest, _)) = pointer else { return std::future::pending().await };
     if latest.changed().await.is_err() {
         // The watch was lost, with nothing to say any more. The last value stands.

@@ -130,7 +130,9 @@ impl Observer {
             *asking = None;
         }
         let mut ended = None;
-        if let Some(asked) = asking.as_mut().filter(|a| a.answer.is_finished() && a.since.elapsed() >= BETWEEN_PROBES) {
+        if let Some(asked) =
+            asking.as_mut().filter(|a| a.answer.is_finished() && a.since.elapsed() >= BETWEEN_PROBES)
+        {
             let answer = (&mut asked.answer).await.unwrap_or(Probe::Unhealthy);
             ended = Some((asked.began, answer));
             *asking = None;

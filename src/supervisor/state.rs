@@ -12,8 +12,8 @@ use super::{
 use crate::{
     app_server::{Description, Finding},
     core::{
-        Attempt, Conclusion, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
-        Watchfulness,
+        Attempt, Conclusion, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step,
+        Trouble, Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, Origin, Undone},
         verdict,
     },
@@ -219,7 +219,11 @@ impl State {
         match recovered {
             Ok(recovered) => self.wake(recovered),
             Err(trouble) => {
-                tracing::warn!(reason = trouble.reason.code(), detail = trouble.message, "deploys cannot begin");
+                tracing::warn!(
+                    reason = trouble.reason.code(),
+                    detail = trouble.message,
+                    "deploys cannot begin"
+                );
                 if self.inputs.invalid.is_none() {
                     self.mind.hold(trouble);
                 }
@@ -284,8 +288,7 @@ impl State {
         let now = self.now();
         let view = self.mind.view(now);
         self.ledger.view(now, &view);
-        let wanted =
-            Attention { watchfulness: self.mind.watchfulness(), probe_for: self.mind.probe_for() };
+        let wanted = Attention { watchfulness: self.mind.watchfulness(), probe_for: self.mind.probe_for() };
         self.attention.send_if_modified(|attention| {
             let changed = *attention != wanted;
             *attention = wanted;
