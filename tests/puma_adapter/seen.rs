@@ -103,3 +103,26 @@ fn a_release_of_the_same_name_on_another_volume_is_not_ours() {
     let eye = Eye::at(&other.deploy_to(), section, RestartMode::Auto);
     assert_eq!(eye.seen().cwd, Cwd::Elsewhere);
 }
+
+#[test]
+fn a_volume_that_hangs_takes_the_releases_out_of_sight_and_nothing_else() {
+    if !pitstop_rig::is_root() {
+        return;
+    }
+    let rig = PumaRig::start(Setup { hangable: true, ..Setup::default() });
+    let eye = Eye::on(&rig);
+    let before = eye.settled("v1");
+    until("each worker's first report", || eye.look().traffic.workers.filter(|loads| loads.len() == 2));
+    rig.volume().hang();
+    for _ in 0..3 {
+        let look = eye.look();
+        let seen = generation(&look).expect("it is still seen");
+        assert_eq!((seen.key, &seen.cwd, workers(&seen)), (before.key, &Cwd::Unknown, workers(&before)));
+        assert!(seen.processes.iter().all(|process| process.booted && process.cwd == Cwd::Unknown));
+        assert_eq!(look.traffic.workers.expect("the workers' numbers").len(), 2);
+        assert!(look.traffic.sockets.is_some());
+    }
+    assert_eq!(eye.plan("v1", "v1").unwrap_err().reason, Reason::VolumeUnavailable);
+    rig.volume().resume();
+    assert_eq!(workers(&eye.settled("v1")), workers(&before));
+}

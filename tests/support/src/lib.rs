@@ -17,12 +17,15 @@ pub mod http;
 pub mod load;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
+/// A volume that can stop answering.
+pub mod volume;
 
 pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
 pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup, Wrapper};
+pub use volume::HangingVolume;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::{App, Container, http, until};
+use crate::{App, Container, HangingVolume, http, until};
 
 /// How Puma knows the directory that a restart goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Setup {
     pub restarted: bool,
     /// Run as this user (the tests must run as root then).
     pub uid: Option<u32>,
+    /// On a volume that can stop answering; needs root.
+    pub hangable: bool,
     /// Further lines of Puma's configuration.
     pub config: String,
     /// The address that Puma listens on.
@@ -84,6 +86,7 @@ impl Default for Setup {
             wrapper: Wrapper::None,
             restarted: false,
             uid: None,
+            hangable: false,
             config: String::new(),
             host: "127.0.0.1".into(),
             env: Vec::new(),
@@ -106,6 +109,8 @@ impl Setup {
 /// A volume with releases and a Puma that serves `current`.
 pub struct PumaRig {
     container: Option<Container>,
+    /// After Puma in this list: it is unmounted only when nobody is on it any more.
+    volume: Option<HangingVolume>,
     setup: Setup,
     port: u16,
     dir: Arc<TempDir>,
@@ -130,16 +135,20 @@ impl PumaRig {
         // Under /tmp by name: a socket's path must stay below 108 bytes.
         let dir = tempfile::Builder::new().prefix("rig").tempdir_in("/tmp").expect("a temporary directory");
         open_to_all(dir.path());
-        for sub in ["app/releases", "run"] {
-            fs::create_dir_all(dir.path().join(sub)).expect("the rig's directories");
-        }
+        fs::create_dir(dir.path().join("run")).expect("a directory for sockets");
         open_to_all(&dir.path().join("run"));
-        Self { container: None, setup, port: free_port(), dir: Arc::new(dir), part: "" }
+        let volume = setup.hangable.then(|| {
+            let rig_dir = dir.path();
+            HangingVolume::mount(&rig_dir.join("disk"), &rig_dir.join("app"))
+        });
+        fs::create_dir_all(dir.path().join("app/releases")).expect("the releases' directory");
+        Self { container: None, volume, setup, port: free_port(), dir: Arc::new(dir), part: "" }
     }
 
     /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
     pub fn prepare_on(other: &Self, setup: Setup) -> Self {
-        let rig = Self { container: None, setup, port: free_port(), dir: other.dir.clone(), part: "second-" };
+        let (port, dir) = (free_port(), other.dir.clone());
+        let rig = Self { container: None, volume: None, setup, port, dir, part: "second-" };
         fs::write(rig.config_file(), rig.puma_config()).expect("the second configuration");
         rig
     }
@@ -195,6 +204,14 @@ impl PumaRig {
         let (current, next) = (self.current(), self.deploy_to().join(".next"));
         symlink(Path::new("releases").join(id), &next).expect("a new link");
         fs::rename(&next, &current).expect("the link takes current's place");
+    }
+
+    /// The volume, where it was set up to be one that can hang.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn volume(&self) -> &HangingVolume {
+        self.volume.as_ref().expect("the set-up says hangable")
     }
 
     /// The root of the volume.
