@@ -1,9 +1,10 @@
-//! One HTTP/1.1 GET over any stream: for the health probe and for an app server's own statistics.
+//! One HTTP/1.1 request over any stream: for the health probe, an app server's own statistics and the
+//! agent's admin socket.
 
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, Response, body::Bytes};
+use hyper::{Method, Request, Response, body::Bytes};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -35,15 +36,33 @@ pub async fn get<S>(stream: S, host: &str, path: &str, limit: Duration) -> Resul
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let exchange = exchange(stream, host, path);
-    tokio::time::timeout(limit, exchange).await.unwrap_or(Err(GetError::TimedOut(limit)))
+    ask(Method::GET, stream, host, path, limit).await
 }
 
-async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<Response<Bytes>, GetError>
+/// The same with any method, without a body.
+///
+/// # Errors
+/// As [`get`].
+pub async fn ask<S>(
+    method: Method,
+    stream: S,
+    host: &str,
+    path: &str,
+    limit: Duration,
+) -> Result<Response<Bytes>, GetError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request = Request::get(path).header("host", host).header("connection", "close");
+    let exchange = exchange(method, stream, host, path);
+    tokio::time::timeout(limit, exchange).await.unwrap_or(Err(GetError::TimedOut(limit)))
+}
+
+async fn exchange<S>(method: Method, stream: S, host: &str, path: &str) -> Result<Response<Bytes>, GetError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let request =
+        Request::builder().method(method).uri(path).header("host", host).header("connection", "close");
     let request = request.header("user-agent", "pitstop").body(Empty::<Bytes>::new())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answer = async move {

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let json = cli.json;
-    match runtime().and_then(|runtime| runtime.block_on(cli::dispatch(cli))) {
+    match runtime().and_then(|runtime| dispatch(runtime, cli)) {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::Failed) => ExitCode::FAILURE,
         Err(failure) => fail(&failure, json),
@@ -27,6 +27,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// Two workers: the agent mostly waits, and volume work has threads of its own.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::from)
+}
+
+/// The end waits for no thread that hangs on the volume.
+fn dispatch(runtime: tokio::runtime::Runtime, cli: Cli) -> Result<Exit, Failure> {
+    let result = runtime.block_on(cli::dispatch(cli));
+    runtime.shutdown_background();
+    result
 }
 
 fn fail(failure: &Failure, json: bool) -> ExitCode {

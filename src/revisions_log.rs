@@ -4,6 +4,7 @@
 //! a later version are taken as far as they are understood.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -86,6 +87,18 @@ impl Log {
         // Only a convenience: it is tried again with the next append.
         let _ = self.compact();
         Ok(())
+    }
+
+    /// When each move was last rejected, by the wall clock (RFC 3339): for people, nothing is
+    /// decided by it. What cannot be read is left out.
+    pub fn rejected_at(&self) -> HashMap<Revision, String> {
+        let bytes = self.read().unwrap_or_default();
+        let rejected = |line| {
+            let record = parse(line).filter(|record| record.event == RecordEvent::Rejected)?;
+            let line: Value = serde_json::from_slice(line).ok()?;
+            Some((record.revision, line.get("at")?.as_str()?.to_owned()))
+        };
+        lines(&bytes).filter_map(rejected).collect()
     }
 
     fn trouble(&self, error: &io::Error) -> Trouble {

@@ -1,13 +1,237 @@
-//! `pitstop run`: the sidecar.
+//! `pitstop run`: the sidecar. Builds every part from its section of the configuration, and waits for
+//! the end.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{Exit, Failure};
-use crate::config::{Config, ConfigError};
+use crate::{
+    app_server::{AppServer, Finding, Severity, puma::Puma},
+    config::{Config, ConfigError},
+    core::{Reason, Sight, Trouble},
+    desk::{Desk, Requests},
+    effects::{Effects, Tools},
+    metrics::Metrics,
+    pointer::{self, Check, Kick, Latest, Settings, Source},
+    probe::Prober,
+    releases::{Limits, Releases},
+    revisions_log,
+    server::{self, Handles, Token},
+    status::Snapshot,
+    store::{self, Blocking, Store},
+    supervisor::{self, Inputs, boottime},
+    telemetry::{self, DeployIds},
+};
+
+/// How long the store may be silent.
+const STORE_IDLE: Duration = Duration::from_secs(30);
+/// The hook is never held longer than the drain's own limit and this.
+const HOLD_MARGIN: Duration = Duration::from_secs(5);
+/// Answers under way get so long at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// So many looks decide whether a Puma is running beside a bad configuration.
+const LOOKS: u32 = 10;
 
 /// Runs until SIGTERM. `invalid` is what is wrong with the configuration: exit code 64 while no app
 /// server is running; beside a running one the agent stays up without deploys.
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(_config: Config, _invalid: Option<ConfigError>) -> Result<Exit, Failure> {
-    Err(Failure::failed("not in this build yet"))
+pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, Failure> {
+    telemetry::init(config.log.format);
+    let app_server = app_server(&config)?;
+    let parts = Parts::of(&config, invalid);
+    if let Some(trouble) = &parts.invalid {
+        if !beside_a_running_one(app_server.as_ref()).await {
+            return Err(Failure { exit_code: 64, ..Failure::from(trouble.clone()) });
+        }
+        tracing::error!(
+            reason = trouble.reason.code(),
+            detail = trouble.message,
+            "no deploys until this is mended"
+        );
+    }
+    serve(&config, parts, app_server).await?;
+    Ok(Exit::Done)
+}
+
+fn app_server(config: &Config) -> io::Result<Arc<dyn AppServer>> {
+    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?;
+    Ok(Arc::new(puma))
+}
+
+/// An agent that is started anew beside a serving app server must not be lost to a typo: its
+/// /prestop is what holds requests at the end of the pod.
+async fn beside_a_running_one(app_server: &dyn AppServer) -> bool {
+    for _ in 0..LOOKS {
+        match app_server.observe().await.sight {
+            Sight::Missing => return false,
+            Sight::Unclear => tokio::time::sleep(Duration::from_millis(200)).await,
+            Sight::Seen(_) | Sight::Ambiguous | Sight::NotPermitted => return true,
+        }
+    }
+    // Something is starting.
+    true
+}
+
+/// What can be built of the configuration, and what is wrong with the rest.
+struct Parts {
+    store: Option<Arc<dyn Store>>,
+    pointer: Option<Source>,
+    prober: Option<Prober>,
+    invalid: Option<Trouble>,
+}
+
+impl Parts {
+    fn of(config: &Config, invalid: Option<ConfigError>) -> Self {
+        let mut parts = Self { store: None, pointer: None, prober: None, invalid: None };
+        if let Some(error) = invalid {
+            parts.refuse(&error.to_string());
+            return parts;
+        }
+        if let Some(source) = &config.source {
+            parts.store = store::open(Some(source)).map_err(|trouble| parts.refuse(&trouble.message)).ok();
+        }
+        parts.pointer = match (pointer::file_path(&config.pointer), &parts.store) {
+            (Some(path), _) => Some(Source::File(path)),
+            (None, Some(store)) => Some(Source::Store(store.clone(), config.pointer.clone())),
+            (None, None) => {
+                parts.refuse("source is not set: name the store that holds the pointer and the releases");
+                None
+            }
+        };
+        if let Some(url) = &config.verify.url {
+            let prober = Prober::new(url, config.verify.release_header.clone(), config.verify.timeout);
+            parts.prober = prober.map_err(|error| parts.refuse(&error.to_string())).ok();
+        }
+        parts
+    }
+
+    fn refuse(&mut self, problem: &str) {
+        let message = match self.invalid.take() {
+            Some(trouble) => format!("{}\n{problem}", trouble.message),
+            None => problem.to_owned(),
+        };
+        self.invalid = Some(Trouble::new(Reason::ConfigInvalid, message));
+    }
+}
+
+async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) -> Result<(), Failure> {
+    let metrics = Arc::new(Metrics::new());
+    let (desk, requests) = Desk::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
+    let start =
+        Snapshot::unknown(boottime(), Trouble::new(Reason::VolumeUnavailable, "the agent is starting"));
+    let (snapshots, seen) = watch::channel(Arc::new(start));
+    let handles = Handles {
+        pod: config.pod().into(),
+        snapshots: seen,
+        metrics: metrics.clone(),
+        desk,
+        token: Token::new(config.token_file.clone()),
+        own_findings: Arc::new(Mutex::default()),
+        clock: boottime,
+    };
+    let inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
+    let (stop, stopped) = watch::channel(false);
+    let endpoints = tokio::spawn(server::serve(config.listen, handles.clone(), stopped));
+    let admin = tokio::spawn(serve_admin(config.state_dir.clone(), handles));
+    supervisor::supervise(inputs).await;
+    admin.abort();
+    stop.send_replace(true);
+    // What is still open then was not waiting for us.
+    let _ = tokio::time::timeout(LAST_ANSWERS, endpoints).await;
+    tracing::info!("ends");
+    Ok(())
+}
+
+async fn serve_admin(state_dir: std::path::PathBuf, handles: Handles) {
+    if let Err(error) = server::serve_admin(state_dir, handles).await {
+        tracing::error!(%error, "operators' commands will not work");
+    }
+}
+
+fn inputs(
+    config: &Config,
+    parts: Parts,
+    app_server: Arc<dyn AppServer>,
+    metrics: Arc<Metrics>,
+    requests: Requests,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+) -> io::Result<Inputs> {
+    let invalid = parts.invalid.map(|trouble| config_finding(&trouble));
+    let source = parts.pointer.filter(|_| invalid.is_none());
+    let pointer = source.map(|source| follow(source, config.poll_interval, &metrics)).transpose()?;
+    let tools = Tools {
+        releases: Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default()),
+        store: parts.store.map(|store| Blocking::new(store, Handle::current(), STORE_IDLE)),
+        journal: revisions_log::path(&config.deploy_to, &config.pod()),
+        state_dir: config.state_dir.clone(),
+        keep_releases: config.keep_releases,
+        app_server: app_server.clone(),
+        metrics: metrics.clone(),
+        ids: DeployIds::since(epoch().as_secs()),
+    };
+    Ok(Inputs {
+        policy: config.policy(),
+        grace_period: config.grace_period,
+        invalid,
+        effects: Effects::start(tools)?,
+        app_server,
+        prober: parts.prober,
+        pointer,
+        requests,
+        terms: terms()?,
+        snapshots,
+        metrics,
+        clock: boottime,
+    })
+}
+
+fn config_finding(trouble: &Trouble) -> Finding {
+    Finding {
+        code: Reason::ConfigInvalid.code().into(),
+        severity: Severity::Broken,
+        message: format!("the configuration cannot work, so nothing is deployed: {}", trouble.message),
+        remedy: "mend the configuration and restart the agent; `pitstop config` checks it".into(),
+    }
+}
+
+fn follow(
+    source: Source,
+    poll_interval: Duration,
+    metrics: &Arc<Metrics>,
+) -> io::Result<(watch::Receiver<Latest>, Kick)> {
+    let metrics = metrics.clone();
+    let on_check = Arc::new(move |check| {
+        let failure = match check {
+            Check::Failed(reason) => Some(reason),
+            Check::Unchanged | Check::Changed => None,
+        };
+        metrics.pointer_checked(failure, epoch().as_secs_f64());
+    });
+    pointer::watch(Settings { source, poll_interval, on_check })
+}
+
+/// Counts SIGTERMs (and Ctrl-C, for who runs it by hand).
+fn terms() -> io::Result<watch::Receiver<u32>> {
+    let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT])?;
+    let (count, terms) = watch::channel(0);
+    tokio::spawn(async move {
+        while signals.next().await.is_some() {
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(terms)
+}
+
+/// The wall clock: for people and their tools only.
+fn epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -130,6 +130,25 @@ impl Releases {
         self.deploy_to.join("releases")
     }
 
+    /// Whether the volume is there at all. An empty place where it should be mounted looks like a pod
+    /// without a past, which would forget what was rejected.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when `deploy_to` is no directory.
+    pub fn check_volume(&self) -> Result<(), Trouble> {
+        match fs::metadata(&self.deploy_to) {
+            Ok(meta) if meta.is_dir() => Ok(()),
+            Ok(_) => {
+                let message = format!("{} is no directory; mount the volume there", self.deploy_to.display());
+                Err(Trouble::new(Reason::VolumeUnavailable, message))
+            }
+            Err(e) => Err(Trouble::new(
+                Reason::VolumeUnavailable,
+                format!("{}: {e}; mount the volume there, or correct `deploy_to`", self.deploy_to.display()),
+            )),
+        }
+    }
+
     /// The marker of a complete release; `None` when there is none of this id.
     ///
     /// # Errors

@@ -1,0 +1,105 @@
+//! The drain's journal: `state_dir/drain.json`, so that a restarted agent holds /prestop for the time
+//! that is left. Best effort, and never on the volume.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{core::drain::Journal, revisions_log::boot_id};
+
+const FILE: &str = "drain.json";
+
+/// The file's content: moments mean nothing on another boot of the kernel.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    boot_id: String,
+    journal: Journal,
+}
+
+/// The journal of a drain of this boot, if there is one that can be read.
+pub fn read(state_dir: &Path) -> Option<Journal> {
+    let path = state_dir.join(FILE);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the drain's journal cannot be read");
+            return None;
+        }
+    };
+    let content: Content = serde_json::from_slice(&text)
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the drain's journal is damaged"))
+        .ok()?;
+    (content.boot_id == boot_id()).then_some(content.journal)
+}
+
+/// Starts the thread that writes whatever journal is the latest. A disk that hangs holds up nothing
+/// but the journal.
+pub fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journal>>>) -> io::Result<()> {
+    let keep = move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
+        while runtime.block_on(pending.changed()).is_ok() {
+            let Some(journal) = pending.borrow_and_update().clone() else { continue };
+            if let Err(error) = write(&state_dir, journal) {
+                tracing::warn!(path = %state_dir.join(FILE).display(), %error, "the drain's journal is not written");
+            }
+        }
+    };
+    std::thread::Builder::new().name("drain-journal".into()).spawn(keep).map(drop)
+}
+
+fn write(state_dir: &Path, journal: Option<Journal>) -> io::Result<()> {
+    let path = state_dir.join(FILE);
+    let Some(journal) = journal else {
+        return match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    };
+    fs::create_dir_all(state_dir)?;
+    let mut file = tempfile::Builder::new().prefix(".drain").tempfile_in(state_dir)?;
+    file.write_all(&serde_json::to_vec(&Content { boot_id: boot_id(), journal })?)?;
+    file.persist(&path).map(drop).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Moment, drain::Origin};
+
+    fn journal() -> Journal {
+        Journal {
+            drain_id: 5,
+            began: Moment(5),
+            deadline: Moment(9),
+            origin: Origin::PreStop,
+            generation: None,
+            answer: None,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_until_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), Some(journal())).unwrap();
+        assert_eq!(read(dir.path()), Some(journal()));
+        write(dir.path(), None).unwrap();
+        write(dir.path(), None).unwrap();
+        assert_eq!(read(dir.path()), None);
+    }
+
+    #[test]
+    fn a_journal_of_another_boot_or_a_damaged_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = Content { boot_id: "another".into(), journal: journal() };
+        fs::write(dir.path().join(FILE), serde_json::to_vec(&other).unwrap()).unwrap();
+        assert_eq!(read(dir.path()), None);
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(read(dir.path()), None);
+    }
+}

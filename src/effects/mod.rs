@@ -1,0 +1,288 @@
+//! Each effect of the core as one linear function, with a deadline.
+//!
+//! An effect that overruns its deadline is reported as unknown, and by its real outcome when it ends
+//! after all; one that panics has failed. Volume work runs on threads of its own: one for releases
+//! and `current`, one for the journal, so that a long fetch holds up no line of the journal.
+
+mod drain_journal;
+mod recovery;
+mod volume_work;
+
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use crate::{
+    app_server::AppServer,
+    core::{
+        Act, Attempt, Conclusion, Effect, Event, GenerationKey, Outcome, Reason, Step, Trouble,
+        drain::Journal,
+    },
+    failpoint,
+    metrics::Metrics,
+    releases::Releases,
+    revision::{ReleaseId, Revision},
+    revisions_log::Log,
+    store::Blocking,
+    telemetry::DeployIds,
+    volume::Lane,
+};
+
+/// Where [`crate::failpoint::hit`] is called on the way of a deploy, in order. Each effect has its
+/// own points inside as well: those of the releases and of the journal.
+pub const FAIL_POINTS: &[&str] = &[
+    "effects.before_fetch",
+    "effects.after_fetch",
+    "effects.after_check",
+    "effects.before_attempt",
+    "effects.after_attempt",
+    "effects.after_publish",
+    "effects.before_signalled",
+    "effects.after_signalled",
+    "effects.before_signal",
+    "effects.after_signal",
+    "effects.before_verified",
+    "effects.after_verified",
+    "effects.before_rejected",
+    "effects.after_rejected",
+    "effects.before_reverted",
+    "effects.after_reverted",
+];
+
+/// Large releases over a slow network take long; a hanging volume must show all the same.
+const FETCH_LIMIT: Duration = Duration::from_secs(900);
+/// A few small files on the volume.
+const VOLUME_LIMIT: Duration = Duration::from_secs(20);
+/// A signal, and finding the process it is for.
+const PERFORM_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the effects work with.
+pub struct Tools {
+    /// Releases on the volume.
+    pub releases: Releases,
+    /// Where releases come from; `None`: they are put onto the volume by somebody else.
+    pub store: Option<Blocking>,
+    /// This pod's `revisions.log`.
+    pub journal: PathBuf,
+    /// Where what belongs to this pod is kept: not on the volume.
+    pub state_dir: PathBuf,
+    /// How many releases stay on the volume.
+    pub keep_releases: usize,
+    /// Who is restarted.
+    pub app_server: Arc<dyn AppServer>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How deploys are called in the log.
+    pub ids: DeployIds,
+}
+
+/// Performs effects. Cheap to clone.
+#[derive(Clone)]
+pub struct Effects {
+    tools: Arc<Tools>,
+    /// Releases and `current`.
+    volume: Lane,
+    /// `revisions.log`.
+    lines: Lane,
+    log: Arc<Mutex<Option<Log>>>,
+    /// When moves were rejected, for /status.
+    rejected_at: Arc<Mutex<Arc<HashMap<Revision, String>>>>,
+    /// The latest drain journal to be written; older ones need not be.
+    drains: tokio::sync::watch::Sender<Option<Option<Journal>>>,
+}
+
+impl Effects {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(tools: Tools) -> io::Result<Self> {
+        let (drains, pending) = tokio::sync::watch::channel(None);
+        drain_journal::keep(tools.state_dir.clone(), pending)?;
+        Ok(Self {
+            tools: Arc::new(tools),
+            volume: Lane::start("volume")?,
+            lines: Lane::start("journal")?,
+            log: Arc::default(),
+            rejected_at: Arc::default(),
+            drains,
+        })
+    }
+
+    /// How deploys are called.
+    pub fn ids(&self) -> &DeployIds {
+        &self.tools.ids
+    }
+
+    /// When moves were rejected, by the wall clock.
+    pub fn rejected_at(&self) -> Arc<HashMap<Revision, String>> {
+        self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The drain that was under way when the last process of the agent ended.
+    pub fn read_drain_journal(&self) -> Option<Journal> {
+        drain_journal::read(&self.tools.state_dir)
+    }
+
+    /// Writes the drain's journal, or removes it: best effort, in the background.
+    pub fn write_drain_journal(&self, journal: Option<Journal>) {
+        self.drains.send_replace(Some(journal));
+    }
+
+    /// Starts an effect; its result goes to `done`. The drain's effects are not performed here:
+    /// who waits on /prestop waits at the supervisor's desk.
+    pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
+        match effect {
+            Effect::Fetch { attempt, release } => {
+                let this = self.clone();
+                let work = async move { this.fetch(release).await };
+                self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
+            }
+            Effect::Check { attempt, release, running } => {
+                let this = self.clone();
+                let work = async move { this.check(release, running).await };
+                self.run(attempt, Step::Check, VOLUME_LIMIT, work, done);
+            }
+            Effect::Record { attempt, record } => {
+                let (this, step) = (self.clone(), Step::Record(record.event));
+                let work = async move { this.record(record).await };
+                self.run(attempt, step, VOLUME_LIMIT, work, done);
+            }
+            Effect::Publish { attempt, release } => {
+                let this = self.clone();
+                let work = async move { this.publish(release).await };
+                self.run(attempt, Step::Publish, VOLUME_LIMIT, work, done);
+            }
+            Effect::Perform { attempt, act, on } => {
+                let this = self.clone();
+                let work = async move { this.act(act, on).await };
+                self.run(attempt, Step::Perform, PERFORM_LIMIT, work, done);
+            }
+            Effect::Conclude { attempt, revision, conclusion } => {
+                self.conclude(attempt, &revision, &conclusion);
+            }
+            Effect::Drain(_) => {}
+        }
+    }
+
+    /// Runs the work of one effect, and reports: in time, late, or as failed when it panics.
+    fn run(
+        &self,
+        attempt: Attempt,
+        step: Step,
+        limit: Duration,
+        work: impl Future<Output = Result<Outcome, Trouble>> + Send + 'static,
+        done: &mpsc::UnboundedSender<Event>,
+    ) {
+        let done = done.clone();
+        let span = tracing::info_span!("deploy", deploy_id = self.tools.ids.of(attempt), step = name(step));
+        let report = move |outcome| {
+            // Nobody listens when the loop has ended.
+            let _ = done.send(Event::Finished { attempt, step, outcome });
+        };
+        let task = async move {
+            tracing::info!("begins");
+            let mut work = tokio::spawn(work.in_current_span());
+            let ended = match tokio::time::timeout(limit, &mut work).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::error!(?limit, "has not ended in time; its result is unknown");
+                    report(Outcome::Unknown);
+                    work.await
+                }
+            };
+            let outcome = outcome(ended);
+            log_outcome(&outcome);
+            report(outcome);
+        };
+        tokio::spawn(task.instrument(span));
+    }
+
+    /// Tells the app server.
+    async fn act(&self, act: Act, on: GenerationKey) -> Result<Outcome, Trouble> {
+        pause_at("effects.before_signal").await;
+        tracing::info!(?act, "tells the app server");
+        self.tools.app_server.perform(act, on).await?;
+        pause_at("effects.after_signal").await;
+        Ok(Outcome::Done)
+    }
+
+    /// A deploy is over: one line that says all, and the volume is tidied after a success.
+    fn conclude(&self, attempt: Attempt, revision: &Revision, conclusion: &Conclusion) {
+        let deploy_id = self.tools.ids.of(attempt);
+        let (release, sequence) = (revision.release.as_str(), revision.sequence);
+        match conclusion {
+            Conclusion::Verified => {
+                tracing::info!(deploy_id, release, sequence, result = "verified", "deploy ended");
+            }
+            Conclusion::Superseded => {
+                tracing::info!(deploy_id, release, sequence, result = "superseded", "deploy ended");
+            }
+            Conclusion::Reverted(trouble) => report_failed(deploy_id, revision, "reverted", trouble),
+            Conclusion::Stranded(trouble) => report_failed(deploy_id, revision, "stranded", trouble),
+            Conclusion::Refused(trouble) => report_failed(deploy_id, revision, "refused", trouble),
+        }
+    }
+
+    /// Deletes old releases in the background; `protected` stay whatever their age.
+    pub fn tidy(&self, protected: Vec<ReleaseId>) {
+        let this = self.clone();
+        tokio::spawn(async move { this.prune(protected).await });
+    }
+}
+
+fn report_failed(deploy_id: Option<String>, revision: &Revision, result: &str, trouble: &Trouble) {
+    tracing::warn!(
+        deploy_id,
+        release = revision.release.as_str(),
+        sequence = revision.sequence,
+        result,
+        reason = trouble.reason.code(),
+        detail = trouble.message,
+        "deploy ended"
+    );
+}
+
+fn outcome(ended: Result<Result<Outcome, Trouble>, tokio::task::JoinError>) -> Outcome {
+    match ended {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(trouble)) => Outcome::Failed(trouble),
+        Err(panic) => Outcome::Failed(Trouble::new(
+            Reason::Internal,
+            format!("a defect in pitstop: {panic}; the log shows where, please report it"),
+        )),
+    }
+}
+
+fn log_outcome(outcome: &Outcome) {
+    match outcome {
+        Outcome::Failed(trouble) => {
+            tracing::warn!(reason = trouble.reason.code(), detail = trouble.message, "failed");
+        }
+        outcome => tracing::info!(?outcome, "ended"),
+    }
+}
+
+fn name(step: Step) -> &'static str {
+    match step {
+        Step::Fetch => "fetch",
+        Step::Check => "check",
+        Step::Record(_) => "record",
+        Step::Publish => "publish",
+        Step::Perform => "perform",
+    }
+}
+
+/// A fail point in async code: it must not block the runtime's threads.
+async fn pause_at(point: &'static str) {
+    if failpoint::wanted(point) {
+        let _ = tokio::task::spawn_blocking(move || failpoint::hit(point)).await;
+    }
+}

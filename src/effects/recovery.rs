@@ -1,0 +1,43 @@
+//! Where the pod stands, by what the volume says when the agent starts.
+
+use super::{Effects, volume_work::on};
+use crate::{
+    core::{Recovered, Trouble},
+    revision::ReleaseId,
+    revisions_log::{self, Log},
+};
+
+impl Effects {
+    /// Reads the journal and `current`, and clears away what an earlier process left unfinished.
+    /// Takes as long as the volume does; it waits behind whatever effect is still under way there.
+    ///
+    /// # Errors
+    /// `volume_unavailable` when the volume is not there or does not tell.
+    pub async fn recover(&self) -> Result<Recovered, Trouble> {
+        let current = self.recover_current().await?;
+        let (slot, path) = (self.log.clone(), self.tools.journal.clone());
+        let (records, rejected_at) = on(&self.lines, move || {
+            let (log, records) = Log::open(path)?;
+            let rejected_at = log.rejected_at();
+            *slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(log);
+            Ok::<_, Trouble>((records, rejected_at))
+        })
+        .await??;
+        *self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = rejected_at.into();
+        let boot_id = revisions_log::boot_id();
+        Ok(Recovered { current, records, boot_id, journal: None })
+    }
+
+    async fn recover_current(&self) -> Result<Option<ReleaseId>, Trouble> {
+        let tools = self.tools.clone();
+        on(&self.volume, move || {
+            tools.releases.check_volume()?;
+            if let Err(trouble) = tools.releases.clean_leftovers() {
+                // It costs space only.
+                tracing::warn!(detail = trouble.message, "unfinished work of an earlier process stays");
+            }
+            tools.releases.current()
+        })
+        .await?
+    }
+}

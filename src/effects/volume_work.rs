@@ -1,0 +1,118 @@
+//! The effects that work on the volume, each on its lane.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Effects, pause_at};
+use crate::{
+    core::{Outcome, Reason, Record, Trouble},
+    revision::{RecordEvent, ReleaseId},
+    revisions_log::Log,
+    volume::{Lane, Late},
+};
+
+/// The lane itself never gives up: the effect's own deadline reports what hangs, and the result
+/// still counts when it comes.
+const UNTIL_IT_REPORTS: Duration = Duration::from_secs(365 * 86_400);
+
+/// Runs a job on a lane until it reports.
+pub(super) async fn on<T: Send + 'static>(
+    lane: &Lane,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Trouble> {
+    let lost = || Trouble::new(Reason::Internal, "a volume job was lost to a defect; the log shows where");
+    match lane.run(UNTIL_IT_REPORTS, job).await {
+        Ok(result) => Ok(result),
+        Err(Late::Pending(answer)) => answer.await.map_err(|_| lost()),
+        Err(Late::Lost) => Err(lost()),
+    }
+}
+
+impl Effects {
+    /// Makes the release complete on the volume.
+    pub(super) async fn fetch(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
+        pause_at("effects.before_fetch").await;
+        let tools = self.tools.clone();
+        let bytes = on(&self.volume, move || match &tools.store {
+            Some(store) => tools.releases.fetch(store, &release).map(|fetched| fetched.downloaded_bytes),
+            None if tools.releases.is_complete(&release)? => Ok(0),
+            None => Err(Trouble::new(
+                Reason::ReleaseUnknown,
+                format!("{release} is not on the volume, and without `source` nothing can be fetched"),
+            )),
+        })
+        .await??;
+        self.tools.metrics.fetched(bytes);
+        pause_at("effects.after_fetch").await;
+        Ok(Outcome::Done)
+    }
+
+    /// Could the app server be moved to the release, and how? Long requests are the core's matter.
+    pub(super) async fn check(
+        &self,
+        release: ReleaseId,
+        running: Option<ReleaseId>,
+    ) -> Result<Outcome, Trouble> {
+        let (tools, id) = (self.tools.clone(), release.clone());
+        if !on(&self.volume, move || tools.releases.is_complete(&id)).await?? {
+            let message =
+                format!("{release} was fetched and is gone again from the volume; it is fetched anew");
+            return Err(Trouble::new(Reason::VolumeUnavailable, message));
+        }
+        let plan = self.tools.app_server.plan(running.as_ref(), &release).await?;
+        pause_at("effects.after_check").await;
+        Ok(Outcome::Checked(plan))
+    }
+
+    /// Points `current` to the release.
+    pub(super) async fn publish(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
+        let tools = self.tools.clone();
+        on(&self.volume, move || tools.releases.publish(&release)).await??;
+        pause_at("effects.after_publish").await;
+        Ok(Outcome::Done)
+    }
+
+    /// Appends a line to the journal, synced.
+    pub(super) async fn record(&self, record: Record) -> Result<Outcome, Trouble> {
+        let (before, after) = points(record.event);
+        pause_at(before).await;
+        let (log, path, line) = (self.log.clone(), self.tools.journal.clone(), record.clone());
+        on(&self.lines, move || {
+            let mut log = log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if log.is_none() {
+                *log = Some(Log::open(path)?.0);
+            }
+            log.as_mut().map_or(Ok(()), |log| log.append(&line))
+        })
+        .await??;
+        if record.event == RecordEvent::Rejected {
+            let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            let mut at = self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            std::sync::Arc::make_mut(&mut at).insert(record.revision, now);
+        }
+        pause_at(after).await;
+        Ok(Outcome::Done)
+    }
+
+    /// Deletes old releases. Nothing depends on it.
+    pub(super) async fn prune(&self, protected: Vec<ReleaseId>) {
+        let tools = self.tools.clone();
+        let pruned = on(&self.volume, move || tools.releases.prune(tools.keep_releases, &protected)).await;
+        match pruned {
+            Ok(Ok(gone)) if gone.is_empty() => {}
+            Ok(Ok(gone)) => tracing::info!(releases = ?gone, "old releases were deleted"),
+            Ok(Err(trouble)) | Err(trouble) => {
+                tracing::warn!(detail = trouble.message, "old releases could not be deleted");
+            }
+        }
+    }
+}
+
+fn points(event: RecordEvent) -> (&'static str, &'static str) {
+    match event {
+        RecordEvent::Attempt => ("effects.before_attempt", "effects.after_attempt"),
+        RecordEvent::Signalled => ("effects.before_signalled", "effects.after_signalled"),
+        RecordEvent::Verified => ("effects.before_verified", "effects.after_verified"),
+        RecordEvent::Rejected => ("effects.before_rejected", "effects.after_rejected"),
+        RecordEvent::Reverted => ("effects.before_reverted", "effects.after_reverted"),
+    }
+}

@@ -1,0 +1,99 @@
+//! The core as the loop uses it: whole, or the drain alone while the volume has not told yet where
+//! the pod stands.
+
+use crate::core::{
+    Agent, Effect, Event, Moment, Policy, Reason, Recovered, Trouble, View, Watchfulness,
+    drain::{Drain, Journal},
+};
+use crate::{revision::ReleaseId, status::Snapshot};
+
+pub enum Mind {
+    /// No deploy may begin, and why. The drain works all the same.
+    Bare {
+        drain: Box<Drain>,
+        trouble: Trouble,
+    },
+    Whole(Box<Agent>),
+}
+
+impl Mind {
+    pub fn bare(policy: &Policy, journal: Option<Journal>, trouble: Trouble) -> Self {
+        Self::Bare { drain: Box::new(Drain::new(policy.drain.clone(), journal)), trouble }
+    }
+
+    /// The volume has told: deploys may begin. The drain goes on as it is.
+    pub fn wake(&mut self, policy: Policy, recovered: Recovered, now: Moment) -> Vec<Effect> {
+        let (mut agent, effects) = Agent::recover(policy, recovered, now);
+        if let Self::Bare { drain, .. } = self {
+            agent.drain = (**drain).clone();
+        }
+        *self = Self::Whole(Box::new(agent));
+        effects
+    }
+
+    pub fn is_bare(&self) -> bool {
+        matches!(self, Self::Bare { .. })
+    }
+
+    /// Why no deploy may begin, if the mind is bare.
+    pub fn hold(&mut self, why: Trouble) {
+        if let Self::Bare { trouble, .. } = self {
+            *trouble = why;
+        }
+    }
+
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let drained = match (self, event) {
+            (Self::Whole(agent), event) => return agent.step(now, event),
+            (Self::Bare { drain, .. }, Event::Drain(command)) => drain.command(now, command),
+            (Self::Bare { drain, .. }, Event::Observed(observation)) => drain.observe(now, &observation),
+            (Self::Bare { drain, .. }, _) => drain.tick(now),
+        };
+        drained.into_iter().map(Effect::Drain).collect()
+    }
+
+    pub fn drain(&self) -> &Drain {
+        match self {
+            Self::Bare { drain, .. } => drain,
+            Self::Whole(agent) => &agent.drain,
+        }
+    }
+
+    /// As [`Agent::deadline`]: what is overdue waits for the next event.
+    pub fn deadline(&self, now: Moment) -> Option<Moment> {
+        match self {
+            Self::Bare { drain, .. } => drain.deadline().filter(|at| *at > now),
+            Self::Whole(agent) => agent.deadline(now),
+        }
+    }
+
+    pub fn watchfulness(&self) -> Watchfulness {
+        match self {
+            Self::Bare { drain, .. } if drain.active() => Watchfulness::Close,
+            Self::Bare { .. } => Watchfulness::Calm,
+            Self::Whole(agent) => agent.watchfulness(),
+        }
+    }
+
+    pub fn probe_for(&self) -> Option<ReleaseId> {
+        match self {
+            Self::Bare { .. } => None,
+            Self::Whole(agent) => agent.probe_for(),
+        }
+    }
+
+    pub fn view(&self, now: Moment) -> View {
+        match self {
+            Self::Bare { trouble, .. } => Snapshot::unknown(now, trouble.clone()).view,
+            Self::Whole(agent) => agent.view(),
+        }
+    }
+}
+
+/// What holds before the volume has told anything.
+pub fn not_read_yet() -> Trouble {
+    Trouble::new(
+        Reason::VolumeUnavailable,
+        "the volume has not answered yet; deploys begin when it has told where this pod stands",
+    )
+}

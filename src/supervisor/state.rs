@@ -1,0 +1,322 @@
+//! What the loop owns: the core, who waits for it, and what was last seen.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Attention, Inputs, Seen,
+    ledger::Ledger,
+    mind::{self, Mind},
+};
+use crate::{
+    app_server::{Description, Finding},
+    core::{
+        Attempt, Conclusion, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step,
+        Trouble, Watchfulness,
+        drain::{Answer, DrainCommand, DrainEffect, Origin, Undone},
+        verdict,
+    },
+    desk::{Command, Ending, Reply},
+    status::Snapshot,
+};
+
+pub struct State {
+    inputs: Inputs,
+    mind: Mind,
+    ledger: Ledger,
+    done: mpsc::UnboundedSender<Event>,
+    attention: watch::Sender<Attention>,
+    /// The callers of /prestop.
+    waiting: Vec<oneshot::Sender<Ending>>,
+    /// What the pointer said while the mind was bare.
+    pointer: Option<Event>,
+    answer: Option<Answer>,
+    term: Option<Term>,
+    last: Last,
+    current_complete: bool,
+    seen_current: bool,
+    seen_booted: bool,
+}
+
+/// SIGTERM has come.
+struct Term {
+    at: Moment,
+    again: bool,
+}
+
+/// The last look.
+#[derive(Default)]
+struct Last {
+    description: Arc<Description>,
+    findings: Vec<Finding>,
+    /// The app server was found to be gone by a look that began then.
+    gone: Option<Moment>,
+}
+
+impl State {
+    pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>) -> Self {
+        let now = (inputs.clock)();
+        let trouble = match &inputs.invalid {
+            Some(finding) => Trouble::new(Reason::ConfigInvalid, finding.message.clone()),
+            None => mind::not_read_yet(),
+        };
+        let journal = inputs.effects.read_drain_journal();
+        let calm = Attention { watchfulness: Watchfulness::Calm, probe_for: None };
+        // A loop before this one may have seen them; what this process has seen, it has seen.
+        let before = inputs.snapshots.borrow().clone();
+        Self {
+            answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
+            mind: Mind::bare(&inputs.policy, journal, trouble),
+            ledger: Ledger::new(inputs.metrics.clone(), now),
+            inputs: inputs.clone(),
+            done,
+            attention: watch::channel(calm).0,
+            waiting: Vec::new(),
+            pointer: None,
+            term: None,
+            last: Last::default(),
+            current_complete: before.current_complete,
+            // A configuration that cannot be trusted must not keep a serving pod out of service.
+            seen_current: before.seen_current || inputs.invalid.is_some(),
+            seen_booted: before.seen_booted,
+        }
+    }
+
+    pub fn attention(&self) -> watch::Receiver<Attention> {
+        self.attention.subscribe()
+    }
+
+    fn now(&self) -> Moment {
+        (self.inputs.clock)()
+    }
+
+    /// One event through the core.
+    pub fn feed(&mut self, event: Event) {
+        let now = self.now();
+        self.ledger.event(&event);
+        if let Event::Finished { step: Step::Publish, outcome: Outcome::Done, .. } = &event {
+            (self.current_complete, self.seen_current) = (true, true);
+        }
+        if let (true, Event::Pointer(_)) = (self.mind.is_bare(), &event) {
+            self.pointer = Some(event.clone());
+        }
+        let effects = self.mind.step(now, event);
+        self.start(now, effects);
+    }
+
+    fn start(&mut self, now: Moment, effects: Vec<Effect>) {
+        for effect in effects {
+            self.ledger.effect(now, &effect);
+            match effect {
+                Effect::Drain(effect) => self.drain(effect),
+                Effect::Conclude { conclusion: Conclusion::Verified, .. } => {
+                    self.inputs.effects.perform(effect, &self.done);
+                    self.tidy(now);
+                }
+                effect => self.inputs.effects.perform(effect, &self.done),
+            }
+        }
+    }
+
+    /// Old releases go, but none that this pod runs, ran, or is to run.
+    fn tidy(&self, now: Moment) {
+        let view = self.mind.view(now);
+        let desired = view.desired.map(|revision| revision.release);
+        let protected = [desired, view.running, view.previous].into_iter().flatten().collect();
+        self.inputs.effects.tidy(protected);
+    }
+
+    fn drain(&mut self, effect: DrainEffect) {
+        match effect {
+            DrainEffect::Journal(journal) => self.inputs.effects.write_drain_journal(journal),
+            DrainEffect::Answer(answer) => {
+                if self.answer.as_ref() != Some(&answer) {
+                    tracing::info!(drain_id = answer.drain_id, result = ?answer.result, "drain: {answer}");
+                    self.inputs.metrics.drained(&answer);
+                }
+                self.answer = Some(answer.clone());
+                self.release(&Ending::Answered(answer));
+            }
+            DrainEffect::Undone(why) => {
+                self.answer = None;
+                log_undone(why);
+                self.release(&Ending::Undone(why));
+            }
+        }
+    }
+
+    /// Whoever waits on /prestop is answered. Some have gone; the drain was for them as well.
+    fn release(&mut self, ending: &Ending) {
+        for caller in self.waiting.drain(..) {
+            let _ = caller.send(ending.clone());
+        }
+    }
+
+    /// A look at the app server.
+    pub fn seen(&mut self, seen: Seen) {
+        let observation = &seen.observation;
+        self.last.gone = (observation.sight == Sight::Missing).then_some(observation.began);
+        self.seen_booted |= verdict::any_booted(&observation.sight);
+        if observation.sight != Sight::Unclear {
+            self.last.description = seen.description;
+            self.last.findings = seen.findings;
+        }
+        self.feed(Event::Observed(seen.observation));
+    }
+
+    /// What somebody asks.
+    pub fn command(&mut self, command: Command) {
+        match command {
+            Command::Prestop(caller) => {
+                self.waiting.push(caller);
+                self.feed(Event::Drain(DrainCommand::Begin(Origin::PreStop)));
+            }
+            Command::Undrain(reply) => {
+                let answer = self.undrain();
+                let _ = reply.send(answer);
+            }
+            Command::Operator(operator, reply) => {
+                let answer = self.obey(operator);
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    fn undrain(&mut self) -> Reply {
+        if !self.mind.drain().active() {
+            return Err("no drain is under way".into());
+        }
+        self.feed(Event::Drain(DrainCommand::Undrain));
+        Ok("the drain is undone; deploys may begin again".into())
+    }
+
+    fn obey(&mut self, operator: Operator) -> Reply {
+        let view = self.mind.view(self.now());
+        if let (true, Some(trouble)) = (self.mind.is_bare(), view.trouble) {
+            return Err(format!("no deploys for now: {}", trouble.message));
+        }
+        let told = match operator {
+            Operator::Sync { retry: false } => "looking at the pointer".to_owned(),
+            Operator::Sync { retry: true } => "looking at the pointer; a rejected move is tried again".into(),
+            Operator::Pause => "no deploy begins until `pitstop resume`".into(),
+            Operator::Resume => "deploys may begin again".into(),
+            Operator::Revert => match &view.previous {
+                Some(previous) => format!("back to {previous}, until the pointer moves or `pitstop resume`"),
+                None => return Err("this pod knows no previous release that was proved to run".into()),
+            },
+        };
+        tracing::info!(?operator, "an operator asks");
+        if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
+            kick.now();
+        }
+        self.feed(Event::Operator(operator));
+        Ok(told)
+    }
+
+    /// The volume has told where the pod stands, or why it does not.
+    pub fn recovered(&mut self, recovered: Result<Recovered, Trouble>) {
+        match recovered {
+            Ok(recovered) => self.wake(recovered),
+            Err(trouble) => {
+                tracing::warn!(
+                    reason = trouble.reason.code(),
+                    detail = trouble.message,
+                    "deploys cannot begin"
+                );
+                if self.inputs.invalid.is_none() {
+                    self.mind.hold(trouble);
+                }
+            }
+        }
+    }
+
+    fn wake(&mut self, recovered: Recovered) {
+        let current = recovered.current.as_ref();
+        tracing::info!(current = current.map(|release| release.as_str()), "the volume answers");
+        self.current_complete = current.is_some();
+        self.seen_current |= self.current_complete;
+        if self.inputs.invalid.is_some() {
+            return;
+        }
+        let now = self.now();
+        let effects = self.mind.wake(self.inputs.policy.clone(), recovered, now);
+        self.start(now, effects);
+        if let Some(pointer) = self.pointer.take() {
+            self.feed(pointer);
+        }
+    }
+
+    /// So many SIGTERMs have come.
+    pub fn terms(&mut self, count: u32) {
+        if count == 0 {
+            return;
+        }
+        let at = self.term.as_ref().map_or_else(|| self.now(), |term| term.at);
+        self.term = Some(Term { at, again: count > 1 });
+        if count > 1 {
+            tracing::warn!("a second SIGTERM: ends at once");
+            return;
+        }
+        tracing::info!("SIGTERM: serves on until the drain is over and the app server is gone");
+        self.feed(Event::Drain(DrainCommand::Begin(Origin::Term)));
+    }
+
+    /// Whether the agent's own end has come.
+    pub fn finished(&self) -> bool {
+        let Some(term) = &self.term else { return false };
+        let drain = self.mind.drain();
+        let over = !drain.active() || drain.answered();
+        let gone = self.last.gone.is_some_and(|seen| seen >= term.at);
+        term.again || (over && gone) || self.now() >= self.end_of(term)
+    }
+
+    fn end_of(&self, term: &Term) -> Moment {
+        term.at.plus(u64::try_from(self.inputs.grace_period.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// How long nothing will be due.
+    pub fn until_deadline(&self) -> Duration {
+        let now = self.now();
+        let end = self.term.as_ref().map(|term| self.end_of(term));
+        let next = [self.mind.deadline(now), end].into_iter().flatten().min();
+        next.map_or(Duration::MAX, |at| Duration::from_millis(at.since(now)))
+    }
+
+    /// Lets everybody know the state after an event.
+    pub fn publish(&mut self) {
+        let now = self.now();
+        let view = self.mind.view(now);
+        self.ledger.view(now, &view);
+        let wanted = Attention { watchfulness: self.mind.watchfulness(), probe_for: self.mind.probe_for() };
+        self.attention.send_if_modified(|attention| {
+            let changed = *attention != wanted;
+            *attention = wanted;
+            changed
+        });
+        let attempt: Attempt = view.attempt;
+        self.inputs.snapshots.send_replace(Arc::new(Snapshot {
+            at: now,
+            deploy_id: self.inputs.effects.ids().of(attempt),
+            view,
+            drain: self.mind.drain().view(),
+            answer: self.answer.clone(),
+            app_server: self.last.description.clone(),
+            findings: self.inputs.invalid.iter().chain(&self.last.findings).cloned().collect(),
+            rejected_at: self.inputs.effects.rejected_at(),
+            current_complete: self.current_complete,
+            seen_current: self.seen_current,
+            seen_booted: self.seen_booted,
+        }));
+    }
+}
+
+fn log_undone(why: Undone) {
+    match why {
+        Undone::NewImage => tracing::info!("drain undone: a new app server serves, the pod lives on"),
+        Undone::Operator => tracing::warn!("drain undone by an operator"),
+        Undone::FalseDrain => tracing::warn!(
+            "drain undone: the app server serves on and nobody sent SIGTERM; was /prestop called by mistake?"
+        ),
+    }
+}
