@@ -60,6 +60,12 @@ impl AgentRig {
     /// # Panics
     /// When it does not.
     pub fn start(&mut self) {
+        self.launch();
+        until("the agent answers", || self.get("/live").ok());
+    }
+
+    /// Starts the agent and waits for nothing.
+    pub fn launch(&mut self) {
         let (binary, config, env) = (self.binary.clone(), self.config(), self.env.clone());
         let recipe = Box::new(move || {
             let mut command = Command::new("setpriv");
@@ -70,7 +76,21 @@ impl AgentRig {
         // The last one must be gone before the next one takes its port.
         self.container = None;
         self.container = Some(Container::start(recipe, self.log(), false));
-        until("the agent answers", || self.get("/live").ok());
+    }
+
+    /// Waits until the agent ends by itself, and gives its exit code.
+    ///
+    /// # Panics
+    /// When it was not started, or does not end.
+    pub fn wait_for_end(&mut self) -> Option<i32> {
+        let container = self.container.as_mut().expect("the agent was started");
+        until("the agent's end", || container.ended().then_some(()));
+        container.exit_code()
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        self.container.as_ref().is_none_or(Container::ended)
     }
 
     /// Ends it with SIGKILL, wherever it is.

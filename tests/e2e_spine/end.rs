@@ -1,0 +1,107 @@
+//! The end of the pod: /prestop and SIGTERM.
+
+use std::{io::Write, net::TcpStream, thread};
+
+use pitstop_rig::{App, Setup, http, until};
+
+use crate::pod::Pod;
+
+/// A request that takes so many seconds, and that the app server has begun to serve.
+fn slow_request(pod: &Pod, seconds: u32) -> thread::JoinHandle<Option<u16>> {
+    let port = pod.puma.port();
+    let request = thread::spawn(move || Some(http::get(port, &format!("/slow?s={seconds}")).ok()?.status));
+    until("the request in flight", || (pod.metric("pitstop_puma_requests_in_flight")? >= 1.0).then_some(()));
+    request
+}
+
+#[test]
+fn e2e_prestop_answers_after_the_last_request_and_every_caller() {
+    let pod = Pod::in_sync();
+    let request = slow_request(&pod, 6);
+    let answers = thread::scope(|scope| {
+        let calls: Vec<_> = (0..2).map(|_| scope.spawn(|| pod.prestop())).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(request.is_finished(), "answered with a request in flight");
+    assert_eq!(request.join().unwrap(), Some(200));
+    assert_eq!(answers[0], answers[1], "one drain");
+    assert_eq!((&answers[0]["result"], &answers[0]["requests_left"]), (&"drained".into(), &0.into()));
+    assert_eq!(pod.metric(r#"pitstop_drains_total{result="drained"}"#), Some(1.0));
+    assert_eq!(pod.prestop(), answers[0], "a late caller as well");
+}
+
+#[test]
+fn e2e_the_drain_goes_on_when_its_caller_hangs_up() {
+    let pod = Pod::in_sync();
+    let request = slow_request(&pod, 4);
+    let mut caller = TcpStream::connect(("127.0.0.1", pod.agent.port())).unwrap();
+    write!(caller, "GET /prestop HTTP/1.1\r\nHost: pod\r\n\r\n").unwrap();
+    until("the drain", || pod.status()["drain"].is_object().then_some(()));
+    drop(caller);
+    until("its end", || (pod.status()["drain"]["result"] == "drained").then_some(()));
+    assert_eq!(request.join().unwrap(), Some(200));
+}
+
+#[test]
+fn e2e_no_deploy_begins_while_draining_and_undrain_ends_it() {
+    let pod = Pod::in_sync();
+    assert_eq!(pod.prestop()["result"], "drained");
+    pod.deploy(App::Good, "v2");
+    pod.wait_for_reason("draining");
+    pod.assert_runs("v1");
+    pod.agent.must(&["undrain"]);
+    pod.agent.wait_in_sync("v2");
+    assert_eq!(pod.agent.command(&["undrain"]).unwrap().status.code(), Some(1), "nothing to undo");
+}
+
+#[test]
+fn e2e_a_killed_agent_takes_the_drain_up_again() {
+    let mut pod = Pod::in_sync();
+    let request = slow_request(&pod, 6);
+    let mut caller = TcpStream::connect(("127.0.0.1", pod.agent.port())).unwrap();
+    write!(caller, "GET /prestop HTTP/1.1\r\nHost: pod\r\n\r\n").unwrap();
+    let drain = until("the drain", || pod.status()["drain"]["drain_id"].as_str().map(str::to_owned));
+    until("its journal", || pod.agent.state_dir().join("drain.json").exists().then_some(()));
+    pod.agent.kill();
+    pod.agent.start();
+    let answer = pod.prestop();
+    assert_eq!((&answer["drain_id"], &answer["result"]), (&drain.into(), &"drained".into()));
+    assert!(request.is_finished());
+    assert_eq!(request.join().unwrap(), Some(200));
+}
+
+#[test]
+fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
+    let mut pod = Pod::in_sync();
+    let request = slow_request(&pod, 4);
+    let pid = pod.agent.pid().unwrap();
+    term(pid);
+    until("the drain's answer", || (pod.status()["drain"]["result"] == "drained").then_some(()));
+    assert_eq!(request.join().unwrap(), Some(200));
+    assert!(!pod.agent.ended(), "Puma is still there");
+    assert_eq!(pod.agent.get("/live").unwrap().status, 200);
+    pod.puma.container().terminate();
+    assert_eq!(pod.agent.wait_for_end(), Some(0));
+}
+
+#[test]
+fn e2e_a_second_sigterm_ends_it_at_once() {
+    let mut pod = Pod::in_sync();
+    let pid = pod.agent.pid().unwrap();
+    term(pid);
+    until("the drain", || pod.status()["drain"].is_object().then_some(()));
+    term(pid);
+    assert_eq!(pod.agent.wait_for_end(), Some(0));
+}
+
+#[test]
+fn e2e_sigterm_without_an_app_server_is_quick() {
+    let mut pod = Pod::unborn(Setup::default());
+    pod.agent.start();
+    assert_eq!(pod.agent.terminate(), Some(0));
+    assert!(pod.log().contains("no app server to drain"), "{}", pod.log());
+}
+
+fn term(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+}

@@ -1,0 +1,7 @@
+//! The spine: `pitstop run` as a process beside a real Puma, from the pointer to the proof.
+
+mod crash;
+mod deploys;
+mod end;
+mod pod;
+mod troubles;

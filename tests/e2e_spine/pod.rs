@@ -1,0 +1,108 @@
+//! A pod: a Puma that was born with `v1`, and its agent.
+
+use std::path::{Path, PathBuf};
+
+use pitstop_rig::{AgentRig, App, PumaRig, Setup, until};
+use serde_json::Value;
+
+const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
+
+pub struct Pod {
+    pub agent: AgentRig,
+    pub puma: PumaRig,
+}
+
+impl Pod {
+    /// An empty volume; `v1` is in the store and the pointer names it. Nothing runs.
+    pub fn unborn(setup: Setup) -> Self {
+        let puma = PumaRig::empty(setup);
+        let agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
+        let pod = Self { agent, puma };
+        pod.deploy(App::Good, "v1");
+        pod
+    }
+
+    /// The init container has fetched `v1`, and Puma serves it. No agent yet.
+    pub fn born(setup: Setup) -> Self {
+        let mut pod = Self::unborn(setup);
+        pod.agent.must(&["fetch"]);
+        pod.puma.run();
+        pod.puma.wait_for_release("v1");
+        pod
+    }
+
+    /// The agent has proved that `v1` runs.
+    pub fn in_sync() -> Self {
+        Self::started(Self::born(Setup::default()))
+    }
+
+    pub fn started(mut self) -> Self {
+        self.agent.start();
+        self.agent.wait_in_sync("v1");
+        self
+    }
+
+    pub fn deploy(&self, app: App, id: &str) {
+        self.agent.publish(&self.puma, app, id);
+        self.agent.promote(id);
+    }
+
+    /// Sets a key by its environment variable, for the next start.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.agent.env.push((name.into(), value.into()));
+    }
+
+    /// Writes the pointer past `promote`, which would refuse.
+    pub fn point_to(&self, text: &str) {
+        std::fs::write(self.agent.store().join("pointers/production"), text).unwrap();
+    }
+
+    pub fn status(&self) -> Value {
+        self.agent.status().unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn wait_for_reason(&self, reason: &str) -> Value {
+        until(&format!("the reason {reason}"), || {
+            self.agent.status().filter(|status| status["reason"] == reason)
+        })
+    }
+
+    /// The value of a metric, with its labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.agent.get("/metrics").ok()?.body;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.agent.log()).unwrap_or_default()
+    }
+
+    /// The kubelet's call, to its end.
+    pub fn prestop(&self) -> Value {
+        self.agent.prestop().join().unwrap().unwrap()
+    }
+
+    /// What the app server serves, and that `current` agrees.
+    #[track_caller]
+    pub fn assert_runs(&self, id: &str) {
+        assert_eq!(self.puma.get("/").unwrap().release.as_deref(), Some(id));
+        assert_eq!(self.current(), self.puma.releases().join(id));
+    }
+
+    pub fn current(&self) -> PathBuf {
+        self.puma.current().canonicalize().unwrap()
+    }
+}
+
+impl Drop for Pod {
+    /// A failed test shows what the agent said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(50)..].join("\n"));
+            eprintln!("{:?}", self.agent.status());
+        }
+    }
+}
