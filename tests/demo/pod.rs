@@ -38,6 +38,8 @@ pub struct Pod {
     pub agent: AgentRig,
     /// The clients.
     pub load: Load,
+    /// A further line of config/puma.rb in the releases to come.
+    pub more_puma_config: &'static str,
 }
 
 impl Pod {
@@ -59,19 +61,14 @@ impl Pod {
         agent.start();
         narrator::say(&format!("pitstop runs beside it; its endpoints are on port {}.", agent.port()));
         let load = Load::start(Plan::modest(puma.port()), phase::BASELINE);
-        Ok(Self { puma, agent, load })
+        Ok(Self { puma, agent, load, more_puma_config: "" })
     }
 
-    /// Publishes a release, as a user's CI would.
+    /// Builds a release and publishes it, as a user's CI would.
     pub fn publish(&self, app: App, id: &str) -> Result<(), Stopped> {
-        publish(&self.agent, &self.agent.build(&self.puma, app, id), id)
-    }
-
-    /// The same for a good release that comes with another Puma configuration.
-    pub fn publish_with_new_puma_config(&self, id: &str) -> Result<(), Stopped> {
-        let dir = self.agent.build(&self.puma, App::Good, id);
+        let dir = self.agent.build(&self.puma, app, id);
         let mut config = std::fs::File::options().append(true).open(dir.join("config/puma.rb"))?;
-        writeln!(config, "first_data_timeout 20")?;
+        write!(config, "{}", self.more_puma_config)?;
         publish(&self.agent, &dir, id)
     }
 
@@ -82,7 +79,7 @@ impl Pod {
 
     /// Follows /status, telling each new stage, until it is as wanted.
     pub fn watch(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, Stopped> {
-        let (began, mut told) = (Instant::now(), String::new());
+        let (began, mut told) = (Instant::now(), Told::default());
         let mut last = Value::Null;
         let found = poll(PATIENCE, || {
             let status = self.agent.status()?;
@@ -143,22 +140,27 @@ fn workers(status: &Value) -> Vec<String> {
     listed.iter().map(|worker| worker["release"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
-fn tell_news(status: &Value, began: Instant, told: &mut String) {
-    let text = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
-    let news = format!("{} {} {:?}", text("stage"), text("reason"), workers(status));
-    if news == *told {
+/// What was told last.
+#[derive(Default)]
+struct Told {
+    news: String,
+    reason: String,
+}
+
+fn tell_news(status: &Value, began: Instant, told: &mut Told) {
+    let (stage, serving) = (status["stage"].as_str().unwrap_or("-"), workers(status).join(" "));
+    let reason = status["reason"].as_str().unwrap_or_default();
+    let news = format!("{stage:<11} workers: {serving:<6}");
+    if news == told.news && reason == told.reason {
         return;
     }
-    let because = match status["reason"].as_str() {
-        Some(reason) => format!("  {reason}: {}", text("message")),
-        None => String::new(),
+    // The message once, while its reason holds.
+    let because = match status["message"].as_str() {
+        Some(message) if reason != told.reason && !reason.is_empty() => format!("  {reason}: {message}"),
+        _ => String::new(),
     };
-    let (stage, serving) = (text("stage"), workers(status).join(" "));
-    narrator::say(&format!(
-        "  +{:4.1}s {stage:<11} workers: {serving}{because}",
-        began.elapsed().as_secs_f64()
-    ));
-    *told = news;
+    narrator::say(&format!("  +{:4.1}s {news}{because}", began.elapsed().as_secs_f64()));
+    *told = Told { news, reason: reason.to_owned() };
 }
 
 fn publish(agent: &AgentRig, dir: &Path, id: &str) -> Result<(), Stopped> {

@@ -31,7 +31,10 @@ fn a_hot_restart_of(setup: Setup) {
         seen.key != before.key && settled_in(&seen, "v2")
     });
     assert!(in_the_gap > 0, "the gap between exec and title was never seen");
-    assert_eq!(images(&looks).len(), 2, "one exec, one new image");
+    // The first look may come after the exec already.
+    let mut new = images(&looks);
+    new.retain(|key| *key != before.key);
+    assert_eq!(new.len(), 1, "one exec, one new image");
     let after = generation(looks.last().unwrap()).unwrap();
     assert!(workers(&after).iter().all(|key| !workers(&before).contains(key)));
     assert_eq!(rig.master(), Some(master));

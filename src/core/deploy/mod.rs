@@ -21,8 +21,10 @@
 mod forward;
 mod recover;
 mod revert;
+mod state;
 #[cfg(test)]
 mod time;
+mod view;
 
 use super::{
     Policy, Recovered, Stage, View, Watchfulness,
@@ -34,9 +36,9 @@ use super::{
     verdict::{self, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
-use revert::Revert;
 #[cfg(test)]
-use revert::RevertStep;
+use revert::{Revert, RevertStep};
+use state::{Checking, Committing, Publishing, Restarting, State, Target, Verifying};
 
 /// What the end of the pod forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,73 +47,6 @@ pub struct Gate {
     pub draining: bool,
     /// /prestop was answered: nothing is done to the app server any more.
     pub answered: bool,
-}
-
-/// The move an attempt is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Target {
-    revision: Revision,
-    /// What ran when the attempt began: the first choice for the way back.
-    from: Option<ReleaseId>,
-    /// What the pointer names as its previous release: the last choice.
-    previous: Option<ReleaseId>,
-    /// The way back from the move before failed: whatever restart hangs there still, only a hot one
-    /// leaves nothing of it.
-    hot_only: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum State {
-    Steady,
-    Fetching(Target),
-    Checking(Target, Checking),
-    Publishing(Target, Mode, Publishing),
-    Restarting(Target, Mode, Restarting),
-    Verifying(Target, Verifying),
-    Committing(Target, Committing),
-    Reverting(Target, Revert),
-    Stranded(Target),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Checking {
-    /// Is there an app server to be moved?
-    Look { missing_until: Option<Moment> },
-    /// Can it be moved?
-    Plan,
-    /// Would requests be cut?
-    Requests { mode: Mode, until: Moment },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Publishing {
-    Record,
-    /// Past `until` it is done even beside a server that hangs, if nothing serves any more.
-    Flip {
-        until: Moment,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Restarting {
-    Look { until: Moment },
-    Record(Baseline),
-    Signal(Baseline),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Verifying {
-    watch: Watch,
-    /// Taken up from the journal: whether the signal was ever sent is not known.
-    resumed: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Committing {
-    Record,
-    Look,
-    Commit(GenerationKey),
-    Watch { until: Moment },
 }
 
 /// A deploy in one of its stages.
@@ -484,68 +419,6 @@ impl Deploy {
             }
             _ => None,
         }
-    }
-
-    fn stage(&self) -> Stage {
-        match self.state {
-            State::Steady => Stage::Steady,
-            State::Fetching(_) => Stage::Fetching,
-            State::Checking(..) => Stage::Checking,
-            State::Publishing(..) => Stage::Publishing,
-            State::Restarting(..) => Stage::Restarting,
-            State::Verifying(..) => Stage::Verifying,
-            State::Committing(..) => Stage::Committing,
-            State::Reverting(..) => Stage::Reverting,
-            State::Stranded(_) => Stage::Stranded,
-        }
-    }
-
-    /// What an outsider may know.
-    pub fn view(&self, gate: Gate) -> View {
-        let desired = self.desired.as_ref().map(|d| d.revision.clone());
-        let running = self.running.clone();
-        let in_sync = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
-        let mut previous = self.history.previous.clone();
-        if self.history.verified != running && running.is_some() {
-            previous.clone_from(&self.history.verified);
-        }
-        let trouble = self.explain(gate, desired.as_ref(), in_sync);
-        let rejected = self.history.rejected.clone();
-        View {
-            stage: self.stage(),
-            attempt: self.attempt,
-            desired,
-            running,
-            previous,
-            in_sync,
-            trouble,
-            rejected,
-        }
-    }
-
-    /// The one reason that matters most, if the pod is not simply in sync.
-    fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
-        if self.trouble.is_some() {
-            return self.trouble.clone();
-        }
-        if gate.draining {
-            return Some(Trouble::new(Reason::Draining, "the pod is about to end: no deploy begins"));
-        }
-        if self.pointer_trouble.is_some() {
-            return self.pointer_trouble.clone();
-        }
-        if self.paused || self.held.is_some() {
-            return Some(Trouble::new(
-                Reason::Held,
-                "deploys are held in this pod: `pitstop resume` goes on",
-            ));
-        }
-        let desired = desired.filter(|_| !in_sync)?;
-        let why = self.history.rejection(desired)?;
-        let message = format!(
-            "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
-        );
-        Some(Trouble::new(Reason::Rejected, message))
     }
 }
 

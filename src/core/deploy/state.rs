@@ -1,0 +1,76 @@
+//! What is wanted next, stage by stage.
+
+use super::revert::Revert;
+use crate::core::{
+    effect::{Baseline, Mode},
+    observation::{GenerationKey, Moment},
+    verdict::Watch,
+};
+use crate::revision::{ReleaseId, Revision};
+
+/// The move an attempt is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Target {
+    pub revision: Revision,
+    /// What ran when the attempt began: the first choice for the way back.
+    pub from: Option<ReleaseId>,
+    /// What the pointer names as its previous release: the last choice.
+    pub previous: Option<ReleaseId>,
+    /// The way back from the move before failed: whatever restart hangs there still, only a hot one
+    /// leaves nothing of it.
+    pub hot_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    Steady,
+    Fetching(Target),
+    Checking(Target, Checking),
+    Publishing(Target, Mode, Publishing),
+    Restarting(Target, Mode, Restarting),
+    Verifying(Target, Verifying),
+    Committing(Target, Committing),
+    Reverting(Target, Revert),
+    Stranded(Target),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Checking {
+    /// Is there an app server to be moved?
+    Look { missing_until: Option<Moment> },
+    /// Can it be moved?
+    Plan,
+    /// Would requests be cut?
+    Requests { mode: Mode, until: Moment },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Publishing {
+    Record,
+    /// Past `until` it is done even beside a server that hangs, if nothing serves any more.
+    Flip {
+        until: Moment,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Restarting {
+    Look { until: Moment },
+    Record(Baseline),
+    Signal(Baseline),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Verifying {
+    pub watch: Watch,
+    /// Taken up from the journal: whether the signal was ever sent is not known.
+    pub resumed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Committing {
+    Record,
+    Look,
+    Commit(GenerationKey),
+    Watch { until: Moment },
+}

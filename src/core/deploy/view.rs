@@ -1,0 +1,67 @@
+//! What an outsider may know of a deploy.
+
+use super::*;
+
+impl Deploy {
+    fn stage(&self) -> Stage {
+        match self.state {
+            State::Steady => Stage::Steady,
+            State::Fetching(_) => Stage::Fetching,
+            State::Checking(..) => Stage::Checking,
+            State::Publishing(..) => Stage::Publishing,
+            State::Restarting(..) => Stage::Restarting,
+            State::Verifying(..) => Stage::Verifying,
+            State::Committing(..) => Stage::Committing,
+            State::Reverting(..) => Stage::Reverting,
+            State::Stranded(_) => Stage::Stranded,
+        }
+    }
+
+    /// What an outsider may know.
+    pub fn view(&self, gate: Gate) -> View {
+        let desired = self.desired.as_ref().map(|d| d.revision.clone());
+        let running = self.running.clone();
+        let in_sync = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
+        let mut previous = self.history.previous.clone();
+        if self.history.verified != running && running.is_some() {
+            previous.clone_from(&self.history.verified);
+        }
+        let trouble = self.explain(gate, desired.as_ref(), in_sync);
+        let rejected = self.history.rejected.clone();
+        View {
+            stage: self.stage(),
+            attempt: self.attempt,
+            desired,
+            running,
+            previous,
+            in_sync,
+            trouble,
+            rejected,
+        }
+    }
+
+    /// The one reason that matters most, if the pod is not simply in sync.
+    fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
+        if self.trouble.is_some() {
+            return self.trouble.clone();
+        }
+        if gate.draining {
+            return Some(Trouble::new(Reason::Draining, "the pod is about to end: no deploy begins"));
+        }
+        if self.pointer_trouble.is_some() {
+            return self.pointer_trouble.clone();
+        }
+        if self.paused || self.held.is_some() {
+            return Some(Trouble::new(
+                Reason::Held,
+                "deploys are held in this pod: `pitstop resume` goes on",
+            ));
+        }
+        let desired = desired.filter(|_| !in_sync)?;
+        let why = self.history.rejection(desired)?;
+        let message = format!(
+            "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
+        );
+        Some(Trouble::new(Reason::Rejected, message))
+    }
+}
