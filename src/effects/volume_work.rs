@@ -14,6 +14,9 @@ use crate::{
 /// still counts when it comes.
 const UNTIL_IT_REPORTS: Duration = Duration::from_secs(365 * 86_400);
 
+/// A volume that takes longer to show its root is out of order.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
 /// Runs a job on a lane until it reports.
 pub(super) async fn on<T: Send + 'static>(
     lane: &Lane,
@@ -31,6 +34,7 @@ impl Effects {
     /// Makes the release complete on the volume.
     pub(super) async fn fetch(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
         pause_at("effects.before_fetch").await;
+        self.ask_volume().await?;
         let tools = self.tools.clone();
         let bytes = on(&self.volume, move || match &tools.store {
             Some(store) => tools.releases.fetch(store, &release).map(|fetched| fetched.downloaded_bytes),
@@ -44,6 +48,18 @@ impl Effects {
         self.tools.metrics.fetched(bytes);
         pause_at("effects.after_fetch").await;
         Ok(Outcome::Done)
+    }
+
+    /// A fetch may take long for good reasons. Whether the volume answers at all is known sooner.
+    async fn ask_volume(&self) -> Result<(), Trouble> {
+        let tools = self.tools.clone();
+        match self.volume.run(SIGN_OF_LIFE, move || tools.releases.check_volume()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Trouble::new(
+                Reason::VolumeUnavailable,
+                format!("the volume has not answered for {SIGN_OF_LIFE:?}; the fetch begins when it does"),
+            )),
+        }
     }
 
     /// Could the app server be moved to the release, and how? Long requests are the core's matter.

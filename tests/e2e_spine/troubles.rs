@@ -172,12 +172,16 @@ fn e2e_a_volume_that_never_answers_holds_up_no_endpoint_and_no_drain() {
     }
     let pod = Pod::born(Setup { hangable: true, ..Setup::default() }).started();
     pod.puma.volume().hang();
-    pod.deploy_to_a_hanging_volume();
+    // The store is not on the volume, so that the move arrives; its fetch cannot begin.
+    pod.deploy(App::Good, "v2");
+    pod.wait_for_reason("volume_unavailable");
     for path in ["/live", "/metrics", "/status", "/ready", "/startup"] {
         assert_eq!(pod.agent.get(path).unwrap().status, 200, "{path}");
     }
     assert_eq!(pod.prestop()["result"], "drained");
+    pod.agent.must(&["undrain"]);
     pod.puma.volume().resume();
+    pod.agent.wait_in_sync("v2");
 }
 
 #[test]
@@ -194,12 +198,4 @@ fn e2e_an_agent_born_beside_a_hanging_volume_answers_and_drains() {
     pod.agent.must(&["undrain"]);
     pod.puma.volume().resume();
     pod.agent.wait_in_sync("v1");
-}
-
-impl Pod {
-    /// The store is not on the volume, so that a move arrives; its fetch hangs.
-    fn deploy_to_a_hanging_volume(&self) {
-        self.deploy(App::Good, "v2");
-        until("the move arrives", || (self.status()["stage"] == "fetching").then_some(()));
-    }
 }
