@@ -59,6 +59,8 @@ pub struct Deploy {
     /// Where `current` points; `None` when that is not known to be a complete release.
     current: Option<ReleaseId>,
     running: Option<ReleaseId>,
+    /// What the app server ran when it was last at rest, proven here or not.
+    ran: Option<ReleaseId>,
     /// The last restart that was asked for and has not been seen to end.
     unsettled: Option<Baseline>,
     state: State,
@@ -87,6 +89,7 @@ impl Deploy {
             pointer_trouble: None,
             current,
             running: None,
+            ran: None,
             unsettled: None,
             state: State::Steady,
             attempt: Attempt(0),
@@ -243,6 +246,7 @@ impl Deploy {
             Sight::Seen(server) => verdict::settled_on(server),
             _ => None,
         };
+        self.ran.clone_from(&settled);
         let stranded = matches!(self.state, State::Stranded(_));
         let trusted = |r: &ReleaseId| {
             self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
@@ -274,7 +278,7 @@ impl Deploy {
         let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
         let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
         let hot_only = matches!(self.state, State::Stranded(_));
-        (!idle).then(|| Target { revision, from: self.running.clone(), previous, hot_only })
+        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only })
     }
 
     /// From rest, begins the wanted move.

@@ -6,6 +6,7 @@
 //! restarts from other hands, killed masters, drains, slow boots. In each state the safety rules
 //! are checked; from each state the world, left alone, must come to rest.
 
+mod disturbances;
 mod pod;
 mod rules;
 mod world;
@@ -205,4 +206,21 @@ fn a_way_back_that_is_forbidden_in_a_drain_is_found() {
 fn a_baseline_read_after_the_signal_is_found() {
     let rule = "a good release was rejected";
     is_found(Mutation::BaselineAfterSignal, super::Mode::Phased, Nature::Good, 0, rule);
+}
+
+#[test]
+fn scratch() {
+    use super::Mode::{Hot, Phased};
+    use Nature::{Good, Hangs, HangsBeforeTitle, Raises, Unhealthy};
+    let max: u8 = std::env::var("MAX").map_or(0, |n| n.parse().unwrap());
+    for (kind, mode) in [(CLUSTER, Phased), (CLUSTER, Hot), (PRELOAD, Hot), (SINGLE, Hot), (PINNABLE, Hot)] {
+        for nature in [Good, Raises, Hangs, HangsBeforeTitle, Unhealthy] {
+            let walk = walk(start(kind, mode, nature, None), max);
+            eprintln!(
+                "{kind:?} {mode:?} {nature:?} {}\n  {}",
+                walk.states,
+                walk.violation.unwrap_or_default()
+            );
+        }
+    }
 }

@@ -1,0 +1,115 @@
+//! What need not happen, and does: crashes, failed and hanging writes, looks that arrive late,
+//! others' hands, slowness, drains.
+
+use super::pod::{Signal, Stage as PumaStage};
+use super::world::{Disturbance, Next, PreStop, World, address, number};
+use crate::core::drain::DrainCommand;
+use crate::core::{Effect, Event, Outcome, Reason, Trouble};
+
+impl World {
+    /// Every disturbance that is possible here.
+    pub fn disturbances(&self) -> Vec<Next> {
+        let mut next: Vec<Next> = vec![];
+        if self.agent.is_some() {
+            next.extend(self.crashes());
+            next.extend(self.slowness());
+            if self.late_look.is_none() && !self.running.is_empty() {
+                let late_look = Some((self.look(), false));
+                let world = World { late_look, ..self.clone() };
+                next.push(Ok(world.disturb(Disturbance::Stale).note("a look is on its way")));
+            }
+            if self.prestop == PreStop::Idle {
+                next.push(self.clone().disturb(Disturbance::Drain).begin_drain());
+            } else {
+                next.push(self.clone().disturb(Disturbance::Drain).feed(Event::Drain(DrainCommand::Undrain)));
+            }
+        }
+        next.extend(self.bad_ends());
+        next.extend(self.from_outside().into_iter().map(Ok));
+        next
+    }
+
+    /// The agent dies. Each effect under way has happened or not; a line that was not synced is
+    /// there or not.
+    fn crashes(&self) -> Vec<Next> {
+        let mut worlds = vec![Ok(self.clone())];
+        for index in 0..self.running.len() {
+            if self.running[index].outcome.is_none() {
+                worlds.push(self.happen(index, Outcome::Done));
+            }
+        }
+        let mut next = vec![];
+        for world in worlds {
+            let Ok(mut world) = world else {
+                next.push(world);
+                continue;
+            };
+            world.agent = None;
+            world.running.clear();
+            world.late_look = None;
+            let world = world.disturb(Disturbance::Crash).note("the agent is killed");
+            if world.disk.log.last().is_some_and(|(_, synced)| !synced) {
+                let mut torn = world.clone();
+                torn.disk.log.pop();
+                next.push(Ok(torn));
+            }
+            next.push(Ok(world));
+        }
+        next
+    }
+
+    /// Time goes on though the pod is not done.
+    fn slowness(&self) -> Option<Next> {
+        if self.pod_moves().is_empty() && self.running.is_empty() {
+            return None;
+        }
+        self.clone().disturb(Disturbance::Slow).tick()
+    }
+
+    /// Effects that fail, half done or not at all, or hang.
+    fn bad_ends(&self) -> Vec<Next> {
+        let mut next = vec![];
+        for (index, running) in self.running.iter().enumerate() {
+            if running.outcome.is_some() {
+                continue;
+            }
+            let failed = Outcome::Failed(Trouble::new(Reason::VolumeUnavailable, "write failed"));
+            if !matches!(running.effect, Effect::Perform { .. }) {
+                next.push(self.clone().disturb(Disturbance::WriteFailed).happen(index, failed.clone()));
+                next.push(self.half_done(index, failed));
+            }
+            if !running.hanging && self.agent.is_some() {
+                let mut world = self.clone().disturb(Disturbance::Hanging);
+                world.running[index].hanging = true;
+                let (attempt, step) = address(&running.effect);
+                next.push(world.feed(Event::Finished { attempt, step, outcome: Outcome::Unknown }));
+            }
+        }
+        next
+    }
+
+    /// Written, but reported as failed: nobody knows whether it lasts.
+    fn half_done(&self, index: usize, failed: Outcome) -> Next {
+        let mut world = self.clone().disturb(Disturbance::WriteFailed);
+        match &self.running[index].effect {
+            Effect::Record { record, .. } => world.disk.log.push((record.clone(), false)),
+            Effect::Publish { release, .. } => world.disk.current = Some(number(release)),
+            _ => {}
+        }
+        world.happen(index, failed)
+    }
+
+    /// Others restart or kill Puma.
+    fn from_outside(&self) -> Vec<World> {
+        let Some(master) = &self.pod.master else { return vec![] };
+        let mut killed = self.clone().disturb(Disturbance::Killed);
+        killed.pod.master = None;
+        let mut next = vec![killed.note("Puma is killed")];
+        if master.stage == PumaStage::Running && self.pod.booted() == self.pod.kind.workers {
+            let mut restarted = self.clone().disturb(Disturbance::Foreign);
+            restarted.pod.signal(master.key, Signal::Usr2, self.disk.current, true);
+            next.push(restarted.note("somebody else restarts Puma"));
+        }
+        next
+    }
+}
