@@ -1,7 +1,5 @@
 //! The world that is walked: agent, pod, disk, effects under way.
 
-mod disturbances;
-
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
