@@ -28,7 +28,9 @@ mod view;
 
 use super::{
     Policy, Recovered, Stage, View, Watchfulness,
-    effect::{Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble},
+    effect::{
+        Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble,
+    },
     history::History,
     mutation::Mutation,
     observation::{AppServer, GenerationKey, Moment, Observation, Sight},
@@ -168,7 +170,7 @@ impl Deploy {
     ) {
         let unknown = *outcome == Outcome::Unknown;
         self.stuck.retain(|effect| *effect != (attempt, step));
-        if unknown && step != Step::Perform {
+        if unknown && !matches!(step, Step::Perform(_)) {
             self.stuck.push((attempt, step));
         }
         let ours = attempt == self.attempt && self.busy == Some(step);
@@ -176,7 +178,7 @@ impl Deploy {
         if !ours && !late {
             return;
         }
-        if unknown && step != Step::Perform {
+        if unknown && !matches!(step, Step::Perform(_)) {
             self.trouble = Some(Trouble::new(
                 Reason::VolumeUnavailable,
                 "the volume has not answered in time; nothing on it is changed until it does",
@@ -341,6 +343,11 @@ impl Deploy {
             Extra::Baseline(baseline) => (None, Some(baseline)),
         };
         Effect::Record { attempt: self.attempt, record: Record { event, revision, reason, baseline } }
+    }
+
+    fn perform(&mut self, act: Act, on: GenerationKey) -> Effect {
+        self.busy = Some(Step::Perform(act));
+        Effect::Perform { attempt: self.attempt, act, on }
     }
 
     fn retry(&mut self, now: Moment, trouble: &Trouble) {

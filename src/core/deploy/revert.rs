@@ -8,7 +8,6 @@
 //! ```
 
 use super::*;
-use crate::core::effect::Act;
 
 /// The way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -138,8 +137,7 @@ impl Deploy {
                 return self.revert_watch(now, target, revert, (until, settle_by), look, barred, out);
             }
             RevertStep::Recover(on) => {
-                self.busy = Some(Step::Perform);
-                out.push(Effect::Perform { attempt: self.attempt, act: Act::Recover, on });
+                out.push(self.perform(Act::Recover, on));
             }
             RevertStep::Close => {
                 if self.volume_is_free() {
@@ -236,8 +234,7 @@ impl Deploy {
 
     fn revert_signal(&mut self, baseline: &Baseline, out: &mut Vec<Effect>) {
         let Some(on) = baseline.generations.last().copied() else { return };
-        self.busy = Some(Step::Perform);
-        out.push(Effect::Perform { attempt: self.attempt, act: Act::Abort(baseline.mode), on });
+        out.push(self.perform(Act::Abort(baseline.mode), on));
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of the way back, with all that it looks at")]

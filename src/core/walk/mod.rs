@@ -207,20 +207,3 @@ fn a_baseline_read_after_the_signal_is_found() {
     let rule = "a good release was rejected";
     is_found(Mutation::BaselineAfterSignal, super::Mode::Phased, Nature::Good, 0, rule);
 }
-
-#[test]
-fn scratch() {
-    use super::Mode::{Hot, Phased};
-    use Nature::{Good, Hangs, HangsBeforeTitle, Raises, Unhealthy};
-    let max: u8 = std::env::var("MAX").map_or(0, |n| n.parse().unwrap());
-    for (kind, mode) in [(CLUSTER, Phased), (CLUSTER, Hot), (PRELOAD, Hot), (SINGLE, Hot), (PINNABLE, Hot)] {
-        for nature in [Good, Raises, Hangs, HangsBeforeTitle, Unhealthy] {
-            let walk = walk(start(kind, mode, nature, None), max);
-            eprintln!(
-                "{kind:?} {mode:?} {nature:?} {}\n  {}",
-                walk.states,
-                walk.violation.unwrap_or_default()
-            );
-        }
-    }
-}

@@ -437,7 +437,7 @@ pub fn address(effect: &Effect) -> (Attempt, Step) {
         Effect::Check { attempt, .. } => (*attempt, Step::Check),
         Effect::Record { attempt, record } => (*attempt, Step::Record(record.event)),
         Effect::Publish { attempt, .. } => (*attempt, Step::Publish),
-        Effect::Perform { attempt, .. } => (*attempt, Step::Perform),
+        Effect::Perform { attempt, act, .. } => (*attempt, Step::Perform(*act)),
         Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
     }
 }
