@@ -182,7 +182,7 @@ impl Pod {
             }
             Effect::Perform { attempt, act, on } => {
                 let result = self.server.perform(act, on).now_or_never().expect("immediate");
-                (attempt, Step::Perform, result.map_or_else(Outcome::Failed, |()| Outcome::Done))
+                (attempt, Step::Perform(act), result.map_or_else(Outcome::Failed, |()| Outcome::Done))
             }
             Effect::Conclude { conclusion, .. } => {
                 self.conclusions.push(conclusion);

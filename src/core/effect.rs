@@ -91,8 +91,8 @@ pub enum Step {
     Record(RecordEvent),
     /// [`Effect::Publish`].
     Publish,
-    /// [`Effect::Perform`].
-    Perform,
+    /// [`Effect::Perform`] of this act.
+    Perform(Act),
 }
 
 /// How an effect ended.

@@ -22,7 +22,7 @@ pub struct History {
 }
 
 /// An attempt that has no end in the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Open {
     /// What was attempted.
     pub revision: Revision,

@@ -192,6 +192,10 @@ impl Agent {
         self.deploy.mutate(mutation);
     }
 
+    fn renumber(&mut self) -> bool {
+        self.deploy.renumber()
+    }
+
     fn rebase(&mut self, by: u64) {
         let now = walk::NOW;
         self.drain.rebase(now.plus(by), now);

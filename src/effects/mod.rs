@@ -163,7 +163,7 @@ impl Effects {
             Effect::Perform { attempt, act, on } => {
                 let this = self.clone();
                 let work = async move { this.act(act, on).await };
-                self.run(attempt, Step::Perform, PERFORM_LIMIT, work, done);
+                self.run(attempt, Step::Perform(act), PERFORM_LIMIT, work, done);
             }
             Effect::Conclude { attempt, revision, conclusion } => {
                 self.conclude(attempt, &revision, &conclusion);
@@ -276,7 +276,7 @@ fn name(step: Step) -> &'static str {
         Step::Check => "check",
         Step::Record(_) => "record",
         Step::Publish => "publish",
-        Step::Perform => "perform",
+        Step::Perform(_) => "perform",
     }
 }
 

@@ -48,7 +48,7 @@ impl Ledger {
     /// Something came in.
     pub fn event(&self, event: &Event) {
         match (event, self.signal) {
-            (Event::Finished { attempt, step: Step::Perform, outcome }, Some((ours, mode, _)))
+            (Event::Finished { attempt, step: Step::Perform(_), outcome }, Some((ours, mode, _)))
                 if *attempt == ours && *outcome != Outcome::Unknown =>
             {
                 self.metrics.restart_sent(mode, *outcome == Outcome::Done);

@@ -110,7 +110,7 @@ impl Report {
             "resets": tally.resets,
             "served_by_bad_release": tally.served_by_bad_release,
             "deploys": self.deploys,
-            "reverts": self.reverts,
+            "reverted": self.reverts,
             "p99_ms_baseline": self.records.within(phase::BASELINE).percentile_ms(0.99),
             "p99_ms_during_phased": self.records.during(phase::PHASED).percentile_ms(0.99),
             "p99_ms_during_hot": self.records.during(phase::HOT).percentile_ms(0.99),

@@ -1,7 +1,7 @@
 //! The way forward: from a moved pointer to proof.
 
 use super::*;
-use crate::core::{effect::Act, observation::Probe};
+use crate::core::observation::Probe;
 
 impl Deploy {
     /// Begins the step that is wanted, if its gate is open.
@@ -163,8 +163,7 @@ impl Deploy {
             }
             Restarting::Signal(baseline) => {
                 let Some(on) = baseline.generations.last().copied() else { return };
-                self.busy = Some(Step::Perform);
-                out.push(Effect::Perform { attempt: self.attempt, act: Act::Begin(mode), on });
+                out.push(self.perform(Act::Begin(mode), on));
             }
         }
     }
@@ -287,8 +286,7 @@ impl Deploy {
                 }
             }
             Committing::Commit(on) => {
-                self.busy = Some(Step::Perform);
-                out.push(Effect::Perform { attempt: self.attempt, act: Act::Commit, on });
+                out.push(self.perform(Act::Commit, on));
             }
             Committing::Watch { until } => {
                 let two = look.is_none_or(|l| matches!(&l.sight, Sight::Seen(s) if s.generations.len() > 1));

@@ -28,7 +28,9 @@ mod view;
 
 use super::{
     Policy, Recovered, Stage, View, Watchfulness,
-    effect::{Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble},
+    effect::{
+        Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble,
+    },
     history::History,
     mutation::Mutation,
     observation::{AppServer, GenerationKey, Moment, Observation, Sight},
@@ -59,6 +61,8 @@ pub struct Deploy {
     /// Where `current` points; `None` when that is not known to be a complete release.
     current: Option<ReleaseId>,
     running: Option<ReleaseId>,
+    /// What the app server ran when it was last at rest, proven here or not.
+    ran: Option<ReleaseId>,
     /// The last restart that was asked for and has not been seen to end.
     unsettled: Option<Baseline>,
     state: State,
@@ -87,6 +91,7 @@ impl Deploy {
             pointer_trouble: None,
             current,
             running: None,
+            ran: None,
             unsettled: None,
             state: State::Steady,
             attempt: Attempt(0),
@@ -165,7 +170,7 @@ impl Deploy {
     ) {
         let unknown = *outcome == Outcome::Unknown;
         self.stuck.retain(|effect| *effect != (attempt, step));
-        if unknown && step != Step::Perform {
+        if unknown && !matches!(step, Step::Perform(_)) {
             self.stuck.push((attempt, step));
         }
         let ours = attempt == self.attempt && self.busy == Some(step);
@@ -173,7 +178,7 @@ impl Deploy {
         if !ours && !late {
             return;
         }
-        if unknown && step != Step::Perform {
+        if unknown && !matches!(step, Step::Perform(_)) {
             self.trouble = Some(Trouble::new(
                 Reason::VolumeUnavailable,
                 "the volume has not answered in time; nothing on it is changed until it does",
@@ -243,6 +248,7 @@ impl Deploy {
             Sight::Seen(server) => verdict::settled_on(server),
             _ => None,
         };
+        self.ran.clone_from(&settled);
         let stranded = matches!(self.state, State::Stranded(_));
         let trusted = |r: &ReleaseId| {
             self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
@@ -274,7 +280,7 @@ impl Deploy {
         let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
         let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
         let hot_only = matches!(self.state, State::Stranded(_));
-        (!idle).then(|| Target { revision, from: self.running.clone(), previous, hot_only })
+        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only })
     }
 
     /// From rest, begins the wanted move.
@@ -337,6 +343,11 @@ impl Deploy {
             Extra::Baseline(baseline) => (None, Some(baseline)),
         };
         Effect::Record { attempt: self.attempt, record: Record { event, revision, reason, baseline } }
+    }
+
+    fn perform(&mut self, act: Act, on: GenerationKey) -> Effect {
+        self.busy = Some(Step::Perform(act));
+        Effect::Perform { attempt: self.attempt, act, on }
     }
 
     fn retry(&mut self, now: Moment, trouble: &Trouble) {

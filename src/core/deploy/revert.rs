@@ -8,7 +8,6 @@
 //! ```
 
 use super::*;
-use crate::core::effect::Act;
 
 /// The way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,6 +19,8 @@ pub(super) struct Revert {
     pub goal: Option<ReleaseId>,
     /// The master was already ended once to get out.
     killed: bool,
+    /// A signal that left no trace in all its time was already taken for lost once.
+    repeated: bool,
     pub step: RevertStep,
 }
 
@@ -29,7 +30,9 @@ pub(super) enum RevertStep {
     Look {
         until: Moment,
     },
-    Flip,
+    Flip {
+        until: Moment,
+    },
     Survey {
         until: Moment,
     },
@@ -64,7 +67,8 @@ impl Deploy {
         self.trouble = Some(why.clone());
         let goal = self.way_back(&target);
         let step = if reject { RevertStep::Reject } else { self.look_first(now) };
-        self.state = State::Reverting(target, Revert { why, reject, goal, killed: false, step });
+        self.state =
+            State::Reverting(target, Revert { why, reject, goal, killed: false, repeated: false, step });
     }
 
     /// The journal already has the rejection.
@@ -114,8 +118,8 @@ impl Deploy {
             RevertStep::Look { until } => {
                 return self.revert_look(now, target, revert, until, look, barred, out);
             }
-            RevertStep::Flip | RevertStep::Signal(_) if gate.draining && barred => {}
-            RevertStep::Flip => {
+            RevertStep::Flip { .. } | RevertStep::Signal(_) if gate.draining && barred => {}
+            RevertStep::Flip { .. } => {
                 if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
                     self.busy = Some(Step::Publish);
                     out.push(Effect::Publish { attempt: self.attempt, release: goal });
@@ -133,8 +137,7 @@ impl Deploy {
                 return self.revert_watch(now, target, revert, (until, settle_by), look, barred, out);
             }
             RevertStep::Recover(on) => {
-                self.busy = Some(Step::Perform);
-                out.push(Effect::Perform { attempt: self.attempt, act: Act::Recover, on });
+                out.push(self.perform(Act::Recover, on));
             }
             RevertStep::Close => {
                 if self.volume_is_free() {
@@ -174,7 +177,7 @@ impl Deploy {
         }
         let safe = look.is_some_and(|l| self.may_flip(&l.sight) || now >= until);
         if safe && !barred && self.volume_is_free() {
-            revert.step = RevertStep::Flip;
+            revert.step = RevertStep::Flip { until };
         }
         self.state = State::Reverting(target, revert);
     }
@@ -231,8 +234,7 @@ impl Deploy {
 
     fn revert_signal(&mut self, baseline: &Baseline, out: &mut Vec<Effect>) {
         let Some(on) = baseline.generations.last().copied() else { return };
-        self.busy = Some(Step::Perform);
-        out.push(Effect::Perform { attempt: self.attempt, act: Act::Abort(baseline.mode), on });
+        out.push(self.perform(Act::Abort(baseline.mode), on));
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of the way back, with all that it looks at")]
@@ -270,6 +272,12 @@ impl Deploy {
                 self.state = State::Reverting(target, revert);
             }
             _ if now < until => {}
+            Sight::Seen(server) if !revert.repeated && !self.settled(server) => {
+                revert.repeated = true;
+                revert.step = RevertStep::Survey { until: now.plus(self.policy.settle_ms) };
+                self.unsettled = None;
+                self.state = State::Reverting(target, revert);
+            }
             Sight::Unclear => {}
             _ => self.strand(target, revert.why, out),
         }
@@ -278,6 +286,8 @@ impl Deploy {
     fn strand(&mut self, target: Target, why: Trouble, out: &mut Vec<Effect>) {
         out.push(self.conclude(target.revision.clone(), Conclusion::Stranded(why.clone())));
         self.trouble = Some(why);
+        // Whatever was asked for has had all its time: the next move must not wait for it.
+        self.unsettled = None;
         self.state = State::Stranded(target);
     }
 
@@ -299,10 +309,11 @@ impl Deploy {
         revert.step = match revert.step {
             RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => RevertStep::Survey { until },
             RevertStep::Reject => RevertStep::Look { until },
-            RevertStep::Flip => match failed {
+            // One time for both: whatever did not move before the flip need not be waited for again.
+            RevertStep::Flip { until } => match failed {
                 Some(trouble) => {
                     self.retry(now, trouble);
-                    RevertStep::Flip
+                    RevertStep::Flip { until }
                 }
                 None if revert.reject && self.mutated(Mutation::RejectAfterFlip) => RevertStep::Reject,
                 None => RevertStep::Survey { until },

@@ -1,8 +1,17 @@
-//! Shifting a deploy in time, so that the walk's states recur.
+//! Shifting a deploy in time, and its attempts' numbers, so that the walk's states recur.
 
 use super::*;
 
 impl Deploy {
+    /// Calls the attempt under way the first one. False while an older one may still report.
+    pub(in crate::core) fn renumber(&mut self) -> bool {
+        let alone = self.stuck.is_empty();
+        if alone {
+            self.attempt = Attempt(1);
+        }
+        alone
+    }
+
     /// Moves every moment back by `by`.
     pub(in crate::core) fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
         let optional = |moment: &mut Option<Moment>| *moment = moment.map(shift);
@@ -31,12 +40,14 @@ impl Deploy {
 impl Revert {
     fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
         match &mut self.step {
-            RevertStep::Look { until } | RevertStep::Survey { until } => *until = shift(*until),
+            RevertStep::Look { until } | RevertStep::Flip { until } | RevertStep::Survey { until } => {
+                *until = shift(*until)
+            }
             RevertStep::Watch { until, settle_by } => {
                 (*until, *settle_by) = (shift(*until), shift(*settle_by))
             }
             RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
-            RevertStep::Reject | RevertStep::Flip | RevertStep::Recover(_) | RevertStep::Close => {}
+            RevertStep::Reject | RevertStep::Recover(_) | RevertStep::Close => {}
         }
     }
 }

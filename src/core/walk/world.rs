@@ -1,14 +1,13 @@
 //! The world that is walked: agent, pod, disk, effects under way.
 
-mod disturbances;
-
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal, Stage as PumaStage};
+use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal};
 use super::{KEYS, keys_in, rules};
 use crate::core::drain::{Budget, DrainCommand, DrainEffect, DrainResult, Journal, Origin};
+use crate::core::history::History;
 use crate::core::mutation::Mutation;
 use crate::core::{
     Act, Agent, Attempt, Cwd, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Probe, Reason,
@@ -42,13 +41,23 @@ pub struct Running {
     pub hanging: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Disk {
     pub current: Option<Rel>,
     pub complete: BTreeSet<Rel>,
     /// Each line, and whether it was synced.
     pub log: Vec<(Record, bool)>,
     pub journal: Option<Journal>,
+}
+
+impl Hash for Disk {
+    /// Of the journal only what it adds up to, and its last line: a move that is tried again and
+    /// again does not make a new world each time.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let records: Vec<_> = self.log.iter().map(|(record, _)| record.clone()).collect();
+        let last = self.log.last().map(|(record, synced)| (record.event, *synced));
+        (self.current, &self.complete, &self.journal, last, History::fold(&records)).hash(state);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -143,7 +152,7 @@ impl Keys for Unused {
     }
 }
 
-type Next = Result<World, String>;
+pub type Next = Result<World, String>;
 
 impl World {
     /// v1 runs, verified; the pointer has just moved to v2.
@@ -186,7 +195,7 @@ impl World {
         self.announced = false;
     }
 
-    fn note(mut self, what: impl Into<String>) -> Self {
+    pub fn note(mut self, what: impl Into<String>) -> Self {
         self.trace = Some(Rc::new(Trace { what: what.into(), before: self.trace.take() }));
         self
     }
@@ -212,8 +221,20 @@ impl World {
                 effect => world.running.push(Running { effect, outcome: None, hanging: false }),
             }
         }
+        world.renumber();
         rules::holds(&world)?;
         Ok(world)
+    }
+
+    /// Attempts are only told apart: without a late effect their number says nothing.
+    fn renumber(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let now = agent.view().attempt;
+        if now > Attempt(1) && self.running.iter().all(|r| address(&r.effect).0 == now) && agent.renumber() {
+            for running in &mut self.running {
+                *attempt_of(&mut running.effect) = Attempt(1);
+            }
+        }
     }
 
     fn drained(&mut self, effect: DrainEffect) {
@@ -416,7 +437,18 @@ pub fn address(effect: &Effect) -> (Attempt, Step) {
         Effect::Check { attempt, .. } => (*attempt, Step::Check),
         Effect::Record { attempt, record } => (*attempt, Step::Record(record.event)),
         Effect::Publish { attempt, .. } => (*attempt, Step::Publish),
-        Effect::Perform { attempt, .. } => (*attempt, Step::Perform),
+        Effect::Perform { attempt, act, .. } => (*attempt, Step::Perform(*act)),
+        Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
+    }
+}
+
+fn attempt_of(effect: &mut Effect) -> &mut Attempt {
+    match effect {
+        Effect::Fetch { attempt, .. }
+        | Effect::Check { attempt, .. }
+        | Effect::Record { attempt, .. }
+        | Effect::Publish { attempt, .. }
+        | Effect::Perform { attempt, .. } => attempt,
         Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
     }
 }

@@ -1,9 +1,14 @@
-//! What need not happen, and may at any moment.
+//! What need not happen, and does: crashes, failed and hanging writes, looks that arrive late,
+//! others' hands, slowness, drains.
 
-use super::*;
+use super::pod::{Signal, Stage as PumaStage};
+use super::world::{Disturbance, Next, PreStop, World, address, number};
+use crate::core::drain::DrainCommand;
+use crate::core::{Effect, Event, Outcome, Reason, Trouble};
 
 impl World {
-    pub(super) fn disturbances(&self) -> Vec<Next> {
+    /// Every disturbance that is possible here.
+    pub fn disturbances(&self) -> Vec<Next> {
         let mut next: Vec<Next> = vec![];
         if self.agent.is_some() {
             next.extend(self.crashes());
@@ -20,7 +25,7 @@ impl World {
             }
         }
         next.extend(self.bad_ends());
-        next.extend(self.moves_of_others().into_iter().map(Ok));
+        next.extend(self.from_outside().into_iter().map(Ok));
         next
     }
 
@@ -95,7 +100,7 @@ impl World {
     }
 
     /// Others restart or kill Puma.
-    fn moves_of_others(&self) -> Vec<World> {
+    fn from_outside(&self) -> Vec<World> {
         let Some(master) = &self.pod.master else { return vec![] };
         let mut killed = self.clone().disturb(Disturbance::Killed);
         killed.pod.master = None;
