@@ -25,7 +25,7 @@ impl World {
             }
         }
         next.extend(self.bad_ends());
-        next.extend(self.from_outside().into_iter().map(Ok));
+        next.extend(self.moves_of_others().into_iter().map(Ok));
         next
     }
 
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// Others restart or kill Puma.
-    fn from_outside(&self) -> Vec<World> {
+    fn moves_of_others(&self) -> Vec<World> {
         let Some(master) = &self.pod.master else { return vec![] };
         let mut killed = self.clone().disturb(Disturbance::Killed);
         killed.pod.master = None;
