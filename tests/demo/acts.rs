@@ -79,6 +79,7 @@ fn bad_releases(pod: &Pod, report: &mut Report) -> Result<(), Stopped> {
          tell Puma so; the worker that was not replaced yet serves v2 all the time.",
     );
     reverted(pod, report, App::RaisesOnBoot, "v3", &["boot_failed", "boot_loop"])?;
+    pod.show_status()?;
     act(
         "A release whose health path answers 500",
         "It boots, its pages even work, but /up does not. It is undone before it is taken for good.",

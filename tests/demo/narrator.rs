@@ -27,7 +27,7 @@ pub fn say(text: &str) {
 /// A command as the user would type it, and what it printed.
 pub fn command(typed: &str, printed: &str) {
     println!("{} {}", stamp(), styled("36", &format!("$ pitstop {typed}")));
-    for line in printed.lines().take(6) {
+    for line in printed.lines().take(16) {
         println!("          {line}");
     }
     flush();

@@ -77,6 +77,14 @@ impl Pod {
         run(&self.agent, &["promote", id])
     }
 
+    /// Shows what `pitstop status` says now.
+    pub fn show_status(&self) -> Result<(), Stopped> {
+        // Its exit code is 1 while the pod is not in sync.
+        let output = self.agent.command(&["status"])?;
+        narrator::command("status", &String::from_utf8_lossy(&output.stdout));
+        Ok(())
+    }
+
     /// Follows /status, telling each new stage, until it is as wanted.
     pub fn watch(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, Stopped> {
         let (began, mut told) = (Instant::now(), Told::default());

@@ -78,6 +78,12 @@ impl Records {
         self.phases.push((Instant::now(), phase.to_owned()));
     }
 
+    /// Adds what a later load saw.
+    pub fn append(&mut self, later: Self) {
+        self.requests.extend(later.requests);
+        self.phases.extend(later.phases);
+    }
+
     /// In the order in which they ended.
     pub fn requests(&self) -> &[Record] {
         &self.requests
