@@ -55,8 +55,8 @@ trait Mover {
 }
 
 struct Pitstop {
-    puma: PumaRig,
     agent: AgentRig,
+    puma: PumaRig,
 }
 
 impl Pitstop {

@@ -32,10 +32,10 @@ impl From<Error> for Stopped {
 
 /// A pod that serves. Its parts end in this order.
 pub struct Pod {
-    /// The app's container.
-    pub puma: PumaRig,
     /// The sidecar.
     pub agent: AgentRig,
+    /// The app's container.
+    pub puma: PumaRig,
     /// The clients.
     pub load: Load,
     /// A further line of config/puma.rb in the releases to come.

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{App, Container, PumaRig, http, puma::free_port, until};
+use crate::{App, Container, PATIENCE, PumaRig, http, poll, puma::free_port, until};
 
 /// `pitstop run` beside a Puma, with a directory store, as a user would set it up.
 pub struct AgentRig {
@@ -172,10 +172,13 @@ impl AgentRig {
     /// # Panics
     /// When that does not happen.
     pub fn wait_in_sync(&self, id: &str) {
-        until(&format!("in sync with {id}"), || {
-            let status = self.status()?;
+        let mut last = None;
+        let found = poll(PATIENCE, || {
+            last = self.status();
+            let status = last.as_ref()?;
             (status["in_sync"] == true && status["running"] == id).then_some(())
         });
+        assert!(found.is_some(), "waited {PATIENCE:?} in vain: in sync with {id}; /status: {last:?}");
     }
 
     /// One GET.
