@@ -167,7 +167,8 @@ fn tell_news(status: &Value, began: Instant, told: &mut Told) {
         Some(message) if reason != told.reason && !reason.is_empty() => format!("  {reason}: {message}"),
         _ => String::new(),
     };
-    narrator::say(&format!("  +{:4.1}s {news}{because}", began.elapsed().as_secs_f64()));
+    let line = format!("  +{:4.1}s {news}{because}", began.elapsed().as_secs_f64());
+    narrator::say(line.trim_end());
     *told = Told { news, reason: reason.to_owned() };
 }
 
