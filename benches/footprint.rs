@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path, process::ExitCode, time::Duration};
 
 use pitstop_rig::{
-    AgentRig, App, PumaRig, Setup,
+    AgentRig, PumaRig, Setup,
     figures::{Comparison, publish},
     poll,
 };
@@ -21,13 +21,7 @@ fn main() -> io::Result<ExitCode> {
     let mut agent = AgentRig::prepare(binary, &puma);
     // As often as by default, and not as often as tests like it.
     agent.env.push(("PITSTOP_POLL_INTERVAL".into(), "30s".into()));
-    agent.publish(&puma, App::Good, "v1");
-    agent.promote("v1");
-    agent.must(&["fetch"]);
-    puma.run();
-    puma.wait_for_release("v1");
-    agent.start();
-    agent.wait_in_sync("v1");
+    agent.start_from_v1(&mut puma);
     pass(SETTLE);
     let pid = agent.pid().expect("the agent runs");
     let before = cpu_seconds(pid)?;

@@ -36,13 +36,7 @@ impl Pod {
         let mut agent = AgentRig::prepare(Path::new(env!("CARGO_BIN_EXE_pitstop")), &puma);
         agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.into()));
         agent.env.push(("PITSTOP_RESTART_TIMEOUT".into(), TIMEOUT.into()));
-        agent.publish(&puma, App::Good, "v1");
-        agent.promote("v1");
-        agent.must(&["fetch"]);
-        puma.run();
-        puma.wait_for_release("v1");
-        agent.start();
-        agent.wait_in_sync("v1");
+        agent.start_from_v1(&mut puma);
         Self { puma, agent }
     }
 

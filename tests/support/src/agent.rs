@@ -93,6 +93,21 @@ impl AgentRig {
         self.container.as_ref().is_none_or(Container::ended)
     }
 
+    /// The pod's birth: `v1` is published, promoted and fetched as an init container would, Puma boots
+    /// from it, and the agent starts and finds it in sync.
+    ///
+    /// # Panics
+    /// When any of this does not work.
+    pub fn start_from_v1(&mut self, puma: &mut PumaRig) {
+        self.publish(puma, App::Good, "v1");
+        self.promote("v1");
+        self.must(&["fetch"]);
+        puma.run();
+        puma.wait_for_release("v1");
+        self.start();
+        self.wait_in_sync("v1");
+    }
+
     /// Ends it with SIGKILL, wherever it is.
     pub fn kill(&mut self) {
         self.container = None;
