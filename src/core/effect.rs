@@ -105,7 +105,8 @@ pub enum Outcome {
     /// It failed and changed nothing that matters.
     Failed(Trouble),
     /// It has not answered in time and may still happen. A later event of the same attempt and
-    /// step says how it ended; until then nothing else may change the volume.
+    /// step says how it ended; until then nothing else may change the volume. A signal alone is
+    /// called off at its deadline: it was sent by then or never will be, and no event follows.
     Unknown,
 }
 

@@ -195,6 +195,11 @@ impl Effects {
                 Err(_) => {
                     tracing::error!(?limit, "has not ended in time; its result is unknown");
                     report(Outcome::Unknown);
+                    if matches!(step, Step::Perform(_)) {
+                        // A signal that comes when nobody waits for it any more must not be sent.
+                        work.abort();
+                        return;
+                    }
                     work.await
                 }
             };

@@ -4,7 +4,7 @@
 use super::pod::{Signal, Stage as PumaStage};
 use super::world::{Disturbance, Next, PreStop, World, address, number};
 use crate::core::drain::DrainCommand;
-use crate::core::{Effect, Event, Outcome, Reason, Trouble};
+use crate::core::{Effect, Event, Observation, Outcome, Reason, Sight, Trouble};
 
 impl World {
     /// Every disturbance that is possible here.
@@ -18,6 +18,7 @@ impl World {
                 let world = World { late_look, ..self.clone() };
                 next.push(Ok(world.disturb(Disturbance::Stale).note("a look is on its way")));
             }
+            next.extend(self.torn_looks());
             if self.prestop == PreStop::Idle {
                 next.push(self.clone().disturb(Disturbance::Drain).begin_drain());
             } else {
@@ -27,6 +28,19 @@ impl World {
         next.extend(self.bad_ends());
         next.extend(self.moves_of_others().into_iter().map(Ok));
         next
+    }
+
+    /// A look that shows nothing for certain, and one that misses a worker.
+    fn torn_looks(&self) -> Vec<Next> {
+        let look = self.look();
+        let mut looks = vec![Observation { sight: Sight::Unclear, ..look.clone() }];
+        if let Sight::Seen(mut server) = look.sight.clone() {
+            if server.generations[0].processes.pop().is_some() {
+                looks.push(Observation { sight: Sight::Seen(server), ..look });
+            }
+        }
+        let world = self.clone().disturb(Disturbance::Torn);
+        looks.into_iter().map(|look| world.clone().feed(Event::Observed(look))).collect()
     }
 
     /// The agent dies. Each effect under way has happened or not; a line that was not synced is
@@ -79,13 +93,32 @@ impl World {
                 next.push(self.half_done(index, failed));
             }
             if !running.hanging && self.agent.is_some() {
-                let mut world = self.clone().disturb(Disturbance::Hanging);
-                world.running[index].hanging = true;
-                let (attempt, step) = address(&running.effect);
-                next.push(world.feed(Event::Finished { attempt, step, outcome: Outcome::Unknown }));
+                next.extend(self.hangs(index));
             }
         }
         next
+    }
+
+    /// An effect overruns its deadline. On the volume it may still happen; a signal is called off,
+    /// and has been sent by then or never will be.
+    fn hangs(&self, index: usize) -> Vec<Next> {
+        let world = self.clone().disturb(Disturbance::Hanging);
+        let effect = &self.running[index].effect;
+        let (attempt, step) = address(effect);
+        let unknown = Event::Finished { attempt, step, outcome: Outcome::Unknown };
+        let mut worlds = vec![world.clone()];
+        if matches!(effect, Effect::Perform { .. }) {
+            match world.happen(index, Outcome::Done) {
+                Ok(sent) => worlds.push(sent),
+                broken => return vec![broken],
+            }
+            for world in &mut worlds {
+                world.running.remove(index);
+            }
+        } else {
+            worlds[0].running[index].hanging = true;
+        }
+        worlds.into_iter().map(|world| world.feed(unknown.clone())).collect()
     }
 
     /// Written, but reported as failed: nobody knows whether it lasts.

@@ -208,7 +208,7 @@ fn quiet_step(world: &World, turn: u32) -> Result<Option<World>, String> {
 /// the app server's own to end.
 fn helped_in_time(world: &World) -> Result<(), String> {
     let hangs = matches!(world.setting.second, Nature::Hangs | Nature::HangsBeforeTitle);
-    let only_drained = world.disturbed.iter().all(|d| *d == Disturbance::Drain);
+    let only_drained = world.disturbed.iter().all(|d| matches!(d, Disturbance::Drain | Disturbance::Slow));
     let serves = world.pod.master.is_none() || world.pod.booted() > 0;
     if !world.ran_out || serves || hangs || !only_drained || world.setting.kind.pinnable {
         return Ok(());

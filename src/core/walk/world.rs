@@ -25,6 +25,7 @@ pub enum Disturbance {
     WriteFailed,
     Hanging,
     Stale,
+    Torn,
     Foreign,
     Killed,
     Drain,
