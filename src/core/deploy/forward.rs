@@ -206,7 +206,7 @@ impl Deploy {
     }
 
     fn begin_watch(&mut self, target: &Target, watch: Watch) {
-        self.state = State::Verifying(target.clone(), Verifying { watch, resumed: false });
+        self.state = State::Verifying(target.clone(), Verifying { watch, ask_again: None });
     }
 
     /// The app server could not be told within the time a restart may take: undo the flip.
@@ -230,12 +230,13 @@ impl Deploy {
         let verdict =
             look.map_or(verdict::Verdict::Undecided, |l| verifying.watch.observe(now, l, &self.policy));
         // Time alone condemns nobody: what has become of it may just not have been seen.
-        let expired = look.filter(|l| l.sight != Sight::Unclear).and_then(|_| verifying.watch.expired(now));
+        let seen = look.is_some_and(|l| l.sight != Sight::Unclear);
+        let expired = verifying.watch.expired(now).filter(|_| seen);
         match (verdict, expired) {
             (verdict::Verdict::Proven, _) => self.proven(target),
             (verdict::Verdict::Failed(reason), _) => self.failed(now, target, reason),
-            (verdict::Verdict::Undecided, Some(_)) if verifying.resumed && verifying.watch.unchanged() => {
-                // The agent died around the signal and nothing ever came of it: ask again.
+            (verdict::Verdict::Undecided, _) if seen && verifying.lost_its_signal(now) => {
+                // The agent died around the signal and nothing ever came of it.
                 self.unsettled = None;
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
@@ -390,7 +391,7 @@ impl Deploy {
         self.unsettled = Some(baseline.clone());
         let until = Some(now.plus(self.timeout_of(mode)));
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
-        State::Verifying(target, Verifying { watch, resumed: false })
+        State::Verifying(target, Verifying { watch, ask_again: None })
     }
 
     /// Nothing was signalled. What cannot be announced must not be done: a crash after it would
@@ -421,6 +422,12 @@ impl Deploy {
         if news && matches!(step, Step::Check | Step::Fetch) {
             out.push(self.conclude(target.revision.clone(), Conclusion::Refused(trouble.clone())));
         }
+    }
+}
+
+impl Verifying {
+    fn lost_its_signal(&self, now: Moment) -> bool {
+        self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
     }
 }
 

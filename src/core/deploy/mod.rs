@@ -404,7 +404,10 @@ impl Deploy {
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until }) => due.push(*until),
-            State::Verifying(_, verifying) => due.extend(verifying.watch.deadlines(&self.policy)),
+            State::Verifying(_, verifying) => {
+                due.extend(verifying.watch.deadlines(&self.policy));
+                due.extend(verifying.ask_again);
+            }
             State::Reverting(_, revert) => due.extend(revert.deadlines()),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));

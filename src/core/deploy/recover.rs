@@ -42,8 +42,13 @@ impl Deploy {
             // The flip never came: from rest the move begins anew.
         } else if let Some(baseline) = signalled {
             let until = baseline.at.plus(self.timeout_of(baseline.mode)).max(now.plus(self.grace()));
+            // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill.
+            let ask_again = match baseline.mode {
+                Mode::Hot => until,
+                Mode::Phased => now.plus(self.policy.settle_ms),
+            };
             let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
-            self.state = State::Verifying(target, Verifying { watch, resumed: true });
+            self.state = State::Verifying(target, Verifying { watch, ask_again: Some(ask_again) });
         } else {
             let until = now.plus(self.policy.hot_timeout_ms);
             self.state = State::Restarting(target, Mode::Hot, Restarting::Look { until });

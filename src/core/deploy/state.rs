@@ -63,8 +63,9 @@ pub(super) enum Restarting {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Verifying {
     pub watch: Watch,
-    /// Taken up from the journal: whether the signal was ever sent is not known.
-    pub resumed: bool,
+    /// Taken up from the journal, where it is not known whether the signal was ever sent: with no
+    /// trace of it by then, the restart is asked for again.
+    pub ask_again: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -30,7 +30,10 @@ impl Deploy {
             State::Restarting(_, _, Restarting::Record(baseline) | Restarting::Signal(baseline)) => {
                 baseline.at = shift(baseline.at);
             }
-            State::Verifying(_, verifying) => verifying.watch.rebase(shift),
+            State::Verifying(_, verifying) => {
+                verifying.watch.rebase(shift);
+                optional(&mut verifying.ask_again);
+            }
             State::Reverting(_, revert) => revert.rebase(shift),
             _ => {}
         }
