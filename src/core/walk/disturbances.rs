@@ -34,10 +34,10 @@ impl World {
     fn torn_looks(&self) -> Vec<Next> {
         let look = self.look();
         let mut looks = vec![Observation { sight: Sight::Unclear, ..look.clone() }];
-        if let Sight::Seen(mut server) = look.sight.clone() {
-            if server.generations[0].processes.pop().is_some() {
-                looks.push(Observation { sight: Sight::Seen(server), ..look });
-            }
+        if let Sight::Seen(mut server) = look.sight.clone()
+            && server.generations[0].processes.pop().is_some()
+        {
+            looks.push(Observation { sight: Sight::Seen(server), ..look });
         }
         let world = self.clone().disturb(Disturbance::Torn);
         looks.into_iter().map(|look| world.clone().feed(Event::Observed(look))).collect()
