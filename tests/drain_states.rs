@@ -464,3 +464,18 @@ fn a_shift_of_the_clock_changes_nothing_else() {
     let effects = drain.observe(Moment(1_060_000), &idle(1_060_000));
     assert_eq!(undone(&effects), Some(Undone::FalseDrain));
 }
+
+#[test]
+fn whom_the_drain_is_about_is_in_the_journal_as_soon_as_it_is_seen() {
+    let mut drain = Drain::new(budget(), None);
+    drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));
+    let effects = drain.observe(Moment(BEGIN + 100), &idle(BEGIN + 100));
+    let [DrainEffect::Journal(Some(journal))] = &effects[..] else { panic!("{effects:?}") };
+    let mut resumed = Drain::new(budget(), Some(journal.clone()));
+    let gone = look(BEGIN + 300, Sight::Missing, Traffic::default());
+    let effects = resumed.observe(Moment(BEGIN + 300), &gone);
+    assert!(
+        effects.iter().any(|e| matches!(e, DrainEffect::Answer(a) if a.result == DrainResult::AlreadyGone)),
+        "{effects:?}"
+    );
+}

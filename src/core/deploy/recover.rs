@@ -45,13 +45,13 @@ impl Deploy {
             // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill.
             let ask_again = match baseline.mode {
                 Mode::Hot => until,
-                Mode::Phased => now.plus(self.policy.settle_ms),
+                Mode::Phased => now.plus(self.policy.settle_ms).min(until),
             };
             let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
             self.state = State::Verifying(target, Verifying { watch, ask_again: Some(ask_again) });
         } else {
-            let until = now.plus(self.policy.hot_timeout_ms);
-            self.state = State::Restarting(target, Mode::Hot, Restarting::Look { until });
+            // Nothing was signalled: how to restart is found out anew.
+            self.state = State::Checking(target, Checking::Look { missing_until: None });
         }
     }
 

@@ -373,11 +373,14 @@ impl Drain {
             let known = course.generation.is_some();
             return self.answer(now, if known { DrainResult::AlreadyGone } else { DrainResult::NoAppServer });
         }
-        course.generation = self.generation.or(course.generation);
-        if clear && course.waiting.is_empty() {
-            return self.answer(now, DrainResult::Drained);
-        }
-        self.tick(now)
+        let known = self.generation.or(course.generation);
+        let news = known != course.generation;
+        course.generation = known;
+        // An agent that starts in mid-drain must know whom it drains, to tell that it went.
+        let mut effects: Vec<_> = news.then(|| course.journal(None)).into_iter().collect();
+        let drained = clear && course.waiting.is_empty();
+        effects.extend(if drained { self.answer(now, DrainResult::Drained) } else { self.tick(now) });
+        effects
     }
 
     /// After the answer: does the pod live on?
