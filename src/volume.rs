@@ -45,7 +45,8 @@ impl Lane {
         Ok(Self { jobs })
     }
 
-    /// Runs a job; waits for at most `limit`, the wait behind earlier jobs included.
+    /// Runs a job; waits for at most `limit`, the wait behind earlier jobs included. What the job logs
+    /// belongs to the caller's span, so that one deploy can be followed on all threads.
     ///
     /// # Errors
     /// [`Late`] when it has not reported by then.
@@ -55,8 +56,9 @@ impl Lane {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Late<T>> {
         let (reply, mut answer) = oneshot::channel();
+        let span = tracing::Span::current();
         let job = Box::new(move || {
-            let _ = reply.send(job());
+            let _ = reply.send(span.in_scope(job));
         });
         if self.jobs.send(job).is_err() {
             return Err(Late::Lost);
@@ -116,6 +118,19 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_job_works_in_the_span_of_who_asked_for_it() {
+        use tracing::Instrument;
+        // For the whole process: the lane's thread has to see it as well.
+        crate::telemetry::init(crate::config::LogFormat::Text);
+        let lane = Lane::start("test").unwrap();
+        let span = tracing::info_span!("deploy");
+        let id = || tracing::Span::current().id();
+        let inside = lane.run(Duration::from_secs(10), id).instrument(span.clone()).await.unwrap();
+        assert!(inside.is_some() && inside == span.id());
+        assert_eq!(lane.run(Duration::from_secs(10), id).await.unwrap(), None, "and only that job");
+    }
 
     #[tokio::test]
     async fn a_hanging_look_is_not_joined_by_a_second_one() {

@@ -182,7 +182,7 @@ impl Effects {
         done: &mpsc::UnboundedSender<Event>,
     ) {
         let done = done.clone();
-        let span = tracing::info_span!("deploy", deploy_id = self.tools.ids.of(attempt), step = name(step));
+        let span = self.span(attempt, name(step));
         let report = move |outcome| {
             // Nobody listens when the loop has ended.
             let _ = done.send(Event::Finished { attempt, step, outcome });
@@ -210,6 +210,11 @@ impl Effects {
         tokio::spawn(task.instrument(span));
     }
 
+    /// Whatever is logged inside belongs to the deploy.
+    fn span(&self, attempt: Attempt, step: &'static str) -> tracing::Span {
+        tracing::info_span!("deploy", deploy_id = self.tools.ids.of(attempt), step)
+    }
+
     /// Tells the app server.
     async fn act(&self, act: Act, on: GenerationKey) -> Result<Outcome, Trouble> {
         pause_at("effects.before_signal").await;
@@ -221,31 +226,30 @@ impl Effects {
 
     /// A deploy is over: one line that says all, and the volume is tidied after a success.
     fn conclude(&self, attempt: Attempt, revision: &Revision, conclusion: &Conclusion) {
-        let deploy_id = self.tools.ids.of(attempt);
+        let _inside = self.span(attempt, "conclude").entered();
         let (release, sequence) = (revision.release.as_str(), revision.sequence);
         match conclusion {
             Conclusion::Verified => {
-                tracing::info!(deploy_id, release, sequence, result = "verified", "deploy ended");
+                tracing::info!(release, sequence, result = "verified", "deploy ended");
             }
             Conclusion::Superseded => {
-                tracing::info!(deploy_id, release, sequence, result = "superseded", "deploy ended");
+                tracing::info!(release, sequence, result = "superseded", "deploy ended");
             }
-            Conclusion::Reverted(trouble) => report_failed(deploy_id, revision, "reverted", trouble),
-            Conclusion::Stranded(trouble) => report_failed(deploy_id, revision, "stranded", trouble),
-            Conclusion::Refused(trouble) => report_failed(deploy_id, revision, "refused", trouble),
+            Conclusion::Reverted(trouble) => report_failed(revision, "reverted", trouble),
+            Conclusion::Stranded(trouble) => report_failed(revision, "stranded", trouble),
+            Conclusion::Refused(trouble) => report_failed(revision, "refused", trouble),
         }
     }
 
-    /// Deletes old releases in the background; `protected` stay whatever their age.
-    pub fn tidy(&self, protected: Vec<ReleaseId>) {
-        let this = self.clone();
-        tokio::spawn(async move { this.prune(protected).await });
+    /// Deletes old releases in the background after this deploy; `protected` stay whatever their age.
+    pub fn tidy(&self, attempt: Attempt, protected: Vec<ReleaseId>) {
+        let (this, span) = (self.clone(), self.span(attempt, "prune"));
+        tokio::spawn(async move { this.prune(protected).await }.instrument(span));
     }
 }
 
-fn report_failed(deploy_id: Option<String>, revision: &Revision, result: &str, trouble: &Trouble) {
+fn report_failed(revision: &Revision, result: &str, trouble: &Trouble) {
     tracing::warn!(
-        deploy_id,
         release = revision.release.as_str(),
         sequence = revision.sequence,
         result,

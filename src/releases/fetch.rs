@@ -61,6 +61,7 @@ impl Releases {
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
         let tree = stage.dir().join("release");
         let unpacked = self.unpack_into(&archive, published.kind, &tree, id)?;
+        tracing::info!(downloaded_bytes, files = unpacked.entries, bytes = unpacked.bytes, "unpacked");
         self.seal(&tree, id, &published, unpacked)?;
         let was_there = !self.settle(&stage, &tree, id)?;
         failpoint::hit("fetch.done");

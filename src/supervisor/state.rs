@@ -110,9 +110,9 @@ impl State {
             self.ledger.effect(now, &effect);
             match effect {
                 Effect::Drain(effect) => self.drain(effect),
-                Effect::Conclude { conclusion: Conclusion::Verified, .. } => {
+                Effect::Conclude { attempt, conclusion: Conclusion::Verified, .. } => {
                     self.inputs.effects.perform(effect, &self.done);
-                    self.tidy(now);
+                    self.tidy(now, attempt);
                 }
                 effect => self.inputs.effects.perform(effect, &self.done),
             }
@@ -120,11 +120,11 @@ impl State {
     }
 
     /// Old releases go, but none that this pod runs, ran, or is to run.
-    fn tidy(&self, now: Moment) {
+    fn tidy(&self, now: Moment, attempt: Attempt) {
         let view = self.mind.view(now);
         let desired = view.desired.map(|revision| revision.release);
         let protected = [desired, view.running, view.previous].into_iter().flatten().collect();
-        self.inputs.effects.tidy(protected);
+        self.inputs.effects.tidy(attempt, protected);
     }
 
     fn drain(&mut self, effect: DrainEffect) {

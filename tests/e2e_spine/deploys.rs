@@ -1,6 +1,7 @@
 //! Releases that come, and how.
 
 use pitstop_rig::{App, Setup, until};
+use serde_json::Value;
 
 use crate::pod::Pod;
 
@@ -34,13 +35,25 @@ fn e2e_one_id_leads_through_the_log_of_a_deploy() {
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
     let id = pod.status()["deploy_id"].as_str().unwrap().to_owned();
-    for step in ["fetch", "check", "record", "publish", "perform", "verified"] {
-        until(&format!("{step} of {id} in the log"), || {
-            let log = pod.log();
-            let mut of_deploy = log.lines().filter(|line| line.contains(&format!("\"{id}\"")));
-            of_deploy.any(|line| line.contains(&format!("\"{step}\""))).then_some(())
-        });
+    let told = until("the end of the deploy in the log", || story(&pod.log(), &id));
+    let steps: Vec<_> = told.iter().map(|line| line["span"]["step"].as_str().unwrap()).collect();
+    for step in ["fetch", "check", "record", "publish", "perform", "conclude"] {
+        assert!(steps.contains(&step), "{step} is missing in {steps:?}");
     }
+    // Also what a thread of the volume's says.
+    assert!(told.iter().any(|line| line["message"] == "unpacked"));
+}
+
+/// Every line from the first of the deploy to its end; whatever happens in between belongs to it.
+fn story(log: &str, id: &str) -> Option<Vec<Value>> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut told: Vec<_> = lines.skip_while(|line| line["span"]["deploy_id"] != id).collect();
+    let end = told.iter().position(|line| line["message"] == "deploy ended")?;
+    told.truncate(end + 1);
+    for line in &told {
+        assert_eq!(line["span"]["deploy_id"], id, "{line}");
+    }
+    Some(told)
 }
 
 #[test]
@@ -73,6 +86,38 @@ fn e2e_a_release_that_cannot_boot_is_undone_and_not_tried_again() {
     pod.deploy(App::Good, "v3");
     pod.agent.wait_in_sync("v3");
     pod.agent.must(&["status"]);
+}
+
+#[test]
+fn e2e_a_rejected_move_is_tried_again_only_when_somebody_asks() {
+    let mut pod = Pod::in_sync();
+    pod.deploy(App::NeedsDatabase, "v2");
+    let back_on_v1 = |pod: &Pod| {
+        until("v1 again", || {
+            let status = pod.status();
+            let there = (&status["running"], &status["stage"]) == (&"v1".into(), &"steady".into());
+            (there && status["reason"] == "rejected").then_some(())
+        });
+    };
+    back_on_v1(&pod);
+    assert_eq!(pod.attempts("v2"), 1);
+    pod.agent.kill();
+    pod.agent.start();
+    back_on_v1(&pod);
+    // A look that is asked for and two more change nothing.
+    pod.agent.must(&["sync"]);
+    let looks = |pod: &Pod| pod.metric(r#"pitstop_pointer_checks_total{result="ok"}"#).unwrap_or(0.0);
+    let before = looks(&pod);
+    until("further looks", || (looks(&pod) >= before + 3.0).then_some(()));
+    assert_eq!(pod.attempts("v2"), 1, "not tried again");
+    pod.agent.must(&["sync", "--retry"]);
+    until("the second attempt", || (pod.attempts("v2") == 2).then_some(()));
+    back_on_v1(&pod);
+    std::fs::write(pod.puma.scratch().join("run/database"), "").unwrap();
+    pod.agent.promote("v2");
+    pod.agent.wait_in_sync("v2");
+    pod.assert_runs("v2");
+    assert_eq!(pod.attempts("v2"), 3);
 }
 
 #[test]

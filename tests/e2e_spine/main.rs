@@ -4,4 +4,5 @@ mod crash;
 mod deploys;
 mod end;
 mod pod;
+mod surroundings;
 mod troubles;

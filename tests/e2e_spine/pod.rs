@@ -47,6 +47,23 @@ impl Pod {
         self.agent.promote(id);
     }
 
+    /// Puts an archive into the store as a CI would, past `publish`.
+    pub fn put_archive(&self, id: &str, bytes: &[u8]) {
+        use sha2::{Digest, Sha256};
+        let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let archive = self.agent.store().join(format!("releases/{id}.tar.zst"));
+        std::fs::write(&archive, bytes).unwrap();
+        std::fs::write(archive.with_extension("zst.sha256"), hex).unwrap();
+    }
+
+    /// How often a deploy was begun, by the journal.
+    pub fn attempts(&self, id: &str) -> usize {
+        let journal = self.puma.deploy_to().join(".pitstop/pods/rig/revisions.log");
+        let lines = std::fs::read_to_string(journal).unwrap();
+        let of_release = format!(r#""release":"{id}""#);
+        lines.lines().filter(|l| l.contains(r#""event":"attempt""#) && l.contains(&of_release)).count()
+    }
+
     /// Sets a key by its environment variable, for the next start.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.agent.env.push((name.into(), value.into()));
@@ -59,6 +76,13 @@ impl Pod {
 
     pub fn status(&self) -> Value {
         self.agent.status().unwrap_or_default()
+    }
+
+    /// Waits until the release is complete on the volume.
+    #[track_caller]
+    pub fn wait_until_fetched(&self, id: &str) {
+        let release = self.puma.releases().join(id);
+        until(&format!("{id} on the volume"), || release.exists().then_some(()));
     }
 
     #[track_caller]
@@ -93,6 +117,14 @@ impl Pod {
     pub fn current(&self) -> PathBuf {
         self.puma.current().canonicalize().unwrap()
     }
+}
+
+/// After the trouble, a good release goes through.
+#[track_caller]
+pub fn recovers(pod: &Pod) {
+    pod.deploy(App::Good, "v9");
+    pod.agent.wait_in_sync("v9");
+    pod.assert_runs("v9");
 }
 
 impl Drop for Pod {

@@ -4,15 +4,7 @@ use std::{fs, net::TcpListener, os::unix::fs::symlink};
 
 use pitstop_rig::{App, PumaRig, Setup, is_root, until};
 
-use crate::pod::Pod;
-
-/// After the trouble, a good release goes through.
-#[track_caller]
-fn recovers(pod: &Pod) {
-    pod.deploy(App::Good, "v9");
-    pod.agent.wait_in_sync("v9");
-    pod.assert_runs("v9");
-}
+use crate::pod::{Pod, recovers};
 
 #[test]
 fn e2e_an_unknown_release() {
@@ -44,6 +36,33 @@ fn e2e_a_corrupt_archive() {
     assert_eq!(pod.wait_for_reason("release_corrupt")["running"], "v1");
     assert!(!pod.puma.releases().join("v2").exists(), "complete or absent");
     recovers(&pod);
+}
+
+#[test]
+fn e2e_a_hostile_archive_touches_nothing_outside() {
+    let pod = Pod::in_sync();
+    let escape = format!("x/../../../../../..{}", pod.puma.scratch().join("outside").display());
+    pod.put_archive("v2", &archive_with(escape.as_bytes()));
+    pod.agent.promote("v2");
+    let status = pod.wait_for_reason("release_corrupt");
+    assert!(status["message"].as_str().unwrap().contains("has a `..`"), "{status}");
+    assert_eq!(pod.metric(r#"pitstop_reason{reason="release_corrupt"}"#), Some(1.0));
+    assert!(!pod.puma.scratch().join("outside").exists());
+    assert!(!pod.puma.releases().join("v2").exists(), "complete or absent");
+    pod.assert_runs("v1");
+    recovers(&pod);
+}
+
+/// A tar with one file of this name, which no library would pack.
+fn archive_with(name: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(4);
+    header.set_mode(0o644);
+    header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, &b"evil"[..]).unwrap();
+    zstd::encode_all(&archive.into_inner().unwrap()[..], 3).unwrap()
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub struct AgentRig {
     dir: PathBuf,
     port: u16,
     container: Option<Container>,
+    uid: Option<u32>,
     /// Further variables of the agent's and the commands' environment: `PITSTOP_VERIFY_SOAK` and so on.
     pub env: Vec<(String, String)>,
 }
@@ -31,6 +32,7 @@ impl AgentRig {
             dir: puma.scratch().to_owned(),
             port: free_port(),
             container: None,
+            uid: None,
             env: Vec::new(),
         };
         fs::create_dir_all(rig.store()).expect("the store's directory");
@@ -55,6 +57,25 @@ impl AgentRig {
         )
     }
 
+    /// From the next start on, the agent and the commands run as this user, without any privilege
+    /// or a way to get one, as in a strict pod; the volume and the store become that user's. The tests
+    /// must run as root for it. `None` is root again.
+    ///
+    /// # Panics
+    /// When the files cannot be given away.
+    pub fn run_as(&mut self, puma: &PumaRig, uid: Option<u32>) {
+        // A copy, because the directory of the built one may be closed to other users.
+        let copy = self.dir.join("pitstop");
+        if !copy.exists() {
+            fs::copy(&self.binary, &copy).expect("a copy of pitstop");
+        }
+        (self.binary, self.uid) = (copy, uid);
+        let owner = uid.unwrap_or(0).to_string();
+        let mut chown = Command::new("chown");
+        chown.arg("--recursive").arg(format!("{owner}:{owner}")).args([puma.deploy_to(), self.store()]);
+        assert!(chown.status().expect("chown is there").success(), "{chown:?}");
+    }
+
     /// Starts the agent and waits until it answers.
     ///
     /// # Panics
@@ -66,11 +87,12 @@ impl AgentRig {
 
     /// Starts the agent and waits for nothing.
     pub fn launch(&mut self) {
-        let (binary, config, env) = (self.binary.clone(), self.config(), self.env.clone());
+        let (binary, uid) = (self.binary.clone(), self.uid);
+        let (config, env) = (self.config(), self.env.clone());
         let recipe = Box::new(move || {
             let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "--"]).arg(&binary).arg("--config").arg(&config);
-            command.arg("run").envs(env.iter().cloned());
+            command.args(["--pdeathsig", "KILL"]).args(uid.map(unprivileged).unwrap_or_default());
+            command.arg("--").arg(&binary).arg("--config").arg(&config).arg("run").envs(env.iter().cloned());
             command
         });
         // The last one must be gone before the next one takes its port.
@@ -128,7 +150,8 @@ impl AgentRig {
     /// # Errors
     /// When it cannot be run.
     pub fn command(&self, args: &[&str]) -> io::Result<Output> {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new("setpriv");
+        command.args(self.uid.map(unprivileged).unwrap_or_default()).arg("--").arg(&self.binary);
         command.arg("--config").arg(self.config()).args(args);
         command.envs(self.env.iter().cloned()).output()
     }
@@ -243,6 +266,13 @@ impl AgentRig {
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
     }
+}
+
+/// The arguments of `setpriv`.
+fn unprivileged(uid: u32) -> Vec<String> {
+    let flags = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+    let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+    ids.into_iter().chain(flags.map(String::from)).collect()
 }
 
 fn text(bytes: &[u8]) -> String {

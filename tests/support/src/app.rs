@@ -9,6 +9,8 @@ pub enum App {
     SlowBoot,
     /// Raises while it boots.
     RaisesOnBoot,
+    /// Raises while it boots, until there is a file `database` where the sockets are.
+    NeedsDatabase,
     /// Never ends to boot.
     HangsOnBoot,
     /// Its health path answers 500, everything else is well.
@@ -48,6 +50,7 @@ impl App {
         let health = if self == Self::UnhealthyPath { 500 } else { 200 };
         let boot = match self {
             Self::RaisesOnBoot => "raise 'this release is broken on purpose'",
+            Self::NeedsDatabase => "File.read(File.join(ENV.fetch('RIG_RUN'), 'database'))",
             Self::HangsOnBoot => "sleep",
             Self::SlowBoot => "sleep 2",
             _ => "",

@@ -17,7 +17,7 @@ pub mod http;
 pub mod load;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
-/// A volume that can stop answering.
+/// Volumes that stop answering, fill up, or become read-only.
 pub mod volume;
 
 pub use agent::AgentRig;
@@ -25,7 +25,7 @@ pub use app::App;
 pub use container::Container;
 pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup, Wrapper};
-pub use volume::HangingVolume;
+pub use volume::{HangingVolume, SmallVolume};
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::{App, Container, HangingVolume, http, until};
+use crate::{App, Container, HangingVolume, SmallVolume, http, until};
 
 /// How Puma knows the directory that a restart goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub struct Setup {
     pub uid: Option<u32>,
     /// On a volume that can stop answering; needs root.
     pub hangable: bool,
+    /// On a volume of so many bytes; needs root.
+    pub volume_bytes: Option<u64>,
     /// Further lines of Puma's configuration.
     pub config: String,
     /// The address that Puma listens on.
@@ -87,6 +89,7 @@ impl Default for Setup {
             restarted: false,
             uid: None,
             hangable: false,
+            volume_bytes: None,
             config: String::new(),
             host: "127.0.0.1".into(),
             env: Vec::new(),
@@ -111,6 +114,7 @@ pub struct PumaRig {
     container: Option<Container>,
     /// After Puma in this list: it is unmounted only when nobody is on it any more.
     volume: Option<HangingVolume>,
+    small_volume: Option<SmallVolume>,
     setup: Setup,
     port: u16,
     dir: Arc<TempDir>,
@@ -141,14 +145,16 @@ impl PumaRig {
             let rig_dir = dir.path();
             HangingVolume::mount(&rig_dir.join("disk"), &rig_dir.join("app"))
         });
+        let small_volume =
+            setup.volume_bytes.map(|bytes| SmallVolume::mount(&dir.path().join("app"), bytes));
         fs::create_dir_all(dir.path().join("app/releases")).expect("the releases' directory");
-        Self { container: None, volume, setup, port: free_port(), dir: Arc::new(dir), part: "" }
+        Self { container: None, volume, small_volume, setup, port: free_port(), dir: Arc::new(dir), part: "" }
     }
 
     /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
     pub fn prepare_on(other: &Self, setup: Setup) -> Self {
         let (port, dir) = (free_port(), other.dir.clone());
-        let rig = Self { container: None, volume: None, setup, port, dir, part: "second-" };
+        let rig = Self { container: None, volume: None, small_volume: None, setup, port, dir, part: "second-" };
         fs::write(rig.config_file(), rig.puma_config()).expect("the second configuration");
         rig
     }
@@ -212,6 +218,14 @@ impl PumaRig {
     /// When it was not.
     pub fn volume(&self) -> &HangingVolume {
         self.volume.as_ref().expect("the set-up says hangable")
+    }
+
+    /// The volume, where it was set up to have a size.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn small_volume(&self) -> &SmallVolume {
+        self.small_volume.as_ref().expect("the set-up says how large it is")
     }
 
     /// The root of the volume.

@@ -1,5 +1,6 @@
 use std::{
     fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -47,6 +48,72 @@ impl HangingVolume {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.server), signal).expect("the volume's server is there");
+    }
+}
+
+/// A volume that fills up, or becomes read-only: a small file system of its own, in memory.
+pub struct SmallVolume {
+    mount_point: PathBuf,
+}
+
+impl SmallVolume {
+    /// Mounts it, with so many bytes. Needs root.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn mount(mount_point: &Path, bytes: u64) -> Self {
+        fs::create_dir_all(mount_point).expect("the volume's directory");
+        let volume = Self { mount_point: mount_point.to_owned() };
+        volume.call("mount", &["-t", "tmpfs", "-o", &format!("size={bytes},mode=0777"), "rig"]);
+        volume
+    }
+
+    /// Takes what space is left.
+    ///
+    /// # Panics
+    /// When there was more space than a small volume has.
+    pub fn fill(&self) {
+        let mut filler = fs::File::create(self.filler()).expect("a file to fill the volume");
+        let full = io::copy(&mut io::repeat(0).take(1 << 30), &mut filler);
+        assert_eq!(full.expect_err("the volume is full").kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// Gives it back.
+    ///
+    /// # Panics
+    /// When the volume was not filled.
+    pub fn free(&self) {
+        fs::remove_file(self.filler()).expect("the volume was filled");
+    }
+
+    /// Gives it another size in bytes.
+    pub fn resize(&self, bytes: u64) {
+        self.call("mount", &["-o", &format!("remount,size={bytes}")]);
+    }
+
+    /// Nothing on it can be changed any more.
+    pub fn read_only(&self) {
+        self.call("mount", &["-o", "remount,ro"]);
+    }
+
+    /// Everything can be changed again.
+    pub fn writable(&self) {
+        self.call("mount", &["-o", "remount,rw"]);
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount_point.join("filler")
+    }
+
+    fn call(&self, program: &str, args: &[&str]) {
+        let status = Command::new(program).args(args).arg(&self.mount_point).status();
+        assert!(status.expect("mount is there").success(), "{program} {args:?} (this needs root)");
+    }
+}
+
+impl Drop for SmallVolume {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.mount_point).status();
     }
 }
 
