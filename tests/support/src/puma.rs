@@ -145,8 +145,7 @@ impl PumaRig {
             let rig_dir = dir.path();
             HangingVolume::mount(&rig_dir.join("disk"), &rig_dir.join("app"))
         });
-        let small_volume =
-            setup.volume_bytes.map(|bytes| SmallVolume::mount(&dir.path().join("app"), bytes));
+        let small_volume = setup.volume_bytes.map(|bytes| SmallVolume::mount(&dir.path().join("app"), bytes));
         fs::create_dir_all(dir.path().join("app/releases")).expect("the releases' directory");
         Self { container: None, volume, small_volume, setup, port: free_port(), dir: Arc::new(dir), part: "" }
     }
@@ -154,7 +153,8 @@ impl PumaRig {
     /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
     pub fn prepare_on(other: &Self, setup: Setup) -> Self {
         let (port, dir) = (free_port(), other.dir.clone());
-        let rig = Self { container: None, volume: None, small_volume: None, setup, port, dir, part: "second-" };
+        let rig =
+            Self { container: None, volume: None, small_volume: None, setup, port, dir, part: "second-" };
         fs::write(rig.config_file(), rig.puma_config()).expect("the second configuration");
         rig
     }
