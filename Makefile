@@ -26,7 +26,7 @@ test-edge: ## the tests with a real Puma once more, in one run (a newest-Puma ma
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
 	@.ci/setup puma
-	cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
+	$(ALONE) cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
 
 lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies
 	@.ci/setup deny

@@ -118,7 +118,7 @@ impl Watch {
     /// Takes one look.
     pub fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
         match &observation.sight {
-            Sight::Seen(server) => self.see(now, server, observation.probe.as_ref(), policy),
+            Sight::Seen(server) => self.see(now, server, observation, policy),
             Sight::Missing if self.baseline.is_some() => Verdict::Failed(Reason::MasterGone),
             Sight::Missing => {
                 self.count_vanished(&BTreeSet::new());
@@ -129,7 +129,13 @@ impl Watch {
         }
     }
 
-    fn see(&mut self, now: Moment, server: &AppServer, probe: Option<&Probe>, policy: &Policy) -> Verdict {
+    fn see(
+        &mut self,
+        now: Moment,
+        server: &AppServer,
+        observation: &Observation,
+        policy: &Policy,
+    ) -> Verdict {
         let Some(newest) = server.generations.last() else { return Verdict::Undecided };
         self.until.get_or_insert(now.plus(policy.hot_timeout_ms));
         self.count_vanished(&self.new_ones(newest));
@@ -140,7 +146,11 @@ impl Watch {
             return Verdict::Failed(reason);
         }
         match self.shape {
-            Shape::InPlace => self.weigh(now, probe, policy),
+            // A probe that was asked before everything was in place was asked of something else.
+            Shape::InPlace => {
+                let asked_here = self.good_since.is_some_and(|since| observation.began >= since);
+                self.weigh(now, observation.probe.as_ref().filter(|_| asked_here), policy)
+            }
             Shape::Elsewhere if held(self.elsewhere_since, now, policy) => {
                 Verdict::Failed(self.wrong_place())
             }

@@ -23,6 +23,8 @@ mod recover;
 mod revert;
 mod state;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod time;
 mod view;
 
@@ -218,8 +220,10 @@ impl Deploy {
             self.watch_at_rest(now, look);
         }
         self.supersede(now, out);
-        // Each turn either changes the state or ends the loop; the bound only guards against a defect.
-        for _ in 0..16 {
+        // One look is one piece of evidence: it is weighed in the first turn only. Each turn either
+        // changes the state or ends the loop; the bound only guards against a defect.
+        for turn in 0..16 {
+            let look = look.filter(|_| turn == 0);
             if self.busy.is_some() || self.retry_at.is_some_and(|at| now < at) {
                 return;
             }

@@ -1,0 +1,90 @@
+//! What no walk shows: how much evidence a verdict takes.
+
+use crate::core::{
+    Agent, AppServer, Attempt, Cwd, Effect, Event, Generation, GenerationKey, Moment, Observation, Outcome,
+    Policy, Probe, Process, ProcessKey, Recovered, Sight, Stage, Step, Traffic, drain::Budget,
+};
+use crate::revision::{Pointer, RecordEvent, Revision};
+
+fn policy() -> Policy {
+    let drain =
+        Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 1000, ignore_peers: Vec::new() };
+    Policy {
+        hot_timeout_ms: 10_000,
+        phased_timeout_ms: 10_000,
+        settle_ms: 100,
+        soak_ms: 100,
+        probing: true,
+        successes: 3,
+        long_request_ms: None,
+        wait_in_flight_ms: 0,
+        retry_ms: 100,
+        drain,
+    }
+}
+
+fn look(began: u64, sight: Sight, probe: Option<Probe>) -> Event {
+    Event::Observed(Observation { began: Moment(began), sight, probe, traffic: Traffic::default() })
+}
+
+fn serving() -> Sight {
+    let cwd = Cwd::Release("v1".parse().unwrap());
+    let process = Process { key: ProcessKey(2), cwd: cwd.clone(), booted: true };
+    let generation =
+        Generation { key: GenerationKey(1), signalable: true, cwd, expected: 1, processes: vec![process] };
+    Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
+}
+
+fn done(step: Step) -> Event {
+    Event::Finished { attempt: Attempt(1), step, outcome: Outcome::Done }
+}
+
+/// A pod at its birth: v1 is published, and no app server is there yet.
+fn born() -> Agent {
+    let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+    let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
+    agent.step(Moment(1), Event::Pointer(Ok(Pointer { revision, previous: None })));
+    agent.step(Moment(2), done(Step::Fetch));
+    agent.step(Moment(4), look(4, Sight::Missing, None));
+    agent.step(Moment(5), done(Step::Record(RecordEvent::Attempt)));
+    agent.step(Moment(7), look(7, Sight::Missing, None));
+    agent.step(Moment(8), done(Step::Publish));
+    agent.step(Moment(10), look(10, Sight::Missing, None));
+    assert_eq!(agent.view().stage, Stage::Verifying);
+    agent
+}
+
+#[test]
+fn one_failed_probe_condemns_nobody() {
+    let mut agent = born();
+    agent.step(Moment(20), look(20, serving(), None));
+    for at in [30, 40] {
+        agent.step(Moment(at), look(at, serving(), Some(Probe::Unhealthy)));
+        assert_eq!(agent.view().stage, Stage::Verifying, "at {at}");
+    }
+    agent.step(Moment(50), look(50, serving(), Some(Probe::Unhealthy)));
+    assert_eq!(agent.view().stage, Stage::Reverting);
+}
+
+#[test]
+fn one_answer_proves_nothing() {
+    let mut agent = born();
+    agent.step(Moment(20), look(20, serving(), Some(Probe::Healthy)));
+    let effects = agent.step(Moment(500), look(500, serving(), Some(Probe::Healthy)));
+    assert_eq!(effects, []);
+    agent.step(Moment(600), look(600, serving(), Some(Probe::Healthy)));
+    assert_eq!(agent.view().stage, Stage::Committing);
+}
+
+#[test]
+fn a_probe_from_before_the_boot_does_not_count() {
+    let mut agent = born();
+    for at in [20, 30, 40, 50] {
+        agent.step(Moment(at), look(15, serving(), Some(Probe::Unhealthy)));
+    }
+    assert_eq!(agent.view().stage, Stage::Verifying);
+    let effects: Vec<Effect> = (0..3)
+        .flat_map(|n| agent.step(Moment(200 + n), look(200 + n, serving(), Some(Probe::Healthy))))
+        .collect();
+    assert!(matches!(&effects[..], [Effect::Record { record, .. }] if record.event == RecordEvent::Verified));
+}
