@@ -41,6 +41,8 @@ pub struct Puma {
     memory: Mutex<Memory>,
     census: OneAtATime,
     whereabouts: Whereabouts,
+    /// A stranger on a volume that hangs must not hide where our own processes are.
+    candidates: Whereabouts,
     control: ControlServer,
     sockets: OneAtATime,
     /// The files that a plan compares.
@@ -84,6 +86,7 @@ impl Puma {
             memory: Mutex::default(),
             census: OneAtATime::start("processes")?,
             whereabouts: Whereabouts::start(releases.clone())?,
+            candidates: Whereabouts::start(releases.clone())?,
             control: ControlServer::start(section)?,
             sockets: OneAtATime::start("sockets")?,
             files: OneAtATime::start("files")?,
@@ -140,7 +143,7 @@ impl Puma {
         if let ([one], true) = (&masters[..], named) {
             return Choice::One(*one);
         }
-        let cwds = self.whereabouts.of(masters.iter().map(|master| master.pid).collect()).await;
+        let cwds = self.candidates.of(masters.iter().map(|master| master.pid).collect()).await;
         let serves_us = |master: &ProcessId| matches!(cwds.get(&master.pid), Some(Cwd::Release(_)));
         let ours: Vec<ProcessId> = masters.iter().copied().filter(serves_us).collect();
         let followed = memory.followed.filter(|known| masters.contains(known));
