@@ -123,7 +123,7 @@ mod tests {
     async fn a_job_works_in_the_span_of_who_asked_for_it() {
         use tracing::Instrument;
         // For the whole process: the lane's thread has to see it as well.
-        crate::telemetry::init(crate::config::LogFormat::Text);
+        tracing_subscriber::fmt().init();
         let lane = Lane::start("test").unwrap();
         let span = tracing::info_span!("deploy");
         let id = || tracing::Span::current().id();
