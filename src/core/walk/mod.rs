@@ -124,8 +124,8 @@ fn start(kind: Kind, mode: super::Mode, second: Nature, mutation: Option<Mutatio
     World::start(world::Setting { kind, mode, second, mutation })
 }
 
-/// How many disturbances a walk is given. With one, all walks together take minutes; each further
-/// one multiplies that (`make test-edge` walks with two where a scenario is small).
+/// How many disturbances a walk is given. `WALK_DISTURBANCES=2` tries every pair of them, with many
+/// times the states.
 const DISTURBANCES: u8 = 1;
 
 fn passes(kind: Kind, mode: super::Mode, second: Nature) {
