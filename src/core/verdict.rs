@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::{
     Policy,
     effect::{Baseline, Mode},
-    observation::{AppServer, Cwd, Generation, Moment, Observation, Probe, ProcessKey, Sight},
+    observation::{AppServer, Cwd, Generation, GenerationKey, Moment, Observation, Probe, ProcessKey, Sight},
     reason::Reason,
 };
 use crate::revision::ReleaseId;
@@ -51,6 +51,9 @@ pub struct Watch {
     mismatched: u32,
     newcomers: BTreeSet<ProcessKey>,
     vanished: u32,
+    /// The new image seen last, and how many such were replaced by yet another.
+    image: Option<GenerationKey>,
+    images_lost: u32,
     shape: Shape,
     /// Something was seen to differ from the baseline.
     touched: bool,
@@ -70,6 +73,8 @@ impl Watch {
             mismatched: 0,
             newcomers: BTreeSet::new(),
             vanished: 0,
+            image: None,
+            images_lost: 0,
             shape: Shape::Unseen,
             touched: false,
         }
@@ -139,6 +144,7 @@ impl Watch {
         let Some(newest) = server.generations.last() else { return Verdict::Undecided };
         self.until.get_or_insert(now.plus(policy.hot_timeout_ms));
         self.count_vanished(&self.new_ones(newest));
+        self.count_images(newest.key);
         self.shape = self.shape_of(newest, server.old_workers);
         self.touched |= self.differs(newest, server.old_workers);
         self.track(now, newest);
@@ -175,7 +181,20 @@ impl Watch {
 
     fn looping(&self, expected: usize) -> Verdict {
         let limit = u32::try_from(expected.max(2)).unwrap_or(u32::MAX).saturating_add(1);
-        if self.vanished >= limit { Verdict::Failed(Reason::BootLoop) } else { Verdict::Undecided }
+        if self.vanished < limit {
+            return Verdict::Undecided;
+        }
+        // A container may be quicker than the looks: then the master is never seen to be gone.
+        let masters = self.baseline.is_some() && self.images_lost * 2 > self.vanished;
+        Verdict::Failed(if masters { Reason::MasterGone } else { Reason::BootLoop })
+    }
+
+    fn count_images(&mut self, key: GenerationKey) {
+        let old = self.baseline.as_ref().is_some_and(|b| b.generations.contains(&key));
+        if !old && self.image != Some(key) {
+            self.images_lost = self.images_lost.saturating_add(u32::from(self.image.is_some())).min(1_000);
+            self.image = Some(key);
+        }
     }
 
     fn shape_of(&self, newest: &Generation, old_workers: bool) -> Shape {

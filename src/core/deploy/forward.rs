@@ -273,19 +273,15 @@ impl Deploy {
                     out.push(self.record(RecordEvent::Verified, target.revision, Extra::None));
                 }
             }
-            Committing::Look => {
-                let Some(Observation { sight: Sight::Seen(server), .. }) = look else {
-                    // Nothing to be seen is nothing to be ended.
-                    if look.is_some_and(|l| l.sight == Sight::Missing) {
-                        self.done(target, out);
-                    }
-                    return;
-                };
-                match server.generations.as_slice() {
+            Committing::Look => match look.map(|look| &look.sight) {
+                None | Some(Sight::Unclear) => {}
+                Some(Sight::Seen(server)) => match server.generations.as_slice() {
                     [.., _, newest] => self.state = State::Committing(target, Committing::Commit(newest.key)),
                     _ => self.done(target, out),
-                }
-            }
+                },
+                // Nothing that could be told apart is nothing to be ended; the proof stands.
+                Some(Sight::Missing | Sight::Ambiguous | Sight::NotPermitted) => self.done(target, out),
+            },
             Committing::Commit(on) => {
                 out.push(self.perform(Act::Commit, on));
             }

@@ -1,8 +1,12 @@
 //! What no walk shows: how much evidence a verdict takes.
 
 use crate::core::{
-    Agent, AppServer, Attempt, Cwd, Effect, Event, Generation, GenerationKey, Moment, Observation, Outcome,
-    Policy, Probe, Process, ProcessKey, Recovered, Sight, Stage, Step, Traffic, drain::Budget,
+    Agent, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment, Observation,
+    Outcome, Policy, Probe, Process, ProcessKey, Recovered, Sight, Stage, Step, Traffic, drain::Budget,
+};
+use crate::core::{
+    Mode, Reason,
+    verdict::{Verdict, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, Revision};
 
@@ -87,4 +91,47 @@ fn a_probe_from_before_the_boot_does_not_count() {
         .flat_map(|n| agent.step(Moment(200 + n), look(200 + n, serving(), Some(Probe::Healthy))))
         .collect();
     assert!(matches!(&effects[..], [Effect::Record { record, .. }] if record.event == RecordEvent::Verified));
+}
+
+fn loading(image: u64) -> Sight {
+    let cwd = Cwd::Release("v2".parse().unwrap());
+    let generation =
+        Generation { key: GenerationKey(image), signalable: false, cwd, expected: 1, processes: vec![] };
+    Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
+}
+
+#[test]
+fn a_container_that_is_quicker_than_the_looks_hides_no_lost_master() {
+    let baseline = Baseline {
+        at: Moment(0),
+        boot_id: String::new(),
+        mode: Mode::Hot,
+        generations: vec![GenerationKey(1)],
+        processes: vec![ProcessKey(2)],
+        healthy: true,
+    };
+    let mut watch = Watch::new("v2".parse().unwrap(), Some(baseline), None);
+    let mut look = |image: u64| {
+        let traffic = Traffic::default();
+        let look = Observation { began: Moment(image), sight: loading(image), probe: None, traffic };
+        watch.observe(Moment(image), &look, &policy())
+    };
+    assert_eq!([look(10), look(11), look(12)], [Verdict::Undecided; 3]);
+    assert_eq!(look(13), Verdict::Failed(Reason::MasterGone));
+}
+
+#[test]
+fn a_second_app_server_does_not_keep_a_proven_deploy_open() {
+    let mut agent = born();
+    for at in [20, 400, 500, 600] {
+        agent.step(Moment(at), look(at, serving(), Some(Probe::Healthy)));
+    }
+    agent.step(Moment(700), done(Step::Record(RecordEvent::Verified)));
+    agent.step(Moment(800), look(800, Sight::Ambiguous, None));
+    agent.step(Moment(900), look(900, Sight::Ambiguous, None));
+    let view = agent.view();
+    assert_eq!(
+        (view.stage, view.trouble.map(|t| t.reason)),
+        (Stage::Steady, Some(Reason::AppServerAmbiguous))
+    );
 }
