@@ -16,6 +16,8 @@ pub mod core;
 pub mod desk;
 // Each effect of the core as one linear function with a deadline.
 pub mod effects;
+// What was looked at in a pod's set-up: fine, a trap, or unknown.
+pub mod finding;
 // Where a test may stop the agent to kill it there.
 pub mod failpoint;
 // One HTTP GET over any stream, with limits.

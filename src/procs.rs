@@ -5,7 +5,7 @@
 //! another address in each exec, and `/proc/PID/auxv` tells the address.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -222,6 +222,50 @@ pub fn list(mut wanted: impl FnMut(&str) -> bool) -> io::Result<Vec<Entry>> {
         Entry::with_title(&dir, title).ok()
     });
     Ok(entries.collect())
+}
+
+/// The processes that have ended and that their parents have not waited for, by the name of their
+/// program. Their command line is gone.
+pub fn zombies(mut wanted: impl FnMut(&str) -> bool) -> Vec<i32> {
+    let all = procfs::process::all_processes().into_iter().flatten().flatten();
+    let ended = all.filter_map(|dir| dir.stat().ok()).filter(|stat| stat.state == 'Z' && wanted(&stat.comm));
+    ended.map(|stat| stat.pid).collect()
+}
+
+/// Whom a process acts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+    /// Its effective capabilities, one bit each.
+    pub capabilities: u64,
+}
+
+impl Credentials {
+    /// Anybody may ask for anybody's.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+        let status = ProcDir::new(pid).and_then(|dir| dir.status()).map_err(|e| ProcsError::of(pid, e))?;
+        Ok(Self { uid: status.euid, gid: status.egid, capabilities: status.capeff })
+    }
+
+    /// Our own.
+    ///
+    /// # Errors
+    /// When /proc is not there.
+    pub fn of_this_process() -> Result<Self, ProcsError> {
+        Self::of(rustix::process::getpid().as_raw_nonzero().get())
+    }
+}
+
+impl fmt::Display for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "user {} group {}", self.uid, self.gid)
+    }
 }
 
 /// Whether we may signal this process.

@@ -5,11 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    app_server::{Description, Finding},
+    app_server::Description,
     core::{
         Attempt, Moment, Reason, Stage, Trouble, View,
         drain::{Answer, DrainResult, DrainView, WaitsFor},
     },
+    finding::Finding,
     revision::{ReleaseId, Revision},
 };
 
@@ -231,8 +232,9 @@ fn seconds(ms: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::{
-        app_server::{Severity, WorkerDescription},
+        app_server::WorkerDescription,
         core::drain::Evidence,
+        finding::{Code, Severity},
     };
 
     fn release(id: &str) -> ReleaseId {
@@ -253,7 +255,7 @@ mod tests {
         snapshot.rejected_at = Arc::new(HashMap::from([(bad, "2026-11-21T10:00:00Z".into())]));
         snapshot.app_server = Arc::new(puma());
         snapshot.findings = vec![Finding {
-            code: "restart_dir_pinned".into(),
+            code: Code::RestartDirUnproven,
             severity: Severity::Broken,
             message: "no restart moves this Puma".into(),
             remedy: "start it with PWD=/srv/app/current".into(),
@@ -316,7 +318,7 @@ mod tests {
           },
           "findings": [
             {
-              "code": "restart_dir_pinned",
+              "code": "RESTART_DIR_UNPROVEN",
               "severity": "broken",
               "message": "no restart moves this Puma",
               "remedy": "start it with PWD=/srv/app/current"

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["http_get", "procs", "sockets", "volume"],
     &["config", "failpoint"],
     &["core"],
-    &["revision"],
+    &["finding", "revision"],
 ];
 
 /// Lower, and still none of its business: the endpoints get handles, not the ones who act.

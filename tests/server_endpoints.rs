@@ -239,7 +239,7 @@ async fn a_taken_port_is_named_and_taken_over_once_it_is_free() {
     tokio::spawn(server::serve(listen, handles.clone(), stopped));
     until(|| async { !handles.status().findings.is_empty() }).await;
     let finding = handles.status().findings.remove(0);
-    assert_eq!(finding.code, "port_taken");
+    assert_eq!(finding.code.code(), "PORT_TAKEN");
     assert!(finding.message.contains(&listen.to_string()), "{}", finding.message);
     drop(other);
     until(|| async { TcpStream::connect(listen).await.is_ok() }).await;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     core::{Act, GenerationKey, Plan, Sight, Traffic, Trouble},
+    finding::{Check, Finding},
     revision::ReleaseId,
 };
 
@@ -48,35 +49,15 @@ pub struct WorkerDescription {
     pub booted: bool,
 }
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Good to know.
-    Note,
-    /// A promise holds only sometimes.
-    Risky,
-    /// A promise does not hold.
-    Broken,
-}
-
-/// A trap in this pod's set-up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Stable, in lower snake case.
-    pub code: String,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What would happen.
-    pub message: String,
-    /// The one line that mends it.
-    pub remedy: String,
-}
-
 /// An app server that can be restarted in place.
 pub trait AppServer: Send + Sync {
     /// Looks at it. Never waits for the volume longer than its own short limit.
     fn observe(&self) -> BoxFuture<'_, Look>;
+
+    /// Everything that can be said of its set-up; the findings among them are those of a look.
+    fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
+        Box::pin(async { Vec::new() })
+    }
 
     /// Whether and how it could be moved from `running` to `release`. Changes nothing.
     fn plan<'a>(

@@ -7,6 +7,7 @@ use super::{AppServer, Description, Look};
 use crate::{
     config,
     core::{Act, Cwd, GenerationKey, Plan, Sight, Sockets, Traffic, Trouble},
+    finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
     sockets,
@@ -14,12 +15,13 @@ use crate::{
 };
 
 mod census;
+mod checks;
 mod control;
-mod findings;
 mod perform;
 mod plan;
 mod setting;
 mod title;
+mod unseen;
 mod view;
 mod whereabouts;
 
@@ -32,10 +34,15 @@ use whereabouts::Whereabouts;
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// Who is between two images gets this long to come back, for an examination.
+const TRIES: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// A Puma in this pod.
 #[derive(Debug)]
 pub struct Puma {
     narrow: Option<Arc<str>>,
+    told: config::Puma,
     mode: config::RestartMode,
     releases: PathBuf,
     memory: Mutex<Memory>,
@@ -82,6 +89,7 @@ impl Puma {
         let releases = deploy_to.join("releases");
         Ok(Self {
             narrow: section.r#match.as_deref().map(Into::into),
+            told: section.clone(),
             mode,
             memory: Mutex::default(),
             census: OneAtATime::start("processes")?,
@@ -101,12 +109,33 @@ impl Puma {
                 sight: Sight::Seen(view.app_server()),
                 traffic: view.traffic(),
                 description: view.description(),
-                findings: findings::of(&view),
+                findings: finding::findings(&checks::of(&view)),
             },
-            Err(sight) => {
-                Look { sight, traffic: Traffic::default(), description: nameless(), findings: Vec::new() }
+            Err(sight) => Look {
+                findings: finding::findings(&self.why_unseen(&sight).await),
+                sight,
+                traffic: Traffic::default(),
+                description: nameless(),
+            },
+        }
+    }
+
+    /// A look may fall into a restart, or find what was not found yet.
+    async fn examine_set_up(&self) -> Vec<Check> {
+        for _ in 0..TRIES {
+            match self.see().await {
+                Ok(view) if view.family.title.is_some() => return checks::of(&view),
+                Ok(_) | Err(Sight::Unclear) => tokio::time::sleep(PAUSE).await,
+                Err(sight) => return self.why_unseen(&sight).await,
             }
         }
+        self.why_unseen(&Sight::Unclear).await
+    }
+
+    async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
+        let (sight, narrow) = (sight.clone(), self.narrow.clone());
+        let told = self.census.run(LIMIT, move || unseen::of(&sight, narrow.as_deref())).await;
+        told.into_iter().collect()
     }
 
     async fn see(&self) -> Result<View, Sight> {
@@ -169,7 +198,15 @@ impl Puma {
         if memory.setting.is_none() && family.title.is_some() {
             memory.setting = self.setting(&family).await;
         }
-        View { family, cwds, control, sockets, memory: memory.clone(), mode: self.mode }
+        View {
+            family,
+            cwds,
+            control,
+            sockets,
+            memory: memory.clone(),
+            mode: self.mode,
+            told: self.told.clone(),
+        }
     }
 
     async fn socket_table(&self, ports: Vec<u16>) -> Option<Sockets> {
@@ -221,6 +258,10 @@ fn nameless() -> Description {
 impl AppServer for Puma {
     fn observe(&self) -> BoxFuture<'_, Look> {
         Box::pin(self.look())
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
+        Box::pin(self.examine_set_up())
     }
 
     fn plan<'a>(

@@ -13,11 +13,12 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{Exit, Failure};
 use crate::{
-    app_server::{AppServer, Finding, Severity, puma::Puma},
+    app_server::{AppServer, puma::Puma},
     config::{Config, ConfigError},
     core::{Reason, Sight, Trouble},
     desk::{Desk, Requests},
     effects::{Effects, Tools},
+    finding::{Code, Finding},
     metrics::Metrics,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
@@ -195,12 +196,11 @@ fn inputs(
 }
 
 fn config_finding(trouble: &Trouble) -> Finding {
-    Finding {
-        code: Reason::ConfigInvalid.code().into(),
-        severity: Severity::Broken,
-        message: format!("the configuration cannot work, so nothing is deployed: {}", trouble.message),
-        remedy: "mend the configuration and restart the agent; `pitstop config` checks it".into(),
-    }
+    Finding::broken(
+        Code::ConfigInvalid,
+        format!("the configuration cannot work, so nothing is deployed: {}", trouble.message),
+        "mend the configuration and restart the agent; `pitstop config` checks it",
+    )
 }
 
 fn follow(

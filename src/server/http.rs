@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
 use super::{Handles, prestop};
-use crate::app_server::{Finding, Severity};
+use crate::finding::{Code, Finding};
 
 /// The pauses between attempts at a taken port double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -72,18 +72,22 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
 }
 
 fn report(listen: SocketAddr, error: &io::Error, handles: &Handles) {
+    let finding = cannot_listen(listen, error);
+    tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
+    *handles.findings() = vec![finding];
+}
+
+/// What it means that the endpoints cannot be served there.
+pub fn cannot_listen(listen: SocketAddr, error: &io::Error) -> Finding {
     let taken = error.kind() == io::ErrorKind::AddrInUse;
-    let finding = Finding {
-        code: if taken { "port_taken".into() } else { "not_listening".into() },
-        severity: Severity::Broken,
-        message: format!(
+    Finding::broken(
+        if taken { Code::PortTaken } else { Code::NotListening },
+        format!(
             "cannot listen on {listen} ({error}): no probe, no metrics, and preStop hooks are refused, so \
              that pods end without a drain"
         ),
-        remedy: format!("end what listens on port {}, or set `listen` to another address", listen.port()),
-    };
-    tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
-    *handles.findings() = vec![finding];
+        format!("end what listens on port {}, or set `listen` to another address", listen.port()),
+    )
 }
 
 async fn guard(State(handles): State<Handles>, request: Request, next: Next) -> Response {

@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use crate::{
-    app_server::Finding,
     core::Moment,
     desk::Desk,
+    finding::Finding,
     metrics::Metrics,
     status::{Snapshot, Status},
 };
 
 pub use admin::{AdminError, SOCKET_NAME, serve as serve_admin};
-pub use http::{router, serve};
+pub use http::{cannot_listen, router, serve};
 pub use token::Token;
 
 /// What the endpoints work with.

@@ -16,10 +16,11 @@ use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    app_server::{AppServer, Finding},
+    app_server::AppServer,
     core::{Event, Moment, Policy, Recovered, Trouble},
     desk::{Command, Requests},
     effects::Effects,
+    finding::Finding,
     metrics::Metrics,
     pointer::{Kick, Latest},
     probe::Prober,

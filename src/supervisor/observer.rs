@@ -11,8 +11,9 @@ use tokio::{
 };
 
 use crate::{
-    app_server::{AppServer, Description, Finding, Look},
+    app_server::{AppServer, Description, Look},
     core::{Moment, Observation, Probe, Sight, Traffic, Watchfulness},
+    finding::Finding,
     probe::Prober,
     revision::ReleaseId,
 };

@@ -10,7 +10,7 @@ use super::{
     mind::{self, Mind},
 };
 use crate::{
-    app_server::{Description, Finding},
+    app_server::Description,
     core::{
         Attempt, Conclusion, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step,
         Trouble, Watchfulness,
@@ -18,6 +18,7 @@ use crate::{
         verdict,
     },
     desk::{Command, Ending, Reply},
+    finding::Finding,
     status::Snapshot,
 };
 

@@ -129,7 +129,7 @@ fn e2e_a_taken_port_stops_no_deploy() {
     let status = until("the finding", || {
         let shown = pod.agent.command(&["status", "--json"]).unwrap();
         let status: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
-        (status["findings"][0]["code"] == "port_taken" && status["in_sync"] == true).then_some(status)
+        (status["findings"][0]["code"] == "PORT_TAKEN" && status["in_sync"] == true).then_some(status)
     });
     let port = pod.agent.port().to_string();
     assert!(status["findings"][0]["message"].as_str().unwrap().contains(&port), "{status}");

@@ -5,12 +5,12 @@ fn asked(rig: &PumaRig, section: config::Puma) -> (bool, Vec<String>) {
     let eye = Eye::with(rig, section, RestartMode::Auto);
     eye.settled("v1");
     let look = eye.look();
-    let codes = look.findings.into_iter().map(|finding| finding.code).collect();
+    let codes = look.findings.into_iter().map(|finding| finding.code.code().to_owned()).collect();
     (look.traffic.workers.is_some(), codes)
 }
 
 fn by_state_file(path: &Path) -> config::Puma {
-    config::Puma { state_file: Some(path.to_owned()), ..config::Puma::default() }
+    config::Puma { state_file: Some(path.to_owned()), ..silent() }
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn is_found_where_rails_keeps_the_state_file() {
     let mut rig = PumaRig::prepare(Setup { state_file: false, config, ..Setup::default() });
     std::fs::create_dir(rig.releases().join("v1/tmp")).unwrap();
     rig.run();
-    assert_eq!(asked(&rig, config::Puma::default()), (true, vec![]));
+    assert_eq!(asked(&rig, silent()), (true, vec![]));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn is_reached_in_another_mount_namespace() {
 fn with_another_token_denies_and_the_rest_is_still_seen() {
     let rig = PumaRig::start(Setup::default());
     let section = config::Puma { control_token: Some("wrong".into()), ..told(&rig) };
-    assert_eq!(asked(&rig, section), (false, vec!["control_server_denied".to_owned()]));
+    assert_eq!(asked(&rig, section), (false, vec!["CONTROL_SERVER_DENIED".to_owned()]));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn of_a_process_that_is_gone_is_not_asked() {
     let stale = std::fs::read_to_string(rig.state_file()).unwrap().replace(&master, "4711");
     let path = rig.scratch().join("stale.state");
     std::fs::write(&path, stale).unwrap();
-    assert_eq!(asked(&rig, by_state_file(&path)), (false, vec!["state_file_stale".to_owned()]));
+    assert_eq!(asked(&rig, by_state_file(&path)), (false, vec!["STATE_FILE_STALE".to_owned()]));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn that_does_not_answer_is_said() {
     let rig = PumaRig::start(Setup::default());
     let url = format!("unix://{}", rig.scratch().join("nobody.sock").display());
     let section = config::Puma { control_url: Some(url), ..told(&rig) };
-    assert_eq!(asked(&rig, section), (false, vec!["control_server_silent".to_owned()]));
+    assert_eq!(asked(&rig, section), (false, vec!["CONTROL_SERVER_SILENT".to_owned()]));
 }
 
 #[test]

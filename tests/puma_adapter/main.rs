@@ -8,7 +8,10 @@ mod restarts;
 mod seen;
 mod which_puma;
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use pitstop::{
     app_server::{AppServer, Look, puma::Puma},
@@ -79,16 +82,18 @@ impl Eye {
     }
 
     fn findings(&self) -> Vec<String> {
-        self.look().findings.into_iter().map(|finding| finding.code).collect()
+        self.look().findings.into_iter().map(|finding| finding.code.code().to_owned()).collect()
     }
 }
 
 fn told(rig: &PumaRig) -> config::Puma {
-    config::Puma {
-        control_url: Some(rig.control_url()),
-        control_token: Some(TOKEN.into()),
-        ..config::Puma::default()
-    }
+    config::Puma { control_url: Some(rig.control_url()), control_token: Some(TOKEN.into()), ..silent() }
+}
+
+/// Without a way to the control server; the rest is the rig's.
+fn silent() -> config::Puma {
+    let worker_shutdown_timeout = Duration::from_secs(Setup::default().worker_shutdown_timeout.into());
+    config::Puma { worker_shutdown_timeout, ..config::Puma::default() }
 }
 
 fn id(text: &str) -> ReleaseId {

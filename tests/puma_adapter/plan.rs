@@ -52,5 +52,5 @@ fn a_restart_directory_that_may_not_follow_is_said() {
     let rig = PumaRig::start(Setup { directory: Directory::Pinned, ..Setup::default() });
     let eye = Eye::on(&rig);
     eye.settled("v1");
-    assert_eq!(eye.findings(), ["restart_dir_unproven"]);
+    assert_eq!(eye.findings(), ["RESTART_DIR_UNPROVEN"]);
 }

@@ -25,7 +25,7 @@ fn a_single_process_is_its_own_worker() {
     assert_eq!((seen.expected, seen.processes.len()), (1, 1));
     let loads = eye.look().traffic.workers.expect("its numbers");
     assert_eq!(loads.iter().map(|load| load.key).collect::<Vec<_>>(), workers(&seen));
-    assert_eq!(eye.findings(), ["phased_restart_unavailable"]);
+    assert_eq!(eye.findings(), ["PHASED_RESTART_UNAVAILABLE"]);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn without_a_control_server_less_is_known_and_said() {
         let eye = Eye::with(&rig, config::Puma::default(), RestartMode::Auto);
         let seen = eye.settled("v1");
         assert_eq!((seen.expected, eye.look().traffic.workers), (expected, None));
-        assert!(eye.findings().contains(&"control_server_absent".into()));
+        assert!(eye.findings().contains(&"CONTROL_SERVER_ABSENT".into()));
     }
 }
 

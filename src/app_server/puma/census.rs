@@ -85,6 +85,12 @@ pub(super) fn of(master: ProcessId) -> Found {
         .map_or(Found::Torn, |entries| look_at(master, &entries))
 }
 
+/// All masters that are to be seen, whoever they belong to.
+pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
+    let entries = procs::list(|title| Title::parse(title).is_some()).unwrap_or_default();
+    masters(&entries, narrow).cloned().collect()
+}
+
 fn starting(entries: &[Entry]) -> bool {
     entries.iter().any(|entry| title::is_starting(&entry.title))
 }

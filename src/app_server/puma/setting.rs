@@ -2,7 +2,7 @@
 //! no way to be asked, and its command line is gone once it has a title; so this is evidence that a
 //! plan weighs, and never proof.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use crate::procs::{self, WorkingDirectory};
 
@@ -15,6 +15,11 @@ pub(super) struct Setting {
     pub preloads: bool,
     /// The configuration says so in a line of its own.
     pub surely_preloads: bool,
+    /// Paths of one release that Puma was given, in words.
+    pub pinned: Vec<String>,
+    /// Its `worker_shutdown_timeout`: `None` when there is no configuration to be read, or one that
+    /// computes it; inside, `None` when it is left at Puma's default.
+    pub shutdown_timeout: Option<Option<Duration>>,
 }
 
 /// Where a restart goes to.
@@ -29,14 +34,19 @@ pub(super) enum RestartDir {
 impl Setting {
     /// Reads the evidence. Asks the volume, so it may hang as long as that does.
     pub fn read(pid: i32, major: Option<u32>) -> Self {
-        let config = fs::read_to_string(format!("/proc/{pid}/cwd/config/puma.rb")).unwrap_or_default();
-        let config = Config::scan(&config);
+        let text = fs::read_to_string(format!("/proc/{pid}/cwd/config/puma.rb"));
+        let config = Config::scan(text.as_deref().unwrap_or_default());
         let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY").and_then(|n| n.parse::<u32>().ok());
         let by_default = major.is_some_and(|major| major >= 7) || web_concurrency.is_some_and(|n| n > 1);
         Self {
             restart_dir: restart_dir(pid, config.directory),
             preloads: config.preload.unwrap_or(by_default && !config.prunes_bundler),
             surely_preloads: config.preload == Some(true),
+            pinned: pinned(pid, config.rackup),
+            shutdown_timeout: text.is_ok().then_some(config.shutdown_timeout).and_then(|given| match given {
+                None => Some(None),
+                Some(seconds) => Some(Some(Duration::from_secs(seconds.parse().ok()?))),
+            }),
         }
     }
 }
@@ -47,6 +57,8 @@ struct Config<'a> {
     directory: Option<Directory<'a>>,
     preload: Option<bool>,
     prunes_bundler: bool,
+    rackup: Option<&'a str>,
+    shutdown_timeout: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +77,10 @@ impl<'a> Config<'a> {
                 found.preload = Some(!rest.starts_with("false"));
             } else if call(line, "prune_bundler").is_some() {
                 found.prunes_bundler = true;
+            } else if let Some(rest) = call(line, "rackup") {
+                found.rackup = literal(rest);
+            } else if let Some(rest) = call(line, "worker_shutdown_timeout") {
+                found.shutdown_timeout = rest.split([' ', ')', '#']).next();
             }
         }
         found
@@ -82,6 +98,23 @@ fn literal(arguments: &str) -> Option<&str> {
     let quote = arguments.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
     let (inside, _) = arguments.get(1..)?.split_once(quote)?;
     (!inside.contains("#{")).then_some(inside)
+}
+
+/// The rackup file is read at each boot by the path that was given; Bundler keeps to its own.
+fn pinned(pid: i32, rackup: Option<&str>) -> Vec<String> {
+    let gemfile = procs::environment(pid, "BUNDLE_GEMFILE");
+    let given = [("`rackup` is", rackup), ("BUNDLE_GEMFILE was", gemfile.as_deref())];
+    let named = |(what, path): (&str, Option<&str>)| {
+        let path = path.filter(|path| names_a_release(Path::new(path)))?;
+        Some(format!("{what} {path}"))
+    };
+    given.into_iter().filter_map(named).collect()
+}
+
+/// `…/releases/v42/…`, in whichever container's words.
+fn names_a_release(path: &Path) -> bool {
+    let mut parts = path.components().map(|part| part.as_os_str());
+    path.is_absolute() && parts.any(|part| part == "releases") && parts.next().is_some()
 }
 
 fn restart_dir(pid: i32, directory: Option<Directory<'_>>) -> RestartDir {
@@ -132,6 +165,22 @@ mod tests {
         assert_eq!(Config::scan("preload_app! if ENV['X']").preload, Some(true));
         assert_eq!(Config::scan("preload_app!(false)").preload, Some(false));
         assert_eq!(Config::scan("preload_app! false").preload, Some(false));
+    }
+
+    #[test]
+    fn a_path_below_releases_names_one() {
+        assert!(names_a_release(Path::new("/srv/app/releases/v1/Gemfile")));
+        for path in ["/srv/app/current/Gemfile", "config.ru", "/srv/releases", "releases/v1/x"] {
+            assert!(!names_a_release(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_rackup_file_and_a_shutdown_time_out_are_understood_where_they_are_plain() {
+        let found = Config::scan("rackup '/srv/app/releases/v1/config.ru'\nworker_shutdown_timeout 25 # s\n");
+        assert_eq!(found.rackup, Some("/srv/app/releases/v1/config.ru"));
+        assert_eq!(found.shutdown_timeout, Some("25"));
+        assert_eq!(Config::scan("rackup DefaultRackup if x\n").rackup, None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app_server::{Description, WorkerDescription},
-    config::RestartMode,
+    config::{self, RestartMode},
     core::{AppServer, Cwd, Generation, Process, ProcessKey, Sockets, Traffic, WorkerLoad},
 };
 
@@ -23,6 +23,7 @@ pub(super) struct View {
     pub memory: Memory,
     /// What was configured.
     pub mode: RestartMode,
+    pub told: config::Puma,
 }
 
 impl View {

@@ -1,0 +1,166 @@
+//! What was looked at in a pod's set-up: what is fine, what is a trap, and what nobody could tell.
+//!
+//! Whoever knows a part of the set-up makes the checks of that part, and makes them once: `/status` shows
+//! the findings among them, `pitstop doctor` shows all of them. A code is a contract, and each has a
+//! heading in `docs/doctor.md`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// A promise holds only sometimes.
+    Risky,
+    /// A promise does not hold.
+    Broken,
+}
+
+/// A trap in this pod's set-up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which trap.
+    pub code: Code,
+    /// How bad it is here.
+    pub severity: Severity,
+    /// What would happen.
+    pub message: String,
+    /// The one line that mends it.
+    pub remedy: String,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Which part of the set-up, as a heading for people: `Puma`, `volume`.
+    pub about: &'static str,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should be, in these words.
+    Fine(String),
+    /// A trap.
+    Found(Finding),
+    /// It could not be told, for this reason.
+    Unknown(String),
+}
+
+impl Check {
+    /// As it should be.
+    pub fn fine(about: &'static str, message: impl Into<String>) -> Self {
+        Self { about, outcome: Outcome::Fine(message.into()) }
+    }
+
+    /// It could not be told.
+    pub fn unknown(about: &'static str, why: impl Into<String>) -> Self {
+        Self { about, outcome: Outcome::Unknown(why.into()) }
+    }
+
+    /// A trap.
+    pub fn found(about: &'static str, finding: Finding) -> Self {
+        Self { about, outcome: Outcome::Found(finding) }
+    }
+
+    /// The trap, if it is one.
+    pub fn finding(&self) -> Option<&Finding> {
+        match &self.outcome {
+            Outcome::Found(finding) => Some(finding),
+            Outcome::Fine(_) | Outcome::Unknown(_) => None,
+        }
+    }
+}
+
+/// The traps among the checks.
+pub fn findings(checks: &[Check]) -> Vec<Finding> {
+    checks.iter().filter_map(Check::finding).cloned().collect()
+}
+
+impl Finding {
+    /// A promise does not hold.
+    pub fn broken(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code, severity: Severity::Broken, message: message.into(), remedy: remedy.into() }
+    }
+
+    /// A promise holds only sometimes.
+    pub fn risky(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Risky, ..Self::broken(code, message, remedy) }
+    }
+
+    /// Good to know.
+    pub fn note(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Note, ..Self::broken(code, message, remedy) }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal,)*) => {
+        /// Which trap. One closed list; the codes are a contract.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $code)] $variant,)*
+        }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// What users see.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// No Puma is to be seen.
+    AppServerMissing = "APP_SERVER_MISSING",
+    /// Several Pumas could be meant.
+    AppServerAmbiguous = "APP_SERVER_AMBIGUOUS",
+    /// Puma may not be looked into or signalled.
+    AppServerNotPermitted = "APP_SERVER_NOT_PERMITTED",
+    /// The containers do not see each other's processes.
+    ProcessNamespaceNotShared = "PROCESS_NAMESPACE_NOT_SHARED",
+    /// Puma runs in no release of this volume.
+    NotFromCurrent = "NOT_FROM_CURRENT",
+    /// A restart may not follow `current`.
+    RestartDirUnproven = "RESTART_DIR_UNPROVEN",
+    /// A path that Puma was given names one release.
+    PathNamesRelease = "PATH_NAMES_RELEASE",
+    /// Puma would die of the signal of a hot restart.
+    HotRestartUnavailable = "HOT_RESTART_UNAVAILABLE",
+    /// Every restart is a hot one.
+    PhasedRestartUnavailable = "PHASED_RESTART_UNAVAILABLE",
+    /// Whether Puma has restarted cannot be told.
+    AddressSpaceNotRandom = "ADDRESS_SPACE_NOT_RANDOM",
+    /// Puma has no control server that could be found.
+    ControlServerAbsent = "CONTROL_SERVER_ABSENT",
+    /// Puma's control server does not accept the token.
+    ControlServerDenied = "CONTROL_SERVER_DENIED",
+    /// Puma's control server does not answer.
+    ControlServerSilent = "CONTROL_SERVER_SILENT",
+    /// Puma's state file is of another process.
+    StateFileStale = "STATE_FILE_STALE",
+    /// Puma was given another `worker_shutdown_timeout` than the agent was told.
+    ShutdownTimeoutDiffers = "SHUTDOWN_TIMEOUT_DIFFERS",
+    /// The configuration cannot work.
+    ConfigInvalid = "CONFIG_INVALID",
+    /// The agent's port belongs to somebody else.
+    PortTaken = "PORT_TAKEN",
+    /// The agent cannot listen.
+    NotListening = "NOT_LISTENING",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
