@@ -52,6 +52,7 @@ impl Snapshot {
             previous: None,
             in_sync: false,
             trouble: Some(trouble),
+            turn: None,
             rejected: Vec::new(),
         };
         Self {
@@ -166,7 +167,7 @@ impl Status {
             previous: view.previous.clone(),
             in_sync: view.in_sync,
             reason: view.trouble.as_ref().map(|trouble| trouble.reason),
-            message: message(view),
+            message: message(view, now),
             rejected: rejections(snapshot),
             deploy_id: snapshot.deploy_id.clone(),
             drain: snapshot.drain.as_ref().map(|drain| DrainStatus::of(drain, snapshot.answer.as_ref(), now)),
@@ -177,9 +178,13 @@ impl Status {
 }
 
 /// A sentence also when nothing is wrong.
-fn message(view: &View) -> String {
+fn message(view: &View, now: Moment) -> String {
     match (&view.trouble, &view.running, &view.desired) {
         (Some(trouble), ..) => trouble.message.clone(),
+        (None, _, Some(desired)) if let Some(turn) = view.turn => format!(
+            "the hot restart onto {desired} waits for this pod's turn (restart.spread), {:.0} s more",
+            seconds(turn.since(now)).ceil()
+        ),
         (None, Some(running), _) if view.in_sync => format!("runs {running}, as desired"),
         (None, _, Some(desired)) => format!("on the way to {desired}"),
         (None, _, None) => "no pointer was read yet".into(),

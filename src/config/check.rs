@@ -57,6 +57,7 @@ impl Checks {
             ("puma.worker_shutdown_timeout", Some(config.puma.worker_shutdown_timeout), least),
             ("restart.timeout", config.restart.timeout, least),
             ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
+            ("restart.spread", Some(config.restart.spread), zero),
             ("verify.soak", Some(config.verify.soak), zero),
             ("verify.timeout", Some(config.verify.timeout), least),
             ("drain.min", Some(config.drain.min), zero),

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use sha2::{Digest, Sha256};
+
 use super::{Config, DrainKeys, LongRequests, Restart};
 use crate::core::{Policy, drain::Budget};
 
@@ -47,6 +49,7 @@ impl Config {
             successes: self.verify.successes,
             long_request_ms: self.restart.long_request(self.puma.worker_shutdown_timeout).map(ms),
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
+            spread_ms: place(&self.pod(), ms(self.restart.spread)),
             retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),
             drain: self.budget(),
         }
@@ -97,6 +100,15 @@ impl Restart {
     }
 }
 
+/// Where in `[0, spread)` this pod's hot restarts begin: always the same for the same name, and
+/// even over many names. Not the standard library's hash, which may change from version to version.
+fn place(pod: &str, spread_ms: u64) -> u64 {
+    let digest = Sha256::digest(pod);
+    let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let share = (u128::from(number) * u128::from(spread_ms)) >> 64;
+    u64::try_from(share).unwrap_or(0)
+}
+
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -135,6 +147,29 @@ mod tests {
         let mut config = Config::default();
         config.restart.long_requests = LongRequests::Proceed;
         assert_eq!(config.policy().long_request_ms, None);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 12, ..Default::default() })]
+        #[test]
+        fn hot_restarts_of_a_fleet_are_spread_evenly(deployment in "[a-z]{1,20}", spread in 1_000_u64..1_000_000) {
+            const PODS: u64 = 4_000;
+            let mut tenths = [0; 10];
+            for pod in 0..PODS {
+                let place = place(&format!("{deployment}-{pod}"), spread);
+                proptest::prop_assert!(place < spread);
+                tenths[usize::try_from(place * 10 / spread).unwrap()] += 1;
+            }
+            // 400 each on average; seven standard deviations are room enough for chance.
+            proptest::prop_assert!(tenths.iter().all(|pods| (266..=534).contains(pods)), "{tenths:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_keeps_its_place_and_without_a_spread_nobody_waits() {
+        assert_eq!(place("web-0", 60_000), place("web-0", 60_000));
+        assert_eq!(place("web-0", 60_000), 6_305);
+        assert_eq!(place("web-0", 0), 0);
     }
 
     #[test]

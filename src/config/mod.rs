@@ -125,6 +125,9 @@ pub struct Restart {
     /// For how long; 10m by default.
     #[serde(with = "humantime_serde")]
     pub wait_in_flight: Option<Duration>,
+    /// Over how long the hot restarts of a fleet are spread, each pod at its own place.
+    #[serde(with = "humantime_serde")]
+    pub spread: Duration,
 }
 
 /// Proof.

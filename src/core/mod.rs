@@ -47,6 +47,8 @@ pub struct Policy {
     pub long_request_ms: Option<u64>,
     /// For how long they are waited for.
     pub wait_in_flight_ms: u64,
+    /// How long this pod's hot restarts wait after the check: its place in `restart.spread`.
+    pub spread_ms: u64,
     /// Pause before a failed fetch, check or write is tried again.
     pub retry_ms: u64,
     /// The drain's part.
@@ -114,6 +116,8 @@ pub struct View {
     pub in_sync: bool,
     /// What holds, if something does.
     pub trouble: Option<Trouble>,
+    /// The hot restart waits until then for this pod's turn (`restart.spread`).
+    pub turn: Option<Moment>,
     /// Moves that are not tried again, with the reason.
     pub rejected: Vec<(Revision, Reason)>,
 }

@@ -43,6 +43,7 @@ fn view() -> View {
         running: Some(release("v1")),
         previous: None,
         in_sync: false,
+        turn: None,
         trouble: Some(Trouble::new(Reason::BootLoop, "workers die")),
         rejected: Vec::new(),
     }

@@ -1,6 +1,6 @@
 //! The way forward: from a moved pointer to proof.
 
-use super::*;
+use super::{check::back_to_the_look, *};
 use crate::core::observation::Probe;
 
 impl Deploy {
@@ -32,74 +32,6 @@ impl Deploy {
             self.busy = Some(Step::Fetch);
             out.push(Effect::Fetch { attempt: self.attempt, release: target.revision.release.clone() });
         }
-    }
-
-    fn check(
-        &mut self,
-        now: Moment,
-        target: Target,
-        checking: Checking,
-        look: Option<&Observation>,
-        out: &mut Vec<Effect>,
-    ) {
-        match checking {
-            Checking::Look { missing_until } => {
-                if let Some(look) = look {
-                    self.check_sight(now, target, missing_until, &look.sight);
-                }
-            }
-            Checking::Plan => {
-                self.busy = Some(Step::Check);
-                let release = target.revision.release;
-                out.push(Effect::Check { attempt: self.attempt, release, running: self.running.clone() });
-            }
-            Checking::Requests { mode, until } => {
-                if let Some(look) = look {
-                    self.wait_for_requests(now, target, mode, until, look);
-                }
-            }
-        }
-    }
-
-    /// Without an app server there is nothing to plan: at the pod's birth the release is published
-    /// at once and the server boots from it. Where good code is in place already, the server is
-    /// given time to come back first: a flip while it boots could bind it to the wrong directory.
-    fn check_sight(&mut self, now: Moment, target: Target, missing_until: Option<Moment>, sight: &Sight) {
-        self.trouble = sight_trouble(sight);
-        match sight {
-            Sight::Seen(_) => self.state = State::Checking(target, Checking::Plan),
-            Sight::Missing => {
-                let trusted = self.current.is_some() && self.current == self.history.verified;
-                let until = missing_until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
-                self.state = if trusted && now < until {
-                    State::Checking(target, Checking::Look { missing_until: Some(until) })
-                } else {
-                    State::Publishing(target, Mode::Hot, Publishing::Record)
-                };
-            }
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
-        }
-    }
-
-    fn wait_for_requests(
-        &mut self,
-        now: Moment,
-        target: Target,
-        mode: Mode,
-        until: Moment,
-        look: &Observation,
-    ) {
-        let oldest = look.traffic.oldest_request_ms().unwrap_or(0);
-        let long = self.policy.long_request_ms.is_some_and(|limit| oldest >= limit);
-        if long && now < until {
-            self.trouble = Some(Trouble::new(
-                Reason::LongRequests,
-                "requests in flight would not survive the restart: waiting for them (restart.long_requests)",
-            ));
-            return;
-        }
-        self.trouble = None;
-        self.state = State::Publishing(target, mode, Publishing::Record);
     }
 
     fn publish(
@@ -328,12 +260,8 @@ impl Deploy {
             }
             (state, Outcome::Checked(plan)) => {
                 self.trouble = None;
-                let until = now.plus(self.policy.wait_in_flight_ms);
                 match state {
-                    State::Checking(t, Checking::Plan) => {
-                        let mode = if t.hot_only { Mode::Hot } else { plan.mode };
-                        State::Checking(t, Checking::Requests { mode, until })
-                    }
+                    State::Checking(target, Checking::Plan) => self.planned(now, target, plan.mode),
                     other => other,
                 }
             }
@@ -424,14 +352,6 @@ impl Deploy {
 impl Verifying {
     fn lost_its_signal(&self, now: Moment) -> bool {
         self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
-    }
-}
-
-/// What was found out may be out of date by the time it is tried again.
-fn back_to_the_look(state: State) -> State {
-    match state {
-        State::Checking(target, _) => State::Checking(target, Checking::Look { missing_until: None }),
-        other => other,
     }
 }
 

@@ -18,6 +18,8 @@
 //! What a step needs to know of the app server comes from a look that began after the step before
 //! it ended (`fresh_after`): nothing is decided on what was seen before.
 
+mod begin;
+mod check;
 mod forward;
 mod recover;
 mod revert;
@@ -272,69 +274,6 @@ impl Deploy {
         self.running = good;
     }
 
-    /// The move that should be under way, if any.
-    fn wanted(&self, now: Moment) -> Option<Target> {
-        let (revision, previous) = match (&self.held, &self.desired) {
-            (Some((release, _)), _) => (Revision { release: release.clone(), sequence: None }, None),
-            (None, Some(pointer)) => (pointer.revision.clone(), pointer.previous.clone()),
-            (None, None) => return None,
-        };
-        let in_place = self.current.as_ref() == Some(&revision.release);
-        let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
-        let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
-        let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
-        let hot_only = matches!(self.state, State::Stranded(_));
-        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only })
-    }
-
-    /// From rest, begins the wanted move.
-    fn begin_move(&mut self, now: Moment, gate: Gate) {
-        let at_rest = matches!(self.state, State::Steady | State::Stranded(_));
-        if !at_rest || gate.draining {
-            return;
-        }
-        if let Some(target) = self.wanted(now) {
-            self.begin_attempt(target, now);
-        }
-    }
-
-    fn begin_attempt(&mut self, target: Target, now: Moment) {
-        self.attempt = Attempt(self.attempt.0 + 1);
-        self.trouble = None;
-        self.astray_since = None;
-        self.retry_at = None;
-        self.fresh_after = Moment(now.0 + 1);
-        self.state = State::Fetching(target);
-    }
-
-    /// A newer move ends an attempt that has changed nothing yet.
-    fn supersede(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let target = match &self.state {
-            State::Fetching(target) | State::Checking(target, _) => target,
-            State::Publishing(target, ..) if self.busy.is_none() => target,
-            State::Verifying(target, v) if v.watch.unseen() => target,
-            _ => return,
-        };
-        let wanted = self
-            .held
-            .as_ref()
-            .map(|(release, _)| release)
-            .or(self.desired.as_ref().map(|d| &d.revision.release));
-        let sequence =
-            if self.held.is_some() { None } else { self.desired.as_ref().and_then(|d| d.revision.sequence) };
-        if wanted.is_none()
-            || (wanted == Some(&target.revision.release) && sequence == target.revision.sequence)
-        {
-            return;
-        }
-        out.push(self.conclude(target.revision.clone(), Conclusion::Superseded));
-        // Whatever the old attempt still does reports under its own number and moves nothing.
-        self.attempt = Attempt(self.attempt.0 + 1);
-        (self.busy, self.trouble, self.retry_at) = (None, None, None);
-        self.fresh_after = Moment(now.0 + 1);
-        self.state = State::Steady;
-    }
-
     fn conclude(&self, revision: Revision, conclusion: Conclusion) -> Effect {
         Effect::Conclude { attempt: self.attempt, revision, conclusion }
     }
@@ -405,6 +344,7 @@ impl Deploy {
         match &self.state {
             State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
+            | State::Checking(_, Checking::Spread { until })
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until }) => due.push(*until),
@@ -425,6 +365,7 @@ impl Deploy {
     pub fn watchfulness(&self) -> Watchfulness {
         match self.state {
             State::Steady | State::Stranded(_) | State::Fetching(_) => Watchfulness::Calm,
+            State::Checking(_, Checking::Spread { .. }) => Watchfulness::Calm,
             _ => Watchfulness::Close,
         }
     }

@@ -40,6 +40,8 @@ pub(super) enum Checking {
     Look { missing_until: Option<Moment> },
     /// Can it be moved?
     Plan,
+    /// Is it this pod's turn, so that a fleet's hot restarts do not coincide?
+    Spread { until: Moment },
     /// Would requests be cut?
     Requests { mode: Mode, until: Moment },
 }

@@ -2,7 +2,9 @@
 
 use crate::core::{
     Agent, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment, Observation,
-    Outcome, Policy, Probe, Process, ProcessKey, Recovered, Sight, Stage, Step, Traffic, drain::Budget,
+    Operator, Outcome, Plan, Policy, Probe, Process, ProcessKey, Record, Recovered, Sight, Stage, Step,
+    Traffic,
+    drain::{Budget, DrainCommand, Origin},
 };
 use crate::core::{
     Mode, Reason,
@@ -22,6 +24,7 @@ fn policy() -> Policy {
         successes: 3,
         long_request_ms: None,
         wait_in_flight_ms: 0,
+        spread_ms: 5_000,
         retry_ms: 100,
         drain,
     }
@@ -134,4 +137,88 @@ fn a_second_app_server_does_not_keep_a_proven_deploy_open() {
         (view.stage, view.trouble.map(|t| t.reason)),
         (Stage::Steady, Some(Reason::AppServerAmbiguous))
     );
+}
+
+fn at(release: &str, sequence: u64) -> Pointer {
+    Pointer {
+        revision: Revision { release: release.parse().unwrap(), sequence: Some(sequence) },
+        previous: None,
+    }
+}
+
+/// A pod that serves v1, proven, and has just found out how v2 can be restarted onto.
+fn checked(mode: Mode) -> Agent {
+    let verified = |pointer: Pointer| Record {
+        event: RecordEvent::Verified,
+        revision: pointer.revision,
+        reason: None,
+        baseline: None,
+    };
+    let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
+    let current = Some("v1".parse().unwrap());
+    let recovered = Recovered { current, records, ..Recovered::default() };
+    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    agent.step(Moment(1), Event::Pointer(Ok(at("v2", 2))));
+    agent.step(Moment(2), done(Step::Fetch));
+    agent.step(Moment(4), look(4, serving(), None));
+    agent.step(Moment(5), planned(1, mode));
+    agent
+}
+
+fn planned(attempt: u64, mode: Mode) -> Event {
+    Event::Finished { attempt: Attempt(attempt), step: Step::Check, outcome: Outcome::Checked(Plan { mode }) }
+}
+
+fn begins(effects: &[Effect]) -> bool {
+    effects.iter().any(|e| matches!(e, Effect::Record { record, .. } if record.event == RecordEvent::Attempt))
+}
+
+#[test]
+fn a_hot_restart_waits_for_its_turn_and_says_until_when() {
+    let mut agent = checked(Mode::Hot);
+    assert_eq!(agent.view().turn, Some(Moment(5_005)));
+    assert!(!begins(&agent.step(Moment(5_004), look(5_004, serving(), None))));
+    assert_eq!(agent.deadline(Moment(5_004)), Some(Moment(5_005)));
+    agent.step(Moment(5_005), look(5_005, serving(), None));
+    assert_eq!(agent.view().turn, None);
+    assert!(begins(&agent.step(Moment(5_006), look(5_006, serving(), None))));
+}
+
+#[test]
+fn a_phased_restart_waits_for_nobody() {
+    let mut agent = checked(Mode::Phased);
+    assert_eq!(agent.view().turn, None);
+    assert!(begins(&agent.step(Moment(7), look(7, serving(), None))));
+}
+
+#[test]
+fn no_turn_is_waited_for_where_nothing_serves() {
+    let mut agent = checked(Mode::Hot);
+    agent.step(Moment(10), look(10, loading(1), None));
+    assert!(begins(&agent.step(Moment(11), look(11, loading(1), None))));
+}
+
+#[test]
+fn a_newer_move_ends_the_wait_for_a_turn_and_a_drain_stops_it() {
+    let mut agent = checked(Mode::Hot);
+    let effects = agent.step(Moment(10), Event::Pointer(Ok(at("v3", 3))));
+    assert!(
+        matches!(&effects[..], [Effect::Conclude { .. }, Effect::Fetch { release, .. }] if release.as_str() == "v3")
+    );
+    let mut agent = checked(Mode::Hot);
+    agent.step(Moment(10), Event::Drain(DrainCommand::Begin(Origin::PreStop)));
+    assert_eq!(agent.view().turn, None);
+    assert!(!begins(&agent.step(Moment(6_000), look(6_000, serving(), None))));
+    assert!(!begins(&agent.step(Moment(6_001), look(6_001, serving(), None))));
+}
+
+#[test]
+fn who_is_sent_back_by_an_operator_waits_for_no_turn() {
+    let mut agent = checked(Mode::Hot);
+    agent.step(Moment(6), Event::Operator(Operator::Revert));
+    agent.step(Moment(7), Event::Finished { attempt: Attempt(3), step: Step::Fetch, outcome: Outcome::Done });
+    agent.step(Moment(9), look(9, serving(), None));
+    agent.step(Moment(10), planned(3, Mode::Hot));
+    assert_eq!(agent.view().turn, None);
+    assert!(begins(&agent.step(Moment(12), look(12, serving(), None))));
 }

@@ -36,7 +36,15 @@ impl Deploy {
             previous,
             in_sync,
             trouble,
+            turn: self.turn().filter(|_| !gate.draining),
             rejected,
+        }
+    }
+
+    fn turn(&self) -> Option<Moment> {
+        match self.state {
+            State::Checking(_, Checking::Spread { until }) => Some(until),
+            _ => None,
         }
     }
 

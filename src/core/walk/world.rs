@@ -137,6 +137,7 @@ pub fn policy() -> Policy {
         successes: 1,
         long_request_ms: None,
         wait_in_flight_ms: 1_000,
+        spread_ms: 0,
         retry_ms: 10,
         drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ignore_peers: vec![] },
     }

@@ -1,0 +1,68 @@
+//! Which move should be under way, where one begins, and when it gives way to a newer one.
+
+use super::*;
+
+impl Deploy {
+    /// The move that should be under way, if any.
+    fn wanted(&self, now: Moment) -> Option<Target> {
+        let (revision, previous) = match (&self.held, &self.desired) {
+            (Some((release, _)), _) => (Revision { release: release.clone(), sequence: None }, None),
+            (None, Some(pointer)) => (pointer.revision.clone(), pointer.previous.clone()),
+            (None, None) => return None,
+        };
+        let in_place = self.current.as_ref() == Some(&revision.release);
+        let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
+        let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
+        let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
+        let hot_only = matches!(self.state, State::Stranded(_));
+        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only })
+    }
+
+    /// From rest, begins the wanted move.
+    pub(super) fn begin_move(&mut self, now: Moment, gate: Gate) {
+        let at_rest = matches!(self.state, State::Steady | State::Stranded(_));
+        if !at_rest || gate.draining {
+            return;
+        }
+        if let Some(target) = self.wanted(now) {
+            self.begin_attempt(target, now);
+        }
+    }
+
+    fn begin_attempt(&mut self, target: Target, now: Moment) {
+        self.attempt = Attempt(self.attempt.0 + 1);
+        self.trouble = None;
+        self.astray_since = None;
+        self.retry_at = None;
+        self.fresh_after = Moment(now.0 + 1);
+        self.state = State::Fetching(target);
+    }
+
+    /// A newer move ends an attempt that has changed nothing yet.
+    pub(super) fn supersede(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let target = match &self.state {
+            State::Fetching(target) | State::Checking(target, _) => target,
+            State::Publishing(target, ..) if self.busy.is_none() => target,
+            State::Verifying(target, v) if v.watch.unseen() => target,
+            _ => return,
+        };
+        let wanted = self
+            .held
+            .as_ref()
+            .map(|(release, _)| release)
+            .or(self.desired.as_ref().map(|d| &d.revision.release));
+        let sequence =
+            if self.held.is_some() { None } else { self.desired.as_ref().and_then(|d| d.revision.sequence) };
+        if wanted.is_none()
+            || (wanted == Some(&target.revision.release) && sequence == target.revision.sequence)
+        {
+            return;
+        }
+        out.push(self.conclude(target.revision.clone(), Conclusion::Superseded));
+        // Whatever the old attempt still does reports under its own number and moves nothing.
+        self.attempt = Attempt(self.attempt.0 + 1);
+        (self.busy, self.trouble, self.retry_at) = (None, None, None);
+        self.fresh_after = Moment(now.0 + 1);
+        self.state = State::Steady;
+    }
+}

@@ -1,0 +1,115 @@
+//! Before anything is moved: is there an app server, can it be moved, and is this a good moment?
+
+use super::*;
+
+impl Deploy {
+    /// How the app server is moved is known; when is the next question.
+    pub(super) fn planned(&self, now: Moment, target: Target, mode: Mode) -> State {
+        let mode = if target.hot_only { Mode::Hot } else { mode };
+        // Nobody's clients wait in a phased restart, and who was sent back must get there at once.
+        let at_once = mode == Mode::Phased || target.hot_only || self.held.is_some();
+        let checking = match self.policy.spread_ms {
+            ms if ms > 0 && !at_once => Checking::Spread { until: now.plus(ms) },
+            _ => self.requests(now, mode),
+        };
+        State::Checking(target, checking)
+    }
+
+    fn requests(&self, now: Moment, mode: Mode) -> Checking {
+        Checking::Requests { mode, until: now.plus(self.policy.wait_in_flight_ms) }
+    }
+
+    /// A hot restart waits for this pod's turn among the fleet's. Where nothing serves, no client
+    /// would wait for the boot, so nothing is waited for.
+    fn wait_for_turn(&mut self, now: Moment, target: Target, until: Moment, sight: &Sight) {
+        match sight {
+            Sight::Missing => self.state = State::Checking(target, Checking::Look { missing_until: None }),
+            sight if now >= until || !verdict::any_booted(sight) => {
+                let requests = self.requests(now, Mode::Hot);
+                self.state = State::Checking(target, requests);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn check(
+        &mut self,
+        now: Moment,
+        target: Target,
+        checking: Checking,
+        look: Option<&Observation>,
+        out: &mut Vec<Effect>,
+    ) {
+        match checking {
+            Checking::Look { missing_until } => {
+                if let Some(look) = look {
+                    self.check_sight(now, target, missing_until, &look.sight);
+                }
+            }
+            Checking::Plan => {
+                self.busy = Some(Step::Check);
+                let release = target.revision.release;
+                out.push(Effect::Check { attempt: self.attempt, release, running: self.running.clone() });
+            }
+            Checking::Spread { until } => {
+                if let Some(look) = look {
+                    self.wait_for_turn(now, target, until, &look.sight);
+                }
+            }
+            Checking::Requests { mode, until } => {
+                if let Some(look) = look {
+                    self.wait_for_requests(now, target, mode, until, look);
+                }
+            }
+        }
+    }
+
+    /// Without an app server there is nothing to plan: at the pod's birth the release is published
+    /// at once and the server boots from it. Where good code is in place already, the server is
+    /// given time to come back first: a flip while it boots could bind it to the wrong directory.
+    fn check_sight(&mut self, now: Moment, target: Target, missing_until: Option<Moment>, sight: &Sight) {
+        self.trouble = sight_trouble(sight);
+        match sight {
+            Sight::Seen(_) => self.state = State::Checking(target, Checking::Plan),
+            Sight::Missing => {
+                let trusted = self.current.is_some() && self.current == self.history.verified;
+                let until = missing_until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
+                self.state = if trusted && now < until {
+                    State::Checking(target, Checking::Look { missing_until: Some(until) })
+                } else {
+                    State::Publishing(target, Mode::Hot, Publishing::Record)
+                };
+            }
+            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
+        }
+    }
+
+    fn wait_for_requests(
+        &mut self,
+        now: Moment,
+        target: Target,
+        mode: Mode,
+        until: Moment,
+        look: &Observation,
+    ) {
+        let oldest = look.traffic.oldest_request_ms().unwrap_or(0);
+        let long = self.policy.long_request_ms.is_some_and(|limit| oldest >= limit);
+        if long && now < until {
+            self.trouble = Some(Trouble::new(
+                Reason::LongRequests,
+                "requests in flight would not survive the restart: waiting for them (restart.long_requests)",
+            ));
+            return;
+        }
+        self.trouble = None;
+        self.state = State::Publishing(target, mode, Publishing::Record);
+    }
+}
+
+/// What was found out may be out of date by the time it is tried again.
+pub(super) fn back_to_the_look(state: State) -> State {
+    match state {
+        State::Checking(target, _) => State::Checking(target, Checking::Look { missing_until: None }),
+        other => other,
+    }
+}
