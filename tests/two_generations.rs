@@ -219,6 +219,7 @@ fn policy() -> Policy {
         successes: 3,
         long_request_ms: None,
         wait_in_flight_ms: 0,
+        spread_ms: 0,
         retry_ms: 1_000,
         drain,
     }
