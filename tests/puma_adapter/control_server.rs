@@ -50,7 +50,7 @@ fn with_another_token_denies_and_the_rest_is_still_seen() {
 fn of_a_process_that_is_gone_is_not_asked() {
     let rig = PumaRig::start(Setup::default());
     let master = rig.master().unwrap().to_string();
-    let stale = std::fs::read_to_string(rig.state_file()).unwrap().replace(&master, "4711");
+    let stale = std::fs::read_to_string(rig.run_dir().join("puma.state")).unwrap().replace(&master, "4711");
     let path = rig.scratch().join("stale.state");
     std::fs::write(&path, stale).unwrap();
     assert_eq!(asked(&rig, by_state_file(&path)), (false, vec!["STATE_FILE_STALE".to_owned()]));

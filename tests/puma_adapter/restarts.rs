@@ -1,20 +1,18 @@
 use super::*;
 
-/// Each start of Ruby takes this much longer, so that the gap between exec and title is wide.
-fn slow_ruby(rig_dir: &Path) -> Vec<(String, String)> {
-    let lib = rig_dir.join("slow_ruby.rb");
+/// Each start of Ruby takes longer, so that the gap between exec and title is wide.
+fn slowly_started(setup: Setup) -> PumaRig {
+    let mut rig = PumaRig::prepare(setup);
+    let lib = rig.run_dir().join("slow_ruby.rb");
     std::fs::write(&lib, "sleep 0.7\n").unwrap();
-    vec![("RUBYOPT".into(), format!("-r{}", lib.display()))]
-}
-
-fn slowly_started(setup: Setup) -> (PumaRig, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let rig = PumaRig::start(Setup { env: slow_ruby(dir.path()), ..setup });
-    (rig, dir)
+    rig.set_env("RUBYOPT", format!("-r{}", rig.inside(&lib).display()));
+    rig.run();
+    rig.wait_for_release("v1");
+    rig
 }
 
 fn a_hot_restart_of(setup: Setup) {
-    let (rig, _dir) = slowly_started(setup);
+    let rig = slowly_started(setup);
     let (eye, master) = (Eye::on(&rig), rig.master().unwrap());
     let before = eye.settled("v1");
     rig.release("v2", App::Good);

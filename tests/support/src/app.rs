@@ -40,7 +40,10 @@ impl App {
     fn config_tail(self) -> &'static str {
         match self {
             Self::BadConfig => "raise 'this configuration is broken on purpose'\n",
-            Self::HangsInWorker => "on_worker_boot { sleep }\n",
+            // Renamed in 7.0.
+            Self::HangsInWorker => {
+                "send(respond_to?(:before_worker_boot) ? :before_worker_boot : :on_worker_boot) { sleep }\n"
+            }
             _ => "",
         }
     }

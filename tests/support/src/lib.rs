@@ -15,6 +15,8 @@ pub mod figures;
 pub mod http;
 /// HTTP clients that keep asking while something happens, and count what they lose.
 pub mod load;
+/// How a Puma's process comes to be: its image, its user, what wraps it.
+pub mod launch;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
 /// Volumes that stop answering, fill up, or become read-only.
@@ -23,8 +25,9 @@ pub mod volume;
 pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
+pub use launch::{Image, Wrapper};
 pub use load::Load;
-pub use puma::{Directory, PumaRig, Setup, Wrapper};
+pub use puma::{Directory, PumaRig, Setup};
 pub use volume::{HangingVolume, SmallVolume};
 
 use std::{

@@ -3,14 +3,17 @@ use std::{
     net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
+    sync::Arc,
 };
-
-use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::{App, Container, HangingVolume, SmallVolume, http, until};
+use crate::{
+    App, Container, HangingVolume, Image, SmallVolume, Wrapper, http,
+    container::Recipe,
+    launch::{Launch, Mounts},
+    until,
+};
 
 /// How Puma knows the directory that a restart goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,24 +26,15 @@ pub enum Directory {
     Pinned,
 }
 
-/// What stands between the container and Puma.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrapper {
-    /// Nothing: Puma is the container's first process.
-    None,
-    /// `sh -c "puma …; true"`: a shell that stays, and that a signal would kill.
-    Shell,
-    /// A mount namespace of its own, whose control socket and state file nobody outside sees by path.
-    MountNamespace,
-}
-
 /// Which Puma to run.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// Where it comes from.
+    pub image: Image,
     /// Workers; 0 is single mode.
     pub workers: usize,
-    /// `preload_app!`.
-    pub preload: bool,
+    /// `preload_app!` with this argument; `None` leaves it to Puma.
+    pub preload: Option<bool>,
     /// Threads per worker, at least and at most.
     pub threads: (usize, usize),
     /// How the restart directory is known.
@@ -76,8 +70,9 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            image: Image::of_this_run(),
             workers: 2,
-            preload: false,
+            preload: Some(false),
             threads: (1, 3),
             directory: Directory::Literal,
             control: true,
@@ -105,7 +100,12 @@ impl Setup {
 
     /// A cluster of two with `preload_app!`.
     pub fn preloading() -> Self {
-        Self { preload: true, ..Self::default() }
+        Self { preload: Some(true), ..Self::default() }
+    }
+
+    /// The same from another image.
+    pub fn from(self, image: Image) -> Self {
+        Self { image, ..self }
     }
 }
 
@@ -139,8 +139,11 @@ impl PumaRig {
         // Under /tmp by name: a socket's path must stay below 108 bytes.
         let dir = tempfile::Builder::new().prefix("rig").tempdir_in("/tmp").expect("a temporary directory");
         open_to_all(dir.path());
-        fs::create_dir(dir.path().join("run")).expect("a directory for sockets");
-        open_to_all(&dir.path().join("run"));
+        // `root` is where a container's own file system is put together.
+        for name in ["run", "root"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory of the rig's");
+            open_to_all(&dir.path().join(name));
+        }
         let volume = setup.hangable.then(|| {
             let rig_dir = dir.path();
             HangingVolume::mount(&rig_dir.join("disk"), &rig_dir.join("app"))
@@ -253,9 +256,24 @@ impl PumaRig {
         self.dir.path().join(format!("{}puma.log", self.part))
     }
 
-    /// Puma's state file.
+    /// Where the sockets and the state file are, for everybody outside of Puma's container.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Puma's own name for a path on the volume or in [`PumaRig::run_dir`].
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        self.mounts().map_or_else(|| path.to_owned(), |mounts| mounts.inside(path))
+    }
+
+    /// Puma's state file, as Puma sees it.
     pub fn state_file(&self) -> PathBuf {
-        self.dir.path().join(format!("run/{}puma.state", self.part))
+        self.inside(&self.run_dir().join(format!("{}puma.state", self.part)))
+    }
+
+    /// Adds a variable to the environment of the next start.
+    pub fn set_env(&mut self, name: &str, value: impl Into<String>) {
+        self.setup.env.push((name.into(), value.into()));
     }
 
     /// The control server's address, as Puma sees it.
@@ -306,7 +324,7 @@ impl PumaRig {
     }
 
     fn control_socket(&self) -> PathBuf {
-        self.dir.path().join(format!("run/{}control.sock", self.part))
+        self.inside(&self.run_dir().join(format!("{}control.sock", self.part)))
     }
 
     fn puma_config(&self) -> String {
@@ -321,11 +339,11 @@ impl PumaRig {
             lines.push(format!("worker_boot_timeout {}", setup.worker_boot_timeout));
             lines.push(format!("worker_shutdown_timeout {}", setup.worker_shutdown_timeout));
         }
-        if setup.preload {
-            lines.push("preload_app!".into());
+        if let Some(preload) = setup.preload.filter(|_| setup.workers > 0) {
+            lines.push(if preload { "preload_app!" } else { "preload_app! false" }.into());
         }
         if setup.directory == Directory::Literal {
-            lines.push(format!("directory '{}'", self.current().display()));
+            lines.push(format!("directory '{}'", self.inside(&self.current()).display()));
         }
         if setup.control {
             lines.push(format!("activate_control_app '{}', {{ auth_token: '{TOKEN}' }}", self.control_url()));
@@ -339,7 +357,7 @@ impl PumaRig {
 
     /// Relative in the rule, so that a restart reads the new release's; absolute for a second Puma.
     fn config_file(&self) -> PathBuf {
-        if self.part.is_empty() { "config/puma.rb".into() } else { self.dir.path().join("second-puma.rb") }
+        if self.part.is_empty() { "config/puma.rb".into() } else { self.run_dir().join("second-puma.rb") }
     }
 
     fn rewrite_configs(&self) {
@@ -351,46 +369,33 @@ impl PumaRig {
         }
     }
 
-    fn recipe(&self) -> Box<dyn Fn() -> Command + Send> {
-        let (setup, current) = (self.setup.clone(), self.current());
-        let (run, config) = (self.dir.path().join("run"), self.config_file());
-        Box::new(move || {
-            let mut command = Command::new("setpriv");
-            // Even a killed test leaves no Puma behind.
-            command.args(["--pdeathsig", "KILL"]);
-            if let Some(uid) = setup.uid {
-                command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
-            }
-            command.arg("--");
-            command.args(wrapped(setup.wrapper));
-            let pwd = match setup.directory {
-                Directory::Pinned => fs::canonicalize(&current).expect("current resolves"),
-                _ => current.clone(),
-            };
-            command.current_dir(&current).env("PWD", pwd);
-            command
-                .env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string())
-                .env("RIG_RUN", &run)
-                .env("RIG_CONFIG", &config);
-            for unwanted in
-                ["WEB_CONCURRENCY", "RAILS_ENV", "RACK_ENV", "RUBYOPT", "BUNDLE_GEMFILE", "OLDPWD"]
-            {
-                command.env_remove(unwanted);
-            }
-            command.envs(setup.env.iter().map(|(name, value)| (name, value)));
-            command
-        })
+    fn recipe(&self) -> Recipe {
+        let (setup, run) = (&self.setup, self.run_dir());
+        let mut env = vec![
+            ("RIG_BOOT_SECONDS".to_owned(), setup.boot_seconds.to_string()),
+            ("RIG_RUN".to_owned(), text(&self.inside(&run))),
+            ("RIG_CONFIG".to_owned(), text(&self.inside(&self.config_file()))),
+        ];
+        env.extend(setup.env.iter().cloned());
+        let launch = Launch {
+            mounts: self.mounts(),
+            wrapper: setup.wrapper,
+            uid: setup.uid,
+            current: self.current(),
+            resolved_pwd: setup.directory == Directory::Pinned,
+            env,
+        };
+        Box::new(move || launch.command())
+    }
+
+    fn mounts(&self) -> Option<Mounts> {
+        let root = self.setup.image.root()?;
+        Some(Mounts { root, scratch: self.dir.path().to_owned() })
     }
 }
 
-fn wrapped(wrapper: Wrapper) -> Vec<&'static str> {
-    const NAMESPACE: [&str; 5] = ["unshare", "--mount", "--propagation", "private", "sh"];
-    let mount_and_run = "mount -t tmpfs rig \"$RIG_RUN\" && exec puma -C \"$RIG_CONFIG\"";
-    match wrapper {
-        Wrapper::None => vec!["sh", "-c", "exec puma -C \"$RIG_CONFIG\""],
-        Wrapper::Shell => vec!["sh", "-c", "puma -C \"$RIG_CONFIG\"; exit $?"],
-        Wrapper::MountNamespace => NAMESPACE.into_iter().chain(["-c", mount_and_run]).collect(),
-    }
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// The pids of a process's children.
