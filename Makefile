@@ -8,6 +8,10 @@
 ALONE = $(shell [ "$$(id -u)" = 0 ] && unshare --pid --fork --mount-proc true 2>/dev/null \
 	&& echo unshare --pid --fork --mount-proc --kill-child)
 
+# Pumas of other versions run in roots of their own, which only root can make and enter.
+TRIXIE = $(shell [ "$$(id -u)" = 0 ] && echo trixie)
+REAL_PUMA = 'binary(/^(rig$$|puma_|e2e_)/) | test(/puma_real/)'
+
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -17,12 +21,14 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
-	@.ci/setup puma fuse nextest
+	@.ci/setup puma fuse nextest $(TRIXIE)
 	$(ALONE) cargo nextest run --workspace
 
-test-edge: ## the tests with a real Puma once more, in one run (a newest-Puma matrix does not exist yet)
-	@.ci/setup puma fuse nextest
-	$(ALONE) cargo nextest run --workspace -E 'binary(/^(rig$$|puma_|e2e_)/) | test(/puma_real/)'
+test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
+	@.ci/setup puma fuse nextest trixie sid
+	for puma in trixie sid; do \
+		RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
+	done
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
 	@.ci/setup puma
@@ -36,4 +42,4 @@ lint: ## formatting, clippy, rustdoc, and the licences and sources of dependenci
 	cargo deny check licenses bans sources
 
 setup: ## install all that the other targets need (Debian 12, as root)
-	@.ci/setup puma fuse nextest deny
+	@.ci/setup puma fuse nextest deny trixie

@@ -13,10 +13,10 @@ pub mod container;
 pub mod figures;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
-/// HTTP clients that keep asking while something happens, and count what they lose.
-pub mod load;
 /// How a Puma's process comes to be: its image, its user, what wraps it.
 pub mod launch;
+/// HTTP clients that keep asking while something happens, and count what they lose.
+pub mod load;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
 /// Volumes that stop answering, fill up, or become read-only.

@@ -9,8 +9,9 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    App, Container, HangingVolume, Image, SmallVolume, Wrapper, http,
+    App, Container, HangingVolume, Image, SmallVolume, Wrapper,
     container::Recipe,
+    http,
     launch::{Launch, Mounts},
     until,
 };
