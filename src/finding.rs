@@ -151,6 +151,68 @@ codes! {
     StateFileStale = "STATE_FILE_STALE",
     /// Puma was given another `worker_shutdown_timeout` than the agent was told.
     ShutdownTimeoutDiffers = "SHUTDOWN_TIMEOUT_DIFFERS",
+    /// A request in flight would not survive a restart.
+    LongRequests = "LONG_REQUESTS",
+    /// Long requests are cut by restarts, as configured.
+    LongRequestsCut = "LONG_REQUESTS_CUT",
+    /// The grace period leaves the drain little time.
+    DrainBudgetTight = "DRAIN_BUDGET_TIGHT",
+    /// Puma has less time to stop than it gives its requests.
+    StopTimeShort = "STOP_TIME_SHORT",
+    /// Booted is all that is known of a release.
+    HealthPathUnset = "HEALTH_PATH_UNSET",
+    /// The health path does not answer well now.
+    HealthPathFails = "HEALTH_PATH_FAILS",
+    /// The app is not asked which release it is.
+    ReleaseHeaderUnset = "RELEASE_HEADER_UNSET",
+    /// The app does not name the release that runs.
+    ReleaseHeaderWrong = "RELEASE_HEADER_WRONG",
+    /// The volume is not there.
+    VolumeMissing = "VOLUME_MISSING",
+    /// The volume does not answer in time.
+    VolumeHangs = "VOLUME_HANGS",
+    /// The volume cannot be written.
+    VolumeNotWritable = "VOLUME_NOT_WRITABLE",
+    /// Releases are made on another file system than where they go.
+    VolumeSplit = "VOLUME_SPLIT",
+    /// The next release may not fit.
+    VolumeNearlyFull = "VOLUME_NEARLY_FULL",
+    /// Locks do not hold on the volume.
+    VolumeWithoutLocks = "VOLUME_WITHOUT_LOCKS",
+    /// `current` is something that a rename must not replace.
+    CurrentNotALink = "CURRENT_NOT_A_LINK",
+    /// `current` leads nowhere.
+    CurrentDangling = "CURRENT_DANGLING",
+    /// `current` leads to something that was never checked.
+    CurrentUnchecked = "CURRENT_UNCHECKED",
+    /// Several pods run from one `current`.
+    CurrentShared = "CURRENT_SHARED",
+    /// `state_dir` cannot be written.
+    StateDirNotWritable = "STATE_DIR_NOT_WRITABLE",
+    /// `state_dir` lies on the releases' volume.
+    StateDirOnVolume = "STATE_DIR_ON_VOLUME",
+    /// The token cannot be read.
+    TokenUnreadable = "TOKEN_UNREADABLE",
+    /// The pointer cannot be read.
+    PointerUnreadable = "POINTER_UNREADABLE",
+    /// The pointer is none.
+    PointerInvalid = "POINTER_INVALID",
+    /// The store has not the release that the pointer names.
+    ReleaseUnknown = "RELEASE_UNKNOWN",
+    /// The release that the pointer names is damaged in the store.
+    ReleaseCorrupt = "RELEASE_CORRUPT",
+    /// The store does not answer.
+    StoreUnreachable = "STORE_UNREACHABLE",
+    /// The store refuses us.
+    StoreDenied = "STORE_DENIED",
+    /// No agent runs beside.
+    AgentNotRunning = "AGENT_NOT_RUNNING",
+    /// The agent does not answer.
+    AgentSilent = "AGENT_SILENT",
+    /// The agent that answers is another pod's.
+    AgentOfAnotherPod = "AGENT_OF_ANOTHER_POD",
+    /// The agent says that something else runs than what is desired, or that something holds it.
+    NotInSync = "NOT_IN_SYNC",
     /// The configuration cannot work.
     ConfigInvalid = "CONFIG_INVALID",
     /// The agent's port belongs to somebody else.

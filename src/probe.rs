@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper::{Uri, body::Bytes, http::Response};
+use hyper::{StatusCode, Uri};
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{core::Probe, http_get, revision::ReleaseId};
@@ -23,6 +23,15 @@ pub struct Prober {
     path: String,
     release_header: Option<String>,
     limit: Duration,
+}
+
+/// What the app said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// How.
+    pub status: StatusCode,
+    /// What the header for the release says, where one is asked for and there.
+    pub release: Option<String>,
 }
 
 impl Prober {
@@ -48,24 +57,31 @@ impl Prober {
     ///
     /// Healthy is any 2xx, as Rails' own `/up` answers; a redirect may lead anywhere and proves nothing.
     pub async fn probe(&self, release: Option<&ReleaseId>) -> Probe {
-        match self.ask().await {
-            Some(answer) if answer.status().is_success() => self.compare(&answer, release),
+        match self.answer().await {
+            Ok(answer) if answer.status.is_success() => self.compare(&answer, release),
             _ => Probe::Unhealthy,
         }
     }
 
-    async fn ask(&self) -> Option<Response<Bytes>> {
+    /// Asks once, for who wants to know more than whether it is healthy.
+    ///
+    /// # Errors
+    /// Why there was no answer, in words.
+    pub async fn answer(&self) -> Result<Answer, String> {
         let begun = Instant::now();
         let connected = tokio::time::timeout(self.limit, TcpStream::connect(&self.address)).await;
-        let stream = connected.ok()?.ok()?;
+        let late = |_| format!("no connection within {:?}", self.limit);
+        let stream = connected.map_err(late)?.map_err(|error| error.to_string())?;
         let left = self.limit.saturating_sub(begun.elapsed());
-        http_get::get(stream, &self.host, &self.path, left).await.ok()
+        let answer = http_get::get(stream, &self.host, &self.path, left).await.map_err(|e| e.to_string())?;
+        let header = self.release_header.as_ref().and_then(|header| answer.headers().get(header));
+        let release = header.and_then(|value| value.to_str().ok()).map(|text| text.trim().to_owned());
+        Ok(Answer { status: answer.status(), release })
     }
 
-    fn compare(&self, answer: &Response<Bytes>, release: Option<&ReleaseId>) -> Probe {
-        let (Some(header), Some(release)) = (&self.release_header, release) else { return Probe::Healthy };
-        let named = answer.headers().get(header).and_then(|value| value.to_str().ok());
-        if named.map(str::trim) == Some(release.as_str()) { Probe::Healthy } else { Probe::OtherRelease }
+    fn compare(&self, answer: &Answer, release: Option<&ReleaseId>) -> Probe {
+        let (Some(_), Some(release)) = (&self.release_header, release) else { return Probe::Healthy };
+        if answer.release.as_deref() == Some(release.as_str()) { Probe::Healthy } else { Probe::OtherRelease }
     }
 }
 

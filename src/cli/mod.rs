@@ -11,7 +11,9 @@ use crate::{
     revision::ReleaseId,
 };
 
+pub mod agent_socket;
 pub mod config_command;
+pub mod doctor;
 pub mod fetch;
 pub mod operator;
 pub mod promote;
@@ -73,6 +75,15 @@ pub enum Command {
     Revert,
     /// What the store and the volume hold.
     Releases,
+    /// Is this pod set up so that the promises hold? Each finding with its remedy; changes nothing.
+    Doctor {
+        /// In a pod before its Puma starts (an init container): neither Puma nor the agent is expected.
+        #[arg(long)]
+        init: bool,
+        /// The configuration alone, on any machine (CI).
+        #[arg(long, conflicts_with = "init")]
+        config_only: bool,
+    },
     /// The effective configuration, and where each value came from.
     Config,
 }
@@ -80,7 +91,7 @@ pub enum Command {
 impl Command {
     fn needs_source(&self, config: &Config) -> bool {
         match self {
-            Self::Run | Self::Fetch | Self::Releases | Self::Publish(_) => true,
+            Self::Run | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
             Self::Status | Self::Sync { .. } | Self::Pause | Self::Resume => false,
@@ -212,6 +223,14 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         Command::Publish(args) => publish::run(config, args, console).await,
         Command::Promote { id } => promote::run(config, id, console).await,
         Command::Rollback { id } => rollback::run(config, id, console).await,
+        Command::Doctor { init, config_only } => {
+            let scope = match (init, config_only) {
+                (true, _) => doctor::Scope::Init,
+                (_, true) => doctor::Scope::ConfigOnly,
+                (false, false) => doctor::Scope::Pod,
+            };
+            doctor::run(config, scope, console).await
+        }
         Command::Releases => releases::run(config, console).await,
         Command::Status => status::run(&config.state_dir, console).await,
         Command::Sync { retry } => ask(Ask::Sync { retry }).await,

@@ -1,16 +1,14 @@
 //! `pitstop sync`, `pause`, `resume`, `undrain`, `revert`: one question each, over the admin socket.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, path::Path};
 
-use hyper::{Method, StatusCode, body::Bytes, http::Response};
+use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
 
-use super::{Console, Exit, Failure};
-use crate::{http_get, server::SOCKET_NAME};
-
-/// The agent answers at once, whatever its volume does.
-const LIMIT: Duration = Duration::from_secs(10);
+use super::{
+    Console, Exit, Failure,
+    agent_socket::{self, parsed},
+};
 
 /// What this pod's agent is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,37 +64,11 @@ struct Refusal {
 /// # Errors
 /// [`Failure`] with the message for the user.
 pub async fn run(state_dir: &Path, ask: Ask, console: Console) -> Result<Exit, Failure> {
-    let answer = over_socket(state_dir, Method::POST, ask.path()).await?;
+    let answer = agent_socket::ask(state_dir, Method::POST, ask.path()).await?;
     if answer.status() == StatusCode::OK {
         console.print::<Answer>(&parsed(answer.body())?);
         return Ok(Exit::Done);
     }
     let refusal: Refusal = parsed(answer.body())?;
     Err(Failure::failed(refusal.error))
-}
-
-/// One request to the agent of this pod.
-pub(super) async fn over_socket(
-    state_dir: &Path,
-    method: Method,
-    path: &str,
-) -> Result<Response<Bytes>, Failure> {
-    let socket = state_dir.join(SOCKET_NAME);
-    let unreachable = |error: &dyn fmt::Display| {
-        let socket = socket.display();
-        Failure::failed(format!(
-            "the agent does not answer on {socket}: {error}; is `pitstop run` running in this pod, as this \
-             user and with this state_dir?"
-        ))
-    };
-    let stream = UnixStream::connect(&socket).await.map_err(|error| unreachable(&error))?;
-    http_get::ask(method, stream, "pitstop", path, LIMIT).await.map_err(|error| unreachable(&error))
-}
-
-/// The agent's JSON.
-pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        let body = String::from_utf8_lossy(body);
-        Failure::failed(format!("the agent's answer is not understood ({error}): {body}"))
-    })
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Console, Exit, Failure,
-    operator::{over_socket, parsed},
+    agent_socket::{self, parsed},
 };
 
 /// What the agent says of itself. Printed as it came with `--json`, so that a newer agent's fields
@@ -22,7 +22,7 @@ struct Shown(Value);
 /// # Errors
 /// [`Failure`] with the message for the user.
 pub async fn run(state_dir: &Path, console: Console) -> Result<Exit, Failure> {
-    let answer = over_socket(state_dir, Method::GET, "/status").await?;
+    let answer = agent_socket::ask(state_dir, Method::GET, "/status").await?;
     let status = Shown(parsed(answer.body())?);
     console.print(&status);
     Ok(if status.0["in_sync"] == true { Exit::Done } else { Exit::Failed })

@@ -11,6 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub mod advice;
 mod check;
 mod derived;
 mod keys;

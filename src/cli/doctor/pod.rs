@@ -1,0 +1,151 @@
+//! What belongs to this pod alone: `state_dir`, the token, and that nobody shares its `current`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::volume::nearest;
+use crate::{
+    cli::Failure,
+    config::Config,
+    finding::{Check, Code, Finding},
+    volume::Lane,
+};
+
+const ABOUT: &str = "pod";
+
+/// As for the volume, on which one of these questions is asked.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Whoever wrote on this volume so lately is still here.
+const LATELY: Duration = Duration::from_secs(24 * 3600);
+
+/// Everything about the pod's own places.
+///
+/// # Errors
+/// When there is no thread for it.
+pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
+    let lane = Lane::start("doctor-pod")?;
+    let (state_dir, deploy_to) = (config.state_dir.clone(), config.deploy_to.clone());
+    let token = config.token_file.clone();
+    let own = move || {
+        let mut checks = vec![writable(&state_dir), apart(&state_dir, &deploy_to)];
+        checks.extend(token.as_deref().map(readable));
+        checks
+    };
+    let neighbours =
+        Neighbours { deploy_to: config.deploy_to.clone(), current: config.current(), pod: config.pod() };
+    let late = || Check::unknown(ABOUT, format!("no answer within {LIMIT:?}"));
+    let mut checks = lane.run(LIMIT, own).await.unwrap_or_else(|_| vec![late()]);
+    // Second: it is the one that may hang with the volume.
+    checks.push(lane.run(LIMIT, move || neighbours.check()).await.unwrap_or_else(|_| late()));
+    Ok(checks)
+}
+
+fn writable(state_dir: &Path) -> Check {
+    let dir = nearest(state_dir);
+    let made = tempfile::Builder::new().prefix(".pitstop-doctor").tempfile_in(&dir);
+    match made {
+        Ok(_) => Check::fine(ABOUT, format!("state_dir {} can be written", state_dir.display())),
+        Err(error) => Check::found(
+            ABOUT,
+            Finding::broken(
+                Code::StateDirNotWritable,
+                format!(
+                    "{} cannot be written ({error}): no admin socket, so no operator's commands, and a drain does \
+                     not survive the agent's restart",
+                    dir.display()
+                ),
+                "mount an emptyDir at state_dir, writable for the agent's user",
+            ),
+        ),
+    }
+}
+
+fn apart(state_dir: &Path, deploy_to: &Path) -> Check {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if !real(state_dir).starts_with(real(deploy_to)) {
+        return Check::fine(ABOUT, "state_dir is not below deploy_to");
+    }
+    Check::found(
+        ABOUT,
+        Finding::risky(
+            Code::StateDirOnVolume,
+            format!(
+                "state_dir {} lies on the releases' volume: pods that share it take each other's admin socket and \
+                 drain, and both hang when the volume does",
+                state_dir.display()
+            ),
+            "set state_dir to an emptyDir of the pod's own",
+        ),
+    )
+}
+
+/// A token that cannot be read refuses everybody, the kubelet too.
+fn readable(file: &Path) -> Check {
+    let wrong = match fs::read_to_string(file) {
+        Ok(text) if !text.trim().is_empty() => {
+            return Check::fine(ABOUT, format!("token_file {} can be read", file.display()));
+        }
+        Ok(_) => "is empty".to_owned(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    let message = format!(
+        "token_file {} {wrong}: /prestop refuses every call, so that SIGTERM comes without a drain",
+        file.display()
+    );
+    let remedy = "mount the secret readable for the agent's user, with the token as its content";
+    Check::found(ABOUT, Finding::broken(Code::TokenUnreadable, message, remedy))
+}
+
+struct Neighbours {
+    deploy_to: PathBuf,
+    current: PathBuf,
+    pod: String,
+}
+
+impl Neighbours {
+    fn check(&self) -> Check {
+        let others = self.others();
+        let own = !self.current.starts_with(&self.deploy_to)
+            || self.current.components().any(|part| part.as_os_str() == self.pod.as_str());
+        if others.is_empty() || own {
+            return Check::fine(ABOUT, format!("{} shares `current` with nobody", self.pod));
+        }
+        Check::found(
+            ABOUT,
+            Finding::broken(
+                Code::CurrentShared,
+                format!(
+                    "{} work on this volume too, and `current` ({}) is the same for all: one pod's deploy or revert \
+                     moves it under the others, whose Pumas then boot what nobody told them to",
+                    others.join(", "),
+                    self.current.display()
+                ),
+                "set `current` to a place of each pod's own, an emptyDir for instance (and Puma's `directory` with it)",
+            ),
+        )
+    }
+
+    /// Pods whose journal on this volume was written lately.
+    fn others(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.deploy_to.join(".pitstop/pods"));
+        let mut others: Vec<String> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| lately(&entry.path().join("revisions.log")))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| *name != self.pod)
+            .collect();
+        others.sort();
+        others
+    }
+}
+
+fn lately(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    written.is_some_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < LATELY))
+}

@@ -1,0 +1,233 @@
+//! The volume: does it take what a deploy does to it, and where does `current` lead?
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+
+use crate::{
+    cli::Failure,
+    config::Config,
+    finding::{Check, Code, Finding},
+    releases::{Limits, Releases},
+    volume::Lane,
+};
+
+const ABOUT: &str = "volume";
+
+/// A disk that needs longer for a handful of small files hangs, as far as a deploy is concerned.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What doctor makes begins with this; a release's id never begins with a dot.
+const PREFIX: &str = ".pitstop-doctor";
+
+/// Everything about the volume.
+///
+/// # Errors
+/// When there is no thread for it.
+pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
+    let lane = Lane::start("doctor")?;
+    let volume = Volume {
+        releases: Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default()),
+        deploy_to: config.deploy_to.clone(),
+        current: config.current(),
+    };
+    let shown = config.deploy_to.display().to_string();
+    let hangs = || {
+        let message = format!("{shown} did not answer within {LIMIT:?}: no deploy begins while it hangs");
+        let remedy = "see the network file system's server and its mount; the drain works without the volume";
+        vec![Check::found(ABOUT, Finding::broken(Code::VolumeHangs, message, remedy))]
+    };
+    Ok(lane.run(LIMIT, move || volume.checks()).await.unwrap_or_else(|_| hangs()))
+}
+
+struct Volume {
+    releases: Releases,
+    deploy_to: PathBuf,
+    current: PathBuf,
+}
+
+impl Volume {
+    fn checks(&self) -> Vec<Check> {
+        if let Err(trouble) = self.releases.check_volume() {
+            let remedy = "mount the volume there, or correct deploy_to";
+            return vec![Check::found(
+                ABOUT,
+                Finding::broken(Code::VolumeMissing, trouble.message.as_str(), remedy),
+            )];
+        }
+        vec![self.takes_releases(), self.takes_links(), self.locks(), self.has_room(), self.current()]
+    }
+
+    /// A directory made where releases are made ready, and moved to where they stand.
+    fn takes_releases(&self) -> Check {
+        let (staging, releases) = (self.deploy_to.join(".pitstop/staging"), self.deploy_to.join("releases"));
+        let (from, to) = (nearest(&staging), nearest(&releases));
+        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&from);
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => return Check::found(ABOUT, not_writable(&from, &error)),
+        };
+        let moved = to.join(format!("{PREFIX}-{}", std::process::id()));
+        match fs::rename(made.path(), &moved) {
+            Ok(()) => {
+                let _ = fs::remove_dir(&moved);
+                Check::fine(
+                    ABOUT,
+                    format!("releases can be made and moved into place below {}", to.display()),
+                )
+            }
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                Check::found(ABOUT, split(&staging, &releases))
+            }
+            Err(error) => Check::found(ABOUT, not_writable(&to, &error)),
+        }
+    }
+
+    /// A link renamed over another, beside `current`.
+    fn takes_links(&self) -> Check {
+        let Some(dir) = self.current.parent() else {
+            return Check::unknown(ABOUT, "`current` is the root of the file system");
+        };
+        let (link, over) = (dir.join(format!("{PREFIX}-link")), dir.join(format!("{PREFIX}-over")));
+        let swapped = symlink("a", &over).and_then(|()| symlink("b", &link)).and_then(|()| {
+            fs::rename(&link, &over)?;
+            fs::read_link(&over)
+        });
+        for made in [&link, &over] {
+            let _ = fs::remove_file(made);
+        }
+        match swapped {
+            Ok(target) if target == Path::new("b") => {
+                Check::fine(ABOUT, format!("`current` can be moved in {}", dir.display()))
+            }
+            Ok(_) => {
+                Check::unknown(ABOUT, format!("a link in {} was moved and is not read back", dir.display()))
+            }
+            Err(error) => Check::found(ABOUT, not_writable(dir, &error)),
+        }
+    }
+
+    /// Unfinished work carries a lock, so that nobody takes it away from who lives.
+    fn locks(&self) -> Check {
+        let dir = nearest(&self.deploy_to.join(".pitstop/staging"));
+        let locked = tempfile::Builder::new().prefix(PREFIX).tempfile_in(&dir).and_then(|file| {
+            let other = File::open(file.path())?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err())
+        });
+        match locked {
+            Ok(true) => Check::fine(ABOUT, "locks hold"),
+            Ok(false) => Check::found(ABOUT, no_locks("two take the same lock")),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Check::unknown(ABOUT, format!("locks: {}: {error}", dir.display()))
+            }
+            Err(error) => Check::found(ABOUT, no_locks(&error.to_string())),
+        }
+    }
+
+    /// Room for one more release of the largest size that is there, twice over: it lies there as an
+    /// archive first.
+    fn has_room(&self) -> Check {
+        let room = match statvfs(&self.deploy_to) {
+            Ok(room) => room,
+            Err(error) => return Check::unknown(ABOUT, format!("its free space: {error}")),
+        };
+        let largest = self.releases.list().unwrap_or_default().into_iter();
+        let (bytes, entries) = largest.fold((0, 0), |(bytes, entries), release| {
+            (release.marker.bytes.max(bytes), release.marker.entries.max(entries))
+        });
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        // Some file systems do not count inodes: they say that there are none.
+        let inodes = if room.f_files == 0 { u64::MAX } else { room.f_favail };
+        let megabytes = |bytes: u64| bytes >> 20;
+        if free < bytes.saturating_mul(2) || inodes < entries.saturating_mul(2) {
+            let message = format!(
+                "{} MB and {inodes} inodes are free, and the largest release here has {} MB and {entries} entries: \
+                 the next one may not fit",
+                megabytes(free),
+                megabytes(bytes)
+            );
+            let remedy = "free space, lower keep_releases, or enlarge the volume";
+            return Check::found(ABOUT, Finding::risky(Code::VolumeNearlyFull, message, remedy));
+        }
+        Check::fine(ABOUT, format!("{} MB free", megabytes(free)))
+    }
+
+    fn current(&self) -> Check {
+        let shown = self.current.display();
+        let meta = match fs::symlink_metadata(&self.current) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Check::fine(ABOUT, format!("{shown} is not there yet: the first deploy makes it"));
+            }
+            Err(error) => return Check::unknown(ABOUT, format!("{shown}: {error}")),
+        };
+        if !meta.is_symlink() {
+            let message =
+                format!("{shown} is no link: a rename must not replace it, so nothing is published");
+            let remedy = "move it away; `pitstop fetch` or the agent puts the link there";
+            return Check::found(ABOUT, Finding::broken(Code::CurrentNotALink, message, remedy));
+        }
+        match self.releases.current() {
+            Ok(Some(release)) => {
+                Check::fine(ABOUT, format!("{shown} leads to {release}, a complete release"))
+            }
+            Ok(None) if self.current.exists() => {
+                let message = format!(
+                    "{shown} leads to something that pitstop has not put there: /startup waits until a \
+                     release that was checked is in place"
+                );
+                let remedy = "let `pitstop fetch` or the agent deploy a published release";
+                Check::found(ABOUT, Finding::risky(Code::CurrentUnchecked, message, remedy))
+            }
+            Ok(None) => {
+                let message =
+                    format!("{shown} leads nowhere: Puma cannot start from it, and a restart ends Puma");
+                let remedy = "promote a release that the store has, or run `pitstop fetch`";
+                Check::found(ABOUT, Finding::broken(Code::CurrentDangling, message, remedy))
+            }
+            Err(trouble) => Check::unknown(ABOUT, trouble.message),
+        }
+    }
+}
+
+/// The nearest directory of this path that is there: what is not there yet is made in it.
+pub(super) fn nearest(path: &Path) -> PathBuf {
+    path.ancestors().find(|dir| dir.is_dir()).unwrap_or(path).to_owned()
+}
+
+fn not_writable(dir: &Path, error: &io::Error) -> Finding {
+    Finding::broken(
+        Code::VolumeNotWritable,
+        format!("{} cannot be written ({error}): nothing can be deployed", dir.display()),
+        "mount the volume writable, and let the agent's user write there (fsGroup or runAsUser)",
+    )
+}
+
+fn split(staging: &Path, releases: &Path) -> Finding {
+    Finding::broken(
+        Code::VolumeSplit,
+        format!(
+            "{} and {} are on different file systems: a release cannot be moved into place in one step",
+            staging.display(),
+            releases.display()
+        ),
+        "mount one volume at deploy_to, and nothing below it",
+    )
+}
+
+fn no_locks(why: &str) -> Finding {
+    Finding::risky(
+        Code::VolumeWithoutLocks,
+        format!(
+            "locks do not hold on this volume ({why}): pods that share it may clear away each other's work"
+        ),
+        "mount it with locking (NFS: without `nolock`), or give each pod a volume of its own",
+    )
+}

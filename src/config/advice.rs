@@ -1,0 +1,169 @@
+//! Values that work, and still leave a promise to luck: what the keys alone can tell of a pod's set-up.
+//! The agent says so on /status from its start, and `pitstop doctor` besides.
+
+use std::time::Duration;
+
+use super::{Config, LongRequests, derived::KUBELET};
+use crate::finding::{Check, Code, Finding};
+
+/// Everything that the keys tell.
+pub fn of(config: &Config) -> Vec<Check> {
+    let checks = [drain_budget(config), stop_time(config), proof(config), long_requests(config)];
+    checks.into_iter().collect()
+}
+
+const DRAIN: &str = "drain budget";
+
+/// What contradicts the grace period outright was refused before; this is what it leaves to be wished.
+fn drain_budget(config: &Config) -> Check {
+    let budget = config.budget();
+    let shown = |ms: u64| show(Duration::from_millis(ms));
+    let (max, min, quiet) = (budget.max_ms, budget.min_ms, budget.quiet_max_ms);
+    let parts = format!(
+        "of grace_period {}, {} stay for the drain (drain.reserve {}, {} for the kubelet)",
+        show(config.grace_period),
+        shown(max),
+        show(config.drain.reserve),
+        show(KUBELET)
+    );
+    if max >= min + quiet {
+        return Check::fine(DRAIN, parts);
+    }
+    let message = format!(
+        "{parts}, and drain.min {} + drain.quiet {} are more: a drain whose last traffic comes later than {} after \
+         its beginning may have to end at its deadline, without the whole silence",
+        shown(min),
+        shown(quiet),
+        shown(max.saturating_sub(quiet))
+    );
+    let needed =
+        Duration::from_millis(min + quiet).saturating_add(config.drain.reserve).saturating_add(KUBELET);
+    let remedy = format!(
+        "raise grace_period and terminationGracePeriodSeconds to {}, or lower drain.quiet",
+        show(needed)
+    );
+    let make = if max < min + budget.quiet_min_ms { Finding::risky } else { Finding::note };
+    Check::found(DRAIN, make(Code::DrainBudgetTight, message.as_str(), remedy.as_str()))
+}
+
+/// A drain that ends at its deadline leaves requests to Puma's own stop.
+fn stop_time(config: &Config) -> Check {
+    let (reserve, timeout) = (config.drain.reserve, config.puma.worker_shutdown_timeout);
+    if reserve >= timeout {
+        return Check::fine(DRAIN, format!("Puma has {} for its own stop", show(reserve)));
+    }
+    let message = format!(
+        "Puma gives requests {} to end when it is stopped, and drain.reserve leaves it {}: what is still in \
+         flight at the deadline of a drain is cut by the kubelet",
+        show(timeout),
+        show(reserve)
+    );
+    let needed =
+        Duration::from_millis(config.budget().max_ms).saturating_add(timeout).saturating_add(KUBELET);
+    let remedy = format!(
+        "set drain.reserve to {}, and grace_period and terminationGracePeriodSeconds to {}",
+        show(timeout),
+        show(needed)
+    );
+    Check::found(DRAIN, Finding::note(Code::StopTimeShort, message, remedy))
+}
+
+fn proof(config: &Config) -> Check {
+    const ABOUT: &str = "health path";
+    match (&config.verify.url, &config.verify.release_header) {
+        (None, _) => Check::found(
+            ABOUT,
+            Finding::note(
+                Code::HealthPathUnset,
+                "a release that boots is taken for good, whatever it answers",
+                "set verify.url to the app's health path (http://127.0.0.1:3000/up)",
+            ),
+        ),
+        (Some(_), None) => Check::found(
+            ABOUT,
+            Finding::note(
+                Code::ReleaseHeaderUnset,
+                "which release answers is known by the processes' directories only: an app that loads its code \
+                 from elsewhere would pass",
+                "let the health path name the release in a header, and set verify.release_header to it",
+            ),
+        ),
+        (Some(url), Some(header)) => Check::fine(ABOUT, format!("a release is proved by {url} and {header}")),
+    }
+}
+
+fn long_requests(config: &Config) -> Check {
+    const ABOUT: &str = "requests";
+    match config.restart.long_requests {
+        LongRequests::Wait => Check::fine(ABOUT, "long ones are waited for before a restart"),
+        LongRequests::Proceed => Check::found(
+            ABOUT,
+            Finding::note(
+                Code::LongRequestsCut,
+                format!(
+                    "restart.long_requests is `proceed`: a restart cuts requests that take longer than {}",
+                    show(config.puma.worker_shutdown_timeout)
+                ),
+                "set restart.long_requests to `wait`",
+            ),
+        ),
+    }
+}
+
+fn show(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::{Severity, findings};
+
+    fn found(change: impl FnOnce(&mut Config)) -> Vec<(&'static str, Severity)> {
+        let mut config = Config::default();
+        change(&mut config);
+        findings(&of(&config)).into_iter().map(|finding| (finding.code.code(), finding.severity)).collect()
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_defaults_are_not_broken_and_what_they_lack_is_noted() {
+        let notes = ["DRAIN_BUDGET_TIGHT", "STOP_TIME_SHORT", "HEALTH_PATH_UNSET"];
+        assert_eq!(found(|_| ()), notes.map(|code| (code, Severity::Note)));
+    }
+
+    #[test]
+    fn a_roomy_pod_has_nothing_to_be_found_fault_with() {
+        let roomy = |config: &mut Config| {
+            config.grace_period = seconds(120);
+            config.drain.reserve = seconds(30);
+            config.verify.url = Some("http://127.0.0.1:3000/up".into());
+            config.verify.release_header = Some("X-Release".into());
+        };
+        assert_eq!(found(roomy), []);
+    }
+
+    #[test]
+    fn a_budget_that_leaves_no_silence_at_all_is_risky() {
+        let tight = found(|config| config.grace_period = seconds(17));
+        assert!(tight.contains(&("DRAIN_BUDGET_TIGHT", Severity::Risky)), "{tight:?}");
+    }
+
+    #[test]
+    fn the_remedies_mend_what_they_are_for() {
+        let mut config = Config { grace_period: seconds(32), ..Config::default() };
+        assert!(drain_budget(&config).finding().is_none());
+        config.drain.reserve = seconds(30);
+        config.grace_period = seconds(20 + 30 + 2);
+        assert!(stop_time(&config).finding().is_none() && drain_budget(&config).finding().is_none());
+    }
+
+    #[test]
+    fn requests_that_will_be_cut_are_said() {
+        let codes = found(|config| config.restart.long_requests = LongRequests::Proceed);
+        assert!(codes.contains(&("LONG_REQUESTS_CUT", Severity::Note)), "{codes:?}");
+    }
+}
