@@ -142,6 +142,7 @@ fn the_documented_keys_are_those_that_there_are() {
             let default = match value {
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Number(number) => number.to_string(),
+                serde_json::Value::Bool(truth) => truth.to_string(),
                 _ => String::new(),
             };
             [key, variable, default]

@@ -38,7 +38,7 @@ impl fmt::Display for Answer {
 /// # Errors
 /// [`Failure`] with the message for the user; then nothing was published.
 pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
-    let store = store::open(config.source.as_deref()).map_err(usage)?;
+    let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let source = match pointer::file_path(&config.pointer) {
         Some(path) => Source::File(path),
         None => Source::Store(store.clone(), config.pointer.clone()),

@@ -57,7 +57,7 @@ impl Moving {
         if let Some(path) = pointer::file_path(&config.pointer) {
             return Err(file_advice(&path.display().to_string(), id));
         }
-        let store = store::open(config.source.as_deref()).map_err(usage)?;
+        let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
         let key = store::pointer_key(&config.pointer);
         let (condition, bytes) = match store.get(&key, None, pointer::LIMIT_BYTES).await.map_err(failure)? {
             Found::Object { version, bytes } => (Condition::Matches(version), Some(bytes)),

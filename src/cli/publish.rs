@@ -45,7 +45,7 @@ impl fmt::Display for Answer {
 /// # Errors
 /// [`Failure`] with the message for the user.
 pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
-    let store = store::open(config.source.as_deref()).map_err(usage)?;
+    let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let release = args.release.clone();
     let packing = tokio::task::spawn_blocking(move || prepare(args));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;

@@ -59,7 +59,7 @@ impl fmt::Display for Answer {
 /// # Errors
 /// [`Failure`] with the message for the user.
 pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
-    let store = store::open(config.source.as_deref()).map_err(usage)?;
+    let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let in_store = archive::list(store.as_ref()).await.map_err(failure)?;
     let releases =
         Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());

@@ -98,7 +98,8 @@ impl Parts {
             return parts;
         }
         if let Some(source) = &config.source {
-            parts.store = store::open(Some(source)).map_err(|trouble| parts.refuse(&trouble.message)).ok();
+            parts.store =
+                store::open(Some(source), &config.s3).map_err(|trouble| parts.refuse(&trouble.message)).ok();
         }
         parts.pointer = match (pointer::file_path(&config.pointer), &parts.store) {
             (Some(path), _) => Some(Source::File(path)),

@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Config, derived::KUBELET};
+use super::{Config, S3Location, derived::KUBELET};
 
 /// What is wrong with a key's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +97,12 @@ impl Checks {
     }
 
     fn addresses(&mut self, config: &Config) {
+        if let Some(url) = &config.s3.endpoint {
+            self.alone("s3.endpoint", endpoint(url));
+        }
+        if let Some(region) = &config.s3.region {
+            self.alone("s3.region", self::region(region));
+        }
         if let Some(url) = &config.puma.control_url {
             self.alone("puma.control_url", control_url(url));
         }
@@ -172,10 +178,25 @@ fn pointer(text: &str) -> Result<(), String> {
 }
 
 fn source(text: &str) -> Result<(), String> {
-    ensure(!text.starts_with("s3://"), || {
-        "S3 is not supported yet in this version: name a directory, for instance a mounted volume".into()
-    })?;
-    ensure(text.starts_with('/'), || format!("{text:?} is no absolute path of a directory"))
+    match S3Location::parse(text) {
+        Some(parsed) => parsed.map(drop),
+        None => ensure(text.starts_with('/'), || {
+            format!("{text:?} is neither s3://bucket/prefix nor the absolute path of a directory")
+        }),
+    }
+}
+
+fn endpoint(url: &str) -> Result<(), String> {
+    let parsed = url.parse::<hyper::Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+    let good = parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none()
+    });
+    ensure(good, || format!("{url:?} is no http(s)://host:port; bucket and prefix belong into `source`"))
+}
+
+fn region(text: &str) -> Result<(), String> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    ensure(plain, || format!("{text:?} is no region, like eu-central-1"))
 }
 
 fn absolute(path: &Path) -> Result<(), String> {
@@ -247,10 +268,24 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_a_directory_for_now() {
-        assert_eq!(with(|c| c.source = Some("/srv/store".into())), []);
-        refused("source", "not supported yet", |c| c.source = Some("s3://bucket/app".into()));
-        refused("source", "no absolute path", |c| c.source = Some("store".into()));
+    fn a_source_is_a_bucket_or_a_directory() {
+        for source in ["/srv/store", "s3://bucket", "s3://bucket/apps/shop/"] {
+            assert_eq!(with(|c| c.source = Some(source.into())), []);
+        }
+        refused("source", "no name of a bucket", |c| c.source = Some("s3://".into()));
+        refused("source", "neither s3://", |c| c.source = Some("store".into()));
+        refused("source", "neither s3://", |c| c.source = Some("gs://bucket".into()));
+    }
+
+    #[test]
+    fn an_endpoint_is_the_address_of_a_server() {
+        for url in ["http://127.0.0.1:9000", "https://minio.storage.svc:9000/"] {
+            assert_eq!(with(|c| c.s3.endpoint = Some(url.into())), []);
+        }
+        for url in ["minio:9000", "ftp://minio", "http://", "https://minio/bucket"] {
+            refused("s3.endpoint", "bucket and prefix belong", |c| c.s3.endpoint = Some(url.into()));
+        }
+        refused("s3.region", "no region", |c| c.s3.region = Some("eu central".into()));
     }
 
     #[test]

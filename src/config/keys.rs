@@ -55,6 +55,10 @@ fn typed(before: &Value, raw: Raw) -> Result<Value, String> {
             .parse::<u64>()
             .map(Value::from)
             .map_err(|_| format!("expected a whole number, found {text:?}")),
+        (Value::Bool(_), Raw::One(text)) => text
+            .parse::<bool>()
+            .map(Value::from)
+            .map_err(|_| format!("expected true or false, found {text:?}")),
         (_, Raw::One(text)) if text.is_empty() => Err("is empty: give it a value, or leave it out".into()),
         (_, Raw::One(text)) => Ok(text.into()),
     }
@@ -131,6 +135,7 @@ mod tests {
         let mut refused = |key: &str, raw: Raw| set(&mut config, key, raw).unwrap_err();
         let one = |text: &str| Raw::One(text.into());
         assert_eq!(refused("keep_releases", one("five")), "expected a whole number, found \"five\"");
+        assert_eq!(refused("s3.path_style", one("yes")), "expected true or false, found \"yes\"");
         assert!(refused("drain.min", one("soon")).contains("duration"));
         assert!(refused("restart.mode", one("warm")).contains("expected one of `auto`, `hot`, `phased`"));
         assert!(refused("listen", one("9750")).contains("socket address"));

@@ -112,8 +112,7 @@ impl Loaded {
         if self.config.source.is_some() {
             return Ok(());
         }
-        let message =
-            "is not set: name the directory that holds releases and pointers (or set PITSTOP_SOURCE)";
+        let message = "is not set: name where releases and pointers are, s3://bucket/prefix or a directory (or set PITSTOP_SOURCE)";
         let origin = Origin::Default.to_string();
         Err(ConfigError {
             problems: vec![Problem { origin, key: Some("source".into()), message: message.into() }],

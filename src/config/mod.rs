@@ -16,16 +16,20 @@ mod check;
 mod derived;
 mod keys;
 mod load;
+mod source;
 mod yaml;
 
 pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
+pub use source::S3Location;
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where releases come from: a directory (`s3://bucket/prefix` to come).
+    /// Where releases and pointers are: `s3://bucket/prefix`, or a directory.
     pub source: Option<String>,
+    /// How S3 is reached.
+    pub s3: S3,
     /// The pointer: a name in the store, or `file:/path`.
     pub pointer: String,
     /// This pod's name; the host name by default.
@@ -60,6 +64,18 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Logs.
     pub log: Log,
+}
+
+/// How S3 is reached. Credentials are no keys: they come as for every tool of AWS.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3 {
+    /// The bucket's region; as for every tool of AWS (AWS_REGION and so on) when absent.
+    pub region: Option<String>,
+    /// `https://host:port` of another store that speaks S3's protocol.
+    pub endpoint: Option<String>,
+    /// The bucket in the path of the URL instead of in its host name.
+    pub path_style: bool,
 }
 
 /// The kinds of app servers.
@@ -228,6 +244,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             source: None,
+            s3: S3::default(),
             pointer: "production".into(),
             pod: None,
             deploy_to: "/srv/app".into(),

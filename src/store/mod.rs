@@ -12,12 +12,14 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::{
+    config::{self, S3Location},
     core::{Reason, Trouble},
     revision::ReleaseId,
 };
 
 pub mod archive;
 pub mod dir;
+pub mod s3;
 
 /// Which content an object had. Opaque: versions are compared, never read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -163,17 +165,18 @@ pub trait Store: Send + Sync {
     }
 }
 
-/// Opens the store that `source` names.
+/// Opens the store that `source` names. A bucket is not asked before it is used.
 ///
 /// # Errors
 /// [`Reason::ConfigInvalid`] when it names none.
-pub fn open(source: Option<&str>) -> Result<Arc<dyn Store>, Trouble> {
+pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Trouble> {
     let invalid = |message: String| Trouble::new(Reason::ConfigInvalid, message);
     let source = source.ok_or_else(|| {
-        invalid("no `source` is configured: set it to the directory that holds the releases".into())
+        invalid("no `source` is configured: set it to s3://bucket/prefix or to a directory".into())
     })?;
-    if source.contains("://") {
-        return Err(invalid(format!("source {source:?}: this build reads directories only")));
+    if let Some(place) = S3Location::parse(source) {
+        let settings = s3::Settings { keys: s3.clone(), ..s3::Settings::default() };
+        return Ok(Arc::new(s3::S3Store::new(place.map_err(invalid)?, settings)));
     }
     let store = dir::DirStore::new(source.into())
         .map_err(|e| Trouble::new(Reason::Internal, format!("no thread for the store {source}: {e}")))?;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use pitstop::{
+    config::S3,
     core::Reason,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     store,
@@ -83,7 +84,7 @@ async fn polling_finds_a_directory_that_was_not_there() {
 async fn a_kick_looks_at_once_and_equal_values_wake_nobody() {
     let rig = Rig::new();
     rig.promote("v1");
-    let store = store::open(rig.store_dir().to_str()).unwrap();
+    let store = store::open(rig.store_dir().to_str(), &S3::default()).unwrap();
     let (mut seen, kick, checks) = watch(Source::Store(store, "production".into()), NEVER);
     sees(&mut seen, "v1").await;
     let looks = || checks.lock().unwrap().len();
@@ -104,7 +105,7 @@ async fn a_kick_looks_at_once_and_equal_values_wake_nobody() {
 async fn a_promote_shows_at_once_and_a_lost_store_is_named() {
     let rig = Rig::new();
     rig.promote("v1");
-    let store = store::open(rig.store_dir().to_str()).unwrap();
+    let store = store::open(rig.store_dir().to_str(), &S3::default()).unwrap();
     let (mut seen, kick, _) = watch(Source::Store(store, "production".into()), NEVER);
     sees(&mut seen, "v1").await;
     rig.promote("v2");

@@ -10,6 +10,7 @@ use std::{
 };
 
 use pitstop::{
+    config::S3,
     core::Trouble,
     releases::{Limits, Releases, fetch::Fetched},
     revision::ReleaseId,
@@ -100,7 +101,7 @@ impl Rig {
 
     pub fn fetch_with(&self, releases: &Releases, release: &str) -> Result<Fetched, Trouble> {
         let runtime = Runtime::new().unwrap();
-        let store = store::open(self.store_dir().to_str()).unwrap();
+        let store = store::open(self.store_dir().to_str(), &S3::default()).unwrap();
         let store = Blocking::new(Arc::clone(&store), runtime.handle().clone(), Duration::from_secs(30));
         releases.fetch(&store, &id(release))
     }

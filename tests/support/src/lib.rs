@@ -19,6 +19,8 @@ pub mod launch;
 pub mod load;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
+/// A real S3 server in this process, with faults on demand.
+pub mod s3;
 /// Volumes that stop answering, fill up, or become read-only.
 pub mod volume;
 
@@ -28,6 +30,7 @@ pub use container::Container;
 pub use launch::{Image, Wrapper};
 pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup};
+pub use s3::{Fault, S3Rig};
 pub use volume::{HangingVolume, SmallVolume};
 
 use std::{

@@ -1,0 +1,217 @@
+//! A store in a bucket of S3, or of a server that speaks its protocol.
+//!
+//! Versions are ETags, with which S3 does all that a pointer needs: `If-None-Match` makes a look at what has
+//! not changed cheap, `If-Match` and `If-None-Match: *` make writes compare-and-swap. Opening the store needs
+//! neither network nor credentials: each call that fails says what to do, and the next one starts afresh.
+
+use std::time::Duration;
+
+use aws_sdk_s3::{
+    config::{Builder, ResponseChecksumValidation},
+    operation::get_object::GetObjectOutput,
+};
+use futures_util::future::BoxFuture;
+
+use super::{Body, Condition, Found, Object, Store, StoreError, Version};
+use crate::config::S3Location;
+
+mod connection;
+mod failure;
+mod reading;
+mod writing;
+
+use connection::Connection;
+pub use connection::{Limits, Settings};
+use failure::{Action, Failure};
+use reading::StreamChunks;
+
+/// A small object whose bytes broke off is asked for once more.
+const SMALL_READS: u32 = 2;
+
+/// A bucket, or a part of one, as a store.
+pub struct S3Store {
+    place: S3Location,
+    limits: Limits,
+    connection: Connection,
+}
+
+impl S3Store {
+    /// The store at `place`. Asks nobody anything yet.
+    pub fn new(place: S3Location, settings: Settings) -> Self {
+        let limits = settings.limits;
+        Self { place, limits, connection: Connection::new(settings) }
+    }
+
+    /// The object's whole key in the bucket.
+    fn key(&self, key: &str) -> Result<String, StoreError> {
+        let plain = |name: &str| !name.is_empty() && !name.starts_with('.');
+        let valid = key.split('/').all(plain) && !key.contains(char::is_control);
+        if !valid {
+            return Err(StoreError::InvalidKey(key.into()));
+        }
+        let prefix = &self.place.prefix;
+        Ok(if prefix.is_empty() { key.into() } else { format!("{prefix}/{key}") })
+    }
+
+    /// What users are told when a request failed; forgets credentials that were refused, so that
+    /// new ones in the same place count at once.
+    async fn explain<E: failure::Coded>(
+        &self,
+        action: Action,
+        key: &str,
+        error: failure::SdkError<E>,
+    ) -> Failure {
+        let failure = failure::judge(&self.place, self.connection.endpoint(), action, key, &error);
+        if matches!(failure, Failure::Credentials(_)) {
+            self.connection.forget().await;
+        }
+        failure
+    }
+
+    async fn get_now(
+        &self,
+        key: &str,
+        known: Option<&Version>,
+        limit_bytes: u64,
+    ) -> Result<Found, StoreError> {
+        let whole = self.key(key)?;
+        let mut reads = 0;
+        loop {
+            let client = self.connection.client().await?;
+            let request = client.get_object().bucket(&self.place.bucket).key(&whole);
+            let answer = request.set_if_none_match(known.map(|version| version.0.clone())).send().await;
+            let object = match answer {
+                Ok(object) => self.object(key, 0, object)?,
+                Err(error) => match self.explain(Action::Get, &whole, error).await {
+                    Failure::NotModified => return Ok(Found::NotModified),
+                    Failure::Absent => return Ok(Found::Absent),
+                    failure => return Err(failure.or_changed(key)),
+                },
+            };
+            reads += 1;
+            match collect(key, object, limit_bytes).await {
+                Err(StoreError::Unreachable(_)) if reads < SMALL_READS => {}
+                collected => return collected,
+            }
+        }
+    }
+
+    fn object(&self, key: &str, offset: u64, answer: GetObjectOutput) -> Result<Object, StoreError> {
+        let odd = |what: &str| StoreError::Unreachable(format!("{key}: {what}; is this a server of S3?"));
+        let version = answer.e_tag.map(Version).ok_or_else(|| odd("the answer has no ETag"))?;
+        let length = answer.content_length.and_then(|n| u64::try_from(n).ok());
+        let length = length.ok_or_else(|| odd("the answer has no length"))?;
+        if offset > 0 && answer.content_range.is_none() {
+            return Err(odd("the answer is the whole object, where a part was asked for"));
+        }
+        let chunks = StreamChunks::new(key, answer.body, length, self.limits.idle);
+        Ok(Object { size_bytes: offset + length, version, chunks: Box::new(chunks) })
+    }
+
+    async fn read_now(&self, key: &str, offset: u64, same: Option<&Version>) -> Result<Object, StoreError> {
+        let whole = self.key(key)?;
+        let client = self.connection.client().await?;
+        let request = client
+            .get_object()
+            .bucket(&self.place.bucket)
+            .key(&whole)
+            .set_range((offset > 0).then(|| format!("bytes={offset}-")))
+            .set_if_match(same.map(|version| version.0.clone()));
+        // Its reader compares the digest that was published; a second one would cost as much again.
+        let unchecked = Builder::new().response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        match request.customize().config_override(unchecked).send().await {
+            Ok(answer) => self.object(key, offset, answer),
+            Err(error) => match self.explain(Action::Get, &whole, error).await {
+                Failure::Absent => Err(StoreError::Missing(key.into())),
+                failure => Err(failure.or_changed(key)),
+            },
+        }
+    }
+
+    /// What lies directly below the prefix. Whatever is deeper is nobody's business here.
+    async fn list_now(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let folder = prefix.trim_end_matches('/');
+        let whole = self.key(folder)? + "/";
+        let client = self.connection.client().await?;
+        let request = client.list_objects_v2().bucket(&self.place.bucket).prefix(&whole).delimiter("/");
+        let mut pages = request.into_paginator().send();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => {
+                    return Err(self.explain(Action::List, &whole, error).await.or_changed(prefix));
+                }
+            };
+            let names = page.contents().iter().filter_map(|object| object.key()?.strip_prefix(&whole));
+            keys.extend(names.filter(|name| !name.is_empty()).map(|name| format!("{folder}/{name}")));
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        key: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let late = |_| StoreError::Unreachable(format!("{key}: no answer within {limit:?}"));
+        tokio::time::timeout(limit, call).await.map_err(late)?
+    }
+}
+
+async fn collect(key: &str, mut object: Object, limit_bytes: u64) -> Result<Found, StoreError> {
+    let too_large = || StoreError::TooLarge { key: key.into(), limit_bytes };
+    let mut bytes = Vec::new();
+    loop {
+        let chunk = object.chunks.next().await?;
+        if chunk.is_empty() {
+            return Ok(Found::Object { version: object.version, bytes });
+        }
+        bytes.extend(chunk);
+        if bytes.len() as u64 > limit_bytes {
+            return Err(too_large());
+        }
+    }
+}
+
+impl Store for S3Store {
+    fn get<'a>(
+        &'a self,
+        key: &'a str,
+        known: Option<&'a Version>,
+        limit_bytes: u64,
+    ) -> BoxFuture<'a, Result<Found, StoreError>> {
+        Box::pin(self.within(self.limits.answer, key, self.get_now(key, known, limit_bytes)))
+    }
+
+    fn read<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        same: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<Object, StoreError>> {
+        Box::pin(self.within(self.limits.answer, key, self.read_now(key, offset, same)))
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+        condition: Condition,
+    ) -> BoxFuture<'a, Result<Version, StoreError>> {
+        Box::pin(async move {
+            match body {
+                Body::Bytes(bytes) => {
+                    self.within(self.limits.answer, key, self.put_bytes(key, bytes, &condition)).await
+                }
+                Body::File(path) => self.put_file(key, &path, &condition).await,
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(self.list_now(prefix))
+    }
+}

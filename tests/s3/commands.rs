@@ -1,0 +1,126 @@
+//! The program itself: publish, promote, rollback, releases, fetch.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use pitstop_rig::{Fault, S3Rig};
+
+/// A pod's volume, and a bucket.
+struct Pod {
+    rig: S3Rig,
+    dir: tempfile::TempDir,
+}
+
+impl Pod {
+    fn new() -> Self {
+        Self { rig: S3Rig::start(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pitstop"));
+        command.args(args).env_clear().envs(self.rig.env());
+        command.env("PITSTOP_DEPLOY_TO", self.deploy_to()).env("PITSTOP_POD", "web-0");
+        command
+    }
+
+    fn deploy_to(&self) -> PathBuf {
+        self.dir.path().join("srv")
+    }
+
+    fn app(&self, release: &str) -> PathBuf {
+        let app = self.dir.path().join("apps").join(release);
+        std::fs::create_dir_all(&app).unwrap();
+        std::fs::write(app.join("config.ru"), release).unwrap();
+        app
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        ended(&self.command(args).output().unwrap())
+    }
+
+    fn publish(&self, release: &str) -> String {
+        let app = self.app(release);
+        self.ok(&["publish", app.to_str().unwrap(), "--release", release])
+    }
+}
+
+/// The exit code and what it said on standard error.
+fn ended(output: &Output) -> (i32, String) {
+    (output.status.code().unwrap(), text(&output.stderr))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn release_at(current: &Path) -> String {
+    std::fs::read_to_string(current.join("config.ru")).unwrap()
+}
+
+#[test]
+fn a_release_goes_out_and_back() {
+    let pod = Pod::new();
+    let current = pod.deploy_to().join("current");
+    assert!(pod.publish("v1").contains("published v1 as releases/v1.tar.zst"));
+    pod.ok(&["promote", "v1"]);
+    assert!(pod.ok(&["fetch"]).contains("current is v1 (fetched"));
+    assert_eq!(release_at(&current), "v1");
+    pod.publish("v2");
+    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), before v1"));
+    pod.ok(&["fetch"]);
+    assert_eq!(release_at(&current), "v2");
+    pod.ok(&["rollback"]);
+    assert!(pod.ok(&["fetch"]).contains("current is v1 (was on the volume"));
+    let releases = pod.ok(&["releases", "--json"]);
+    let releases: serde_json::Value = serde_json::from_str(&releases).unwrap();
+    assert_eq!(releases["store"], serde_json::json!(["v1", "v2"]));
+    assert_eq!(releases["current"], "v1");
+}
+
+#[test]
+fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
+    let pod = Pod::new();
+    for release in ["v1", "v2", "v3"] {
+        pod.publish(release);
+    }
+    pod.ok(&["promote", "v1"]);
+    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production"));
+    let promote = |release: &str| {
+        let mut command = pod.command(&["promote", release]);
+        std::thread::spawn(move || command.output().unwrap())
+    };
+    let (second, third) = (promote("v2"), promote("v3"));
+    let outcomes = [("v2", second.join().unwrap()), ("v3", third.join().unwrap())];
+    let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, output)| output.status.success());
+    let ([(winner, _)], [(_, loser)]) = (&won[..], &lost[..]) else { panic!("{outcomes:?}") };
+    let (code, said) = ended(loser);
+    assert_eq!(code, 1);
+    assert!(said.contains("somebody else moved production at the same time"), "{said}");
+    let pointer = text(&pod.rig.object("pointers/production").unwrap());
+    let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();
+    assert_eq!(pointer, serde_json::json!({"release": winner, "sequence": 2, "previous": "v1"}));
+}
+
+#[test]
+fn a_release_never_changes_its_bytes_and_its_digest_comes_last() {
+    let pod = Pod::new();
+    pod.publish("v1");
+    let puts = pod.rig.seen().into_iter().filter(|seen| seen.method == "PUT");
+    let puts: Vec<_> = puts.map(|seen| (seen.key, seen.condition.unwrap())).collect();
+    let archive = ("releases/v1.tar.zst".to_owned(), "*".to_owned());
+    assert_eq!(puts, [archive, ("releases/v1.tar.zst.sha256".into(), "*".into())]);
+    assert!(pod.publish("v1").contains("already published v1"));
+    std::fs::write(pod.app("v1").join("more.rb"), "other bytes").unwrap();
+    let app = pod.dir.path().join("apps/v1");
+    let (code, said) = pod.fails(&["publish", app.to_str().unwrap(), "--release", "v1"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("v1 is in the store with other bytes; a release never changes"), "{said}");
+}

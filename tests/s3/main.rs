@@ -1,0 +1,8 @@
+//! The store in S3, against a real server in this process that checks signatures and checksums, and
+//! misbehaves on demand.
+
+mod commands;
+mod denied;
+mod objects;
+mod rig;
+mod troubles;

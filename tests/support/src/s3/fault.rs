@@ -1,0 +1,92 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Barrier;
+
+/// How an answer goes wrong.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// This status, with this code of S3's; nothing is done.
+    Answer(u16, &'static str),
+    /// The same, with `x-amz-bucket-region`: the bucket is elsewhere.
+    OtherRegion(&'static str),
+    /// A missing object is 403, and a list as well: as without the permission to list.
+    NoListing,
+    /// It is done, and the connection closed without an answer.
+    AnswerLost,
+    /// No answer ever comes.
+    Silence,
+    /// The connection breaks after so many bytes of the body.
+    Cut(u64),
+    /// The same, and meanwhile somebody puts these bytes in the object's place.
+    CutAndReplace(u64, Vec<u8>),
+    /// Nothing more comes after so many bytes of the body.
+    Stall(u64),
+    /// A pause before each piece of the body.
+    Slow(Duration),
+    /// Nothing is done before all whom [`Fault::together`] counts are here.
+    Together(Arc<Barrier>),
+}
+
+impl Fault {
+    /// So many requests wait for each other, and only then are done.
+    pub fn together(requests: usize) -> Self {
+        Self::Together(Arc::new(Barrier::new(requests)))
+    }
+
+    /// For requests with this method only.
+    pub fn of(self, method: &str) -> Rule {
+        Rule::from(self).of(method)
+    }
+
+    /// For requests whose key contains this only.
+    pub fn at(self, key: &str) -> Rule {
+        Rule::from(self).at(key)
+    }
+
+    /// So many times, then no more.
+    pub fn times(self, times: u32) -> Rule {
+        Rule::from(self).times(times)
+    }
+}
+
+/// A fault, and the requests that meet it.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    pub(super) fault: Fault,
+    method: Option<String>,
+    key: String,
+    times: u32,
+}
+
+impl From<Fault> for Rule {
+    fn from(fault: Fault) -> Self {
+        Self { fault, method: None, key: String::new(), times: u32::MAX }
+    }
+}
+
+impl Rule {
+    /// For requests with this method only.
+    pub fn of(self, method: &str) -> Self {
+        Self { method: Some(method.into()), ..self }
+    }
+
+    /// For requests whose key contains this only.
+    pub fn at(self, key: &str) -> Self {
+        Self { key: key.into(), ..self }
+    }
+
+    /// So many times, then no more.
+    pub fn times(self, times: u32) -> Self {
+        Self { times, ..self }
+    }
+
+    /// Whether the request meets it; counts that.
+    pub(super) fn takes(&mut self, method: &str, key: &str) -> bool {
+        let meets = self.method.as_deref().is_none_or(|own| own == method) && key.contains(&self.key);
+        let takes = meets && self.times > 0;
+        if takes && self.times != u32::MAX {
+            self.times -= 1;
+        }
+        takes
+    }
+}
