@@ -18,7 +18,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Reads the pointer, and asks for the release that it names.
 pub async fn checks(config: &Config) -> Vec<Check> {
-    let store = match config.source.as_deref().map(|source| store::open(Some(source))).transpose() {
+    let store = match config.source.as_deref().map(|source| store::open(Some(source), &config.s3)).transpose()
+    {
         Ok(store) => store,
         Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
     };
