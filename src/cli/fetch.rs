@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     core::Trouble,
     pointer::{self, Source},
-    releases::{Limits, Releases, fetch::Fetched},
+    releases::{Releases, fetch::Fetched},
     revision::ReleaseId,
     store::{self, Blocking},
 };
@@ -44,8 +44,7 @@ pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
         None => Source::Store(store.clone(), config.pointer.clone()),
     };
     let release = pointer::read(&source).await?.revision.release;
-    let releases =
-        Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
+    let releases = super::on_volume(config);
     let store = Blocking::new(store, Handle::current(), IDLE);
     let id = release.clone();
     let work = tokio::task::spawn_blocking(move || fetch_and_publish(&releases, &store, &id));

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     config::{self, Config, ConfigError},
     core::{Reason, Trouble},
+    releases::{Limits, Releases, layout::Layout},
     revision::ReleaseId,
 };
 
@@ -112,6 +113,20 @@ pub struct Publish {
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
     pub release: ReleaseId,
+}
+
+/// The releases on this pod's volume.
+fn on_volume(config: &Config) -> Releases {
+    let layout = Layout {
+        strip_prefix: config.strip_prefix,
+        linked_dirs: config.linked_dirs.clone(),
+        linked_files: config.linked_files.clone(),
+        pod_dirs: config.pod_dirs.clone(),
+        pod_dir: config.pod_dir.clone(),
+    };
+    let releases =
+        Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
+    releases.laid_out(layout)
 }
 
 /// How a command ends when nothing went wrong on the way.

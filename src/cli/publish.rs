@@ -92,11 +92,8 @@ fn ready(path: PathBuf) -> Result<Packed, Failure> {
     let named = |e: io::Error| Failure::failed(format!("{}: {e}", path.display()));
     let mut magic = [0; 4];
     File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).map_err(named)?;
-    let kind = match magic {
-        [0x28, 0xb5, 0x2f, 0xfd] => ArchiveKind::TarZst,
-        [0x1f, 0x8b, ..] => ArchiveKind::TarGz,
-        _ => return Err(Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display()))),
-    };
+    let kind = ArchiveKind::of(&magic)
+        .ok_or_else(|| Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display())))?;
     let (sha256, bytes) = File::open(&path).and_then(digest).map_err(named)?;
     Ok(Packed { path, kind, sha256, bytes, _temporary: None })
 }

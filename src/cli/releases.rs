@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::Config,
     core::Trouble,
-    releases::{Limits, OnVolume, Releases},
+    releases::OnVolume,
     revision::ReleaseId,
     store::{self, archive},
 };
@@ -61,8 +61,7 @@ impl fmt::Display for Answer {
 pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let in_store = archive::list(store.as_ref()).await.map_err(failure)?;
-    let releases =
-        Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
+    let releases = super::on_volume(config);
     let look = tokio::task::spawn_blocking(move || Ok::<_, Trouble>((releases.list()?, releases.current()?)));
     let (volume, current) = look.await.map_err(|e| Failure::failed(e.to_string()))??;
     let volume = volume.into_iter().map(Held::from).collect();

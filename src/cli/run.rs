@@ -22,7 +22,6 @@ use crate::{
     metrics::Metrics,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
-    releases::{Limits, Releases},
     revisions_log,
     server::{self, Handles, Token},
     status::Snapshot,
@@ -171,7 +170,7 @@ fn inputs(
     let source = parts.pointer.filter(|_| invalid.is_none());
     let pointer = source.map(|source| follow(source, config.poll_interval, &metrics)).transpose()?;
     let tools = Tools {
-        releases: Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default()),
+        releases: super::on_volume(config),
         store: parts.store.map(|store| Blocking::new(store, Handle::current(), STORE_IDLE)),
         journal: revisions_log::path(&config.deploy_to, &config.pod()),
         state_dir: config.state_dir.clone(),

@@ -1,7 +1,10 @@
 //! Step three: values that are well-formed and still cannot work, alone or together. Nothing here
 //! looks at the disk: what is not there yet may come.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Component, Path},
+    time::Duration,
+};
 
 use super::{Config, S3Location, derived::KUBELET};
 
@@ -19,6 +22,9 @@ pub struct Complaint {
 /// Sums of durations must not come near the end of the numbers, and no pod lives that slowly.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A path in a release, at most.
+const PATH_BYTES_MAX: usize = 512;
+
 /// Every complaint.
 pub fn check(config: &Config) -> Vec<Complaint> {
     let mut checks = Checks { complaints: Vec::new() };
@@ -26,6 +32,7 @@ pub fn check(config: &Config) -> Vec<Complaint> {
     checks.counts(config);
     checks.names(config);
     checks.paths(config);
+    checks.linked(config);
     checks.addresses(config);
     checks.drain(config);
     checks.complaints
@@ -89,10 +96,32 @@ impl Checks {
             ("deploy_to", Some(&config.deploy_to)),
             ("current", config.current.as_ref()),
             ("state_dir", Some(&config.state_dir)),
+            ("pod_dir", Some(&config.pod_dir)),
             ("token_file", config.token_file.as_ref()),
             ("puma.state_file", config.puma.state_file.as_ref()),
         ] {
             self.alone(key, path.map_or(Ok(()), |path| absolute(path)));
+        }
+    }
+
+    /// A path can be one link only, and nothing can be linked inside of what is a link already.
+    fn linked(&mut self, config: &Config) {
+        let keys = [
+            ("linked_dirs", &config.linked_dirs),
+            ("linked_files", &config.linked_files),
+            ("pod_dirs", &config.pod_dirs),
+        ];
+        let mut seen: Vec<(&'static str, &Path)> = Vec::new();
+        for (key, paths) in keys {
+            for path in paths {
+                if let Err(message) = inside_of_release(path) {
+                    self.alone(key, Err(message));
+                    continue;
+                }
+                let other = seen.iter().find(|(_, o)| path.starts_with(o) || o.starts_with(path));
+                self.together(key, other.map_or(Ok(()), |(k, other)| Err(overlap(key, path, k, other))));
+                seen.push((key, path));
+            }
         }
     }
 
@@ -203,6 +232,27 @@ fn absolute(path: &Path) -> Result<(), String> {
     ensure(path.is_absolute(), || format!("{:?} must be an absolute path", path.display().to_string()))
 }
 
+fn inside_of_release(path: &Path) -> Result<(), String> {
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    let text = path.display().to_string();
+    ensure(plain && !text.is_empty() && !text.contains('\0'), || {
+        format!("{text:?} must be a path inside of a release, like log or public/uploads, without `..`")
+    })?;
+    ensure(text.len() <= PATH_BYTES_MAX, || format!("a path of more than {PATH_BYTES_MAX} bytes"))
+}
+
+fn overlap(key: &str, path: &Path, other_key: &str, other: &Path) -> String {
+    let same = path == other;
+    let (path, other) = (path.display().to_string(), other.display().to_string());
+    match (same, key == other_key) {
+        (true, true) => format!("{path:?} stands there twice"),
+        (true, false) => format!("{path:?} stands in {other_key} as well; a path can lead to one place only"),
+        (false, _) => {
+            format!("{path:?} and {other:?} of {other_key} lie in each other; name one of them only")
+        }
+    }
+}
+
 fn control_url(url: &str) -> Result<(), String> {
     let unix = url.strip_prefix("unix://").is_some_and(|path| path.starts_with('/'));
     let tcp = url.strip_prefix("tcp://").and_then(|address| address.rsplit_once(':'));
@@ -293,6 +343,30 @@ mod tests {
         refused("deploy_to", "absolute", |c| c.deploy_to = "app".into());
         refused("current", "absolute", |c| c.current = Some("current".into()));
         refused("pod", "must be letters", |c| c.pod = Some("a/b".into()));
+    }
+
+    #[test]
+    fn linked_paths_lie_inside_of_the_release_and_apart_from_each_other() {
+        let dirs = |paths: &'static [&str]| {
+            move |c: &mut Config| c.linked_dirs = paths.iter().map(Into::into).collect()
+        };
+        assert_eq!(with(dirs(&["storage", "public/uploads", "public/system/", "tmp/pids"])), []);
+        for bad in [&["/var/log"], &["../log"], &["log/../.."], &["."], &[""], &["./log"], &["a\0b"]] {
+            refused("linked_dirs", "must be a path inside of a release", dirs(bad));
+        }
+        refused("linked_dirs", "\"log/\" stands there twice", dirs(&["log", "log/"]));
+        refused("linked_dirs", "\"tmp/pids\" and \"tmp\" of linked_dirs", dirs(&["tmp", "tmp/pids"]));
+        refused("pod_dirs", "stands in linked_dirs as well", |c| {
+            (c.linked_dirs, c.pod_dirs) = (vec!["log".into()], vec!["log".into()]);
+        });
+        refused("pod_dirs", "\"log/x\" and \"log\" of linked_dirs", |c| {
+            (c.linked_dirs, c.pod_dirs) = (vec!["log".into()], vec!["log/x".into()]);
+        });
+        refused("linked_files", "\"config\" and \"config/master.key\"", |c| {
+            (c.linked_dirs, c.linked_files) = (vec!["config/master.key".into()], vec!["config".into()]);
+        });
+        refused("pod_dir", "absolute", |c| c.pod_dir = "pod".into());
+        assert_eq!(with(|c| (c.linked_dirs, c.pod_dirs) = (vec!["log".into()], vec!["logs".into()])), []);
     }
 
     #[test]

@@ -140,6 +140,7 @@ mod tests {
         assert!(refused("restart.mode", one("warm")).contains("expected one of `auto`, `hot`, `phased`"));
         assert!(refused("listen", one("9750")).contains("socket address"));
         assert!(refused("drain.ignore_peers", one("10.0.0.1,somebody")).contains("IP address"));
+        assert_eq!(refused("strip_prefix", one("yes")), "expected true or false, found \"yes\"");
         assert_eq!(refused("pod", Raw::Many(vec![])), "expected one value, found a list");
         assert_eq!(refused("pod", one("")), "is empty: give it a value, or leave it out");
         assert_eq!(values(&config), values(&Config::default()));

@@ -346,7 +346,7 @@ mod tests {
         pitstop.yml:3: drain.mim: unknown key, did you mean drain.min?
         pitstop.yml:4: drain.quiet: invalid value: string "soon", expected a duration like 5s or 500ms
         pitstop.yml:5: verify: is a section, with release_header, soak, successes, timeout, url
-        pitstop.yml:6: pods_dir: unknown key, did you mean pod?
+        pitstop.yml:6: pods_dir: unknown key, did you mean pod_dir?
         pitstop.yml:7: keep_releases: expected one value, found a list
         PITSTOP_DRIAN_MIN: unknown variable, did you mean PITSTOP_DRAIN_MIN?
         PITSTOP_POLL_INTERVAL: poll_interval: must be longer than 0s

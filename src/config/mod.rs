@@ -45,6 +45,16 @@ pub struct Config {
     pub poll_interval: Duration,
     /// How many releases stay on the volume.
     pub keep_releases: usize,
+    /// Take the content of an archive's only directory as the release.
+    pub strip_prefix: bool,
+    /// Directories of every release that are links into `deploy_to/shared`.
+    pub linked_dirs: Vec<PathBuf>,
+    /// The same for files.
+    pub linked_files: Vec<PathBuf>,
+    /// Directories of every release that are links into `pod_dir`.
+    pub pod_dirs: Vec<PathBuf>,
+    /// A place of the pod's own (an emptyDir), mounted at the same path in the app's container.
+    pub pod_dir: PathBuf,
     /// Which kind of server: `puma`.
     pub app_server: AppServerKind,
     /// Puma's section.
@@ -252,6 +262,11 @@ impl Default for Config {
             state_dir: "/run/pitstop".into(),
             poll_interval: Duration::from_secs(30),
             keep_releases: 5,
+            strip_prefix: false,
+            linked_dirs: Vec::new(),
+            linked_files: Vec::new(),
+            pod_dirs: Vec::new(),
+            pod_dir: "/srv/pod".into(),
             app_server: AppServerKind::Puma,
             puma: Puma::default(),
             restart: Restart::default(),

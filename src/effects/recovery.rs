@@ -36,7 +36,12 @@ impl Effects {
                 // It costs space only.
                 tracing::warn!(detail = trouble.message, "unfinished work of an earlier process stays");
             }
-            tools.releases.current()
+            let current = tools.releases.current()?;
+            if let Some(release) = &current {
+                // Before anybody is told to start an app server: this pod's own directories are empty.
+                tools.releases.prepare(release)?;
+            }
+            Ok(current)
         })
         .await?
     }

@@ -6,6 +6,7 @@
 //! first rename wins, and the others use what is there.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::Write,
     os::unix::fs::DirBuilderExt,
@@ -15,7 +16,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    MARKER, Marker, Releases, disk_trouble, is_absence,
+    MARKER, MARKER_BYTES_MAX, Marker, Releases, disk_trouble, is_absence,
+    layout::Link,
     staging::Stage,
     sync_dir,
     unpack::{UnpackError, Unpacked, unpack},
@@ -50,22 +52,44 @@ impl Releases {
     /// [`Trouble`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
     /// `store_denied`, `no_space` or `volume_unavailable`.
     pub fn fetch(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
-        if self.is_complete(id)? {
+        if let Some(marker) = self.marker(id)? {
+            self.use_as_it_is(&marker)?;
             return Ok(Fetched { downloaded_bytes: 0, was_there: true });
         }
         self.refuse_foreign(id)?;
+        self.check_way_to_shared(&self.layout.links())?;
         let published = find(store, id)?;
         let stage = self.stage()?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
-        let tree = stage.dir().join("release");
+        let mut tree = stage.dir().join("release");
         let unpacked = self.unpack_into(&archive, published.kind, &tree, id)?;
         tracing::info!(downloaded_bytes, files = unpacked.entries, bytes = unpacked.bytes, "unpacked");
+        tree.extend(&unpacked.prefix);
+        self.make_targets(&unpacked.links)?;
+        failpoint::hit("fetch.linked");
         self.seal(&tree, id, &published, unpacked)?;
         let was_there = !self.settle(&stage, &tree, id)?;
         failpoint::hit("fetch.done");
         Ok(Fetched { downloaded_bytes, was_there })
+    }
+
+    /// A release that is on the volume is never changed. What its links lead to may be missing all the
+    /// same: each pod has its own `pod_dir`.
+    fn use_as_it_is(&self, marker: &Marker) -> Result<(), Trouble> {
+        let links = |links: &[Link]| links.iter().map(|l| (l.path.clone(), l.target.clone())).collect();
+        let (has, wanted): (BTreeSet<_>, BTreeSet<_>) = (links(&marker.links), links(&self.layout.links()));
+        if has != wanted {
+            let differ = has.symmetric_difference(&wanted).map(|(path, _)| path).collect::<BTreeSet<_>>();
+            tracing::warn!(
+                release = %marker.release,
+                paths = ?differ,
+                "it is on the volume since before linked_dirs, linked_files or pod_dirs were changed, and \
+                 keeps the links it has; publish it anew under another id to give it those of today"
+            );
+        }
+        self.make_targets(&marker.links)
     }
 
     /// A directory of that name that was not made here is somebody's: neither used nor deleted.
@@ -156,7 +180,7 @@ impl Releases {
     ) -> Result<Unpacked, Trouble> {
         fs::DirBuilder::new().mode(0o755).create(tree).map_err(|e| disk_trouble(tree, &e))?;
         let file = File::open(archive).map_err(|e| disk_trouble(archive, &e))?;
-        let unpacked = unpack(file, kind, tree, &self.limits).map_err(|e| match e {
+        let unpacked = unpack(file, kind, tree, &self.limits, &self.layout).map_err(|e| match e {
             UnpackError::Disk(path, error) => disk_trouble(&tree.join(path.trim_matches('"')), &error),
             refused => corrupt(id, &refused.to_string()),
         })?;
@@ -182,8 +206,12 @@ impl Releases {
             sha256: published.sha256.clone(),
             entries: unpacked.entries,
             bytes: unpacked.bytes,
+            links: unpacked.links,
         };
         let text = serde_json::to_vec(&marker).map_err(|e| Trouble::new(Reason::Internal, e.to_string()))?;
+        if text.len() as u64 >= MARKER_BYTES_MAX {
+            return Err(corrupt(id, "it has too many empty directories where linked ones come"));
+        }
         let mut file = File::create_new(tree.join(MARKER)).map_err(failed)?;
         file.write_all(&text).map_err(failed)?;
         failpoint::hit("fetch.marker_written");

@@ -4,6 +4,7 @@
 //! deploy_to/releases/<id>/                  complete: it came there by one rename, and holds its marker
 //! deploy_to/releases/<id>/.pitstop-release  the marker: which archive it was made from
 //! deploy_to/current -> releases/<id>
+//! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made or deleted
 //! ```
 //!
@@ -22,13 +23,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::layout::{Layout, Link};
 use crate::{
     core::{Reason, Trouble},
     revision::ReleaseId,
 };
 
 pub mod fetch;
+pub mod layout;
 pub mod pack;
+mod pax;
 pub mod prune;
 pub mod publish;
 pub mod staging;
@@ -38,6 +42,9 @@ pub mod unpack;
 /// The name of the marker in a complete release.
 pub const MARKER: &str = ".pitstop-release";
 
+/// A marker is at most so long.
+const MARKER_BYTES_MAX: u64 = 1 << 20;
+
 /// Where [`crate::failpoint::hit`] is called on the way of a release onto the volume, in order.
 pub const FAIL_POINTS: &[&str] = &[
     "fetch.staged",
@@ -45,6 +52,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.downloaded",
     "fetch.mid_unpack",
     "fetch.unpacked",
+    "fetch.linked",
     "fetch.synced",
     "fetch.marker_written",
     "fetch.marked",
@@ -68,11 +76,28 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of one path inside the release.
     pub path_bytes: usize,
+    /// How many times its archive's size a large release may have. Code packs to a tenth at best; an
+    /// archive that grows a thousandfold is made to fill the volume.
+    pub expansion: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { archive_bytes: 8 << 30, unpacked_bytes: 16 << 30, entries: 1_000_000, path_bytes: 1024 }
+        Self {
+            archive_bytes: 8 << 30,
+            unpacked_bytes: 16 << 30,
+            entries: 1_000_000,
+            path_bytes: 1024,
+            expansion: 200,
+        }
+    }
+}
+
+impl Limits {
+    /// The limits of one archive; up to `small_bytes` it may be packed as well as it likes.
+    fn of_archive(&self, archive_bytes: u64, small_bytes: u64) -> Self {
+        let expanded = archive_bytes.saturating_mul(self.expansion).max(small_bytes);
+        Self { unpacked_bytes: self.unpacked_bytes.min(expanded), ..self.clone() }
     }
 }
 
@@ -83,6 +108,7 @@ pub struct Releases {
     current: PathBuf,
     pod: String,
     limits: Limits,
+    layout: Layout,
 }
 
 /// What a complete release was made from.
@@ -98,6 +124,9 @@ pub struct Marker {
     pub entries: u64,
     /// Bytes of all its files.
     pub bytes: u64,
+    /// The links that it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
 }
 
 /// A complete release on the volume.
@@ -113,7 +142,13 @@ impl Releases {
     /// The releases under `deploy_to`; `current` is the link that the app server runs from, `pod`
     /// the name that this pod's unfinished work carries.
     pub fn new(deploy_to: PathBuf, current: PathBuf, pod: &str, limits: Limits) -> Self {
-        Self { deploy_to, current, pod: staging::plain(pod), limits }
+        Self { deploy_to, current, pod: staging::plain(pod), limits, layout: Layout::default() }
+    }
+
+    /// The same, with links that releases are given.
+    #[must_use]
+    pub fn laid_out(self, layout: Layout) -> Self {
+        Self { layout, ..self }
     }
 
     /// The directory of a release, whether it is there or not.
@@ -156,7 +191,7 @@ impl Releases {
     pub fn marker(&self, id: &ReleaseId) -> Result<Option<Marker>, Trouble> {
         let path = self.path(id).join(MARKER);
         let mut text = String::new();
-        match File::open(&path).and_then(|file| file.take(64 << 10).read_to_string(&mut text)) {
+        match File::open(&path).and_then(|file| file.take(MARKER_BYTES_MAX).read_to_string(&mut text)) {
             Ok(_) => Ok(serde_json::from_str(&text).ok().filter(|m: &Marker| m.release == *id)),
             Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidData => Ok(None),
             Err(e) => Err(disk_trouble(&path, &e)),

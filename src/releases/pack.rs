@@ -1,7 +1,7 @@
 //! Packing a directory, always into the same bytes for the same content: sorted, without times and owners.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
@@ -39,7 +39,7 @@ pub fn pack(dir: &Path, out: File) -> Result<u64, PackError> {
     let encoder = zstd::Encoder::new(out, LEVEL).map_err(failed)?;
     let mut packing = Packing { tar: Builder::new(encoder), root: dir, links: BTreeMap::new(), entries: 0 };
     packing.directory(Path::new(""))?;
-    check_links(&packing.links).map_err(|e| PackError::Refused(e.to_string()))?;
+    check_links(&packing.links, &BTreeSet::new()).map_err(|e| PackError::Refused(e.to_string()))?;
     if packing.entries == 0 {
         return Err(PackError::Refused(format!("{} is empty", dir.display())));
     }

@@ -48,10 +48,12 @@ impl Releases {
     /// [`Reason::VolumeUnavailable`] or [`Reason::NoSpace`], naming the path;
     /// [`Reason::ReleaseCorrupt`] when the release is not complete.
     pub fn publish(&self, id: &ReleaseId) -> Result<(), Trouble> {
-        if !self.is_complete(id)? {
+        let Some(marker) = self.marker(id)? else {
             let message = format!("{} is not a complete release", self.path(id).display());
             return Err(Trouble::new(Reason::ReleaseCorrupt, message));
-        }
+        };
+        // On the way back nothing was fetched. A missing directory must not keep a pod on bad code.
+        self.try_to_make_targets(&marker.links);
         let before = self.link_before()?;
         let dir = self.current_dir()?;
         let target = self.target_from(&dir, id)?;

@@ -1,10 +1,10 @@
 //! Building a tree that nothing can lead out of: every step is relative to an open directory and
-//! follows no link, and links are made last, when nothing is written any more.
+//! follows no link, and links are made last, when nothing else is written any more.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
-    fs::File,
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,11 +14,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, linkat, mkdirat, openat, symlinkat},
+    fs::{AtFlags, Mode, OFlags, fchmod, linkat, mkdirat, openat, symlinkat},
     io::Errno,
 };
 
-use super::unpack::UnpackError;
+use super::{
+    layout::{self, Layout, Link},
+    unpack::UnpackError,
+};
 
 /// As many links may be followed one after another as the kernel follows.
 const LINK_DEPTH_MAX: u32 = 40;
@@ -58,8 +61,11 @@ impl Inside {
 
     /// The path as text, for messages.
     pub fn show(&self) -> String {
-        let path: PathBuf = self.0.iter().map(|name| &**name).collect();
-        format!("{:?}", path.display().to_string())
+        format!("{:?}", self.path().display().to_string())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.iter().map(|name| &**name).collect()
     }
 
     /// Whether it is the tree itself.
@@ -67,9 +73,14 @@ impl Inside {
         self.0.is_empty()
     }
 
-    /// The name of an entry at the top of the tree.
-    pub fn is_top(&self, name: &str) -> bool {
-        self.0.first().is_some_and(|first| **first == *OsStr::new(name))
+    /// Whether macOS would name a file of a file's attributes so.
+    pub fn is_apple_double(&self) -> bool {
+        self.0.last().is_some_and(|name| name.as_bytes().starts_with(b"._"))
+    }
+
+    /// Whether one of the two leads to the other.
+    fn is_on_the_way(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a == b)
     }
 
     fn split(&self) -> Option<(&[Box<OsStr>], &OsStr)> {
@@ -79,6 +90,7 @@ impl Inside {
 
 /// A tree under construction.
 pub struct Tree {
+    dir: PathBuf,
     root: OwnedFd,
     /// The directories that lead to the last entry: archives list a directory's entries together.
     open: Vec<(Box<OsStr>, OwnedFd)>,
@@ -91,10 +103,11 @@ impl Tree {
     /// # Errors
     /// When it cannot be opened.
     pub fn at(dir: &Path) -> io::Result<Self> {
-        Ok(Self { root: File::open(dir)?.into(), open: Vec::new(), links: BTreeMap::new() })
+        Ok(Self { dir: dir.into(), root: File::open(dir)?.into(), open: Vec::new(), links: BTreeMap::new() })
     }
 
-    /// Makes a directory, and those that lead to it. It may be there already.
+    /// Makes a directory, and those that lead to it. It may be there already: archives may list a
+    /// directory after what is in it.
     ///
     /// # Errors
     /// [`UnpackError`], also when something else of that name is there.
@@ -102,7 +115,10 @@ impl Tree {
         let Some((parents, name)) = path.split() else { return Ok(()) };
         let parent = self.enter(parents, path)?;
         match mkdirat(parent, name, mode_of(mode | 0o700)) {
-            Err(Errno::EXIST) => open_dir(parent, name).map(drop).map_err(|e| in_the_way(path, e)),
+            Err(Errno::EXIST) => {
+                let fd = open_dir(parent, name).map_err(|e| in_the_way(path, e))?;
+                fchmod(fd, mode_of(mode | 0o700)).map_err(|e| disk(path, e))
+            }
             done => done.map_err(|e| disk(path, e)),
         }
     }
@@ -122,11 +138,14 @@ impl Tree {
         }
     }
 
-    /// A further name for a file that is there.
+    /// A further name for a file or link that is there.
     ///
     /// # Errors
-    /// [`UnpackError`], also when `to` is no file made before.
-    pub fn hard_link(&mut self, path: &Inside, to: &Inside) -> Result<(), UnpackError> {
+    /// [`UnpackError`], also when `to` was not made before.
+    pub fn hard_link(&mut self, path: Inside, to: &Inside) -> Result<(), UnpackError> {
+        if let Some(target) = self.links.get(to).cloned() {
+            return self.link(path, &target);
+        }
         let refuse = || {
             UnpackError::Refused(format!(
                 "{} is a link to {}, which is no file before it",
@@ -139,12 +158,12 @@ impl Tree {
         };
         let source =
             self.enter(to_parents, to)?.try_clone_to_owned().map_err(|e| UnpackError::Disk(to.show(), e))?;
-        let parent = self.enter(parents, path)?;
+        let parent = self.enter(parents, &path)?;
         match linkat(&source, to_name, parent, name, AtFlags::empty()) {
-            Err(Errno::EXIST) => Err(twice(path)),
+            Err(Errno::EXIST) => Err(twice(&path)),
             // A directory, or not there.
             Err(Errno::NOENT | Errno::PERM | Errno::ISDIR) => Err(refuse()),
-            done => done.map_err(|e| disk(path, e)),
+            done => done.map_err(|e| disk(&path, e)),
         }
     }
 
@@ -159,21 +178,78 @@ impl Tree {
         }
     }
 
-    /// Checks where all links lead, through each other as well, then makes them.
+    /// The names at the top.
+    fn top(&self) -> Result<BTreeSet<OsString>, UnpackError> {
+        let failed = |e| UnpackError::Disk(self.dir.display().to_string(), e);
+        let links = self.links.keys().filter_map(|path| path.0.first());
+        let mut names: BTreeSet<_> = links.map(|name| name.to_os_string()).collect();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            names.insert(entry.map_err(failed)?.file_name());
+        }
+        Ok(names)
+    }
+
+    /// Whether anything of this name is at the top.
+    pub fn has(&self, name: &str) -> bool {
+        self.top().is_ok_and(|names| names.contains(OsStr::new(name)))
+    }
+
+    /// Where there is but one directory at the top: goes on in it, if that is wanted.
+    ///
+    /// # Errors
+    /// [`UnpackError::Refused`] when it is not wanted and the app is in there: `current` would lead
+    /// to a directory that no app server boots from.
+    pub fn strip_prefix(&mut self, wanted: bool) -> Result<Option<OsString>, UnpackError> {
+        let names = self.top()?;
+        let Some(name) = names.first().filter(|_| names.len() == 1) else { return Ok(None) };
+        let Ok(fd) = open_dir(&self.root, name) else { return Ok(None) };
+        let mut inside =
+            Self { dir: self.dir.join(name), root: fd, open: Vec::new(), links: BTreeMap::new() };
+        inside.links = self.links.iter().map(|(path, to)| (Inside(path.0[1..].into()), to.clone())).collect();
+        if !wanted {
+            return if layout::is_app(inside.top()?) { Err(prefixed(name)) } else { Ok(None) };
+        }
+        let failed = |e| UnpackError::Disk(inside.dir.display().to_string(), io::Error::from(e));
+        // A temporary directory that CI packed is closed to others; a release's root is not.
+        fchmod(&inside.root, mode_of(0o755)).map_err(failed)?;
+        *self = inside;
+        Ok(Some(name.clone()))
+    }
+
+    /// Checks where all links lead, through each other as well, then makes them; the ones that the
+    /// layout asks for too, which it answers.
     ///
     /// # Errors
     /// [`UnpackError`], also when one leads out of the tree or something of its name is there.
-    pub fn finish(mut self) -> Result<(), UnpackError> {
-        check_links(&self.links)?;
-        for (path, target) in std::mem::take(&mut self.links) {
-            let Some((parents, name)) = path.split() else { return Err(twice(&path)) };
-            let parent = self.enter(parents, &path)?;
-            match symlinkat(OsStr::from_bytes(&target), parent, name) {
-                Err(Errno::EXIST) => return Err(twice(&path)),
-                done => done.map_err(|e| disk(&path, e))?,
+    pub fn finish(mut self, layout: &Layout) -> Result<Vec<Link>, UnpackError> {
+        let mut given = layout.links();
+        let mut ends = BTreeSet::new();
+        for link in &mut given {
+            layout::make_room(&self.dir, link)?;
+            let path = Inside(link.path.iter().map(Into::into).collect());
+            if let Some(other) = self.links.keys().find(|other| path.is_on_the_way(other)) {
+                return Err(layout::in_the_way(link, &other.path()));
             }
+            ends.insert(path);
         }
-        Ok(())
+        check_links(&self.links, &ends)?;
+        for (path, target) in std::mem::take(&mut self.links) {
+            self.symlink(&path, OsStr::from_bytes(&target))?;
+        }
+        for link in &given {
+            let path = Inside(link.path.iter().map(Into::into).collect());
+            self.symlink(&path, link.target.as_os_str())?;
+        }
+        Ok(given)
+    }
+
+    fn symlink(&mut self, path: &Inside, target: &OsStr) -> Result<(), UnpackError> {
+        let Some((parents, name)) = path.split() else { return Err(twice(path)) };
+        let parent = self.enter(parents, path)?;
+        match symlinkat(target, parent, name) {
+            Err(Errno::EXIST) => Err(twice(path)),
+            done => done.map_err(|e| disk(path, e)),
+        }
     }
 
     /// Opens the directory of an entry, made if need be.
@@ -193,17 +269,18 @@ impl Tree {
     }
 }
 
-/// Refuses links that lead out of the tree, be it through other links.
+/// Refuses links that lead out of the tree, be it through other links. `ends` are the paths that lead
+/// out on purpose: nothing may climb from there.
 ///
 /// # Errors
 /// [`UnpackError::Refused`] naming the first of them.
-pub fn check_links(links: &BTreeMap<Inside, Vec<u8>>) -> Result<(), UnpackError> {
+pub fn check_links(links: &BTreeMap<Inside, Vec<u8>>, ends: &BTreeSet<Inside>) -> Result<(), UnpackError> {
     for (path, target) in links {
         let refuse = |why: &str| {
             let target = String::from_utf8_lossy(target);
             Err(UnpackError::Refused(format!("{} is a link to {target:?}, which {why}", path.show())))
         };
-        match follow(links, path) {
+        match follow(links, ends, path) {
             Leads::Inside => {}
             Leads::Out => return refuse("leads out of the release"),
             Leads::Round => return refuse("leads through too many links"),
@@ -219,7 +296,7 @@ enum Leads {
 }
 
 /// Walks a link as the kernel would, name by name.
-fn follow(links: &BTreeMap<Inside, Vec<u8>>, start: &Inside) -> Leads {
+fn follow(links: &BTreeMap<Inside, Vec<u8>>, ends: &BTreeSet<Inside>, start: &Inside) -> Leads {
     let mut at: Vec<Box<OsStr>> = Vec::new();
     let mut todo: Vec<Box<OsStr>> = start.0.iter().rev().cloned().collect();
     let mut followed = 0;
@@ -232,6 +309,10 @@ fn follow(links: &BTreeMap<Inside, Vec<u8>>, start: &Inside) -> Leads {
         }
         at.push(name);
         let here = Inside(at);
+        if ends.contains(&here) {
+            let climbs = todo.iter().any(|name| &**name == OsStr::new(".."));
+            return if climbs { Leads::Out } else { Leads::Inside };
+        }
         let target = links.get(&here);
         at = here.0;
         let Some(target) = target else { continue };
@@ -260,6 +341,14 @@ fn open_dir(at: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
 /// Setuid, setgid and sticky bits are dropped; the process's umask applies as to any new file.
 fn mode_of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
+}
+
+fn prefixed(name: &OsStr) -> UnpackError {
+    let name = name.display().to_string();
+    UnpackError::Refused(format!(
+        "everything in it, the app too, is in the directory {name:?}: set `strip_prefix: true` to take that \
+         directory's content, or pack it without the directory"
+    ))
 }
 
 fn twice(path: &Inside) -> UnpackError {

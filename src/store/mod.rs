@@ -211,6 +211,17 @@ impl ArchiveKind {
         }
     }
 
+    /// What a file is by its first bytes; `None` for anything else.
+    pub fn of(first: &[u8]) -> Option<Self> {
+        match first {
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::TarZst),
+            // A frame to be skipped: pzstd begins with one.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::TarZst),
+            [0x1f, 0x8b, ..] => Some(Self::TarGz),
+            _ => None,
+        }
+    }
+
     /// The archive's key.
     pub fn key(self, id: &ReleaseId) -> String {
         format!("releases/{id}.{}", self.extension())

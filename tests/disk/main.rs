@@ -1,6 +1,7 @@
 //! The disk: what may be unpacked, what is published, and that a kill at any moment harms nothing.
 
 mod crash;
+mod linked;
 mod pointer;
 mod publish;
 mod rig;

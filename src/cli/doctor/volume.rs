@@ -14,7 +14,7 @@ use crate::{
     cli::Failure,
     config::Config,
     finding::{Check, Code, Finding},
-    releases::{Limits, Releases},
+    releases::Releases,
     volume::Lane,
 };
 
@@ -33,7 +33,7 @@ const PREFIX: &str = ".pitstop-doctor";
 pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     let lane = Lane::start("doctor")?;
     let volume = Volume {
-        releases: Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default()),
+        releases: super::super::on_volume(config),
         deploy_to: config.deploy_to.clone(),
         current: config.current(),
     };

@@ -1,0 +1,293 @@
+//! What a release is given that is not in its archive: links to directories and files that outlive
+//! it, Capistrano's way.
+//!
+//! ```text
+//! releases/v1/storage  -> deploy_to/shared/storage  linked_dirs, linked_files: relative, as containers
+//!                                                   may mount the volume at different paths
+//! releases/v1/log      -> /srv/pod/log              pod_dirs: absolute, the same path in every pod
+//! ```
+//!
+//! The links are part of the release: made before it is complete, noted in its marker, and never
+//! changed afterwards. What they lead to belongs to the volume or to the pod, and is made where it is missing.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Releases, disk_trouble, is_absence, unpack::UnpackError};
+use crate::{
+    core::{Reason, Trouble},
+    revision::ReleaseId,
+};
+
+/// What keeps an empty directory in a repository, and nothing else.
+const PLACEHOLDERS: [&str; 2] = [".keep", ".gitkeep"];
+
+/// How a release is laid out, beyond what its archive says.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Take the content of an archive's only directory as the release.
+    pub strip_prefix: bool,
+    /// Directories under `deploy_to/shared`, relative.
+    pub linked_dirs: Vec<PathBuf>,
+    /// Files under `deploy_to/shared`, relative.
+    pub linked_files: Vec<PathBuf>,
+    /// Directories under `pod_dir`, relative.
+    pub pod_dirs: Vec<PathBuf>,
+    /// Where each pod has those of its own.
+    pub pod_dir: PathBuf,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        let none = Vec::new;
+        Self {
+            strip_prefix: false,
+            linked_dirs: none(),
+            linked_files: none(),
+            pod_dirs: none(),
+            pod_dir: "/srv/pod".into(),
+        }
+    }
+}
+
+/// The key that asks for a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkKey {
+    /// A directory of the volume.
+    LinkedDirs,
+    /// A file of the volume.
+    LinkedFiles,
+    /// A directory of the pod.
+    PodDirs,
+}
+
+impl LinkKey {
+    fn name(self) -> &'static str {
+        match self {
+            Self::LinkedDirs => "linked_dirs",
+            Self::LinkedFiles => "linked_files",
+            Self::PodDirs => "pod_dirs",
+        }
+    }
+}
+
+/// A link of a release, as its marker has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Who asked for it.
+    pub key: LinkKey,
+    /// Where it is, from the release's root.
+    pub path: PathBuf,
+    /// What it says.
+    pub target: PathBuf,
+    /// Directories that the release had in its place, empty ones, and expects to find there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dirs: Vec<PathBuf>,
+}
+
+impl Layout {
+    /// The links that every release gets.
+    pub fn links(&self) -> Vec<Link> {
+        // Without a slash at the end.
+        let plain = |path: &PathBuf| path.components().collect::<PathBuf>();
+        let link = move |key, path: PathBuf, target| Link { key, path, target, dirs: Vec::new() };
+        let shared = |key| move |path| link(key, plain(path), from_release(&plain(path)));
+        let of_pod = |path| link(LinkKey::PodDirs, plain(path), self.pod_dir.join(plain(path)));
+        let dirs = self.linked_dirs.iter().map(shared(LinkKey::LinkedDirs));
+        let files = self.linked_files.iter().map(shared(LinkKey::LinkedFiles));
+        dirs.chain(files).chain(self.pod_dirs.iter().map(of_pod)).collect()
+    }
+}
+
+/// For `public/uploads`: up out of `public`, of the release, of `releases`; into `shared`.
+fn from_release(path: &Path) -> PathBuf {
+    let up = path.components().count() + 1;
+    std::iter::repeat_n("..", up).collect::<PathBuf>().join("shared").join(path)
+}
+
+/// Makes sure that nothing is where the link comes: an empty directory gives way, also one with
+/// nothing but the `.keep` of a repository; what it held of further such directories is noted.
+/// In `tree` there is no link yet.
+///
+/// # Errors
+/// [`UnpackError::Refused`], naming the key, when the release has anything of its own there.
+pub(super) fn make_room(tree: &Path, link: &mut Link) -> Result<(), UnpackError> {
+    let disk = |path: &Path, e| UnpackError::Disk(path.display().to_string(), e);
+    let mut at = tree.to_path_buf();
+    for name in &link.path {
+        at.push(name);
+        match fs::symlink_metadata(&at) {
+            Err(e) if is_absence(&e) => return Ok(()),
+            Err(e) => return Err(disk(&at, e)),
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return Err(in_the_way(link, at.strip_prefix(tree).unwrap_or(&at))),
+        }
+    }
+    if link.key == LinkKey::LinkedFiles {
+        return Err(in_the_way(link, &link.path));
+    }
+    let mut dirs = Vec::new();
+    if let Some(content) = only_placeholders(&at, &at, &mut dirs).map_err(|e| disk(&at, e))? {
+        return Err(in_the_way(link, content.strip_prefix(tree).unwrap_or(&content)));
+    }
+    link.dirs = dirs;
+    fs::remove_dir_all(&at).map_err(|e| disk(&at, e))
+}
+
+/// The refusal of a release that has something of its own where a link comes.
+pub(super) fn in_the_way(link: &Link, what: &Path) -> UnpackError {
+    UnpackError::Refused(format!(
+        "it has {:?}, but `{}` makes {:?} a link: pack the release without it, or take that from the key",
+        what.display().to_string(),
+        link.key.name(),
+        link.path.display().to_string(),
+    ))
+}
+
+/// The directories in `dir`, as seen from `top`; or the first thing that is content.
+fn only_placeholders(dir: &Path, top: &Path, dirs: &mut Vec<PathBuf>) -> io::Result<Option<PathBuf>> {
+    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, name) = (entry.path(), entry.file_name());
+        let kind = entry.file_type()?;
+        // The marker is JSON, which has no other names.
+        let Some(name) = name.to_str().filter(|_| kind.is_dir() || kind.is_file()) else {
+            return Ok(Some(path));
+        };
+        if kind.is_dir() {
+            dirs.extend(path.strip_prefix(top).map(Path::to_path_buf));
+            let content = only_placeholders(&path, top, dirs)?;
+            if content.is_some() {
+                return Ok(content);
+            }
+        } else if !PLACEHOLDERS.contains(&name) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+impl Releases {
+    /// Makes what the links of a release lead to, where it is missing.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] naming the key and the path, also when a linked file is missing:
+    /// only its owner knows what belongs into it.
+    pub fn make_targets(&self, links: &[Link]) -> Result<(), Trouble> {
+        links.iter().try_for_each(|link| match link.key {
+            LinkKey::LinkedDirs => make_dirs(link, &self.shared_dir().join(&link.path)),
+            LinkKey::LinkedFiles => find_file(&self.shared_dir().join(&link.path)),
+            LinkKey::PodDirs => {
+                let pod_dir = link.target.ancestors().nth(link.path.components().count());
+                find_pod_dir(pod_dir.unwrap_or(&link.target))?;
+                make_dirs(link, &link.target)
+            }
+        })
+    }
+
+    /// Makes what the links of a release on the volume lead to, as far as that is possible: a pod that was
+    /// just born may find the release, and nothing in its own `pod_dir`.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] when the volume does not tell.
+    pub fn prepare(&self, id: &ReleaseId) -> Result<(), Trouble> {
+        if let Some(marker) = self.marker(id)? {
+            self.try_to_make_targets(&marker.links);
+        }
+        Ok(())
+    }
+
+    /// The same for links that nobody must wait for.
+    pub(super) fn try_to_make_targets(&self, links: &[Link]) {
+        if let Err(trouble) = self.make_targets(links) {
+            tracing::warn!(detail = trouble.message, "a link of the release leads nowhere");
+        }
+    }
+
+    fn shared_dir(&self) -> PathBuf {
+        self.deploy_to.join("shared")
+    }
+
+    /// The links lead from where the release is to `deploy_to/shared`: a `releases` that is
+    /// itself a link elsewhere would lead them astray.
+    pub(super) fn check_way_to_shared(&self, links: &[Link]) -> Result<(), Trouble> {
+        let dir = self.releases_dir();
+        let is_link = fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_symlink());
+        if !is_link || links.iter().all(|link| link.key == LinkKey::PodDirs) {
+            return Ok(());
+        }
+        let dir = dir.display();
+        Err(lacking(format!("{dir} is a link, and linked_dirs would lead astray; make it a directory")))
+    }
+}
+
+fn make_dirs(link: &Link, target: &Path) -> Result<(), Trouble> {
+    let all = std::iter::once(target.to_path_buf()).chain(link.dirs.iter().map(|dir| target.join(dir)));
+    for dir in all {
+        match fs::create_dir_all(&dir) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {
+                let (dir, key) = (dir.display(), link.key.name());
+                return Err(lacking(format!("{dir} is no directory, but `{key}` needs one; move it away")));
+            }
+            done => done.map_err(|e| disk_trouble(&dir, &e))?,
+        }
+    }
+    Ok(())
+}
+
+/// An empty file in place of a missing one would boot, and then be the wrong key or database.
+fn find_file(target: &Path) -> Result<(), Trouble> {
+    if let Some(dir) = target.parent() {
+        fs::create_dir_all(dir).map_err(|e| disk_trouble(dir, &e))?;
+    }
+    let shown = target.display();
+    match fs::metadata(target) {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => Err(lacking(format!("{shown} is no file, but `linked_files` needs one; move it away"))),
+        Err(e) if is_absence(&e) => Err(lacking(format!(
+            "{shown} is not there, but `linked_files` names it; put the file there (it is looked for again)"
+        ))),
+        Err(e) => Err(disk_trouble(target, &e)),
+    }
+}
+
+fn find_pod_dir(pod_dir: &Path) -> Result<(), Trouble> {
+    match fs::metadata(pod_dir) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Err(e) if !is_absence(&e) => Err(disk_trouble(pod_dir, &e)),
+        _ => Err(lacking(format!(
+            "`pod_dirs` needs the directory {}: mount an emptyDir there, in the app's container too, or set `pod_dir`",
+            pod_dir.display()
+        ))),
+    }
+}
+
+fn lacking(message: String) -> Trouble {
+    Trouble::new(Reason::VolumeUnavailable, message)
+}
+
+/// Whether an app seems to be in the directory.
+pub(super) fn is_app(names: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
+    names.into_iter().any(|name| ["Gemfile", "config.ru"].iter().any(|known| name.as_ref() == *known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_is_two_directories_above_the_release() {
+        let names = |path: &str| -> Vec<_> {
+            from_release(Path::new(path)).iter().map(|name| name.to_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names("storage"), ["..", "..", "shared", "storage"]);
+        assert_eq!(names("public/uploads"), ["..", "..", "..", "shared", "public", "uploads"]);
+    }
+}
