@@ -17,6 +17,9 @@ use sha2::{Digest, Sha256};
 
 use crate::core::{GenerationKey, ProcessKey};
 
+/// Who uses a directory.
+pub mod in_use;
+
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
 

@@ -20,6 +20,9 @@ use crate::{
     revision::{RecordEvent, Revision},
 };
 
+/// What the journals of all pods add up to.
+pub mod standings;
+
 /// Where [`crate::failpoint::hit`] is called in an append, in order.
 pub const FAIL_POINTS: &[&str] = &["journal.half_written", "journal.written", "journal.synced"];
 

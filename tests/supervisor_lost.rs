@@ -83,6 +83,7 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
     let mut policy = Config::default().policy();
     policy.drain = Budget { min_ms: 600_000, max_ms: 600_000, ..policy.drain };
     let tools = Tools {
+        pod: "pod".into(),
         releases: Releases::new(dir.join("app"), dir.join("app/current"), "pod", Limits::default()),
         store: None,
         journal: revisions_log::path(&dir.join("app"), "pod"),

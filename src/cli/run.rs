@@ -170,6 +170,7 @@ fn inputs(
     let source = parts.pointer.filter(|_| invalid.is_none());
     let pointer = source.map(|source| follow(source, config.poll_interval, &metrics)).transpose()?;
     let tools = Tools {
+        pod: config.pod(),
         releases: super::on_volume(config),
         store: parts.store.map(|store| Blocking::new(store, Handle::current(), STORE_IDLE)),
         journal: revisions_log::path(&config.deploy_to, &config.pod()),

@@ -2,9 +2,12 @@
 //!
 //! An effect that overruns its deadline is reported as unknown, and by its real outcome when it ends
 //! after all; one that panics has failed. Volume work runs on threads of its own: one for releases
-//! and `current`, one for the journal, so that a long fetch holds up no line of the journal.
+//! and `current`, one for the journal, so that a long fetch holds up no line of the journal, and one each
+//! for this pod's lease and for what is deleted, so that neither holds up a deploy.
 
 mod drain_journal;
+mod housekeeping;
+mod leases;
 mod recovery;
 mod volume_work;
 
@@ -28,7 +31,7 @@ use crate::{
     failpoint,
     metrics::Metrics,
     releases::Releases,
-    revision::{ReleaseId, Revision},
+    revision::Revision,
     revisions_log::Log,
     store::Blocking,
     telemetry::DeployIds,
@@ -65,6 +68,8 @@ const PERFORM_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the effects work with.
 pub struct Tools {
+    /// This pod's name.
+    pub pod: String,
     /// Releases on the volume.
     pub releases: Releases,
     /// Where releases come from; `None`: they are put onto the volume by somebody else.
@@ -91,6 +96,12 @@ pub struct Effects {
     volume: Lane,
     /// `revisions.log`.
     lines: Lane,
+    /// This pod's lease, in the background.
+    leases: Lane,
+    /// What is being deleted.
+    pruning: Lane,
+    holder: Arc<leases::Holder>,
+    gear: Arc<housekeeping::Gear>,
     log: Arc<Mutex<Option<Log>>>,
     /// When moves were rejected, for /status.
     rejected_at: Arc<Mutex<Arc<HashMap<Revision, String>>>>,
@@ -99,21 +110,27 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Starts the threads.
+    /// Starts the threads, and a task on the runtime that this is called from.
     ///
     /// # Errors
     /// When the system has no thread left.
     pub fn start(tools: Tools) -> io::Result<Self> {
         let (drains, pending) = tokio::sync::watch::channel(None);
         drain_journal::keep(tools.state_dir.clone(), pending)?;
-        Ok(Self {
+        let effects = Self {
+            holder: Arc::new(leases::Holder::new(tools.releases.clone(), tools.pod.clone())),
             tools: Arc::new(tools),
             volume: Lane::start("volume")?,
             lines: Lane::start("journal")?,
+            leases: Lane::start("lease")?,
+            pruning: Lane::start("prune")?,
+            gear: Arc::default(),
             log: Arc::default(),
             rejected_at: Arc::default(),
             drains,
-        })
+        };
+        tokio::spawn(effects.clone().keep_lease());
+        Ok(effects)
     }
 
     /// How deploys are called.
@@ -224,9 +241,13 @@ impl Effects {
         Ok(Outcome::Done)
     }
 
-    /// A deploy is over: one line that says all, and the volume is tidied after a success.
+    /// A deploy is over: one line that says all, and the volume is tidied in the background.
     fn conclude(&self, attempt: Attempt, revision: &Revision, conclusion: &Conclusion) {
         let _inside = self.span(attempt, "conclude").entered();
+        // Of a pod that is stranded nobody knows what it will need.
+        if !matches!(conclusion, Conclusion::Stranded(_)) {
+            self.let_go();
+        }
         let (release, sequence) = (revision.release.as_str(), revision.sequence);
         match conclusion {
             Conclusion::Verified => {
@@ -239,12 +260,6 @@ impl Effects {
             Conclusion::Stranded(trouble) => report_failed(revision, "stranded", trouble),
             Conclusion::Refused(trouble) => report_failed(revision, "refused", trouble),
         }
-    }
-
-    /// Deletes old releases in the background after this deploy; `protected` stay whatever their age.
-    pub fn tidy(&self, attempt: Attempt, protected: Vec<ReleaseId>) {
-        let (this, span) = (self.clone(), self.span(attempt, "prune"));
-        tokio::spawn(async move { this.prune(protected).await }.instrument(span));
     }
 }
 

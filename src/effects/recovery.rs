@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Effects {
-    /// Reads the journal and `current`, and clears away what an earlier process left unfinished.
+    /// Reads the journal and `current`, and names what they need in this pod's lease.
     /// Takes as long as the volume does; it waits behind whatever effect is still under way there.
     ///
     /// # Errors
@@ -25,17 +25,16 @@ impl Effects {
         .await??;
         *self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = rejected_at.into();
         let boot_id = revisions_log::boot_id();
-        Ok(Recovered { current, records, boot_id, journal: None })
+        let recovered = Recovered { current, records, boot_id, journal: None };
+        let (holder, known) = (self.holder.clone(), recovered.clone());
+        on(&self.volume, move || holder.begin(&known)).await?;
+        Ok(recovered)
     }
 
     async fn recover_current(&self) -> Result<Option<ReleaseId>, Trouble> {
         let tools = self.tools.clone();
         on(&self.volume, move || {
             tools.releases.check_volume()?;
-            if let Err(trouble) = tools.releases.clean_leftovers() {
-                // It costs space only.
-                tracing::warn!(detail = trouble.message, "unfinished work of an earlier process stays");
-            }
             let current = tools.releases.current()?;
             if let Some(release) = &current {
                 // Before anybody is told to start an app server: this pod's own directories are empty.

@@ -35,19 +35,30 @@ impl Effects {
     pub(super) async fn fetch(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
         pause_at("effects.before_fetch").await;
         self.ask_volume().await?;
-        let tools = self.tools.clone();
-        let bytes = on(&self.volume, move || match &tools.store {
-            Some(store) => tools.releases.fetch(store, &release).map(|fetched| fetched.downloaded_bytes),
-            None if tools.releases.is_complete(&release)? => Ok(0),
-            None => Err(Trouble::new(
-                Reason::ReleaseUnknown,
-                format!("{release} is not on the volume, and without `source` nothing can be fetched"),
-            )),
-        })
-        .await??;
-        self.tools.metrics.fetched(bytes);
+        let mut fetched = self.fetch_once(&release).await;
+        while fetched.as_ref().is_err_and(|t| t.reason == Reason::NoSpace) && self.make_room().await {
+            fetched = self.fetch_once(&release).await;
+        }
+        self.tools.metrics.fetched(fetched?);
         pause_at("effects.after_fetch").await;
         Ok(Outcome::Done)
+    }
+
+    /// Answers how many bytes were downloaded.
+    async fn fetch_once(&self, release: &ReleaseId) -> Result<u64, Trouble> {
+        let (tools, holder, release) = (self.tools.clone(), self.holder.clone(), release.clone());
+        on(&self.volume, move || {
+            holder.hold(&release)?;
+            match &tools.store {
+                Some(store) => tools.releases.fetch(store, &release).map(|fetched| fetched.downloaded_bytes),
+                None if tools.releases.is_complete(&release)? => Ok(0),
+                None => Err(Trouble::new(
+                    Reason::ReleaseUnknown,
+                    format!("{release} is not on the volume, and without `source` nothing can be fetched"),
+                )),
+            }
+        })
+        .await?
     }
 
     /// A fetch may take long for good reasons. Whether the volume answers at all is known sooner.
@@ -81,8 +92,20 @@ impl Effects {
 
     /// Points `current` to the release.
     pub(super) async fn publish(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
-        let tools = self.tools.clone();
-        on(&self.volume, move || tools.releases.publish(&release)).await??;
+        let (tools, holder) = (self.tools.clone(), self.holder.clone());
+        on(&self.volume, move || {
+            // It is named since it was fetched, or since it ran. If not, the way back goes first.
+            if let Err(trouble) = holder.hold(&release) {
+                tracing::warn!(
+                    detail = trouble.message,
+                    "the lease of this pod does not name the release yet"
+                );
+            }
+            tools.releases.publish(&release)?;
+            holder.moved_current(&release);
+            Ok::<_, Trouble>(())
+        })
+        .await??;
         pause_at("effects.after_publish").await;
         Ok(Outcome::Done)
     }
@@ -100,6 +123,7 @@ impl Effects {
             log.as_mut().map_or(Ok(()), |log| log.append(&line))
         })
         .await??;
+        self.holder.recorded(record.event, &record.revision.release);
         if record.event == RecordEvent::Rejected {
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let mut at = self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -107,19 +131,6 @@ impl Effects {
         }
         pause_at(after).await;
         Ok(Outcome::Done)
-    }
-
-    /// Deletes old releases. Nothing depends on it.
-    pub(super) async fn prune(&self, protected: Vec<ReleaseId>) {
-        let tools = self.tools.clone();
-        let pruned = on(&self.volume, move || tools.releases.prune(tools.keep_releases, &protected)).await;
-        match pruned {
-            Ok(Ok(gone)) if gone.is_empty() => {}
-            Ok(Ok(gone)) => tracing::info!(releases = ?gone, "old releases were deleted"),
-            Ok(Err(trouble)) | Err(trouble) => {
-                tracing::warn!(detail = trouble.message, "old releases could not be deleted");
-            }
-        }
     }
 }
 

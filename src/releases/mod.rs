@@ -5,7 +5,9 @@
 //! deploy_to/releases/<id>/.pitstop-release  the marker: which archive it was made from
 //! deploy_to/current -> releases/<id>
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
-//! deploy_to/.pitstop/staging/               what is being made or deleted
+//! deploy_to/.pitstop/staging/               what is being made
+//! deploy_to/.pitstop/trash/                 what is being deleted
+//! deploy_to/.pitstop/leases/<pod>           what each pod needs
 //! ```
 //!
 //! The marker lies inside the tree, so that the one rename that makes a release visible carries its
@@ -31,11 +33,13 @@ use crate::{
 
 pub mod fetch;
 pub mod layout;
+pub mod leases;
 pub mod pack;
 mod pax;
 pub mod prune;
 pub mod publish;
 pub mod staging;
+pub mod trash;
 pub mod tree;
 pub mod unpack;
 
@@ -62,7 +66,10 @@ pub const FAIL_POINTS: &[&str] = &[
     "publish.renamed",
     "publish.synced",
     "prune.renamed",
+    "prune.unmarked",
     "prune.mid_delete",
+    "lease.written",
+    "lease.renamed",
 ];
 
 /// What an archive may be, at most.

@@ -1,40 +1,314 @@
-//! Deleting old releases: renamed out of `releases/` first, so that what is there stays complete.
+//! Which releases go, and which stay and why.
+//!
+//! A release stays as long as anything alive may need it: some pod's lease names it, a process works in it or
+//! has a file of it open or mapped, this pod runs it, ran it before or is to run it, or `current` points to it.
+//! Of the others the newest good ones stay, `keep_releases` of them together with those in use. The ones
+//! that never proved themselves fill up what is left of that number, and those that failed come last: neither
+//! pushes a good one out. Without room for one more release, even those go that would stay by number.
 
-use std::fs;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    time::{Duration, SystemTime},
+};
 
-use super::{Releases, disk_trouble, is_absence, sync_dir};
-use crate::{core::Trouble, failpoint, revision::ReleaseId};
+use serde::Serialize;
+
+use super::{
+    Marker, Releases, disk_trouble,
+    leases::{Lease, Leases},
+    trash::{Fate, Pace},
+};
+use crate::{
+    core::Trouble,
+    revision::ReleaseId,
+    revisions_log::{
+        self,
+        standings::{self, Standing},
+    },
+};
+
+/// Room for so many of the largest release here should be left: its archive, its tree, and the next one's.
+const ROOM_FOR: u64 = 2;
+/// The journal of a pod that has no lease is removed after so long.
+const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// What the caller itself knows to be needed, each with the reason; asked anew before each step.
+pub type Protection<'a> = &'a dyn Fn() -> BTreeMap<ReleaseId, String>;
+
+/// How good a release has proved to be: the better, the longer it stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Some pod proved that it runs.
+    Good,
+    /// No pod has ever come to a verdict.
+    Untried,
+    /// The last verdict of any pod was bad.
+    Failed,
+}
+
+/// How much is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// What `keep_releases` does not keep; more only without room for one more release.
+    Tidy,
+    /// A fetch found no room: at least one release more than that.
+    Room,
+}
+
+/// A release on the volume, and whether it may go.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judged {
+    /// Which.
+    pub release: ReleaseId,
+    /// How good it is.
+    pub class: Class,
+    /// When the last pod came to a verdict (RFC 3339).
+    pub judged_at: Option<String>,
+    /// When it was completed here.
+    #[serde(with = "humantime_serde")]
+    pub completed: SystemTime,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Files, directories and links in it.
+    pub entries: u64,
+    /// Why it must stay; `None`: only its place in the order decides.
+    pub needed: Option<String>,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Pruned {
+    /// These are gone.
+    pub deleted: Vec<Judged>,
+    /// These stay, and why.
+    pub kept: Vec<Kept>,
+    /// Could not be deleted, and why.
+    pub failed: Vec<String>,
+    /// So many that were to go before are gone now.
+    pub emptied: usize,
+    /// What is gone is not deleted to the end: the next time goes on.
+    pub unfinished: bool,
+}
+
+/// A release that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// Which.
+    pub release: ReleaseId,
+    /// Why.
+    pub why: String,
+}
+
+/// Everything that must stay, as of now.
+pub(super) struct Protected {
+    own: BTreeMap<ReleaseId, String>,
+    current: Option<ReleaseId>,
+    leases: Leases,
+}
+
+impl Protected {
+    pub fn why(&self, id: &ReleaseId) -> Option<String> {
+        let leased = |lease: &Lease| lease.role(id).map(|role| format!("{role} in pod {}", lease.pod));
+        let doubtful =
+            || Some(format!("a lease cannot be read and may name it: {}", self.leases.unreadable.first()?));
+        let current = || (self.current.as_ref() == Some(id)).then(|| "current points to it".to_owned());
+        let by_lease = || self.leases.live.iter().find_map(leased);
+        self.own.get(id).cloned().or_else(current).or_else(by_lease).or_else(doubtful)
+    }
+}
 
 impl Releases {
-    /// Deletes all complete releases but the protected ones and the `keep` newest of the others.
-    /// Protected must be what runs, what ran before, what is desired, and what any process's working
-    /// directory is in. Directories that were not made here are left alone. Answers what was deleted.
+    pub(super) fn protected(&self, protection: Protection<'_>) -> Result<Protected, Trouble> {
+        Ok(Protected { own: protection(), current: self.current()?, leases: self.leases()? })
+    }
+
+    /// Every complete release of the volume, the first to stay first.
+    ///
+    /// # Errors
+    /// [`Trouble`] when the volume does not tell.
+    pub fn judge(&self, protection: Protection<'_>) -> Result<Vec<Judged>, Trouble> {
+        let protected = self.protected(protection)?;
+        let standings = standings::standings(&self.deploy_to);
+        let judge = |marker: Marker, completed| judged(marker, completed, &standings, &protected);
+        let mut all: Vec<Judged> =
+            self.list()?.into_iter().map(|found| judge(found.marker, found.completed)).collect();
+        all.sort_by_key(|one| (one.class, Reverse((one.judged_at.clone(), one.completed))));
+        Ok(all)
+    }
+
+    /// Deletes what may go, worst first. Directories that were not made here are left alone.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not let it.
-    pub fn prune(&self, keep: usize, protected: &[ReleaseId]) -> Result<Vec<ReleaseId>, Trouble> {
-        // Whatever else is known: what `current` names must never go.
-        let current = self.current()?;
-        let spared = |id: &ReleaseId| protected.contains(id) || current.as_ref() == Some(id);
-        let found = self.list()?.into_iter().map(|found| found.marker.release);
-        let old: Vec<ReleaseId> = found.filter(|id| !spared(id)).skip(keep).collect();
-        for id in &old {
-            self.delete(id)?;
+    pub fn prune(
+        &self,
+        keep: usize,
+        need: Need,
+        protection: Protection<'_>,
+        pace: Pace<'_>,
+    ) -> Result<Pruned, Trouble> {
+        let mut done = Pruned::default();
+        self.empty_trash(&mut done, protection, pace)?;
+        let mut stays: BTreeMap<ReleaseId, String> = BTreeMap::new();
+        while !done.unfinished {
+            let mut all = self.judge(protection)?;
+            all.iter_mut()
+                .for_each(|one| one.needed = one.needed.take().or(stays.get(&one.release).cloned()));
+            let short = need == Need::Room && done.deleted.is_empty();
+            let Some(one) = next(&all, keep, || short || self.is_short_of_room(&all, 0)) else {
+                done.kept = kept(&all, keep);
+                break;
+            };
+            match self.discard(&one.release, protection, pace) {
+                Ok(Fate::Kept(why)) => drop(stays.insert(one.release.clone(), why)),
+                Err(trouble) => {
+                    stays.insert(one.release.clone(), format!("cannot be deleted: {}", trouble.message));
+                    done.failed.push(trouble.message);
+                }
+                Ok(fate) => {
+                    done.unfinished = fate == Fate::Unfinished;
+                    done.deleted.push(one.clone());
+                }
+            }
         }
-        Ok(old)
+        self.forget_pods()?;
+        Ok(done)
     }
 
-    fn delete(&self, id: &ReleaseId) -> Result<(), Trouble> {
-        let stage = self.stage()?;
-        let path = self.path(id);
-        match fs::rename(&path, stage.dir().join("release")) {
-            // Another agent of this volume was faster.
-            Err(e) if is_absence(&e) => return Ok(()),
-            done => done.map_err(|e| disk_trouble(&path, &e))?,
+    /// What [`Releases::prune`] would do now.
+    ///
+    /// # Errors
+    /// [`Trouble`] when the volume does not tell.
+    pub fn would_prune(&self, keep: usize, protection: Protection<'_>) -> Result<Pruned, Trouble> {
+        let mut all = self.judge(protection)?;
+        for one in all.iter_mut().filter(|one| one.needed.is_none()) {
+            let path = self.path(&one.release);
+            let user = crate::procs::in_use::user_of(&path).map_err(|e| disk_trouble(&path, &e))?;
+            one.needed = user.map(|user| user.to_string());
         }
-        failpoint::hit("prune.renamed");
-        let dir = self.releases_dir();
-        sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e))?;
-        super::staging::delete_tree(stage.dir()).map_err(|e| disk_trouble(stage.dir(), &e))
+        let (mut done, mut freed) = (Pruned::default(), 0);
+        while let Some(one) = next(&all, keep, || self.is_short_of_room(&all, freed)).cloned() {
+            freed += one.bytes;
+            all.retain(|other| other.release != one.release);
+            done.deleted.push(one);
+        }
+        done.kept = kept(&all, keep);
+        Ok(done)
+    }
+
+    /// Whether another release like the largest one here would not fit, with so many bytes more free.
+    fn is_short_of_room(&self, all: &[Judged], freed: u64) -> bool {
+        let Ok(stat) = rustix::fs::statvfs(&self.deploy_to) else { return false };
+        let largest =
+            |size: fn(&Judged) -> u64| all.iter().map(size).max().unwrap_or(0).saturating_mul(ROOM_FOR);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_add(freed);
+        // Some file systems have no fixed number of inodes, and say 0.
+        let inodes_are_counted = stat.f_files > 0;
+        free < largest(|one| one.bytes) || (inodes_are_counted && stat.f_favail < largest(|one| one.entries))
+    }
+
+    /// Removes the journals of pods that are gone for long.
+    fn forget_pods(&self) -> Result<(), Trouble> {
+        let leases = self.leases()?;
+        if !leases.unreadable.is_empty() {
+            return Ok(());
+        }
+        let of = |lease: &Lease| revisions_log::path(&self.deploy_to, &lease.pod);
+        let live: BTreeSet<_> = leases.live.iter().map(of).collect();
+        for journal in standings::journals(&self.deploy_to).filter(|journal| !live.contains(journal)) {
+            let written = fs::metadata(&journal).and_then(|meta| meta.modified());
+            let old = written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > FORGOTTEN));
+            if let (true, Some(home)) = (old, journal.parent()) {
+                let _ = fs::remove_dir_all(home);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn judged(
+    marker: Marker,
+    completed: SystemTime,
+    standings: &HashMap<ReleaseId, Standing>,
+    protected: &Protected,
+) -> Judged {
+    let standing = standings.get(&marker.release);
+    let class = match standing {
+        Some(Standing { good: true, .. }) => Class::Good,
+        None => Class::Untried,
+        Some(_) => Class::Failed,
+    };
+    Judged {
+        class,
+        judged_at: standing.map(|standing| standing.at.clone()),
+        completed,
+        bytes: marker.bytes,
+        entries: marker.entries,
+        needed: protected.why(&marker.release),
+        release: marker.release,
+    }
+}
+
+/// The next one to go: the worst of those that nobody needs, if there are more than `keep` or no room is left.
+fn next(all: &[Judged], keep: usize, short: impl Fn() -> bool) -> Option<&Judged> {
+    let free = |one: &&Judged| one.needed.is_none();
+    let beyond = all.iter().skip(keep).rev().find(free);
+    beyond.or_else(|| all.iter().rev().find(free).filter(|_| short()))
+}
+
+fn kept(all: &[Judged], keep: usize) -> Vec<Kept> {
+    let by_number = || format!("one of the {keep} that keep_releases keeps");
+    let kept = |one: &Judged| Kept {
+        release: one.release.clone(),
+        why: one.needed.clone().unwrap_or_else(by_number),
+    };
+    all.iter().map(kept).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(release: &str, class: Class, needed: bool) -> Judged {
+        Judged {
+            release: release.parse().unwrap(),
+            class,
+            judged_at: None,
+            completed: SystemTime::UNIX_EPOCH,
+            bytes: 1,
+            entries: 1,
+            needed: needed.then(|| "running".into()),
+        }
+    }
+
+    /// In which order they would go.
+    fn goes(mut all: Vec<Judged>, keep: usize, short: bool) -> Vec<String> {
+        let mut gone = Vec::new();
+        while let Some(one) = next(&all, keep, || short).cloned() {
+            all.retain(|other| other.release != one.release);
+            gone.push(one.release.to_string());
+        }
+        gone
+    }
+
+    #[test]
+    fn failed_ones_push_no_good_one_out_and_go_first() {
+        let all = || {
+            vec![
+                one("v9", Class::Good, true),
+                one("v8", Class::Good, false),
+                one("v7", Class::Good, false),
+                one("new", Class::Untried, false),
+                one("bad2", Class::Failed, false),
+                one("bad1", Class::Failed, false),
+            ]
+        };
+        assert_eq!(goes(all(), 3, false), ["bad1", "bad2", "new"]);
+        assert_eq!(goes(all(), 2, false), ["bad1", "bad2", "new", "v7"]);
+        assert_eq!(goes(all(), 6, false), [""; 0]);
+        assert_eq!(goes(all(), 6, true), ["bad1", "bad2", "new", "v7", "v8"], "what is needed stays");
     }
 }

@@ -8,6 +8,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
+    ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,8 +16,11 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::{Releases, disk_trouble, is_absence};
-use crate::{core::Trouble, failpoint};
+use super::{
+    Releases, disk_trouble, is_absence,
+    trash::{Pace, delete_gently},
+};
+use crate::core::Trouble;
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -77,11 +81,11 @@ impl Releases {
     }
 
     /// Removes what an agent of this pod left behind when it was killed, and what other pods left
-    /// behind a day ago. What a living process works on stays.
+    /// behind a day ago, a little at a time. What a living process works on stays.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not let it.
-    pub fn clean_leftovers(&self) -> Result<(), Trouble> {
+    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<(), Trouble> {
         self.clean_links()?;
         let staging = self.staging_dir();
         let entries = match fs::read_dir(&staging) {
@@ -90,27 +94,33 @@ impl Releases {
         };
         for entry in entries {
             let path = entry.map_err(|e| disk_trouble(&staging, &e))?.path();
-            self.clean(&path).map_err(|e| disk_trouble(&path, &e))?;
+            let done = self.clean(&path, pace).map_err(|e| disk_trouble(&path, &e))?;
+            if done.is_break() {
+                break;
+            }
         }
         Ok(())
     }
 
     /// Takes away one entry of the staging directory, if its maker is gone.
-    fn clean(&self, path: &Path) -> io::Result<()> {
+    fn clean(&self, path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
         let lock = path.with_extension("lock");
         if !self.is_own(path.file_name()) && !is_stale(path)? {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let _held = match File::options().write(true).open(&lock) {
             Ok(file) => match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => Some(file),
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(ControlFlow::Continue(())),
             },
             Err(e) if is_absence(&e) => None,
             Err(e) => return Err(e),
         };
-        delete_tree(&path.with_extension("dir"))?;
-        gone_is_fine(fs::remove_file(&lock))
+        let done = delete_gently(&path.with_extension("dir"), pace)?;
+        if done.is_continue() {
+            gone_is_fine(fs::remove_file(&lock))?;
+        }
+        Ok(done)
     }
 
     fn is_own(&self, name: Option<&OsStr>) -> bool {
@@ -140,7 +150,6 @@ fn is_stale(path: &Path) -> io::Result<bool> {
 
 /// Deletes a tree, directories without write permission included. Absent is fine.
 pub(super) fn delete_tree(dir: &Path) -> io::Result<()> {
-    failpoint::hit("prune.mid_delete");
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             make_deletable(dir)?;

@@ -139,6 +139,9 @@ impl Loop {
             }
             self.state.publish();
         }
+        if self.state.app_server_is_gone() {
+            self.inputs.effects.farewell().await;
+        }
         ControlFlow::Break(())
     }
 

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Conclusion, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step,
-        Trouble, Watchfulness,
+        Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
+        Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, Origin, Undone},
         verdict,
     },
@@ -111,21 +111,23 @@ impl State {
             self.ledger.effect(now, &effect);
             match effect {
                 Effect::Drain(effect) => self.drain(effect),
-                Effect::Conclude { attempt, conclusion: Conclusion::Verified, .. } => {
+                Effect::Conclude { .. } => {
                     self.inputs.effects.perform(effect, &self.done);
-                    self.tidy(now, attempt);
+                    self.tell_needs(now);
+                    self.inputs.effects.tidy_soon();
                 }
                 effect => self.inputs.effects.perform(effect, &self.done),
             }
         }
     }
 
-    /// Old releases go, but none that this pod runs, ran, or is to run.
-    fn tidy(&self, now: Moment, attempt: Attempt) {
-        let view = self.mind.view(now);
-        let desired = view.desired.map(|revision| revision.release);
-        let protected = [desired, view.running, view.previous].into_iter().flatten().collect();
-        self.inputs.effects.tidy(attempt, protected);
+    /// What this pod runs, ran, or is to run must stay on the volume.
+    fn tell_needs(&self, now: Moment) {
+        if !self.mind.is_bare() {
+            let view = self.mind.view(now);
+            self.inputs.effects.needs(&view);
+            self.inputs.effects.deploying(view.stage);
+        }
     }
 
     fn drain(&mut self, effect: DrainEffect) {
@@ -246,6 +248,8 @@ impl State {
         if let Some(pointer) = self.pointer.take() {
             self.feed(pointer);
         }
+        self.tell_needs(now);
+        self.inputs.effects.tidy_soon();
     }
 
     /// So many SIGTERMs have come.
@@ -272,6 +276,11 @@ impl State {
         term.again || (over && gone) || self.now() >= self.end_of(term)
     }
 
+    /// The app server's end was seen.
+    pub fn app_server_is_gone(&self) -> bool {
+        self.last.gone.is_some()
+    }
+
     fn end_of(&self, term: &Term) -> Moment {
         term.at.plus(u64::try_from(self.inputs.grace_period.as_millis()).unwrap_or(u64::MAX))
     }
@@ -287,6 +296,7 @@ impl State {
     /// Lets everybody know the state after an event.
     pub fn publish(&mut self) {
         let now = self.now();
+        self.tell_needs(now);
         let view = self.mind.view(now);
         self.ledger.view(now, &view);
         let wanted = Attention { watchfulness: self.mind.watchfulness(), probe_for: self.mind.probe_for() };

@@ -7,12 +7,12 @@ use std::{
 
 use pitstop::{
     core::Record,
-    releases::{FAIL_POINTS, Limits, Releases},
+    releases::FAIL_POINTS,
     revision::{RecordEvent, Revision},
     revisions_log::{self, Log},
 };
 
-use crate::rig::{Rig, Running, id, wait_until};
+use crate::rig::{Rig, Running, at_once, id, wait_until};
 
 /// Those that `pitstop fetch` passes.
 fn points_of_fetch() -> impl Iterator<Item = &'static str> {
@@ -74,12 +74,12 @@ fn cleaning_up_spares_what_a_living_process_works_on() {
     rig.ok(&["fetch"]);
     assert_eq!(rig.leftovers().len(), 2, "the living one's directory and lock");
     running.kill();
-    rig.releases().clean_leftovers().unwrap();
+    rig.releases().clean_leftovers(&at_once).unwrap();
     assert_eq!(rig.leftovers(), Vec::<String>::new());
 }
 
 /// Runs the same test once more, as a process that can be killed, until it stops at a fail point.
-fn kill_myself_at(test: &str, rig: &Rig, point: &str) {
+pub fn kill_myself_at(test: &str, rig: &Rig, point: &str) {
     let hits = rig.dir.path().join("hits");
     std::fs::create_dir_all(&hits).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -90,7 +90,7 @@ fn kill_myself_at(test: &str, rig: &Rig, point: &str) {
     running.kill();
 }
 
-const CHILD: &str = "DISK_TEST_CHILD_DEPLOY_TO";
+pub const CHILD: &str = "DISK_TEST_CHILD_DEPLOY_TO";
 
 fn record(event: RecordEvent) -> Record {
     let revision = Revision { release: id("v1"), sequence: Some(1) };
@@ -117,28 +117,5 @@ fn a_journal_killed_in_an_append_has_the_line_or_not_and_takes_the_next() {
         log.append(&rejected).unwrap();
         expected.push(rejected);
         assert_eq!(Log::open(path).unwrap().1, expected, "{point}");
-    }
-}
-
-#[test]
-fn a_kill_while_pruning_leaves_releases_whole_or_gone() {
-    let releases_of = |deploy_to: &Path| {
-        Releases::new(deploy_to.into(), deploy_to.join("current"), "web-0", Limits::default())
-    };
-    if let Some(deploy_to) = std::env::var_os(CHILD) {
-        releases_of(Path::new(&deploy_to)).prune(0, &[]).unwrap();
-        return;
-    }
-    for point in FAIL_POINTS.iter().filter(|name| name.starts_with("prune.")) {
-        let rig = Rig::new();
-        rig.promote("v1");
-        rig.ok(&["fetch"]);
-        rig.promote("v2");
-        rig.ok(&["fetch"]);
-        kill_myself_at("crash::a_kill_while_pruning_leaves_releases_whole_or_gone", &rig, point);
-        assert!(!rig.deploy_to.join("releases/v1").exists(), "{point}");
-        assert_eq!(rig.release_at_current().as_deref(), Some("v2"), "{point}");
-        releases_of(&rig.deploy_to).clean_leftovers().unwrap();
-        assert_eq!(rig.leftovers(), Vec::<String>::new(), "{point}");
     }
 }

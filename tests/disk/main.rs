@@ -3,6 +3,7 @@
 mod crash;
 mod linked;
 mod pointer;
+mod prune;
 mod publish;
 mod rig;
 mod unpack;

@@ -177,21 +177,3 @@ fn current_may_be_elsewhere() {
     assert_eq!(releases.current(), Ok(Some(id("v1"))));
     assert_eq!(fs::read_to_string(current.join("config.ru")).unwrap(), "v1");
 }
-
-#[test]
-fn pruning_keeps_the_newest_the_protected_and_what_is_not_ours() {
-    let rig = Rig::new();
-    for n in 1..=5 {
-        rig.publish(&format!("v{n}"));
-        rig.fetch(&format!("v{n}")).unwrap();
-    }
-    fs::create_dir(rig.deploy_to.join("releases/by-hand")).unwrap();
-    let releases = rig.releases();
-    releases.publish(&id("v1")).unwrap();
-    assert_eq!(releases.prune(1, &[id("v2")]), Ok(vec![id("v4"), id("v3")]));
-    let mut left: Vec<_> =
-        fs::read_dir(rig.deploy_to.join("releases")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["by-hand", "v1", "v2", "v5"]);
-    assert_eq!(rig.leftovers(), Vec::<String>::new());
-}

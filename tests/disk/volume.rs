@@ -12,10 +12,10 @@ use pitstop::{
 use crate::rig::{Rig, id};
 
 /// A file system of its own, unmounted when dropped.
-struct Mounted<'a>(&'a Path);
+pub struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
-    fn tmpfs(at: &'a Path, size: &str) -> Self {
+    pub fn tmpfs(at: &'a Path, size: &str) -> Self {
         fs::create_dir_all(at).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at));
         Self(at)

@@ -100,8 +100,9 @@ const DEPLOYS: &[&[&str]] = &[
     &["journal.synced"],
     &["publish.renamed"],
     &["publish.synced"],
-    // The second one clears away what the first has left.
-    &["prune.renamed", "prune.mid_delete"],
+    // Each clears away what the one before has left.
+    &["prune.renamed", "prune.unmarked", "prune.mid_delete"],
+    &["lease.written", "lease.renamed"],
 ];
 
 #[test]
@@ -139,8 +140,8 @@ fn kill_in_turn(pod: &mut Pod, points: &[&str], id: &str) {
     pod.agent.wait_in_sync(id);
     pod.assert_runs(id);
     until(&format!("no leftovers after {points:?}"), || {
-        let staging = fs::read_dir(pod.puma.deploy_to().join(".pitstop/staging")).unwrap();
-        (staging.count() == 0).then_some(())
+        let left = |dir: &str| fs::read_dir(pod.puma.deploy_to().join(dir)).into_iter().flatten().count();
+        (left(".pitstop/staging") + left(".pitstop/trash") == 0).then_some(())
     });
 }
 

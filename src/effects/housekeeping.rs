@@ -1,0 +1,150 @@
+//! Old releases go in the background, on a lane of its own: slowly, and not while a deploy needs the volume.
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::Instrument;
+
+use super::{Effects, volume_work::on};
+use crate::{
+    core::{Stage, Trouble},
+    releases::prune::{Kept, Need, Pruned},
+};
+
+/// No pause between two handfuls is longer, however slow the volume is.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A deploy that takes longer waits for something; nothing has to wait for it.
+const DEPLOY_MAX: Duration = Duration::from_secs(900);
+/// How often a paused deletion looks whether it may go on.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// How fast things are deleted.
+#[derive(Debug, Default)]
+pub(super) struct Gear {
+    deploy_since: Mutex<Option<Instant>>,
+    /// So many fetches wait for room.
+    waiting_for_room: AtomicUsize,
+    /// What was last said to stay.
+    said: Mutex<Vec<Kept>>,
+}
+
+impl Gear {
+    /// After a handful that took so long: as long again is left to others, and a deploy has the volume
+    /// to itself.
+    fn pace(&self, took: Duration) -> ControlFlow<()> {
+        if !self.hurries() {
+            thread::sleep(took.min(PAUSE_MAX));
+        }
+        while self.deploys() && !self.hurries() {
+            thread::sleep(BETWEEN_LOOKS);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn hurries(&self) -> bool {
+        self.waiting_for_room.load(Ordering::SeqCst) > 0
+    }
+
+    fn deploys(&self) -> bool {
+        let since = self.deploy_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        since.is_some_and(|since| since.elapsed() < DEPLOY_MAX)
+    }
+
+    fn is_news(&self, kept: &[Kept]) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let news = *said != kept;
+        *said = kept.to_vec();
+        news
+    }
+}
+
+/// While it lives, things are deleted as fast as they can be.
+struct Hurry<'a>(&'a Gear);
+
+impl<'a> Hurry<'a> {
+    fn up(gear: &'a Gear) -> Self {
+        gear.waiting_for_room.fetch_add(1, Ordering::SeqCst);
+        Self(gear)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.waiting_for_room.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Effects {
+    /// A deploy that begins pauses what is being deleted. Never waits.
+    pub fn deploying(&self, stage: Stage) {
+        let under_way = !matches!(stage, Stage::Steady | Stage::Stranded);
+        let mut since = self.gear.deploy_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if under_way != since.is_some() {
+            *since = under_way.then(Instant::now);
+        }
+    }
+
+    /// Clears away what earlier processes left unfinished, and old releases. In the background.
+    pub fn tidy_soon(&self) {
+        let this = self.clone();
+        tokio::spawn(async move { this.tidy().await }.in_current_span());
+    }
+
+    pub(super) async fn tidy(&self) {
+        if let Err(trouble) = self.delete(Need::Tidy).await {
+            tracing::warn!(detail = trouble.message, "old releases could not be deleted");
+        }
+    }
+
+    /// A fetch found no room. Answers whether there is more now.
+    pub(super) async fn make_room(&self) -> bool {
+        let _hurry = Hurry::up(&self.gear);
+        match self.delete(Need::Room).await {
+            Ok(pruned) => pruned.emptied > 0 || !pruned.deleted.is_empty(),
+            Err(trouble) => {
+                tracing::warn!(detail = trouble.message, "no room could be made");
+                false
+            }
+        }
+    }
+
+    async fn delete(&self, need: Need) -> Result<Pruned, Trouble> {
+        let (tools, holder, gear) = (self.tools.clone(), self.holder.clone(), self.gear.clone());
+        let pruned = on(&self.pruning, move || {
+            let pace = |took| gear.pace(took);
+            // Nothing begins in the middle of a deploy either.
+            let _ = pace(Duration::ZERO);
+            if let Err(trouble) = tools.releases.clean_leftovers(&pace) {
+                tracing::warn!(detail = trouble.message, "unfinished work of an earlier process stays");
+            }
+            if !holder.is_sure() {
+                return Ok(Pruned::default());
+            }
+            tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace)
+        })
+        .await??;
+        self.tell(&pruned);
+        Ok(pruned)
+    }
+
+    fn tell(&self, pruned: &Pruned) {
+        let news = self.gear.is_news(&pruned.kept);
+        for one in &pruned.deleted {
+            let (release, class, bytes) = (one.release.as_str(), one.class, one.bytes);
+            tracing::info!(release, ?class, bytes, "an old release was deleted");
+        }
+        for one in pruned.kept.iter().filter(|_| news || !pruned.deleted.is_empty()) {
+            tracing::info!(release = one.release.as_str(), why = one.why, "a release stays");
+        }
+        for detail in &pruned.failed {
+            tracing::warn!(detail, "an old release could not be deleted");
+        }
+    }
+}

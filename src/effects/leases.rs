@@ -1,0 +1,246 @@
+//! What this pod needs on the volume, named in its lease before it relies on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::Notify;
+
+use super::{Effects, volume_work::on};
+use crate::{
+    core::{Recovered, Trouble, View, history::History},
+    releases::{Releases, leases::Lease},
+    revision::{RecordEvent, ReleaseId},
+};
+
+/// A lease is written anew so often; see [`crate::releases::leases`] for how long it counts.
+const REFRESH: Duration = Duration::from_secs(600);
+/// After a write that failed, the next try.
+const RETRY: Duration = Duration::from_secs(30);
+/// The end of the agent waits for its last line no longer than this.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What the pod needs, and the lease that says so.
+#[derive(Debug)]
+pub(super) struct Holder {
+    releases: Releases,
+    pod: String,
+    /// Never held while the volume is waited for. `None` until the volume has told where the pod stands.
+    needs: Mutex<Option<Needs>>,
+    /// The lease on the volume. Held while it is written: one writer at a time.
+    written: Mutex<Option<(Lease, Instant)>>,
+    changed: Notify,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Needs {
+    running: Option<ReleaseId>,
+    previous: Option<ReleaseId>,
+    desired: Option<ReleaseId>,
+    current: Option<ReleaseId>,
+    history: History,
+    /// What the deploy under way works with, its way back included.
+    in_hand: BTreeSet<ReleaseId>,
+    /// The supervisor has told its view: only then is anything deleted.
+    supervised: bool,
+    ended: bool,
+}
+
+impl Needs {
+    /// Each release with what it is needed for.
+    fn named(&self) -> BTreeMap<ReleaseId, String> {
+        let history = [&self.history.verified, &self.history.previous];
+        let in_hand = self.in_hand.iter().map(|id| (Some(id), "the deploy under way may need it"));
+        let all = in_hand.chain(history.map(|id| (id.as_ref(), "this pod may go back to it"))).chain([
+            (self.current.as_ref(), "current points to it"),
+            (self.previous.as_ref(), "this pod ran it before"),
+            (self.desired.as_ref(), "the pointer names it"),
+            (self.running.as_ref(), "this pod runs it"),
+        ]);
+        all.filter_map(|(id, why)| Some((id?.clone(), why.to_owned()))).collect()
+    }
+
+    fn lease(&self, pod: &str) -> Lease {
+        let roles: BTreeSet<_> =
+            [&self.running, &self.previous, &self.desired].into_iter().flatten().collect();
+        Lease {
+            v: 1,
+            pod: pod.into(),
+            running: self.running.clone(),
+            previous: self.previous.clone(),
+            desired: self.desired.clone(),
+            also: self.named().into_keys().filter(|id| !roles.contains(id)).collect(),
+            ended: self.ended,
+            at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        }
+    }
+}
+
+impl Holder {
+    pub fn new(releases: Releases, pod: String) -> Self {
+        Self { releases, pod, needs: Mutex::default(), written: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Each release that this pod needs, with the reason.
+    pub fn named(&self) -> BTreeMap<ReleaseId, String> {
+        locked(&self.needs).as_ref().map(Needs::named).unwrap_or_default()
+    }
+
+    /// Whether it is known well enough what this pod needs to delete anything.
+    pub fn is_sure(&self) -> bool {
+        locked(&self.needs).as_ref().is_some_and(|needs| needs.supervised)
+    }
+
+    /// Notes a change; the lease follows in the background.
+    fn note(&self, change: impl FnOnce(&mut Needs)) {
+        let mut needs = locked(&self.needs);
+        let Some(needs) = needs.as_mut() else { return };
+        let before = needs.clone();
+        change(needs);
+        if *needs != before {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The volume has told where the pod stands. Blocks: the lease is written before anything relies on it.
+    pub fn begin(&self, recovered: &Recovered) {
+        let (history, _) = History::fold(&recovered.records);
+        // What a lost loop had in hand may be on its way still.
+        let mut needs = locked(&self.needs).clone().unwrap_or_default();
+        (needs.current, needs.history) = (recovered.current.clone(), history);
+        *locked(&self.needs) = Some(needs);
+        if let Err(trouble) = self.write() {
+            tracing::warn!(detail = trouble.message, "the lease of this pod is not written");
+        }
+    }
+
+    /// Names a release before it is relied on. Blocks.
+    pub fn hold(&self, release: &ReleaseId) -> Result<(), Trouble> {
+        self.note(|needs| needs.in_hand.extend([release.clone()]));
+        let named = |(lease, _): &(Lease, Instant)| lease.names().contains(release);
+        if locked(&self.written).as_ref().is_some_and(named) { Ok(()) } else { self.write() }
+    }
+
+    pub fn moved_current(&self, release: &ReleaseId) {
+        self.note(|needs| {
+            // The way back, until the deploy is over.
+            let before = needs.current.replace(release.clone());
+            needs.in_hand.extend(before);
+        });
+    }
+
+    pub fn recorded(&self, event: RecordEvent, release: &ReleaseId) {
+        if matches!(event, RecordEvent::Verified | RecordEvent::Reverted) {
+            self.note(|needs| needs.history.verify(release));
+        }
+    }
+
+    /// Writes the lease, synced, if it says something new or is due. Blocks.
+    fn write(&self) -> Result<(), Trouble> {
+        let mut written = locked(&self.written);
+        let needs = locked(&self.needs).clone();
+        let Some(needs) = needs else { return Ok(()) };
+        let lease = needs.lease(&self.pod);
+        let same = |(last, at): &(Lease, Instant)| {
+            at.elapsed() < REFRESH / 2 && Lease { at: lease.at.clone(), ..last.clone() } == lease
+        };
+        if !written.as_ref().is_some_and(same) {
+            self.releases.write_lease(&lease)?;
+            *written = Some((lease, Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Effects {
+    /// The supervisor's view has changed, perhaps. Never waits.
+    pub fn needs(&self, view: &View) {
+        self.holder.note(|needs| {
+            needs.running.clone_from(&view.running);
+            needs.previous.clone_from(&view.previous);
+            needs.desired = view.desired.as_ref().map(|revision| revision.release.clone());
+            needs.supervised = true;
+        });
+    }
+
+    /// Nothing of a deploy is needed any more but what it has left running.
+    pub(super) fn let_go(&self) {
+        self.holder.note(|needs| needs.in_hand.clear());
+    }
+
+    /// Keeps the lease on the volume as it should be, and now and then looks for what may go.
+    pub(super) async fn keep_lease(self) {
+        let mut failed: Option<Trouble> = None;
+        loop {
+            let pause = if failed.is_none() { REFRESH } else { RETRY };
+            let due = tokio::time::timeout(pause, self.holder.changed.notified()).await.is_err();
+            let holder = self.holder.clone();
+            let trouble = on(&self.leases, move || holder.write()).await.and_then(|done| done).err();
+            if trouble != failed
+                && let Some(Trouble { message, .. }) = &trouble
+            {
+                tracing::warn!(detail = message, "the lease of this pod is not written; tried again soon");
+            }
+            failed = trouble;
+            if due && failed.is_none() {
+                self.tidy().await;
+            }
+        }
+    }
+
+    /// The pod has ended in order: others need not wait for its lease to expire. Best effort.
+    pub async fn farewell(&self) {
+        self.holder.note(|needs| needs.ended = true);
+        let holder = self.holder.clone();
+        let _ = self.leases.run(FAREWELL, move || holder.write()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::releases::Limits;
+
+    fn id(text: &str) -> ReleaseId {
+        text.parse().unwrap()
+    }
+
+    fn holder(dir: &std::path::Path) -> Holder {
+        let releases = Releases::new(dir.into(), dir.join("current"), "web-0", Limits::default());
+        Holder::new(releases, "web-0".into())
+    }
+
+    fn on_disk(holder: &Holder) -> BTreeSet<ReleaseId> {
+        holder.releases.leases().unwrap().live.iter().flat_map(Lease::names).collect()
+    }
+
+    #[test]
+    fn a_release_is_on_disk_in_the_lease_before_it_is_relied_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let holder = holder(dir.path());
+        holder.begin(&Recovered { current: Some(id("v1")), ..Recovered::default() });
+        assert_eq!(on_disk(&holder), [id("v1")].into());
+        holder.hold(&id("v2")).unwrap();
+        assert_eq!(on_disk(&holder), [id("v1"), id("v2")].into());
+        holder.moved_current(&id("v2"));
+        assert!(holder.named().contains_key(&id("v1")), "the way back");
+        holder.recorded(RecordEvent::Verified, &id("v2"));
+        holder.note(|needs| needs.in_hand.clear());
+        assert_eq!(holder.named().into_keys().collect::<Vec<_>>(), [id("v2")]);
+    }
+
+    #[test]
+    fn nothing_is_said_before_it_is_known_where_the_pod_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let holder = holder(dir.path());
+        holder.write().unwrap();
+        assert_eq!(on_disk(&holder), [].into());
+        assert!(!dir.path().join(".pitstop").exists());
+    }
+}

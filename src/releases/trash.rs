@@ -1,0 +1,267 @@
+//! Releases on their way out: moved aside in one rename, put back if somebody turns out to need
+//! them, and only then deleted, a little at a time.
+//!
+//! ```text
+//! deploy_to/.pitstop/trash/<id>+<pod>+<number>   a release that was moved aside
+//! ```
+//!
+//! While its marker is in it, it is complete and can be put back. Taking the marker away is the point of
+//! no return; from there on whoever finds it goes on deleting it. All three steps (aside, back, marker)
+//! are taken under the lock that leases are written under. A kill between any two leaves something that the
+//! next look deals with.
+
+use std::{
+    ffi::{CStr, OsString},
+    fs, io,
+    ops::ControlFlow,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, statat, unlinkat,
+    },
+    io::Errno,
+};
+
+use super::{
+    MARKER, Releases, disk_trouble, is_absence,
+    prune::{Protection, Pruned},
+    sync_dir,
+};
+use crate::{core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
+
+/// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
+/// or says that the rest is for another time.
+pub type Pace<'a> = &'a dyn Fn(Duration) -> ControlFlow<()>;
+
+/// So many names go at once.
+const HANDFUL: u32 = 32;
+
+/// So many directories may have to be listed a second time.
+const TURNS_MAX: u32 = 16;
+
+/// What became of a release that was to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    Deleted,
+    /// Somebody needs it.
+    Kept(String),
+    /// The rest is for another time.
+    Unfinished,
+}
+
+impl Releases {
+    fn trash_dir(&self) -> PathBuf {
+        self.deploy_to.join(".pitstop/trash")
+    }
+
+    /// Moves a release aside and deletes it, unless it is needed after all.
+    pub(super) fn discard(
+        &self,
+        id: &ReleaseId,
+        protection: Protection<'_>,
+        pace: Pace<'_>,
+    ) -> Result<Fate, Trouble> {
+        let path = self.path(id);
+        let failed = |e: io::Error| disk_trouble(&path, &e);
+        if let Some(user) = in_use::user_of(&path).map_err(failed)? {
+            return Ok(Fate::Kept(user.to_string()));
+        }
+        fs::create_dir_all(self.trash_dir()).map_err(failed)?;
+        let aside = self.trash_dir().join(format!("{id}+{}+{:x}", self.pod, fastrand::u64(..)));
+        {
+            let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
+            if let Some(why) = self.needed(id, protection)? {
+                return Ok(Fate::Kept(why));
+            }
+            match fs::rename(&path, &aside) {
+                // Another agent of this volume was faster.
+                Err(e) if is_absence(&e) => return Ok(Fate::Deleted),
+                done => done.map_err(failed)?,
+            }
+        }
+        failpoint::hit("prune.renamed");
+        for dir in [self.releases_dir(), self.trash_dir()] {
+            sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e))?;
+        }
+        self.finish(&aside, protection, pace)
+    }
+
+    /// Goes on with whatever was left in the trash, by whomever.
+    pub(super) fn empty_trash(
+        &self,
+        done: &mut Pruned,
+        protection: Protection<'_>,
+        pace: Pace<'_>,
+    ) -> Result<(), Trouble> {
+        let dir = self.trash_dir();
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if is_absence(&e) => return Ok(()),
+            entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| disk_trouble(&dir, &e))?.path();
+            match self.finish(&path, protection, pace) {
+                Ok(Fate::Deleted) => done.emptied += 1,
+                Ok(Fate::Kept(why)) => {
+                    tracing::info!(path = %path.display(), why, "a release that was moved aside is needed");
+                }
+                Ok(Fate::Unfinished) => {
+                    done.unfinished = true;
+                    break;
+                }
+                Err(trouble) => done.failed.push(trouble.message),
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides for the last time about something in the trash, then deletes it.
+    fn finish(&self, aside: &Path, protection: Protection<'_>, pace: Pace<'_>) -> Result<Fate, Trouble> {
+        let failed = |e: io::Error| disk_trouble(aside, &e);
+        let name = aside.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let id = name.split('+').next().and_then(|id| id.parse::<ReleaseId>().ok());
+        let user = match in_use::user_of(aside) {
+            Err(e) if is_absence(&e) => return Ok(Fate::Deleted),
+            user => user.map_err(failed)?,
+        };
+        {
+            let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
+            let whole = aside.join(MARKER).exists();
+            let why = match &id {
+                Some(id) if whole => user.map(|u| u.to_string()).or(self.needed(id, protection)?),
+                _ => None,
+            };
+            if let (Some(id), Some(why)) = (&id, why)
+                && self.put_back(aside, id, user.is_some())?
+            {
+                return Ok(Fate::Kept(why));
+            }
+            gone_is_fine(fs::remove_file(aside.join(MARKER))).map_err(failed)?;
+        }
+        failpoint::hit("prune.unmarked");
+        let done = delete_gently(aside, pace).map_err(failed)?;
+        Ok(if done.is_break() { Fate::Unfinished } else { Fate::Deleted })
+    }
+
+    /// Answers whether it stays. Where the release was fetched anew meanwhile, this copy stays as long as
+    /// a process is in it.
+    fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Trouble> {
+        let path = self.path(id);
+        match fs::rename(aside, &path) {
+            Ok(()) => sync_dir(&self.releases_dir()).map(|()| true).map_err(|e| disk_trouble(&path, &e)),
+            Err(_) if in_use => Ok(true),
+            Err(_) if self.is_complete(id)? => Ok(false),
+            Err(e) => Err(disk_trouble(&path, &e)),
+        }
+    }
+
+    /// Who needs the release, by what this agent knows and by all leases.
+    fn needed(&self, id: &ReleaseId, protection: Protection<'_>) -> Result<Option<String>, Trouble> {
+        let protected = self.protected(protection)?;
+        Ok(protected.why(id))
+    }
+}
+
+/// Deletes a tree a handful at a time. Absent is fine: several may delete the same one.
+pub(super) fn delete_gently(path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
+    let mut deleting = Deleting { pace, count: 0, since: Instant::now(), turns_left: TURNS_MAX };
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let Some(name) = path.file_name() else { return Ok(ControlFlow::Continue(())) };
+    let parent = match openat(CWD, parent, FOLDER, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
+        parent => parent?,
+    };
+    let name = OsString::from(name).into_encoded_bytes();
+    let name = std::ffi::CString::new(name)?;
+    deleting.entry(&parent, &name, FileType::Unknown)
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+struct Deleting<'a> {
+    pace: Pace<'a>,
+    count: u32,
+    since: Instant,
+    turns_left: u32,
+}
+
+impl Deleting<'_> {
+    fn entry(&mut self, parent: &OwnedFd, name: &CStr, kind: FileType) -> io::Result<ControlFlow<()>> {
+        let kind = match kind {
+            FileType::Unknown => match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
+                stat => FileType::from_raw_mode(stat?.st_mode),
+            },
+            kind => kind,
+        };
+        let flags = if kind == FileType::Directory {
+            if self.content(parent, name)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        match unlinkat(parent, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => Ok(self.breathe()),
+            // A directory that changes while it is listed may not show all that is in it at once.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.again() => self.entry(parent, name, kind),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Empties a directory; one without write permission as well.
+    fn content(&mut self, parent: &OwnedFd, name: &CStr) -> io::Result<ControlFlow<()>> {
+        let open = || openat(parent, name, FOLDER, Mode::empty());
+        let folder = match open() {
+            Err(Errno::ACCESS) => {
+                chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+                open()?
+            }
+            Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
+            folder => folder?,
+        };
+        if fstat(&folder)?.st_mode & 0o700 != 0o700 {
+            // Not ours to change, perhaps: then deleting says so.
+            let _ = rustix::fs::fchmod(folder.as_fd(), Mode::RWXU);
+        }
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            if self.entry(&folder, name, entry.file_type())?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn again(&mut self) -> bool {
+        self.turns_left = self.turns_left.saturating_sub(1);
+        self.turns_left > 0
+    }
+
+    fn breathe(&mut self) -> ControlFlow<()> {
+        failpoint::hit("prune.mid_delete");
+        self.count += 1;
+        if self.count < HANDFUL {
+            return ControlFlow::Continue(());
+        }
+        let go_on = (self.pace)(self.since.elapsed());
+        (self.count, self.since) = (0, Instant::now());
+        go_on
+    }
+}
+
+fn gone_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if is_absence(&e) => Ok(()),
+        done => done,
+    }
+}
