@@ -8,10 +8,10 @@ use std::{
 
 use pitstop::{
     core::{Reason, Trouble},
-    releases::{Releases, fetch::Fetched, layout::Layout},
+    releases::{Releases, fetch::Fetched, layout::Layout, prune::Need},
 };
 
-use crate::rig::{Rig, id};
+use crate::rig::{Rig, at_once, id, nothing};
 
 struct Linked {
     rig: Rig,
@@ -243,7 +243,9 @@ fn pruning_follows_no_link() {
     }
     fs::write(linked.in_release("v1", "storage/blob"), "kept").unwrap();
     fs::write(linked.in_release("v1", "log/x.log"), "kept").unwrap();
-    assert_eq!(linked.releases().prune(0, &[id("v2")]), Ok(vec![id("v1")]));
+    let pruned = linked.releases().prune(1, Need::Tidy, &nothing, &at_once).unwrap();
+    assert_eq!(pruned.deleted.len(), 1);
+    assert!(!linked.rig.deploy_to.join("releases/v1").exists());
     assert_eq!(fs::read_to_string(linked.shared("storage/blob")).unwrap(), "kept");
     assert_eq!(fs::read_to_string(linked.pod("log/x.log")).unwrap(), "kept");
 }
