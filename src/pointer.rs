@@ -28,8 +28,10 @@ pub const LIMIT_BYTES: u64 = 64 << 10;
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// How long one look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
-/// The longest pause between looks after failures, in poll intervals.
+/// Pauses after failures grow to so many poll intervals at most,
 const BACK_OFF_MAX: u32 = 4;
+/// and not beyond this: the end of an outage is noticed soon by everybody, and not by all at once.
+const BACK_OFF_LONGEST: Duration = Duration::from_secs(60);
 
 /// What the newest look found; `None` before the first.
 pub type Latest = Option<Result<Pointer, Trouble>>;
@@ -230,7 +232,7 @@ impl Watching {
             self.watch_directory().await;
             let look = self.looker.look().await;
             self.report(look);
-            let pause = jittered(self.settings.poll_interval * self.failures.clamp(1, BACK_OFF_MAX));
+            let pause = jittered(pause(self.settings.poll_interval, self.failures));
             tokio::select! {
                 () = self.latest.closed() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -285,12 +287,15 @@ fn watcher(dir: &Path, kick: Kick) -> notify::Result<RecommendedWatcher> {
     Ok(watcher)
 }
 
+/// Until the next look, after so many failures in a row.
+fn pause(poll_interval: Duration, failures: u32) -> Duration {
+    let grown = poll_interval * failures.clamp(1, BACK_OFF_MAX);
+    grown.min(BACK_OFF_LONGEST).max(poll_interval)
+}
+
 /// Give or take a fifth, so that a fleet does not ask all at once.
 fn jittered(pause: Duration) -> Duration {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new().hash_one(std::process::id()) % 401;
-    let thousandths = 800 + u32::try_from(random).unwrap_or(200);
-    pause * thousandths / 1000
+    pause.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
 #[cfg(test)]
@@ -325,6 +330,14 @@ mod tests {
             assert_eq!(trouble.reason, Reason::PointerInvalid);
         }
         assert!(parse(b"{\"release\":7}").unwrap_err().message.contains("found \"{\\\"release\\\":7}\""));
+    }
+
+    #[test]
+    fn pauses_grow_with_failures_and_never_beyond_what_people_wait_for() {
+        let seconds = |poll: u64| [0, 1, 2, 3, 4, 100].map(|n| pause(Duration::from_secs(poll), n).as_secs());
+        assert_eq!(seconds(5), [5, 5, 10, 15, 20, 20]);
+        assert_eq!(seconds(30), [30, 30, 60, 60, 60, 60]);
+        assert_eq!(seconds(300), [300; 6]);
     }
 
     #[test]

@@ -13,10 +13,10 @@ use std::{
     path::Path,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
-    MARKER, MARKER_BYTES_MAX, Marker, Releases, disk_trouble, is_absence,
+    MARKER, MARKER_BYTES_MAX, Marker, Releases, disk_trouble,
+    download::{DownloadError, Downloaded, download},
+    is_absence,
     layout::Link,
     staging::Stage,
     sync_dir,
@@ -26,11 +26,7 @@ use crate::{
     core::{Reason, Trouble},
     failpoint,
     revision::ReleaseId,
-    store::{
-        ArchiveKind, Blocking, Found, Object,
-        archive::{DIGEST_LIMIT_BYTES, Published, parse_digest},
-        dir::hex,
-    },
+    store::{ArchiveKind, Blocking, StoreError, archive::Published},
 };
 
 /// An archive and its tree take at least so many times the archive's size.
@@ -118,34 +114,22 @@ impl Releases {
         archive: &Path,
     ) -> Result<u64, Trouble> {
         let key = published.kind.key(id);
-        let mut object = store.read(&key).map_err(|e| match e {
+        let file = File::create_new(archive).map_err(|e| disk_trouble(archive, &e))?;
+        let room = |bytes| {
+            self.check_size(id, bytes)?;
+            self.check_space(id, bytes)
+        };
+        let came = download(store, &key, file, room).map_err(|e| match e {
+            DownloadError::Refused(trouble) => trouble,
+            DownloadError::Disk(e) => disk_trouble(archive, &e),
             // Its digest is there, so it was published.
-            crate::store::StoreError::Missing(_) => {
+            DownloadError::Store(StoreError::Missing(_)) => {
                 corrupt(id, "its digest is in the store, its archive is not")
             }
-            e => e.into(),
+            DownloadError::Store(e) => e.into(),
         })?;
-        self.check_size(id, object.size_bytes)?;
-        self.check_space(id, object.size_bytes)?;
-        let mut file = File::create_new(archive).map_err(|e| disk_trouble(archive, &e))?;
-        let mut hash = Sha256::new();
-        let mut size = 0;
-        loop {
-            let chunk = store.next(&key, &mut object)?;
-            if chunk.is_empty() {
-                break;
-            }
-            if size == 0 {
-                failpoint::hit("fetch.mid_download");
-            }
-            size += chunk.len() as u64;
-            self.check_size(id, size)?;
-            hash.update(&chunk);
-            file.write_all(&chunk).map_err(|e| disk_trouble(archive, &e))?;
-        }
-        nix::unistd::close(file).map_err(|e| disk_trouble(archive, &e.into()))?;
         failpoint::hit("fetch.downloaded");
-        check_digest(id, published, &object, size, &hex(&hash.finalize())).map(|()| size)
+        check_digest(id, published, &came).map(|()| came.bytes)
     }
 
     fn check_size(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
@@ -244,32 +228,19 @@ impl Releases {
 
 /// Which archive the store has for the release.
 fn find(store: &Blocking, id: &ReleaseId) -> Result<Published, Trouble> {
-    for kind in ArchiveKind::ALL {
-        let key = kind.digest_key(id);
-        if let Found::Object { bytes, .. } = store.get(&key, DIGEST_LIMIT_BYTES)? {
-            let sha256 = parse_digest(&key, &bytes).map_err(|e| corrupt(id, &e.to_string()))?;
-            return Ok(Published { kind, sha256 });
-        }
-    }
-    let message = format!("the store has no release {id}: publish it, or promote another");
-    Err(Trouble::new(Reason::ReleaseUnknown, message))
+    let found = store.find(id)?.ok_or_else(|| {
+        let message = format!("the store has no release {id}: publish it, or promote another");
+        Trouble::new(Reason::ReleaseUnknown, message)
+    })?;
+    found.map_err(|e| corrupt(id, &e.to_string()))
 }
 
-fn check_digest(
-    id: &ReleaseId,
-    published: &Published,
-    object: &Object,
-    size: u64,
-    sha256: &str,
-) -> Result<(), Trouble> {
-    if sha256 == published.sha256 {
+fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Result<(), Trouble> {
+    if came.sha256 == published.sha256 {
         return Ok(());
     }
-    let (key, expected, all) = (published.kind.key(id), &published.sha256, object.size_bytes);
-    Err(corrupt(
-        id,
-        &format!("{key} has the digest {sha256} after {size} of {all} bytes, published was {expected}"),
-    ))
+    let (key, Downloaded { sha256, bytes }, expected) = (published.kind.key(id), came, &published.sha256);
+    Err(corrupt(id, &format!("{key} has the digest {sha256} ({bytes} bytes), published was {expected}")))
 }
 
 fn corrupt(id: &ReleaseId, why: &str) -> Trouble {

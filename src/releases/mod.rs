@@ -31,6 +31,7 @@ use crate::{
     revision::ReleaseId,
 };
 
+mod download;
 pub mod fetch;
 pub mod layout;
 pub mod leases;

@@ -44,13 +44,20 @@ pub async fn find(
     store: &dyn Store,
     id: &ReleaseId,
 ) -> Result<Option<Result<Published, NoDigest>>, StoreError> {
+    let mut denied = None;
     for kind in ArchiveKind::ALL {
         let key = kind.digest_key(id);
-        if let Found::Object { bytes, .. } = store.get(&key, None, DIGEST_LIMIT_BYTES).await? {
-            return Ok(Some(parse_digest(&key, &bytes).map(|sha256| Published { kind, sha256 })));
+        match store.get(&key, None, DIGEST_LIMIT_BYTES).await {
+            Ok(Found::Object { bytes, .. }) => {
+                return Ok(Some(parse_digest(&key, &bytes).map(|sha256| Published { kind, sha256 })));
+            }
+            Ok(Found::Absent | Found::NotModified) => {}
+            // Without the permission to list, S3 says so of what is not there: the other kind may be.
+            Err(error @ StoreError::Denied(_)) => denied = denied.or(Some(error)),
+            Err(error) => return Err(error),
         }
     }
-    Ok(None)
+    denied.map_or(Ok(None), Err)
 }
 
 /// The releases that the store holds, sorted.

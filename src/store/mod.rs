@@ -21,6 +21,8 @@ pub mod archive;
 pub mod dir;
 pub mod s3;
 
+use archive::{NoDigest, Published};
+
 /// Which content an object had. Opaque: versions are compared, never read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Version(pub String);
@@ -247,20 +249,20 @@ impl Blocking {
         Self { store, runtime, idle }
     }
 
-    /// Like [`Store::get`], without a known version. Must not be called from an async task.
+    /// Like [`archive::find`]. Must not be called from an async task.
     ///
     /// # Errors
     /// [`StoreError`], also when there is no answer in time.
-    pub fn get(&self, key: &str, limit_bytes: u64) -> Result<Found, StoreError> {
-        self.wait(key, self.store.get(key, None, limit_bytes))
+    pub fn find(&self, id: &ReleaseId) -> Result<Option<Result<Published, NoDigest>>, StoreError> {
+        self.wait(&format!("releases/{id}"), Box::pin(archive::find(self.store.as_ref(), id)))
     }
 
-    /// Like [`Store::read`], from the beginning. Must not be called from an async task.
+    /// Like [`Store::read`]. Must not be called from an async task.
     ///
     /// # Errors
     /// [`StoreError`], also when there is no answer in time.
-    pub fn read(&self, key: &str) -> Result<Object, StoreError> {
-        self.wait(key, self.store.read(key, 0, None))
+    pub fn read(&self, key: &str, offset: u64, same: Option<&Version>) -> Result<Object, StoreError> {
+        self.wait(key, self.store.read(key, offset, same))
     }
 
     /// The next piece of an object, empty at its end. Must not be called from an async task.

@@ -3,6 +3,8 @@
 
 mod commands;
 mod denied;
+mod download;
 mod objects;
+mod pointer;
 mod rig;
 mod troubles;

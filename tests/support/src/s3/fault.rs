@@ -38,7 +38,7 @@ impl Fault {
         Rule::from(self).of(method)
     }
 
-    /// For requests whose key contains this only.
+    /// For this key only, or for all below it when it ends with a slash.
     pub fn at(self, key: &str) -> Rule {
         Rule::from(self).at(key)
     }
@@ -70,7 +70,7 @@ impl Rule {
         Self { method: Some(method.into()), ..self }
     }
 
-    /// For requests whose key contains this only.
+    /// For this key only, or for all below it when it ends with a slash.
     pub fn at(self, key: &str) -> Self {
         Self { key: key.into(), ..self }
     }
@@ -82,8 +82,9 @@ impl Rule {
 
     /// Whether the request meets it; counts that.
     pub(super) fn takes(&mut self, method: &str, key: &str) -> bool {
-        let meets = self.method.as_deref().is_none_or(|own| own == method) && key.contains(&self.key);
-        let takes = meets && self.times > 0;
+        let here =
+            self.key.is_empty() || self.key == key || self.key.ends_with('/') && key.starts_with(&self.key);
+        let takes = here && self.method.as_deref().is_none_or(|own| own == method) && self.times > 0;
         if takes && self.times != u32::MAX {
             self.times -= 1;
         }
