@@ -166,7 +166,7 @@ impl Metrics {
     pub fn view(&self, view: &View) {
         self.in_sync.set(i64::from(view.in_sync));
         for stage in Stage::ALL {
-            self.stage.with_label_values(&[stage_name(stage)]).set(i64::from(stage == view.stage));
+            self.stage.with_label_values(&[stage.name()]).set(i64::from(stage == view.stage));
         }
         let held = view.trouble.as_ref().map(|trouble| trouble.reason);
         for reason in Reason::ALL {
@@ -214,7 +214,7 @@ impl Metrics {
 
     /// A deploy left a stage after so many seconds.
     pub fn stage_left(&self, stage: Stage, seconds: f64) {
-        self.stage_duration.with_label_values(&[stage_name(stage)]).observe(seconds);
+        self.stage_duration.with_label_values(&[stage.name()]).observe(seconds);
     }
 
     /// A restart signal was sent, or could not be.
@@ -296,21 +296,6 @@ impl Puma {
         self.in_flight.reset();
         self.backlog.reset();
         self.threads.reset();
-    }
-}
-
-/// The stage as the contract spells it.
-pub fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Steady => "steady",
-        Stage::Fetching => "fetching",
-        Stage::Checking => "checking",
-        Stage::Publishing => "publishing",
-        Stage::Restarting => "restarting",
-        Stage::Verifying => "verifying",
-        Stage::Committing => "committing",
-        Stage::Reverting => "reverting",
-        Stage::Stranded => "stranded",
     }
 }
 

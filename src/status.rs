@@ -1,5 +1,7 @@
 //! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
 
+mod story;
+
 use std::{collections::HashMap, sync::Arc};
 
 use serde::Serialize;
@@ -14,6 +16,8 @@ use crate::{
     revision::{ReleaseId, Revision},
 };
 
+pub use story::{ForSeconds, Since};
+
 /// Everything that the supervisor lets the outside know, replaced as a whole after each event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -21,6 +25,8 @@ pub struct Snapshot {
     pub at: Moment,
     /// The deploy's side.
     pub view: View,
+    /// Since when it is so.
+    pub since: Since,
     /// The id of the deploy under way, or of the last one; `None` before the first.
     pub deploy_id: Option<String>,
     /// The drain's side; `None` while serving.
@@ -54,10 +60,14 @@ impl Snapshot {
             trouble: Some(trouble),
             turn: None,
             rejected: Vec::new(),
+            hold: None,
+            back: None,
+            retry_at: None,
         };
         Self {
             at,
             view,
+            since: Since::beginning(at),
             deploy_id: None,
             drain: None,
             answer: None,
@@ -96,6 +106,12 @@ pub struct Status {
     pub reason: Option<Reason>,
     /// The same for people; never empty.
     pub message: String,
+    /// What is being done, for people.
+    pub doing: String,
+    /// What comes next, for people.
+    pub next: String,
+    /// For how long it has been so.
+    pub for_seconds: ForSeconds,
     /// Moves that are not tried again.
     pub rejected: Vec<Rejection>,
     /// The deploy under way, or the last one: the same id as in the log.
@@ -168,6 +184,9 @@ impl Status {
             in_sync: view.in_sync,
             reason: view.trouble.as_ref().map(|trouble| trouble.reason),
             message: message(view, now),
+            doing: story::doing(snapshot),
+            next: story::next(snapshot, now),
+            for_seconds: snapshot.since.ago(view, now),
             rejected: rejections(snapshot),
             deploy_id: snapshot.deploy_id.clone(),
             drain: snapshot.drain.as_ref().map(|drain| DrainStatus::of(drain, snapshot.answer.as_ref(), now)),
@@ -294,6 +313,13 @@ mod tests {
           "in_sync": false,
           "reason": "rejected",
           "message": "v43#7 was rejected (boot_loop) and is not tried again",
+          "doing": "nothing: follows the pointer",
+          "next": "nothing until the pointer moves, or `pitstop sync --retry`",
+          "for_seconds": {
+            "stage": 0.0,
+            "in_sync": 0.0,
+            "reason": 0.0
+          },
           "rejected": [
             {
               "release": "v43",

@@ -97,6 +97,7 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
         policy,
         grace_period: PATIENCE,
         invalid: None,
+        standing: Vec::new(),
         effects: Effects::start(tools).unwrap(),
         app_server,
         prober: None,

@@ -14,11 +14,11 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{Exit, Failure};
 use crate::{
     app_server::{AppServer, puma::Puma},
-    config::{Config, ConfigError},
+    config::{self, Config, ConfigError},
     core::{Reason, Sight, Trouble},
     desk::{Desk, Requests},
     effects::{Effects, Tools},
-    finding::{Code, Finding},
+    finding::{self, Code, Finding},
     metrics::Metrics,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
@@ -183,6 +183,7 @@ fn inputs(
     Ok(Inputs {
         policy: config.policy(),
         grace_period: config.grace_period,
+        standing: standing(config, invalid.as_ref()),
         invalid,
         effects: Effects::start(tools)?,
         app_server,
@@ -202,6 +203,18 @@ fn config_finding(trouble: &Trouble) -> Finding {
         format!("the configuration cannot work, so nothing is deployed: {}", trouble.message),
         "mend the configuration and restart the agent; `pitstop config` checks it",
     )
+}
+
+/// What the keys alone tell of this pod. With a wrong configuration it would be about the defaults.
+fn standing(config: &Config, invalid: Option<&Finding>) -> Vec<Finding> {
+    if invalid.is_some() {
+        return Vec::new();
+    }
+    let found = finding::findings(&config::advice::of(config));
+    for Finding { code, severity, message, remedy } in &found {
+        tracing::info!(%code, ?severity, remedy, "{message}");
+    }
+    found
 }
 
 fn follow(

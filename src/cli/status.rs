@@ -41,24 +41,57 @@ impl Shown {
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let in_sync = if self.0["in_sync"] == true { "in sync" } else { "not in sync" };
-        writeln!(f, "{}: {in_sync}, {}", self.text("pod"), self.text("stage"))?;
-        writeln!(f, "  running   {}", self.text("running"))?;
-        writeln!(f, "  desired   {}", revision(&self.0["desired"]))?;
-        writeln!(f, "  previous  {}", self.text("previous"))?;
-        let reason = self.0["reason"].as_str().map_or(String::new(), |reason| format!(" ({reason})"));
-        write!(f, "  {}{reason}", self.text("message"))?;
+        write!(f, "{}: {in_sync}{}", self.text("pod"), lasting(&self.0["for_seconds"]["in_sync"]))?;
+        let previous =
+            self.0["previous"].as_str().map(|id| format!(" (before it: {id})")).unwrap_or_default();
+        write!(f, "\n  running   {}{previous}", self.text("running"))?;
+        write!(f, "\n  desired   {}", revision(&self.0["desired"]))?;
+        self.why(f)?;
+        if let Some(doing) = self.0["doing"].as_str() {
+            let stage = lasting(&self.0["for_seconds"]["stage"]);
+            write!(f, "\n  now       {doing} ({}{stage})", self.text("stage"))?;
+        }
+        if let Some(next) = self.0["next"].as_str() {
+            write!(f, "\n  next      {next}")?;
+        }
         app_server(f, &self.0["app_server"])?;
         for rejected in self.list("rejected") {
             let (reason, at) = (plain(&rejected["reason"]), plain(&rejected["at"]));
             write!(f, "\n  rejected  {}: {reason}, {at}", revision(rejected))?;
         }
         drain(f, &self.0["drain"])?;
-        for finding in self.list("findings") {
-            let (severity, message) = (plain(&finding["severity"]), plain(&finding["message"]));
-            write!(f, "\n  {severity}: {message}\n    {}", plain(&finding["remedy"]))?;
-        }
-        Ok(())
+        self.findings(f)
     }
+}
+
+impl Shown {
+    fn why(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(reason) = self.0["reason"].as_str() else { return Ok(()) };
+        let since = lasting(&self.0["for_seconds"]["reason"]);
+        write!(f, "\n  because   {} ({reason}{since})", self.text("message"))
+    }
+
+    /// What is only good to know does not belong before the eyes of who looks for a fault.
+    fn findings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (notes, faults): (Vec<_>, Vec<_>) =
+            self.list("findings").iter().partition(|finding| finding["severity"] == "note");
+        for finding in faults {
+            let (severity, code) = (plain(&finding["severity"]), plain(&finding["code"]));
+            let (message, remedy) = (plain(&finding["message"]), plain(&finding["remedy"]));
+            write!(f, "\n  {severity:<9} {code}: {message}\n            mend: {remedy}")?;
+        }
+        match notes.len() {
+            0 => Ok(()),
+            count => write!(f, "\n  to note   {count} more, which `pitstop doctor` tells"),
+        }
+    }
+}
+
+/// `, for 5m 3s`.
+fn lasting(seconds: &Value) -> String {
+    let Some(seconds) = seconds.as_f64() else { return String::new() };
+    let whole = std::time::Duration::from_secs(seconds as u64);
+    format!(", for {}", humantime::format_duration(whole))
 }
 
 fn app_server(f: &mut fmt::Formatter<'_>, server: &Value) -> fmt::Result {
@@ -110,25 +143,45 @@ mod tests {
     fn the_status_for_people() {
         let status = Shown(json!({
             "pod": "web-0", "stage": "steady", "desired": {"release": "v43", "sequence": 7}, "running": "v42",
-            "previous": null, "in_sync": false, "reason": "rejected", "message": "v43#7 is not tried again",
+            "previous": "v41", "in_sync": false, "reason": "rejected", "message": "v43#7 is not tried again",
+            "doing": "nothing: follows the pointer", "next": "nothing until the pointer moves",
+            "for_seconds": {"stage": 301.2, "in_sync": 309.9, "reason": 300.0},
             "rejected": [{"release": "v43", "sequence": 7, "reason": "boot_loop", "at": "2026-11-21T10:00:00Z"}],
             "drain": {"result": null, "seconds": 2.5, "seconds_left": 15.5},
             "app_server": {"kind": "puma", "pid": 17, "mode": "cluster",
                            "workers": [{"pid": 21, "release": "v42", "booted": true}]},
-            "findings": [{"severity": "broken", "message": "no restart moves this Puma", "remedy": "set PWD"}],
+            "findings": [{"code": "HOT_RESTART_UNAVAILABLE", "severity": "broken", "message": "it would end Puma",
+                          "remedy": "unset PUMA_SKIP_SIGUSR2"},
+                         {"code": "HEALTH_PATH_UNSET", "severity": "note", "message": "m", "remedy": "r"}],
         }));
         insta::assert_snapshot!(status, @r"
-        web-0: not in sync, steady
-          running   v42
+        web-0: not in sync, for 5m 9s
+          running   v42 (before it: v41)
           desired   v43 (move 7)
-          previous  none
-          v43#7 is not tried again (rejected)
+          because   v43#7 is not tried again (rejected, for 5m)
+          now       nothing: follows the pointer (steady, for 5m 1s)
+          next      nothing until the pointer moves
           puma 17 (cluster)
             worker 21 on v42, booted
           rejected  v43 (move 7): boot_loop, 2026-11-21T10:00:00Z
           draining for 2.5s, 15.5s left
-          broken: no restart moves this Puma
-            set PWD
+          broken    HOT_RESTART_UNAVAILABLE: it would end Puma
+                    mend: unset PUMA_SKIP_SIGUSR2
+          to note   1 more, which `pitstop doctor` tells
+        ");
+    }
+
+    #[test]
+    fn an_older_agents_status_is_shown_as_far_as_it_goes() {
+        let status = Shown(json!({
+            "pod": "web-0", "stage": "steady", "desired": null, "running": "v1", "in_sync": true, "reason": null,
+            "message": "runs v1, as desired", "app_server": {"kind": "puma", "pid": null},
+        }));
+        insta::assert_snapshot!(status, @r"
+        web-0: in sync
+          running   v1
+          desired   none
+          no app server
         ");
     }
 }

@@ -97,6 +97,21 @@ impl Stage {
         Self::Reverting,
         Self::Stranded,
     ];
+
+    /// Its name, as on /status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Fetching => "fetching",
+            Self::Checking => "checking",
+            Self::Publishing => "publishing",
+            Self::Restarting => "restarting",
+            Self::Verifying => "verifying",
+            Self::Committing => "committing",
+            Self::Reverting => "reverting",
+            Self::Stranded => "stranded",
+        }
+    }
 }
 
 /// What an outsider may know of the agent's state.
@@ -120,6 +135,21 @@ pub struct View {
     pub turn: Option<Moment>,
     /// Moves that are not tried again, with the reason.
     pub rejected: Vec<(Revision, Reason)>,
+    /// An operator holds deploys.
+    pub hold: Option<Hold>,
+    /// Where an operator's revert would go.
+    pub back: Option<ReleaseId>,
+    /// What failed is tried again then.
+    pub retry_at: Option<Moment>,
+}
+
+/// What an operator holds deploys with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    /// `pause`: until `resume`.
+    Paused,
+    /// `revert` to this release: until the pointer moves, or `resume`.
+    Reverted(ReleaseId),
 }
 
 /// How closely the app server has to be watched.

@@ -46,6 +46,9 @@ fn view() -> View {
         turn: None,
         trouble: Some(Trouble::new(Reason::BootLoop, "workers die")),
         rejected: Vec::new(),
+        hold: None,
+        back: None,
+        retry_at: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod clock;
 mod ledger;
 mod mind;
 mod observer;
+mod operator;
 mod state;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
@@ -48,6 +49,8 @@ pub struct Inputs {
     pub grace_period: Duration,
     /// What is wrong with the configuration: no deploy ever begins, everything else works.
     pub invalid: Option<Finding>,
+    /// What is known of the set-up from the start.
+    pub standing: Vec<Finding>,
     /// What performs the effects.
     pub effects: Effects,
     /// Who is looked at.

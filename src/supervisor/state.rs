@@ -8,6 +8,7 @@ use super::{
     Attention, Inputs, Seen,
     ledger::Ledger,
     mind::{self, Mind},
+    operator,
 };
 use crate::{
     app_server::Description,
@@ -19,7 +20,7 @@ use crate::{
     },
     desk::{Command, Ending, Reply},
     finding::Finding,
-    status::Snapshot,
+    status::{Since, Snapshot},
 };
 
 pub struct State {
@@ -187,28 +188,21 @@ impl State {
     }
 
     fn undrain(&mut self) -> Reply {
-        if !self.mind.drain().active() {
-            return Err("no drain is under way".into());
+        let drain = self.mind.drain();
+        if !drain.active() {
+            return Err("no drain is under way: there is nothing to undo".into());
         }
+        let told = operator::undrained(drain.answered());
         self.feed(Event::Drain(DrainCommand::Undrain));
-        Ok("the drain is undone; deploys may begin again".into())
+        Ok(told)
     }
 
     fn obey(&mut self, operator: Operator) -> Reply {
         let view = self.mind.view(self.now());
-        if let (true, Some(trouble)) = (self.mind.is_bare(), view.trouble) {
-            return Err(format!("no deploys for now: {}", trouble.message));
+        if let (true, Some(trouble)) = (self.mind.is_bare(), &view.trouble) {
+            return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
         }
-        let told = match operator {
-            Operator::Sync { retry: false } => "looking at the pointer".to_owned(),
-            Operator::Sync { retry: true } => "looking at the pointer; a rejected move is tried again".into(),
-            Operator::Pause => "no deploy begins until `pitstop resume`".into(),
-            Operator::Resume => "deploys may begin again".into(),
-            Operator::Revert => match &view.previous {
-                Some(previous) => format!("back to {previous}, until the pointer moves or `pitstop resume`"),
-                None => return Err("this pod knows no previous release that was proved to run".into()),
-            },
-        };
+        let told = operator::told(operator, &view, self.mind.drain().active())?;
         tracing::info!(?operator, "an operator asks");
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
             kick.now();
@@ -293,6 +287,11 @@ impl State {
         next.map_or(Duration::MAX, |at| Duration::from_millis(at.since(now)))
     }
 
+    fn findings(&self) -> Vec<Finding> {
+        let Inputs { invalid, standing, .. } = &self.inputs;
+        invalid.iter().chain(&self.last.findings).chain(standing).cloned().collect()
+    }
+
     /// Lets everybody know the state after an event.
     pub fn publish(&mut self) {
         let now = self.now();
@@ -306,14 +305,16 @@ impl State {
             changed
         });
         let attempt: Attempt = view.attempt;
+        let since = Since::after(&self.inputs.snapshots.borrow(), &view, now);
         self.inputs.snapshots.send_replace(Arc::new(Snapshot {
             at: now,
             deploy_id: self.inputs.effects.ids().of(attempt),
             view,
+            since,
             drain: self.mind.drain().view(),
             answer: self.answer.clone(),
             app_server: self.last.description.clone(),
-            findings: self.inputs.invalid.iter().chain(&self.last.findings).cloned().collect(),
+            findings: self.findings(),
             rejected_at: self.inputs.effects.rejected_at(),
             current_complete: self.current_complete,
             seen_current: self.seen_current,

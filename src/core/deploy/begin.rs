@@ -13,7 +13,7 @@ impl Deploy {
         let in_place = self.current.as_ref() == Some(&revision.release);
         let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
         let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
-        let idle = self.paused || self.history.rejection(&revision).is_some() || (trusted && !astray);
+        let idle = self.pauses() || self.history.rejection(&revision).is_some() || (trusted && !astray);
         let hot_only = matches!(self.state, State::Stranded(_));
         (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only })
     }

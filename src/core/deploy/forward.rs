@@ -16,7 +16,7 @@ impl Deploy {
             State::Verifying(target, verifying) => self.verify(now, gate, target, verifying, look),
             State::Committing(target, committing) => self.commit(now, target, committing, look, out),
             _ if gate.draining => {}
-            State::Fetching(_) | State::Checking(..) if self.paused => {}
+            State::Fetching(_) | State::Checking(..) if self.pauses() => {}
             State::Fetching(target) => self.fetch(&target, out),
             State::Checking(target, checking) => self.check(now, target, checking, look, out),
             State::Publishing(target, _, publishing) => self.publish(now, &target, publishing, look, out),

@@ -21,6 +21,7 @@
 mod begin;
 mod check;
 mod forward;
+mod operator;
 mod recover;
 mod revert;
 mod state;
@@ -144,23 +145,6 @@ impl Deploy {
                 self.desired = Some(pointer.clone());
             }
             Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
-        }
-    }
-
-    fn obey(&mut self, operator: Operator) {
-        match operator {
-            Operator::Sync { retry } => {
-                self.retry_at = None;
-                if let (true, Some(desired)) = (retry, &self.desired) {
-                    self.history.lift(&desired.revision);
-                }
-            }
-            Operator::Pause => self.paused = true,
-            Operator::Resume => (self.paused, self.held) = (false, None),
-            Operator::Revert => {
-                let back = self.history.previous.clone();
-                self.held = back.map(|release| (release, self.desired.as_ref().map(|d| d.revision.clone())));
-            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::core::{
 };
 use crate::revision::{Pointer, RecordEvent, Revision};
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     let drain =
         Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 1000, ignore_peers: Vec::new() };
     Policy {
@@ -146,8 +146,8 @@ fn at(release: &str, sequence: u64) -> Pointer {
     }
 }
 
-/// A pod that serves v1, proven, and has just found out how v2 can be restarted onto.
-fn checked(mode: Mode) -> Agent {
+/// A pod that serves v1, proven, and v0 before it.
+fn proven() -> Agent {
     let verified = |pointer: Pointer| Record {
         event: RecordEvent::Verified,
         revision: pointer.revision,
@@ -157,7 +157,12 @@ fn checked(mode: Mode) -> Agent {
     let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records, ..Recovered::default() };
-    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    Agent::recover(policy(), recovered, Moment(0)).0
+}
+
+/// It has just found out how v2 can be restarted onto.
+fn checked(mode: Mode) -> Agent {
+    let mut agent = proven();
     agent.step(Moment(1), Event::Pointer(Ok(at("v2", 2))));
     agent.step(Moment(2), done(Step::Fetch));
     agent.step(Moment(4), look(4, serving(), None));
@@ -214,11 +219,12 @@ fn a_newer_move_ends_the_wait_for_a_turn_and_a_drain_stops_it() {
 
 #[test]
 fn who_is_sent_back_by_an_operator_waits_for_no_turn() {
-    let mut agent = checked(Mode::Hot);
+    let mut agent = proven();
+    agent.step(Moment(1), Event::Pointer(Ok(at("v1", 1))));
     agent.step(Moment(6), Event::Operator(Operator::Revert));
-    agent.step(Moment(7), Event::Finished { attempt: Attempt(3), step: Step::Fetch, outcome: Outcome::Done });
+    agent.step(Moment(7), done(Step::Fetch));
     agent.step(Moment(9), look(9, serving(), None));
-    agent.step(Moment(10), planned(3, Mode::Hot));
+    agent.step(Moment(10), planned(1, Mode::Hot));
     assert_eq!(agent.view().turn, None);
     assert!(begins(&agent.step(Moment(12), look(12, serving(), None))));
 }

@@ -38,6 +38,9 @@ impl Deploy {
             trouble,
             turn: self.turn().filter(|_| !gate.draining),
             rejected,
+            hold: self.hold(),
+            back: self.way_back_for_operators(),
+            retry_at: self.retry_at,
         }
     }
 
@@ -59,11 +62,8 @@ impl Deploy {
         if self.pointer_trouble.is_some() {
             return self.pointer_trouble.clone();
         }
-        if self.paused || self.held.is_some() {
-            return Some(Trouble::new(
-                Reason::Held,
-                "deploys are held in this pod: `pitstop resume` goes on",
-            ));
+        if let Some(hold) = self.hold() {
+            return Some(hold.trouble());
         }
         let desired = desired.filter(|_| !in_sync)?;
         let why = self.history.rejection(desired)?;

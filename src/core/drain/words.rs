@@ -107,6 +107,17 @@ pub enum WaitsFor {
     InFlight,
 }
 
+impl WaitsFor {
+    /// Its name, as on /status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Min => "min",
+            Self::Quiet => "quiet",
+            Self::InFlight => "in_flight",
+        }
+    }
+}
+
 /// One thing that the drain waited for, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Wait {

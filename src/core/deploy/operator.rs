@@ -1,0 +1,164 @@
+//! What an operator may ask of a deploy, and what holds deploys afterwards.
+
+use super::*;
+use crate::core::Hold;
+
+impl Deploy {
+    pub(super) fn obey(&mut self, operator: Operator) {
+        match operator {
+            Operator::Sync { retry } => {
+                self.retry_at = None;
+                if let (true, Some(desired)) = (retry, &self.desired) {
+                    self.history.lift(&desired.revision);
+                }
+            }
+            Operator::Pause => self.paused = true,
+            Operator::Resume => (self.paused, self.held) = (false, None),
+            // Asked twice it is still the same revert: a second step back would be forward again.
+            Operator::Revert if self.held.is_some() => {}
+            Operator::Revert => {
+                let against = self.desired.as_ref().map(|d| d.revision.clone());
+                self.held = self.way_back_for_operators().map(|release| (release, against));
+            }
+        }
+    }
+
+    /// Where an operator's revert goes: while a move is under way, or has just failed, to what was proved
+    /// before it; at rest to what ran before that.
+    pub(super) fn way_back_for_operators(&self) -> Option<ReleaseId> {
+        if let Some((release, _)) = &self.held {
+            return Some(release.clone());
+        }
+        let verified = self.history.verified.as_ref();
+        let unproved = self.target().is_some_and(|target| Some(&target.revision.release) != verified);
+        if unproved { verified.cloned() } else { self.history.previous.clone() }
+    }
+
+    /// What holds deploys. A revert goes on in spite of a pause: it was asked for as well.
+    pub(super) fn hold(&self) -> Option<Hold> {
+        match (&self.held, self.paused) {
+            (Some((release, _)), _) => Some(Hold::Reverted(release.clone())),
+            (None, true) => Some(Hold::Paused),
+            (None, false) => None,
+        }
+    }
+
+    /// No forward step of the pointer's move begins.
+    pub(super) fn pauses(&self) -> bool {
+        self.hold() == Some(Hold::Paused)
+    }
+
+    fn target(&self) -> Option<&Target> {
+        match &self.state {
+            State::Steady => None,
+            State::Fetching(target)
+            | State::Checking(target, _)
+            | State::Publishing(target, ..)
+            | State::Restarting(target, ..)
+            | State::Verifying(target, _)
+            | State::Committing(target, _)
+            | State::Reverting(target, _)
+            | State::Stranded(target) => Some(target),
+        }
+    }
+}
+
+impl Hold {
+    /// Why nothing is deployed, for /status.
+    pub(super) fn trouble(&self) -> Trouble {
+        let message = match self {
+            Self::Paused => "deploys are paused in this pod: `pitstop resume` goes on".to_owned(),
+            Self::Reverted(release) => format!(
+                "this pod was sent back to {release} by an operator, until the pointer moves: `pitstop resume` \
+                 goes on before that"
+            ),
+        };
+        Trouble::new(Reason::Held, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Agent, deploy::tests::policy};
+
+    fn line(event: RecordEvent, release: &str, sequence: u64) -> Record {
+        Record { event, revision: revision(release, sequence), reason: None, baseline: None }
+    }
+
+    fn revision(release: &str, sequence: u64) -> Revision {
+        Revision { release: release.parse().unwrap(), sequence: Some(sequence) }
+    }
+
+    /// v1 ran, v2 runs; the pointer says what it says.
+    fn pod(desired: &str, sequence: u64) -> Agent {
+        let records = vec![line(RecordEvent::Verified, "v1", 1), line(RecordEvent::Verified, "v2", 2)];
+        let current = Some("v2".parse().unwrap());
+        let recovered = Recovered { current, records, ..Recovered::default() };
+        let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+        let pointer = Pointer { revision: revision(desired, sequence), previous: None };
+        agent.step(Moment(1), Event::Pointer(Ok(pointer)));
+        agent
+    }
+
+    fn ask(agent: &mut Agent, operator: Operator) -> Vec<Effect> {
+        agent.step(Moment(2), Event::Operator(operator))
+    }
+
+    fn fetched(effects: &[Effect]) -> Vec<&str> {
+        let release = |effect| match effect {
+            &Effect::Fetch { ref release, .. } => Some(release.as_str()),
+            _ => None,
+        };
+        effects.iter().filter_map(release).collect()
+    }
+
+    #[test]
+    fn at_rest_a_revert_goes_to_what_ran_before() {
+        let mut agent = pod("v2", 2);
+        assert_eq!(agent.view().back, Some("v1".parse().unwrap()));
+        assert_eq!(fetched(&ask(&mut agent, Operator::Revert)), ["v1"]);
+        assert_eq!(agent.view().hold, Some(Hold::Reverted("v1".parse().unwrap())));
+    }
+
+    #[test]
+    fn in_the_middle_of_a_deploy_a_revert_goes_to_what_ran_before_the_deploy() {
+        let mut agent = pod("v3", 3);
+        assert_eq!(agent.view().stage, Stage::Fetching);
+        assert_eq!(agent.view().back, Some("v2".parse().unwrap()));
+        let effects = ask(&mut agent, Operator::Revert);
+        assert_eq!(fetched(&effects), [""; 0], "v2 is in place");
+        assert_eq!(agent.view().stage, Stage::Steady);
+    }
+
+    #[test]
+    fn a_revert_asked_for_twice_is_one_revert() {
+        let mut agent = pod("v2", 2);
+        ask(&mut agent, Operator::Revert);
+        let first = agent.view();
+        assert_eq!(ask(&mut agent, Operator::Revert), []);
+        assert_eq!(agent.view(), first);
+    }
+
+    #[test]
+    fn a_revert_is_carried_out_though_deploys_are_paused() {
+        let mut agent = pod("v2", 2);
+        ask(&mut agent, Operator::Pause);
+        assert_eq!(agent.view().hold, Some(Hold::Paused));
+        assert_eq!(fetched(&ask(&mut agent, Operator::Revert)), ["v1"]);
+        // The pointer's next move lifts the revert, and the pause stands.
+        let pointer = Pointer { revision: revision("v3", 3), previous: None };
+        let effects = agent.step(Moment(3), Event::Pointer(Ok(pointer)));
+        assert_eq!(fetched(&effects), [""; 0]);
+        assert_eq!(agent.view().hold, Some(Hold::Paused));
+        assert_eq!(fetched(&ask(&mut agent, Operator::Resume)), ["v3"]);
+    }
+
+    #[test]
+    fn a_pod_without_a_past_has_nowhere_to_go() {
+        let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+        assert_eq!(agent.view().back, None);
+        ask(&mut agent, Operator::Revert);
+        assert_eq!(agent.view().hold, None);
+    }
+}

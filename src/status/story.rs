@@ -1,0 +1,217 @@
+//! /status in sentences: what this pod is doing, what will happen next, and for how long it has been so.
+
+use serde::Serialize;
+
+use super::{Snapshot, seconds};
+use crate::core::{Hold, Moment, Reason, Stage, View, drain::DrainView};
+
+/// Since when things are as they are, as far as this process has seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    stage: Moment,
+    in_sync: Moment,
+    reason: Moment,
+}
+
+/// For how long, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ForSeconds {
+    /// The stage.
+    pub stage: f64,
+    /// In sync, or not.
+    pub in_sync: f64,
+    /// The reason, where there is one.
+    pub reason: Option<f64>,
+}
+
+impl Since {
+    /// Everything begins now.
+    pub fn beginning(now: Moment) -> Self {
+        Self { stage: now, in_sync: now, reason: now }
+    }
+
+    /// What has changed since the last snapshot begins now.
+    pub fn after(before: &Snapshot, view: &View, now: Moment) -> Self {
+        let keep = |same: bool, since: Moment| if same { since } else { now };
+        let reason = |view: &View| view.trouble.as_ref().map(|trouble| trouble.reason);
+        let (old, since) = (&before.view, before.since);
+        Self {
+            stage: keep(old.stage == view.stage, since.stage),
+            in_sync: keep(old.in_sync == view.in_sync, since.in_sync),
+            reason: keep(reason(old) == reason(view), since.reason),
+        }
+    }
+
+    /// How long ago that was.
+    pub fn ago(self, view: &View, now: Moment) -> ForSeconds {
+        let ago = |since: Moment| seconds(now.since(since));
+        ForSeconds {
+            stage: ago(self.stage),
+            in_sync: ago(self.in_sync),
+            reason: view.trouble.as_ref().map(|_| ago(self.reason)),
+        }
+    }
+}
+
+/// What is being done.
+pub fn doing(snapshot: &Snapshot) -> String {
+    let view = &snapshot.view;
+    if let Some(drain) = &snapshot.drain {
+        return draining(drain);
+    }
+    let to = goal(view);
+    match view.stage {
+        Stage::Steady => "nothing: follows the pointer".into(),
+        Stage::Fetching => format!("fetching {to}"),
+        Stage::Checking if view.turn.is_some() => format!("waiting for this pod's turn to restart onto {to}"),
+        Stage::Checking => format!("checking whether and when Puma can be moved to {to}"),
+        Stage::Publishing => format!("moving `current` to {to}"),
+        Stage::Restarting => format!("telling Puma to restart onto {to}"),
+        Stage::Verifying => format!("watching Puma come up on {to}{}", progress(snapshot)),
+        Stage::Committing => format!("writing down that {to} runs"),
+        Stage::Reverting => format!("undoing the move to {to}"),
+        Stage::Stranded => format!("nothing: neither {to} nor the release before it comes up"),
+    }
+}
+
+/// Where the move that is under way goes.
+fn goal(view: &View) -> String {
+    match (&view.hold, &view.desired) {
+        (Some(Hold::Reverted(release)), _) => release.to_string(),
+        (_, Some(desired)) => desired.to_string(),
+        (_, None) => "the release".into(),
+    }
+}
+
+fn progress(snapshot: &Snapshot) -> String {
+    let workers = &snapshot.app_server.workers;
+    let goal = match (&snapshot.view.hold, &snapshot.view.desired) {
+        (Some(Hold::Reverted(release)), _) => Some(release),
+        (_, desired) => desired.as_ref().map(|desired| &desired.release),
+    };
+    let there = workers.iter().filter(|worker| worker.booted && worker.release.as_ref() == goal).count();
+    if workers.is_empty() { String::new() } else { format!(" ({there} of {} workers)", workers.len()) }
+}
+
+fn draining(drain: &DrainView) -> String {
+    if drain.answered {
+        return "nothing: the drain was answered".into();
+    }
+    let waits: Vec<_> = drain.waits_for.iter().map(|wait| wait.name()).collect();
+    match &waits[..] {
+        [] => "draining".into(),
+        waits => format!("draining: waits for {}", waits.join(", ")),
+    }
+}
+
+/// What will happen if nobody does anything, or what has to happen.
+pub fn next(snapshot: &Snapshot, now: Moment) -> String {
+    let view = &snapshot.view;
+    if let Some(drain) = &snapshot.drain {
+        return after_the_drain(drain, now);
+    }
+    let in_seconds = |at: Moment| format!("{:.0} s", seconds(at.since(now)).ceil());
+    if let (Some(at), false) = (view.retry_at, view.stage == Stage::Steady) {
+        return format!("another try in {}", in_seconds(at));
+    }
+    match view.stage {
+        Stage::Steady | Stage::Stranded => at_rest(view),
+        Stage::Fetching | Stage::Checking if view.hold == Some(Hold::Paused) => {
+            "nothing until `pitstop resume`".into()
+        }
+        Stage::Fetching => "it is checked and unpacked, then Puma is moved to it".into(),
+        Stage::Checking => match view.turn {
+            Some(at) => format!("the restart, in {}", in_seconds(at)),
+            None => "`current` is moved and Puma told to restart, as soon as it can be".into(),
+        },
+        Stage::Publishing => "Puma is told to restart".into(),
+        Stage::Restarting => "every worker is watched until it runs the release".into(),
+        Stage::Verifying => "believed once everything has held for verify.soak; undone if it does not".into(),
+        Stage::Committing => "in sync".into(),
+        Stage::Reverting => "steady on the release before, and this move is not tried again".into(),
+    }
+}
+
+fn at_rest(view: &View) -> String {
+    let reason = view.trouble.as_ref().map(|trouble| trouble.reason);
+    match (&view.hold, reason, view.stage) {
+        (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
+        (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves, or `pitstop resume`".into(),
+        (None, _, Stage::Stranded) => {
+            "it waits for another move of the pointer, or for Puma to come up after all".into()
+        }
+        (None, Some(Reason::Rejected), _) => {
+            "nothing until the pointer moves, or `pitstop sync --retry`".into()
+        }
+        (None, Some(Reason::ConfigInvalid), _) => {
+            "nothing until the configuration is mended and the agent restarted".into()
+        }
+        (None, Some(_), _) => "it is looked at again, without end".into(),
+        (None, None, _) => "the pointer's next move".into(),
+    }
+}
+
+fn after_the_drain(drain: &DrainView, now: Moment) -> String {
+    if drain.answered {
+        return "SIGTERM from the kubelet; if none comes and Puma serves on, the drain is undone by itself"
+            .into();
+    }
+    format!("/prestop is answered then, in {:.0} s at the latest", seconds(drain.deadline.since(now)).ceil())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Trouble;
+
+    fn snapshot(change: impl FnOnce(&mut View)) -> Snapshot {
+        let mut snapshot = Snapshot::unknown(Moment(1_000), Trouble::new(Reason::Internal, ""));
+        snapshot.view.trouble = None;
+        snapshot.view.desired =
+            Some(crate::revision::Revision { release: "v3".parse().unwrap(), sequence: Some(3) });
+        change(&mut snapshot.view);
+        snapshot
+    }
+
+    #[test]
+    fn what_has_not_changed_goes_on_counting() {
+        let before = snapshot(|_| ());
+        let mut view = before.view.clone();
+        view.stage = Stage::Fetching;
+        view.trouble = Some(Trouble::new(Reason::StoreUnreachable, "first"));
+        let mut after = before.clone();
+        after.since = Since::after(&before, &view, Moment(5_000));
+        after.view = view.clone();
+        let ago = after.since.ago(&view, Moment(6_000));
+        assert_eq!(ago, ForSeconds { stage: 1.0, in_sync: 5.0, reason: Some(1.0) });
+        view.trouble = Some(Trouble::new(Reason::StoreUnreachable, "the same in other words"));
+        let later = Since::after(&after, &view, Moment(7_000));
+        assert_eq!(later, after.since);
+    }
+
+    #[test]
+    fn every_stage_says_what_is_done_and_what_comes() {
+        for stage in Stage::ALL {
+            let snapshot = snapshot(|view| view.stage = stage);
+            assert!(!doing(&snapshot).is_empty() && !next(&snapshot, Moment(0)).is_empty(), "{stage:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_somebody_names_the_command() {
+        for (part, snapshot) in [
+            ("pitstop resume", snapshot(|view| view.hold = Some(Hold::Paused))),
+            ("pitstop resume", snapshot(|view| view.hold = Some(Hold::Reverted("v1".parse().unwrap())))),
+            ("sync --retry", snapshot(|view| view.trouble = Some(Trouble::new(Reason::Rejected, "")))),
+        ] {
+            let next = next(&snapshot, Moment(0));
+            assert!(next.contains(part), "{next}");
+        }
+    }
+
+    #[test]
+    fn a_retry_says_when() {
+        let retried = snapshot(|view| (view.stage, view.retry_at) = (Stage::Fetching, Some(Moment(31_000))));
+        assert_eq!(next(&retried, Moment(19_500)), "another try in 12 s");
+    }
+}
