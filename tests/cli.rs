@@ -103,6 +103,40 @@ fn the_effective_configuration_tells_where_each_value_came_from() {
 }
 
 #[test]
+fn without_an_agent_every_question_to_it_says_so_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(dir.path(), &format!("state_dir: {}\n", dir.path().display()));
+    for command in ["status", "sync", "pause", "resume", "undrain", "revert"] {
+        let asked = output(&mut pitstop(&[command, "--config", &file]));
+        assert_eq!((asked.code, &*asked.stdout), (Some(1), ""), "{command}");
+        assert!(
+            asked.stderr.contains("no agent is here") && asked.stderr.contains("--config"),
+            "{}",
+            asked.stderr
+        );
+    }
+    let asked = output(&mut pitstop(&["status", "--json", "--config", &file]));
+    let error: serde_json::Value = serde_json::from_str(&asked.stderr).unwrap();
+    assert!(error["error"].as_str().unwrap().contains("admin.sock"), "{error}");
+}
+
+#[test]
+fn a_configuration_can_be_examined_on_any_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(dir.path(), "source: /srv/store\ngrace_period: 17s\n");
+    let examined = output(&mut pitstop(&["doctor", "--config-only", "--json", "--config", &file]));
+    assert_eq!(examined.code, Some(0), "{}", examined.stderr);
+    let report: serde_json::Value = serde_json::from_str(&examined.stdout).unwrap();
+    assert_eq!(report["findings"][0]["code"], "DRAIN_BUDGET_TIGHT", "{report:#}");
+    assert_eq!(report["findings"][0]["severity"], "risky");
+    let left_out: Vec<_> = report["unknown"].as_array().unwrap().iter().map(|line| &line["about"]).collect();
+    assert!(left_out.iter().any(|about| *about == "Puma"), "{report:#}");
+    for args in [&["doctor", "--init", "--config-only"][..], &["doctor", "--everything"]] {
+        assert_eq!(output(&mut pitstop(args)).code, Some(64), "{args:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_hangs_up_is_no_error() {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pitstop"))
         .arg("config")

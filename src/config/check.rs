@@ -261,6 +261,10 @@ fn control_url(url: &str) -> Result<(), String> {
 }
 
 fn health_url(url: &str) -> Result<(), String> {
+    // It would stand on /status and in the log, and no such header is sent.
+    ensure(!url.contains('@'), || {
+        "must hold no user and no password: the health path is asked without".into()
+    })?;
     let parsed = url.parse::<hyper::Uri>();
     let good =
         parsed.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
@@ -378,6 +382,7 @@ mod tests {
             refused("puma.control_url", "neither", |c| c.puma.control_url = Some(url.into()));
         }
         assert_eq!(with(|c| c.verify.url = Some("http://127.0.0.1:3000/up".into())), []);
+        refused("verify.url", "no password", |c| c.verify.url = Some("http://me:hush@app/up".into()));
         refused("verify.url", "without TLS", |c| c.verify.url = Some("https://a/up".into()));
         refused("verify.release_header", "without verify.url", |c| {
             c.verify.release_header = Some("X-Release".into());
