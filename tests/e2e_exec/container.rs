@@ -110,7 +110,8 @@ impl Pod {
 
     fn in_flight(&self) -> Option<f64> {
         let text = self.agent.get("/metrics").ok()?.body;
-        text.lines().find_map(|line| line.strip_prefix("pitstop_puma_requests_in_flight ")?.trim().parse().ok())
+        text.lines()
+            .find_map(|line| line.strip_prefix("pitstop_puma_requests_in_flight ")?.trim().parse().ok())
     }
 
     pub fn log(&self) -> std::path::PathBuf {
