@@ -22,6 +22,8 @@ pub mod finding;
 pub mod failpoint;
 // One HTTP GET over any stream, with limits.
 pub mod http_get;
+// The first process of a container: `pitstop exec`.
+pub mod init;
 // Prometheus metrics by the contract.
 pub mod metrics;
 // Watching the release pointer, in a file or in the store.

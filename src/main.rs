@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use pitstop::cli::{self, Cli, Exit, Failure};
+use pitstop::cli::{self, Cli, Command, Exit, Failure};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -11,9 +11,10 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let json = cli.json;
-    match runtime().and_then(|runtime| dispatch(runtime, cli)) {
+    match perform(cli) {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::Failed) => ExitCode::FAILURE,
+        Ok(Exit::Code(code)) => ExitCode::from(code),
         Err(failure) => fail(&failure, json),
     }
 }
@@ -22,6 +23,13 @@ fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
+}
+
+fn perform(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Exec(exec) => cli::exec::run(cli.config.as_deref(), cli.json, exec),
+        _ => runtime().and_then(|runtime| dispatch(runtime, cli)),
+    }
 }
 
 /// Two workers: the agent mostly waits, and volume work has threads of its own.

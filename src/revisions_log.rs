@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     core::{Reason, Record, Trouble},
     failpoint,
+    procs::ProcessId,
     revision::{RecordEvent, Revision},
 };
 
@@ -42,9 +43,12 @@ pub fn path(deploy_to: &Path, pod: &str) -> PathBuf {
     deploy_to.join(".pitstop/pods").join(pod).join("revisions.log")
 }
 
-/// The kernel's boot, without which a moment means nothing; empty where the kernel does not tell.
+/// Within what a moment and a process id mean something: this boot of the kernel, and this life of
+/// the PID namespace, by its first process. A container that is started again on the same disk is another.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let first = ProcessId::of(1).map(|process| process.start).unwrap_or_default();
+    format!("{}/{first}", kernel.trim())
 }
 
 /// A pod's journal, open for appending. Its functions block.

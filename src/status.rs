@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
     pub current_complete: bool,
+    /// The app server may end now and boot again later: `current` leads where it should.
+    pub settled: bool,
     /// This process has seen a complete `current`, whatever came later.
     pub seen_current: bool,
     /// This process has seen an app server that accepts requests, whatever came later.
@@ -75,6 +77,7 @@ impl Snapshot {
             findings: Vec::new(),
             rejected_at: Arc::default(),
             current_complete: false,
+            settled: false,
             seen_current: false,
             seen_booted: false,
         }

@@ -11,6 +11,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
+    &["init"],
     &["supervisor", "server"],
     &["effects"],
     &["desk", "telemetry"],

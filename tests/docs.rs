@@ -47,6 +47,7 @@ fn links_between_the_documents_lead_somewhere() {
         "docs/runbook.md",
         "docs/doctor.md",
         "docs/drain.md",
+        "docs/exec.md",
         "docs/configuration.md",
         "docs/architecture.md",
     ] {

@@ -15,6 +15,7 @@ use crate::{
 pub mod agent_socket;
 pub mod config_command;
 pub mod doctor;
+pub mod exec;
 pub mod fetch;
 pub mod operator;
 pub mod promote;
@@ -44,6 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// The sidecar: follow the pointer, deploy, answer /prestop; ends with SIGTERM.
     Run,
+    /// The container's first process, where there are no sidecars or hooks: the app server and the agent.
+    Exec(exec::Exec),
     /// Once: fetch and publish what the pointer names, then exit (for init containers).
     Fetch,
     /// Pack a directory and put it into the store under a release id.
@@ -96,7 +99,7 @@ impl Command {
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
             Self::Status | Self::Sync { .. } | Self::Pause | Self::Resume => false,
-            Self::Undrain | Self::Revert | Self::Config => false,
+            Self::Undrain | Self::Revert | Self::Config | Self::Exec(_) => false,
         }
     }
 }
@@ -136,6 +139,8 @@ pub enum Exit {
     Done,
     /// 1: not done, and the output says why (`status` out of sync, `promote` lost the race, …).
     Failed,
+    /// What `exec` ran ended like this.
+    Code(u8),
 }
 
 /// Why a command did not do what it was asked.
@@ -233,7 +238,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
     use operator::Ask;
     let ask = |ask| operator::run(&config.state_dir, ask, console);
     match command {
-        Command::Run | Command::Config => unreachable!("dispatched before"),
+        Command::Run | Command::Config | Command::Exec(_) => unreachable!("dispatched before"),
         Command::Fetch => fetch::run(config, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
         Command::Promote { id } => promote::run(config, id, console).await,

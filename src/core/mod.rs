@@ -214,6 +214,12 @@ impl Agent {
         self.deploy.probe_for()
     }
 
+    /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does
+    /// not lead to a release that is about to be taken back.
+    pub fn settled(&self) -> bool {
+        self.deploy.may_end()
+    }
+
     /// What an outsider may know.
     pub fn view(&self) -> View {
         self.deploy.view(self.gate())

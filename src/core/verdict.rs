@@ -85,6 +85,11 @@ impl Watch {
         self.shape == Shape::Unseen && self.baseline.is_none()
     }
 
+    /// A restart was asked for, whose outcome is being watched.
+    pub fn signalled(&self) -> bool {
+        self.baseline.is_some()
+    }
+
     /// The signal has left no trace.
     pub fn unchanged(&self) -> bool {
         !self.touched

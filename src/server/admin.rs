@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::net::UnixListener;
 
-use super::Handles;
+use super::{Handles, prestop};
 use crate::{core::Operator, desk::Reply};
 
 /// The socket's name in `state_dir`.
@@ -63,6 +63,9 @@ fn router(handles: Handles) -> Router {
         .route("/resume", post(resume))
         .route("/revert", post(revert))
         .route("/undrain", post(undrain))
+        .route("/prestop", post(drain))
+        .route("/startup", get(startup))
+        .route("/settled", get(settled))
         .with_state(handles)
 }
 
@@ -94,6 +97,28 @@ async fn revert(State(handles): State<Handles>) -> Response {
 
 async fn undrain(State(handles): State<Handles>) -> Response {
     answer(handles.desk.undrain().await)
+}
+
+/// For `pitstop exec`: this socket is private, so that no token is asked for.
+async fn drain(State(handles): State<Handles>) -> Response {
+    tracing::info!("the container's first process got the signal to end");
+    prestop::answer(handles.desk.prestop().await)
+}
+
+/// For `pitstop exec`: may the app server boot? Not from a release that is about to be taken back.
+async fn startup(State(handles): State<Handles>) -> Response {
+    let snapshot = handles.snapshots.borrow().clone();
+    yes_or_not_yet(snapshot.current_complete && snapshot.settled)
+}
+
+/// For `pitstop exec`: may the container end?
+async fn settled(State(handles): State<Handles>) -> Response {
+    let settled = handles.snapshots.borrow().settled;
+    yes_or_not_yet(settled)
+}
+
+fn yes_or_not_yet(yes: bool) -> Response {
+    if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }.into_response()
 }
 
 fn answer(reply: Reply) -> Response {

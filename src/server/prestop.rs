@@ -34,7 +34,8 @@ pub(super) fn refused() -> Response {
     (StatusCode::UNAUTHORIZED, hint, "the token is missing or wrong\n").into_response()
 }
 
-fn answer(ending: Ending) -> Response {
+/// How the wait ended.
+pub(super) fn answer(ending: Ending) -> Response {
     match ending {
         Ending::Answered(answer) => Json(PrestopAnswer::from(&answer)).into_response(),
         // The server that the hook was for has gone; whoever still waits may go on.

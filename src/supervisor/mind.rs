@@ -82,6 +82,14 @@ impl Mind {
         }
     }
 
+    /// As [`Agent::settled`]; unknown is no.
+    pub fn settled(&self) -> bool {
+        match self {
+            Self::Bare { .. } => false,
+            Self::Whole(agent) => agent.settled(),
+        }
+    }
+
     pub fn view(&self, now: Moment) -> View {
         match self {
             Self::Bare { trouble, .. } => Snapshot::unknown(now, trouble.clone()).view,

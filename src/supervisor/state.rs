@@ -317,6 +317,8 @@ impl State {
             findings: self.findings(),
             rejected_at: self.inputs.effects.rejected_at(),
             current_complete: self.current_complete,
+            // With a configuration that cannot work nothing is ever moved.
+            settled: self.inputs.invalid.is_some() || self.mind.settled(),
             seen_current: self.seen_current,
             seen_booted: self.seen_booted,
         }));

@@ -48,6 +48,11 @@ pub(super) enum RevertStep {
 }
 
 impl Revert {
+    /// `current` leads back, or there is nowhere to go back to.
+    pub(super) fn flipped(&self) -> bool {
+        !matches!(self.step, RevertStep::Reject | RevertStep::Look { .. } | RevertStep::Flip { .. })
+    }
+
     pub(super) fn deadlines(&self) -> Vec<Moment> {
         match self.step {
             RevertStep::Look { until } | RevertStep::Survey { until } => vec![until],

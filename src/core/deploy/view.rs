@@ -17,6 +17,18 @@ impl Deploy {
         }
     }
 
+    /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
+    pub fn may_end(&self) -> bool {
+        match &self.state {
+            State::Restarting(_, _, Restarting::Signal(_)) | State::Committing(_, Committing::Record) => {
+                false
+            }
+            State::Verifying(_, verifying) => !verifying.watch.signalled(),
+            State::Reverting(_, revert) => revert.flipped(),
+            _ => true,
+        }
+    }
+
     /// What an outsider may know.
     pub fn view(&self, gate: Gate) -> View {
         let desired = self.desired.as_ref().map(|d| d.revision.clone());

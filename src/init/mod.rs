@@ -1,0 +1,207 @@
+//! `pitstop exec`: the container's first process, where the platform has neither sidecars nor hooks.
+//!
+//! ```text
+//!   init (this) ─┬─ CMD: the app server, perhaps behind a shell
+//!                └─ the agent: `pitstop run`
+//! ```
+//!
+//! It is small and synchronous, because nothing may go wrong here: when it ends, the container ends.
+//! What it decides is in `course`, a value without I/O; what it does is here: it starts both, reaps
+//! whatever dies, passes signals on (`reach`), and asks the agent over its admin socket (`ask`).
+//!
+//! No volume is touched here, and nothing is waited for without an end.
+
+mod ask;
+mod children;
+mod course;
+mod reach;
+mod signals;
+mod trampoline;
+
+use std::{
+    ffi::OsString,
+    io,
+    path::PathBuf,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::core::Moment;
+
+use ask::{Answer, Question};
+use children::{Children, Dead};
+use course::{Act, Course, Input, Limits, Why};
+
+pub use trampoline::become_command;
+
+/// The loop looks up at least so often, whatever the clocks and the signals do.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// What the init works with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The command whose end is the container's end; never empty.
+    pub command: Vec<OsString>,
+    /// Arguments of the agent.
+    pub agent: Vec<OsString>,
+    /// Logs are JSON.
+    pub json_log: bool,
+    /// Where the agent's admin socket is.
+    pub state_dir: PathBuf,
+    /// Set when that is another than the configured one: the agent must be told.
+    pub state_dir_moved: bool,
+    /// The configuration allows no deploys, so that the command need not wait for a first release.
+    pub no_deploys: bool,
+    /// How long SIGTERM is held back at most, in milliseconds.
+    pub hold_ms: u64,
+    /// From the first SIGTERM to the SIGKILL that ends what still runs, in milliseconds.
+    pub grace_ms: u64,
+    /// What the command leaves behind gets so long to end, in milliseconds.
+    pub reserve_ms: u64,
+    /// The clock.
+    pub clock: fn() -> Moment,
+}
+
+/// Anything that can happen.
+enum Event {
+    Signal(i32),
+    Answered(Question, Answer),
+}
+
+/// Runs until the command has ended and nothing is left of it. Returns the exit code: the command's,
+/// or 128 and the number of the signal that ended it.
+///
+/// # Errors
+/// When signals cannot be caught: nothing was started then.
+pub fn run(settings: Settings) -> io::Result<u8> {
+    let (send, events) = mpsc::channel();
+    signals::catch(send.clone())?;
+    children::adopt_orphans();
+    let course = Course::new((settings.clock)(), Limits::of(&settings), settings.no_deploys);
+    let children = Children::new(&settings);
+    Ok(Init { settings, course, children, send, events }.run())
+}
+
+struct Init {
+    settings: Settings,
+    course: Course,
+    children: Children,
+    send: Sender<Event>,
+    events: Receiver<Event>,
+}
+
+impl Init {
+    fn run(mut self) -> u8 {
+        self.feed(Input::Tick);
+        loop {
+            if let Some(code) = self.course.over() {
+                return code;
+            }
+            match self.events.recv_timeout(self.pause()) {
+                Ok(Event::Signal(number)) => self.signal(number),
+                Ok(Event::Answered(question, answer)) => self.feed(Input::Answered(question, answer)),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            self.feed(Input::Tick);
+            self.reap();
+        }
+    }
+
+    fn now(&self) -> Moment {
+        (self.settings.clock)()
+    }
+
+    fn pause(&self) -> Duration {
+        let left = self.course.due().map(|at| Duration::from_millis(at.since(self.now())));
+        left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+    }
+
+    fn feed(&mut self, input: Input) {
+        for act in self.course.take(self.now(), input) {
+            self.perform(act);
+        }
+    }
+
+    fn signal(&mut self, number: i32) {
+        let Some(signal) = signals::named(number) else { return };
+        match signal {
+            Signal::CHILD => {}
+            Signal::TERM | Signal::INT => self.feed(Input::Stop(signal)),
+            other => self.children.pass_on(other),
+        }
+    }
+
+    /// Whatever has died leaves no zombie, an orphan of the command's included.
+    fn reap(&mut self) {
+        while let Some(dead) = self.children.reap() {
+            match dead {
+                Dead::Command(code) => self.feed(Input::CommandEnded(code)),
+                Dead::Agent(code) => self.feed(Input::AgentEnded(code)),
+                Dead::Orphan => {}
+            }
+        }
+        if self.children.none_left() {
+            self.feed(Input::Alone);
+        }
+    }
+
+    fn perform(&mut self, act: Act) {
+        match act {
+            Act::StartAgent => {
+                if let Err(code) = self.children.start_agent() {
+                    self.feed(Input::AgentEnded(code));
+                }
+            }
+            Act::StartCommand(why) => {
+                explain_start(why);
+                if let Err(code) = self.children.start_command() {
+                    self.feed(Input::CommandEnded(code));
+                }
+            }
+            Act::Ask(question) => {
+                ask::ask(&self.settings.state_dir, question, self.settings.hold_ms, self.send.clone());
+            }
+            Act::Hold(signal) => tracing::info!(
+                signal = signals::name(signal),
+                "held back from the command until the drain is over"
+            ),
+            Act::PassOn(signal, why) => {
+                explain_stop(signal, &why);
+                self.children.pass_on(signal);
+            }
+            Act::EndAgent => self.children.end_agent(),
+            Act::EndLeftovers => self.children.end_leftovers(),
+            Act::Kill => self.children.kill_all(),
+            Act::Ended(code) => tracing::info!(code, "the command has ended"),
+        }
+    }
+}
+
+fn explain_start(why: Why) {
+    match why {
+        Why::Ready => tracing::info!("the release is in place: the command starts"),
+        Why::NoDeploys => tracing::error!(
+            "the configuration allows no deploys: the command starts with whatever is on the volume; \
+             `pitstop config` says what is wrong"
+        ),
+        _ => tracing::error!(
+            "no release is in place yet: the command is started all the same; `pitstop status` and the \
+             agent's log say what is missing"
+        ),
+    }
+}
+
+fn explain_stop(signal: Signal, why: &Why) {
+    let signal = signals::name(signal);
+    match why {
+        Why::Again => tracing::warn!(signal, "came again: passed on to the command at once"),
+        Why::Time => tracing::error!(
+            signal,
+            "passed on to the command without the agent's word: it did not answer in time; requests may be lost"
+        ),
+        Why::Answered(result) => tracing::info!(signal, drain = result, "passed on to the command"),
+        Why::Ready | Why::NoDeploys => tracing::info!(signal, "passed on to the command"),
+    }
+}
