@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     core::{Reason, Trouble},
-    revision::{Pointer, Revision},
+    revision::{Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version},
     volume::Lane,
 };
@@ -130,7 +130,13 @@ pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
         return Err(invalid(bytes, "is empty"));
     }
     if text.starts_with('{') {
-        return serde_json::from_str(text).map_err(|e| invalid(bytes, &format!("is no pointer: {e}")));
+        let pointer: Pointer =
+            serde_json::from_str(text).map_err(|e| invalid(bytes, &format!("is no pointer: {e}")))?;
+        let named = [Some(&pointer.revision.release), pointer.previous.as_ref()];
+        if named.into_iter().flatten().any(ReleaseId::is_fallback) {
+            return Err(invalid(bytes, "names no release"));
+        }
+        return Ok(pointer);
     }
     let release = text.parse().map_err(|_| invalid(bytes, "is neither JSON nor a release id"))?;
     Ok(Pointer { revision: Revision { release, sequence: None }, previous: None })
@@ -315,7 +321,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_named() {
-        let bad: [&[u8]; 8] = [
+        let bad: [&[u8]; 9] = [
+            br#"{"release":"(fallback_dir)"}"#,
             b"",
             b" \n",
             b"\xff\xfe",

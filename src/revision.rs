@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct ReleaseId(Arc<str>);
 
+/// In round brackets, which no id has.
+const FALLBACK: &str = "(fallback_dir)";
+
 /// A string that is no release id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -20,6 +23,17 @@ impl ReleaseId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What stands for the code in `fallback_dir` wherever a release is named. No release can be
+    /// called so, and no pointer may name it.
+    pub fn fallback() -> Self {
+        Self(FALLBACK.into())
+    }
+
+    /// Whether this is no release but the code in `fallback_dir`.
+    pub fn is_fallback(&self) -> bool {
+        *self.0 == *FALLBACK
     }
 }
 
@@ -38,8 +52,9 @@ impl FromStr for ReleaseId {
 impl TryFrom<String> for ReleaseId {
     type Error = InvalidReleaseId;
 
+    /// Also what our own journal says of `fallback_dir`; a text of the user's is parsed instead.
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+        if text == FALLBACK { Ok(Self::fallback()) } else { text.parse() }
     }
 }
 

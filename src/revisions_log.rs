@@ -14,6 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod neighbours;
+
+pub use neighbours::neighbours;
+
 use crate::{
     core::{Reason, Record, Trouble},
     failpoint,

@@ -220,6 +220,7 @@ fn policy() -> Policy {
         long_request_ms: None,
         wait_in_flight_ms: 0,
         spread_ms: 0,
+        fallback: false,
         retry_ms: 1_000,
         drain,
     }

@@ -103,6 +103,14 @@ impl Puma {
         })
     }
 
+    /// With code in the image that counts as ours as well ([`ReleaseId::fallback`]).
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
+        self.candidates.fallback.clone_from(&fallback);
+        self.whereabouts.fallback = fallback;
+        self
+    }
+
     async fn look(&self) -> Look {
         match self.see().await {
             Ok(view) => Look {

@@ -1,8 +1,10 @@
-//! `pitstop fetch`: once, for init containers.
+//! `pitstop fetch`: once, for init containers. A pod is born on what the pointer names, or, where that
+//! cannot be had, on the best that is left; it is refused its birth only when there is nothing.
 
 use std::{
     fmt,
     ops::ControlFlow,
+    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -12,10 +14,11 @@ use tokio::runtime::Handle;
 use super::{Console, Exit, Failure, publish::usage};
 use crate::{
     config::Config,
-    core::{Reason, Trouble},
+    core::{Reason, Trouble, deploy::stand_ins, history::History},
     pointer::{self, Source},
     releases::{Releases, fetch::Fetched, leases::Lease, prune::Need},
-    revision::ReleaseId,
+    revision::{Pointer, ReleaseId, Revision},
+    revisions_log::{self, Log},
     store::{self, Blocking},
 };
 
@@ -30,62 +33,136 @@ struct Answer {
     release: ReleaseId,
     downloaded_bytes: u64,
     was_there: bool,
+    /// What the pointer names, where that could be read and is something else.
+    instead_of: Option<Revision>,
+    reason: Option<Reason>,
+    message: Option<String>,
 }
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.was_there { "was on the volume" } else { "fetched" };
-        write!(f, "current is {} ({how}, {} bytes downloaded)", self.release, self.downloaded_bytes)
+        write!(f, "current is {} ({how}, {} bytes downloaded)", self.release, self.downloaded_bytes)?;
+        let Some(message) = &self.message else { return Ok(()) };
+        write!(f, "\nit stands in until what is desired can be had: {message}")
     }
 }
 
-/// Fetches and publishes what the pointer names.
+/// Fetches and publishes what the pointer names, or what may stand in for it.
 ///
 /// # Errors
-/// [`Failure`] with the message for the user; then nothing was published.
+/// [`Failure`] with the message for the user; then `current` leads to nothing that may run.
 pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let source = match pointer::file_path(&config.pointer) {
         Some(path) => Source::File(path),
         None => Source::Store(store.clone(), config.pointer.clone()),
     };
-    let release = pointer::read(&source).await?.revision.release;
-    let releases = super::on_volume(config);
-    let store = Blocking::new(store, Handle::current(), IDLE);
-    let (id, pod) = (release.clone(), config.pod());
-    let work = tokio::task::spawn_blocking(move || fetch_and_publish(&releases, &store, &id, &pod));
-    let fetched = work.await.map_err(|e| Failure::failed(e.to_string()))??;
-    console.print(&Answer {
-        release,
-        downloaded_bytes: fetched.downloaded_bytes,
-        was_there: fetched.was_there,
-    });
+    let pointer = pointer::read(&source).await;
+    let birth = Birth {
+        releases: super::on_volume(config),
+        store: Blocking::new(store, Handle::current(), IDLE),
+        fallback: config.fallback_dir.is_some(),
+        pod: config.pod(),
+    };
+    let journal = revisions_log::path(&config.deploy_to, &config.pod());
+    let work = tokio::task::spawn_blocking(move || birth.of(pointer, &journal));
+    let answer = work.await.map_err(|e| Failure::failed(e.to_string()))??;
+    console.print(&answer);
     Ok(Exit::Done)
 }
 
-fn fetch_and_publish(
-    releases: &Releases,
-    store: &Blocking,
-    id: &ReleaseId,
-    pod: &str,
-) -> Result<Fetched, Trouble> {
-    let fetched = loop {
-        let failed = match lease(releases, pod, id).and_then(|()| releases.fetch(store, id)) {
-            Ok(fetched) => break fetched,
-            Err(trouble) => trouble,
+struct Birth {
+    releases: Releases,
+    store: Blocking,
+    fallback: bool,
+    pod: String,
+}
+
+impl Birth {
+    fn of(&self, pointer: Result<Pointer, Trouble>, journal: &Path) -> Result<Answer, Trouble> {
+        let history = History::fold(&Log::open(journal.to_owned())?.1).0;
+        let desired = pointer.as_ref().ok().cloned();
+        let fetched = pointer.and_then(|pointer| {
+            let fetched = self.desired(&pointer.revision, &history)?;
+            Ok((pointer.revision.release, fetched))
+        });
+        let answer = match fetched {
+            Ok((release, fetched)) => self.publish(release, fetched),
+            Err(why) => self.stand_in(why, desired, &history, journal),
         };
-        if failed.reason != Reason::NoSpace || !make_room(releases, id)? {
-            return Err(failed);
+        tidy(&self.releases);
+        answer
+    }
+
+    fn desired(&self, desired: &Revision, history: &History) -> Result<Fetched, Trouble> {
+        match history.rejection(desired) {
+            None => self.fetch(&desired.release),
+            Some(why) => {
+                let message = format!("{desired} failed in this pod ({why}) and is not tried again");
+                Err(Trouble::new(Reason::Rejected, message))
+            }
         }
-    };
-    releases.publish(id)?;
-    // Leftovers are in nobody's way: they are no reason to keep a pod from starting.
+    }
+
+    fn fetch(&self, id: &ReleaseId) -> Result<Fetched, Trouble> {
+        if id.is_fallback() {
+            return Ok(Fetched { downloaded_bytes: 0, was_there: true });
+        }
+        loop {
+            let leased = lease(&self.releases, &self.pod, id);
+            let failed = match leased.and_then(|()| self.releases.fetch(&self.store, id)) {
+                Ok(fetched) => return Ok(fetched),
+                Err(trouble) => trouble,
+            };
+            if failed.reason != Reason::NoSpace || !make_room(&self.releases, id)? {
+                return Err(failed);
+            }
+        }
+    }
+
+    fn publish(&self, release: ReleaseId, fetched: Fetched) -> Result<Answer, Trouble> {
+        self.releases.publish(&release)?;
+        let Fetched { downloaded_bytes, was_there } = fetched;
+        Ok(Answer { release, downloaded_bytes, was_there, instead_of: None, reason: None, message: None })
+    }
+
+    /// What is in place stays, unless it failed; else the best that can be had.
+    fn stand_in(
+        &self,
+        why: Trouble,
+        desired: Option<Pointer>,
+        history: &History,
+        journal: &Path,
+    ) -> Result<Answer, Trouble> {
+        let current = self.releases.current()?.filter(|release| !history.distrusts(release));
+        let previous = desired.as_ref().and_then(|pointer| pointer.previous.clone());
+        let mut neighbours = revisions_log::neighbours(journal);
+        neighbours.verified.retain(|release| self.releases.is_complete(release).unwrap_or(false));
+        let others = stand_ins(why.reason, previous.as_ref(), history, &neighbours, self.fallback);
+        let named = desired.as_ref().map(|pointer| &pointer.revision.release);
+        for release in current.into_iter().chain(others).filter(|release| Some(release) != named) {
+            let put = self.fetch(&release).and_then(|fetched| self.publish(release.clone(), fetched));
+            match put {
+                Ok(answer) => {
+                    let instead_of = desired.map(|pointer| pointer.revision);
+                    let (reason, message) = (Some(why.reason), Some(why.message));
+                    return Ok(Answer { instead_of, reason, message, ..answer });
+                }
+                Err(trouble) => tracing::warn!(%release, "cannot stand in: {}", trouble.message),
+            }
+        }
+        Err(why)
+    }
+}
+
+/// Leftovers are in nobody's way: they are no reason to keep a pod from starting.
+fn tidy(releases: &Releases) {
     let began = Instant::now();
     let pace = |_| if began.elapsed() < TIDYING { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     if let Err(trouble) = releases.clean_leftovers(&pace) {
         tracing::warn!(reason = %trouble.reason, "leftovers stay: {}", trouble.message);
     }
-    Ok(fetched)
 }
 
 /// Names the release for this pod, beside what its agent may have named.

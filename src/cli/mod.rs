@@ -129,7 +129,7 @@ fn on_volume(config: &Config) -> Releases {
     };
     let releases =
         Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
-    releases.laid_out(layout)
+    releases.laid_out(layout).with_fallback(config.fallback_dir.clone())
 }
 
 /// How a command ends when nothing went wrong on the way.

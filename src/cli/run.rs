@@ -63,7 +63,8 @@ pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, F
 }
 
 fn app_server(config: &Config) -> io::Result<Arc<dyn AppServer>> {
-    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?;
+    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?
+        .with_fallback(config.fallback_dir.clone());
     Ok(Arc::new(puma))
 }
 

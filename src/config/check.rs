@@ -33,6 +33,7 @@ pub fn check(config: &Config) -> Vec<Complaint> {
     checks.names(config);
     checks.paths(config);
     checks.linked(config);
+    checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
     checks.complaints
@@ -95,6 +96,7 @@ impl Checks {
         for (key, path) in [
             ("deploy_to", Some(&config.deploy_to)),
             ("current", config.current.as_ref()),
+            ("fallback_dir", config.fallback_dir.as_ref()),
             ("state_dir", Some(&config.state_dir)),
             ("pod_dir", Some(&config.pod_dir)),
             ("token_file", config.token_file.as_ref()),
@@ -123,6 +125,14 @@ impl Checks {
                 seen.push((key, path));
             }
         }
+    }
+
+    /// A link to itself would serve nobody.
+    fn fallback(&mut self, config: &Config) {
+        let Some(fallback) = &config.fallback_dir else { return };
+        let apart = !fallback.starts_with(&config.deploy_to) && *fallback != config.current();
+        let message = || "must lie in the image, outside of deploy_to and of current".to_owned();
+        self.together("fallback_dir", ensure(apart, message));
     }
 
     fn addresses(&mut self, config: &Config) {

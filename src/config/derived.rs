@@ -49,6 +49,7 @@ impl Config {
             successes: self.verify.successes,
             long_request_ms: self.restart.long_request(self.puma.worker_shutdown_timeout).map(ms),
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
+            fallback: self.fallback_dir.is_some(),
             spread_ms: place(&self.pod(), ms(self.restart.spread)),
             retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),
             drain: self.budget(),

@@ -38,6 +38,8 @@ pub struct Config {
     pub deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
     pub current: Option<PathBuf>,
+    /// A directory of the app's image with code that can be run when no release can be had.
+    pub fallback_dir: Option<PathBuf>,
     /// A place of this pod's own that survives the agent (an emptyDir): admin socket, drain journal.
     pub state_dir: PathBuf,
     /// How often the pointer is read.
@@ -259,6 +261,7 @@ impl Default for Config {
             pod: None,
             deploy_to: "/srv/app".into(),
             current: None,
+            fallback_dir: None,
             state_dir: "/run/pitstop".into(),
             poll_interval: Duration::from_secs(30),
             keep_releases: 5,

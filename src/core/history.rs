@@ -3,6 +3,8 @@
 //! An attempt is open from its `attempt` line until a `verified` or `reverted` line. A `rejected`
 //! line alone leaves it open: the way back has begun and has not been seen to end.
 
+use std::collections::BTreeSet;
+
 use super::effect::{Baseline, Record};
 use super::reason::Reason;
 use crate::revision::{RecordEvent, ReleaseId, Revision};
@@ -19,6 +21,18 @@ pub struct History {
     pub previous: Option<ReleaseId>,
     /// Moves that are not to be tried again, oldest first.
     pub rejected: Vec<(Revision, Reason)>,
+    /// Releases that failed here and were not proved since: no way back leads to them, also when the
+    /// move itself may be tried again.
+    failed: BTreeSet<ReleaseId>,
+}
+
+/// What the journals of the other pods of a shared volume say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Neighbours {
+    /// Complete releases that were proved in some pod, newest first.
+    pub verified: Vec<ReleaseId>,
+    /// Releases that failed in some pod and were not proved there since.
+    pub failed: BTreeSet<ReleaseId>,
 }
 
 /// An attempt that has no end in the journal.
@@ -84,6 +98,7 @@ impl History {
 
     /// Notes that the release runs, proven.
     pub fn verify(&mut self, release: &ReleaseId) {
+        self.failed.remove(release);
         if self.verified.as_ref() != Some(release) {
             self.previous = self.verified.replace(release.clone());
         }
@@ -93,6 +108,7 @@ impl History {
     pub fn reject(&mut self, revision: &Revision, reason: Reason) {
         self.rejected.retain(|(r, _)| r != revision);
         self.rejected.push((revision.clone(), reason));
+        self.failed.insert(revision.release.clone());
     }
 
     /// Why the move is not to be tried again, if it is not.
@@ -106,9 +122,14 @@ impl History {
         self.rejected.retain(|(r, _)| r != revision && r.sequence.is_some());
     }
 
-    /// Whether any move to this release failed.
+    /// Whether the release failed here, and has not been proved since.
     pub fn distrusts(&self, release: &ReleaseId) -> bool {
-        self.rejected.iter().any(|(r, _)| r.release == *release)
+        self.failed.contains(release)
+    }
+
+    /// Every release that failed here and has not been proved since.
+    pub fn failed(&self) -> &BTreeSet<ReleaseId> {
+        &self.failed
     }
 }
 
@@ -147,6 +168,28 @@ mod tests {
         let (history, open) = History::fold(&lines);
         assert!(history.rejection(&lines[0].revision).is_some());
         assert!(open.unwrap().rejected.is_some());
+    }
+
+    #[test]
+    fn a_release_that_was_proved_after_it_failed_is_trusted_again() {
+        let failed = [line(RecordEvent::Attempt, "v2", Some(2)), line(RecordEvent::Rejected, "v2", Some(2))];
+        let (mut history, _) = History::fold(&failed);
+        let v2 = &failed[0].revision.release;
+        assert!(history.distrusts(v2));
+        history.verify(v2);
+        assert!(!history.distrusts(v2));
+        assert!(history.rejection(&failed[0].revision).is_some(), "the old move stays rejected");
+    }
+
+    #[test]
+    fn a_rejection_that_is_lifted_leaves_the_release_distrusted() {
+        let lines = [
+            line(RecordEvent::Attempt, "v2", None),
+            line(RecordEvent::Rejected, "v2", None),
+            line(RecordEvent::Reverted, "v1", None),
+            line(RecordEvent::Attempt, "v3", None),
+        ];
+        assert!(History::fold(&lines).0.distrusts(&lines[0].revision.release));
     }
 
     #[test]

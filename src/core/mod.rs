@@ -26,6 +26,7 @@ pub use observation::{
 use crate::revision::{ReleaseId, Revision};
 use deploy::{Deploy, Gate};
 use drain::{Budget, Drain, Journal};
+use history::Neighbours;
 use serde::Serialize;
 
 /// The deploy's part of the config, in milliseconds.
@@ -49,6 +50,8 @@ pub struct Policy {
     pub wait_in_flight_ms: u64,
     /// How long this pod's hot restarts wait after the check: its place in `restart.spread`.
     pub spread_ms: u64,
+    /// Code in the image can be run when nothing else is left (`fallback_dir` is set).
+    pub fallback: bool,
     /// Pause before a failed fetch, check or write is tried again.
     pub retry_ms: u64,
     /// The drain's part.
@@ -64,6 +67,8 @@ pub struct Recovered {
     pub records: Vec<Record>,
     /// The kernel's boot, to know whether the journal's moments still mean anything.
     pub boot_id: String,
+    /// What other pods of the same volume have found out.
+    pub neighbours: Neighbours,
     /// The drain's journal.
     pub journal: Option<Journal>,
 }

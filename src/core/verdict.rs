@@ -300,6 +300,13 @@ pub fn on_release(generation: &Generation, release: &ReleaseId) -> bool {
     master && generation.processes.iter().all(|p| p.cwd == here)
 }
 
+/// Everything that is there, the master included, runs in the release already: it was started from
+/// `current`, and a signal would only make it boot twice.
+pub fn boots(server: &AppServer, release: &ReleaseId) -> bool {
+    let here = |g: &Generation| g.cwd == Cwd::Release(release.clone()) && on_release(g, release);
+    !server.generations.is_empty() && server.generations.iter().all(here)
+}
+
 /// The one release that a server at rest runs; `None` while it changes, boots or is mixed.
 pub fn settled_on(server: &AppServer) -> Option<ReleaseId> {
     let [only] = server.generations.as_slice() else { return None };

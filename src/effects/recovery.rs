@@ -2,7 +2,7 @@
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Recovered, Trouble},
+    core::{Recovered, Trouble, history::Neighbours},
     revision::ReleaseId,
     revisions_log::{self, Log},
 };
@@ -24,11 +24,22 @@ impl Effects {
         })
         .await??;
         *self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = rejected_at.into();
-        let boot_id = revisions_log::boot_id();
-        let recovered = Recovered { current, records, boot_id, journal: None };
+        let (boot_id, neighbours) = (revisions_log::boot_id(), self.recover_neighbours().await?);
+        let recovered = Recovered { current, records, boot_id, neighbours, journal: None };
         let (holder, known) = (self.holder.clone(), recovered.clone());
         on(&self.volume, move || holder.begin(&known)).await?;
         Ok(recovered)
+    }
+
+    /// What other pods of the volume have found out, as far as it is still there.
+    async fn recover_neighbours(&self) -> Result<Neighbours, Trouble> {
+        let tools = self.tools.clone();
+        on(&self.volume, move || {
+            let mut neighbours = revisions_log::neighbours(&tools.journal);
+            neighbours.verified.retain(|release| tools.releases.is_complete(release).unwrap_or(false));
+            neighbours
+        })
+        .await
     }
 
     async fn recover_current(&self) -> Result<Option<ReleaseId>, Trouble> {

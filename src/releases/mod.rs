@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod download;
+mod fallback;
 pub mod fetch;
 pub mod layout;
 pub mod leases;
@@ -117,6 +118,7 @@ pub struct Releases {
     pod: String,
     limits: Limits,
     layout: Layout,
+    fallback: Option<PathBuf>,
 }
 
 /// What a complete release was made from.
@@ -150,13 +152,26 @@ impl Releases {
     /// The releases under `deploy_to`; `current` is the link that the app server runs from, `pod`
     /// the name that this pod's unfinished work carries.
     pub fn new(deploy_to: PathBuf, current: PathBuf, pod: &str, limits: Limits) -> Self {
-        Self { deploy_to, current, pod: staging::plain(pod), limits, layout: Layout::default() }
+        Self {
+            deploy_to,
+            current,
+            pod: staging::plain(pod),
+            limits,
+            layout: Layout::default(),
+            fallback: None,
+        }
     }
 
     /// The same, with links that releases are given.
     #[must_use]
     pub fn laid_out(self, layout: Layout) -> Self {
         Self { layout, ..self }
+    }
+
+    /// With code in the app's image that `current` may lead to as well ([`ReleaseId::fallback`]).
+    #[must_use]
+    pub fn with_fallback(self, fallback: Option<PathBuf>) -> Self {
+        Self { fallback, ..self }
     }
 
     /// The directory of a release, whether it is there or not.
@@ -211,6 +226,9 @@ impl Releases {
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
     pub fn is_complete(&self, id: &ReleaseId) -> Result<bool, Trouble> {
+        if id.is_fallback() {
+            return Ok(self.fallback.is_some());
+        }
         Ok(self.marker(id)?.is_some())
     }
 

@@ -22,6 +22,7 @@ impl Releases {
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
     pub fn current(&self) -> Result<Option<ReleaseId>, Trouble> {
         match fs::read_link(&self.current) {
+            Ok(target) if self.is_fallback_link(&target) => return Ok(Some(ReleaseId::fallback())),
             Ok(_) => {}
             Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidInput => return Ok(None),
             Err(e) => return Err(disk_trouble(&self.current, &e)),
@@ -48,6 +49,9 @@ impl Releases {
     /// [`Reason::VolumeUnavailable`] or [`Reason::NoSpace`], naming the path;
     /// [`Reason::ReleaseCorrupt`] when the release is not complete.
     pub fn publish(&self, id: &ReleaseId) -> Result<(), Trouble> {
+        if id.is_fallback() {
+            return self.publish_fallback();
+        }
         let Some(marker) = self.marker(id)? else {
             let message = format!("{} is not a complete release", self.path(id).display());
             return Err(Trouble::new(Reason::ReleaseCorrupt, message));
@@ -68,7 +72,7 @@ impl Releases {
     }
 
     /// What `current` points to now; refuses what no rename may replace.
-    fn link_before(&self) -> Result<Option<PathBuf>, Trouble> {
+    pub(super) fn link_before(&self) -> Result<Option<PathBuf>, Trouble> {
         match fs::symlink_metadata(&self.current) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(disk_trouble(&self.current, &e)),
@@ -88,7 +92,7 @@ impl Releases {
     }
 
     /// The directory that holds `current`, without links on the way.
-    fn current_dir(&self) -> Result<PathBuf, Trouble> {
+    pub(super) fn current_dir(&self) -> Result<PathBuf, Trouble> {
         let dir = self.current.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         dir.canonicalize().map_err(|e| disk_trouble(dir, &e))
     }
@@ -101,7 +105,7 @@ impl Releases {
         Ok(relative(dir, &path).unwrap_or(path))
     }
 
-    fn swap(&self, dir: &Path, target: &Path) -> Result<(), Trouble> {
+    pub(super) fn swap(&self, dir: &Path, target: &Path) -> Result<(), Trouble> {
         let link = |path: &Path| std::os::unix::fs::symlink(target, path);
         let temp = tempfile::Builder::new()
             .prefix(&self.temp_link_prefix())

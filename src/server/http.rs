@@ -98,9 +98,18 @@ async fn live() -> &'static str {
     "ok\n"
 }
 
+/// Until the first release is in place, the probe's answer says what keeps it out: the kubelet shows
+/// it among the pod's events, also where nobody can ask for /status.
 async fn startup(State(handles): State<Handles>) -> Response {
-    let complete = handles.snapshots.borrow().current_complete;
-    pending(if complete { &[] } else { &["current"] })
+    let snapshot = handles.snapshots.borrow().clone();
+    if snapshot.current_complete {
+        return pending(&[]);
+    }
+    let trouble = snapshot.view.trouble.as_ref();
+    let reason = trouble.map(|trouble| trouble.reason.code());
+    let message = trouble.map(|trouble| trouble.message.as_str());
+    let body = json!({ "pending": ["current"], "reason": reason, "message": message });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
 async fn ready(State(handles): State<Handles>) -> Response {

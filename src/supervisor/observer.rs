@@ -150,8 +150,9 @@ impl Observer {
 
     fn ask(&self, prober: Prober, release: ReleaseId) -> Asking {
         let began = (self.clock)();
-        let named = release.clone();
-        let answer = tokio::spawn(async move { prober.probe(Some(&named)).await });
+        // The image's code names whatever release it was built as.
+        let named = Some(release.clone()).filter(|release| !release.is_fallback());
+        let answer = tokio::spawn(async move { prober.probe(named.as_ref()).await });
         Asking { release, began, since: Instant::now(), answer }
     }
 }

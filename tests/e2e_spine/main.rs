@@ -1,5 +1,6 @@
 //! The spine: `pitstop run` as a process beside a real Puma, from the pointer to the proof.
 
+mod births;
 mod crash;
 mod deploys;
 mod end;

@@ -78,7 +78,9 @@ impl Puma {
         running: Option<&ReleaseId>,
         release: &ReleaseId,
     ) -> Result<Mode, Trouble> {
-        let Some(running) = running.filter(|_| can_be_phased(view)) else { return Ok(Mode::Hot) };
+        // What the image's code was booted with is not on the volume.
+        let comparable = |running: &&ReleaseId| can_be_phased(view) && !running.is_fallback();
+        let Some(running) = running.filter(comparable) else { return Ok(Mode::Hot) };
         let Some(setting) = &view.memory.setting else { return Ok(Mode::Hot) };
         if !setting.allows_phased() {
             return Ok(Mode::Hot);

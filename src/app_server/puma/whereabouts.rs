@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     core::Cwd,
-    procs::{Inode, WorkingDirectory},
+    procs::{self, Inode, WorkingDirectory},
     revision::ReleaseId,
     volume::OneAtATime,
 };
@@ -26,27 +26,46 @@ const DEEPEST: usize = 3;
 pub(super) struct Whereabouts {
     lane: OneAtATime,
     releases: PathBuf,
+    /// Code in the image, as the app's container names it.
+    pub fallback: Option<PathBuf>,
 }
 
 impl Whereabouts {
     pub fn start(releases: PathBuf) -> io::Result<Self> {
-        Ok(Self { lane: OneAtATime::start("cwd")?, releases })
+        Ok(Self { lane: OneAtATime::start("cwd")?, releases, fallback: None })
     }
 
     /// Where each process runs; one that is missing in the answer is [`Cwd::Unknown`].
     pub async fn of(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
-        let releases = self.releases.clone();
-        let job = move || pids.into_iter().map(|pid| (pid, release_of(pid, &releases))).collect();
+        let (releases, fallback) = (self.releases.clone(), self.fallback.clone());
+        let place = move |pid| (pid, release_of(pid, &releases, fallback.as_deref()));
+        let job = move || pids.into_iter().map(place).collect();
         self.lane.run(LIMIT, job).await.unwrap_or_default()
     }
 }
 
-fn release_of(pid: i32, releases: &Path) -> Cwd {
+fn release_of(pid: i32, releases: &Path, fallback: Option<&Path>) -> Cwd {
     match WorkingDirectory::of(pid) {
         Ok(cwd) if cwd.deleted => Cwd::Elsewhere,
-        Ok(cwd) => prove(pid, &cwd.name, releases),
+        Ok(cwd) => match prove(pid, &cwd.name, releases) {
+            Cwd::Elsewhere if fallback.is_some_and(|dir| is_below(pid, &cwd.name, dir)) => {
+                Cwd::Release(ReleaseId::fallback())
+            }
+            place => place,
+        },
         Err(_) => Cwd::Unknown,
     }
+}
+
+/// Whether it is this directory of its own root, or not far below it.
+fn is_below(pid: i32, name: &Path, dir: &Path) -> bool {
+    let Ok(dir) = Inode::of(&procs::in_root_of(pid, dir)) else { return false };
+    let mut here = PathBuf::from(format!("/proc/{pid}/cwd"));
+    name.ancestors().take(DEEPEST + 1).any(|_| {
+        let found = Inode::of(&here).is_ok_and(|inode| inode == dir);
+        here.push("..");
+        found
+    })
 }
 
 /// The name only suggests a release; being the same directory proves it.

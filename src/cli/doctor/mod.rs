@@ -64,7 +64,8 @@ async fn before_puma(config: &Config) -> Result<Vec<Check>, Failure> {
 }
 
 async fn whole_pod(config: &Config) -> Result<Vec<Check>, Failure> {
-    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?;
+    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?
+        .with_fallback(config.fallback_dir.clone());
     let (puma, volume, store, pod, agent) = tokio::join!(
         puma_and_its_app(&puma, config),
         volume::checks(config),

@@ -15,7 +15,7 @@ impl Deploy {
         let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
         let idle = self.pauses() || self.history.rejection(&revision).is_some() || (trusted && !astray);
         let hot_only = matches!(self.state, State::Stranded(_));
-        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only })
+        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only, stand_in: None })
     }
 
     /// From rest, begins the wanted move.
@@ -24,7 +24,7 @@ impl Deploy {
         if !at_rest || gate.draining {
             return;
         }
-        if let Some(target) = self.wanted(now) {
+        if let Some(target) = self.wanted(now).or_else(|| self.stand_in_at_rest()) {
             self.begin_attempt(target, now);
         }
     }
@@ -40,6 +40,9 @@ impl Deploy {
 
     /// A newer move ends an attempt that has changed nothing yet.
     pub(super) fn supersede(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.way_back_is_outdated() {
+            return self.leave_the_way_back(now, out);
+        }
         let target = match &self.state {
             State::Fetching(target) | State::Checking(target, _) => target,
             State::Publishing(target, ..) if self.busy.is_none() => target,
@@ -53,9 +56,13 @@ impl Deploy {
             .or(self.desired.as_ref().map(|d| &d.revision.release));
         let sequence =
             if self.held.is_some() { None } else { self.desired.as_ref().and_then(|d| d.revision.sequence) };
-        if wanted.is_none()
-            || (wanted == Some(&target.revision.release) && sequence == target.revision.sequence)
-        {
+        // A stand-in gives way to a move that was not known when it began.
+        let known = match &target.stand_in {
+            Some(stand_in) => stand_in.desired.as_ref(),
+            None => Some(&target.revision),
+        };
+        let same = |known: &Revision| wanted == Some(&known.release) && sequence == known.sequence;
+        if wanted.is_none() || known.is_some_and(same) {
             return;
         }
         out.push(self.conclude(target.revision.clone(), Conclusion::Superseded));

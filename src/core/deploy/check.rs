@@ -68,6 +68,9 @@ impl Deploy {
     /// at once and the server boots from it. Where good code is in place already, the server is
     /// given time to come back first: a flip while it boots could bind it to the wrong directory.
     fn check_sight(&mut self, now: Moment, target: Target, missing_until: Option<Moment>, sight: &Sight) {
+        if target.stand_in.is_some() {
+            return self.check_stand_in(now, target, sight);
+        }
         self.trouble = sight_trouble(sight);
         match sight {
             Sight::Seen(_) => self.state = State::Checking(target, Checking::Plan),

@@ -106,7 +106,10 @@ impl Deploy {
         match &look.sight {
             // It will boot from `current` by itself.
             Sight::Missing => self.begin_watch(target, Watch::new(release, None, None)),
-            Sight::Seen(server) if verdict::settled_on(server).as_ref() == Some(&release) => {
+            Sight::Seen(server)
+                if verdict::settled_on(server).as_ref() == Some(&release)
+                    || (!target.hot_only && verdict::boots(server, &release)) =>
+            {
                 let until = now.plus(self.timeout_of(mode));
                 self.begin_watch(target, Watch::new(release, None, Some(until)));
             }
@@ -253,6 +256,10 @@ impl Deploy {
             (State::Restarting(target, mode, at), Outcome::Failed(trouble)) => {
                 self.restart_failed(now, target, mode, at, trouble)
             }
+            (State::Fetching(target), Outcome::Failed(trouble)) => {
+                self.refused(&State::Fetching(target.clone()), trouble, step, out);
+                self.not_fetched(now, target, trouble)
+            }
             (state, Outcome::Failed(trouble)) => {
                 self.refused(&state, trouble, step, out);
                 self.retry(now, trouble);
@@ -343,6 +350,7 @@ impl Deploy {
             State::Fetching(target) | State::Checking(target, _) => target,
             _ => return,
         };
+        let news = news && target.stand_in.is_none();
         if news && matches!(step, Step::Check | Step::Fetch) {
             out.push(self.conclude(target.revision.clone(), Conclusion::Refused(trouble.clone())));
         }

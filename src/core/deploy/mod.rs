@@ -19,6 +19,7 @@
 //! it ended (`fresh_after`): nothing is decided on what was seen before.
 
 mod begin;
+mod birth;
 mod check;
 mod forward;
 mod operator;
@@ -31,12 +32,14 @@ mod tests;
 mod time;
 mod view;
 
+pub use birth::stand_ins;
+
 use super::{
     Policy, Recovered, Stage, View, Watchfulness,
     effect::{
         Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble,
     },
-    history::History,
+    history::{History, Neighbours},
     mutation::Mutation,
     observation::{AppServer, GenerationKey, Moment, Observation, Sight},
     reason::Reason,
@@ -45,7 +48,7 @@ use super::{
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 #[cfg(test)]
 use revert::{Revert, RevertStep};
-use state::{Checking, Committing, Publishing, Restarting, State, Target, Verifying};
+use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Verifying};
 
 /// What the end of the pod forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,7 @@ pub struct Gate {
 pub struct Deploy {
     policy: Policy,
     history: History,
+    neighbours: Neighbours,
     desired: Option<Pointer>,
     pointer_trouble: Option<Trouble>,
     /// Where `current` points; `None` when that is not known to be a complete release.
@@ -92,6 +96,7 @@ impl Deploy {
         Self {
             policy,
             history,
+            neighbours: Neighbours::default(),
             desired: None,
             pointer_trouble: None,
             current,
@@ -228,16 +233,28 @@ impl Deploy {
 
     /// While no deploy is under way: what runs, and is it what `current` says?
     fn watch_at_rest(&mut self, now: Moment, look: &Observation) {
-        if !matches!(self.state, State::Steady | State::Stranded(_)) {
-            return;
-        }
-        if look.sight == Sight::Unclear {
+        let rest = matches!(self.state, State::Steady | State::Stranded(_));
+        // Until something is moved, what ran goes on running.
+        let untouched = rest || matches!(self.state, State::Fetching(_) | State::Checking(..));
+        if !untouched || look.sight == Sight::Unclear {
             return;
         }
         let settled = match &look.sight {
             Sight::Seen(server) => verdict::settled_on(server),
             _ => None,
         };
+        if !rest {
+            // A stand-in may not have come to its proof before the agent was started anew. What is
+            // desired itself has to.
+            let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
+            let trusted = |r: &ReleaseId| match &self.history.verified {
+                Some(verified) => verified == r,
+                None => desired != Some(r) && !self.history.distrusts(r),
+            };
+            let seen = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
+            self.running = seen.or(self.running.take());
+            return;
+        }
         self.ran.clone_from(&settled);
         let stranded = matches!(self.state, State::Stranded(_));
         let trusted = |r: &ReleaseId| {

@@ -8,6 +8,7 @@ impl Deploy {
     pub fn recover(policy: Policy, recovered: &Recovered, now: Moment) -> Self {
         let (history, open) = History::fold(&recovered.records);
         let mut deploy = Self::steady(policy, history, recovered.current.clone());
+        deploy.neighbours = recovered.neighbours.clone();
         if let Some(open) = open {
             deploy.take_up(open, &recovered.boot_id, now);
         }
@@ -20,6 +21,7 @@ impl Deploy {
             from: self.history.verified.clone(),
             previous: None,
             hot_only: false,
+            stand_in: None,
         };
         // Processes of another boot are gone, and its moments mean nothing in this one.
         let signalled = open.signalled.filter(|b| b.boot_id == boot_id);

@@ -1,7 +1,9 @@
 //! The way back, of its own accord and without a human.
 //!
 //! ```text
-//!   Reject ─► Look ─► Flip ─► Survey ─► Announce ─► Signal ─► Watch ─► Close ─► Steady (old, rejected)
+//!   Reject ─► Fetch ─► (the next best)   where it may not be on the volume
+//!      │        ▼
+//!      └────► Look ─► Flip ─► Survey ─► Announce ─► Signal ─► Watch ─► Close ─► Steady (old, rejected)
 //!              │                │  already back ────────────────┬─▲
 //!              │                └─ gone: its container starts it ┘ │ nothing serves in time
 //!              └─ nowhere to go ─► Stranded ◄── Watch again ◄── Recover
@@ -21,12 +23,16 @@ pub(super) struct Revert {
     killed: bool,
     /// A signal that left no trace in all its time was already taken for lost once.
     repeated: bool,
+    /// Goals that could not be fetched, and whether that is for ever.
+    unfetched: Vec<(ReleaseId, bool)>,
     pub step: RevertStep,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum RevertStep {
     Reject,
+    /// The goal may not be on the volume.
+    Fetch,
     Look {
         until: Moment,
     },
@@ -70,17 +76,28 @@ impl Deploy {
         }
         self.running = None;
         self.trouble = Some(why.clone());
-        let goal = self.way_back(&target);
-        let step = if reject { RevertStep::Reject } else { self.look_first(now) };
+        let goal = self.way_back(&target, &[]);
+        let step = if reject { RevertStep::Reject } else { self.first_step(now, &target, goal.as_ref()) };
+        let (killed, repeated, unfetched) = (false, false, Vec::new());
         self.state =
-            State::Reverting(target, Revert { why, reject, goal, killed: false, repeated: false, step });
+            State::Reverting(target, Revert { why, reject, goal, killed, repeated, unfetched, step });
     }
 
     /// The journal already has the rejection.
     pub(super) fn rejection_is_on_disk(&mut self, now: Moment) {
-        let first = self.look_first(now);
-        if let State::Reverting(_, revert) = &mut self.state {
-            revert.step = first;
+        if let State::Reverting(target, mut revert) = self.state.clone() {
+            revert.step = self.first_step(now, &target, revert.goal.as_ref());
+            self.state = State::Reverting(target, revert);
+        }
+    }
+
+    /// What ran here, or was proved here, is on the volume.
+    fn first_step(&self, now: Moment, target: &Target, goal: Option<&ReleaseId>) -> RevertStep {
+        let here = [&target.from, &self.history.verified, &self.history.previous];
+        if goal.is_none() || here.iter().any(|known| known.as_ref() == goal) {
+            self.look_first(now)
+        } else {
+            RevertStep::Fetch
         }
     }
 
@@ -89,13 +106,56 @@ impl Deploy {
     }
 
     /// The best release to go back to: what ran, then what was verified here, then what the
-    /// pointer names. Never one that failed.
-    fn way_back(&self, target: &Target) -> Option<ReleaseId> {
-        [&target.from, &self.history.verified, &self.history.previous, &target.previous]
-            .into_iter()
-            .flatten()
-            .find(|r| **r != target.revision.release && !self.history.distrusts(r))
+    /// pointer named before, then what another pod of the volume has proved, then the image's code.
+    /// Never one that failed.
+    fn way_back(&self, target: &Target, unfetched: &[(ReleaseId, bool)]) -> Option<ReleaseId> {
+        let named = self.desired.as_ref().and_then(|pointer| pointer.previous.as_ref());
+        let here = [target.from.as_ref(), self.history.verified.as_ref(), self.history.previous.as_ref()];
+        let there = [target.previous.as_ref(), named];
+        let there = there.into_iter().flatten().chain(&self.neighbours.verified);
+        let fallback = self.policy.fallback.then(ReleaseId::fallback);
+        let there = there.filter(|release| !self.neighbours.failed.contains(release));
+        let all = here.into_iter().flatten().chain(there).chain(fallback.as_ref());
+        all.into_iter()
+            .find(|r: &&ReleaseId| {
+                **r != target.revision.release
+                    && !self.history.distrusts(r)
+                    && unfetched.iter().all(|(id, _)| id != *r)
+            })
             .cloned()
+    }
+
+    /// The goal could not be fetched: the next best one, or the same again later.
+    fn goal_not_fetched(&mut self, now: Moment, target: &Target, revert: &mut Revert, trouble: &Trouble) {
+        let for_ever = matches!(trouble.reason, Reason::ReleaseUnknown | Reason::ReleaseCorrupt);
+        revert.unfetched.extend(revert.goal.take().map(|goal| (goal, for_ever)));
+        revert.goal = self.way_back(target, &revert.unfetched);
+        if revert.goal.is_none() {
+            revert.unfetched.retain(|(_, for_ever)| *for_ever);
+            revert.goal = self.way_back(target, &revert.unfetched);
+            self.retry(now, trouble);
+        }
+        revert.step = self.first_step(now, target, revert.goal.as_ref());
+    }
+
+    /// As long as the way back only waits for its goal, a newer move may be the better way out.
+    pub(super) fn way_back_is_outdated(&self) -> bool {
+        let State::Reverting(target, Revert { step: RevertStep::Fetch, .. }) = &self.state else {
+            return false;
+        };
+        let desired = self.desired.as_ref().map(|pointer| &pointer.revision);
+        let new =
+            |desired: &Revision| *desired != target.revision && self.history.rejection(desired).is_none();
+        self.held.is_none() && !self.paused && desired.is_some_and(new)
+    }
+
+    pub(super) fn leave_the_way_back(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let State::Reverting(target, revert) = self.state.clone() {
+            self.strand(target, revert.why, out);
+            self.attempt = Attempt(self.attempt.0 + 1);
+            (self.busy, self.retry_at) = (None, None);
+            self.fresh_after = Moment(now.0 + 1);
+        }
     }
 
     fn revert_timeout(&self) -> u64 {
@@ -113,6 +173,12 @@ impl Deploy {
         let barred = self.barred(gate, look);
         match revert.step.clone() {
             RevertStep::Reject if self.flips_first(&revert) => revert.step = self.look_first(now),
+            RevertStep::Fetch => {
+                if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
+                    self.busy = Some(Step::Fetch);
+                    out.push(Effect::Fetch { attempt: self.attempt, release: goal });
+                }
+            }
             RevertStep::Reject => {
                 // With the journal out of reach the way back is still taken.
                 if self.volume_is_free() {
@@ -178,7 +244,17 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         if revert.goal.is_none() {
-            return self.strand(target, revert.why, out);
+            // What the pointer named before may be the only way, and has not been read yet.
+            if self.desired.is_none() && self.pointer_trouble.is_none() {
+                return;
+            }
+            revert.goal = self.way_back(&target, &revert.unfetched);
+            if revert.goal.is_none() {
+                return self.strand(target, revert.why, out);
+            }
+            revert.step = self.first_step(now, &target, revert.goal.as_ref());
+            self.state = State::Reverting(target, revert);
+            return;
         }
         let safe = look.is_some_and(|l| self.may_flip(&l.sight) || now >= until);
         if safe && !barred && self.volume_is_free() {
@@ -313,9 +389,17 @@ impl Deploy {
         let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: until };
         revert.step = match revert.step {
             RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => RevertStep::Survey { until },
-            RevertStep::Reject => RevertStep::Look { until },
+            RevertStep::Reject => self.first_step(now, &target, revert.goal.as_ref()),
+            RevertStep::Fetch => match failed {
+                None => RevertStep::Look { until },
+                Some(trouble) => {
+                    self.goal_not_fetched(now, &target, &mut revert, trouble);
+                    return State::Reverting(target, revert);
+                }
+            },
             // One time for both: whatever did not move before the flip need not be waited for again.
             RevertStep::Flip { until } => match failed {
+                Some(trouble) if trouble.reason == Reason::ReleaseCorrupt => RevertStep::Fetch,
                 Some(trouble) => {
                     self.retry(now, trouble);
                     RevertStep::Flip { until }

@@ -2,7 +2,7 @@
 
 use super::revert::Revert;
 use crate::core::{
-    effect::{Baseline, Mode},
+    effect::{Baseline, Mode, Trouble},
     observation::{GenerationKey, Moment},
     verdict::Watch,
 };
@@ -19,6 +19,21 @@ pub(super) struct Target {
     /// The way back from the move before failed: whatever restart hangs there still, only a hot one
     /// leaves nothing of it.
     pub hot_only: bool,
+    /// It is not what the pointer names, but keeps the pod alive as long as that cannot be had.
+    pub stand_in: Option<StandIn>,
+}
+
+/// Why another release than the desired one is put in place at a pod's birth.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct StandIn {
+    /// What is wrong with the desired one, or with the pointer.
+    pub why: Trouble,
+    /// What the pointer named when it began.
+    pub desired: Option<Revision>,
+    /// The move that waits meanwhile.
+    pub instead_of: Option<Box<Target>>,
+    /// Stand-ins that could not be had either.
+    pub tried: Vec<ReleaseId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -25,6 +25,7 @@ pub(super) fn policy() -> Policy {
         long_request_ms: None,
         wait_in_flight_ms: 0,
         spread_ms: 5_000,
+        fallback: false,
         retry_ms: 100,
         drain,
     }

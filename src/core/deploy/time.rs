@@ -50,7 +50,7 @@ impl Revert {
                 (*until, *settle_by) = (shift(*until), shift(*settle_by))
             }
             RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
-            RevertStep::Reject | RevertStep::Recover(_) | RevertStep::Close => {}
+            RevertStep::Reject | RevertStep::Fetch | RevertStep::Recover(_) | RevertStep::Close => {}
         }
     }
 }

@@ -65,8 +65,8 @@ impl Deploy {
 
     /// The one reason that matters most, if the pod is not simply in sync.
     fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
-        if self.trouble.is_some() {
-            return self.trouble.clone();
+        if let Some(trouble) = self.stand_in_trouble().or_else(|| self.trouble.clone()) {
+            return Some(trouble);
         }
         if gate.draining {
             return Some(Trouble::new(Reason::Draining, "the pod is about to end: no deploy begins"));
@@ -77,11 +77,30 @@ impl Deploy {
         if let Some(hold) = self.hold() {
             return Some(hold.trouble());
         }
-        let desired = desired.filter(|_| !in_sync)?;
+        self.rejected_trouble(desired.filter(|_| !in_sync)?)
+    }
+
+    pub(super) fn rejected_trouble(&self, desired: &Revision) -> Option<Trouble> {
         let why = self.history.rejection(desired)?;
         let message = format!(
             "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
         );
         Some(Trouble::new(Reason::Rejected, message))
+    }
+
+    /// What keeps the desired release out, while another one is put in place for it.
+    fn stand_in_trouble(&self) -> Option<Trouble> {
+        let (State::Fetching(target)
+        | State::Checking(target, _)
+        | State::Publishing(target, ..)
+        | State::Restarting(target, ..)
+        | State::Verifying(target, _)
+        | State::Committing(target, _)) = &self.state
+        else {
+            return None;
+        };
+        let why = &target.stand_in.as_ref()?.why;
+        let message = format!("{}; until then {} stands in", why.message, target.revision.release);
+        Some(Trouble::new(why.reason, message))
     }
 }

@@ -121,7 +121,7 @@ fn walk(start: World, disturbances: u8) -> Walk {
 }
 
 fn start(kind: Kind, mode: super::Mode, second: Nature, mutation: Option<Mutation>) -> World {
-    World::start(world::Setting { kind, mode, second, mutation })
+    World::start(world::Setting { kind, mode, second, mutation, birth: false })
 }
 
 /// How many disturbances a walk is given. `WALK_DISTURBANCES=2` tries every pair of them, with many
@@ -129,12 +129,17 @@ fn start(kind: Kind, mode: super::Mode, second: Nature, mutation: Option<Mutatio
 const DISTURBANCES: u8 = 1;
 
 fn passes(kind: Kind, mode: super::Mode, second: Nature) {
+    rests(start(kind, mode, second, None));
+}
+
+fn rests(start: World) {
+    let world::Setting { kind, mode, second, birth, .. } = start.setting;
     let given = std::env::var("WALK_DISTURBANCES").ok().and_then(|n| n.parse().ok());
-    let walk = walk(start(kind, mode, second, None), given.unwrap_or(DISTURBANCES));
+    let walk = walk(start, given.unwrap_or(DISTURBANCES));
     if let Some(violation) = walk.violation {
         panic!("{kind:?} {mode:?} {second:?}, after {} states: {violation}", walk.states);
     }
-    println!("{kind:?} {mode:?} {second:?}: {} states", walk.states);
+    println!("{kind:?} {mode:?} {second:?} {birth}: {} states", walk.states);
 }
 
 /// Every kind of Puma with every kind of second release.
@@ -168,6 +173,17 @@ fn hot_restarts_of_a_single_puma() {
 #[test]
 fn hot_restarts_of_a_puma_that_can_be_pinned() {
     every_release(PINNABLE, super::Mode::Hot);
+}
+
+#[test]
+fn births_on_an_empty_volume() {
+    use Nature::{Corrupt, Good, Hangs, Raises, Unhealthy};
+    for kind in [CLUSTER, PRELOAD] {
+        for second in [Good, Raises, Hangs, Unhealthy, Corrupt] {
+            let (mode, mutation, birth) = (super::Mode::Hot, None, true);
+            rests(World::start(world::Setting { kind, mode, second, mutation, birth }));
+        }
+    }
 }
 
 /// The walk must find the planted defect, and by the rule that is there for it.

@@ -18,6 +18,8 @@ pub enum Nature {
     HangsBeforeTitle,
     /// It boots and serves, and its health path fails.
     Unhealthy,
+    /// It cannot be fetched.
+    Corrupt,
 }
 
 /// How this Puma was set up.
@@ -223,7 +225,7 @@ impl Pod {
         match nature(master.dir) {
             Nature::Raises => vec![self.with(None)],
             Nature::Hangs | Nature::HangsBeforeTitle => vec![],
-            Nature::Good | Nature::Unhealthy => {
+            Nature::Good | Nature::Unhealthy | Nature::Corrupt => {
                 vec![self.with(Some(Master { stage: Stage::Running, ..master.clone() }))]
             }
         }
@@ -246,7 +248,7 @@ impl Pod {
                     true
                 }
                 Some(w) if !w.booted => match nature(w.rel) {
-                    Nature::Good | Nature::Unhealthy => {
+                    Nature::Good | Nature::Unhealthy | Nature::Corrupt => {
                         changed.workers[index] = Some(Worker { booted: true, ..w.clone() });
                         true
                     }

@@ -23,7 +23,8 @@ pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
     let agent = world.agent.as_ref().expect("a living agent asked");
     let going_back = agent.view().stage == Stage::Reverting;
     let forward = match effect {
-        Effect::Fetch { .. } | Effect::Check { .. } | Effect::Perform { act: Act::Begin(_), .. } => true,
+        Effect::Fetch { .. } => !going_back,
+        Effect::Check { .. } | Effect::Perform { act: Act::Begin(_), .. } => true,
         Effect::Record { record, .. } => record.event == RecordEvent::Attempt,
         Effect::Publish { .. } => !going_back,
         _ => false,
@@ -90,6 +91,10 @@ fn published_by_intent(world: &World, rel: u8) -> Result<(), String> {
     if view.stage == Stage::Publishing && !attempted {
         return broken(world, "flipped without its attempt on disk");
     }
+    let failed = view.rejected.iter().any(|(r, _)| number(&r.release) == rel);
+    if view.stage == Stage::Reverting && failed {
+        return broken(world, "went back to a release that failed");
+    }
     let unwritten = view.rejected.iter().find(|(r, _)| !on_disk(world, RecordEvent::Rejected, |d| d == r));
     if view.stage == Stage::Reverting && unwritten.is_some() && !forgiven {
         return broken(world, "flipped back without its rejection on disk");
@@ -122,7 +127,8 @@ fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
 /// Rules on every state.
 pub fn holds(world: &World) -> Result<(), String> {
     let current = world.disk.current;
-    if current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
+    let unborn = world.setting.birth && current.is_none();
+    if !unborn && current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
         return broken(world, "`current` does not resolve to a complete release");
     }
     let Some(agent) = &world.agent else { return Ok(()) };
@@ -138,7 +144,9 @@ pub fn holds(world: &World) -> Result<(), String> {
 /// stranded with a reason; and whoever waits on /prestop is answered.
 pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), String> {
     let mut world = world.clone();
-    world.pointer = 3;
+    if !world.setting.birth {
+        world.pointer = 3;
+    }
     world.announced = false;
     let mut path = vec![];
     for turn in 0..600 {
@@ -147,6 +155,12 @@ pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), Strin
             break;
         }
         path.push(mark);
+        // What cannot be fetched is asked for again for ever: there is no rest but this.
+        let waits = world.setting.second == Nature::Corrupt && world.agent.is_some() && world.announced;
+        if waits && at_rest(&world).is_ok() {
+            calm.extend(path);
+            return Ok(());
+        }
         match quiet_step(&world, turn)? {
             Some(next) => world = next,
             None => {
@@ -210,7 +224,9 @@ fn helped_in_time(world: &World) -> Result<(), String> {
     let hangs = matches!(world.setting.second, Nature::Hangs | Nature::HangsBeforeTitle);
     let only_drained = world.disturbed.iter().all(|d| matches!(d, Disturbance::Drain | Disturbance::Slow));
     let serves = world.pod.master.is_none() || world.pod.booted() > 0;
-    if !world.ran_out || serves || hangs || !only_drained || world.setting.kind.pinnable {
+    // A pod that ends before it has ever served had no clients.
+    let unborn = world.setting.birth;
+    if !world.ran_out || serves || hangs || !only_drained || unborn || world.setting.kind.pinnable {
         return Ok(());
     }
     broken(world, "the drain ran out while nothing served, though there was a way back")
@@ -225,8 +241,15 @@ fn at_rest(world: &World) -> Result<(), String> {
     if agent.drain.active() {
         return Ok(());
     }
-    let in_sync = view.stage == Stage::Steady && view.running == Some(name(3));
-    let explained = view.trouble.is_some() && matches!(view.stage, Stage::Stranded | Stage::Steady);
+    let wanted = match (world.setting.birth, world.setting.second) {
+        (false, _) => 3,
+        (true, Nature::Good) => 2,
+        (true, _) => 1,
+    };
+    let waits = world.setting.second == Nature::Corrupt && view.stage == Stage::Fetching;
+    let settled = view.stage == Stage::Steady || waits;
+    let in_sync = settled && view.running == Some(name(wanted));
+    let explained = view.trouble.is_some() && (settled || view.stage == Stage::Stranded);
     let hopeless = world.setting.kind.pinnable || !world.disturbed.is_empty();
     if in_sync || (explained && hopeless) {
         return Ok(());

@@ -76,6 +76,8 @@ pub struct Setting {
     pub mode: Mode,
     pub second: Nature,
     pub mutation: Option<Mutation>,
+    /// The pod is born on an empty volume, with the pointer on v2 and v1 named as the one before.
+    pub birth: bool,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,7 @@ pub fn policy() -> Policy {
         long_request_ms: None,
         wait_in_flight_ms: 1_000,
         spread_ms: 0,
+        fallback: false,
         retry_ms: 10,
         drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ignore_peers: vec![] },
     }
@@ -162,10 +165,13 @@ impl World {
         let verified = |event| Record { event, revision: revision(1), reason: None, baseline: None };
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
         let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, journal: None };
+        let served = Pod::serving(setting.kind, 1);
+        let (disk, pod) =
+            if setting.birth { (Disk::default(), Pod { master: None, ..served }) } else { (disk, served) };
         let mut world = Self {
             setting,
             agent: None,
-            pod: Pod::serving(setting.kind, 1),
+            pod,
             disk,
             running: vec![],
             late_look: None,
@@ -189,6 +195,7 @@ impl World {
             current: self.disk.current.filter(|r| self.disk.complete.contains(r)).map(name),
             records: self.disk.log.iter().map(|(record, _)| record.clone()).collect(),
             boot_id: String::new(),
+            neighbours: Default::default(),
             journal: self.disk.journal.clone(),
         };
         let (mut agent, _) = Agent::recover(policy(), recovered, NOW);
@@ -300,7 +307,7 @@ impl World {
         if !self.announced {
             next.push(self.announce());
         }
-        if self.pointer == 2 {
+        if self.pointer == 2 && !self.setting.birth {
             let moved = World { pointer: 3, announced: false, ..self.clone() };
             next.push(Ok(moved.note("the pointer moves")));
         }
@@ -341,7 +348,10 @@ impl World {
         world.pod.time_out_workers(|rel| natures[usize::from(rel) - 1]);
         // A look does not take longer than the shortest of the deadlines.
         world.late_look = None;
-        Some(world.feed(Event::Tick))
+        // What is tried again for ever must not outlast all looks: time that no look resets grows.
+        let look = world.setting.second == Nature::Corrupt;
+        let event = if look { Event::Observed(world.look()) } else { Event::Tick };
+        Some(world.feed(event))
     }
 
     /// Each effect under way may end well, and each that has ended may be reported.
@@ -375,6 +385,10 @@ impl World {
         rules::may_happen(self, effect)?;
         let done = outcome == Outcome::Done;
         match effect {
+            Effect::Fetch { release, .. } if done && self.nature(number(release)) == Nature::Corrupt => {
+                let why = Trouble::new(Reason::ReleaseCorrupt, "not what was published");
+                return Ok(Outcome::Failed(why));
+            }
             Effect::Fetch { release, .. } if done => {
                 self.disk.complete.insert(number(release));
             }
