@@ -5,10 +5,13 @@
 //! as well as queues. Where it has no `inet_diag`, `/proc/net/tcp` and `tcp6` tell the queues only:
 //! then [`received`](crate::core::Connection::received) and the like are `None` and the drain trusts the table less.
 //!
-//! Not seen: listeners on unix sockets (`unix://` binds behind a proxy in the same pod), and
-//! connections that came and went between two looks.
+//! What a look at the table misses, connections that came and went between two looks, [`Ends`] tells.
+//! Not seen: listeners on unix sockets (`unix://` binds behind a proxy in the same pod).
 
 mod diag;
+mod ends;
+
+pub use ends::Ends;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},

@@ -157,6 +157,8 @@ pub struct DrainStatus {
     pub peers_not_quiet: usize,
     /// Requests in flight at the last look; `null` when nothing can tell.
     pub requests_in_flight: Option<u32>,
+    /// Websockets and hijacked connections that are open, whether they are waited for or not.
+    pub upgraded: u32,
 }
 
 /// What /prestop answers.
@@ -235,6 +237,7 @@ impl DrainStatus {
             waits_for: drain.waits_for.clone(),
             peers_not_quiet: drain.peers_not_quiet,
             requests_in_flight: drain.requests_in_flight,
+            upgraded: drain.upgraded,
         }
     }
 }
@@ -372,7 +375,8 @@ mod tests {
             waits_for: vec![WaitsFor::Quiet, WaitsFor::InFlight],
             peers_not_quiet: 2,
             requests_in_flight: Some(1),
-            evidence: Evidence { control: true, sockets: true },
+            upgraded: 3,
+            evidence: Evidence { control: true, sockets: true, ends: true },
             answered: false,
             result: None,
         });
@@ -388,7 +392,8 @@ mod tests {
             "in_flight"
           ],
           "peers_not_quiet": 2,
-          "requests_in_flight": 1
+          "requests_in_flight": 1,
+          "upgraded": 3
         }
         "#);
     }
@@ -411,7 +416,9 @@ mod tests {
             waited_for: vec![WaitsFor::Min, WaitsFor::InFlight],
             waits: Vec::new(),
             last_peer: None,
-            evidence: Evidence { control: true, sockets: true },
+            upgraded: 0,
+            cut: Vec::new(),
+            evidence: Evidence { control: true, sockets: true, ends: true },
         };
         insta::assert_json_snapshot!(PrestopAnswer::from(&answer), @r#"
         {

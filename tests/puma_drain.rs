@@ -34,7 +34,7 @@ fn drain(puma: &Puma, mut each: impl FnMut()) -> Answer {
         quiet_min_ms: 500,
         quiet_max_ms: 2000,
         max_ms: u64::try_from(PATIENCE.as_millis()).unwrap(),
-        ignore_peers: Vec::new(),
+        ..Budget::default()
     };
     let (mut drain, zero) = (Drain::new(budget, None), Instant::now());
     let now = || Moment(u64::try_from(zero.elapsed().as_millis()).unwrap());
@@ -73,7 +73,7 @@ fn outlasts(control: bool, paths: &'static [&'static str]) -> Answer {
     assert!(requests.is_finished(), "answered with a request in flight: {answer}");
     requests.join().unwrap();
     assert_eq!(answer.result, DrainResult::Drained, "{answer}");
-    assert_eq!(answer.evidence, Evidence { control, sockets: true });
+    assert_eq!(answer.evidence, Evidence { control, sockets: true, ends: true });
     answer
 }
 

@@ -121,6 +121,8 @@ fn drained() -> Answer {
         waits: Vec::new(),
         last_peer: None,
         evidence: Evidence::default(),
+        upgraded: 0,
+        cut: Vec::new(),
     }
 }
 

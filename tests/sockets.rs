@@ -8,7 +8,7 @@ use std::{
 
 use pitstop::{
     core::{Connection, Sockets},
-    sockets::{observe, observe_proc},
+    sockets::{Ends, observe, observe_proc},
 };
 
 struct Pair {
@@ -198,4 +198,67 @@ fn proc_tells_queues_and_knows_that_it_knows_no_more() {
     assert_eq!((table.accept_queue, table.connections.len(), table.closed), (1, 1, false), "{table:?}");
     assert!(table.connections[0].busy() && table.connections[0].received.is_none());
     drop(waiting);
+}
+
+/// Waits until so many connections of this port have ended.
+fn ended(ends: &Ends, port: u16, count: usize) -> Vec<Connection> {
+    let begin = Instant::now();
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.extend(ends.take(&[port]).expect("nothing is missed"));
+        assert!(begin.elapsed() < Duration::from_secs(20), "only {all:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    all
+}
+
+#[test]
+fn connections_that_end_between_two_looks_are_told_with_their_peer_and_what_came_in() {
+    let ends = Ends::listen().unwrap();
+    let mut pair = Pair::on("127.0.0.1:0");
+    let port = pair.port();
+    pair.request();
+    pair.answer();
+    let Pair { client, server, listener } = pair;
+    drop(client);
+    drop(server);
+    let all = ended(&ends, port, 1);
+    assert_eq!(all.len(), 1, "only the server's end counts: {all:?}");
+    assert_eq!(all[0].peer, IpAddr::from([127, 0, 0, 1]));
+    // The end mark counts as a byte.
+    assert!([27, 28].contains(&all[0].received.unwrap()), "{all:?}");
+    assert!(all[0].last_received_ms.unwrap() < 20_000);
+    assert_eq!(ends.take(&[port]), Some(Vec::new()), "told once");
+    drop(listener);
+}
+
+#[test]
+fn a_connection_has_the_same_key_while_it_is_open_and_when_it_ends() {
+    let ends = Ends::listen().unwrap();
+    let mut pair = Pair::on("[::1]:0");
+    pair.request();
+    let open = pair.until("open", |_| true);
+    let Pair { client, server, listener } = pair;
+    drop((client, server));
+    let all = ended(&ends, listener.local_addr().unwrap().port(), 1);
+    assert_eq!((all[0].key, all[0].peer), (open.key, open.peer));
+}
+
+#[test]
+fn a_storm_of_connections_is_told_in_full_or_known_to_be_missed() {
+    let ends = Ends::listen().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for _ in 0..500 {
+        let client = TcpStream::connect(address).unwrap();
+        drop((client, listener.accept().unwrap()));
+    }
+    let begin = Instant::now();
+    let mut told = 0;
+    while told < 500 && begin.elapsed() < Duration::from_secs(20) {
+        let Some(more) = ends.take(&[address.port()]) else { return };
+        told += more.len();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(told, 500);
 }

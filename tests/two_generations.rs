@@ -208,7 +208,7 @@ fn policy() -> Policy {
         quiet_min_ms: 2_000,
         quiet_max_ms: 15_000,
         max_ms: 18_000,
-        ignore_peers: vec![],
+        ..Budget::default()
     };
     Policy {
         hot_timeout_ms: 20_000,

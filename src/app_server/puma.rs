@@ -10,7 +10,7 @@ use crate::{
     finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
-    sockets,
+    sockets::{self, Ends},
     volume::{Lane, OneAtATime},
 };
 
@@ -52,6 +52,8 @@ pub struct Puma {
     candidates: Whereabouts,
     control: ControlServer,
     sockets: OneAtATime,
+    /// `None` where the kernel does not tell of connections that end.
+    ends: Option<Arc<Ends>>,
     /// The files that a plan compares.
     files: OneAtATime,
     /// Signals: never behind a look that hangs.
@@ -63,6 +65,18 @@ enum Choice {
     One(ProcessId),
     Nobody,
     Several(Vec<ProcessId>),
+}
+
+/// There is no app server that could be looked into; what its traffic tells all the same.
+struct Unseen {
+    sight: Sight,
+    traffic: Traffic,
+}
+
+impl From<Sight> for Unseen {
+    fn from(sight: Sight) -> Self {
+        Self { sight, traffic: Traffic::default() }
+    }
 }
 
 /// What a look remembers of the earlier ones.
@@ -97,6 +111,7 @@ impl Puma {
             candidates: Whereabouts::start(releases.clone())?,
             control: ControlServer::start(section)?,
             sockets: OneAtATime::start("sockets")?,
+            ends: listen_for_ends(),
             files: OneAtATime::start("files")?,
             acts: Lane::start("acts")?,
             releases,
@@ -119,10 +134,10 @@ impl Puma {
                 description: view.description(),
                 findings: finding::findings(&checks::of(&view)),
             },
-            Err(sight) => Look {
+            Err(Unseen { sight, traffic }) => Look {
                 findings: finding::findings(&self.why_unseen(&sight).await),
                 sight,
-                traffic: Traffic::default(),
+                traffic,
                 description: nameless(),
             },
         }
@@ -133,8 +148,8 @@ impl Puma {
         for _ in 0..TRIES {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => return checks::of(&view),
-                Ok(_) | Err(Sight::Unclear) => tokio::time::sleep(PAUSE).await,
-                Err(sight) => return self.why_unseen(&sight).await,
+                Ok(_) | Err(Unseen { sight: Sight::Unclear, .. }) => tokio::time::sleep(PAUSE).await,
+                Err(Unseen { sight, .. }) => return self.why_unseen(&sight).await,
             }
         }
         self.why_unseen(&Sight::Unclear).await
@@ -146,14 +161,18 @@ impl Puma {
         told.into_iter().collect()
     }
 
-    async fn see(&self) -> Result<View, Sight> {
+    async fn see(&self) -> Result<View, Unseen> {
         let mut memory = self.memory.lock().await;
         match self.find(&memory).await {
             Found::One(family) => Ok(self.ask_around(&mut memory, *family).await),
-            Found::Nothing => Err(Sight::Missing),
-            Found::Candidates(_) => Err(Sight::Ambiguous),
-            Found::NotPermitted => Err(Sight::NotPermitted),
-            Found::Starting | Found::Torn => Err(Sight::Unclear),
+            Found::Nothing => Err(Sight::Missing.into()),
+            Found::Candidates(_) => Err(Sight::Ambiguous.into()),
+            // The socket table belongs to the pod: its end can be seen all the same.
+            Found::NotPermitted(ports) => {
+                let traffic = Traffic { workers: None, sockets: self.socket_table(ports).await };
+                Err(Unseen { sight: Sight::NotPermitted, traffic })
+            }
+            Found::Starting | Found::Torn => Err(Sight::Unclear.into()),
         }
     }
 
@@ -221,7 +240,14 @@ impl Puma {
         if ports.is_empty() {
             return None;
         }
-        self.sockets.run(LIMIT, move || sockets::observe(&ports).ok()).await.flatten()
+        let ends = self.ends.clone();
+        let look = move || {
+            let table = sockets::observe(&ports).ok()?;
+            // After the table: what ended since it was read is in both.
+            let ended = ends.and_then(|ends| ends.take(&ports));
+            Some(Sockets { ended, ..table })
+        };
+        self.sockets.run(LIMIT, look).await.flatten()
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
@@ -257,6 +283,13 @@ impl Memory {
     fn cluster(&self) -> Option<bool> {
         self.image.and_then(|(_, cluster)| cluster)
     }
+}
+
+fn listen_for_ends() -> Option<Arc<Ends>> {
+    Ends::listen()
+        .inspect_err(|error| tracing::warn!(%error, "short connections are known by samples only"))
+        .ok()
+        .map(Arc::new)
 }
 
 fn nameless() -> Description {

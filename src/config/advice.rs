@@ -8,7 +8,13 @@ use crate::finding::{Check, Code, Finding};
 
 /// Everything that the keys tell.
 pub fn of(config: &Config) -> Vec<Check> {
-    let checks = [drain_budget(config), stop_time(config), proof(config), long_requests(config)];
+    let checks = [
+        drain_budget(config),
+        sparse_senders(config),
+        stop_time(config),
+        proof(config),
+        long_requests(config),
+    ];
     checks.into_iter().collect()
 }
 
@@ -44,6 +50,22 @@ fn drain_budget(config: &Config) -> Check {
     );
     let make = if max < min + budget.quiet_min_ms { Finding::risky } else { Finding::note };
     Check::found(DRAIN, make(Code::DrainBudgetTight, message.as_str(), remedy.as_str()))
+}
+
+/// What no silence can prove is left to `drain.min`: not wrong, but good to know.
+fn sparse_senders(config: &Config) -> Check {
+    let budget = config.budget();
+    // A sender at random is silent for so many mean gaps once in a million.
+    let gap = Duration::from_millis(budget.quiet_max_ms * 10 / 138);
+    Check::fine(
+        DRAIN,
+        format!(
+            "a sender whose requests are more than {} apart proves nothing by its silence: for such, drain.min ({}) \
+             has to be as long as the pod's removal takes in this cluster",
+            show(gap),
+            show(Duration::from_millis(budget.min_ms))
+        ),
+    )
 }
 
 /// A drain that ends at its deadline leaves requests to Puma's own stop.

@@ -66,6 +66,7 @@ impl Config {
             quiet_max_ms: ms(self.drain.quiet),
             max_ms: ms(max),
             ignore_peers: self.drain.ignore_peers.iter().map(|ip| ip.to_canonical()).collect(),
+            upgraded: self.drain.upgraded,
         }
     }
 }

@@ -19,6 +19,7 @@ mod load;
 mod source;
 mod yaml;
 
+pub use crate::core::drain::Upgraded;
 pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
 pub use source::S3Location;
 
@@ -195,6 +196,8 @@ pub struct DrainKeys {
     pub max: Option<Duration>,
     /// Peers whose traffic never counts.
     pub ignore_peers: Vec<IpAddr>,
+    /// What to do about websockets and hijacked connections.
+    pub upgraded: Upgraded,
 }
 
 /// Logs.
@@ -248,6 +251,7 @@ impl Default for DrainKeys {
             reserve: Duration::from_secs(10),
             max: None,
             ignore_peers: Vec::new(),
+            upgraded: Upgraded::Wait,
         }
     }
 }

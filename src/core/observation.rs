@@ -151,6 +151,8 @@ pub struct Sockets {
     pub accept_queue: u32,
     /// Established connections.
     pub connections: Vec<Connection>,
+    /// Connections that ended since the last look; `None` when not all of them are known.
+    pub ended: Option<Vec<Connection>>,
 }
 
 /// One established connection, from the server's side.
@@ -182,6 +184,11 @@ impl Connection {
         let asked_after_answer =
             matches!((self.last_received_ms, self.last_sent_ms), (Some(r), Some(s)) if r < s);
         self.unread > 0 || self.unsent > 0 || unanswered || asked_after_answer
+    }
+
+    /// Something came in after the last answer, and all of it was read. A request, most often.
+    pub fn waits_for_an_answer(&self) -> bool {
+        self.busy() && self.unread == 0 && self.unsent == 0 && self.sent.is_some_and(|bytes| bytes > 0)
     }
 
     /// The last bytes came in and went out within one tick of the kernel's clock (1 to 4 ms), so that

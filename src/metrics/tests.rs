@@ -92,6 +92,8 @@ fn fed() -> Metrics {
         waits: Vec::new(),
         last_peer: None,
         evidence: Evidence::default(),
+        upgraded: 0,
+        cut: Vec::new(),
     });
     metrics
 }

@@ -83,12 +83,21 @@ fn request(family: u8, ports: &[u16]) -> Vec<u8> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     More,
     Done,
 }
 
 fn take_datagram(bytes: &[u8], ports: &[u16], table: &mut Table) -> Result<Progress, SocketsError> {
+    rows(bytes, |port, row| {
+        if ports.contains(&port) {
+            table.add(row);
+        }
+    })
+}
+
+/// Calls `take` with the local port and the row of each socket that a datagram tells of.
+pub(super) fn rows(bytes: &[u8], mut take: impl FnMut(u16, Row)) -> Result<Progress, SocketsError> {
     let mut at = 0;
     while at < bytes.len() {
         let torn = SocketsError::Torn(at);
@@ -103,9 +112,7 @@ fn take_datagram(bytes: &[u8], ports: &[u16], table: &mut Table) -> Result<Progr
             }
             SOCK_DIAG_BY_FAMILY => {
                 let (port, row) = row(body).ok_or(torn)?;
-                if ports.contains(&port) {
-                    table.add(row);
-                }
+                take(port, row);
             }
             _ => {}
         }

@@ -25,8 +25,8 @@ pub(super) enum Found {
     Starting,
     /// Masters of which none is followed yet, or that stand beside the one that is.
     Candidates(Vec<ProcessId>),
-    /// A master of somebody else's.
-    NotPermitted,
+    /// A master of somebody else's, that listens on these ports by its title.
+    NotPermitted(Vec<u16>),
     /// It changed under our eyes.
     Torn,
     /// One.
@@ -112,12 +112,21 @@ fn look_at(master: ProcessId, entries: &[Entry]) -> Found {
     for _ in 0..TRIES {
         match family(master, entries) {
             Ok(family) => return Found::One(Box::new(family)),
-            Err(ProcsError::NotPermitted(_)) => return Found::NotPermitted,
+            Err(ProcsError::NotPermitted(_)) => return Found::NotPermitted(ports_of(master, entries)),
             Err(ProcsError::Gone(_)) => return Found::Nothing,
             Err(_) => std::thread::sleep(PAUSE),
         }
     }
     Found::Torn
+}
+
+/// The title is there for everybody to read.
+fn ports_of(master: ProcessId, entries: &[Entry]) -> Vec<u16> {
+    let entry = entries.iter().find(|entry| entry.id == master);
+    match entry.and_then(|entry| Title::parse(&entry.title)) {
+        Some(Title::Master(title)) => title.ports(),
+        _ => Vec::new(),
+    }
 }
 
 /// Workers are matched by the master's pid in their title: with `fork_worker` they are no children of

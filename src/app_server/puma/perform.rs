@@ -63,7 +63,7 @@ impl Order {
     fn carry_out(self, master: ProcessId, on: GenerationKey, permit: &AtomicBool) -> Result<(), Trouble> {
         let family = match census::of(master) {
             Found::One(family) => family,
-            Found::NotPermitted => return Err(not_sent(&ProcsError::NotPermitted(master.pid))),
+            Found::NotPermitted(_) => return Err(not_sent(&ProcsError::NotPermitted(master.pid))),
             Found::Torn => return Err(not_sent(&ProcsError::Torn(master.pid))),
             Found::Nothing | Found::Starting | Found::Candidates(_) => {
                 return Err(gone(&format!("Puma's master {} is gone", master.pid)));

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use super::{
-    Puma,
+    Puma, Unseen,
     setting::{RestartDir, Setting},
     view::View,
 };
@@ -63,8 +63,10 @@ impl Puma {
         for _ in 0..TRIES {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => return Ok(view),
-                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => tokio::time::sleep(PAUSE).await,
-                Err(sight) => return Err(trouble_with(&sight)),
+                Ok(_) | Err(Unseen { sight: Sight::Unclear | Sight::Seen(_), .. }) => {
+                    tokio::time::sleep(PAUSE).await
+                }
+                Err(Unseen { sight, .. }) => return Err(trouble_with(&sight)),
             }
         }
         Err(trouble_with(&Sight::Unclear))

@@ -13,8 +13,7 @@ use crate::core::{
 use crate::revision::{Pointer, RecordEvent, Revision};
 
 pub(super) fn policy() -> Policy {
-    let drain =
-        Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 1000, ignore_peers: Vec::new() };
+    let drain = Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 1000, ..Budget::default() };
     Policy {
         hot_timeout_ms: 10_000,
         phased_timeout_ms: 10_000,

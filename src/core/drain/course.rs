@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::words::{Answer, Budget, DrainEffect, DrainResult, Evidence, Journal, Origin, Wait, WaitsFor};
+use super::words::{Answer, Cut, DrainEffect, DrainResult, Evidence, Journal, Origin, Wait, WaitsFor};
 use crate::core::observation::{GenerationKey, Moment};
 
 /// A drain under way.
@@ -23,6 +23,10 @@ pub(super) struct Course {
     pub peers_not_quiet: usize,
     pub last_peer: Option<IpAddr>,
     pub in_flight: Option<u32>,
+    /// Websockets and the like.
+    pub upgraded: u32,
+    /// Requests in flight, the oldest first: what would be cut now.
+    pub cut: Vec<Cut>,
     pub evidence: Evidence,
 }
 
@@ -60,11 +64,11 @@ impl Witness {
 }
 
 impl Course {
-    pub fn new(now: Moment, origin: Origin, budget: &Budget, generation: Option<GenerationKey>) -> Self {
+    pub fn new(now: Moment, origin: Origin, max_ms: u64, generation: Option<GenerationKey>) -> Self {
         Self {
             drain_id: now.0,
             began: now,
-            deadline: now.plus(budget.max_ms),
+            deadline: now.plus(max_ms),
             origin,
             termed: origin == Origin::Term,
             generation,
@@ -74,14 +78,14 @@ impl Course {
             peers_not_quiet: 0,
             last_peer: None,
             in_flight: None,
+            upgraded: 0,
+            cut: Vec::new(),
             evidence: Evidence::default(),
         }
     }
 
     pub fn resumed(journal: &Journal) -> Self {
-        let budget =
-            Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 0, max_ms: 0, ignore_peers: Vec::new() };
-        let fresh = Self::new(journal.began, journal.origin, &budget, journal.generation);
+        let fresh = Self::new(journal.began, journal.origin, 0, journal.generation);
         Self { drain_id: journal.drain_id, deadline: journal.deadline, termed: false, ..fresh }
     }
 
@@ -112,15 +116,18 @@ impl Course {
     }
 
     pub fn answer(&self, now: Moment, result: DrainResult) -> Answer {
+        let late = result == DrainResult::Deadline;
         Answer {
             drain_id: self.drain_id,
             result,
             held_ms: now.since(self.began),
-            requests_left: if result == DrainResult::Deadline { self.in_flight.unwrap_or(0) } else { 0 },
+            requests_left: if late { self.in_flight.unwrap_or(0) } else { 0 },
             waited_for: self.waits.iter().map(|w| w.what).collect(),
             waits: self.waits.clone(),
             last_peer: self.last_peer,
             evidence: self.evidence,
+            upgraded: self.upgraded,
+            cut: if late { self.cut.clone() } else { Vec::new() },
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Is anything in flight? The control server's numbers are copies that each worker pushes every few
 //! seconds: an idle one proves something only if it is newer than the last traffic. Its clock is
 //! never compared with ours, so each worker must check in twice: the first of these may have
-//! been under way already when the traffic was seen. The socket table is a veto.
+//! been under way already when the traffic was seen. Beside a socket table one is enough that comes a
+//! good while later. The socket table is a veto.
 
 use std::collections::BTreeMap;
 
 use crate::core::ProcessKey;
-use crate::core::observation::{AppServer, Traffic, WorkerLoad};
+use crate::core::observation::{AppServer, Moment, Traffic, WorkerLoad};
 
 /// How many check-ins after the last traffic make a worker's numbers fresh.
 const CHECKINS: u8 = 2;
@@ -24,10 +25,15 @@ pub fn in_flight(traffic: &Traffic) -> Option<u32> {
     workers.max(sockets)
 }
 
+/// Numbers are under way from a worker to us for less than this.
+const UNDER_WAY_MS: u64 = 1000;
+
 /// How fresh each worker's numbers are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Freshness {
     workers: BTreeMap<ProcessKey, Seen>,
+    /// The look before. What is new has come since.
+    looked: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,46 +43,72 @@ struct Seen {
     idle: bool,
     /// Check-ins since the last traffic, at most [`CHECKINS`].
     advances: u8,
+    /// The last traffic.
+    disturbed: Moment,
+}
+
+/// How the other witness can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// There is none.
+    Nothing,
+    /// The socket table.
+    Sockets,
+    /// The socket table, and every connection that ended: a request that a worker counts was seen.
+    AllConnections,
 }
 
 impl Seen {
-    fn first(worker: &WorkerLoad) -> Self {
+    fn first(worker: &WorkerLoad, now: Moment) -> Self {
         let idle = worker.busy == 0 && worker.backlog == 0;
-        Self { checkin: worker.checkin, requests: worker.requests, idle, advances: 0 }
+        Self { checkin: worker.checkin, requests: worker.requests, idle, advances: 0, disturbed: now }
     }
 
     /// With sockets as a second witness, a check-in that told of work is itself the first of the
     /// two: the next one was certainly taken after it.
-    fn next(&self, worker: &WorkerLoad, sockets: bool) -> Self {
-        let mut next = Self::first(worker);
+    fn next(&self, worker: &WorkerLoad, now: Moment, looked: Moment, beside: Beside) -> Self {
+        let mut next = Self::first(worker, now);
         if worker.checkin < self.checkin {
             return next;
         }
         let advanced = worker.checkin > self.checkin;
-        let worked = !next.idle || worker.requests != self.requests;
-        next.advances = match (worked, advanced) {
-            (true, true) if sockets => 1,
+        let counted = worker.requests != self.requests && beside != Beside::AllConnections;
+        let long_after = beside != Beside::Nothing && looked.since(self.disturbed) >= UNDER_WAY_MS;
+        next.advances = match (!next.idle || counted, advanced) {
+            (true, true) if beside != Beside::Nothing => 1,
             (true, _) => 0,
+            (false, true) if long_after => CHECKINS,
             (false, true) => (self.advances + 1).min(CHECKINS),
             (false, false) => self.advances,
         };
+        if next.idle && !counted {
+            next.disturbed = self.disturbed;
+        }
         next
     }
 }
 
 impl Freshness {
     /// Takes in the workers' numbers.
-    pub fn look(&mut self, workers: &[WorkerLoad], sockets: bool) {
-        let seen =
-            |w: &WorkerLoad| self.workers.get(&w.key).map_or_else(|| Seen::first(w), |s| s.next(w, sockets));
+    pub fn look(&mut self, now: Moment, workers: &[WorkerLoad], beside: Beside) {
+        let looked = self.looked.replace(now).unwrap_or(now);
+        let seen = |w: &WorkerLoad| {
+            self.workers.get(&w.key).map_or_else(|| Seen::first(w, now), |s| s.next(w, now, looked, beside))
+        };
         self.workers = workers.iter().map(|w| (w.key, seen(w))).collect();
     }
 
     /// Traffic was seen: older numbers prove nothing any more.
-    pub fn disturb(&mut self) {
+    pub fn disturb(&mut self, now: Moment) {
         for seen in self.workers.values_mut() {
-            seen.advances = 0;
+            (seen.advances, seen.disturbed) = (0, now);
         }
+    }
+
+    /// Moves every stored moment.
+    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
+        self.looked = self.looked.map(&shift);
+        self.workers.values_mut().for_each(|seen| seen.disturbed = shift(seen.disturbed));
     }
 
     /// Whether every worker is idle by fresh numbers. Workers of an ended phase finish their

@@ -26,23 +26,31 @@
 mod course;
 mod in_flight;
 mod quiet;
+mod regular;
+mod rhythm;
+mod table;
 mod words;
 
 pub use in_flight::in_flight;
 pub use words::{
-    Answer, Budget, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, Journal, Origin, Undone,
-    Wait, WaitsFor,
+    Answer, Budget, Cut, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, Journal, Origin,
+    Undone, Upgraded, Wait, WaitsFor,
 };
 
 use super::observation::{
-    AppServer, Connection, Generation, GenerationKey, Moment, Observation, Sight, Sockets,
+    AppServer, Connection, Generation, GenerationKey, Moment, Observation, Sight, Sockets, Traffic,
 };
 use course::{Course, Testimony, Witness};
-use in_flight::Freshness;
+use in_flight::{Beside, Freshness};
 use quiet::{Look, Quiet, Source};
 
 /// After the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
 const FALSE_DRAIN_MS: u64 = 60_000;
+
+/// A call that comes so soon after the answer was under way with the others: two containers' hooks.
+const SAME_CALL_MS: u64 = 2000;
+/// So many requests that were cut off are named.
+const CUT_NAMED: usize = 10;
 
 /// The drain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -72,6 +80,8 @@ struct After {
     at: Moment,
     /// The image that was answered for still serves, by the last look after the answer.
     serves: bool,
+    /// The app server was gone at a look after the answer.
+    went: bool,
 }
 
 impl Drain {
@@ -85,7 +95,7 @@ impl Drain {
             match journal.answer {
                 Some(answer) => {
                     let at = journal.began.plus(answer.held_ms);
-                    Phase::Answered(course, After { answer, at, serves: false })
+                    Phase::Answered(course, After { answer, at, serves: false, went: false })
                 }
                 None => Phase::Draining(course),
             }
@@ -187,6 +197,7 @@ impl Drain {
             waits_for: self.waiting(),
             peers_not_quiet: course.peers_not_quiet,
             requests_in_flight: course.in_flight,
+            upgraded: course.upgraded,
             evidence: course.evidence,
             answered: answer.is_some(),
             result: answer.map(|a| a.result),
@@ -198,6 +209,7 @@ impl Drain {
     pub fn rebase(&mut self, now: Moment, then: Moment) {
         let shift = |m: Moment| Moment((m.0 + then.0).saturating_sub(now.0));
         self.quiet.rebase(shift);
+        self.freshness.rebase(shift);
         for witness in [&mut self.control, &mut self.sockets] {
             witness.last = witness.last.map(shift);
         }
@@ -218,26 +230,39 @@ impl Drain {
     }
 
     fn begin(&mut self, now: Moment, origin: Origin) -> Vec<DrainEffect> {
+        let unmeant = self.unmeant(now);
         match &mut self.phase {
             Phase::Serving => {}
             Phase::Draining(course) => {
                 course.termed |= origin == Origin::Term;
                 return Vec::new();
             }
-            Phase::Answered(course, after) => {
+            Phase::Answered(course, after) if origin == Origin::Term || !unmeant => {
                 course.termed |= origin == Origin::Term;
                 return vec![DrainEffect::Answer(after.answer.clone())];
             }
+            // The answer was somebody else's: this call gets a drain of its own.
+            Phase::Answered(..) => {}
         }
         self.quiet.begin();
         if !self.sockets.here() {
             // What the workers said before is as old as their last check-in, and nobody saw what came since.
-            self.freshness.disturb();
+            self.freshness.disturb(now);
         }
-        let course = Course::new(now, origin, &self.budget, self.generation);
+        let course = Course::new(now, origin, self.budget.max_ms, self.generation);
         let effects = vec![course.journal(None)];
         self.phase = Phase::Draining(course);
         effects
+    }
+
+    /// The answer let nobody's SIGTERM through: the app server serves on.
+    fn unmeant(&self, now: Moment) -> bool {
+        match &self.phase {
+            Phase::Answered(course, after) => {
+                after.serves && !course.termed && now.since(after.at) >= SAME_CALL_MS
+            }
+            _ => false,
+        }
     }
 
     fn undo(&mut self, why: Undone) -> Vec<DrainEffect> {
@@ -258,7 +283,7 @@ impl Drain {
         }
         let answer = course.answer(now, result);
         let effects = vec![course.journal(Some(&answer)), DrainEffect::Answer(answer.clone())];
-        self.phase = Phase::Answered(course, After { answer, at: now, serves: false });
+        self.phase = Phase::Answered(course, After { answer, at: now, serves: false, went: false });
         effects
     }
 
@@ -281,12 +306,14 @@ impl Drain {
         self.control.look(observation.began, traffic.workers.is_some(), patience);
         self.sockets.look(observation.began, traffic.sockets.is_some(), patience);
         let draining = matches!(&self.phase, Phase::Draining(c) if observation.began >= c.began);
+        let beside = beside(traffic);
         let look = Look {
             now,
-            began: observation.began,
             draining,
             count_sent: traffic.workers.is_none(),
-            unseen_is_ignored: traffic.sockets.is_some() && !self.budget.ignore_peers.is_empty(),
+            unseen_is_ignored: beside == Beside::Sockets && !self.budget.ignore_peers.is_empty(),
+            busy: traffic.workers.as_ref().map(|w| w.iter().map(|w| u64::from(w.busy)).sum()),
+            all_idle: self.control.here() && self.freshness.idle(server),
         };
         if !draining {
             self.quiet.forget(now);
@@ -294,10 +321,10 @@ impl Drain {
         let arrived = traffic.sockets.as_ref().is_some_and(|s| self.quiet.sockets(&look, s, &self.budget));
         if let Some(workers) = &traffic.workers {
             self.quiet.workers(&look, workers);
-            self.freshness.look(workers, traffic.sockets.is_some());
+            self.freshness.look(now, workers, beside);
         }
         if arrived || self.veto(observation) {
-            self.freshness.disturb();
+            self.freshness.disturb(now);
         }
         true
     }
@@ -310,8 +337,20 @@ impl Drain {
             let age_ms = c.last_received_ms.unwrap_or(0);
             observation.traffic.workers.is_none() && c.ambiguous() && age_ms < self.budget.quiet_max_ms
         };
-        let busy = |c: &Connection| (c.busy() || doubtful(c)) && !self.budget.ignores(c.peer);
+        let busy = |c: &Connection| (c.busy() || doubtful(c)) && self.counts(c);
         sockets.accept_queue > 0 || sockets.connections.iter().any(busy)
+    }
+
+    /// Whether this connection can hold the drain as one that carries requests.
+    fn counts(&self, connection: &Connection) -> bool {
+        !self.budget.ignores(connection.peer) && !self.quiet.upgraded(connection)
+    }
+
+    /// How many connections have become websockets or the like.
+    fn upgraded(&self, sockets: Option<&Sockets>) -> u32 {
+        let upgraded = |c: &&Connection| self.quiet.upgraded(c) && !self.budget.ignores(c.peer);
+        let count = sockets.map_or(0, |s| s.connections.iter().filter(upgraded).count());
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Finds out what is still to be waited for.
@@ -321,14 +360,18 @@ impl Drain {
             _ => None,
         };
         let traffic = &observation.traffic;
-        let evidence = Evidence { control: self.control.here(), sockets: self.sockets.here() };
+        let ends = beside(traffic) == Beside::AllConnections;
+        let evidence = Evidence { control: self.control.here(), sockets: self.sockets.here(), ends };
         let loud = self.quiet.loud(observation.began, &self.budget);
+        let upgraded = self.upgraded(traffic.sockets.as_ref());
         let idle = self.idle(server, observation);
         if idle && evidence.control {
             self.quiet.settle();
         }
         let provable = self.provable(traffic.sockets.as_ref());
         let (min_ms, quiet_min_ms) = (self.budget.min_ms, self.budget.quiet_min_ms);
+        let waits_for_upgraded = self.budget.upgraded == Upgraded::Wait;
+        let cut = self.in_flight_now(traffic.sockets.as_ref());
         let Phase::Draining(course) = &mut self.phase else { return };
         if course.watched_since.is_none() && (evidence.control || evidence.sockets) {
             course.watched_since = Some(observation.began);
@@ -338,15 +381,26 @@ impl Drain {
         let unmet = [
             (WaitsFor::Min, now.since(course.began) < min_ms),
             (WaitsFor::Quiet, !(watched && provable && loud.is_empty())),
-            (WaitsFor::InFlight, !idle),
+            (WaitsFor::InFlight, !idle || (upgraded > 0 && waits_for_upgraded)),
         ];
         course.wait_for(now, unmet.into_iter().filter(|(_, unmet)| *unmet).map(|(what, _)| what).collect());
         course.evidence = evidence;
         course.in_flight = in_flight(traffic);
+        (course.upgraded, course.cut) = (upgraded, cut);
         course.peers_not_quiet = loud.len();
         if let Some(source) = loud.last() {
             course.last_peer = if let Source::Peer(peer) = source { Some(*peer) } else { None };
         }
+    }
+
+    /// The requests that the table shows, the oldest first.
+    fn in_flight_now(&self, sockets: Option<&Sockets>) -> Vec<Cut> {
+        let connections = sockets.into_iter().flat_map(|s| &s.connections).filter(|c| self.counts(c));
+        let in_flight = |c: &Connection| Some(Cut { peer: c.peer, age_ms: c.request_age_ms()? });
+        let mut cut: Vec<Cut> = connections.filter_map(in_flight).collect();
+        cut.sort_by_key(|cut| std::cmp::Reverse(cut.age_ms));
+        cut.truncate(CUT_NAMED);
+        cut
     }
 
     /// Nothing is in flight, by every witness there is.
@@ -393,15 +447,26 @@ impl Drain {
                 let other = server.generations.iter().find(|g| serves(g));
                 after.serves = ours.is_some_and(serves) && !closed;
                 match (ours, other) {
-                    (None, Some(other)) if self.image_change_expected => course.generation = Some(other.key),
+                    (None, Some(other)) if self.image_change_expected && !after.went => {
+                        course.generation = Some(other.key)
+                    }
                     (None, Some(_)) if !course.termed => return self.undo(Undone::NewImage),
                     _ => {}
                 }
             }
-            Sight::Missing => after.serves = false,
+            Sight::Missing => (after.serves, after.went) = (false, true),
             Sight::Unclear | Sight::Ambiguous | Sight::NotPermitted => {}
         }
         self.tick(now)
+    }
+}
+
+/// What there is beside the workers' own numbers.
+fn beside(traffic: &Traffic) -> Beside {
+    match &traffic.sockets {
+        None => Beside::Nothing,
+        Some(sockets) if sockets.ended.is_some() => Beside::AllConnections,
+        Some(_) => Beside::Sockets,
     }
 }
 

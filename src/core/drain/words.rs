@@ -134,6 +134,30 @@ pub struct Evidence {
     pub control: bool,
     /// The socket table.
     pub sockets: bool,
+    /// Every connection that ended, also between two looks.
+    #[serde(default)]
+    pub ends: bool,
+}
+
+/// A request that was still in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Cut {
+    /// Whose.
+    pub peer: IpAddr,
+    /// For how long it had been there, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// What to do about connections that have become something else than requests and answers:
+/// websockets, hijacked sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Upgraded {
+    /// Wait until they are closed, as for a request.
+    #[default]
+    Wait,
+    /// Let them end with the app server.
+    Ignore,
 }
 
 /// What /prestop answers.
@@ -155,6 +179,12 @@ pub struct Answer {
     pub last_peer: Option<IpAddr>,
     /// What the result rests on.
     pub evidence: Evidence,
+    /// Websockets and the like that were still open.
+    #[serde(default)]
+    pub upgraded: u32,
+    /// Requests that were cut off when the time ran out, the oldest first; at most ten.
+    #[serde(default)]
+    pub cut: Vec<Cut>,
 }
 
 impl fmt::Display for Answer {
@@ -174,9 +204,17 @@ impl fmt::Display for Answer {
             f.write_str(if i == 0 { "; waited " } else { ", " })?;
             self.wait(f, wait)?;
         }
+        for (i, Cut { peer, age_ms }) in self.cut.iter().enumerate() {
+            let word = if i == 0 { "; cut off: " } else { ", " };
+            write!(f, "{word}{peer} after {}", Seconds(*age_ms))?;
+        }
+        if self.upgraded > 0 {
+            write!(f, "; {} upgraded connections (websockets) were open", self.upgraded)?;
+        }
         match (self.evidence.control, self.evidence.sockets) {
             _ if matches!(self.result, DrainResult::NoAppServer | DrainResult::AlreadyGone) => Ok(()),
-            (true, true) => Ok(()),
+            (true, true) if self.evidence.ends => Ok(()),
+            (true, true) => f.write_str("; short connections were known by samples only"),
             (true, false) => f.write_str("; the socket table could not be read"),
             (false, true) => f.write_str("; no control server, the socket table alone decided"),
             (false, false) => {
@@ -207,7 +245,7 @@ impl fmt::Display for Seconds {
 }
 
 /// The drain's part of the config, in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Budget {
     /// Never answer sooner.
     pub min_ms: u64,
@@ -219,6 +257,8 @@ pub struct Budget {
     pub max_ms: u64,
     /// Peers whose traffic never counts (health checkers, scrapers).
     pub ignore_peers: Vec<IpAddr>,
+    /// Whether websockets and the like are waited for.
+    pub upgraded: Upgraded,
 }
 
 impl Budget {
@@ -243,6 +283,8 @@ pub struct DrainView {
     pub peers_not_quiet: usize,
     /// Requests in flight at the last look; `None` when there is nothing to tell it by.
     pub requests_in_flight: Option<u32>,
+    /// Websockets and the like that are open, whether they are waited for or not.
+    pub upgraded: u32,
     /// What there is to decide by.
     pub evidence: Evidence,
     /// /prestop was answered.

@@ -142,7 +142,7 @@ pub fn policy() -> Policy {
         spread_ms: 0,
         fallback: false,
         retry_ms: 10,
-        drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ignore_peers: vec![] },
+        drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ..Budget::default() },
     }
 }
 

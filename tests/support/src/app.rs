@@ -68,7 +68,8 @@ impl App {
     }
 }
 
-/// `/up` health, `/slow?s=N`, `/stream?n=N` (one chunk per 100 ms), `POST /upload`, anything else.
+/// `/up` health, `/slow?s=N`, `/stream?n=N` (one chunk per 100 ms), `/socket?s=N` (hijacked), `POST /upload`,
+/// anything else.
 const APP: &str = r#"
 Stream = Struct.new(:chunks) do
   def each
@@ -78,6 +79,17 @@ end
 
 def number(env, name, fallback)
   env['QUERY_STRING'].to_s[/(?:\A|&)#{name}=([0-9.]+)/, 1]&.to_f || fallback
+end
+
+# What a websocket is to Puma: a socket that it has given away. No thread of its pool is busy with it.
+def hijacked(env, seconds)
+  io = env['rack.hijack'].call
+  Thread.new do
+    io.write("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    (seconds * 4).to_i.times { io.write("ping\n"); sleep 0.25 }
+  ensure
+    io.close
+  end
 end
 
 run lambda { |env|
@@ -91,6 +103,9 @@ run lambda { |env|
     sleep number(env, 's', 1.0)
   when '/stream'
     next [status, headers.merge('Content-Type' => 'text/plain'), Stream.new(number(env, 'n', 10.0).to_i)]
+  when '/socket'
+    hijacked(env, number(env, 's', 5.0))
+    next [200, {}, []]
   when '/upload'
     facts[:bytes] = env['rack.input'].read.bytesize
   end

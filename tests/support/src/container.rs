@@ -70,9 +70,14 @@ impl Container {
         self.keeper.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// When it ends, it is not started again.
+    pub fn keep_ended(&self) {
+        self.shared.restart.store(false, Ordering::SeqCst);
+    }
+
     /// Ends it as a kubelet does, SIGTERM to its first process, and waits for the end.
     pub fn terminate(&mut self) {
-        self.shared.restart.store(false, Ordering::SeqCst);
+        self.keep_ended();
         if let Some(pid) = self.shared.pid() {
             let _ = kill_process(pid, Signal::TERM);
         }

@@ -19,6 +19,12 @@ pub struct Comparison {
     pub ratio: f64,
     /// How it was measured.
     pub how: String,
+    /// Requests that pitstop lost, where some could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ours_lost: Option<usize>,
+    /// Requests that the other lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_lost: Option<usize>,
 }
 
 impl Comparison {
@@ -36,7 +42,23 @@ impl Comparison {
 
     fn new(name: &str, (ours, peer): (f64, f64), unit: &str, ratio: f64) -> Self {
         let (name, unit, ratio) = (name.to_owned(), unit.to_owned(), (ratio * 1000.0).round() / 1000.0);
-        Self { name, ours, peer, peer_name: String::new(), unit, ratio, how: String::new() }
+        Self {
+            name,
+            ours,
+            peer,
+            peer_name: String::new(),
+            unit,
+            ratio,
+            how: String::new(),
+            ours_lost: None,
+            peer_lost: None,
+        }
+    }
+
+    /// How many requests pitstop lost, and the other.
+    #[must_use]
+    pub fn with_lost(self, (ours, peer): (usize, usize)) -> Self {
+        Self { ours_lost: Some(ours), peer_lost: Some(peer), ..self }
     }
 
     /// Names the other one, and how both were measured.

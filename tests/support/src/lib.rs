@@ -9,28 +9,38 @@ pub mod agent;
 pub mod app;
 /// A process that is started again when it ends, and never outlives its owner.
 pub mod container;
+/// Numbers that a seed decides.
+pub mod dice;
 /// The figures of the benchmarks, and where they are written.
 pub mod figures;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
+/// The end of a container as a kubelet brings it about.
+pub mod kubelet;
 /// How a Puma's process comes to be: its image, its user, what wraps it.
 pub mod launch;
 /// HTTP clients that keep asking while something happens, and count what they lose.
 pub mod load;
+/// Proxies that hear of a pod's end too late.
+pub mod proxy;
 /// A volume with releases and a Puma that serves `current`.
 pub mod puma;
 /// A real S3 server in this process, with faults on demand.
 pub mod s3;
+/// Whole ends of pods, drawn by a seed.
+pub mod termination;
 /// Volumes that stop answering, fill up, or become read-only.
 pub mod volume;
 
 pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
+pub use dice::Dice;
 pub use launch::{Image, Wrapper};
 pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup};
 pub use s3::{Fault, S3Rig};
+pub use termination::Termination;
 pub use volume::{HangingVolume, SmallVolume};
 
 use std::{

@@ -52,7 +52,7 @@ async fn on_fresh(
     kept: &mut Option<Connection>,
     close: bool,
 ) -> Result<Answer, Lost> {
-    let mut connection = Connection::open(plan.port).await?;
+    let mut connection = Connection::open(plan.from, plan.port).await?;
     let answer = connection.get(path, close).await?;
     *kept = Some(connection);
     Ok(answer)

@@ -1,19 +1,27 @@
 use std::{
+    convert::Infallible,
     io,
+    net::Ipv4Addr,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1};
+use http_body_util::{BodyExt, Either, Empty};
+use hyper::{
+    Request,
+    body::{Body, Bytes, Frame},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 /// The expected answer, or another whole one.
@@ -31,17 +39,22 @@ pub struct Lost {
 
 /// One connection to the app.
 pub struct Connection {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Either<Empty<Bytes>, Trickle>>,
     received: Arc<AtomicU64>,
 }
 
 impl Connection {
-    pub async fn open(port: u16) -> Result<Self, Lost> {
+    pub async fn open(from: Ipv4Addr, port: u16) -> Result<Self, Lost> {
         let refused = |error: &dyn std::fmt::Display| Lost {
             why: format!("no connection: {error}"),
             before_any_byte: true,
         };
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| refused(&e))?;
+        let connect = async {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+        };
+        let stream = connect.await.map_err(|e| refused(&e))?;
         let received = Arc::new(AtomicU64::new(0));
         let counted = Counted { stream, received: received.clone() };
         let (sender, driver) = http1::handshake(TokioIo::new(counted)).await.map_err(|e| refused(&e))?;
@@ -64,17 +77,52 @@ impl Connection {
     }
 
     async fn exchange(&mut self, path: &str, close: bool) -> hyper::Result<Answer> {
-        let mut request = Request::get(path).header("Host", "demo.test");
+        let upload = path.strip_prefix("/upload?n=").and_then(|chunks| chunks.parse().ok());
+        let request = if upload.is_some() { Request::post(path) } else { Request::get(path) };
+        let mut request = request.header("Host", "demo.test");
         if close {
             request = request.header("Connection", "close");
         }
-        let request = request.body(Empty::new()).expect("a plain path");
+        let body = upload.map_or(Either::Left(Empty::new()), |chunks| Either::Right(Trickle::of(chunks)));
+        let request = request.body(body).expect("a plain path");
         let response = self.sender.send_request(request).await?;
         let release = response.headers().get("x-release");
         let release = release.and_then(|value| value.to_str().ok()).map(str::to_owned);
         let status = response.status().as_u16();
         response.into_body().collect().await?;
         Ok(Answer { status, release })
+    }
+}
+
+/// An upload by a slow client: a kilobyte each 100 ms.
+pub struct Trickle {
+    left: u64,
+    due: Pin<Box<Sleep>>,
+}
+
+impl Trickle {
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    fn of(chunks: u64) -> Self {
+        Self { left: chunks, due: Box::pin(sleep(Self::PAUSE)) }
+    }
+}
+
+impl Body for Trickle {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.due.as_mut().poll(cx));
+        self.left -= 1;
+        self.due = Box::pin(sleep_until(Instant::now() + Self::PAUSE));
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 1000])))))
     }
 }
 

@@ -1,4 +1,5 @@
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +19,15 @@ mod client;
 mod connection;
 mod records;
 
+pub(crate) use client::{request, request_once};
+pub(crate) use connection::Connection;
 pub use records::{Latencies, Record, Records, Tally};
 
 /// Who sends what, and how often.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// The address that the clients have, one of 127.0.0.0/8.
+    pub from: Ipv4Addr,
     /// Where the app listens, on 127.0.0.1.
     pub port: u16,
     /// What every request of the steady load asks for.
@@ -45,6 +50,7 @@ impl Plan {
     /// About 100 requests a second, half of them on kept connections.
     pub fn modest(port: u16) -> Self {
         Self {
+            from: Ipv4Addr::LOCALHOST,
             port,
             path: "/".into(),
             keep_alive: 3,

@@ -1,5 +1,7 @@
 //! How a drain begins, ends and is undone, step by step. Time is data: nothing waits.
 
+mod after;
+
 use std::net::IpAddr;
 
 use pitstop::core::{
@@ -7,7 +9,7 @@ use pitstop::core::{
     Sockets, Traffic, WorkerLoad,
     drain::{
         Answer, Budget, Drain, DrainCommand, DrainEffect, DrainResult, Evidence, Journal, Origin, Undone,
-        WaitsFor,
+        Upgraded, WaitsFor,
     },
 };
 
@@ -15,13 +17,7 @@ const BEGIN: u64 = 100_000;
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
 fn budget() -> Budget {
-    Budget {
-        min_ms: 5000,
-        quiet_min_ms: 2000,
-        quiet_max_ms: 15_000,
-        max_ms: 18_000,
-        ignore_peers: Vec::new(),
-    }
+    Budget { min_ms: 5000, quiet_min_ms: 2000, quiet_max_ms: 15_000, max_ms: 18_000, ..Budget::default() }
 }
 
 fn server(key: u64) -> Sight {
@@ -45,7 +41,7 @@ fn worker(checkin: u64, requests: u64, busy: u32) -> Option<Vec<WorkerLoad>> {
 }
 
 fn silence() -> Option<Sockets> {
-    Some(Sockets::default())
+    Some(Sockets { ended: Some(Vec::new()), ..Sockets::default() })
 }
 
 fn kept(received: u64, age: u64) -> Connection {
@@ -62,7 +58,7 @@ fn kept(received: u64, age: u64) -> Connection {
 }
 
 fn table(connections: Vec<Connection>) -> Option<Sockets> {
-    Some(Sockets { connections, ..Sockets::default() })
+    Some(Sockets { connections, ended: Some(Vec::new()), ..Sockets::default() })
 }
 
 /// An idle server that checks in each second.
@@ -119,7 +115,7 @@ fn undone(effects: &[DrainEffect]) -> Option<Undone> {
 fn an_idle_server_is_held_for_the_minimum_and_no_longer() {
     let (after, answer) = drained(budget(), idle);
     assert_eq!((after, answer.result, answer.requests_left), (5000, DrainResult::Drained, 0));
-    assert_eq!(answer.evidence, Evidence { control: true, sockets: true });
+    assert_eq!(answer.evidence, Evidence { control: true, sockets: true, ends: true });
 }
 
 #[test]
@@ -254,10 +250,77 @@ fn ignored_peers_hold_nothing_though_their_requests_are_counted() {
 }
 
 #[test]
+fn an_app_server_that_may_not_be_looked_into_is_drained_by_the_sockets() {
+    let seen = |at: u64| {
+        let busy = Connection { sent: Some(0), ..kept(200, at - BEGIN) };
+        let connections = if at < BEGIN + 7000 { vec![busy] } else { vec![] };
+        look(at, Sight::NotPermitted, Traffic { workers: None, sockets: table(connections) })
+    };
+    let mut drain = Drain::new(budget(), None);
+    drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));
+    let (after, answer) = watch(&mut drain, BEGIN + 100, BEGIN + 20_000, seen).unwrap();
+    // Nothing else is known of the peer: its silence must be the longest.
+    assert_eq!((after, answer.result), (15_000, DrainResult::Drained));
+    let in_flight = answer.waits.iter().find(|wait| wait.what == WaitsFor::InFlight).unwrap();
+    assert_eq!(in_flight.until_ms, 7000);
+}
+
+/// A websocket whose server speaks each 3 s and whose client is silent.
+fn websocket(at: u64) -> Connection {
+    Connection { sent: Some(300 + at / 3000 * 20), last_sent_ms: Some(at % 3000), ..kept(200, 60_000) }
+}
+
+#[test]
+fn a_websocket_is_counted_and_waited_for_or_not() {
+    let seen = |at: u64| {
+        let open = if at < BEGIN + 12_000 { vec![websocket(at)] } else { vec![] };
+        look(at, server(1), Traffic { workers: worker(at / 1000, 5, 0), sockets: table(open) })
+    };
+    for (upgraded, expected) in [(Upgraded::Wait, 12_000), (Upgraded::Ignore, 5000)] {
+        let mut drain = Drain::new(Budget { upgraded, ..budget() }, None);
+        for at in (BEGIN - 20_000..BEGIN).step_by(1000) {
+            drain.observe(Moment(at), &seen(at));
+        }
+        drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));
+        assert!(watch(&mut drain, BEGIN + 100, BEGIN + 1000, seen).is_none());
+        assert_eq!(drain.view().unwrap().upgraded, 1);
+        let (after, answer) = watch(&mut drain, BEGIN + 1100, BEGIN + 20_000, seen).unwrap();
+        assert_eq!((after, answer.result), (expected, DrainResult::Drained), "{upgraded:?}");
+    }
+}
+
+#[test]
+fn what_is_cut_off_is_named_with_its_age() {
+    let busy = |at: u64| {
+        let connection = Connection { sent: Some(0), ..kept(200, at - BEGIN + 2000) };
+        look(at, server(1), Traffic { workers: worker(at / 1000, 5, 1), sockets: table(vec![connection]) })
+    };
+    let (_, answer) = drained(budget(), busy);
+    assert_eq!(answer.requests_left, 1);
+    assert!(answer.to_string().contains("cut off: 10.0.0.1 after 20.0s"), "{answer}");
+}
+
+#[test]
+fn a_kept_connection_that_its_proxy_closes_is_no_traffic() {
+    // The proxy hears of the removal, and closes what it kept: the end mark counts as a byte.
+    let seen = |at: u64| {
+        let received = if at < BEGIN + 4500 { 200 } else { 201 };
+        let closed = Connection { sent: Some(300), ..kept(received, at - 80_000) };
+        let traffic = Traffic { workers: worker(at / 1000, 5, 0), sockets: table(vec![closed]) };
+        look(at, server(1), traffic)
+    };
+    let (after, answer) = drained(budget(), seen);
+    assert_eq!((after, answer.result), (5000, DrainResult::Drained));
+}
+
+#[test]
 fn one_senders_silence_proves_nothing_about_another() {
     // One sends all the time and ceases at the begin; the other sends each 2.5 s and goes on.
-    let other =
-        |at: u64| Connection { key: 8, peer: "10.0.0.2".parse().unwrap(), ..kept(at / 2500, at % 2500) };
+    let other = |at: u64| Connection {
+        key: 8,
+        peer: "10.0.0.2".parse().unwrap(),
+        ..kept(at / 2500 * (200 + at / 2500 % 7), at % 2500)
+    };
     let seen = |at: u64| {
         let sockets = table(vec![kept(at.min(BEGIN), at.saturating_sub(BEGIN)), other(at)]);
         look(at, server(1), Traffic { workers: worker(at / 1000, 5, 0), sockets })
@@ -273,7 +336,7 @@ fn one_senders_silence_proves_nothing_about_another() {
 
 #[test]
 fn a_health_checker_as_regular_as_a_clock_holds_nothing() {
-    let probe = |at: u64| Connection { key: 8, ..kept(at / 10_000, at % 10_000) };
+    let probe = |at: u64| Connection { key: 8, ..kept(at / 10_000 * 113, at % 10_000) };
     let seen = |at: u64| {
         let traffic = Traffic { workers: worker(at / 1000, at / 10_000, 0), sockets: table(vec![probe(at)]) };
         look(at, server(1), traffic)
@@ -351,71 +414,6 @@ fn an_answer_survives_a_crash_as_well() {
     assert_eq!(again, [DrainEffect::Answer(answer)]);
     let effects = restarted.observe(Moment(at + 60_000), &idle(at + 60_000));
     assert_eq!(undone(&effects), Some(Undone::FalseDrain));
-}
-
-#[test]
-fn a_stray_call_does_not_freeze_the_pod() {
-    let (mut drain, at, _) = answered();
-    assert_eq!(drain.deadline(), Some(Moment(at + 60_000)));
-    assert!(drain.observe(Moment(at + 59_900), &idle(at + 59_900)).is_empty());
-    assert_eq!(undone(&drain.tick(Moment(at + 60_000))), Some(Undone::FalseDrain));
-    assert!(!drain.active());
-}
-
-#[test]
-fn a_server_that_is_stopping_or_gone_is_no_false_drain() {
-    let closed = Some(Sockets { closed: true, ..Sockets::default() });
-    let stopping = |at| look(at, server(1), Traffic { workers: None, sockets: closed.clone() });
-    let gone = |at| look(at, Sight::Missing, Traffic::default());
-    let (drain, at, _) = answered();
-    for seen in [&stopping as &dyn Fn(u64) -> Observation, &gone] {
-        let mut drain = drain.clone();
-        for later in [100, 60_000, 90_000] {
-            assert!(drain.observe(Moment(at + later), &seen(at + later)).is_empty());
-        }
-        assert!(drain.answered());
-    }
-}
-
-#[test]
-fn sigterm_to_the_agent_means_that_the_drain_is_true() {
-    let (mut drain, at, _) = answered();
-    drain.command(Moment(at + 10), DrainCommand::Begin(Origin::Term));
-    assert!(drain.observe(Moment(at + 90_000), &idle(at + 90_000)).is_empty());
-    assert_eq!(drain.deadline(), None);
-    let mut drain = begun(budget());
-    assert!(drain.command(Moment(BEGIN + 10), DrainCommand::Begin(Origin::Term)).is_empty());
-    let (after, _) = watch(&mut drain, BEGIN + 100, BEGIN + 20_000, idle).unwrap();
-    let later = BEGIN + after + 90_000;
-    assert!(drain.observe(Moment(later), &idle(later)).is_empty());
-}
-
-#[test]
-fn a_new_image_after_the_answer_means_that_the_pod_lives_on() {
-    let (mut drain, at, _) = answered();
-    let new = |at| Observation { sight: server(2), ..idle(at) };
-    assert!(drain.observe(Moment(at + 500), &new(at - 1)).is_empty(), "a look from before the answer");
-    assert_eq!(undone(&drain.observe(Moment(at + 500), &new(at + 500))), Some(Undone::NewImage));
-}
-
-#[test]
-fn a_new_image_of_our_own_restart_undoes_nothing() {
-    let (mut drain, at, _) = answered();
-    let new = |at| Observation { sight: server(2), ..idle(at) };
-    drain.expect_image_change(true);
-    assert!(drain.observe(Moment(at + 500), &new(at + 500)).is_empty());
-    drain.expect_image_change(false);
-    assert!(drain.observe(Moment(at + 600), &new(at + 600)).is_empty(), "it belongs to the pod now");
-    assert!(drain.answered());
-}
-
-#[test]
-fn a_new_image_before_the_answer_undoes_nothing() {
-    let (_, answer) = drained(budget(), |at| Observation {
-        sight: server(if at < BEGIN + 3000 { 1 } else { 2 }),
-        ..idle(at)
-    });
-    assert_eq!(answer.result, DrainResult::Drained);
 }
 
 #[test]

@@ -1,0 +1,175 @@
+//! The other ways in which a container ends.
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pitstop_rig::{
+    AgentRig, App, PumaRig, Setup, http,
+    kubelet::{self, Hook},
+    poll, until,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::PITSTOP;
+
+struct Pod {
+    agent: AgentRig,
+    puma: PumaRig,
+}
+
+impl Pod {
+    fn start(setup: Setup, env: &[(&str, &str)]) -> Self {
+        let mut puma = PumaRig::empty(setup);
+        let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
+        agent.env.extend(env.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        agent.start_from_v1(&mut puma);
+        Self { agent, puma }
+    }
+
+    fn drain(&self) -> serde_json::Value {
+        self.agent.status().map(|mut status| status["drain"].take()).unwrap_or_default()
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.agent.log()).unwrap_or_default()
+    }
+}
+
+fn signal(pid: Option<i32>, signal: Signal) {
+    kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
+}
+
+/// A request that takes so many seconds, and that Puma has begun to serve.
+fn slow_request(pod: &Pod, seconds: u32) -> thread::JoinHandle<Option<u16>> {
+    let port = pod.puma.port();
+    let request = thread::spawn(move || {
+        let path = format!("/slow?s={seconds}");
+        http::get_within(port, &path, Duration::from_secs(60)).ok().map(|answer| answer.status)
+    });
+    until("the request in flight", || {
+        let metrics = pod.agent.get("/metrics").ok()?.body;
+        metrics.contains("pitstop_puma_requests_in_flight 1").then_some(())
+    });
+    request
+}
+
+#[test]
+fn e2e_puma_that_dies_by_itself_ends_the_drain() {
+    let mut pod =
+        Pod::start(Setup::default(), &[("PITSTOP_DRAIN_MIN", "30s"), ("PITSTOP_DRAIN_QUIET", "15s")]);
+    pod.puma.container().keep_ended();
+    let call = pod.agent.prestop();
+    until("the drain", || pod.drain().is_object().then_some(()));
+    signal(pod.puma.master(), Signal::KILL);
+    assert_eq!(call.join().unwrap().unwrap()["result"], "already_gone");
+}
+
+#[test]
+fn e2e_a_hook_that_is_cut_off_is_followed_by_the_end() {
+    // `--force --grace-period=0`: the hook is called, cut off after a second, and SIGTERM goes to all.
+    let mut pod = Pod::start(Setup::default(), &[]);
+    let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(1));
+    assert_eq!((end.answer, end.killed), (None, false));
+    assert_eq!(pod.agent.terminate(), Some(0));
+    assert!(pod.said().contains("went by itself"), "{}", pod.said());
+}
+
+#[test]
+fn e2e_a_classic_sidecar_gets_sigterm_with_the_hook_and_holds_it_all_the_same() {
+    let mut pod = Pod::start(Setup::default(), &[]);
+    let request = slow_request(&pod, 5);
+    signal(pod.agent.pid(), Signal::TERM);
+    let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(60));
+    assert!(request.is_finished(), "SIGTERM came with a request in flight");
+    assert_eq!(request.join().unwrap(), Some(200));
+    assert_eq!(end.answer.unwrap()["result"], "drained");
+    assert_eq!(pod.agent.wait_for_end(), Some(0));
+}
+
+#[test]
+fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
+    let mut pod = Pod::start(Setup::default(), &[("PITSTOP_DRAIN_MAX", "3s"), ("PITSTOP_DRAIN_QUIET", "2s")]);
+    let _request = slow_request(&pod, 40);
+    let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(5));
+    let answer = end.answer.unwrap();
+    assert_eq!((&answer["result"], &answer["requests_left"]), (&"deadline".into(), &1.into()));
+    assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
+    let metrics = pod.agent.get("/metrics").unwrap().body;
+    assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
+    assert!(pod.said().contains("cut off: 127.0.0.1 after "), "{}", pod.said());
+}
+
+#[test]
+fn e2e_status_shows_what_a_drain_waits_for() {
+    let pod = Pod::start(Setup::default(), &[]);
+    let request = slow_request(&pod, 6);
+    let call = pod.agent.prestop();
+    let drain = until("a drain that waits for a request alone", || {
+        let drain = pod.drain();
+        (drain["waits_for"] == serde_json::json!(["in_flight"])).then_some(drain)
+    });
+    assert_eq!((&drain["requests_in_flight"], &drain["result"]), (&1.into(), &serde_json::Value::Null));
+    assert!(drain["seconds_left"].as_f64().unwrap() > 1.0, "{drain}");
+    assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
+    assert_eq!(request.join().unwrap(), Some(200));
+    assert!(pod.said().contains("for proof that nothing is in flight"), "{}", pod.said());
+}
+
+#[test]
+fn e2e_a_websocket_is_waited_for_or_ignored() {
+    for policy in ["wait", "ignore"] {
+        let pod = Pod::start(Setup::default(), &[("PITSTOP_DRAIN_UPGRADED", policy)]);
+        let port = pod.puma.port();
+        // It ends by itself after 8 s; its server speaks all the time.
+        let began = Instant::now();
+        let socket = thread::spawn(move || http::get_within(port, "/socket?s=8", Duration::from_secs(60)));
+        let call = pod.agent.prestop();
+        until("the websocket on /status", || (pod.drain()["upgraded"] == 1).then_some(()));
+        assert_eq!(call.join().unwrap().unwrap()["result"], "drained", "{policy}");
+        assert_eq!(socket.is_finished(), policy == "wait", "{policy} after {:?}", began.elapsed());
+        let _ = socket.join();
+    }
+}
+
+#[test]
+fn e2e_a_liveness_kill_in_the_middle_of_a_hot_restart_leaves_a_pod_that_deploys() {
+    let setup = Setup { boot_seconds: 2.0, restarted: true, ..Setup::default() };
+    let mut pod = Pod::start(setup, &[("PITSTOP_RESTART_MODE", "hot")]);
+    pod.agent.publish(&pod.puma, App::Good, "v2");
+    pod.agent.promote("v2");
+    until("the restart", || (pod.agent.status()?["stage"] == "verifying").then_some(()));
+    let answer = pod.agent.prestop().join().unwrap().unwrap();
+    assert!(["drained", "deadline"].contains(&answer["result"].as_str().unwrap()), "{answer}");
+    // The kubelet ends the container only, and starts it anew.
+    let starts = pod.puma.starts();
+    signal(pod.puma.container().pid(), Signal::TERM);
+    until("the container's next start", || (pod.puma.starts() > starts).then_some(()));
+    pod.agent.wait_in_sync("v2");
+    assert!(pod.drain().is_null(), "the drain is undone");
+    pod.agent.publish(&pod.puma, App::Good, "v3");
+    pod.agent.promote("v3");
+    pod.agent.wait_in_sync("v3");
+}
+
+#[test]
+fn e2e_a_drain_in_the_middle_of_a_phased_restart_waits_for_it_and_begins_nothing_else() {
+    let setup = Setup { boot_seconds: 1.0, ..Setup::default() };
+    let mut pod = Pod::start(setup, &[("PITSTOP_RESTART_MODE", "phased")]);
+    pod.agent.publish(&pod.puma, App::Good, "v2");
+    pod.agent.promote("v2");
+    until("the restart", || (pod.agent.status()?["stage"] == "verifying").then_some(()));
+    pod.agent.publish(&pod.puma, App::Good, "v3");
+    let call = pod.agent.prestop();
+    pod.agent.promote("v3");
+    assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
+    let stable = poll(Duration::from_secs(2), || {
+        let answer = pod.puma.get("/").ok()?;
+        (answer.release.as_deref() == Some("v3")).then_some(())
+    });
+    assert!(stable.is_none(), "a deploy was begun in a pod that ends");
+    let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(60));
+    assert!(!end.killed);
+}
