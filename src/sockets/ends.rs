@@ -87,12 +87,12 @@ impl Ends {
         let Heard { ends, missed } = std::mem::take(&mut *heard);
         drop(heard);
         let ours = ends.into_iter().filter(|end| ports.contains(&end.port));
-        (!missed).then(|| ours.map(End::as_of_now).collect())
+        (!missed).then(|| ours.map(End::aged).collect())
     }
 }
 
 impl End {
-    fn as_of_now(self) -> Connection {
+    fn aged(self) -> Connection {
         let since = u64::try_from(self.heard.elapsed().as_millis()).unwrap_or(u64::MAX);
         let older = |age: Option<u64>| age.map(|ms| ms.saturating_add(since));
         let Connection { last_received_ms, last_sent_ms, .. } = self.connection;

@@ -173,7 +173,9 @@ impl Server {
                 return refusal(request, 403, "AccessDenied", None).await;
             }
             Some(Fault::Silence) => std::future::pending().await,
-            Some(Fault::Together(barrier)) => drop(barrier.wait().await),
+            Some(Fault::Together(barrier)) => {
+                barrier.wait().await;
+            }
             _ => {}
         }
         let answer = self.service.call(request.map(Body::from)).await?;
