@@ -191,6 +191,8 @@ codes! {
     StateDirNotWritable = "STATE_DIR_NOT_WRITABLE",
     /// `state_dir` lies on the releases' volume.
     StateDirOnVolume = "STATE_DIR_ON_VOLUME",
+    /// `pod_dir` lies on the releases' volume.
+    PodDirOnVolume = "POD_DIR_ON_VOLUME",
     /// The token cannot be read.
     TokenUnreadable = "TOKEN_UNREADABLE",
     /// The pointer cannot be read.

@@ -203,7 +203,7 @@ fn random_addresses() -> Check {
                 "set kernel.randomize_va_space to 2 on the node",
             ),
         ),
-        Ok(_) => Check::fine(RESTARTS, "can be told from none, by the addresses of each image"),
+        Ok(_) => Check::fine(RESTARTS, "can be recognised: the kernel gives each image addresses of its own"),
         Err(error) => Check::unknown(RESTARTS, format!("/proc/sys/kernel/randomize_va_space: {error}")),
     }
 }

@@ -55,13 +55,18 @@ fn missing(narrow: Option<&str>) -> Finding {
     Finding::broken(
         Code::AppServerMissing,
         message,
-        "see the app container's log; before Puma starts, ask `pitstop doctor --init`",
+        "see the app container's log, and that the pod's spec has shareProcessNamespace: true; before Puma starts, ask \
+         `pitstop doctor --init`",
     )
 }
 
-/// Whether the first process is this program or what started it in the same container.
+/// Whether the first process is the sidecar itself. `exec` runs Puma in the same container.
 fn is_ours(title: &str) -> bool {
-    let program = title.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    let mut words = title.split(' ');
+    let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    if words.any(|word| word == "exec") {
+        return false;
+    }
     let own = std::env::current_exe().ok();
     let own = own.as_deref().and_then(|path| path.file_name()).and_then(|name| name.to_str());
     program == "pitstop" || Some(program) == own
@@ -106,4 +111,19 @@ fn listed(narrow: Option<&str>) -> String {
 
 fn shortened(title: &str) -> String {
     title.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sidecar_of_ours_in_front_means_that_nothing_is_shared() {
+        assert!(is_ours("/usr/local/bin/pitstop --config /etc/pitstop.yml run"));
+        for title in
+            ["/pause", "/catatonit -P", "sh -c pitstop run", "pitstop exec -- puma", "", "vi pitstop"]
+        {
+            assert!(!is_ours(title), "{title:?}");
+        }
+    }
 }

@@ -10,6 +10,8 @@ mod health;
 mod pod;
 mod report;
 mod store;
+#[cfg(test)]
+mod tests;
 mod volume;
 
 use std::time::Duration;

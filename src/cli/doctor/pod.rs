@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use super::volume::nearest;
@@ -11,6 +11,7 @@ use crate::{
     cli::Failure,
     config::Config,
     finding::{Check, Code, Finding},
+    releases::Releases,
     volume::Lane,
 };
 
@@ -18,9 +19,6 @@ const ABOUT: &str = "pod";
 
 /// As for the volume, on which one of these questions is asked.
 const LIMIT: Duration = Duration::from_secs(10);
-
-/// Whoever wrote on this volume so lately is still here.
-const LATELY: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything about the pod's own places.
 ///
@@ -30,13 +28,19 @@ pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     let lane = Lane::start("doctor-pod")?;
     let (state_dir, deploy_to) = (config.state_dir.clone(), config.deploy_to.clone());
     let token = config.token_file.clone();
+    let pod_dir = (!config.pod_dirs.is_empty()).then(|| config.pod_dir.clone());
     let own = move || {
         let mut checks = vec![writable(&state_dir), apart(&state_dir, &deploy_to)];
+        checks.extend(pod_dir.map(|pod_dir| per_pod(&pod_dir, &deploy_to)));
         checks.extend(token.as_deref().map(readable));
         checks
     };
-    let neighbours =
-        Neighbours { deploy_to: config.deploy_to.clone(), current: config.current(), pod: config.pod() };
+    let neighbours = Neighbours {
+        releases: crate::cli::on_volume(config),
+        deploy_to: config.deploy_to.clone(),
+        current: config.current(),
+        pod: config.pod(),
+    };
     let late = || Check::unknown(ABOUT, format!("no answer within {LIMIT:?}"));
     let mut checks = lane.run(LIMIT, own).await.unwrap_or_else(|_| vec![late()]);
     // Second: it is the one that may hang with the volume.
@@ -64,9 +68,31 @@ fn writable(state_dir: &Path) -> Check {
     }
 }
 
-fn apart(state_dir: &Path, deploy_to: &Path) -> Check {
+fn lies_below(path: &Path, deploy_to: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if !real(state_dir).starts_with(real(deploy_to)) {
+    real(path).starts_with(real(deploy_to))
+}
+
+fn per_pod(pod_dir: &Path, deploy_to: &Path) -> Check {
+    if !lies_below(pod_dir, deploy_to) {
+        return Check::fine(ABOUT, "pod_dir is not below deploy_to");
+    }
+    Check::found(
+        ABOUT,
+        Finding::risky(
+            Code::PodDirOnVolume,
+            format!(
+                "pod_dir {} lies on the releases' volume: pods that share it write the same pid files, sockets and \
+                 logs",
+                pod_dir.display()
+            ),
+            "set pod_dir to an emptyDir of the pod's own",
+        ),
+    )
+}
+
+fn apart(state_dir: &Path, deploy_to: &Path) -> Check {
+    if !lies_below(state_dir, deploy_to) {
         return Check::fine(ABOUT, "state_dir is not below deploy_to");
     }
     Check::found(
@@ -101,6 +127,7 @@ fn readable(file: &Path) -> Check {
 }
 
 struct Neighbours {
+    releases: Releases,
     deploy_to: PathBuf,
     current: PathBuf,
     pod: String,
@@ -108,19 +135,30 @@ struct Neighbours {
 
 impl Neighbours {
     fn check(&self) -> Check {
-        let others = self.others();
         let own = !self.current.starts_with(&self.deploy_to)
             || self.current.components().any(|part| part.as_os_str() == self.pod.as_str());
-        if others.is_empty() || own {
+        if own {
+            return Check::fine(ABOUT, format!("{} has a `current` of its own", self.pod));
+        }
+        let others = match self.releases.leases() {
+            Ok(leases) => leases.live,
+            Err(trouble) => {
+                return Check::unknown(ABOUT, format!("who else uses the volume: {}", trouble.message));
+            }
+        };
+        // Who ended in order needs its `current` no more; who did not is remembered for a day.
+        let others = others.into_iter().filter(|lease| !lease.ended && lease.pod != self.pod);
+        let others: Vec<_> = others.map(|lease| lease.pod).collect();
+        if others.is_empty() {
             return Check::fine(ABOUT, format!("{} shares `current` with nobody", self.pod));
         }
         Check::found(
             ABOUT,
-            Finding::broken(
+            Finding::risky(
                 Code::CurrentShared,
                 format!(
-                    "{} work on this volume too, and `current` ({}) is the same for all: one pod's deploy or revert \
-                     moves it under the others, whose Pumas then boot what nobody told them to",
+                    "{} used this volume within a day, and `current` ({}) is the same for all: one pod's deploy or \
+                     revert moves it under the others, whose Pumas then boot what nobody told them to",
                     others.join(", "),
                     self.current.display()
                 ),
@@ -128,24 +166,4 @@ impl Neighbours {
             ),
         )
     }
-
-    /// Pods whose journal on this volume was written lately.
-    fn others(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.deploy_to.join(".pitstop/pods"));
-        let mut others: Vec<String> = entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| lately(&entry.path().join("revisions.log")))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| *name != self.pod)
-            .collect();
-        others.sort();
-        others
-    }
-}
-
-fn lately(path: &Path) -> bool {
-    let written = fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    written.is_some_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < LATELY))
 }

@@ -33,7 +33,7 @@ const PREFIX: &str = ".pitstop-doctor";
 pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     let lane = Lane::start("doctor")?;
     let volume = Volume {
-        releases: super::super::on_volume(config),
+        releases: crate::cli::on_volume(config),
         deploy_to: config.deploy_to.clone(),
         current: config.current(),
     };
