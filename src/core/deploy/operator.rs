@@ -106,11 +106,14 @@ mod tests {
     }
 
     fn fetched(effects: &[Effect]) -> Vec<&str> {
-        let release = |effect| match effect {
-            &Effect::Fetch { ref release, .. } => Some(release.as_str()),
+        effects.iter().filter_map(fetches).collect()
+    }
+
+    fn fetches(effect: &Effect) -> Option<&str> {
+        match effect {
+            Effect::Fetch { release, .. } => Some(release.as_str()),
             _ => None,
-        };
-        effects.iter().filter_map(release).collect()
+        }
     }
 
     #[test]
