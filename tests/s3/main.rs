@@ -2,9 +2,11 @@
 //! misbehaves on demand.
 
 mod commands;
+mod credentials;
 mod denied;
 mod download;
 mod objects;
 mod pointer;
 mod rig;
+mod tls;
 mod troubles;

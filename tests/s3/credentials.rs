@@ -1,0 +1,159 @@
+//! Where the program finds its credentials, as in a cluster and elsewhere.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use pitstop_rig::S3Rig;
+
+/// Answers every request with the same document, and remembers them. Ends with the test's process.
+struct Issuer {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Issuer {
+    fn start(content_type: &'static str, document: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let heard = asked.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                heard.lock().unwrap().push(answer(stream.unwrap(), content_type, &document));
+            }
+        });
+        Self { port, asked }
+    }
+}
+
+fn answer(mut stream: TcpStream, content_type: &str, document: &str) -> String {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut request, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        request += &line;
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        document.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(document.as_bytes()).unwrap();
+    request + &String::from_utf8(body).unwrap()
+}
+
+struct Case {
+    rig: S3Rig,
+    dir: tempfile::TempDir,
+}
+
+impl Case {
+    fn new() -> Self {
+        let rig = S3Rig::start();
+        rig.put("releases/v1.tar.zst.sha256", b"digest".to_vec());
+        Self { rig, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// `pitstop releases` in this environment; what it said.
+    fn releases(&self, env: &[(&str, &str)]) -> (bool, String) {
+        let mut pitstop = Command::new(env!("CARGO_BIN_EXE_pitstop"));
+        pitstop.args(["releases", "--json"]).env_clear().envs(self.rig.env_without_credentials());
+        pitstop.env("PITSTOP_DEPLOY_TO", self.dir.path()).envs(env.iter().copied());
+        let output = pitstop.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    #[track_caller]
+    fn lists(&self, env: &[(&str, &str)]) {
+        let (listed, said) = self.releases(env);
+        assert!(listed && said.contains(r#""store":["v1"]"#), "{said}");
+    }
+
+    fn with_session(&self) -> bool {
+        self.rig.seen().last().unwrap().session
+    }
+}
+
+#[test]
+fn without_any_the_remedies_are_told() {
+    let case = Case::new();
+    let (listed, said) = case.releases(&[]);
+    assert!(!listed, "{said}");
+    assert!(said.contains("store_denied") && said.contains("no credentials"), "{said}");
+    assert!(said.contains("IRSA or Pod Identity") && said.contains("AWS_ACCESS_KEY_ID"), "{said}");
+    assert_eq!(case.rig.seen(), []);
+}
+
+#[test]
+fn from_a_profile() {
+    let case = Case::new();
+    let keys = case.rig.keys();
+    let text =
+        format!("[deployer]\naws_access_key_id = {}\naws_secret_access_key = {}\n", keys.access, keys.secret);
+    let file = case.file("credentials", &text);
+    case.lists(&[("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()), ("AWS_PROFILE", "deployer")]);
+}
+
+/// IRSA: the pod's service account has a token, which the token service trades for credentials.
+#[test]
+fn from_a_service_account_with_a_role() {
+    let case = Case::new();
+    let keys = case.rig.keys();
+    let document = format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
+         <SessionToken>a-session</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+         </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+        keys.access, keys.secret
+    );
+    let sts = Issuer::start("text/xml", document);
+    let token = case.file("token", "the-service-account");
+    case.lists(&[
+        ("AWS_ENDPOINT_URL_STS", &format!("http://127.0.0.1:{}", sts.port)),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pitstop"),
+    ]);
+    assert!(case.with_session());
+    let asked = sts.asked.lock().unwrap().concat();
+    assert!(asked.contains("AssumeRoleWithWebIdentity") && asked.contains("the-service-account"), "{asked}");
+}
+
+#[test]
+fn from_pod_identity() {
+    let case = Case::new();
+    let keys = case.rig.keys();
+    let document = serde_json::json!({
+        "AccessKeyId": keys.access, "SecretAccessKey": keys.secret, "Token": "a-session",
+        "Expiration": "2099-01-01T00:00:00Z",
+    });
+    let agent = Issuer::start("application/json", document.to_string());
+    let token = case.file("token", "the-pod");
+    case.lists(&[
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("http://127.0.0.1:{}/v1/credentials", agent.port)),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.to_str().unwrap()),
+    ]);
+    assert!(case.with_session());
+    assert!(agent.asked.lock().unwrap().concat().contains("the-pod"));
+}
