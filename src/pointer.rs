@@ -251,8 +251,9 @@ impl Watching {
     }
 
     fn report(&mut self, look: Result<Pointer, Trouble>) {
-        self.failures = if look.is_ok() { 0 } else { self.failures.saturating_add(1) };
-        let failed = look.as_ref().err().map(|trouble| trouble.reason);
+        let failed = look.as_ref().err().cloned();
+        self.tell(failed.as_ref());
+        self.failures = if failed.is_none() { 0 } else { self.failures.saturating_add(1) };
         let look = Some(look);
         let changed = self.latest.send_if_modified(|latest| {
             let changed = *latest != look;
@@ -260,10 +261,26 @@ impl Watching {
             changed
         });
         (self.settings.on_check)(match (failed, changed) {
-            (Some(reason), _) => Check::Failed(reason),
+            (Some(trouble), _) => Check::Failed(trouble.reason),
             (None, true) => Check::Changed,
             (None, false) => Check::Unchanged,
         });
+    }
+
+    /// One line when it begins and one when it is over, however long an outage takes.
+    fn tell(&self, failed: Option<&Trouble>) {
+        let pointer = &self.settings.source;
+        let before = self.latest.borrow().as_ref().and_then(|look| look.as_ref().err().map(|t| t.reason));
+        match failed {
+            Some(trouble) if before != Some(trouble.reason) => {
+                let (reason, detail) = (trouble.reason.code(), &trouble.message);
+                tracing::warn!(reason, detail, ?pointer, "the pointer is not known: no deploys until it is");
+            }
+            None if before.is_some() => {
+                tracing::info!(?pointer, looks_in_vain = self.failures, "the pointer is known again");
+            }
+            Some(_) | None => {}
+        }
     }
 
     /// Watches the directory, never the file: a ConfigMap's file is a link whose target is swapped.

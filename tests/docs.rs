@@ -48,6 +48,7 @@ fn links_between_the_documents_lead_somewhere() {
         "docs/doctor.md",
         "docs/drain.md",
         "docs/exec.md",
+        "docs/s3.md",
         "docs/configuration.md",
         "docs/architecture.md",
     ] {

@@ -5,6 +5,7 @@ mod commands;
 mod credentials;
 mod denied;
 mod download;
+mod moto;
 mod objects;
 mod pointer;
 mod rig;

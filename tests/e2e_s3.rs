@@ -1,0 +1,55 @@
+//! `pitstop run` beside a real Puma, with pointer and releases in S3: deploys, and a store that goes away.
+
+use std::{fs, path::Path};
+
+use pitstop_rig::{AgentRig, App, PumaRig, S3Rig, Setup, until};
+
+struct Pod {
+    s3: S3Rig,
+    // Before the volume, where its log is.
+    agent: AgentRig,
+    puma: PumaRig,
+}
+
+impl Pod {
+    fn in_sync() -> Self {
+        let s3 = S3Rig::start();
+        let mut puma = PumaRig::empty(Setup::default());
+        let mut agent = AgentRig::prepare(Path::new(env!("CARGO_BIN_EXE_pitstop")), &puma);
+        agent.env.extend(s3.env());
+        agent.start_from_v1(&mut puma);
+        Self { s3, puma, agent }
+    }
+
+    fn deploy(&self, release: &str) {
+        self.agent.publish(&self.puma, App::Good, release);
+        self.agent.promote(release);
+        self.agent.wait_in_sync(release);
+        self.puma.wait_for_release(release);
+    }
+
+    fn wait_for_reason(&self, reason: &str) {
+        until(reason, || self.agent.status().filter(|status| status["reason"] == reason));
+    }
+}
+
+#[test]
+fn e2e_a_release_in_s3_runs_in_the_pod_and_an_outage_of_s3_is_no_outage_of_the_pod() {
+    let mut pod = Pod::in_sync();
+    pod.deploy("v2");
+    pod.s3.outage();
+    pod.wait_for_reason("store_unreachable");
+    let status = pod.agent.status().unwrap();
+    assert_eq!((&status["running"], &status["stage"]), (&"v2".into(), &"steady".into()), "{status}");
+    pod.puma.wait_for_release("v2");
+    // Even an agent that starts anew meanwhile is there for the kubelet.
+    pod.agent.kill();
+    pod.agent.start();
+    pod.wait_for_reason("store_unreachable");
+    assert_eq!(pod.agent.get("/startup").unwrap().status, 200);
+    pod.s3.recover();
+    pod.deploy("v3");
+    let log = fs::read_to_string(pod.agent.log()).unwrap();
+    assert!(log.contains("store_unreachable") && log.contains("the pointer is known again"), "{log}");
+    assert!(!log.contains(&pod.s3.keys().secret));
+}
