@@ -113,6 +113,9 @@ pub struct Publish {
     /// A ready tar.zst or tar.gz instead of a directory.
     #[arg(long, value_name = "FILE")]
     pub archive: Option<PathBuf>,
+    /// A path in DIR to leave out, with all that is below it; as often as needed. `.git` is never packed.
+    #[arg(long, value_name = "PATH", conflicts_with = "archive")]
+    pub exclude: Vec<PathBuf>,
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
     pub release: ReleaseId,
@@ -120,16 +123,20 @@ pub struct Publish {
 
 /// The releases on this pod's volume.
 fn on_volume(config: &Config) -> Releases {
-    let layout = Layout {
+    let releases =
+        Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
+    releases.laid_out(layout(config)).with_fallback(config.fallback_dir.clone())
+}
+
+/// What they are given besides their content.
+fn layout(config: &Config) -> Layout {
+    Layout {
         strip_prefix: config.strip_prefix,
         linked_dirs: config.linked_dirs.clone(),
         linked_files: config.linked_files.clone(),
         pod_dirs: config.pod_dirs.clone(),
         pod_dir: config.pod_dir.clone(),
-    };
-    let releases =
-        Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
-    releases.laid_out(layout).with_fallback(config.fallback_dir.clone())
+    }
 }
 
 /// How a command ends when nothing went wrong on the way.

@@ -14,7 +14,12 @@ use super::{Console, Exit, Failure, Publish};
 use crate::{
     config::Config,
     core::Reason,
-    releases::pack,
+    releases::{
+        Limits,
+        layout::Layout,
+        pack,
+        unpack::{self, UnpackError},
+    },
     revision::ReleaseId,
     store::{
         self, ArchiveKind, Body, Condition, Store, StoreError,
@@ -47,7 +52,8 @@ impl fmt::Display for Answer {
 pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let release = args.release.clone();
-    let packing = tokio::task::spawn_blocking(move || prepare(args));
+    let layout = super::layout(config);
+    let packing = tokio::task::spawn_blocking(move || prepare(args, &layout));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
     let answer = upload(store.as_ref(), release, packed).await?;
     console.print(&answer);
@@ -70,17 +76,28 @@ struct Packed {
     _temporary: Option<tempfile::TempPath>,
 }
 
-fn prepare(args: Publish) -> Result<Packed, Failure> {
-    match (args.archive, args.dir) {
-        (Some(archive), _) => ready(archive),
-        (None, Some(dir)) => packed(&dir),
-        (None, None) => Err(Failure::usage("name a directory, or an archive with --archive")),
+fn prepare(args: Publish, layout: &Layout) -> Result<Packed, Failure> {
+    let (packed, named) = match (args.archive, args.dir) {
+        (Some(archive), _) => (ready(archive.clone())?, archive),
+        (None, Some(dir)) => (packed(&dir, &args.exclude)?, dir),
+        (None, None) => return Err(Failure::usage("name a directory, or an archive with --archive")),
+    };
+    // Better here than in every pod.
+    unpack::check(&packed.path, packed.kind, &Limits::default(), layout)
+        .map_err(|e| Failure::failed(format!("{}: {}", named.display(), at_publish(&e))))?;
+    Ok(packed)
+}
+
+fn at_publish(error: &UnpackError) -> String {
+    match error {
+        UnpackError::Disk(..) => format!("{error} (unpacked to check it; TMPDIR names the place)"),
+        refused => refused.to_string(),
     }
 }
 
-fn packed(dir: &Path) -> Result<Packed, Failure> {
+fn packed(dir: &Path, exclude: &[PathBuf]) -> Result<Packed, Failure> {
     let file = tempfile::Builder::new().prefix("pitstop-publish-").tempfile()?;
-    pack::pack(dir, file.reopen()?).map_err(|e| Failure::failed(e.to_string()))?;
+    pack::pack(dir, exclude, file.reopen()?).map_err(|e| Failure::failed(e.to_string()))?;
     let (sha256, bytes) = digest(file.reopen()?)?;
     let temporary = file.into_temp_path();
     let kind = ArchiveKind::TarZst;

@@ -4,8 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-    path::{Path, PathBuf},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Component, Path, PathBuf},
 };
 
 use tar::{Builder, EntryType, Header};
@@ -29,17 +32,24 @@ pub enum PackError {
     Disk(PathBuf, io::Error),
 }
 
-/// Packs everything in `dir` as tar, compressed by zstd. Left out is only the marker that `pitstop`
-/// itself puts into releases.
+/// Packs what is in `dir` as tar, compressed by zstd. Left out are `exclude` (paths in `dir`, with all that
+/// is below), the repository's own `.git` at the top, and the marker that `pitstop` puts into releases.
 ///
 /// # Errors
 /// [`PackError`], also for sockets, devices and links that lead out of `dir`.
-pub fn pack(dir: &Path, out: File) -> Result<u64, PackError> {
-    let failed = |e| PackError::Disk(dir.into(), e);
+pub fn pack(dir: &Path, exclude: &[PathBuf], out: File) -> Result<u64, PackError> {
+    let failed = |e| disk(dir, e);
     let encoder = zstd::Encoder::new(out, LEVEL).map_err(failed)?;
-    let mut packing = Packing { tar: Builder::new(encoder), root: dir, links: BTreeMap::new(), entries: 0 };
+    let mut left_out: BTreeSet<PathBuf> = [".git", MARKER].map(PathBuf::from).into();
+    for path in exclude {
+        left_out.insert(excluded(path)?);
+    }
+    let tar = Builder::new(encoder);
+    let mut packing = Packing { tar, root: dir, left_out, links: BTreeMap::new(), entries: 0 };
     packing.directory(Path::new(""))?;
-    check_links(&packing.links, &BTreeSet::new()).map_err(|e| PackError::Refused(e.to_string()))?;
+    check_links(&packing.links, &BTreeSet::new()).map_err(|e| {
+        PackError::Refused(format!("{}: {e}; leave it out (--exclude), or see linked_dirs", dir.display()))
+    })?;
     if packing.entries == 0 {
         return Err(PackError::Refused(format!("{} is empty", dir.display())));
     }
@@ -48,9 +58,31 @@ pub fn pack(dir: &Path, out: File) -> Result<u64, PackError> {
     Ok(packing.entries)
 }
 
+/// A path to leave out, without `./` and slashes at the end.
+fn excluded(path: &Path) -> Result<PathBuf, PackError> {
+    let shown = path.display().to_string();
+    let refuse = |why: &str| Err(PackError::Refused(format!("--exclude {shown}: {why}")));
+    if shown.contains(['*', '?', '[']) {
+        return refuse(
+            "name a path in the directory, like node_modules or tmp/cache; there are no wildcards",
+        );
+    }
+    let plain: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    let inside = plain.components().all(|part| matches!(part, Component::Normal(_)));
+    if inside && !plain.as_os_str().is_empty() { Ok(plain) } else { refuse("is no path in the directory") }
+}
+
+fn disk(path: &Path, error: io::Error) -> PackError {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return PackError::Disk(path.into(), error);
+    }
+    PackError::Refused(format!("{}: {error}; make it readable, or leave it out (--exclude)", path.display()))
+}
+
 struct Packing<'a, W: Write> {
     tar: Builder<W>,
     root: &'a Path,
+    left_out: BTreeSet<PathBuf>,
     links: BTreeMap<Inside, Vec<u8>>,
     entries: u64,
 }
@@ -58,7 +90,7 @@ struct Packing<'a, W: Write> {
 impl<W: Write> Packing<'_, W> {
     fn directory(&mut self, path: &Path) -> Result<(), PackError> {
         let dir = self.root.join(path);
-        let failed = |e| PackError::Disk(dir.clone(), e);
+        let failed = |e| disk(&dir, e);
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).map_err(failed)? {
             names.push(entry.map_err(failed)?.file_name());
@@ -66,7 +98,7 @@ impl<W: Write> Packing<'_, W> {
         names.sort();
         for name in names {
             let path = path.join(name);
-            if path != Path::new(MARKER) {
+            if !self.left_out.contains(&path) {
                 self.entry(&path)?;
             }
         }
@@ -75,17 +107,12 @@ impl<W: Write> Packing<'_, W> {
 
     fn entry(&mut self, path: &Path) -> Result<(), PackError> {
         let on_disk = self.root.join(path);
-        let failed = |e| PackError::Disk(on_disk.clone(), e);
+        let failed = |e| disk(&on_disk, e);
         let meta = fs::symlink_metadata(&on_disk).map_err(failed)?;
         let inside = Inside::parse(path.as_os_str().as_bytes(), Limits::default().path_bytes)
             .map_err(|e| PackError::Refused(e.to_string()))?;
         self.entries += 1;
-        let mut header = Header::new_gnu();
-        header.set_mode(meta.permissions().mode() & 0o777);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(0);
+        let mut header = header(meta.permissions().mode());
         if meta.is_dir() {
             header.set_entry_type(EntryType::Directory);
             self.tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
@@ -102,24 +129,43 @@ impl<W: Write> Packing<'_, W> {
         } else {
             let path = on_disk.display();
             Err(PackError::Refused(format!(
-                "{path} is a socket, fifo or device; remove it, or pack a clean checkout"
+                "{path} is a socket, fifo or device; remove it, or leave it out (--exclude)"
             )))
         }
     }
 
     fn file(&mut self, path: &Path, on_disk: &Path, mut header: Header) -> Result<(), PackError> {
-        let failed = |e| PackError::Disk(on_disk.into(), e);
+        let failed = |e| disk(on_disk, e);
         let file = File::open(on_disk).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
+        let before = file.metadata().map_err(failed)?;
+        let size = before.len();
         header.set_size(size);
         // A file that grows meanwhile would break the archive, one that shrinks is caught here.
-        let mut content = Counted { inner: io::Read::take(file, size), bytes: 0 };
+        let mut content = Counted { inner: io::Read::take(&file, size), bytes: 0 };
         self.tar.append_data(&mut header, path, &mut content).map_err(failed)?;
-        if content.bytes == size {
+        let same = |a: &fs::Metadata, b: &fs::Metadata| {
+            (a.len(), a.mtime(), a.mtime_nsec()) == (b.len(), b.mtime(), b.mtime_nsec())
+        };
+        if content.bytes == size && same(&before, &file.metadata().map_err(failed)?) {
             return Ok(());
         }
-        Err(PackError::Refused(format!("{} changed while it was packed", on_disk.display())))
+        let path = on_disk.display();
+        Err(PackError::Refused(format!(
+            "{path} changed while it was packed; pack what nobody writes to, or leave it out (--exclude)"
+        )))
     }
+}
+
+/// Without owner and time. Whether others may write depends on the umask of who checked the code out,
+/// and would make another archive of the same code.
+fn header(mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_mode(mode & 0o755);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    header
 }
 
 struct Counted<R> {

@@ -94,6 +94,18 @@ pub fn unpack(
     Ok(Unpacked { entries, bytes, prefix, links })
 }
 
+/// Whether an agent would take the archive: unpacks it into a temporary directory.
+///
+/// # Errors
+/// [`UnpackError`]; `TMPDIR` names a place with room for it.
+pub fn check(archive: &Path, kind: ArchiveKind, limits: &Limits, layout: &Layout) -> Result<(), UnpackError> {
+    let temporary = std::env::temp_dir();
+    let failed = |e| UnpackError::Disk(temporary.display().to_string(), e);
+    let dir = tempfile::Builder::new().prefix("pitstop-check-").tempdir().map_err(failed)?;
+    let file = File::open(archive).map_err(|e| UnpackError::Disk(archive.display().to_string(), e))?;
+    unpack(file, kind, dir.path(), limits, layout).map(drop)
+}
+
 /// Every entry, and that the archive ends where it says.
 fn read_all(plain: Box<dyn Read>, unpacking: &mut Unpacking<'_>) -> Result<(), UnpackError> {
     // Headers and padding count as well: more than this is a bomb of empty entries.

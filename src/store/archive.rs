@@ -25,15 +25,47 @@ pub struct NoDigest {
     pub key: String,
 }
 
-/// The digest that a digest file names: its first word, as `sha256sum` writes it.
+/// The digest that a digest file names, in any form that tools write: `hex`, `hex  name`, `hex *name`,
+/// `SHA256 (name) = hex`. Of several digests, the one of the archive's own name.
 ///
 /// # Errors
 /// [`NoDigest`] when that is no SHA-256.
 pub fn parse_digest(key: &str, bytes: &[u8]) -> Result<String, NoDigest> {
-    let word = std::str::from_utf8(bytes).ok().and_then(|text| text.split_whitespace().next());
-    word.filter(|w| w.len() == 64 && w.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map(str::to_ascii_lowercase)
-        .ok_or_else(|| NoDigest { key: key.into() })
+    let none = || NoDigest { key: key.into() };
+    let text = std::str::from_utf8(bytes).map_err(|_| none())?.trim_start_matches('\u{feff}');
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let found = lines.map(line).collect::<Option<Vec<_>>>().ok_or_else(none)?;
+    let archive = key.rsplit('/').next().and_then(|name| name.strip_suffix(".sha256"));
+    let own = |name: &str| name.rsplit('/').next() == archive;
+    let (first, _) = found.first().ok_or_else(none)?;
+    if found.iter().all(|(hex, _)| hex == first) {
+        return Ok(first.clone());
+    }
+    let mut named = found.iter().filter(|(_, name)| own(name)).map(|(hex, _)| hex);
+    named.next().filter(|hex| named.all(|other| other == *hex)).cloned().ok_or_else(none)
+}
+
+/// The digest of a line, in lower case, and the name that stands with it.
+fn line(line: &str) -> Option<(String, &str)> {
+    // A backslash in front says that there are some in the name.
+    let line = line.strip_prefix('\\').unwrap_or(line);
+    let (hex, name) = match line.split_once(char::is_whitespace).unwrap_or((line, "")) {
+        (hex, name) if is_sha256(hex) => (hex, name.trim_start().trim_start_matches('*')),
+        _ => tagged(line)?,
+    };
+    is_sha256(hex).then(|| (hex.to_ascii_lowercase(), name))
+}
+
+/// `SHA256 (name) = hex`; openssl leaves spaces out, and the algorithm for what it reads from a pipe.
+fn tagged(line: &str) -> Option<(&str, &str)> {
+    let (tag, hex) = line.rsplit_once('=')?;
+    let (algorithm, name) = tag.trim_end().strip_suffix(')')?.split_once('(')?;
+    let known = ["", "sha256", "sha2-256"].contains(&algorithm.trim().to_ascii_lowercase().as_str());
+    known.then_some((hex.trim(), name))
+}
+
+fn is_sha256(word: &str) -> bool {
+    word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Which archive a release has been committed with; `None`: the store does not know the release.
@@ -81,18 +113,48 @@ fn committed(key: &str) -> Option<ReleaseId> {
 mod tests {
     use super::*;
 
+    const KEY: &str = "releases/v1.tar.gz.sha256";
+
     #[test]
-    fn a_digest_is_the_first_word() {
-        let hex = "AB".repeat(32);
-        let parsed = parse_digest("k", format!("{hex}  v1.tar.zst\n").as_bytes());
-        assert_eq!(parsed, Ok(hex.to_lowercase()));
+    fn a_digest_is_understood_in_every_form_that_tools_write() {
+        let (upper, lower) = ("AB".repeat(32), "ab".repeat(32));
+        for text in [
+            upper.clone(),
+            format!("{lower}\r\n"),
+            format!("{upper}  v1.tar.zst\n"),
+            format!("{lower} *build/app.tgz\r\n\r\n"),
+            format!("\\{lower}  odd\\\\name\n"),
+            format!("SHA256 (v1.tar.gz) = {lower}\n"),
+            format!("SHA256(a (b) = c.tar.gz)= {upper}\n"),
+            format!("SHA2-256(stdin)= {lower}\n"),
+            format!("(stdin)= {lower}\n"),
+            format!("\u{feff}{lower}  v1.tar.gz\n"),
+            format!("{lower}  name with (a) = in it\n"),
+        ] {
+            assert_eq!(parse_digest(KEY, text.as_bytes()), Ok(lower.clone()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_digests_the_archives_own_counts() {
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        let sums = format!("{a}  v0.tar.gz\n{b}  dist/v1.tar.gz\n");
+        assert_eq!(parse_digest(KEY, sums.as_bytes()), Ok(b.clone()));
+        let nobodys = format!("{a}  x\n{b}  y\n");
+        let twice = format!("{a}  v1.tar.gz\n{b}  v1.tar.gz\n");
+        for bad in [nobodys, twice] {
+            assert_eq!(parse_digest(KEY, bad.as_bytes()), Err(NoDigest { key: KEY.into() }));
+        }
     }
 
     #[test]
     fn anything_else_is_refused_by_its_key() {
-        for bad in ["", "abc", "<html>", &"z".repeat(64)] {
-            assert_eq!(parse_digest("k", bad.as_bytes()), Err(NoDigest { key: "k".into() }));
+        let sha512 = format!("SHA512 (v1.tar.gz) = {}", "a".repeat(64));
+        let long = "a".repeat(128);
+        for bad in ["", "\n", "abc", "<html>", &"z".repeat(64), &sha512, &long, "SHA256 (x) ="] {
+            assert_eq!(parse_digest(KEY, bad.as_bytes()), Err(NoDigest { key: KEY.into() }), "{bad:?}");
         }
+        assert!(parse_digest(KEY, &[0xff; 64]).is_err());
     }
 
     #[test]

@@ -201,8 +201,8 @@ fn failed(path: &Path, error: &io::Error) -> StoreError {
     }
 }
 
-/// Opens an object. An object is absent only in a folder that is there: without its folder the
-/// store itself is gone (an unmounted share looks like an empty directory).
+/// Opens an object. An object is absent only in a store that is there: without its folder, and without
+/// the others, the store itself is gone (an unmounted share looks like an empty directory).
 fn open(path: &Path) -> Result<Option<File>, StoreError> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -215,6 +215,11 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
                 )),
                 _ => failed(folder, &e),
             };
+            // What a CI uploads by itself makes no folder for pointers.
+            let others = ["pointers", "releases"].map(|name| folder.with_file_name(name));
+            if others.iter().any(|folder| folder.is_dir()) {
+                return Ok(None);
+            }
             fs::metadata(folder).map_err(gone).map(|_| None)
         }
         Err(e) => Err(failed(path, &e)),

@@ -6,5 +6,6 @@ mod pointer;
 mod prune;
 mod publish;
 mod rig;
+mod tools;
 mod unpack;
 mod volume;
