@@ -21,11 +21,11 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
-	@.ci/setup puma fuse init nextest $(TRIXIE)
+	@.ci/setup puma fuse init archivers nextest $(TRIXIE)
 	$(ALONE) cargo nextest run --workspace
 
 test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
-	@.ci/setup puma fuse init nextest trixie sid
+	@.ci/setup puma fuse init archivers nextest trixie sid
 	for puma in trixie sid; do \
 		RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
 	done
@@ -42,4 +42,4 @@ lint: ## formatting, clippy, rustdoc, and the licences and sources of dependenci
 	cargo deny check licenses bans sources
 
 setup: ## install all that the other targets need (Debian 12, as root)
-	@.ci/setup puma fuse init nextest deny trixie
+	@.ci/setup puma fuse init archivers nextest deny trixie

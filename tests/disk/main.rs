@@ -2,9 +2,12 @@
 
 mod crash;
 mod linked;
+mod odd;
+mod packing;
 mod pointer;
 mod prune;
 mod publish;
+mod random;
 mod rig;
 mod tools;
 mod unpack;

@@ -10,15 +10,15 @@ use tar::{Builder, EntryType, Header};
 
 use crate::rig::Rig;
 
-struct Evil(Builder<Vec<u8>>);
+pub struct Evil(pub Builder<Vec<u8>>);
 
 impl Evil {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Builder::new(Vec::new()))
     }
 
     /// An entry whose name nobody checks while packing.
-    fn entry(mut self, name: &str, kind: EntryType, link: &str, mode: u32, content: &[u8]) -> Self {
+    pub fn entry(mut self, name: &str, kind: EntryType, link: &str, mode: u32, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -31,20 +31,20 @@ impl Evil {
         self
     }
 
-    fn file(self, name: &str) -> Self {
+    pub fn file(self, name: &str) -> Self {
         self.entry(name, EntryType::Regular, "", 0o644, b"evil")
     }
 
-    fn link(self, name: &str, target: &str) -> Self {
+    pub fn link(self, name: &str, target: &str) -> Self {
         self.entry(name, EntryType::Symlink, target, 0o777, b"")
     }
 
-    fn zst(self) -> Vec<u8> {
+    pub fn zst(self) -> Vec<u8> {
         zstd::encode_all(&self.0.into_inner().unwrap()[..], 3).unwrap()
     }
 }
 
-fn refused_by(rig: &Rig, releases: &Releases, why: &str) {
+pub fn refused_by(rig: &Rig, releases: &Releases, why: &str) {
     let trouble = rig.fetch_with(releases, "v1").unwrap_err();
     assert_eq!(trouble.reason, Reason::ReleaseCorrupt, "{}", trouble.message);
     assert!(trouble.message.contains(why), "{:?} does not say {why:?}", trouble.message);
@@ -53,7 +53,7 @@ fn refused_by(rig: &Rig, releases: &Releases, why: &str) {
     assert!(!rig.dir.path().join("outside").exists());
 }
 
-fn refused(archive: Evil, why: &str) {
+pub fn refused(archive: Evil, why: &str) {
     let rig = Rig::new();
     rig.put_archive("v1", "tar.zst", &archive.zst());
     refused_by(&rig, &rig.releases(), why);
@@ -220,7 +220,7 @@ fn what_tars_in_the_wild_write_is_understood() {
     }
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
