@@ -183,7 +183,7 @@ fn what_is_compressed_in_a_way_that_no_agent_should_follow_says_what_to_do() {
     refused("tar.gz", "(tar -c . | gzip; echo garbage) > $OUT", "cannot be read");
     refused("tar.zst", "(tar -c . | zstd; echo garbage) > $OUT", "cannot be read");
     refused("tar.gz", "tar -cf ../t config config.ru && head -c 512 ../t | gzip > $OUT", "interrupted");
-    refused("tar.gz", "tar -c config | tar -c --null -T /dev/null | gzip > $OUT", "it is empty");
+    refused("tar.gz", "tar -c -T /dev/null | gzip > $OUT", "it is empty");
     fs::write(app.join("holes"), "").unwrap();
     for tar in [
         "tar --format=gnu --sparse -czf $OUT .",
