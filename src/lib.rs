@@ -20,6 +20,8 @@ pub mod effects;
 pub mod finding;
 // Where a test may stop the agent to kill it there.
 pub mod failpoint;
+// What each pod runs, told to everybody.
+pub mod fleet;
 // One HTTP GET over any stream, with limits.
 pub mod http_get;
 // The first process of a container: `pitstop exec`.

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["init"],
     &["supervisor", "server"],
-    &["effects"],
+    &["effects", "fleet"],
     &["desk", "telemetry"],
     &["status", "metrics"],
     &["app_server", "pointer", "releases"],

@@ -39,7 +39,8 @@ fn help_is_an_answer_and_lists_every_command() {
     assert_eq!(help.code, Some(0));
     for command in [
         "run", "exec", "fetch", "publish", "promote", "rollback", "status", "sync", "pause", "resume",
-        "undrain", "revert", "releases", "doctor", "config",
+        "undrain", "revert", "releases", "prune", "verify-tree", "install",
+        "doctor", "config",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command} is missing in\n{}", help.stdout);
     }
@@ -47,9 +48,15 @@ fn help_is_an_answer_and_lists_every_command() {
 
 #[test]
 fn wrong_usage_ends_with_64() {
-    for args in
-        [&[][..], &["deploy"], &["promote"], &["promote", "../etc"], &["publish", "dir"], &["status", "x"]]
-    {
+    for args in [
+        &[][..],
+        &["deploy"],
+        &["promote"],
+        &["promote", "../etc"],
+        &["publish", "dir"],
+        &["status", "x"],
+        &["prune", "--keep", "0"],
+    ] {
         let wrong = output(&mut pitstop(args));
         assert_eq!(wrong.code, Some(64), "{args:?}: {}", wrong.stderr);
         assert!(wrong.stdout.is_empty() && !wrong.stderr.is_empty());

@@ -1,6 +1,6 @@
 //! The commands, one file each: what is asked, the dispatch, and how a command ends.
 
-use std::{fmt, io::Write, path::PathBuf};
+use std::{fmt, io::Write, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -14,16 +14,20 @@ use crate::{
 
 pub mod agent_socket;
 pub mod config_command;
+pub mod converge;
 pub mod doctor;
 pub mod exec;
 pub mod fetch;
+pub mod install;
 pub mod operator;
 pub mod promote;
+pub mod prune;
 pub mod publish;
 pub mod releases;
 pub mod rollback;
 pub mod run;
 pub mod status;
+pub mod verify_tree;
 
 /// Deploys Rails releases into running Puma pods and drains them without losing a request.
 #[derive(Debug, Parser)]
@@ -55,11 +59,17 @@ pub enum Command {
     Promote {
         /// The release.
         id: ReleaseId,
+        /// And the fleet?
+        #[command(flatten)]
+        wait: Waiting,
     },
     /// Move the pointer back to where it was before, or to a release.
     Rollback {
         /// The release; where the pointer was before when absent.
         id: Option<ReleaseId>,
+        /// And the fleet?
+        #[command(flatten)]
+        wait: Waiting,
     },
     /// What this pod runs and why; exit code 1 when it is not in sync.
     Status,
@@ -79,6 +89,26 @@ pub enum Command {
     Revert,
     /// What the store and the volume hold.
     Releases,
+    /// Delete old releases from the volume: those that nobody needs any more.
+    Prune {
+        /// Delete nothing, say what would go and why the others stay.
+        #[arg(long)]
+        dry_run: bool,
+        /// How many of the newest good ones stay; keep_releases when absent.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: Option<u32>,
+    },
+    /// Compare a release on the volume with what was published; exit code 1 when it differs.
+    VerifyTree {
+        /// The release; what `current` leads to when absent.
+        id: Option<ReleaseId>,
+    },
+    /// Copy this program, to run it inside of another image.
+    Install {
+        /// A directory, or the file that it becomes.
+        #[arg(value_name = "DEST")]
+        dest: PathBuf,
+    },
     /// Is this pod set up so that the promises hold? Each finding with its remedy; changes nothing.
     Doctor {
         /// In a pod before its Puma starts (an init container): neither Puma nor the agent is expected.
@@ -96,11 +126,30 @@ impl Command {
     fn needs_source(&self, config: &Config) -> bool {
         match self {
             Self::Run | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
+            Self::VerifyTree { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
             Self::Status | Self::Sync { .. } | Self::Pause | Self::Resume => false,
             Self::Undrain | Self::Revert | Self::Config | Self::Exec(_) => false,
+            Self::Prune { .. } | Self::Install { .. } => false,
         }
+    }
+}
+
+/// Whether the fleet is waited for.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Waiting {
+    /// Wait until every pod that reports runs it; exit code 1 when a pod rejects it, or time is up.
+    #[arg(long)]
+    wait: bool,
+    /// For how long.
+    #[arg(long, value_name = "DURATION", default_value = "15m", requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+impl Waiting {
+    fn asked(self) -> Option<converge::Wait> {
+        self.wait.then_some(converge::Wait { timeout: self.timeout })
     }
 }
 
@@ -231,6 +280,9 @@ pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         let invalid = invalid.or_else(|| loaded.require_source().err());
         return run::run(loaded.config, invalid).await;
     }
+    if let Command::Install { dest } = &cli.command {
+        return install::run(dest, console);
+    }
     let loaded = config::load(file, config::environment())?;
     if cli.command.needs_source(&loaded.config) {
         loaded.require_source()?;
@@ -245,11 +297,13 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
     use operator::Ask;
     let ask = |ask| operator::run(&config.state_dir, ask, console);
     match command {
-        Command::Run | Command::Config | Command::Exec(_) => unreachable!("dispatched before"),
+        Command::Run | Command::Config | Command::Exec(_) | Command::Install { .. } => {
+            unreachable!("dispatched before")
+        }
         Command::Fetch => fetch::run(config, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
-        Command::Promote { id } => promote::run(config, id, console).await,
-        Command::Rollback { id } => rollback::run(config, id, console).await,
+        Command::Promote { id, wait } => promote::run(config, id, wait.asked(), console).await,
+        Command::Rollback { id, wait } => rollback::run(config, id, wait.asked(), console).await,
         Command::Doctor { init, config_only } => {
             let scope = match (init, config_only) {
                 (true, _) => doctor::Scope::Init,
@@ -259,6 +313,11 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
             doctor::run(config, scope, console).await
         }
         Command::Releases => releases::run(config, console).await,
+        Command::Prune { dry_run, keep } => {
+            let keep = keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX));
+            prune::run(config, keep, dry_run, console).await
+        }
+        Command::VerifyTree { id } => verify_tree::run(config, id, console).await,
         Command::Status => status::run(&config.state_dir, console).await,
         Command::Sync { retry } => ask(Ask::Sync { retry }).await,
         Command::Pause => ask(Ask::Pause).await,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     Console, Exit, Failure,
+    converge::{self, Progress, Wait},
     publish::{failure, usage},
 };
 use crate::{
@@ -23,12 +24,22 @@ struct Answer {
     release: ReleaseId,
     sequence: u64,
     previous: Option<ReleaseId>,
+    /// How far the fleet has come, where that was waited for.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    fleet: Option<Progress>,
 }
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} now names {} (move {})", self.pointer, self.release, self.sequence)?;
-        self.previous.as_ref().map_or(Ok(()), |previous| write!(f, ", before {previous}"))
+        if let Some(previous) = &self.previous {
+            write!(f, ", before {previous}")?;
+        }
+        match &self.fleet {
+            Some(Progress { failed: Some(why), .. }) => write!(f, "\nfailed: {why}"),
+            Some(Progress { arrived, .. }) => write!(f, "\nall {arrived} pods run it"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -36,9 +47,14 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: &Config, id: ReleaseId, console: Console) -> Result<Exit, Failure> {
+pub async fn run(
+    config: &Config,
+    id: ReleaseId,
+    wait: Option<Wait>,
+    console: Console,
+) -> Result<Exit, Failure> {
     let moving = Moving::begin(config, Some(&id)).await?;
-    moving.to(id, console).await
+    moving.to(id, wait, console).await
 }
 
 /// A pointer that is about to move.
@@ -68,15 +84,20 @@ impl Moving {
         Ok(Self { store, name: config.pointer.clone(), condition, now, sequence })
     }
 
-    /// Moves it, if the store has the release and nobody else was faster.
-    pub(super) async fn to(self, id: ReleaseId, console: Console) -> Result<Exit, Failure> {
+    /// Moves it, if the store has the release and nobody else was faster. Then waits for the fleet, if asked.
+    pub(super) async fn to(
+        self,
+        id: ReleaseId,
+        wait: Option<Wait>,
+        console: Console,
+    ) -> Result<Exit, Failure> {
         if archive::find(self.store.as_ref(), &id).await.map_err(failure)?.is_none() {
             let message = format!("the store has no release {id}; see `pitstop releases`, or publish it");
             return Err(Trouble::new(Reason::ReleaseUnknown, message).into());
         }
         let previous = self.previous(&id);
         let revision = Revision { release: id.clone(), sequence: Some(self.sequence) };
-        let value = Pointer { revision, previous: previous.clone() };
+        let value = Pointer { revision: revision.clone(), previous: previous.clone() };
         let text = serde_json::to_string(&value).map_err(|e| Failure::failed(e.to_string()))? + "\n";
         let key = store::pointer_key(&self.name);
         match self.store.put(&key, Body::Bytes(text.into_bytes()), self.condition).await {
@@ -84,8 +105,15 @@ impl Moving {
             Err(StoreError::Changed(_)) => return Err(lost(&self.name)),
             Err(e) => return Err(failure(e)),
         }
-        console.print(&Answer { pointer: self.name, release: id, sequence: self.sequence, previous });
-        Ok(Exit::Done)
+        let (exit, fleet) = match wait {
+            None => (Exit::Done, None),
+            Some(wait) => {
+                let (exit, fleet) = converge::wait(&self.store, &self.name, &revision, wait, console).await?;
+                (exit, Some(fleet))
+            }
+        };
+        console.print(&Answer { pointer: self.name, release: id, sequence: self.sequence, previous, fleet });
+        Ok(exit)
     }
 
     /// Where a rollback would go: the same release again keeps the way back that there was.

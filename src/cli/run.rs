@@ -19,6 +19,7 @@ use crate::{
     desk::{Desk, Requests},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
+    fleet::Reporter,
     metrics::Metrics,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
@@ -140,17 +141,34 @@ async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) ->
         own_findings: Arc::new(Mutex::default()),
         clock: boottime,
     };
+    let reporter = reporter(config, &parts, handles.snapshots.clone());
     let inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
     let (stop, stopped) = watch::channel(false);
+    let reports = reporter.map(|reporter| tokio::spawn(reporter.run(stopped.clone())));
     let endpoints = tokio::spawn(server::serve(config.listen, handles.clone(), stopped));
     let admin = tokio::spawn(serve_admin(config.state_dir.clone(), handles));
     supervisor::supervise(inputs).await;
     admin.abort();
     stop.send_replace(true);
     // What is still open then was not waiting for us.
-    let _ = tokio::time::timeout(LAST_ANSWERS, endpoints).await;
+    let last_words = async { tokio::join!(endpoints, futures_util::future::OptionFuture::from(reports)) };
+    let _ = tokio::time::timeout(LAST_ANSWERS, last_words).await;
     tracing::info!("ends");
     Ok(())
+}
+
+/// Tells the fleet what this pod runs, where it follows a pointer in the store.
+fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snapshot>>) -> Option<Reporter> {
+    let Some(Source::Store(shared, pointer)) = parts.pointer.as_ref().filter(|_| parts.invalid.is_none())
+    else {
+        return None;
+    };
+    // In a directory one call may hold up another, and no report may hold up a look at the pointer.
+    let store = match shared.watch_dir(&store::pointer_key(pointer)) {
+        Some(_) => store::open(config.source.as_deref(), &config.s3).ok()?,
+        None => shared.clone(),
+    };
+    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), snapshots })
 }
 
 async fn serve_admin(state_dir: std::path::PathBuf, handles: Handles) {

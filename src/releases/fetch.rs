@@ -106,7 +106,7 @@ impl Releases {
         }
     }
 
-    fn download(
+    pub(super) fn download(
         &self,
         store: &Blocking,
         id: &ReleaseId,
@@ -155,7 +155,7 @@ impl Releases {
         Err(Trouble::new(Reason::NoSpace, message))
     }
 
-    fn unpack_into(
+    pub(super) fn unpack_into(
         &self,
         archive: &Path,
         kind: ArchiveKind,
@@ -227,7 +227,7 @@ impl Releases {
 }
 
 /// Which archive the store has for the release.
-fn find(store: &Blocking, id: &ReleaseId) -> Result<Published, Trouble> {
+pub(super) fn find(store: &Blocking, id: &ReleaseId) -> Result<Published, Trouble> {
     let found = store.find(id)?.ok_or_else(|| {
         let message = format!("the store has no release {id}: publish it, or promote another");
         Trouble::new(Reason::ReleaseUnknown, message)

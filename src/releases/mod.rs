@@ -44,6 +44,7 @@ pub mod staging;
 pub mod trash;
 pub mod tree;
 pub mod unpack;
+pub mod verify_tree;
 
 /// The name of the marker in a complete release.
 pub const MARKER: &str = ".pitstop-release";

@@ -49,6 +49,17 @@ pub enum Class {
     Failed,
 }
 
+impl Class {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Untried => "untried",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// How much is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {

@@ -290,13 +290,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Version, StoreError> {
     let folder = path.parent().unwrap_or(path);
-    // A store is made by the first write to it; both folders, so that a reader can tell an empty
-    // store from one that is not mounted.
-    if let Some(root) = path.ancestors().nth(key.split('/').count()) {
-        for name in ["releases", "pointers"] {
-            fs::create_dir_all(root.join(name)).map_err(|e| failed(root, &e))?;
-        }
+    let root = path.ancestors().nth(key.split('/').count()).unwrap_or(folder);
+    match condition {
+        // Not by an agent's report, though: without its folders the store may just not be mounted.
+        Condition::Any => drop(open(&root.join("releases/any"))?),
+        Condition::Absent | Condition::Matches(_) => make_store(root)?,
     }
+    fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
     clean(folder);
     let temp = write_temp(folder, body)?;
     let _lock = lock(folder)?;
@@ -305,6 +305,15 @@ fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Ver
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(folder, &e))?;
     let mut file = File::open(path).map_err(|e| failed(path, &e))?;
     version(path, &mut file)
+}
+
+/// A store is made by the first write to it; both folders, so that a reader can tell an empty store
+/// from one that is not mounted.
+fn make_store(root: &Path) -> Result<(), StoreError> {
+    for name in ["releases", "pointers"] {
+        fs::create_dir_all(root.join(name)).map_err(|e| failed(root, &e))?;
+    }
+    Ok(())
 }
 
 /// Removes what a killed writer left a day ago or earlier. Best effort: it is in nobody's way.
@@ -359,13 +368,19 @@ fn compare(key: &str, path: &Path, condition: &Condition) -> Result<(), StoreErr
     let holds = match condition {
         Condition::Absent => there.is_none(),
         Condition::Matches(known) => there.as_ref() == Some(known),
+        Condition::Any => true,
     };
     if holds { Ok(()) } else { Err(StoreError::Changed(key.into())) }
 }
 
 fn list(folder: &str, dir: &Path) -> Result<Vec<String>, StoreError> {
     let mut keys = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| failed(dir, &e))? {
+    let entries = match fs::read_dir(dir) {
+        // No report has been written yet. (Without the other folders there is no store.)
+        Err(e) if e.kind() == io::ErrorKind::NotFound && folder.contains('/') => return Ok(keys),
+        entries => entries.map_err(|e| failed(dir, &e))?,
+    };
+    for entry in entries {
         let entry = entry.map_err(|e| failed(dir, &e))?;
         if let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')) {
             keys.push(format!("{folder}/{name}"));

@@ -4,6 +4,7 @@
 //! pointers/<name>                    what every pod that follows it should run
 //! releases/<id>.tar.zst|.tar.gz      an archive, written once
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
+//! fleet/<pointer>/<pod>              what each pod runs, by its own word
 //! ```
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -50,6 +51,8 @@ pub enum Condition {
     Absent,
     /// The object still has this version.
     Matches(Version),
+    /// Nothing: the last writer wins. For what only one writes.
+    Any,
 }
 
 /// What is written.

@@ -1,6 +1,8 @@
 //! The disk: what may be unpacked, what is published, and that a kill at any moment harms nothing.
 
+mod commands;
 mod crash;
+mod fleet;
 mod linked;
 mod odd;
 mod packing;

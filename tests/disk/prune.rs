@@ -42,7 +42,7 @@ impl Rig {
         self.deploy_to.join(".pitstop/leases")
     }
 
-    fn of_pod(&self, pod: &str) -> Releases {
+    pub fn of_pod(&self, pod: &str) -> Releases {
         Releases::new(self.deploy_to.clone(), self.current(), pod, Limits::default())
     }
 

@@ -4,6 +4,7 @@ mod births;
 mod crash;
 mod deploys;
 mod end;
+mod fleet;
 mod linked;
 mod pod;
 mod surroundings;

@@ -90,6 +90,7 @@ impl S3Store {
         Ok(match condition {
             Condition::Absent => request.if_none_match("*"),
             Condition::Matches(version) => request.if_match(&version.0),
+            Condition::Any => request,
         })
     }
 

@@ -1,0 +1,127 @@
+//! `pitstop prune`: deletes old releases from the volume, or says what would go. Runs beside the agent.
+
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, thread, time::Duration};
+
+use serde::Serialize;
+
+use super::{Console, Exit, Failure};
+use crate::{
+    config::Config,
+    core::{Trouble, history::History},
+    pointer::{self, Source},
+    releases::{
+        Releases,
+        prune::{Judged, Need, Pruned},
+    },
+    revision::ReleaseId,
+    revisions_log::{self, Log},
+    store,
+};
+
+/// No pause between two handfuls is longer.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What was deleted, or would be.
+#[derive(Debug, Serialize)]
+struct Answer {
+    dry_run: bool,
+    #[serde(flatten)]
+    pruned: Pruned,
+    /// What keeps everything from being deleted.
+    unreadable_leases: Vec<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pruned, .. } = self;
+        let verb = if self.dry_run { "would delete" } else { "deleted" };
+        for Judged { release, class, bytes, .. } in &pruned.deleted {
+            writeln!(f, "{verb} {release} ({}, {bytes} bytes)", class.word())?;
+        }
+        for kept in &pruned.kept {
+            writeln!(f, "keeps {}: {}", kept.release, kept.why)?;
+        }
+        for what in &pruned.failed {
+            writeln!(f, "could not be deleted: {what}")?;
+        }
+        for what in &self.unreadable_leases {
+            writeln!(f, "nothing can be deleted as long as this lease cannot be read: {what}")?;
+        }
+        let count = pruned.deleted.len();
+        write!(
+            f,
+            "{count} of {} releases {}",
+            count + pruned.kept.len(),
+            if self.dry_run { "would go" } else { "gone" }
+        )
+    }
+}
+
+/// Deletes what `keep` does not keep and nobody needs; [`Exit::Failed`] when something could not be
+/// deleted, or it is not known what is needed.
+///
+/// # Errors
+/// [`Failure`] with the message for the user.
+pub async fn run(
+    config: &Config,
+    keep: Option<usize>,
+    dry_run: bool,
+    console: Console,
+) -> Result<Exit, Failure> {
+    let releases = super::on_volume(config);
+    let keep = keep.unwrap_or(config.keep_releases);
+    let needed = needed(config).await?;
+    let work = tokio::task::spawn_blocking(move || prune(&releases, keep, dry_run, &needed));
+    let answer = work.await.map_err(|e| Failure::failed(e.to_string()))??;
+    let done = answer.pruned.failed.is_empty() && answer.unreadable_leases.is_empty();
+    console.print(&answer);
+    Ok(if done { Exit::Done } else { Exit::Failed })
+}
+
+fn prune(
+    releases: &Releases,
+    keep: usize,
+    dry_run: bool,
+    needed: &BTreeMap<ReleaseId, String>,
+) -> Result<Answer, Trouble> {
+    releases.check_volume()?;
+    let needed = || needed.clone();
+    let pruned = if dry_run {
+        releases.would_prune(keep, &needed)?
+    } else {
+        releases.clean_leftovers(&gently)?;
+        releases.prune(keep, Need::Tidy, &needed, &gently)?
+    };
+    Ok(Answer { dry_run, pruned, unreadable_leases: releases.leases()?.unreadable })
+}
+
+/// As long again is left to others.
+fn gently(took: Duration) -> ControlFlow<()> {
+    thread::sleep(took.min(PAUSE_MAX));
+    ControlFlow::Continue(())
+}
+
+/// What this pod needs by its journal and its pointer: its agent need not be running, or ever have been.
+async fn needed(config: &Config) -> Result<BTreeMap<ReleaseId, String>, Failure> {
+    let journal = revisions_log::path(&config.deploy_to, &config.pod());
+    let (history, _) = History::fold(&Log::open(journal)?.1);
+    let desired = desired(config).await;
+    if let Err(trouble) = &desired {
+        tracing::warn!(detail = trouble.message, "the pointer cannot be read");
+    }
+    let named = [
+        (history.previous, "this pod may go back to it"),
+        (history.verified, "this pod ran it last"),
+        (desired.ok().flatten(), "the pointer names it"),
+    ];
+    Ok(named.into_iter().filter_map(|(id, why)| Some((id?, why.to_owned()))).collect())
+}
+
+async fn desired(config: &Config) -> Result<Option<ReleaseId>, Trouble> {
+    let source = match (pointer::file_path(&config.pointer), &config.source) {
+        (Some(path), _) => Source::File(path),
+        (None, Some(source)) => Source::Store(store::open(Some(source), &config.s3)?, config.pointer.clone()),
+        (None, None) => return Ok(None),
+    };
+    pointer::read(&source).await.map(|pointer| Some(pointer.revision.release))
+}

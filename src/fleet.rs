@@ -1,0 +1,268 @@
+//! What each pod runs, told to everybody by its own agent: a small object in the store for each pod.
+//!
+//! ```text
+//! fleet/<pointer>/<pod>     JSON: what the pod runs, what it should, and why not
+//! ```
+//!
+//! Nothing of a deploy depends on it. It is written when it changes and now and then in between, so that
+//! who reads it can tell a pod that lives from one that is gone; `promote --wait` reads it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{
+    core::{Reason, Stage},
+    revision::{ReleaseId, Revision},
+    status::Snapshot,
+    store::{Body, Condition, Store, StoreError},
+};
+
+/// A report that says nothing new is written so often.
+const REFRESH: Duration = Duration::from_secs(120);
+/// A pod that has not been heard of for so long is gone.
+pub const LIVE: Duration = Duration::from_secs(360);
+/// Several changes in a row are one report.
+const SETTLE: Duration = Duration::from_secs(1);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(30);
+/// Where the store lets nobody write, it is asked again so often.
+const RETRY_DENIED: Duration = Duration::from_secs(3600);
+/// The last report holds up the agent's end no longer than this.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A report is some hundred bytes.
+pub const LIMIT_BYTES: u64 = 64 << 10;
+
+/// What one pod says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// 1.
+    pub v: u32,
+    /// Which pod.
+    pub pod: String,
+    /// What it was proved to run.
+    pub running: Option<ReleaseId>,
+    /// What its pointer names.
+    pub desired: Option<Revision>,
+    /// The desired release runs, proven.
+    pub in_sync: bool,
+    /// The stage of the deploy, as on /status.
+    pub stage: String,
+    /// The reason, as on /status.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// The same for people.
+    #[serde(default)]
+    pub message: String,
+    /// Moves that are not tried again.
+    #[serde(default)]
+    pub rejected: Vec<Rejected>,
+    /// The pod is about to end, or its agent has ended: it deploys no more.
+    #[serde(default)]
+    pub leaving: bool,
+    /// When it was written, by the pod's wall clock (RFC 3339).
+    pub at: String,
+}
+
+/// A move that a pod does not try again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Which.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// Why.
+    pub reason: String,
+}
+
+impl Report {
+    fn of(pod: &str, snapshot: &Snapshot) -> Self {
+        let view = &snapshot.view;
+        let rejected = |(revision, reason): &(Revision, Reason)| Rejected {
+            revision: revision.clone(),
+            reason: reason.code().into(),
+        };
+        Self {
+            v: 1,
+            pod: pod.into(),
+            running: view.running.clone(),
+            desired: view.desired.clone(),
+            in_sync: view.in_sync,
+            stage: word(view.stage),
+            reason: view.trouble.as_ref().map(|trouble| trouble.reason.code().into()),
+            message: view.trouble.as_ref().map(|trouble| trouble.message.clone()).unwrap_or_default(),
+            rejected: view.rejected.iter().map(rejected).collect(),
+            leaving: snapshot.drain.is_some(),
+            at: String::new(),
+        }
+    }
+
+    /// For how long nothing was heard of the pod, by the reader's clock.
+    pub fn age(&self, now: SystemTime) -> Duration {
+        let at = humantime::parse_rfc3339_weak(&self.at).unwrap_or(SystemTime::UNIX_EPOCH);
+        now.duration_since(at).unwrap_or_default()
+    }
+
+    /// Whether the pod is there and follows the pointer.
+    pub fn is_live(&self, now: SystemTime) -> bool {
+        !self.leaving && self.age(now) <= LIVE
+    }
+
+    /// Whether it runs what this move names.
+    pub fn has_arrived(&self, revision: &Revision) -> bool {
+        self.in_sync && self.desired.as_ref() == Some(revision)
+    }
+
+    /// Why it does not try this move again, if so.
+    pub fn rejection(&self, revision: &Revision) -> Option<&str> {
+        let rejected = self.rejected.iter().find(|rejected| rejected.revision == *revision);
+        let stranded = || {
+            let stuck = self.stage == word(Stage::Stranded) && self.desired.as_ref() == Some(revision);
+            stuck.then(|| self.reason.as_deref()).flatten()
+        };
+        rejected.map(|rejected| rejected.reason.as_str()).or_else(stranded)
+    }
+}
+
+fn word(stage: Stage) -> String {
+    serde_json::to_value(stage).ok().and_then(|v| v.as_str().map(Into::into)).unwrap_or_default()
+}
+
+/// The prefix of all reports of the pods that follow a pointer.
+pub fn prefix(pointer: &str) -> String {
+    format!("fleet/{pointer}/")
+}
+
+/// Writes what this pod runs. Keeps a store of its own where one call may hold up another.
+pub struct Reporter {
+    /// Where to.
+    pub store: Arc<dyn Store>,
+    /// The name of the pointer that this pod follows.
+    pub pointer: String,
+    /// This pod.
+    pub pod: String,
+    /// What it does.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Reporter {
+    /// Reports until the agent ends, and that it ends. Failures are said once, and tried again later.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut said: Option<(Report, Instant)> = None;
+        let mut refused: Option<(StoreError, Instant)> = None;
+        while !*stop.borrow_and_update() {
+            if let Some(report) = self.due(&said, &refused) {
+                match self.write(report.clone()).await {
+                    Ok(()) => (said, refused) = (Some((report, Instant::now())), None),
+                    Err(error) => {
+                        tell(&error, refused.as_ref().map(|(error, _)| error));
+                        refused = Some((error, Instant::now()));
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SETTLE) => {}
+                _ = stop.changed() => break,
+            }
+        }
+        let leaving = Report { leaving: true, ..self.now() };
+        if refused.is_none() {
+            let _ = tokio::time::timeout(FAREWELL, self.write(leaving)).await;
+        }
+    }
+
+    fn now(&mut self) -> Report {
+        Report::of(&self.pod, &self.snapshots.borrow_and_update())
+    }
+
+    /// What is to be written now, if anything.
+    fn due(
+        &mut self,
+        said: &Option<(Report, Instant)>,
+        refused: &Option<(StoreError, Instant)>,
+    ) -> Option<Report> {
+        let pause =
+            |error: &StoreError| if matches!(error, StoreError::Denied(_)) { RETRY_DENIED } else { RETRY };
+        if refused.as_ref().is_some_and(|(error, at)| at.elapsed() < pause(error)) {
+            return None;
+        }
+        let report = self.now();
+        let known = |(last, at): &(Report, Instant)| *last == report && at.elapsed() < REFRESH;
+        (!said.as_ref().is_some_and(known)).then_some(report)
+    }
+
+    async fn write(&self, mut report: Report) -> Result<(), StoreError> {
+        report.at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let text = serde_json::to_vec(&report).map_err(|e| StoreError::Source(e.to_string()))?;
+        let key = format!("{}{}", prefix(&self.pointer), self.pod);
+        self.store.put(&key, Body::Bytes(text), Condition::Any).await.map(drop)
+    }
+}
+
+fn tell(error: &StoreError, before: Option<&StoreError>) {
+    match (error, before) {
+        (StoreError::Denied(_), Some(StoreError::Denied(_))) => {}
+        (StoreError::Denied(why), _) => tracing::info!(
+            why,
+            "the store takes no report of this pod, so `promote --wait` does not see it; deploys need none"
+        ),
+        (_, Some(before)) if before.reason() == error.reason() => {}
+        (error, _) => tracing::warn!(%error, "this pod's report is not written; tried again later"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(in_sync: bool, sequence: u64) -> Report {
+        Report {
+            v: 1,
+            pod: "web-0".into(),
+            running: None,
+            desired: Some(moved(sequence)),
+            in_sync,
+            stage: "steady".into(),
+            reason: None,
+            message: String::new(),
+            rejected: Vec::new(),
+            leaving: false,
+            at: "2026-11-21T10:00:00Z".into(),
+        }
+    }
+
+    fn moved(sequence: u64) -> Revision {
+        Revision { release: "v2".parse().unwrap(), sequence: Some(sequence) }
+    }
+
+    #[test]
+    fn a_pod_has_arrived_when_it_proved_this_very_move() {
+        assert!(report(true, 7).has_arrived(&moved(7)));
+        assert!(!report(false, 7).has_arrived(&moved(7)));
+        assert!(!report(true, 6).has_arrived(&moved(7)), "the same release, an earlier move");
+    }
+
+    #[test]
+    fn a_pod_that_is_silent_or_leaves_is_waited_for_no_more() {
+        let at = |seconds| {
+            humantime::parse_rfc3339("2026-11-21T10:00:00Z").unwrap() + Duration::from_secs(seconds)
+        };
+        assert!(report(true, 7).is_live(at(300)));
+        assert!(!report(true, 7).is_live(at(361)));
+        assert!(!Report { leaving: true, ..report(true, 7) }.is_live(at(1)));
+    }
+
+    #[test]
+    fn a_rejection_belongs_to_one_move() {
+        let rejected = vec![Rejected { revision: moved(7), reason: "boot_failed".into() }];
+        let failed = Report { rejected, ..report(false, 7) };
+        assert_eq!(failed.rejection(&moved(7)), Some("boot_failed"));
+        assert_eq!(failed.rejection(&moved(8)), None);
+        let stranded =
+            Report { stage: "stranded".into(), reason: Some("master_gone".into()), ..report(false, 7) };
+        assert_eq!(stranded.rejection(&moved(7)), Some("master_gone"));
+    }
+}
