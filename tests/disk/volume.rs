@@ -21,7 +21,7 @@ impl<'a> Mounted<'a> {
         Self(at)
     }
 
-    fn read_only(&self) {
+    pub fn read_only(&self) {
         run(Command::new("mount").args(["-o", "remount,ro"]).arg(self.0));
     }
 }
