@@ -38,9 +38,24 @@ fn help_is_an_answer_and_lists_every_command() {
     let help = output(&mut pitstop(&["--help"]));
     assert_eq!(help.code, Some(0));
     for command in [
-        "run", "exec", "fetch", "publish", "promote", "rollback", "status", "sync", "pause", "resume",
-        "undrain", "revert", "releases", "prune", "verify-tree", "install",
-        "doctor", "config",
+        "run",
+        "exec",
+        "fetch",
+        "publish",
+        "promote",
+        "rollback",
+        "status",
+        "sync",
+        "pause",
+        "resume",
+        "undrain",
+        "revert",
+        "releases",
+        "prune",
+        "verify-tree",
+        "install",
+        "doctor",
+        "config",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command} is missing in\n{}", help.stdout);
     }

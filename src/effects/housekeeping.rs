@@ -148,3 +148,57 @@ impl Effects {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicBool};
+
+    use super::*;
+
+    /// Paces once, on a thread of its own; tells when it may go on.
+    fn pacing(gear: &Arc<Gear>) -> Arc<AtomicBool> {
+        let (gear, passed) = (gear.clone(), Arc::new(AtomicBool::new(false)));
+        let pass = passed.clone();
+        thread::spawn(move || {
+            let _ = gear.pace(Duration::ZERO);
+            pass.store(true, Ordering::SeqCst);
+        });
+        passed
+    }
+
+    fn wait_for(passed: &AtomicBool) {
+        for _ in 0..3000 {
+            if passed.load(Ordering::SeqCst) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it never went on");
+    }
+
+    #[test]
+    fn a_deploy_pauses_what_is_being_deleted_until_it_ends_or_needs_the_room() {
+        let gear = Arc::new(Gear::default());
+        wait_for(&pacing(&gear));
+        *gear.deploy_since.lock().unwrap() = Some(Instant::now());
+        let paused = pacing(&gear);
+        thread::sleep(BETWEEN_LOOKS * 2);
+        assert!(!paused.load(Ordering::SeqCst), "beside a deploy");
+        {
+            let _hurry = Hurry::up(&gear);
+            wait_for(&paused);
+        }
+        let paused = pacing(&gear);
+        *gear.deploy_since.lock().unwrap() = None;
+        wait_for(&paused);
+    }
+
+    #[test]
+    fn what_stays_is_said_once() {
+        let gear = Gear::default();
+        let kept = [Kept { release: "v1".parse().unwrap(), why: "current points to it".into() }];
+        assert!(gear.is_news(&kept));
+        assert!(!gear.is_news(&kept));
+        assert!(gear.is_news(&[]));
+    }
+}

@@ -1,6 +1,6 @@
 //! What the whole fleet runs, as `promote --wait` sees it.
 
-use pitstop_rig::{App, until};
+use pitstop_rig::{App, Setup, is_root, until};
 use serde_json::Value;
 
 use crate::pod::Pod;
@@ -32,4 +32,36 @@ fn e2e_promote_waits_until_the_fleet_has_arrived_or_a_pod_gives_up() {
     assert_eq!(report(&pod)["leaving"], true);
     let output = pod.agent.command(&["promote", "v1", "--wait", "--timeout", "1s"]).unwrap();
     assert_eq!(output.status.code(), Some(1), "nobody is there");
+}
+
+#[test]
+fn e2e_without_room_old_releases_go_but_never_what_the_lease_of_the_pod_names() {
+    if !is_root() {
+        return;
+    }
+    let mut pod = Pod::born(Setup { volume_bytes: Some(6 << 20), ..Setup::default() });
+    pod.set("PITSTOP_VERIFY_SOAK", "100ms");
+    let pod = pod.started();
+    // Each takes a third of the volume, and its archive next to nothing.
+    for id in ["v2", "v3", "v4"] {
+        let dir = pod.agent.build(&pod.puma, App::Good, id);
+        std::fs::write(dir.join("big"), vec![7; 2 << 20]).unwrap();
+        pod.agent.must(&["publish", &dir.to_string_lossy(), "--release", id]);
+        pod.agent.promote(id);
+        if id == "v4" {
+            // What runs and what ran before leave no room for a third.
+            assert!(pod.wait_for_reason("no_space")["message"].as_str().unwrap().contains("free space"));
+            pod.puma.small_volume().resize(8 << 20);
+        }
+        pod.agent.wait_in_sync(id);
+    }
+    pod.assert_runs("v4");
+    assert!(!pod.puma.releases().join("v1").exists(), "nobody needed it any more");
+    assert!(pod.puma.releases().join("v3").exists(), "the way back");
+    let lease = pod.puma.deploy_to().join(".pitstop/leases/rig");
+    let lease = until("the lease", || {
+        let lease: Value = serde_json::from_slice(&std::fs::read(&lease).ok()?).ok()?;
+        (lease["running"] == "v4" && lease["also"] == serde_json::json!([])).then_some(lease)
+    });
+    assert_eq!((&lease["previous"], &lease["desired"]), (&"v3".into(), &"v4".into()));
 }
