@@ -27,7 +27,7 @@ test: ## every test, the ones with a real Puma too
 test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
 	@.ci/setup puma fuse init archivers nextest trixie sid
 	for puma in trixie sid; do \
-		RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
+		RIG_TERMINATIONS=100 RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
 	done
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json

@@ -119,10 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_that_is_late_is_one_that_is_not_recognised() {
+    fn one_probe_that_is_late_costs_itself_and_its_neighbour_at_most() {
         let late = |i: u64| if i == 14 { 400 } else { 0 };
         let seen = recognised((1..24).map(|i| (i * 1000 + late(i), 113)));
-        assert_eq!(seen[9..].iter().filter(|regular| !**regular).count(), 1, "{seen:?}");
+        assert!(seen[9..].iter().filter(|regular| !**regular).count() <= 2, "{seen:?}");
     }
 
     #[test]

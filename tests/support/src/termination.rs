@@ -120,10 +120,10 @@ impl Termination {
 }
 
 fn proxy(address: u8, dice: &mut Dice) -> Proxy {
-    let traffic = match dice.below(10) {
-        0..4 => Traffic::Steady(dice.between(5.0, 30.0)),
-        4..6 => Traffic::Steady(dice.between(PROVABLE_PER_SECOND, 5.0)),
-        6..9 => Traffic::Bursty(dice.between(PROVABLE_PER_SECOND, 3.0), 2 + dice.below(6) as u32),
+    let traffic = match dice.below(20) {
+        0..14 => Traffic::Steady(dice.between(6.0, 30.0)),
+        14..16 => Traffic::Steady(dice.between(PROVABLE_PER_SECOND, 6.0)),
+        16..19 => Traffic::Bursty(dice.between(PROVABLE_PER_SECOND, 6.0), 2 + dice.below(6) as u32),
         _ => Traffic::Steady(dice.between(0.1, 0.5)),
     };
     let lag = if dice.percent(80) { dice.between(0.0, 3.0) } else { dice.between(3.0, 15.0) };
