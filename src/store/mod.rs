@@ -84,7 +84,7 @@ pub trait Chunks: Send {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// It does not answer, or is not there.
-    #[error("the store does not answer: {0}")]
+    #[error("the store cannot be reached: {0}")]
     Unreachable(String),
     /// It refuses us.
     #[error("the store refuses access: {0}")]

@@ -124,3 +124,27 @@ fn a_release_never_changes_its_bytes_and_its_digest_comes_last() {
     assert_eq!(code, 1);
     assert!(said.contains("v1 is in the store with other bytes; a release never changes"), "{said}");
 }
+
+#[test]
+fn a_publish_over_a_bad_line_is_done_once() {
+    let pod = Pod::new();
+    pod.rig.fault(Fault::Answer(503, "SlowDown").of("PUT").at("releases/v1.tar.zst").times(1));
+    pod.publish("v1");
+    // The archive is there though nobody said so: the digest tells whose it is.
+    pod.rig.fault(Fault::AnswerLost.of("PUT").at("releases/v2.tar.zst").times(1));
+    pod.rig.fault(Fault::AnswerLost.of("PUT").at("releases/v2.tar.zst.sha256").times(1));
+    pod.publish("v2");
+    pod.ok(&["promote", "v2"]);
+    assert!(pod.ok(&["fetch"]).contains("current is v2 (fetched"));
+}
+
+#[test]
+fn commands_fail_with_the_reason_while_the_store_is_away() {
+    let pod = Pod::new();
+    pod.publish("v1");
+    pod.rig.outage();
+    for args in [&["promote", "v1"][..], &["rollback"], &["releases"], &["fetch"]] {
+        let (code, said) = pod.fails(args);
+        assert!(code == 1 && said.contains("store_unreachable"), "{args:?}: {said}");
+    }
+}

@@ -107,6 +107,16 @@ fn without_any_the_remedies_are_told() {
 }
 
 #[test]
+fn without_a_region_the_key_is_told_and_nobody_asked() {
+    let mut pitstop = Command::new(env!("CARGO_BIN_EXE_pitstop"));
+    pitstop.arg("releases").env_clear().env("AWS_EC2_METADATA_DISABLED", "true");
+    pitstop.envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")]);
+    let output = pitstop.env("PITSTOP_SOURCE", "s3://a-bucket/shop").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("no region: set s3.region"), "{said}");
+}
+
+#[test]
 fn from_a_profile() {
     let case = Case::new();
     let keys = case.rig.keys();

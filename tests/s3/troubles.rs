@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pitstop::store::Found;
+use pitstop::store::{Body, Condition, Found};
 use pitstop_rig::{Fault, S3Rig};
 
 use crate::rig::{get, put, read, refused, store};
@@ -76,4 +76,17 @@ async fn a_slow_body_is_waited_for_as_long_as_something_comes() {
     // Ten pieces; all together they take longer than the limit between two of them.
     rig.fault(Fault::Slow(Duration::from_millis(200)));
     assert_eq!(read(store.as_ref(), "releases/v1", 0).await.unwrap(), [7; 40_000]);
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_reads_ends() {
+    let rig = S3Rig::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // More than the kernel takes for a server that does not read.
+    std::fs::write(file.path(), vec![7; 32 << 20]).unwrap();
+    rig.fault(Fault::Silence.of("PUT"));
+    let body = Body::File(file.path().into());
+    let told = refused(store(&rig).put("releases/v1", body, Condition::Absent).await, "store_unreachable");
+    assert!(told.contains("releases/v1"), "{told}");
+    assert_eq!(rig.object("releases/v1"), None);
 }
