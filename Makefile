@@ -4,9 +4,10 @@
 .PHONY: help demo test test-edge bench lint setup
 
 # Tests that say "no Puma" mean it, though another may run on this machine: where root may do that,
-# they see only the processes that they start, and none of those outlives them.
+# they see only the processes that they start, and none of those outlives them. The shell is their init:
+# it reaps orphans, as a pod's pause process does.
 ALONE = $(shell [ "$$(id -u)" = 0 ] && unshare --pid --fork --mount-proc true 2>/dev/null \
-	&& echo unshare --pid --fork --mount-proc --kill-child)
+	&& echo "unshare --pid --fork --mount-proc --kill-child sh -c '\"\$$@\"; exit \$$?' init")
 
 # Pumas of other versions run in roots of their own, which only root can make and enter.
 TRIXIE = $(shell [ "$$(id -u)" = 0 ] && echo trixie)

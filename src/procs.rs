@@ -19,6 +19,9 @@ use crate::core::{GenerationKey, ProcessKey};
 
 /// Who uses a directory.
 pub mod in_use;
+mod root;
+
+pub use root::in_root_of;
 
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
@@ -322,12 +325,6 @@ fn socket_inode(fd: &procfs::process::FDInfo) -> Option<u64> {
         procfs::process::FDTarget::Socket(inode) => Some(inode),
         _ => None,
     }
-}
-
-/// Where a process's path is for us, when it lives in another mount namespace.
-pub fn in_root_of(pid: i32, path: &Path) -> PathBuf {
-    let below = path.strip_prefix("/").unwrap_or(path);
-    PathBuf::from(format!("/proc/{pid}/root")).join(below)
 }
 
 /// A working directory, by name and by identity.

@@ -46,6 +46,7 @@ fn links_between_the_documents_lead_somewhere() {
         "README.md",
         "docs/runbook.md",
         "docs/doctor.md",
+        "docs/app-servers.md",
         "docs/drain.md",
         "docs/exec.md",
         "docs/s3.md",
@@ -59,4 +60,30 @@ fn links_between_the_documents_lead_somewhere() {
             assert!(found, "{from} links to {link}, which is not there");
         }
     }
+}
+
+/// All Rust below these directories, as one text.
+fn code(dirs: &[&str]) -> String {
+    let mut todo: Vec<_> = dirs.iter().map(|dir| Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).collect();
+    let mut text = String::new();
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            text += &fs::read_to_string(path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_test_that_the_table_of_app_servers_names_is_there() {
+    let (page, code) = (read("docs/app-servers.md"), code(&["tests", "src"]));
+    let rows = page.lines().filter(|line| line.starts_with('|'));
+    // Names of tests are the long ones; `busy_threads` and the like are Puma's words.
+    let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|name| {
+        name.matches('_').count() >= 3 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    });
+    let absent: Vec<_> = named.filter(|name| !code.contains(&format!("fn {name}()"))).collect();
+    assert_eq!(absent, ["PUMA_SKIP_SIGUSR2"; 0]);
 }

@@ -32,7 +32,8 @@ const RECOVERY: Duration = Duration::from_secs(120);
 
 impl Pod {
     fn start(setup: Setup, mode: &str) -> Self {
-        let mut puma = PumaRig::empty(Setup { restarted: true, ..setup });
+        // Below the restart's time: now and then a worker of Puma 6.6 or 8.0 stops only when it is ended.
+        let mut puma = PumaRig::empty(Setup { restarted: true, worker_shutdown_timeout: 3, ..setup });
         let mut agent = AgentRig::prepare(Path::new(env!("CARGO_BIN_EXE_pitstop")), &puma);
         agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.into()));
         agent.env.push(("PITSTOP_RESTART_TIMEOUT".into(), TIMEOUT.into()));

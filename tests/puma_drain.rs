@@ -15,7 +15,7 @@ use pitstop::{
         drain::{Answer, Budget, Drain, DrainCommand, DrainEffect, DrainResult, Evidence, Origin},
     },
 };
-use pitstop_rig::{PATIENCE, PumaRig, Setup, puma::TOKEN};
+use pitstop_rig::{Image, PATIENCE, PumaRig, Setup, is_root, puma::TOKEN};
 
 fn watcher(rig: &PumaRig, control: bool) -> Puma {
     let section = config::Puma {
@@ -67,7 +67,11 @@ fn ask(port: u16, paths: &'static [&'static str]) -> JoinHandle<()> {
 }
 
 fn outlasts(control: bool, paths: &'static [&'static str]) -> Answer {
-    let rig = PumaRig::start(Setup::default());
+    outlasts_on(Setup::default(), control, paths)
+}
+
+fn outlasts_on(setup: Setup, control: bool, paths: &'static [&'static str]) -> Answer {
+    let rig = PumaRig::start(setup);
     let requests = ask(rig.port(), paths);
     let answer = drain(&watcher(&rig, control), || ());
     assert!(requests.is_finished(), "answered with a request in flight: {answer}");
@@ -90,6 +94,14 @@ fn a_slow_request_right_behind_a_fast_one_is_waited_for() {
 #[test]
 fn without_a_control_server_a_slow_request_is_waited_for_as_well() {
     outlasts(false, &["/slow?s=4"]);
+}
+
+/// Puma 6 and later take connections from the kernel before a thread is free.
+#[test]
+fn without_a_control_server_a_slow_request_is_waited_for_on_6_6() {
+    if is_root() {
+        outlasts_on(Setup::default().from(Image::Trixie), false, &["/up", "/slow?s=4"]);
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ const WORKER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 const WORKERS: u32 = 8;
 
 const HOT_TIMEOUT: Duration = Duration::from_secs(120);
+const HOT_MARGIN: Duration = Duration::from_secs(90);
 const PHASED_MARGIN: Duration = Duration::from_secs(30);
 const WAIT_IN_FLIGHT: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_secs(15);
@@ -41,7 +42,7 @@ impl Config {
     /// The deploy's part, for the core.
     pub fn policy(&self) -> Policy {
         Policy {
-            hot_timeout_ms: ms(self.restart.hot_timeout()),
+            hot_timeout_ms: ms(self.restart.hot_timeout(self.puma.worker_shutdown_timeout)),
             phased_timeout_ms: ms(self.restart.phased_timeout(self.puma.worker_shutdown_timeout)),
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),
@@ -83,9 +84,11 @@ impl DrainKeys {
 }
 
 impl Restart {
-    /// `restart.timeout`, or 120 s.
-    fn hot_timeout(&self) -> Duration {
-        self.timeout.unwrap_or(HOT_TIMEOUT)
+    /// `restart.timeout`, or 120 s; more where Puma gives its workers more than the usual time to stop,
+    /// as all of them are stopped first.
+    fn hot_timeout(&self, worker_shutdown_timeout: Duration) -> Duration {
+        let after_the_stop = worker_shutdown_timeout.saturating_add(HOT_MARGIN);
+        self.timeout.unwrap_or(HOT_TIMEOUT.max(after_the_stop))
     }
 
     /// `restart.timeout`, or workers × (boot + shutdown time-out) + 30 s.
@@ -134,6 +137,15 @@ mod tests {
         assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (120_000, 8 * 90_000 + 30_000));
         assert_eq!((policy.soak_ms, policy.successes, policy.probing), (5_000, 3, false));
         assert_eq!((policy.long_request_ms, policy.wait_in_flight_ms), (Some(15_000), 600_000));
+    }
+
+    #[test]
+    fn a_hot_restart_has_time_for_the_longest_stop_of_a_worker() {
+        let mut config = Config::default();
+        for (shutdown, timeout) in [(5, 120_000), (30, 120_000), (300, 390_000)] {
+            config.puma.worker_shutdown_timeout = Duration::from_secs(shutdown);
+            assert_eq!(config.policy().hot_timeout_ms, timeout, "{shutdown} s");
+        }
     }
 
     #[test]

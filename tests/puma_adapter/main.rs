@@ -2,6 +2,7 @@
 
 mod broken_releases;
 mod control_server;
+mod on_6_6;
 mod permissions;
 mod plan;
 mod restarts;
@@ -19,7 +20,7 @@ use pitstop::{
     core::{self, Act, Cwd, Generation, GenerationKey, Mode, ProcessKey, Reason, Sight},
     revision::ReleaseId,
 };
-use pitstop_rig::{App, Directory, PATIENCE, PumaRig, Setup, Wrapper, puma::TOKEN, until};
+use pitstop_rig::{App, Directory, Image, PATIENCE, PumaRig, Setup, Wrapper, puma::TOKEN, until};
 
 /// The adapter, asked without a runtime of the test's own.
 struct Eye {

@@ -26,7 +26,7 @@ fn observer() {
 }
 
 /// Runs [`observer`] as this user, without any capability or a way to get one: as in a strict pod.
-fn observes(uid: u32, rig: &PumaRig, expected: &str) {
+pub fn observes(uid: u32, rig: &PumaRig, expected: &str) {
     // A copy, because the directory of this test may be closed to other users.
     let copy = rig.scratch().join(format!("observer-{uid}"));
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();

@@ -54,3 +54,40 @@ fn a_restart_directory_that_may_not_follow_is_said() {
     eye.settled("v1");
     assert_eq!(eye.findings(), ["RESTART_DIR_UNPROVEN"]);
 }
+
+/// What Puma says of itself when it boots.
+fn can_be_phased(rig: &PumaRig) -> bool {
+    let log = std::fs::read_to_string(rig.log()).unwrap();
+    let line = log.lines().find(|line| line.contains("Restarts:")).expect("a cluster's boot log");
+    line.contains("(✔) phased")
+}
+
+/// Where nothing is said about preloading, the plan must be what this Puma really does.
+pub fn whether_it_preloads_is_known(image: Image) {
+    for (web_concurrency, config) in [
+        (None, ""),
+        (None, "prune_bundler"),
+        (Some("1"), ""),
+        (Some("2"), ""),
+        (Some("2"), "prune_bundler"),
+        (Some("2"), "preload_app! false"),
+    ] {
+        let env = web_concurrency.map(|n| ("WEB_CONCURRENCY".to_owned(), n.to_owned()));
+        let env = env.into_iter().collect();
+        let setup = Setup { preload: None, config: config.into(), env, image, ..Setup::default() };
+        let rig = PumaRig::start(setup);
+        rig.release("v2", App::Good);
+        let eye = Eye::on(&rig);
+        eye.settled("v1");
+        let (phased, case) = (can_be_phased(&rig), format!("WEB_CONCURRENCY={web_concurrency:?} {config}"));
+        let mode = if phased { Mode::Phased } else { Mode::Hot };
+        assert_eq!(eye.plan("v1", "v2").unwrap(), mode, "{case}");
+        let found = eye.findings().contains(&"PHASED_RESTART_UNAVAILABLE".to_owned());
+        assert_eq!(found, !phased, "{case}");
+    }
+}
+
+#[test]
+fn whether_it_preloads_by_default_is_known() {
+    whether_it_preloads_is_known(Image::of_this_run());
+}

@@ -42,6 +42,11 @@ fn a_request_in_flight_is_counted() {
 }
 
 #[test]
+fn a_request_that_waits_for_a_thread_is_counted_once() {
+    assert_eq!(on_6_6::counted_of_two_requests_for_one_thread(Setup::single()), (1, 1));
+}
+
+#[test]
 fn the_keys_are_the_same_for_another_agent() {
     let rig = PumaRig::start(Setup::default());
     let (first, second) = (Eye::on(&rig).settled("v1"), Eye::on(&rig).settled("v1"));

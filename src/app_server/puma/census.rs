@@ -12,6 +12,9 @@ use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
 /// loaded.
 const SERVING_THREAD: &str = "puma srv";
 
+/// Puma asks only whether it is set, not to what.
+const SKIP_HOT: &str = "PUMA_SKIP_SIGUSR2";
+
 /// A look that an exec tears is repeated this often, after a pause: an exec takes a millisecond or so.
 const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
@@ -42,14 +45,23 @@ pub(super) struct Family {
     pub title: Option<title::Master>,
     /// It has a handler for SIGUSR1.
     pub catches_phased: bool,
-    /// It has a handler for SIGUSR2.
+    /// It has a handler for SIGUSR2. Ruby has one of its own, so that this alone does not prove Puma's.
     pub catches_hot: bool,
+    /// It was told to have none of its own for SIGUSR2, and would end by the signal.
+    pub skips_hot: bool,
     /// It accepts requests itself: single mode, app loaded.
     pub serves: bool,
     /// The TCP ports that it listens on: by its title, else by its open sockets.
     pub ports: Vec<u16>,
     /// Its workers.
     pub workers: Vec<Worker>,
+}
+
+impl Family {
+    /// SIGUSR2 would restart it, as far as can be seen.
+    pub fn takes_hot(&self) -> bool {
+        self.catches_hot && !self.skips_hot
+    }
 }
 
 /// One worker.
@@ -155,7 +167,9 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
     }
     let catches = |signal: Signal| caught >> (signal.as_raw() - 1) & 1 == 1;
     let (catches_phased, catches_hot) = (catches(Signal::USR1), catches(Signal::USR2));
-    Ok(Family { image, title, catches_phased, catches_hot, serves, ports, workers })
+    let skips_hot = title.as_ref().is_some_and(title::Master::may_skip_hot)
+        && procs::environment(pid, SKIP_HOT).is_some();
+    Ok(Family { image, title, catches_phased, catches_hot, skips_hot, serves, ports, workers })
 }
 
 fn is_worker(entry: &Entry, master: i32, entries: &[Entry]) -> bool {

@@ -163,7 +163,7 @@ fn shutdown_timeout(view: &View, setting: &Setting) -> Option<Check> {
 }
 
 fn hot(view: &View) -> Check {
-    match (&view.family.title, view.family.catches_hot) {
+    match (&view.family.title, view.family.takes_hot()) {
         (None, _) => Check::unknown(RESTARTS, "hot: Puma is between two images"),
         (Some(_), true) => Check::fine(RESTARTS, "hot: possible"),
         (Some(_), false) => Check::found(

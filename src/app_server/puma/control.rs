@@ -77,7 +77,7 @@ pub(super) struct WorkerStatus {
 pub(super) struct Load {
     /// Connections accepted and waiting for a thread.
     pub backlog: Option<u32>,
-    /// Threads that work on a request; since 6.6.
+    /// Requests that a thread works on, and those that wait for one (`backlog`); since 6.6.
     pub busy_threads: Option<u32>,
     /// Free threads, those not yet started included.
     pub pool_capacity: Option<u32>,
@@ -88,10 +88,11 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Requests being served, if this is a report at all.
+    /// Requests being served, those that wait not included, if this is a report at all.
     pub fn busy(&self) -> Option<u32> {
+        let waiting = self.backlog.unwrap_or(0);
         let taken = || Some(self.max_threads?.saturating_sub(self.pool_capacity?));
-        self.busy_threads.or_else(taken)
+        self.busy_threads.map(|busy| busy.saturating_sub(waiting)).or_else(taken)
     }
 }
 
@@ -137,8 +138,9 @@ impl ControlServer {
         if let (Some(url), Some(_)) = (&configured, &token) {
             return Ok(Access { url: url.clone(), token });
         }
-        let candidates = self.candidates(master);
-        let read = self.lane.run(LIMIT, move || StateFile::first_of(master, &candidates)).await;
+        let given = self.section.state_file.clone();
+        let read =
+            self.lane.run(LIMIT, move || StateFile::first_of(master, &candidates(master, given))).await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Some(Ok(found)) => {
@@ -156,14 +158,14 @@ impl ControlServer {
             }
         }
     }
+}
 
-    fn candidates(&self, master: i32) -> Vec<PathBuf> {
-        match &self.section.state_file {
-            Some(path) => vec![procs::in_root_of(master, path), path.clone()],
-            None => {
-                let cwd = PathBuf::from(format!("/proc/{master}/cwd"));
-                USUAL_STATE_FILES.iter().map(|file| cwd.join(file)).collect()
-            }
+fn candidates(master: i32, given: Option<PathBuf>) -> Vec<PathBuf> {
+    match given {
+        Some(path) => vec![procs::in_root_of(master, &path), path],
+        None => {
+            let cwd = PathBuf::from(format!("/proc/{master}/cwd"));
+            USUAL_STATE_FILES.iter().map(|file| cwd.join(file)).collect()
         }
     }
 }
@@ -197,8 +199,8 @@ async fn stats(lane: &OneAtATime, master: i32, access: &Access) -> Result<Contro
     let silent = |what: String| Control::Silent(format!("{}: {what}", access.url));
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
-            let socket = socket_path(master, socket);
-            let stream = lane.run(LIMIT, move || connect(&socket)).await;
+            let socket = PathBuf::from(socket);
+            let stream = lane.run(LIMIT, move || connect(&socket_path(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream =
                 stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| silent(e.to_string()))?;
@@ -220,8 +222,7 @@ async fn stats(lane: &OneAtATime, master: i32, access: &Access) -> Result<Contro
 }
 
 /// As the master sees it: its container may have another file system than ours.
-fn socket_path(master: i32, socket: &str) -> PathBuf {
-    let path = Path::new(socket);
+fn socket_path(master: i32, path: &Path) -> PathBuf {
     if path.is_absolute() {
         procs::in_root_of(master, path)
     } else {
@@ -267,9 +268,15 @@ mod tests {
     #[test]
     fn single_mode_of_8_0_says_it_at_the_top() {
         let stats = stats(
-            r#"{"started_at":"2026-11-21T10:25:40Z","backlog":1,"running":3,"pool_capacity":2,"busy_threads":3,
+            r#"{"started_at":"2026-11-21T10:25:40Z","backlog":1,"running":3,"pool_capacity":2,"busy_threads":4,
             "max_threads":5,"requests_count":9,"io_threads":0,"versions":{"puma":"8.0.2"}}"#,
         );
         assert_eq!((stats.workers, stats.single.busy(), stats.single.backlog), (None, Some(3), Some(1)));
+    }
+
+    #[test]
+    fn single_mode_of_8_0_has_no_numbers_before_it_serves() {
+        let stats = stats(r#"{"started_at":"2026-11-21T10:25:40Z","versions":{"puma":"8.0.2"}}"#);
+        assert_eq!((stats.workers, stats.single.busy()), (None, None));
     }
 }

@@ -74,7 +74,7 @@ impl Order {
         }
         let signal = match self {
             Self::Kill => Signal::KILL,
-            Self::Restart(Mode::Hot) if family.catches_hot && family.title.is_some() => Signal::USR2,
+            Self::Restart(Mode::Hot) if family.takes_hot() && family.title.is_some() => Signal::USR2,
             Self::Restart(Mode::Phased) if family.catches_phased && family.title.is_some() => Signal::USR1,
             Self::Restart(mode) => return Err(would_kill(mode, master.pid)),
         };

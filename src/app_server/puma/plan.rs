@@ -39,7 +39,7 @@ impl Puma {
             RestartMode::Auto => self.choose_mode(&view, running, release).await?,
         };
         match mode {
-            Mode::Hot if !view.family.catches_hot => Err(deaf(view.master(), "SIGUSR2")),
+            Mode::Hot if !view.family.takes_hot() => Err(deaf(view.master(), "SIGUSR2")),
             Mode::Phased if !view.family.catches_phased => Err(deaf(view.master(), "SIGUSR1")),
             mode => Ok(Plan { mode }),
         }
@@ -80,9 +80,15 @@ impl Puma {
         running: Option<&ReleaseId>,
         release: &ReleaseId,
     ) -> Result<Mode, Trouble> {
+        // Before anything was proved, where it works says what it was started from.
+        let started_in = match view.cwd(view.master()) {
+            Cwd::Release(release) => Some(release),
+            Cwd::Elsewhere | Cwd::Unknown => None,
+        };
         // What the image's code was booted with is not on the volume.
         let comparable = |running: &&ReleaseId| can_be_phased(view) && !running.is_fallback();
-        let Some(running) = running.filter(comparable) else { return Ok(Mode::Hot) };
+        let running = running.or(started_in.as_ref()).filter(comparable);
+        let Some(running) = running else { return Ok(Mode::Hot) };
         let Some(setting) = &view.memory.setting else { return Ok(Mode::Hot) };
         if !setting.allows_phased() {
             return Ok(Mode::Hot);

@@ -36,11 +36,11 @@ impl Setting {
     pub fn read(pid: i32, major: Option<u32>) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/cwd/config/puma.rb"));
         let config = Config::scan(text.as_deref().unwrap_or_default());
-        let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY").and_then(|n| n.parse::<u32>().ok());
-        let by_default = major.is_some_and(|major| major >= 7) || web_concurrency.is_some_and(|n| n > 1);
+        let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY");
+        let by_default = preloads_by_default(major, web_concurrency.as_deref(), config.prunes_bundler);
         Self {
             restart_dir: restart_dir(pid, config.directory),
-            preloads: config.preload.unwrap_or(by_default && !config.prunes_bundler),
+            preloads: config.preload.unwrap_or(by_default),
             surely_preloads: config.preload == Some(true),
             pinned: pinned(pid, config.rackup),
             shutdown_timeout: text.is_ok().then_some(config.shutdown_timeout).and_then(|given| match given {
@@ -49,6 +49,16 @@ impl Setting {
             }),
         }
     }
+}
+
+/// From 7.0 on a cluster preloads unless it prunes Bundler. Before that Puma decides when it has read
+/// nothing but the environment: neither `workers` nor `prune_bundler` of its configuration matter then.
+fn preloads_by_default(major: Option<u32>, web_concurrency: Option<&str>, prunes_bundler: bool) -> bool {
+    if major.is_some_and(|major| major >= 7) {
+        return !prunes_bundler;
+    }
+    let several = |text: &str| text == "auto" || text.parse::<u32>().is_ok_and(|workers| workers > 1);
+    web_concurrency.map(str::trim).is_some_and(several)
 }
 
 /// The few lines of a configuration that matter, where they stand alone and plain.
@@ -142,8 +152,10 @@ fn follows(pid: i32, path: &str) -> bool {
     let running = WorkingDirectory::of(pid).ok();
     let running = running.as_ref().and_then(|cwd| cwd.name.file_name());
     let names_the_release = path.components().any(|part| Some(part.as_os_str()) == running);
-    let is_link =
-        |path: &Path| fs::symlink_metadata(procs::in_root_of(pid, path)).is_ok_and(|m| m.is_symlink());
+    let is_link = |path: &Path| {
+        let Some((parent, name)) = path.parent().zip(path.file_name()) else { return false };
+        fs::symlink_metadata(procs::in_root_of(pid, parent).join(name)).is_ok_and(|m| m.is_symlink())
+    };
     path.is_absolute() && !names_the_release && path.ancestors().any(is_link)
 }
 
@@ -181,6 +193,25 @@ mod tests {
         assert_eq!(found.rackup, Some("/srv/app/releases/v1/config.ru"));
         assert_eq!(found.shutdown_timeout, Some("25"));
         assert_eq!(Config::scan("rackup DefaultRackup if x\n").rackup, None);
+    }
+
+    #[test]
+    fn preload_by_default_depends_on_the_version_and_how_the_workers_are_told() {
+        // Version, WEB_CONCURRENCY, prune_bundler, and what Puma's boot log says then.
+        for (major, web_concurrency, prunes, preloads) in [
+            (5, None, false, false),
+            (5, Some("2"), false, true),
+            (6, Some("1"), false, false),
+            (6, Some("2"), true, true),
+            (6, Some("auto"), false, true),
+            (8, None, false, true),
+            (8, Some("1"), false, true),
+            (8, None, true, false),
+            (8, Some("2"), true, false),
+        ] {
+            let found = preloads_by_default(Some(major), web_concurrency, prunes);
+            assert_eq!(found, preloads, "{major} {web_concurrency:?} {prunes}");
+        }
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Master {
         self.version.split('.').next()?.parse().ok()
     }
 
+    /// Whether this version can be told to leave SIGUSR2 alone: from 6.6 on. In doubt it can.
+    pub fn may_skip_hot(&self) -> bool {
+        let mut numbers = self.version.split('.').map(|number| number.parse::<u32>().ok());
+        let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
+        major.zip(minor).is_none_or(|version| version >= (6, 6))
+    }
+
     /// The TCP ports among the binds that name one.
     pub fn ports(&self) -> Vec<u16> {
         self.binds.iter().filter_map(|bind| port(bind)).filter(|port| *port != 0).collect()
@@ -71,7 +78,8 @@ pub(super) fn is_starting(command_line: &str) -> bool {
     }
     let words: Vec<&str> = words.collect();
     let serves_rails = words.windows(2).any(|pair| matches!(pair, ["rails", "server" | "s"]));
-    serves_rails || words.contains(&"puma")
+    // `prune_bundler` starts Puma a second time, without a bundle.
+    serves_rails || words.iter().any(|word| matches!(*word, "puma" | "puma-wild"))
 }
 
 #[cfg(test)]
@@ -93,6 +101,13 @@ mod tests {
         let several = "puma 6.4.3 (unix:///run/p.sock,ssl://[::]:443?key=a&cert=b,tcp://[::1]:80) [a) [b]";
         assert_eq!(parsed(several).ports(), [443, 80]);
         assert_eq!(parsed("puma 5.6.5 (tcp://0.0.0.0:0) [x]").ports(), Vec::<u16>::new());
+    }
+
+    #[test]
+    fn from_6_6_on_sigusr2_may_be_left_alone() {
+        for (version, may) in [("5.6.5", false), ("6.5.0", false), ("6.6.0", true), ("8.0.2", true)] {
+            assert_eq!(parsed(&format!("puma {version} (tcp://x:1) [x]")).may_skip_hot(), may, "{version}");
+        }
     }
 
     #[test]
@@ -121,9 +136,12 @@ mod tests {
 
     #[test]
     fn a_starting_puma_is_told_from_its_wrappers_and_tools() {
-        for line in
-            ["/usr/bin/ruby3.1 -S puma -C x", "ruby bin/rails s -p 3000", "ruby /usr/bin/bundle exec puma"]
-        {
+        for line in [
+            "/usr/bin/ruby3.1 -S puma -C x",
+            "ruby bin/rails s -p 3000",
+            "ruby /usr/bin/bundle exec puma",
+            "/usr/bin/ruby3.3 -I /gems/puma-6.6.0/lib /gems/puma-6.6.0/bin/puma-wild -I x -C config/puma.rb",
+        ] {
             assert!(is_starting(line), "{line}");
         }
         for line in ["sh -c ruby -S puma", "ruby bin/pumactl stats", "ruby bin/rails console", "vi puma", ""]

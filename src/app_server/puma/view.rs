@@ -89,9 +89,11 @@ impl View {
         self.family.title.is_some() && self.family.catches_hot && loaded
     }
 
-    /// Single mode starts its control server after the app has loaded, so an answer proves that.
+    /// Single mode starts its control server after the app has loaded, but before it accepts: until then
+    /// it has no numbers to tell.
     pub fn single_serves(&self) -> bool {
-        self.family.serves || self.stats().is_some_and(|stats| stats.workers.is_none())
+        let tells_numbers = |stats: &Stats| stats.workers.is_none() && stats.single.busy().is_some();
+        self.family.serves || self.stats().is_some_and(tells_numbers)
     }
 
     pub fn expected(&self) -> usize {
