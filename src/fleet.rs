@@ -121,7 +121,7 @@ impl Report {
         let rejected = self.rejected.iter().find(|rejected| rejected.revision == *revision);
         let stranded = || {
             let stuck = self.stage == word(Stage::Stranded) && self.desired.as_ref() == Some(revision);
-            stuck.then(|| self.reason.as_deref()).flatten()
+            self.reason.as_deref().filter(|_| stuck)
         };
         rejected.map(|rejected| rejected.reason.as_str()).or_else(stranded)
     }

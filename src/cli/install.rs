@@ -72,7 +72,8 @@ fn is_installed(path: &Path) -> io::Result<bool> {
 fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {
-        (left.clear(), right.clear());
+        left.clear();
+        right.clear();
         a.by_ref().take(1 << 20).read_to_end(&mut left)?;
         b.by_ref().take(1 << 20).read_to_end(&mut right)?;
         if left != right || left.is_empty() {

@@ -113,6 +113,12 @@ impl Comparison {
         self.differences.push(Difference { path: path.into(), kind, detail: detail.into() });
     }
 
+    /// There is nothing more to be compared at this path.
+    fn found(&mut self, path: &Path, kind: Kind, detail: &str) -> Result<(), Failed> {
+        self.differ(path, kind, detail);
+        Ok(())
+    }
+
     fn directory(&mut self, path: &Path) -> Result<(), Failed> {
         let mut names = names(&self.published.join(path))?;
         names.extend(self::names(&self.release.join(path))?);
@@ -146,14 +152,14 @@ impl Comparison {
         }
         match (here, look(&published)?) {
             (None, None) => Ok(()),
-            (None, Some(_)) => Ok(self.differ(path, Kind::Missing, "")),
+            (None, Some(_)) => self.found(path, Kind::Missing, ""),
             // It leads to a link that the release was given.
             (Some(meta), None) if meta.is_dir() && self.given.keys().any(|link| link.starts_with(path)) => {
                 self.only_here(path)
             }
-            (Some(_), None) => Ok(self.differ(path, Kind::Extra, "")),
+            (Some(_), None) => self.found(path, Kind::Extra, ""),
             (Some(here), Some(there)) if here.file_type() != there.file_type() => {
-                Ok(self.differ(path, Kind::Changed, "it is of another kind"))
+                self.found(path, Kind::Changed, "it is of another kind")
             }
             (Some(here), Some(_)) if here.is_dir() => self.directory(path),
             (Some(here), Some(there)) => self.leaf(path, &here, &there),
@@ -219,7 +225,8 @@ fn same(ours: &Path, published: &Path) -> Result<bool, Failed> {
     let (mut here, mut there) = (open(ours)?, open(published)?);
     let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {
-        (left.clear(), right.clear());
+        left.clear();
+        right.clear();
         here.by_ref().take(1 << 18).read_to_end(&mut left).map_err(|e| (ours.to_owned(), e))?;
         there.by_ref().take(1 << 18).read_to_end(&mut right).map_err(|e| (published.to_owned(), e))?;
         if left != right || left.is_empty() {
