@@ -89,6 +89,7 @@ const DEPLOYS: &[&[&str]] = &[
         "fetch.downloaded",
         "fetch.mid_unpack",
         "fetch.unpacked",
+        "fetch.linked",
         "fetch.synced",
         "fetch.marker_written",
         "fetch.marked",
