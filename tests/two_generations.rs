@@ -213,6 +213,7 @@ fn policy() -> Policy {
     Policy {
         hot_timeout_ms: 20_000,
         phased_timeout_ms: 20_000,
+        phased_worker_ms: 0,
         settle_ms: 5_000,
         soak_ms: 1_000,
         probing: false,

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use crate::{
-    core::{Act, GenerationKey, Plan, Sight, Traffic, Trouble},
+    core::{Act, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
     finding::{Check, Finding},
     revision::ReleaseId,
 };
@@ -65,6 +65,12 @@ pub trait AppServer: Send + Sync {
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
     ) -> BoxFuture<'a, Result<Plan, Trouble>>;
+
+    /// What of this its image does not bring, each with what was found instead. An app server that
+    /// is not there lacks nothing.
+    fn lacks(&self, _requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Tells it. `on` is the image meant: if that is gone or has changed, nothing is sent and the
     /// call fails.

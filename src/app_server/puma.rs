@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 use super::{AppServer, Description, Look};
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Sockets, Traffic, Trouble},
+    core::{Act, Cwd, GenerationKey, Plan, Sight, Sockets, Traffic, Trouble, requirement::Requirement},
     finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
@@ -17,6 +17,7 @@ use crate::{
 mod census;
 mod checks;
 mod control;
+mod image;
 mod perform;
 mod plan;
 mod setting;
@@ -311,6 +312,10 @@ impl AppServer for Puma {
         release: &'a ReleaseId,
     ) -> BoxFuture<'a, Result<Plan, Trouble>> {
         Box::pin(self.plan_restart(running, release))
+    }
+
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+        Box::pin(self.look_into_image(requires))
     }
 
     fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {

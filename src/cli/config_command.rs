@@ -40,8 +40,12 @@ fn derived(loaded: &Loaded) -> [(&'static str, String); 5] {
     let config = &loaded.config;
     let policy = config.policy();
     let seconds = |ms: u64| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
-    let restart =
-        format!("hot {}, phased {}", seconds(policy.hot_timeout_ms), seconds(policy.phased_timeout_ms));
+    let workers = match policy.phased_worker_ms {
+        0 => String::new(),
+        each => format!(" and {} per worker", seconds(each)),
+    };
+    let (hot, phased) = (seconds(policy.hot_timeout_ms), seconds(policy.phased_timeout_ms));
+    let restart = format!("hot {hot}, phased {phased}{workers}");
     [
         ("current", config.current().display().to_string()),
         ("pod", config.pod()),

@@ -168,6 +168,9 @@ pub struct Publish {
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
     pub release: ReleaseId,
+    /// What the image must bring: ruby=3.3, arch=amd64, libc=glibc=2.36, file=/path; by commas.
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub requires: String,
 }
 
 /// The releases on this pod's volume.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{Console, Exit, Failure, Publish};
 use crate::{
     config::Config,
-    core::Reason,
+    core::{Reason, requirement::Requirement},
     releases::{
         Limits,
         layout::Layout,
@@ -53,9 +53,10 @@ pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exi
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let release = args.release.clone();
     let layout = super::layout(config);
+    let requires = known(&args.requires)?;
     let packing = tokio::task::spawn_blocking(move || prepare(args, &layout));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
-    let answer = upload(store.as_ref(), release, packed).await?;
+    let answer = upload(store.as_ref(), release, Packed { requires, ..packed }).await?;
     console.print(&answer);
     Ok(Exit::Done)
 }
@@ -66,12 +67,25 @@ pub(super) fn usage(trouble: crate::core::Trouble) -> Failure {
     Failure { exit_code, ..trouble.into() }
 }
 
+/// What no version of pitstop could look for must not be published: no pod would ever take it.
+fn known(requires: &str) -> Result<Vec<Requirement>, Failure> {
+    let requires = Requirement::parse_list(requires);
+    match requires.iter().find(|need| matches!(need, Requirement::Unknown(_))) {
+        None => Ok(requires),
+        Some(need) => Err(Failure::usage(format!(
+            "--requires {need}: not understood; possible are ruby=3.3, arch=amd64 or arm64, libc=glibc, libc=glibc=2.36, \
+             libc=musl and file=/path/in/the/image"
+        ))),
+    }
+}
+
 /// An archive that is ready to be uploaded.
 struct Packed {
     path: PathBuf,
     kind: ArchiveKind,
     sha256: String,
     bytes: u64,
+    requires: Vec<Requirement>,
     /// Removes what was packed here.
     _temporary: Option<tempfile::TempPath>,
 }
@@ -101,7 +115,14 @@ fn packed(dir: &Path, exclude: &[PathBuf]) -> Result<Packed, Failure> {
     let (sha256, bytes) = digest(file.reopen()?)?;
     let temporary = file.into_temp_path();
     let kind = ArchiveKind::TarZst;
-    Ok(Packed { path: temporary.to_path_buf(), kind, sha256, bytes, _temporary: Some(temporary) })
+    Ok(Packed {
+        path: temporary.to_path_buf(),
+        kind,
+        sha256,
+        bytes,
+        requires: Vec::new(),
+        _temporary: Some(temporary),
+    })
 }
 
 /// An archive that somebody else packed; what it is, its first bytes say.
@@ -112,7 +133,7 @@ fn ready(path: PathBuf) -> Result<Packed, Failure> {
     let kind = ArchiveKind::of(&magic)
         .ok_or_else(|| Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display())))?;
     let (sha256, bytes) = File::open(&path).and_then(digest).map_err(named)?;
-    Ok(Packed { path, kind, sha256, bytes, _temporary: None })
+    Ok(Packed { path, kind, sha256, bytes, requires: Vec::new(), _temporary: None })
 }
 
 fn digest(mut file: File) -> io::Result<(String, u64)> {
@@ -135,7 +156,8 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
         put_archive(store, &release, &packed).await?;
         let key = kind.key(&release);
         let name = key.rsplit('/').next().unwrap_or(&key);
-        let line = format!("{}  {name}\n", packed.sha256).into_bytes();
+        let (sha256, requires) = (packed.sha256.clone(), packed.requires.clone());
+        let line = Published { kind, sha256, requires }.digest_file(name).into_bytes();
         match store.put(&kind.digest_key(&release), Body::Bytes(line), Condition::Absent).await {
             // Another publish of this id was faster: the same bytes, or not.
             Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed).await?),
@@ -160,7 +182,12 @@ async fn is_published(store: &dyn Store, release: &ReleaseId, packed: &Packed) -
     };
     match found {
         None => Ok(false),
-        Some(Ok(Published { kind, sha256 })) if kind == packed.kind && sha256 == packed.sha256 => Ok(true),
+        Some(Ok(found)) if found.kind == packed.kind && found.sha256 == packed.sha256 => {
+            if found.requires == packed.requires {
+                return Ok(true);
+            }
+            Err(other_bytes(release, "is in the store with other requirements"))
+        }
         Some(_) => Err(other_bytes(release, "is in the store with other bytes")),
     }
 }

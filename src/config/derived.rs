@@ -16,10 +16,6 @@ const QUIET_MIN: Duration = Duration::from_secs(2);
 /// Puma's default `worker_boot_timeout`.
 const WORKER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many workers a phased restart may have to replace, for the derived `restart.timeout`. A
-/// large number costs little: broken boots are recognised long before, and the others serve.
-const WORKERS: u32 = 8;
-
 const HOT_TIMEOUT: Duration = Duration::from_secs(120);
 const HOT_MARGIN: Duration = Duration::from_secs(90);
 const PHASED_MARGIN: Duration = Duration::from_secs(30);
@@ -43,7 +39,8 @@ impl Config {
     pub fn policy(&self) -> Policy {
         Policy {
             hot_timeout_ms: ms(self.restart.hot_timeout(self.puma.worker_shutdown_timeout)),
-            phased_timeout_ms: ms(self.restart.phased_timeout(self.puma.worker_shutdown_timeout)),
+            phased_timeout_ms: ms(self.restart.timeout.unwrap_or(PHASED_MARGIN)),
+            phased_worker_ms: ms(self.restart.phased_worker(self.puma.worker_shutdown_timeout)),
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),
             probing: self.verify.url.is_some(),
@@ -91,10 +88,10 @@ impl Restart {
         self.timeout.unwrap_or(HOT_TIMEOUT.max(after_the_stop))
     }
 
-    /// `restart.timeout`, or workers × (boot + shutdown time-out) + 30 s.
-    fn phased_timeout(&self, worker_shutdown_timeout: Duration) -> Duration {
+    /// Without `restart.timeout`, what each worker may take: its end and its boot.
+    fn phased_worker(&self, worker_shutdown_timeout: Duration) -> Duration {
         let each = WORKER_BOOT_TIMEOUT.saturating_add(worker_shutdown_timeout);
-        self.timeout.unwrap_or(each.saturating_mul(WORKERS).saturating_add(PHASED_MARGIN))
+        self.timeout.map_or(each, |_| Duration::ZERO)
     }
 
     /// From which age on a request is expected not to survive the restart. How long it will still
@@ -134,7 +131,8 @@ mod tests {
         assert_eq!((budget.min_ms, budget.max_ms), (5_000, 18_000));
         assert_eq!((budget.quiet_min_ms, budget.quiet_max_ms), (2_000, 15_000));
         let policy = config.policy();
-        assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (120_000, 8 * 90_000 + 30_000));
+        assert_eq!(policy.hot_timeout_ms, 120_000);
+        assert_eq!((policy.phased_worker_ms, policy.phased_timeout_ms), (90_000, 30_000));
         assert_eq!((policy.soak_ms, policy.successes, policy.probing), (5_000, 3, false));
         assert_eq!((policy.long_request_ms, policy.wait_in_flight_ms), (Some(15_000), 600_000));
     }
@@ -154,6 +152,7 @@ mod tests {
         config.restart.timeout = Some(seconds(7));
         let policy = config.policy();
         assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (7_000, 7_000));
+        assert_eq!(policy.phased_worker_ms, 0);
     }
 
     #[test]

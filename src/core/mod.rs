@@ -8,6 +8,7 @@ pub mod drain;
 pub mod history;
 mod mutation;
 pub mod reason;
+pub mod requirement;
 pub mod verdict;
 #[cfg(test)]
 mod walk;
@@ -36,6 +37,8 @@ pub struct Policy {
     pub hot_timeout_ms: u64,
     /// How long a phased restart may take until it counts as failed.
     pub phased_timeout_ms: u64,
+    /// What each worker adds to it: one after the other ends and boots.
+    pub phased_worker_ms: u64,
     /// On the way back: how long an image that serves nothing may take to show that it moves.
     pub settle_ms: u64,
     /// How long everything must stay proven before it is believed.

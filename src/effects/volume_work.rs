@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Effects, pause_at};
 use crate::{
-    core::{Outcome, Reason, Record, Trouble},
+    core::{Outcome, Reason, Record, Trouble, requirement::Requirement},
     revision::{RecordEvent, ReleaseId},
     revisions_log::Log,
     volume::{Lane, Late},
@@ -84,14 +84,32 @@ impl Effects {
         running: Option<ReleaseId>,
     ) -> Result<Outcome, Trouble> {
         let (tools, id) = (self.tools.clone(), release.clone());
-        if !on(&self.volume, move || tools.releases.is_complete(&id)).await?? {
+        let Some(marker) = on(&self.volume, move || tools.releases.marker(&id)).await?? else {
             let message =
                 format!("{release} was fetched and is gone again from the volume; it is fetched anew");
             return Err(Trouble::new(Reason::VolumeUnavailable, message));
-        }
+        };
+        self.check_image(&release, &marker.requires).await?;
         let plan = self.tools.app_server.plan(running.as_ref(), &release).await?;
         pause_at("effects.after_check").await;
         Ok(Outcome::Checked(plan))
+    }
+
+    /// Does the image bring what the release needs?
+    async fn check_image(&self, release: &ReleaseId, requires: &[String]) -> Result<(), Trouble> {
+        if requires.is_empty() {
+            return Ok(());
+        }
+        let requires = Requirement::parse_list(&requires.join(" "));
+        let lacks = self.tools.app_server.lacks(requires).await?;
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{release} needs what this image does not bring: {}; roll the pods onto an image that does, and it is deployed",
+            lacks.join(", ")
+        );
+        Err(Trouble::new(Reason::NeedsImage, message))
     }
 
     /// Points `current` to the release.

@@ -188,6 +188,7 @@ impl Releases {
             v: 1,
             release: id.clone(),
             sha256: published.sha256.clone(),
+            requires: published.requires.iter().map(ToString::to_string).collect(),
             entries: unpacked.entries,
             bytes: unpacked.bytes,
             links: unpacked.links,

@@ -135,6 +135,9 @@ pub struct Marker {
     pub entries: u64,
     /// Bytes of all its files.
     pub bytes: u64,
+    /// What it needs of the image, as it was published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// The links that it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Link>,

@@ -1,7 +1,7 @@
 //! Finding the archive of a release: the digest is the commit, so a release without one is unknown.
 
 use super::{ArchiveKind, Found, Store, StoreError};
-use crate::revision::ReleaseId;
+use crate::{core::requirement::Requirement, revision::ReleaseId};
 
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
 pub const DIGEST_LIMIT_BYTES: u64 = 4096;
@@ -13,6 +13,34 @@ pub struct Published {
     pub kind: ArchiveKind,
     /// The SHA-256 of the archive, in lower-case hexadecimal.
     pub sha256: String,
+    /// What it needs of the image.
+    pub requires: Vec<Requirement>,
+}
+
+impl Published {
+    /// Understands a digest file: the digest is its first word, as `sha256sum` writes it; lines like
+    /// `# requires ruby=3.3` say what the image must bring.
+    ///
+    /// # Errors
+    /// [`NoDigest`] when it holds none.
+    pub fn parse(kind: ArchiveKind, key: &str, bytes: &[u8]) -> Result<Self, NoDigest> {
+        let sha256 = parse_digest(key, bytes)?;
+        let text = String::from_utf8_lossy(bytes);
+        let needs = text.lines().filter_map(|line| {
+            let words = line.trim().strip_prefix('#')?.trim_start().strip_prefix("requires")?;
+            words.starts_with([' ', '\t', ':']).then(|| words.trim_start_matches(':').to_owned())
+        });
+        let requires = Requirement::parse_list(&needs.collect::<Vec<_>>().join(" "));
+        Ok(Self { kind, sha256, requires })
+    }
+
+    /// The digest file's content for an archive of this name.
+    pub fn digest_file(&self, name: &str) -> String {
+        let words: Vec<String> = self.requires.iter().map(Requirement::to_string).collect();
+        let requires =
+            if words.is_empty() { String::new() } else { format!("# requires {}\n", words.join(" ")) };
+        format!("{}  {name}\n{requires}", self.sha256)
+    }
 }
 
 /// The content of a digest file was no SHA-256.
@@ -30,10 +58,11 @@ pub struct NoDigest {
 ///
 /// # Errors
 /// [`NoDigest`] when that is no SHA-256.
-pub fn parse_digest(key: &str, bytes: &[u8]) -> Result<String, NoDigest> {
+fn parse_digest(key: &str, bytes: &[u8]) -> Result<String, NoDigest> {
     let none = || NoDigest { key: key.into() };
     let text = std::str::from_utf8(bytes).map_err(|_| none())?.trim_start_matches('\u{feff}');
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    // Comments are skipped by `sha256sum --check` as well.
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let found = lines.map(line).collect::<Option<Vec<_>>>().ok_or_else(none)?;
     let archive = key.rsplit('/').next().and_then(|name| name.strip_suffix(".sha256"));
     let own = |name: &str| name.rsplit('/').next() == archive;
@@ -81,7 +110,7 @@ pub async fn find(
         let key = kind.digest_key(id);
         match store.get(&key, None, DIGEST_LIMIT_BYTES).await {
             Ok(Found::Object { bytes, .. }) => {
-                return Ok(Some(parse_digest(&key, &bytes).map(|sha256| Published { kind, sha256 })));
+                return Ok(Some(Published::parse(kind, &key, &bytes)));
             }
             Ok(Found::Absent | Found::NotModified) => {}
             // Without the permission to list, S3 says so of what is not there: the other kind may be.
@@ -145,6 +174,20 @@ mod tests {
         for bad in [nobodys, twice] {
             assert_eq!(parse_digest(KEY, bad.as_bytes()), Err(NoDigest { key: KEY.into() }));
         }
+    }
+
+    #[test]
+    fn requirements_follow_the_digest_and_are_read_back() {
+        let requires = Requirement::parse_list("ruby=3.3 arch=amd64 gpu=yes");
+        let published = Published { kind: ArchiveKind::TarGz, sha256: "ab".repeat(32), requires };
+        let text = published.digest_file("v1.tar.gz");
+        assert!(text.ends_with("  v1.tar.gz\n# requires ruby=3.3 arch=amd64 gpu=yes\n"), "{text}");
+        assert_eq!(Published::parse(ArchiveKind::TarGz, "k", text.as_bytes()), Ok(published.clone()));
+        let by_hand = format!(
+            "{}  x\n# built by CI\n#requires: arch=amd64,ruby=3.3\n# requires gpu=yes",
+            "ab".repeat(32)
+        );
+        assert_eq!(Published::parse(ArchiveKind::TarGz, "k", by_hand.as_bytes()), Ok(published));
     }
 
     #[test]

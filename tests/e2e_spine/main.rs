@@ -6,6 +6,7 @@ mod deploys;
 mod end;
 mod fleet;
 mod linked;
+mod needs_image;
 mod on_6_6;
 mod pod;
 mod surroundings;

@@ -3,13 +3,13 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use super::{
-    Puma, Unseen,
+    Puma, Unseen, image,
     setting::{RestartDir, Setting},
     view::View,
 };
 use crate::{
     config::RestartMode,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Mode, Plan, Reason, Sight, Trouble, requirement::Requirement},
     revision::ReleaseId,
 };
 
@@ -43,6 +43,25 @@ impl Puma {
             Mode::Phased if !view.family.catches_phased => Err(deaf(view.master(), "SIGUSR1")),
             mode => Ok(Plan { mode }),
         }
+    }
+
+    /// Reads binaries of the image: tens of megabytes at most.
+    pub(super) async fn look_into_image(&self, requires: Vec<Requirement>) -> Result<Vec<String>, Trouble> {
+        let Some(master) = self.memory.lock().await.followed else { return Ok(Vec::new()) };
+        let looked = self
+            .files
+            .run(LIMIT, move || image::look(master.pid, &requires).map(|brought| brought.lacks(&requires)));
+        let late = || {
+            let message =
+                format!("the image of Puma {} could not be looked into within {LIMIT:?}", master.pid);
+            Trouble::new(Reason::VolumeUnavailable, message)
+        };
+        looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {
+            // Without this permission no restart could be proved either.
+            io::ErrorKind::PermissionDenied => trouble_with(&Sight::NotPermitted),
+            io::ErrorKind::NotFound => trouble_with(&Sight::Missing),
+            _ => Trouble::new(Reason::Internal, format!("/proc/{}: {error}", master.pid)),
+        })
     }
 
     /// A Puma that was never seen in a release of ours may be a sidecar's.

@@ -19,6 +19,37 @@ impl Deploy {
         Checking::Requests { mode, until: now.plus(self.policy.wait_in_flight_ms) }
     }
 
+    /// The release needs another image: nothing is asked again until there is one.
+    pub(super) fn lacking(
+        &mut self,
+        now: Moment,
+        target: Target,
+        trouble: &Trouble,
+        images: Vec<GenerationKey>,
+    ) -> State {
+        self.trouble = Some(trouble.clone());
+        let again = now.plus(self.policy.hot_timeout_ms);
+        State::Checking(target, Checking::Lacking { images, again })
+    }
+
+    /// A container that is restarting may bring another image, and most often brings the same:
+    /// without an app server there is nothing to be seen, so nothing is moved.
+    fn wait_for_image(
+        &mut self,
+        now: Moment,
+        target: Target,
+        images: Vec<GenerationKey>,
+        again: Moment,
+        sight: &Sight,
+    ) {
+        let Sight::Seen(server) = sight else { return };
+        let checking = match images == self::images(server) && now < again {
+            true => Checking::Lacking { images, again },
+            false => Checking::Look { missing_until: None },
+        };
+        self.state = State::Checking(target, checking);
+    }
+
     /// A hot restart waits for this pod's turn among the fleet's. Where nothing serves, no client
     /// would wait for the boot, so nothing is waited for.
     fn wait_for_turn(&mut self, now: Moment, target: Target, until: Moment, sight: &Sight) {
@@ -46,10 +77,15 @@ impl Deploy {
                     self.check_sight(now, target, missing_until, &look.sight);
                 }
             }
-            Checking::Plan => {
+            Checking::Plan { .. } => {
                 self.busy = Some(Step::Check);
                 let release = target.revision.release;
                 out.push(Effect::Check { attempt: self.attempt, release, running: self.running.clone() });
+            }
+            Checking::Lacking { images, again } => {
+                if let Some(look) = look {
+                    self.wait_for_image(now, target, images, again, &look.sight);
+                }
             }
             Checking::Spread { until } => {
                 if let Some(look) = look {
@@ -71,9 +107,12 @@ impl Deploy {
         if target.stand_in.is_some() {
             return self.check_stand_in(now, target, sight);
         }
-        self.trouble = sight_trouble(sight);
+        let lacks = self.trouble.take().filter(|t| t.reason == Reason::NeedsImage);
+        self.trouble = sight_trouble(sight).or(lacks);
         match sight {
-            Sight::Seen(_) => self.state = State::Checking(target, Checking::Plan),
+            Sight::Seen(server) => {
+                self.state = State::Checking(target, Checking::Plan { images: images(server) });
+            }
             Sight::Missing => {
                 let trusted = self.current.is_some() && self.current == self.history.verified;
                 let until = missing_until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
@@ -115,4 +154,9 @@ pub(super) fn back_to_the_look(state: State) -> State {
         State::Checking(target, _) => State::Checking(target, Checking::Look { missing_until: None }),
         other => other,
     }
+}
+
+/// The images that are there.
+fn images(server: &AppServer) -> Vec<GenerationKey> {
+    server.generations.iter().map(|generation| generation.key).collect()
 }

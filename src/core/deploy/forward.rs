@@ -110,7 +110,7 @@ impl Deploy {
                 if verdict::settled_on(server).as_ref() == Some(&release)
                     || (!target.hot_only && verdict::boots(server, &release)) =>
             {
-                let until = now.plus(self.timeout_of(mode));
+                let until = now.plus(self.policy.hot_timeout_ms);
                 self.begin_watch(target, Watch::new(release, None, Some(until)));
             }
             Sight::Seen(server) => {
@@ -132,7 +132,7 @@ impl Deploy {
     fn announce(&mut self, now: Moment, target: Target, mode: Mode, baseline: Baseline) {
         let sent = self.mutated(Mutation::BaselineAfterSignal) && self.unsettled.is_some();
         self.state = if sent {
-            self.signalled(now, target, mode, baseline)
+            self.signalled(now, target, baseline)
         } else if self.mutated(Mutation::SignalBeforeIntent) {
             State::Restarting(target, mode, Restarting::Signal(baseline))
         } else {
@@ -260,6 +260,13 @@ impl Deploy {
                 self.refused(&State::Fetching(target.clone()), trouble, step, out);
                 self.not_fetched(now, target, trouble)
             }
+            (State::Checking(target, Checking::Plan { images }), Outcome::Failed(trouble))
+                if trouble.reason == Reason::NeedsImage =>
+            {
+                let checking = Checking::Plan { images: images.clone() };
+                self.refused(&State::Checking(target.clone(), checking), trouble, step, out);
+                self.lacking(now, target, trouble, images)
+            }
             (state, Outcome::Failed(trouble)) => {
                 self.refused(&state, trouble, step, out);
                 self.retry(now, trouble);
@@ -268,7 +275,7 @@ impl Deploy {
             (state, Outcome::Checked(plan)) => {
                 self.trouble = None;
                 match state {
-                    State::Checking(target, Checking::Plan) => self.planned(now, target, plan.mode),
+                    State::Checking(target, Checking::Plan { .. }) => self.planned(now, target, plan.mode),
                     other => other,
                 }
             }
@@ -283,16 +290,16 @@ impl Deploy {
                 State::Checking(t, Checking::Look { missing_until: None })
             }
             State::Publishing(t, mode, Publishing::Record) => {
-                let until = now.plus(self.timeout_of(mode));
+                let until = now.plus(self.policy.hot_timeout_ms);
                 State::Publishing(t, mode, Publishing::Flip { until })
             }
             State::Publishing(t, mode, Publishing::Flip { .. }) => {
                 self.trouble = None;
-                State::Restarting(t, mode, Restarting::Look { until: now.plus(self.timeout_of(mode)) })
+                State::Restarting(t, mode, Restarting::Look { until: now.plus(self.policy.hot_timeout_ms) })
             }
             State::Restarting(t, mode, Restarting::Record(baseline)) => {
                 if self.mutated(Mutation::SignalBeforeIntent) {
-                    return self.signalled(now, t, mode, baseline);
+                    return self.signalled(now, t, baseline);
                 }
                 State::Restarting(t, mode, Restarting::Signal(baseline))
             }
@@ -305,10 +312,10 @@ impl Deploy {
                     return State::Restarting(
                         t,
                         mode,
-                        Restarting::Look { until: now.plus(self.timeout_of(mode)) },
+                        Restarting::Look { until: now.plus(self.policy.hot_timeout_ms) },
                     );
                 }
-                self.signalled(now, t, mode, baseline)
+                self.signalled(now, t, baseline)
             }
             State::Committing(t, Committing::Record) => State::Committing(t, Committing::Look),
             State::Committing(t, Committing::Commit(_)) => {
@@ -318,9 +325,9 @@ impl Deploy {
         }
     }
 
-    fn signalled(&mut self, now: Moment, target: Target, mode: Mode, baseline: Baseline) -> State {
+    fn signalled(&mut self, now: Moment, target: Target, baseline: Baseline) -> State {
         self.unsettled = Some(baseline.clone());
-        let until = Some(now.plus(self.timeout_of(mode)));
+        let until = Some(now.plus(self.timeout_of(&baseline)));
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
         State::Verifying(target, Verifying { watch, ask_again: None })
     }
@@ -337,14 +344,14 @@ impl Deploy {
     ) -> State {
         if let (Restarting::Signal(_), false) = (&at, trouble.reason == Reason::NotPermitted) {
             // The image meant is gone or has changed by itself: look again.
-            let until = now.plus(self.timeout_of(mode));
+            let until = now.plus(self.policy.hot_timeout_ms);
             return State::Restarting(target, mode, Restarting::Look { until });
         }
         self.begin_revert(now, target, trouble.clone(), false);
         std::mem::replace(&mut self.state, State::Steady)
     }
 
-    fn refused(&self, state: &State, trouble: &Trouble, step: Step, out: &mut Vec<Effect>) {
+    fn refused(&mut self, state: &State, trouble: &Trouble, step: Step, out: &mut Vec<Effect>) {
         let news = self.trouble.as_ref().map(|t| t.reason) != Some(trouble.reason);
         let target = match state {
             State::Fetching(target) | State::Checking(target, _) => target,
@@ -353,6 +360,8 @@ impl Deploy {
         let news = news && target.stand_in.is_none();
         if news && matches!(step, Step::Check | Step::Fetch) {
             out.push(self.conclude(target.revision.clone(), Conclusion::Refused(trouble.clone())));
+            // That deploy has ended in the log; whatever is tried again is another one.
+            self.attempt = Attempt(self.attempt.0 + 1);
         }
     }
 }

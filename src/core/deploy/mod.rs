@@ -303,10 +303,15 @@ impl Deploy {
         self.stuck.is_empty()
     }
 
-    fn timeout_of(&self, mode: Mode) -> u64 {
-        match mode {
-            Mode::Hot => self.policy.hot_timeout_ms,
-            Mode::Phased => self.policy.phased_timeout_ms,
+    /// How long a restart may take that was asked for while this was there.
+    fn timeout_of(&self, baseline: &Baseline) -> u64 {
+        let Policy { hot_timeout_ms, phased_timeout_ms, phased_worker_ms, .. } = self.policy;
+        match baseline.mode {
+            Mode::Hot => hot_timeout_ms,
+            Mode::Phased => {
+                let workers = u64::try_from(baseline.processes.len().max(1)).unwrap_or(u64::MAX);
+                phased_timeout_ms.saturating_add(phased_worker_ms.saturating_mul(workers))
+            }
         }
     }
 
@@ -345,7 +350,7 @@ impl Deploy {
         match &self.state {
             State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
-            | State::Checking(_, Checking::Spread { until })
+            | State::Checking(_, Checking::Spread { until } | Checking::Lacking { again: until, .. })
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until }) => due.push(*until),
@@ -366,7 +371,7 @@ impl Deploy {
     pub fn watchfulness(&self) -> Watchfulness {
         match self.state {
             State::Steady | State::Stranded(_) | State::Fetching(_) => Watchfulness::Calm,
-            State::Checking(_, Checking::Spread { .. }) => Watchfulness::Calm,
+            State::Checking(_, Checking::Spread { .. } | Checking::Lacking { .. }) => Watchfulness::Calm,
             _ => Watchfulness::Close,
         }
     }

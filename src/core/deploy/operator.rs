@@ -8,6 +8,9 @@ impl Deploy {
         match operator {
             Operator::Sync { retry } => {
                 self.retry_at = None;
+                if let State::Checking(_, checking @ Checking::Lacking { .. }) = &mut self.state {
+                    *checking = Checking::Look { missing_until: None };
+                }
                 if let (true, Some(desired)) = (retry, &self.desired) {
                     self.history.lift(&desired.revision);
                 }

@@ -43,7 +43,7 @@ impl Deploy {
         } else if !published {
             // The flip never came: from rest the move begins anew.
         } else if let Some(baseline) = signalled {
-            let until = baseline.at.plus(self.timeout_of(baseline.mode)).max(now.plus(self.grace()));
+            let until = baseline.at.plus(self.timeout_of(&baseline)).max(now.plus(self.grace()));
             // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill.
             let ask_again = match baseline.mode {
                 Mode::Hot => until,

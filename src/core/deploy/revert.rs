@@ -56,7 +56,10 @@ pub(super) enum RevertStep {
 impl Revert {
     /// `current` leads back, or there is nowhere to go back to.
     pub(super) fn flipped(&self) -> bool {
-        !matches!(self.step, RevertStep::Reject | RevertStep::Look { .. } | RevertStep::Flip { .. })
+        !matches!(
+            self.step,
+            RevertStep::Reject | RevertStep::Fetch | RevertStep::Look { .. } | RevertStep::Flip { .. }
+        )
     }
 
     pub(super) fn deadlines(&self) -> Vec<Moment> {
@@ -159,7 +162,7 @@ impl Deploy {
     }
 
     fn revert_timeout(&self) -> u64 {
-        self.unsettled.as_ref().map_or(self.policy.hot_timeout_ms, |b| self.timeout_of(b.mode))
+        self.unsettled.as_ref().map_or(self.policy.hot_timeout_ms, |b| self.timeout_of(b))
     }
 
     pub(super) fn advance_revert(

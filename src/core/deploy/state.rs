@@ -53,8 +53,11 @@ pub(super) enum State {
 pub(super) enum Checking {
     /// Is there an app server to be moved?
     Look { missing_until: Option<Moment> },
-    /// Can it be moved?
-    Plan,
+    /// Can it be moved? These images were seen when that was asked.
+    Plan { images: Vec<GenerationKey> },
+    /// The image lacks what the release needs: what else would be there, is seen when another image
+    /// serves; `again` only makes sure that none was missed.
+    Lacking { images: Vec<GenerationKey>, again: Moment },
     /// Is it this pod's turn, so that a fleet's hot restarts do not coincide?
     Spread { until: Moment },
     /// Would requests be cut?

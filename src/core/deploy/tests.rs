@@ -7,7 +7,9 @@ use crate::core::{
     drain::{Budget, DrainCommand, Origin},
 };
 use crate::core::{
-    Mode, Reason,
+    Conclusion, Mode, Reason,
+    deploy::stand_ins,
+    history::{History, Neighbours},
     verdict::{Verdict, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, Revision};
@@ -17,6 +19,7 @@ pub(super) fn policy() -> Policy {
     Policy {
         hot_timeout_ms: 10_000,
         phased_timeout_ms: 10_000,
+        phased_worker_ms: 0,
         settle_ms: 100,
         soak_ms: 100,
         probing: true,
@@ -227,4 +230,117 @@ fn who_is_sent_back_by_an_operator_waits_for_no_turn() {
     agent.step(Moment(10), planned(1, Mode::Hot));
     assert_eq!(agent.view().turn, None);
     assert!(begins(&agent.step(Moment(12), look(12, serving(), None))));
+}
+
+fn failed(attempt: u64, step: Step, reason: Reason) -> Event {
+    let outcome = Outcome::Failed(crate::core::Trouble::new(reason, "as the test wants it"));
+    Event::Finished { attempt: Attempt(attempt), step, outcome }
+}
+
+fn serving_as(image: u64) -> Sight {
+    let Sight::Seen(mut server) = serving() else { unreachable!("it serves") };
+    server.generations[0].key = GenerationKey(image);
+    Sight::Seen(server)
+}
+
+/// v2 needs what the image that serves v1 does not bring.
+fn lacking() -> Agent {
+    let mut agent = checked(Mode::Hot);
+    agent.step(Moment(10), Event::Pointer(Ok(at("v3", 3))));
+    agent
+        .step(Moment(11), Event::Finished { attempt: Attempt(3), step: Step::Fetch, outcome: Outcome::Done });
+    agent.step(Moment(13), look(13, serving(), None));
+    let effects = agent.step(Moment(14), failed(3, Step::Check, Reason::NeedsImage));
+    assert!(matches!(&effects[..], [Effect::Conclude { conclusion: Conclusion::Refused(_), .. }]));
+    agent.step(Moment(16), look(16, serving(), None));
+    agent
+}
+
+fn reason(agent: &Agent) -> Option<Reason> {
+    agent.view().trouble.map(|trouble| trouble.reason)
+}
+
+#[test]
+fn a_release_that_needs_another_image_waits_for_one_and_moves_nothing() {
+    let mut agent = lacking();
+    for (now, sight) in [(5_000, serving()), (6_000, Sight::Missing), (7_000, serving())] {
+        assert_eq!(agent.step(Moment(now), look(now, sight, None)), [], "at {now}");
+        assert_eq!(reason(&agent), Some(Reason::NeedsImage));
+    }
+    assert_eq!(agent.view().rejected, []);
+    agent.step(Moment(8_000), look(8_000, serving_as(9), None));
+    let effects = agent.step(Moment(8_001), look(8_001, serving_as(9), None));
+    assert!(matches!(&effects[..], [Effect::Check { .. }]), "another image: it is looked into");
+    assert_eq!(reason(&agent), Some(Reason::NeedsImage), "until it is known to be better");
+}
+
+#[test]
+fn an_image_that_came_right_after_the_check_is_not_missed() {
+    let mut agent = checked(Mode::Hot);
+    agent.step(Moment(10), Event::Pointer(Ok(at("v3", 3))));
+    agent
+        .step(Moment(11), Event::Finished { attempt: Attempt(3), step: Step::Fetch, outcome: Outcome::Done });
+    agent.step(Moment(13), look(13, serving(), None));
+    agent.step(Moment(14), failed(3, Step::Check, Reason::NeedsImage));
+    agent.step(Moment(16), look(16, serving_as(9), None));
+    let effects = agent.step(Moment(17), look(17, serving_as(9), None));
+    assert!(matches!(&effects[..], [Effect::Check { .. }]));
+}
+
+#[test]
+fn a_lack_is_looked_at_again_when_somebody_asks_and_left_by_a_newer_move() {
+    let mut agent = lacking();
+    agent.step(Moment(20), Event::Operator(Operator::Sync { retry: false }));
+    let effects = agent.step(Moment(21), look(21, serving(), None));
+    assert!(matches!(&effects[..], [Effect::Check { .. }]));
+    let effects = lacking().step(Moment(20), Event::Pointer(Ok(at("v4", 4))));
+    assert!(matches!(&effects[..], [Effect::Conclude { .. }, Effect::Fetch { .. }]));
+}
+
+#[test]
+fn a_deploy_that_ended_as_refused_does_not_go_on_under_its_number() {
+    let mut agent = checked(Mode::Hot);
+    agent.step(Moment(10), Event::Pointer(Ok(at("v3", 3))));
+    let effects = agent.step(Moment(11), failed(3, Step::Fetch, Reason::ReleaseUnknown));
+    assert!(matches!(&effects[..], [Effect::Conclude { attempt: Attempt(3), .. }]));
+    let effects = agent.step(Moment(500), Event::Tick);
+    assert!(matches!(&effects[..], [Effect::Fetch { attempt: Attempt(4), .. }]));
+}
+
+fn recovered(neighbours: Neighbours) -> Agent {
+    let policy = Policy { fallback: true, ..policy() };
+    Agent::recover(policy, Recovered { neighbours, ..Recovered::default() }, Moment(0)).0
+}
+
+fn fetched(effects: &[Effect]) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Fetch { release, .. } => Some(release.as_str()),
+        _ => None,
+    })
+}
+
+#[test]
+fn without_a_pointer_a_pod_is_born_on_what_its_neighbours_have_proved_else_on_the_images_code() {
+    let proved = ["v7", "v6"].map(|id| id.parse().unwrap()).to_vec();
+    let mut agent = recovered(Neighbours { verified: proved, ..Neighbours::default() });
+    let away = crate::core::Trouble::new(Reason::StoreUnreachable, "no answer");
+    let effects = agent.step(Moment(1), Event::Pointer(Err(away)));
+    assert_eq!(fetched(&effects), Some("v7"));
+    let effects = agent.step(Moment(2), failed(1, Step::Fetch, Reason::VolumeUnavailable));
+    assert_eq!(fetched(&effects), Some("v6"));
+    let effects = agent.step(Moment(3), failed(2, Step::Fetch, Reason::VolumeUnavailable));
+    assert_eq!(fetched(&effects), Some("(fallback_dir)"));
+    assert_eq!(reason(&agent), Some(Reason::StoreUnreachable));
+    let effects = agent.step(Moment(4), Event::Pointer(Ok(at("v8", 8))));
+    assert_eq!(fetched(&effects), Some("v8"), "the store is back");
+}
+
+#[test]
+fn nothing_stands_in_that_failed_here_or_elsewhere() {
+    let [v1, v2, v3] = ["v1", "v2", "v3"].map(|id| id.parse().unwrap());
+    let mut history = History::default();
+    history.reject(&at("v1", 1).revision, Reason::BootLoop);
+    let neighbours = Neighbours { verified: vec![v1, v3], failed: [v2.clone()].into() };
+    let found = stand_ins(Reason::ReleaseCorrupt, Some(&v2), &history, &neighbours, false);
+    assert_eq!(found.iter().map(|r| r.as_str()).collect::<Vec<_>>(), ["v3"]);
 }

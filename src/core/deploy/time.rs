@@ -23,7 +23,12 @@ impl Deploy {
         }
         match &mut self.state {
             State::Checking(_, Checking::Look { missing_until }) => optional(missing_until),
-            State::Checking(_, Checking::Requests { until, .. } | Checking::Spread { until })
+            State::Checking(
+                _,
+                Checking::Requests { until, .. }
+                | Checking::Spread { until }
+                | Checking::Lacking { again: until, .. },
+            )
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until }) => *until = shift(*until),

@@ -133,6 +133,7 @@ pub fn policy() -> Policy {
     Policy {
         hot_timeout_ms: 100,
         phased_timeout_ms: 200,
+        phased_worker_ms: 0,
         settle_ms: 20,
         soak_ms: 5,
         probing: true,
