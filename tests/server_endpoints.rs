@@ -138,7 +138,10 @@ async fn live_answers_whatever_the_volume_does() {
 #[tokio::test]
 async fn startup_waits_for_a_complete_current() {
     let app = app(None).await;
-    assert_eq!(app.get("/startup", "").await, (503, r#"{"pending":["current"]}"#.into()));
+    let (code, body) = app.get("/startup", "").await;
+    assert_eq!(code, 503);
+    let why = json!({"pending": ["current"], "reason": "volume_unavailable", "message": "/srv/app does not answer"});
+    assert_eq!(json(&body), why);
     app.publish(|snapshot| snapshot.current_complete = true);
     assert_eq!(app.get("/startup", "").await.0, 200);
 }

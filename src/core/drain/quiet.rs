@@ -171,7 +171,8 @@ impl Quiet {
     fn arrival(&mut self, arrival: &Arrival) -> bool {
         let source = self.source(arrival.peer);
         let sender = self.sender(source);
-        let probe = source != Source::Crowd && sender.pattern.request(arrival.at, arrival.bytes);
+        let probe =
+            arrival.request && source != Source::Crowd && sender.pattern.request(arrival.at, arrival.bytes);
         if !probe {
             sender.seen = sender.seen.max(Some(arrival.at));
         }

@@ -14,6 +14,10 @@ const SHORTEST_MS: u64 = 900;
 const LONGEST_MS: u64 = 120_000;
 /// How far off the beat it may be: a fiftieth of the interval, within these bounds.
 const SLACK_MS: (u64, u64) = (80, 250);
+/// So many probers may share a peer, a length and an interval: the three probes of a container.
+const SHARE: usize = 3;
+/// Shorter intervals than this are not shared: who asks several times a second is a client.
+const SHARED_FROM_MS: u64 = 2000;
 /// Lengths told apart for one peer, and the requests of each that are remembered.
 const LENGTHS_KEPT: usize = 32;
 const REQUESTS_KEPT: usize = 40;
@@ -80,6 +84,9 @@ impl Length {
 
     /// Whether there was a request at each of the last beats.
     fn kept_since(&self, at: Moment, interval_ms: u64) -> bool {
+        if self.is_crowded(at, interval_ms) {
+            return false;
+        }
         let slack = (interval_ms / 50).clamp(SLACK_MS.0, SLACK_MS.1);
         let (mut beat, mut misses) = (at, 0);
         for _ in 0..BEATS {
@@ -91,6 +98,13 @@ impl Length {
             beat = hit.unwrap_or(Moment(due));
         }
         misses <= MISSES
+    }
+
+    /// Among many requests some are always on some beat.
+    fn is_crowded(&self, at: Moment, interval_ms: u64) -> bool {
+        let share = if interval_ms < SHARED_FROM_MS { 1 } else { SHARE };
+        let lately = |earlier: &&Moment| at.since(**earlier) < interval_ms * BEATS as u64;
+        self.at.iter().filter(lately).count() > share * (BEATS + MISSES)
     }
 }
 
@@ -146,6 +160,9 @@ mod tests {
     fn clients_are_no_probers() {
         // Thirty of the same length each second; and one that is as rare as a prober, but no clock.
         assert!(!recognised((0..400).map(|i| (i * 33, 113))).contains(&true));
+        // Several a second, at a fixed pace or at none.
+        assert!(!recognised((0..400).map(|i| (i * 300, 113))).contains(&true));
+        assert!(!recognised((0..400).map(|i| (i * 300 + dice(i) % 250, 113))).contains(&true));
         assert!(!recognised((0..60).map(|i| (i * 5000 + dice(i) % 2500, 113))).contains(&true));
         // Regular, but another length each time.
         assert!(!recognised((0..60).map(|i| (i * 5000, 100 + i * 3))).contains(&true));

@@ -71,12 +71,14 @@ fn is_old(connection: &Connection) -> bool {
     connection.last_received_ms.is_some_and(|ms| ms >= NO_REQUEST_MS)
 }
 
-/// A request, or more than one.
+/// A request, or more than one; or a part of an answer, where no control server tells of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arrival {
     pub peer: IpAddr,
     pub at: Moment,
     pub bytes: u64,
+    /// Something came in. What only goes out comes at a pace that is not the sender's.
+    pub request: bool,
 }
 
 /// What a look at the table tells beyond the look before.
@@ -160,10 +162,11 @@ impl Table {
         let next = before.next(connection, look);
         let new = known.is_none() && connection.received.is_none();
         let sent = look.count_sent && next.counters.sent != before.counters.sent;
-        let bytes = next.counters.received_since(before.counters).or((new || (sent && !ended)).then_some(1));
+        let received = next.counters.received_since(before.counters);
+        let bytes = received.or((new || (sent && !ended)).then_some(1));
         if let Some(bytes) = bytes {
             let at = if sent { look.now } else { at };
-            news.arrivals.push(Arrival { peer, at, bytes });
+            news.arrivals.push(Arrival { peer, at, bytes, request: received.is_some() || new });
         }
         next
     }
