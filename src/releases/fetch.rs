@@ -33,7 +33,7 @@ use crate::{
 const SPACE_FACTOR: u64 = 3;
 
 /// How a release came onto the volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fetched {
     /// Bytes downloaded; 0 when it was there already.
     pub downloaded_bytes: u64,
