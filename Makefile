@@ -32,7 +32,7 @@ test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newes
 	done
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
-	@.ci/setup puma
+	@.ci/setup puma bench
 	$(ALONE) cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
 
 lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies

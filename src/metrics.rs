@@ -15,6 +15,7 @@ use crate::{
         AppServer, Conclusion, Mode, Observation, ProcessKey, Reason, Sight, Stage, View, WorkerLoad,
         drain::Answer,
     },
+    releases::fetch::Fetched,
     revision::ReleaseId,
 };
 
@@ -41,6 +42,7 @@ pub struct Metrics {
     restarts: IntCounterVec,
     restart_duration: HistogramVec,
     fetch_bytes: IntCounterVec,
+    fetch_files: IntCounterVec,
     drains: IntCounterVec,
     drain_duration: Histogram,
     drain_requests_left: IntGaugeVec,
@@ -118,8 +120,14 @@ impl Metrics {
             ),
             fetch_bytes: b.counters(
                 "pitstop_fetch_bytes_total",
-                "Bytes of releases read, by where they came from.",
+                "Bytes of releases by where they came from: store (downloaded, packed), or volume (found there \
+                 complete, because another pod or an earlier deploy had fetched them; unpacked).",
                 &["from"],
+            ),
+            fetch_files: b.counters(
+                "pitstop_fetch_files_total",
+                "Files, directories and links of releases: unpacked, or found complete on the volume.",
+                &["how"],
             ),
             drains: b.counters("pitstop_drains_total", "Drains by how they ended.", &["result"]),
             drain_duration: b.histogram(
@@ -150,7 +158,10 @@ impl Metrics {
         for mode in [Mode::Hot, Mode::Phased] {
             self.restarts.with_label_values(&[mode_name(mode), "sent"]);
         }
-        self.fetch_bytes.with_label_values(&["store"]);
+        for (from, how) in [("store", "unpacked"), ("volume", "found")] {
+            self.fetch_bytes.with_label_values(&[from]);
+            self.fetch_files.with_label_values(&[how]);
+        }
         self
     }
 
@@ -228,9 +239,14 @@ impl Metrics {
         self.restart_duration.with_label_values(&[mode_name(mode)]).observe(seconds);
     }
 
-    /// So many bytes of a release were read from the store.
-    pub fn fetched(&self, bytes: u64) {
-        self.fetch_bytes.with_label_values(&["store"]).inc_by(bytes);
+    /// A release came onto the volume, or was there already.
+    pub fn fetched(&self, fetched: &Fetched) {
+        let found = fetched.was_there && fetched.downloaded_bytes == 0;
+        self.fetch_bytes.with_label_values(&["store"]).inc_by(fetched.downloaded_bytes);
+        self.fetch_bytes.with_label_values(&["volume"]).inc_by(if found { fetched.bytes } else { 0 });
+        // What was unpacked in vain, because another pod was faster, was found in the end.
+        let how = if fetched.was_there { "found" } else { "unpacked" };
+        self.fetch_files.with_label_values(&[how]).inc_by(fetched.entries);
     }
 
     /// A drain was answered.

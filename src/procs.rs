@@ -464,7 +464,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let ours = std::process::id().try_into().unwrap();
         assert!(listening_ports(ours).contains(&port));
-        let child = Ended::start("sleep 60");
+        let child = Ended::start("exec sleep 60");
         assert_eq!(listening_ports(child.pid()), Vec::<u16>::new());
     }
 }

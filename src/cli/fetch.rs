@@ -107,7 +107,7 @@ impl Birth {
 
     fn fetch(&self, id: &ReleaseId) -> Result<Fetched, Trouble> {
         if id.is_fallback() {
-            return Ok(Fetched { downloaded_bytes: 0, was_there: true });
+            return Ok(Fetched { was_there: true, ..Fetched::default() });
         }
         loop {
             let leased = lease(&self.releases, &self.pod, id);
@@ -123,7 +123,7 @@ impl Birth {
 
     fn publish(&self, release: ReleaseId, fetched: Fetched) -> Result<Answer, Trouble> {
         self.releases.publish(&release)?;
-        let Fetched { downloaded_bytes, was_there } = fetched;
+        let Fetched { downloaded_bytes, was_there, .. } = fetched;
         Ok(Answer { release, downloaded_bytes, was_there, instead_of: None, reason: None, message: None })
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::{Effects, pause_at};
 use crate::{
     core::{Outcome, Reason, Record, Trouble, requirement::Requirement},
+    releases::fetch::Fetched,
     revision::{RecordEvent, ReleaseId},
     revisions_log::Log,
     volume::{Lane, Late},
@@ -43,19 +44,21 @@ impl Effects {
         while fetched.as_ref().is_err_and(|t| t.reason == Reason::NoSpace) && self.make_room().await {
             fetched = self.fetch_once(&release).await;
         }
-        self.tools.metrics.fetched(fetched?);
+        if let Some(fetched) = fetched? {
+            self.tools.metrics.fetched(&fetched);
+        }
         pause_at("effects.after_fetch").await;
         Ok(Outcome::Done)
     }
 
-    /// Answers how many bytes were downloaded.
-    async fn fetch_once(&self, release: &ReleaseId) -> Result<u64, Trouble> {
+    /// Answers how it came onto the volume; nothing where there is no store that it could have come from.
+    async fn fetch_once(&self, release: &ReleaseId) -> Result<Option<Fetched>, Trouble> {
         let (tools, holder, release) = (self.tools.clone(), self.holder.clone(), release.clone());
         on(&self.volume, move || {
             holder.hold(&release)?;
             match &tools.store {
-                Some(store) => tools.releases.fetch(store, &release).map(|fetched| fetched.downloaded_bytes),
-                None if tools.releases.is_complete(&release)? => Ok(0),
+                Some(store) => tools.releases.fetch(store, &release).map(Some),
+                None if tools.releases.is_complete(&release)? => Ok(None),
                 None => Err(Trouble::new(
                     Reason::ReleaseUnknown,
                     format!("{release} is not on the volume, and without `source` nothing can be fetched"),

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The contract's names, less those that nothing feeds yet.
-const NAMES: [(&str, &str); 20] = [
+const NAMES: [(&str, &str); 21] = [
     ("pitstop_release_info", "gauge"),
     ("pitstop_in_sync", "gauge"),
     ("pitstop_stage", "gauge"),
@@ -21,6 +21,7 @@ const NAMES: [(&str, &str); 20] = [
     ("pitstop_restarts_total", "counter"),
     ("pitstop_restart_duration_seconds", "histogram"),
     ("pitstop_fetch_bytes_total", "counter"),
+    ("pitstop_fetch_files_total", "counter"),
     ("pitstop_drains_total", "counter"),
     ("pitstop_drain_duration_seconds", "histogram"),
     ("pitstop_drain_requests_left", "gauge"),
@@ -82,7 +83,7 @@ fn fed() -> Metrics {
     metrics.stage_left(Stage::Fetching, 1.0);
     metrics.restart_sent(Mode::Phased, true);
     metrics.restart_proved(Mode::Phased, 2.0);
-    metrics.fetched(4096);
+    metrics.fetched(&Fetched { downloaded_bytes: 4096, was_there: false, entries: 3, bytes: 9000 });
     metrics.drained(&Answer {
         drain_id: 1,
         result: DrainResult::Drained,
@@ -152,4 +153,23 @@ fn a_release_that_runs_no_more_is_not_exported() {
     let text = metrics.render().unwrap();
     assert!(text.contains("pitstop_release_info{release=\"v2\",role=\"running\"} 1\n"), "{text}");
     assert!(!text.contains("release=\"v1\""), "{text}");
+}
+
+#[test]
+fn what_was_downloaded_is_told_from_what_the_volume_had() {
+    let metrics = Metrics::new();
+    let downloaded = Fetched { downloaded_bytes: 100, was_there: false, entries: 7, bytes: 400 };
+    metrics.fetched(&downloaded);
+    metrics.fetched(&Fetched { downloaded_bytes: 0, was_there: true, entries: 7, bytes: 400 });
+    // Downloaded, and then another pod was faster.
+    metrics.fetched(&Fetched { was_there: true, ..downloaded });
+    let text = metrics.render().unwrap();
+    for line in [
+        r#"pitstop_fetch_bytes_total{from="store"} 200"#,
+        r#"pitstop_fetch_bytes_total{from="volume"} 400"#,
+        r#"pitstop_fetch_files_total{how="unpacked"} 7"#,
+        r#"pitstop_fetch_files_total{how="found"} 14"#,
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
 }

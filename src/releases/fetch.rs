@@ -33,12 +33,16 @@ use crate::{
 const SPACE_FACTOR: u64 = 3;
 
 /// How a release came onto the volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fetched {
     /// Bytes downloaded; 0 when it was there already.
     pub downloaded_bytes: u64,
     /// Whether it was on the volume before, or another agent was faster.
     pub was_there: bool,
+    /// Files, directories and links in it.
+    pub entries: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
 }
 
 impl Releases {
@@ -50,7 +54,8 @@ impl Releases {
     pub fn fetch(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
         if let Some(marker) = self.marker(id)? {
             self.use_as_it_is(&marker)?;
-            return Ok(Fetched { downloaded_bytes: 0, was_there: true });
+            let Marker { entries, bytes, .. } = marker;
+            return Ok(Fetched { downloaded_bytes: 0, was_there: true, entries, bytes });
         }
         self.refuse_foreign(id)?;
         self.check_way_to_shared(&self.layout.links())?;
@@ -61,14 +66,15 @@ impl Releases {
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");
         let unpacked = self.unpack_into(&archive, published.kind, &tree, id)?;
-        tracing::info!(downloaded_bytes, files = unpacked.entries, bytes = unpacked.bytes, "unpacked");
+        let Unpacked { entries, bytes, .. } = unpacked;
+        tracing::info!(downloaded_bytes, files = entries, bytes, "unpacked");
         tree.extend(&unpacked.prefix);
         self.make_targets(&unpacked.links)?;
         failpoint::hit("fetch.linked");
         self.seal(&tree, id, &published, unpacked)?;
         let was_there = !self.settle(&stage, &tree, id)?;
         failpoint::hit("fetch.done");
-        Ok(Fetched { downloaded_bytes, was_there })
+        Ok(Fetched { downloaded_bytes, was_there, entries, bytes })
     }
 
     /// A release that is on the volume is never changed. What its links lead to may be missing all the
