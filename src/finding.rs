@@ -155,6 +155,8 @@ codes! {
     LongRequests = "LONG_REQUESTS",
     /// Long requests are cut by restarts, as configured.
     LongRequestsCut = "LONG_REQUESTS_CUT",
+    /// A restart counts as failed before Puma has had its time.
+    RestartTimeoutShort = "RESTART_TIMEOUT_SHORT",
     /// The grace period leaves the drain little time.
     DrainBudgetTight = "DRAIN_BUDGET_TIGHT",
     /// Puma has less time to stop than it gives its requests.

@@ -14,6 +14,7 @@ pub fn of(config: &Config) -> Vec<Check> {
         stop_time(config),
         proof(config),
         long_requests(config),
+        restart_time(config),
     ];
     checks.into_iter().collect()
 }
@@ -132,6 +133,26 @@ fn long_requests(config: &Config) -> Check {
     }
 }
 
+/// A worker that ends its requests takes as long as Puma lets it.
+fn restart_time(config: &Config) -> Check {
+    const ABOUT: &str = "restarts";
+    let stop = config.puma.worker_shutdown_timeout;
+    let Some(timeout) = config.restart.timeout else {
+        return Check::fine(ABOUT, "have the time that the workers and their time-outs need");
+    };
+    if timeout > stop {
+        return Check::fine(ABOUT, format!("have {}, and an old worker {} of it", show(timeout), show(stop)));
+    }
+    let message = format!(
+        "restart.timeout {} is over before Puma has to have ended an old worker (puma.worker_shutdown_timeout {}): a          good release is rejected because of a request that took its time",
+        show(timeout),
+        show(stop)
+    );
+    let remedy =
+        "leave restart.timeout out, or set it above puma.worker_shutdown_timeout plus the app's boot";
+    Check::found(ABOUT, Finding::risky(Code::RestartTimeoutShort, message, remedy))
+}
+
 fn show(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
@@ -181,6 +202,13 @@ mod tests {
         config.drain.reserve = seconds(30);
         config.grace_period = seconds(20 + 30 + 2);
         assert!(stop_time(&config).finding().is_none() && drain_budget(&config).finding().is_none());
+    }
+
+    #[test]
+    fn a_restart_must_have_the_time_that_an_old_worker_has() {
+        let with = |timeout| found(move |config| config.restart.timeout = Some(seconds(timeout)));
+        let short = ("RESTART_TIMEOUT_SHORT", Severity::Risky);
+        assert!(with(30).contains(&short) && !with(31).contains(&short));
     }
 
     #[test]
