@@ -1,8 +1,8 @@
 //! `pitstop run` beside a real Puma, with pointer and releases in S3: deploys, and a store that goes away.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use pitstop_rig::{AgentRig, App, PumaRig, S3Rig, Setup, until};
+use pitstop_rig::{AgentRig, App, Fault, PumaRig, S3Rig, Setup, until};
 
 struct Pod {
     s3: S3Rig,
@@ -31,6 +31,22 @@ impl Pod {
     fn wait_for_reason(&self, reason: &str) {
         until(reason, || self.agent.status().filter(|status| status["reason"] == reason));
     }
+}
+
+/// A rollback in the night must not wait for the download of what it undoes.
+#[test]
+fn e2e_a_move_back_does_not_wait_for_a_download_that_takes_long() {
+    let pod = Pod::in_sync();
+    let release = pod.agent.build(&pod.puma, App::Good, "v2");
+    // Random, so that it comes in many pieces.
+    let mut ballast = vec![0; 4_000_000];
+    fastrand::Rng::with_seed(1).fill(&mut ballast);
+    fs::write(release.join("ballast"), ballast).unwrap();
+    pod.agent.must(&["publish", &release.to_string_lossy(), "--release", "v2"]);
+    pod.s3.fault(Fault::Slow(Duration::from_secs(5)).of("GET").at("releases/v2.tar.zst"));
+    pod.agent.promote("v2");
+    until("the download", || pod.agent.status().filter(|status| status["stage"] == "fetching"));
+    pod.deploy("v3");
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::{
     releases::Releases,
     revision::Revision,
     revisions_log::Log,
-    store::Blocking,
+    store::{Blocking, CallOff},
     telemetry::DeployIds,
     volume::Lane,
 };
@@ -103,6 +103,8 @@ pub struct Effects {
     holder: Arc<leases::Holder>,
     gear: Arc<housekeeping::Gear>,
     log: Arc<Mutex<Option<Log>>>,
+    /// Calls off the latest fetch.
+    fetching: Arc<Mutex<CallOff>>,
     /// When moves were rejected, for /status.
     rejected_at: Arc<Mutex<Arc<HashMap<Revision, String>>>>,
     /// The latest drain journal to be written; older ones need not be.
@@ -126,6 +128,7 @@ impl Effects {
             pruning: Lane::start("prune")?,
             gear: Arc::default(),
             log: Arc::default(),
+            fetching: Arc::default(),
             rejected_at: Arc::default(),
             drains,
         };
@@ -158,8 +161,9 @@ impl Effects {
     pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
         match effect {
             Effect::Fetch { attempt, release } => {
-                let this = self.clone();
-                let work = async move { this.fetch(release).await };
+                let (this, off) = (self.clone(), CallOff::default());
+                self.call_off_fetch(off.clone());
+                let work = async move { this.fetch(release, off).await };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
             Effect::Check { attempt, release, running } => {
@@ -227,6 +231,12 @@ impl Effects {
         tokio::spawn(task.instrument(span));
     }
 
+    /// The fetch before is needed no more, and must not keep the next one waiting.
+    fn call_off_fetch(&self, next: CallOff) {
+        let mut fetching = self.fetching.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        std::mem::replace(&mut *fetching, next).now();
+    }
+
     /// Whatever is logged inside belongs to the deploy.
     fn span(&self, attempt: Attempt, step: &'static str) -> tracing::Span {
         tracing::info_span!("deploy", deploy_id = self.tools.ids.of(attempt), step)
@@ -254,6 +264,7 @@ impl Effects {
                 tracing::info!(release, sequence, result = "verified", "deploy ended");
             }
             Conclusion::Superseded => {
+                self.call_off_fetch(CallOff::default());
                 tracing::info!(release, sequence, result = "superseded", "deploy ended");
             }
             Conclusion::Reverted(trouble) => report_failed(revision, "reverted", trouble),

@@ -8,6 +8,7 @@ use crate::{
     releases::fetch::Fetched,
     revision::{RecordEvent, ReleaseId},
     revisions_log::Log,
+    store::CallOff,
     volume::{Lane, Late},
 };
 
@@ -33,16 +34,16 @@ pub(super) async fn on<T: Send + 'static>(
 
 impl Effects {
     /// Makes the release complete on the volume.
-    pub(super) async fn fetch(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
+    pub(super) async fn fetch(&self, release: ReleaseId, off: CallOff) -> Result<Outcome, Trouble> {
         pause_at("effects.before_fetch").await;
         if release.is_fallback() {
             // It is in the image.
             return Ok(Outcome::Done);
         }
         self.ask_volume().await?;
-        let mut fetched = self.fetch_once(&release).await;
+        let mut fetched = self.fetch_once(&release, &off).await;
         while fetched.as_ref().is_err_and(|t| t.reason == Reason::NoSpace) && self.make_room().await {
-            fetched = self.fetch_once(&release).await;
+            fetched = self.fetch_once(&release, &off).await;
         }
         if let Some(fetched) = fetched? {
             self.tools.metrics.fetched(&fetched);
@@ -52,12 +53,13 @@ impl Effects {
     }
 
     /// Answers how it came onto the volume; nothing where there is no store that it could have come from.
-    async fn fetch_once(&self, release: &ReleaseId) -> Result<Option<Fetched>, Trouble> {
+    async fn fetch_once(&self, release: &ReleaseId, off: &CallOff) -> Result<Option<Fetched>, Trouble> {
+        let off = off.clone();
         let (tools, holder, release) = (self.tools.clone(), self.holder.clone(), release.clone());
         on(&self.volume, move || {
             holder.hold(&release)?;
             match &tools.store {
-                Some(store) => tools.releases.fetch(store, &release).map(Some),
+                Some(store) => tools.releases.fetch(&store.until(off), &release).map(Some),
                 None if tools.releases.is_complete(&release)? => Ok(None),
                 None => Err(Trouble::new(
                     Reason::ReleaseUnknown,

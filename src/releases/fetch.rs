@@ -26,7 +26,7 @@ use crate::{
     core::{Reason, Trouble},
     failpoint,
     revision::ReleaseId,
-    store::{ArchiveKind, Blocking, StoreError, archive::Published},
+    store::{ArchiveKind, Blocking, CallOff, StoreError, archive::Published},
 };
 
 /// An archive and its tree take at least so many times the archive's size.
@@ -52,6 +52,11 @@ impl Releases {
     /// [`Trouble`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
     /// `store_denied`, `no_space` or `volume_unavailable`.
     pub fn fetch(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
+        let off = || StoreError::CalledOff(format!("fetching {id}")).into();
+        self.fetch_all(store, id).map_err(|trouble| if store.off().is_called() { off() } else { trouble })
+    }
+
+    fn fetch_all(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
         if let Some(marker) = self.marker(id)? {
             self.use_as_it_is(&marker)?;
             let Marker { entries, bytes, .. } = marker;
@@ -65,7 +70,7 @@ impl Releases {
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");
-        let unpacked = self.unpack_into(&archive, published.kind, &tree, id)?;
+        let unpacked = self.unpack_into(&archive, published.kind, &tree, id, store.off())?;
         let Unpacked { entries, bytes, .. } = unpacked;
         tracing::info!(downloaded_bytes, files = entries, bytes, "unpacked");
         tree.extend(&unpacked.prefix);
@@ -167,10 +172,11 @@ impl Releases {
         kind: ArchiveKind,
         tree: &Path,
         id: &ReleaseId,
+        off: &CallOff,
     ) -> Result<Unpacked, Trouble> {
         fs::DirBuilder::new().mode(0o755).create(tree).map_err(|e| disk_trouble(tree, &e))?;
         let file = File::open(archive).map_err(|e| disk_trouble(archive, &e))?;
-        let unpacked = unpack(file, kind, tree, &self.limits, &self.layout).map_err(|e| match e {
+        let unpacked = unpack(file, kind, tree, &self.limits, &self.layout, off).map_err(|e| match e {
             UnpackError::Disk(path, error) => disk_trouble(&tree.join(path.trim_matches('"')), &error),
             refused => corrupt(id, &refused.to_string()),
         })?;

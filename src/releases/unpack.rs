@@ -23,7 +23,10 @@ use super::{
     pax::Records,
     tree::{Inside, Tree},
 };
-use crate::{failpoint, store::ArchiveKind};
+use crate::{
+    failpoint,
+    store::{ArchiveKind, CallOff},
+};
 
 /// A long name or an extended header may be so long.
 const HEADER_BYTES_MAX: u64 = 64 << 10;
@@ -75,13 +78,14 @@ pub fn unpack(
     into: &Path,
     limits: &Limits,
     layout: &Layout,
+    off: &CallOff,
 ) -> Result<Unpacked, UnpackError> {
     let disk = |e| UnpackError::Disk(into.display().to_string(), e);
     let archive_bytes = archive.metadata().map_err(disk)?.len();
     let limits = limits.of_archive(archive_bytes, SMALL_BYTES);
     let tree = Tree::at(into).map_err(disk)?;
     let mut unpacking = Unpacking { tree, limits: &limits, entries: 0, bytes: 0, next: Extended::default() };
-    read_all(decoder(archive, kind)?, &mut unpacking)?;
+    read_all(decoder(off.reader(archive), kind)?, &mut unpacking)?;
     let Unpacking { mut tree, entries, bytes, .. } = unpacking;
     if entries == 0 {
         return Err(UnpackError::Refused("it is empty".into()));
@@ -103,7 +107,7 @@ pub fn check(archive: &Path, kind: ArchiveKind, limits: &Limits, layout: &Layout
     let failed = |e| UnpackError::Disk(temporary.display().to_string(), e);
     let dir = tempfile::Builder::new().prefix("pitstop-check-").tempdir().map_err(failed)?;
     let file = File::open(archive).map_err(|e| UnpackError::Disk(archive.display().to_string(), e))?;
-    unpack(file, kind, dir.path(), limits, layout).map(drop)
+    unpack(file, kind, dir.path(), limits, layout, &CallOff::default()).map(drop)
 }
 
 /// Every entry, and that the archive ends where it says.
@@ -160,7 +164,7 @@ fn only_zeros(mut rest: impl Read) -> io::Result<bool> {
     }
 }
 
-fn decoder(archive: File, kind: ArchiveKind) -> Result<Box<dyn Read>, UnpackError> {
+fn decoder(archive: impl Read + 'static, kind: ArchiveKind) -> Result<Box<dyn Read>, UnpackError> {
     let mut archive = BufReader::with_capacity(128 << 10, archive);
     let begins = ArchiveKind::of(archive.fill_buf().map_err(UnpackError::Archive)?);
     if begins != Some(kind) {

@@ -72,7 +72,8 @@ impl Releases {
         let mut tree = stage.dir().join("release");
         // What it was given besides is in its marker, and may not be what is configured today.
         let plain = Layout { strip_prefix: self.layout.strip_prefix, ..Layout::default() };
-        let unpacked = self.clone().laid_out(plain).unpack_into(&archive, published.kind, &tree, id)?;
+        let unpacked =
+            self.clone().laid_out(plain).unpack_into(&archive, published.kind, &tree, id, store.off())?;
         tree.extend(&unpacked.prefix);
         let mut comparison = Comparison {
             release: self.path(id),

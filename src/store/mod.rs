@@ -19,10 +19,12 @@ use crate::{
 };
 
 pub mod archive;
+mod call_off;
 pub mod dir;
 pub mod s3;
 
 use archive::{NoDigest, Published};
+pub use call_off::CallOff;
 
 /// Which content an object had. Opaque: versions are compared, never read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -112,13 +114,16 @@ pub enum StoreError {
     /// What was to be written could not be read.
     #[error("{0}")]
     Source(String),
+    /// Nobody needs it any more.
+    #[error("{0} was called off: another release is wanted by now")]
+    CalledOff(String),
 }
 
 impl StoreError {
     /// The code that users see.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Unreachable(_) | Self::Changed(_) => Reason::StoreUnreachable,
+            Self::Unreachable(_) | Self::Changed(_) | Self::CalledOff(_) => Reason::StoreUnreachable,
             Self::Denied(_) => Reason::StoreDenied,
             Self::Missing(_) => Reason::ReleaseUnknown,
             Self::TooLarge { .. } => Reason::ReleaseCorrupt,
@@ -244,12 +249,23 @@ pub struct Blocking {
     store: Arc<dyn Store>,
     runtime: Handle,
     idle: Duration,
+    off: CallOff,
 }
 
 impl Blocking {
     /// `idle` is how long a single answer, or the next piece of an object, may take.
     pub fn new(store: Arc<dyn Store>, runtime: Handle, idle: Duration) -> Self {
-        Self { store, runtime, idle }
+        Self { store, runtime, idle, off: CallOff::default() }
+    }
+
+    /// The same store for one piece of work: each call fails at once when that is called off.
+    pub fn until(&self, off: CallOff) -> Self {
+        Self { off, ..self.clone() }
+    }
+
+    /// What calls the work off.
+    pub fn off(&self) -> &CallOff {
+        &self.off
     }
 
     /// Like [`archive::find`]. Must not be called from an async task.
@@ -278,7 +294,12 @@ impl Blocking {
 
     fn wait<T>(&self, key: &str, call: BoxFuture<'_, Result<T, StoreError>>) -> Result<T, StoreError> {
         let late = || StoreError::Unreachable(format!("{key}: no answer within {:?}", self.idle));
-        self.runtime
-            .block_on(async { tokio::time::timeout(self.idle, call).await.unwrap_or_else(|_| Err(late())) })
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.off.called() => Err(StoreError::CalledOff(key.into())),
+                answer = tokio::time::timeout(self.idle, call) => answer.unwrap_or_else(|_| Err(late())),
+            }
+        })
     }
 }

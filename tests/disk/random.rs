@@ -8,7 +8,7 @@ use std::{
 
 use pitstop::{
     releases::{Limits, layout::Layout, unpack::unpack},
-    store::ArchiveKind,
+    store::{ArchiveKind, CallOff},
 };
 use proptest::{prelude::*, sample::select};
 use tar::{Builder, EntryType, Header};
@@ -69,8 +69,14 @@ fn harms_nothing(tar: &[u8], layout: &Layout) -> bool {
     symlink("a", at("b")).unwrap();
     fs::write(at("archive"), gzip(tar)).unwrap();
     let limits = Limits { unpacked_bytes: 1 << 20, entries: 50, ..Limits::default() };
-    let unpacked =
-        unpack(File::open(at("archive")).unwrap(), ArchiveKind::TarGz, &at("tree"), &limits, layout);
+    let unpacked = unpack(
+        File::open(at("archive")).unwrap(),
+        ArchiveKind::TarGz,
+        &at("tree"),
+        &limits,
+        layout,
+        &CallOff::default(),
+    );
     assert_eq!(fs::read_to_string(at("a")).unwrap(), "outside");
     assert_eq!(fs::metadata(at("a")).unwrap().nlink(), 1, "no further name");
     assert_eq!(fs::read_link(at("b")).unwrap(), Path::new("a"));

@@ -5,11 +5,12 @@ use std::{io::Write, path::PathBuf, process::Command, time::Duration};
 use pitstop::{
     core::Trouble,
     releases::{Limits, Releases, fetch::Fetched},
-    store::Blocking,
+    store::{Blocking, CallOff},
 };
 use pitstop_rig::{
     Fault, S3Rig,
     s3::{Rule, Seen},
+    until,
 };
 
 use crate::rig::store;
@@ -48,11 +49,15 @@ impl Volume {
     }
 
     fn fetch(&self) -> Result<Fetched, Trouble> {
+        self.fetch_until(CallOff::default())
+    }
+
+    fn fetch_until(&self, off: CallOff) -> Result<Fetched, Trouble> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = Blocking::new(store(&self.rig), runtime.handle().clone(), Duration::from_secs(30));
         let current = self.deploy_to().join("current");
         let releases = Releases::new(self.deploy_to(), current, "web-0", Limits::default());
-        releases.fetch(&store, &"v1".parse().unwrap())
+        releases.fetch(&store.until(off), &"v1".parse().unwrap())
     }
 
     fn fault(&self, fault: impl Into<Rule>) {
@@ -107,6 +112,21 @@ fn a_connection_that_stalls_is_left_and_the_download_goes_on() {
     volume.fetch().unwrap();
     volume.assert_fetched();
     assert_eq!(volume.asked().len(), 2);
+}
+
+#[test]
+fn a_fetch_that_is_called_off_ends_in_the_middle_of_its_bytes() {
+    let volume = Volume::new();
+    volume.fault(Fault::Slow(Duration::from_millis(200)));
+    let off = CallOff::default();
+    let trouble = std::thread::scope(|scope| {
+        let fetch = scope.spawn(|| volume.fetch_until(off.clone()));
+        until("the download", || (!volume.asked().is_empty()).then_some(()));
+        off.now();
+        fetch.join().unwrap().unwrap_err()
+    });
+    assert!(trouble.message.contains("called off"), "{}", trouble.message);
+    volume.assert_nothing_on_the_volume();
 }
 
 #[test]
