@@ -120,8 +120,7 @@ impl Metrics {
             ),
             fetch_bytes: b.counters(
                 "pitstop_fetch_bytes_total",
-                "Bytes of releases by where they came from: store (downloaded, packed), or volume (found there \
-                 complete, because another pod or an earlier deploy had fetched them; unpacked).",
+                "Bytes of releases: store (downloaded, packed), or volume (found there complete, unpacked).",
                 &["from"],
             ),
             fetch_files: b.counters(
