@@ -22,7 +22,7 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
-	@.ci/setup puma fuse init archivers nextest $(TRIXIE)
+	@.ci/setup puma fuse init archivers moto nextest $(TRIXIE)
 	$(ALONE) cargo nextest run --workspace
 
 test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
@@ -43,4 +43,4 @@ lint: ## formatting, clippy, rustdoc, and the licences and sources of dependenci
 	cargo deny check licenses bans sources
 
 setup: ## install all that the other targets need (Debian 12, as root)
-	@.ci/setup puma fuse init archivers nextest deny trixie
+	@.ci/setup puma fuse init archivers moto nextest deny trixie
