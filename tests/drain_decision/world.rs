@@ -7,6 +7,7 @@ use pitstop::core::{
     AppServer, Connection, Cwd, Generation, GenerationKey, Moment, Observation, Process, ProcessKey, Sight,
     Sockets, Traffic, WorkerLoad,
 };
+use pitstop_rig::Dice;
 
 /// The pod has served for this long when the drain begins.
 pub const BEGIN_MS: u64 = 30_000;
@@ -79,22 +80,9 @@ pub struct World {
     pub requests: Vec<Request>,
 }
 
-/// SplitMix64: the case's seed alone decides.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn exponential(&mut self, mean: u64) -> u64 {
-        let unit = ((self.next() >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
-        (-unit.ln() * mean as f64) as u64
-    }
+/// How long until the next one, where they come at random.
+fn exponential(dice: &mut Dice, mean: u64) -> u64 {
+    (-dice.unit().ln() * mean as f64) as u64
 }
 
 impl World {
@@ -127,9 +115,9 @@ impl World {
 
     pub fn probe(interval: u64, max_ms: u64, dice: &mut Dice, requests: &mut Vec<Request>) {
         for number in 0..(BEGIN_MS + max_ms) / interval + 1 {
-            let arrives = number * interval + dice.next() % 20;
-            let (connection, worker) = (5_000_000 + number, dice.next() % WORKERS);
-            let ends = arrives + 1 + dice.next() % 5;
+            let arrives = number * interval + dice.number() % 20;
+            let (connection, worker) = (5_000_000 + number, dice.number() % WORKERS);
+            let ends = arrives + 1 + dice.number() % 5;
             let (sender, streams, bytes) = (PROBER, false, 113);
             requests.push(Request {
                 sender,
@@ -145,7 +133,7 @@ impl World {
     }
 
     pub fn send(index: usize, sender: &Sender, dice: &mut Dice, requests: &mut Vec<Request>) {
-        let mut at = sender.starts_ms + dice.next() % (sender.gap_ms() + 1);
+        let mut at = sender.starts_ms + dice.number() % (sender.gap_ms() + 1);
         // When each kept connection is free again.
         let mut kept: Vec<u64> = Vec::new();
         let mut number = 0;
@@ -156,7 +144,7 @@ impl World {
                 ends = ends.max(request.ends);
                 requests.push(request);
             }
-            at = if sender.closed_loop { ends } else { at + 1 + dice.exponential(sender.mean_gap_ms) };
+            at = if sender.closed_loop { ends } else { at + 1 + exponential(dice, sender.mean_gap_ms) };
         }
     }
 
@@ -169,7 +157,7 @@ impl World {
         number: &mut u64,
     ) -> Request {
         let queued = if sender.fresh_connections { sender.queued_ms } else { 0 };
-        let ends = at + queued + 1 + dice.exponential(sender.request_ms).min(10_000);
+        let ends = at + queued + 1 + exponential(dice, sender.request_ms).min(10_000);
         let slot = match kept.iter().position(|&free| free <= at) {
             Some(slot) if !sender.fresh_connections => slot as u64,
             _ => {
@@ -182,12 +170,12 @@ impl World {
         Request {
             sender: index,
             connection: (index as u64 + 1) * 100_000 + slot,
-            worker: dice.next() % WORKERS,
+            worker: dice.number() % WORKERS,
             arrives: at,
             starts: at + queued,
             ends,
             streams: sender.streams,
-            bytes: 200 + dice.next() % 100,
+            bytes: 200 + dice.number() % 100,
         }
     }
 
