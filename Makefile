@@ -1,7 +1,7 @@
 # `make` lists the targets. Each target installs what it needs, where it is absent.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-edge bench lint setup
+.PHONY: help demo test test-edge bench lint image manifests setup
 
 # Tests that say "no Puma" mean it, though another may run on this machine: where root may do that,
 # they see only the processes that they start, and none of those outlives them. The shell is their init:
@@ -10,8 +10,10 @@ ALONE = $(shell [ "$$(id -u)" = 0 ] && unshare --pid --fork --mount-proc true 2>
 	&& echo "unshare --pid --fork --mount-proc --kill-child sh -c '\"\$$@\"; exit \$$?' init")
 
 # Pumas of other versions run in roots of their own, which only root can make and enter.
-TRIXIE = $(shell [ "$$(id -u)" = 0 ] && echo trixie)
-REAL_PUMA = 'binary(/^(rig$$|puma_|e2e_)/) | test(/puma_real/)'
+ROOTS = $(shell [ "$$(id -u)" = 0 ] && echo trixie rails kustomize)
+# So do pods, in containers; their images have Pumas of their own.
+PODS = $(shell [ "$$(id -u)" = 0 ] && echo pods)
+REAL_PUMA = '(binary(/^(rig$$|puma_|e2e_)/) - binary(e2e_pod)) | test(/puma_real/)'
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,17 +24,18 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
-	@.ci/setup puma fuse init archivers moto nextest $(TRIXIE)
+	@.ci/setup puma passenger unicorn fuse init archivers moto charts prometheus jobs nextest $(ROOTS) $(PODS)
+	$(if $(PODS),.ci/pod-images)
 	$(ALONE) cargo nextest run --workspace
 
 test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
-	@.ci/setup puma fuse init archivers nextest trixie sid
+	@.ci/setup puma passenger unicorn fuse init archivers jobs nextest trixie sid rails
 	for puma in trixie sid; do \
-		RIG_TERMINATIONS=100 RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
+		RIG_TERMINATIONS=100 RIG_OTHERS=50 RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
 	done
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
-	@.ci/setup puma bench
+	@.ci/setup puma bench $(filter trixie,$(ROOTS))
 	$(ALONE) cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
 
 lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies
@@ -42,5 +45,17 @@ lint: ## formatting, clippy, rustdoc, and the licences and sources of dependenci
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	cargo deny check licenses bans sources
 
+image: ## the image of docker/Dockerfile, as target/image/pitstop.tar, tried in pods; needs no registry (as root)
+	@.ci/setup nextest pods image
+	.ci/image
+	.ci/image-check target/image/pitstop.tar
+	cargo nextest run --workspace --no-run
+	.ci/pod-images target/image/pitstop.tar
+	$(ALONE) cargo nextest run --workspace -E 'binary(e2e_pod)'
+
+manifests: ## what is made of the chart: its README's table, its schema, the plain manifests, the kustomize component
+	@.ci/setup charts nextest
+	PITSTOP_WRITE=1 cargo nextest run --test chart -E 'test(/^(documented|plain)/)'
+
 setup: ## install all that the other targets need (Debian 12, as root)
-	@.ci/setup puma fuse init archivers moto nextest deny trixie
+	@.ci/setup puma passenger unicorn fuse init archivers moto charts prometheus jobs nextest deny trixie rails kustomize pods image

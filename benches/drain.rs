@@ -20,6 +20,9 @@ const PEERS: [(&str, Hook); 3] = [
     ("no preStop hook", Hook::None),
 ];
 
+/// Pods live for hours; so long suffices to know who sends.
+const SERVES: Duration = Duration::from_secs(40);
+
 fn number(name: &str, fallback: u64) -> u64 {
     env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(fallback)
 }
@@ -30,7 +33,7 @@ fn setup() -> Setup {
 
 /// What came of one seed: with pitstop, then with each peer.
 fn compare(seed: u64) -> Vec<Outcome> {
-    let termination = Termination::draw(seed);
+    let termination = Termination::draw(seed, SERVES);
     thread::scope(|scope| {
         let ours = scope.spawn(|| termination.with_pitstop(Path::new(PITSTOP), setup()));
         let peers = PEERS.map(|(_, hook)| {

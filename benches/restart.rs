@@ -10,12 +10,12 @@ use std::{
 };
 
 use pitstop_rig::{
-    AgentRig, App, Load, PumaRig, Setup,
+    Load, Setup,
     figures::{Comparison, publish},
     load::{Plan, Record, Records},
-    poll, until,
+    mover::{ByHand, ByPitstop, Mode, Mover},
+    poll,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 const RESTARTS: usize = 3;
 /// What counts as "during" a restart: this long from the move on, or longer where it takes longer.
@@ -23,97 +23,6 @@ const WINDOW: Duration = Duration::from_secs(6);
 const SHUTDOWN_SECONDS: u32 = 3;
 const LONG_REQUEST: &str = "/slow?s=9";
 const LONG_REQUESTS: usize = 3;
-
-/// Which restart.
-#[derive(Clone, Copy)]
-enum Mode {
-    Phased,
-    Hot,
-}
-
-impl Mode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Phased => "phased",
-            Self::Hot => "hot",
-        }
-    }
-
-    fn signal(self) -> (Signal, &'static str) {
-        match self {
-            Self::Phased => (Signal::USR1, "ln -sfn && kill -USR1"),
-            Self::Hot => (Signal::USR2, "ln -sfn && kill -USR2"),
-        }
-    }
-}
-
-/// Moves a running Puma from release to release.
-trait Mover {
-    fn puma(&self) -> &PumaRig;
-    /// Makes Puma run this release; returns when it does.
-    fn move_to(&self, id: &str);
-}
-
-struct Pitstop {
-    agent: AgentRig,
-    puma: PumaRig,
-}
-
-impl Pitstop {
-    fn start(mode: Mode) -> Self {
-        let mut puma = PumaRig::empty(setup());
-        let mut agent = AgentRig::prepare(Path::new(env!("CARGO_BIN_EXE_pitstop")), &puma);
-        agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.name().into()));
-        agent.start_from_v1(&mut puma);
-        Self { puma, agent }
-    }
-}
-
-impl Mover for Pitstop {
-    fn puma(&self) -> &PumaRig {
-        &self.puma
-    }
-
-    fn move_to(&self, id: &str) {
-        self.agent.publish(&self.puma, App::Good, id);
-        self.agent.promote(id);
-        self.agent.wait_in_sync(id);
-    }
-}
-
-struct ByHand {
-    puma: PumaRig,
-    mode: Mode,
-}
-
-impl ByHand {
-    fn start(mode: Mode) -> Self {
-        let mut puma = PumaRig::prepare(setup());
-        puma.run();
-        puma.wait_for_release("v1");
-        Self { puma, mode }
-    }
-}
-
-impl Mover for ByHand {
-    fn puma(&self) -> &PumaRig {
-        &self.puma
-    }
-
-    fn move_to(&self, id: &str) {
-        self.puma.release(id, App::Good);
-        self.puma.flip(id);
-        let master = self.puma.master().and_then(Pid::from_raw).expect("Puma runs");
-        kill_process(master, self.mode.signal().0).expect("Puma may be signalled");
-        // Nobody proves anything here: twenty answers in a row from the new release are taken for the end.
-        let mut in_a_row = 0;
-        until("answers of the new release only", || {
-            let answered = self.puma.get("/").ok().and_then(|answer| answer.release);
-            in_a_row = if answered.as_deref() == Some(id) { in_a_row + 1 } else { 0 };
-            (in_a_row == 20).then_some(())
-        });
-    }
-}
 
 fn setup() -> Setup {
     Setup {
@@ -130,6 +39,7 @@ fn under_load(mover: &dyn Mover, id: &str) -> Records {
     pass(Duration::from_secs(1));
     load.phase("restart");
     let began = Instant::now();
+    mover.prepare(id);
     mover.move_to(id);
     pass(WINDOW.saturating_sub(began.elapsed()));
     load.finish()
@@ -142,6 +52,7 @@ fn long_requests_lost(mover: &dyn Mover) -> usize {
     let answers: Vec<Receiver<Record>> = (0..LONG_REQUESTS).map(|_| load.send(LONG_REQUEST)).collect();
     // Longer than Puma grants them, so that an agent can see that they are long.
     pass(Duration::from_secs(u64::from(SHUTDOWN_SECONDS) + 1));
+    mover.prepare("long");
     mover.move_to("long");
     let lost = answers.iter().filter(|answer| answer.recv().map_or(true, |record| record.failed(&[])));
     lost.count()
@@ -152,7 +63,8 @@ fn pass(time: Duration) {
 }
 
 fn compare(mode: Mode) -> Vec<Comparison> {
-    let (pitstop, by_hand) = (Pitstop::start(mode), ByHand::start(mode));
+    let pitstop = ByPitstop::start(Path::new(env!("CARGO_BIN_EXE_pitstop")), setup(), mode);
+    let by_hand = ByHand::start(setup(), mode);
     let (mut ours, mut peer) = (Records::default(), Records::default());
     // By turns, so that whatever else this machine does hits both.
     for number in 1..=RESTARTS {
@@ -182,19 +94,19 @@ fn figures(mode: Mode, (ours, peer): (&Records, &Records), lost: (usize, usize))
     let (ours_times, peer_times) = (ours.during("restart"), peer.during("restart"));
     let percentile = |what, share| {
         let times = (ours_times.percentile_ms(share), peer_times.percentile_ms(share));
-        Comparison::smaller_is_better(&name(what), times, "ms").against(mode.signal().1, &load)
+        Comparison::smaller_is_better(&name(what), times, "ms").against(mode.by_hand(), &load)
     };
     let failed = (ours.tally(&[]).failed, peer.tally(&[]).failed);
     vec![
         Comparison::fewer_is_better(&name("failed requests"), failed, "requests").against(
-            mode.signal().1,
+            mode.by_hand(),
             &format!("{load}; of {} and {}", ours.requests().len(), peer.requests().len()),
         ),
         percentile("p50", 0.5),
         percentile("p99", 0.99),
         percentile("max", 1.0),
         Comparison::fewer_is_better(&name("long requests lost"), lost, "requests")
-            .against(mode.signal().1, &long),
+            .against(mode.by_hand(), &long),
     ]
 }
 

@@ -123,6 +123,8 @@ macro_rules! codes {
 codes! {
     /// No Puma is to be seen.
     AppServerMissing = "APP_SERVER_MISSING",
+    /// Somebody else restarted Puma.
+    RestartedByOthers = "RESTARTED_BY_OTHERS",
     /// Several Pumas could be meant.
     AppServerAmbiguous = "APP_SERVER_AMBIGUOUS",
     /// Puma may not be looked into or signalled.
@@ -135,10 +137,34 @@ codes! {
     RestartDirUnproven = "RESTART_DIR_UNPROVEN",
     /// A path that Puma was given names one release.
     PathNamesRelease = "PATH_NAMES_RELEASE",
+    /// No restart leaves the release that Puma was started in.
+    RestartDirPinned = "RESTART_DIR_PINNED",
+    /// Puma's configuration is that of one release.
+    ConfigNamesRelease = "CONFIG_NAMES_RELEASE",
+    /// The next release could not be restarted onto.
+    RestartImpossible = "RESTART_IMPOSSIBLE",
+    /// A hot restart loses Puma's arguments.
+    StartedByRackup = "STARTED_BY_RACKUP",
+    /// A hot restart runs another command than Puma was started with.
+    RestartCommandGiven = "RESTART_COMMAND_GIVEN",
+    /// A shell in front of Puma keeps signals from it.
+    ShellInFront = "SHELL_IN_FRONT",
+    /// A phased restart keeps the bundle of an earlier release.
+    BundleKeptByPhased = "BUNDLE_KEPT_BY_PHASED",
+    /// A file that other pods see restarts Puma.
+    TmpRestartShared = "TMP_RESTART_SHARED",
     /// Puma would die of the signal of a hot restart.
     HotRestartUnavailable = "HOT_RESTART_UNAVAILABLE",
     /// Every restart is a hot one.
     PhasedRestartUnavailable = "PHASED_RESTART_UNAVAILABLE",
+    /// A restart is asked for by a file that comes with the release.
+    RestartFileShipped = "RESTART_FILE_SHIPPED",
+    /// Requests that wait for a boot are refused from some number on.
+    RequestQueueShort = "REQUEST_QUEUE_SHORT",
+    /// The app server runs without the app.
+    AppNotStarted = "APP_NOT_STARTED",
+    /// The signal that ends the server cuts requests.
+    StopCutsRequests = "STOP_CUTS_REQUESTS",
     /// Whether Puma has restarted cannot be told.
     AddressSpaceNotRandom = "ADDRESS_SPACE_NOT_RANDOM",
     /// Puma has no control server that could be found.
@@ -151,12 +177,42 @@ codes! {
     StateFileStale = "STATE_FILE_STALE",
     /// Puma was given another `worker_shutdown_timeout` than the agent was told.
     ShutdownTimeoutDiffers = "SHUTDOWN_TIMEOUT_DIFFERS",
+    /// The next release's bundle has another version of Puma.
+    PumaVersionDiffers = "PUMA_VERSION_DIFFERS",
+    /// Puma's numbers are old when they come.
+    CheckIntervalLong = "CHECK_INTERVAL_LONG",
+    /// A worker that hangs is kept for long.
+    WorkerTimeoutLong = "WORKER_TIMEOUT_LONG",
+    /// A worker that works on one request alone may be ended for it.
+    WorkerTimeoutShort = "WORKER_TIMEOUT_SHORT",
+    /// Puma closes idle connections before a balancer does.
+    KeepaliveShort = "KEEPALIVE_SHORT",
+    /// Nobody sees the server's requests.
+    NoPortToWatch = "NO_PORT_TO_WATCH",
+    /// SIGTERM ends Unicorn with all its requests.
+    UnicornTermCuts = "UNICORN_TERM_CUTS",
+    /// The container lives as long as Unicorn's first master.
+    UnicornFirstMasterStays = "UNICORN_FIRST_MASTER_STAYS",
+    /// A hook of Unicorn's configuration ends the old master too early.
+    UnicornHookEndsOldMaster = "UNICORN_HOOK_ENDS_OLD_MASTER",
+    /// Unicorn's first master would not let go of its workers.
+    UnicornOnTerminal = "UNICORN_ON_TERMINAL",
+    /// Two masters of Unicorn run side by side.
+    UnicornTwoMasters = "UNICORN_TWO_MASTERS",
+    /// Unicorn's master has no workers.
+    UnicornNoWorkers = "UNICORN_NO_WORKERS",
+    /// The user's check fails at rest.
+    CommandCheckFails = "COMMAND_CHECK_FAILS",
+    /// There is no shell for the user's commands.
+    CommandNoShell = "COMMAND_NO_SHELL",
     /// A request in flight would not survive a restart.
     LongRequests = "LONG_REQUESTS",
     /// Long requests are cut by restarts, as configured.
     LongRequestsCut = "LONG_REQUESTS_CUT",
     /// A restart counts as failed before Puma has had its time.
     RestartTimeoutShort = "RESTART_TIMEOUT_SHORT",
+    /// What the trial boot needs is not in the agent's container.
+    HookNoRuntime = "HOOK_NO_RUNTIME",
     /// The grace period leaves the drain little time.
     DrainBudgetTight = "DRAIN_BUDGET_TIGHT",
     /// Puma has less time to stop than it gives its requests.

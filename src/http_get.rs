@@ -1,10 +1,14 @@
-//! One HTTP/1.1 request over any stream: for the health probe, an app server's own statistics and the
-//! agent's admin socket.
+//! One HTTP/1.1 request over any stream: for the health probe, an app server's own statistics and orders,
+//! and the agent's admin socket.
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Method, Request, Response, body::Bytes};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response,
+    body::Bytes,
+    header::{CONNECTION, HOST, HeaderValue, USER_AGENT},
+};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -53,23 +57,71 @@ pub async fn ask<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let exchange = exchange(method, stream, host, path);
-    tokio::time::timeout(limit, exchange).await.unwrap_or(Err(GetError::TimedOut(limit)))
+    let request = Request::builder().method(method).uri(path).body(Full::default())?;
+    send(stream, host, request, limit).await
 }
 
-async fn exchange<S>(method: Method, stream: S, host: &str, path: &str) -> Result<Response<Bytes>, GetError>
+/// Sends a request that the caller has made, with whatever headers and body it has.
+///
+/// # Errors
+/// As [`get`].
+pub async fn send<S>(
+    stream: S,
+    host: &str,
+    mut request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<Response<Bytes>, GetError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request =
-        Request::builder().method(method).uri(path).header("host", host).header("connection", "close");
-    let request = request.header("user-agent", "pitstop").body(Empty::<Bytes>::new())?;
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let exchange = exchange(stream, host, request, async {});
+    let answer = tokio::time::timeout(limit, exchange).await.unwrap_or(Err(GetError::TimedOut(limit)))?;
+    Ok(answer.0)
+}
+
+/// As [`get`], but the server is not asked to close the connection: what `meanwhile` finds out, it finds
+/// out after the answer has come and before we close.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_and<S, M>(
+    stream: S,
+    host: &str,
+    path: &str,
+    limit: Duration,
+    meanwhile: M,
+) -> Result<(Response<Bytes>, M::Output), GetError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    M: Future,
+{
+    let request = Request::builder().uri(path).body(Full::default())?;
+    let exchange = exchange(stream, host, request, meanwhile);
+    tokio::time::timeout(limit, exchange).await.unwrap_or(Err(GetError::TimedOut(limit)))
+}
+
+async fn exchange<S, M>(
+    stream: S,
+    host: &str,
+    mut request: Request<Full<Bytes>>,
+    meanwhile: M,
+) -> Result<(Response<Bytes>, M::Output), GetError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    M: Future,
+{
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_str(host).map_err(hyper::http::Error::from)?);
+    headers.insert(USER_AGENT, HeaderValue::from_static("pitstop"));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answer = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, LARGEST_BODY_BYTES).collect().await;
         let body = body.map_err(|e| GetError::Body(e.to_string()))?.to_bytes();
-        Ok(Response::from_parts(head, body))
+        let found = meanwhile.await;
+        drop(sender);
+        Ok((Response::from_parts(head, body), found))
     };
     // The connection's own error, if any, comes out of the answer as well.
     let (answer, _) = tokio::join!(answer, connection);

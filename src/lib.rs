@@ -22,6 +22,8 @@ pub mod finding;
 pub mod failpoint;
 // What each pod runs, told to everybody.
 pub mod fleet;
+// The user's trial boot of a release.
+pub mod hook;
 // One HTTP GET over any stream, with limits.
 pub mod http_get;
 // The first process of a container: `pitstop exec`.
@@ -52,5 +54,7 @@ pub mod store;
 pub mod supervisor;
 // Logs.
 pub mod telemetry;
+// A command line of the user's, with a limit.
+pub mod user_command;
 // Threads for a volume that may hang.
 pub mod volume;

@@ -21,15 +21,29 @@ use crate::{
 
 mod build;
 
+pub use build::Family;
 use build::{Builder, DEPLOY_SECONDS, DRAIN_SECONDS};
 
 /// So many processes are remembered until the ended ones are forgotten.
 const MOST_REMEMBERED: usize = 4096;
 
+/// What a release is undone for, as a rule.
+const UNDONE_FOR: [Reason; 8] = [
+    Reason::BootFailed,
+    Reason::BootLoop,
+    Reason::BootTimeout,
+    Reason::MasterGone,
+    Reason::WrongCwd,
+    Reason::RestartDirPinned,
+    Reason::ProbeFailed,
+    Reason::ReleaseMismatch,
+];
+
 /// All metrics of one agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    families: Vec<Family>,
     release_info: IntGaugeVec,
     in_sync: IntGauge,
     stage: IntGaugeVec,
@@ -74,7 +88,7 @@ impl Metrics {
     /// Never at run time: only a name that is registered twice or malformed would, which the tests catch.
     pub fn new() -> Self {
         let registry = Registry::new();
-        let b = Builder(&registry);
+        let b = Builder::new(&registry);
         Self {
             release_info: b.gauges(
                 "pitstop_release_info",
@@ -103,11 +117,7 @@ impl Metrics {
                 "From the start of a deploy to its end.",
                 DEPLOY_SECONDS,
             ),
-            stage_duration: b.histograms(
-                "pitstop_stage_duration_seconds",
-                "Time in each stage of a deploy.",
-                "stage",
-            ),
+            stage_duration: b.histograms("pitstop_stage_duration_seconds", "Time in each stage.", "stage"),
             restarts: b.counters(
                 "pitstop_restarts_total",
                 "Restart signals: sent, or failed when none could be sent.",
@@ -140,28 +150,41 @@ impl Metrics {
                 &[],
             ),
             puma: Puma::new(&b),
+            families: b.families.take(),
             registry,
         }
         .with_closed_lists()
     }
 
-    /// A counter that has not counted yet is 0, not absent: rate() needs the first step.
+    /// A counter that has not counted yet is 0, not absent: rate() and increase() need the first step.
     fn with_closed_lists(self) -> Self {
         self.pointer_checks.with_label_values(&["ok"]);
         for result in ["verified", "superseded"] {
             self.deploys.with_label_values(&[result, ""]);
+        }
+        for reason in UNDONE_FOR {
+            self.deploys.with_label_values(&["reverted", reason.code()]);
+        }
+        for stage in Stage::ALL {
+            self.stage_duration.with_label_values(&[stage.name()]);
         }
         for result in ["drained", "deadline", "no_app_server", "already_gone"] {
             self.drains.with_label_values(&[result]);
         }
         for mode in [Mode::Hot, Mode::Phased] {
             self.restarts.with_label_values(&[mode_name(mode), "sent"]);
+            self.restart_duration.with_label_values(&[mode_name(mode)]);
         }
         for (from, how) in [("store", "unpacked"), ("volume", "found")] {
             self.fetch_bytes.with_label_values(&[from]);
             self.fetch_files.with_label_values(&[how]);
         }
         self
+    }
+
+    /// Every metric there is, also those without a value yet: what `docs/metrics.md` lists.
+    pub fn families(&self) -> &[Family] {
+        &self.families
     }
 
     /// The text that GET /metrics answers.

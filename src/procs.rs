@@ -19,9 +19,15 @@ use crate::core::{GenerationKey, ProcessKey};
 
 /// Who uses a directory.
 pub mod in_use;
+/// Which files of releases are loaded.
+pub mod loaded;
+mod peer;
 mod root;
+mod unix;
 
+pub use peer::{Acceptor, acceptor};
 pub use root::in_root_of;
+pub use unix::unix_sockets;
 
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
@@ -117,6 +123,12 @@ impl Image {
     /// The same for ever for the same image, also in another agent.
     pub fn generation_key(self) -> GenerationKey {
         GenerationKey(hash([self.process.pid.unsigned_abs().into(), self.process.start, self.at_random]))
+    }
+
+    /// The key of one generation of what this image runs, where it outlives them: `name` tells them apart.
+    pub fn generation_named(self, name: &str) -> GenerationKey {
+        let name = Sha256::digest(name).iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+        GenerationKey(hash([self.generation_key().0, name, 0]))
     }
 
     /// The key of an image that itself serves, rather than its children.
@@ -306,8 +318,7 @@ pub fn environment(pid: i32, name: &str) -> Option<String> {
 /// The ports that a process itself listens on over TCP.
 pub fn listening_ports(pid: i32) -> Vec<u16> {
     let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
-    let Ok(descriptors) = dir.fd() else { return Vec::new() };
-    let sockets: Vec<u64> = descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect();
+    let sockets = sockets_of(pid);
     let tables = [dir.tcp(), dir.tcp6()];
     let listening = tables
         .into_iter()
@@ -318,6 +329,12 @@ pub fn listening_ports(pid: i32) -> Vec<u16> {
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// The sockets that a process has open, by their inodes: what two processes share is the same.
+pub fn sockets_of(pid: i32) -> Vec<u64> {
+    let Ok(descriptors) = ProcDir::new(pid).and_then(|dir| dir.fd()) else { return Vec::new() };
+    descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect()
 }
 
 fn socket_inode(fd: &procfs::process::FDInfo) -> Option<u64> {

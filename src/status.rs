@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Moment, Reason, Stage, Trouble, View,
+        Attempt, Level, Moment, Proof, Reason, Stage, Trouble, View,
         drain::{Answer, DrainResult, DrainView, WaitsFor},
     },
     finding::Finding,
@@ -57,6 +57,7 @@ impl Snapshot {
             attempt: Attempt(0),
             desired: None,
             running: None,
+            proof: None,
             previous: None,
             in_sync: false,
             trouble: Some(trouble),
@@ -101,6 +102,10 @@ pub struct Status {
     pub desired: Option<Revision>,
     /// What the app server was proved to run, never where `current` points.
     pub running: Option<ReleaseId>,
+    /// What that proof rests on.
+    pub proof: Option<Level>,
+    /// The same for people.
+    pub proof_message: Option<String>,
     /// What it was proved to run before.
     pub previous: Option<ReleaseId>,
     /// The desired release runs, proven.
@@ -185,6 +190,8 @@ impl Status {
             stage: view.stage,
             desired: view.desired.clone(),
             running: view.running.clone(),
+            proof: view.proof.as_ref().map(|proof| proof.level),
+            proof_message: view.proof.as_ref().map(Proof::words),
             previous: view.previous.clone(),
             in_sync: view.in_sync,
             reason: view.trouble.as_ref().map(|trouble| trouble.reason),
@@ -263,7 +270,7 @@ mod tests {
     use super::*;
     use crate::{
         app_server::WorkerDescription,
-        core::drain::Evidence,
+        core::{ProcessKey, drain::Evidence},
         finding::{Code, Severity},
     };
 
@@ -279,6 +286,7 @@ mod tests {
         );
         snapshot.view.desired = Some(bad.clone());
         snapshot.view.running = Some(release("v42"));
+        snapshot.view.proof = Some(Proof { level: Level::EveryWorker, processes: 2, heard: 2 });
         snapshot.view.previous = Some(release("v41"));
         snapshot.view.rejected = vec![(bad.clone(), Reason::BootLoop)];
         snapshot.deploy_id = Some("6740a1b2-3".into());
@@ -294,7 +302,8 @@ mod tests {
     }
 
     fn puma() -> Description {
-        let worker = |pid| WorkerDescription { pid, release: Some(release("v42")), booted: true };
+        let worker =
+            |pid| WorkerDescription { pid, key: ProcessKey(1), release: Some(release("v42")), booted: true };
         Description {
             kind: "puma".into(),
             pid: Some(17),
@@ -315,6 +324,8 @@ mod tests {
             "sequence": 7
           },
           "running": "v42",
+          "proof": "every_worker",
+          "proof_message": "each of 2 named the release in an answer of its own",
           "previous": "v41",
           "in_sync": false,
           "reason": "rejected",

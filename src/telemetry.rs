@@ -3,19 +3,27 @@
 //! Every line of one deploy carries its `deploy_id`, so that one `grep` tells its whole story, also
 //! across a restart of the agent.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{config::LogFormat, core::Attempt};
 
-/// Sends logs to standard error. `RUST_LOG` chooses the level; info by default. A second call
-/// changes nothing.
+/// Sends logs to standard error. `RUST_LOG` chooses the level, also per target (`warn,pitstop=debug`);
+/// info by default. A second call changes nothing.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let chosen = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let levels: Option<Targets> = chosen.and_then(|text| text.parse().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let logs = fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(levels);
     // Already initialised (by a test in the same process): the first one stands.
     let _ = match format {
-        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).try_init(),
-        LogFormat::Text => logs.with_target(false).try_init(),
+        LogFormat::Json => registry.with(logs.json().flatten_event(true).with_span_list(false)).try_init(),
+        LogFormat::Text => registry.with(logs.with_target(false)).try_init(),
     };
 }
 

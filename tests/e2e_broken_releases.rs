@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{AgentRig, App, PumaRig, Setup, http, poll};
+use pitstop_rig::{AgentRig, App, Image, PumaRig, Setup, http, poll};
 use serde_json::Value;
 
 /// A pod on `v1`, proven; the volume, Puma and the agent.
@@ -26,6 +26,8 @@ struct Pod {
 const PHASED: &str = "phased";
 const HOT: &str = "hot";
 const TIMEOUT: &str = "8s";
+/// Elsewhere a worker now and then stops only after its time-out, in each of two restarts.
+const TIMEOUT_IN_AN_IMAGE: &str = "15s";
 
 /// A hung image is given time to show that it moves, before and after the flip, until it is ended.
 const RECOVERY: Duration = Duration::from_secs(120);
@@ -34,9 +36,10 @@ impl Pod {
     fn start(setup: Setup, mode: &str) -> Self {
         // Below the restart's time: now and then a worker of Puma 6.6 or 8.0 stops only when it is ended.
         let mut puma = PumaRig::empty(Setup { restarted: true, worker_shutdown_timeout: 3, ..setup });
+        let timeout = if puma.setup().image == Image::Machine { TIMEOUT } else { TIMEOUT_IN_AN_IMAGE };
         let mut agent = AgentRig::prepare(Path::new(env!("CARGO_BIN_EXE_pitstop")), &puma);
         agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.into()));
-        agent.env.push(("PITSTOP_RESTART_TIMEOUT".into(), TIMEOUT.into()));
+        agent.env.push(("PITSTOP_RESTART_TIMEOUT".into(), timeout.into()));
         agent.start_from_v1(&mut puma);
         Self { puma, agent }
     }

@@ -51,6 +51,7 @@ impl AppServer for Scripted {
         let process = Process { key: ProcessKey(1), cwd: Cwd::Elsewhere, booted: true };
         let generation = Generation {
             key: GenerationKey(1),
+            master: ProcessKey(1),
             signalable: true,
             cwd: Cwd::Elsewhere,
             expected: 1,
@@ -89,6 +90,7 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
         journal: revisions_log::path(&dir.join("app"), "pod"),
         state_dir: dir.join("state"),
         keep_releases: 5,
+        hook: None,
         app_server: app_server.clone(),
         metrics: metrics.clone(),
         ids: DeployIds::since(1),

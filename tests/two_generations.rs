@@ -33,6 +33,8 @@ struct Script {
     acts: Vec<Act>,
     /// Whether the app answered after each act.
     served: bool,
+    /// What the journal says.
+    records: Vec<Record>,
 }
 
 /// A server of two generations; releases whose name begins with `bad` never boot in it.
@@ -41,7 +43,14 @@ struct TwoGenerations(Arc<Mutex<Script>>);
 
 impl Script {
     fn boots(&self, master: &Master) -> bool {
-        !master.release.as_str().starts_with("bad") && self.now >= master.since + BOOT_MS
+        let release = master.release.as_str();
+        !release.starts_with("bad") && !release.starts_with("raises") && self.now >= master.since + BOOT_MS
+    }
+
+    /// A second master whose release raises before it has a worker.
+    fn raises(&mut self) {
+        let now = self.now;
+        self.masters.retain(|m| !(m.release.as_str().starts_with("raises") && now >= m.since + BOOT_MS / 2));
     }
 
     fn start(&mut self) {
@@ -54,6 +63,7 @@ impl Script {
         let booted = self.boots(master);
         Generation {
             key: GenerationKey(master.key),
+            master: ProcessKey(master.key),
             signalable: true,
             cwd: cwd.clone(),
             expected: 1,
@@ -79,6 +89,7 @@ impl Script {
 impl AppServer for TwoGenerations {
     fn observe(&self) -> BoxFuture<'_, Look> {
         let mut script = self.0.lock().unwrap();
+        script.raises();
         script.served &= script.masters.iter().any(|master| script.boots(master));
         let generations = script.masters.iter().map(|master| script.generation(master)).collect();
         let sight = Sight::Seen(core::AppServer { generations, old_workers: false });
@@ -121,11 +132,10 @@ impl Pod {
             keys: 1,
             acts: vec![],
             served: true,
+            records: vec![],
         };
-        let revision = Revision { release: id(release), sequence: Some(0) };
-        let verified = Record { event: RecordEvent::Verified, revision, reason: None, baseline: None };
-        let recovered =
-            Recovered { current: Some(id(release)), records: vec![verified], ..Recovered::default() };
+        let records = vec![verified(release)];
+        let recovered = Recovered { current: Some(id(release)), records, ..Recovered::default() };
         let (agent, effects) = Agent::recover(policy(), recovered, Moment(script.now));
         assert_eq!(effects, []);
         Self { agent, server: TwoGenerations(Arc::new(Mutex::new(script))), conclusions: vec![] }
@@ -139,22 +149,60 @@ impl Pod {
     fn deploy(&mut self, release: &str, sequence: u64) {
         let revision = Revision { release: id(release), sequence: Some(sequence) };
         self.step(Event::Pointer(Ok(Pointer { revision, previous: None })));
+        self.until(|pod| !pod.conclusions.is_empty() && pod.agent.view().stage == Stage::Steady);
+    }
+
+    #[track_caller]
+    fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         for _ in 0..2_000 {
             self.pass_time();
-            let view = self.agent.view();
-            if !self.conclusions.is_empty() && view.stage == Stage::Steady {
+            if condition(self) {
                 return;
             }
         }
-        panic!("the deploy never ended: {:?}", self.agent.view());
+        panic!("it never came: {:?}", self.agent.view());
+    }
+
+    /// The agent is killed, and started again.
+    fn crash(&mut self) {
+        let (now, current, mut records) =
+            self.script(|script| (script.now, script.current.clone(), script.records.clone()));
+        records.insert(0, verified("v1"));
+        let recovered = Recovered { current: Some(current), records, ..Recovered::default() };
+        (self.agent, _) = Agent::recover(policy(), recovered, Moment(now));
+    }
+
+    /// Moves the pointer, and stops where the core asks for this.
+    fn deploy_until(&mut self, release: &str, stop: impl Fn(&Effect) -> bool) {
+        let revision = Revision { release: id(release), sequence: Some(1) };
+        let mut events = vec![Event::Pointer(Ok(Pointer { revision, previous: None }))];
+        for _ in 0..2_000 {
+            while let Some(event) = events.pop() {
+                let now = Moment(self.script(|script| script.now));
+                for effect in self.agent.step(now, event) {
+                    if stop(&effect) {
+                        return;
+                    }
+                    self.script(|script| script.now += 1);
+                    events.extend(self.perform(effect));
+                }
+            }
+            self.script(|script| script.now += 100);
+            events.push(self.look());
+        }
+        panic!("it never came: {:?}", self.agent.view());
+    }
+
+    fn look(&self) -> Event {
+        let began = Moment(self.script(|script| script.now));
+        let look = self.server.observe().now_or_never().expect("a scripted look is immediate");
+        Event::Observed(Observation::new(began, look.sight, look.traffic))
     }
 
     fn pass_time(&mut self) {
         self.script(|script| script.now += 100);
-        let began = Moment(self.script(|script| script.now));
-        let look = self.server.observe().now_or_never().expect("a scripted look is immediate");
-        let observation = Observation { began, sight: look.sight, probe: None, traffic: look.traffic };
-        self.step(Event::Observed(observation));
+        let look = self.look();
+        self.step(look);
         self.step(Event::Tick);
     }
 
@@ -171,11 +219,15 @@ impl Pod {
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         let (attempt, step, outcome) = match effect {
             Effect::Fetch { attempt, .. } => (attempt, Step::Fetch, Outcome::Done),
-            Effect::Check { attempt, release, running } => {
+            Effect::Check { attempt, release, running, .. } => {
                 let plan = self.server.plan(running.as_ref(), &release).now_or_never().expect("immediate");
                 (attempt, Step::Check, plan.map_or_else(Outcome::Failed, Outcome::Checked))
             }
-            Effect::Record { attempt, record } => (attempt, Step::Record(record.event), Outcome::Done),
+            Effect::Record { attempt, record } => {
+                let step = Step::Record(record.event);
+                self.script(|script| script.records.push(record));
+                (attempt, step, Outcome::Done)
+            }
             Effect::Publish { attempt, release } => {
                 self.script(|script| script.current = release);
                 (attempt, Step::Publish, Outcome::Done)
@@ -188,7 +240,7 @@ impl Pod {
                 self.conclusions.push(conclusion);
                 return None;
             }
-            Effect::Drain(_) => return None,
+            Effect::Notice(_) | Effect::Drain(_) => return None,
         };
         Some(Event::Finished { attempt, step, outcome })
     }
@@ -200,6 +252,11 @@ impl Pod {
 
 fn id(text: &str) -> ReleaseId {
     text.parse().unwrap()
+}
+
+fn verified(release: &str) -> Record {
+    let revision = Revision { release: id(release), sequence: Some(0) };
+    Record { event: RecordEvent::Verified, revision, reason: None, baseline: None }
 }
 
 fn policy() -> Policy {
@@ -214,10 +271,14 @@ fn policy() -> Policy {
         hot_timeout_ms: 20_000,
         phased_timeout_ms: 20_000,
         phased_worker_ms: 0,
+        second_master: true,
+        in_place: false,
         settle_ms: 5_000,
         soak_ms: 1_000,
         probing: false,
         successes: 3,
+        naming: false,
+        hearing_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 0,
         spread_ms: 0,
@@ -249,4 +310,55 @@ fn a_new_generation_that_does_not_boot_is_ended_and_the_old_one_never_stopped() 
     assert!(pod.script(|script| script.served), "there was a moment without a booted generation");
     let view = pod.agent.view();
     assert_eq!((view.running, view.rejected.len(), view.in_sync), (Some(id("v1")), 1, false));
+}
+
+#[test]
+fn a_second_master_that_ends_by_itself_is_taken_for_a_failed_boot_at_once() {
+    let mut pod = Pod::on("v1");
+    let began = pod.script(|script| script.now);
+    pod.deploy("raises", 1);
+    assert!(matches!(&pod.conclusions[..], [Conclusion::Reverted(why)] if why.reason == Reason::BootFailed));
+    assert_eq!(
+        pod.script(|script| script.acts.clone()),
+        [Act::Begin(Mode::Hot)],
+        "there is nobody to be ended"
+    );
+    let took = pod.script(|script| script.now) - began;
+    assert!(took < policy().settle_ms, "nothing was waited for: {took} ms");
+    assert_eq!((pod.running(), pod.agent.view().running), (vec!["v1".into()], Some(id("v1"))));
+    assert!(pod.script(|script| script.served));
+}
+
+#[test]
+fn an_agent_that_dies_between_the_proof_and_the_end_of_the_old_master_ends_it_then() {
+    let mut pod = Pod::on("v1");
+    pod.deploy_until("v2", |effect| matches!(effect, Effect::Perform { act: Act::Commit, .. }));
+    assert_eq!(pod.running(), ["v1", "v2"]);
+    pod.crash();
+    pod.until(|pod| pod.running() == ["v2"] && pod.agent.view().running == Some(id("v2")));
+    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Commit]);
+}
+
+#[test]
+fn an_agent_that_dies_before_the_signal_asks_again_and_starts_one_second_master_only() {
+    let mut pod = Pod::on("v1");
+    pod.deploy_until("v2", |effect| matches!(effect, Effect::Perform { act: Act::Begin(_), .. }));
+    pod.crash();
+    let crashed = pod.script(|script| script.now);
+    pod.until(|pod| pod.running() == ["v2"] && pod.agent.view().running == Some(id("v2")));
+    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Commit]);
+    let took = pod.script(|script| script.now) - crashed;
+    assert!(took < policy().hot_timeout_ms, "the whole time of a restart was waited for: {took} ms");
+}
+
+#[test]
+fn two_masters_of_other_hands_are_left_alone() {
+    let mut pod = Pod::on("v1");
+    pod.pass_time();
+    pod.script(|script| script.start());
+    for _ in 0..300 {
+        pod.pass_time();
+    }
+    assert_eq!(pod.running(), ["v1", "v1"]);
+    assert_eq!((pod.script(|script| script.acts.clone()), &pod.conclusions[..]), (vec![], &[][..]));
 }

@@ -1,16 +1,34 @@
 //! The app server behind one small trait: what it is, what it does, and telling it to restart.
 
+mod acts;
+/// Whatever the user's own commands restart and check.
+pub mod command;
+mod connections;
+mod crew;
+mod image;
+/// Passenger, observed through /proc and its core's socket, told over the same.
+pub mod passenger;
 /// Puma, observed through /proc and its control server, told by signals.
 pub mod puma;
+/// Unicorn, observed through /proc, told by signals.
+pub mod unicorn;
+mod unix;
+mod unseen;
+mod whereabouts;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use crate::{
-    core::{Act, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
+    core::{Act, Files, GenerationKey, Plan, ProcessKey, Sight, Traffic, Trouble, requirement::Requirement},
     finding::{Check, Finding},
     revision::ReleaseId,
 };
+
+/// A signal, and finding the process it is for.
+const PERFORM_LIMIT: Duration = Duration::from_secs(10);
 
 /// One look: what the core decides on, and what people want to see.
 #[derive(Debug, Clone)]
@@ -28,7 +46,7 @@ pub struct Look {
 /// The app server as /status shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Description {
-    /// `puma`.
+    /// `puma`, `unicorn` and so on: the key `app_server`.
     pub kind: String,
     /// The master.
     pub pid: Option<i32>,
@@ -43,6 +61,9 @@ pub struct Description {
 pub struct WorkerDescription {
     /// Its process.
     pub pid: i32,
+    /// The same, in the core's words.
+    #[serde(skip)]
+    pub key: ProcessKey,
     /// The release its working directory is in.
     pub release: Option<ReleaseId>,
     /// Whether it accepts requests.
@@ -53,6 +74,12 @@ pub struct WorkerDescription {
 pub trait AppServer: Send + Sync {
     /// Looks at it. Never waits for the volume longer than its own short limit.
     fn observe(&self) -> BoxFuture<'_, Look>;
+
+    /// The files of releases that the processes have loaded which were seen to serve; of none, where that
+    /// is not looked at.
+    fn files(&self) -> BoxFuture<'_, BTreeMap<ProcessKey, Files>> {
+        Box::pin(async { BTreeMap::new() })
+    }
 
     /// Everything that can be said of its set-up; the findings among them are those of a look.
     fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
@@ -70,6 +97,11 @@ pub trait AppServer: Send + Sync {
     /// is not there lacks nothing.
     fn lacks(&self, _requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
         Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// How long that may take.
+    fn perform_limit(&self) -> Duration {
+        PERFORM_LIMIT
     }
 
     /// Tells it. `on` is the image meant: if that is gone or has changed, nothing is sent and the

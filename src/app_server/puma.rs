@@ -1,36 +1,50 @@
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
-use super::{AppServer, Description, Look};
+use super::{
+    AppServer, Description, Look,
+    acts::Acts,
+    connections::Connections,
+    image,
+    unseen::{self, Kind},
+    whereabouts::Whereabouts,
+};
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Sockets, Traffic, Trouble, requirement::Requirement},
+    core::{
+        Act, Cwd, Files, GenerationKey, Plan, ProcessKey, Sight, Sockets, Traffic, Trouble,
+        requirement::Requirement,
+    },
     finding::{self, Check},
-    procs::{Image, ProcessId},
+    procs::{Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
-    sockets::{self, Ends},
-    volume::{Lane, OneAtATime},
+    volume::OneAtATime,
 };
 
 mod census;
-mod checks;
+mod change;
+pub(super) mod checks;
+pub(super) mod config_file;
 mod control;
-mod image;
+pub(super) mod launch;
 mod perform;
 mod plan;
-mod setting;
+pub(super) mod setting;
+mod starter;
 mod title;
-mod unseen;
 mod view;
-mod whereabouts;
 
 use census::{Family, Found};
 use control::{Control, ControlServer};
 use setting::Setting;
+use starter::Starter;
 use view::View;
-use whereabouts::Whereabouts;
+
+/// How it is called where it cannot be seen.
+const KIND: Kind =
+    Kind { name: "Puma", section: "puma", programs: &["puma", "ruby"], masters: census::masters_of };
 
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -43,6 +57,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Puma {
     narrow: Option<Arc<str>>,
+    /// The ports to be watched, where they are not its own.
+    ports: Vec<u16>,
     told: config::Puma,
     mode: config::RestartMode,
     releases: PathBuf,
@@ -52,13 +68,13 @@ pub struct Puma {
     /// A stranger on a volume that hangs must not hide where our own processes are.
     candidates: Whereabouts,
     control: ControlServer,
-    sockets: OneAtATime,
-    /// `None` where the kernel does not tell of connections that end.
-    ends: Option<Arc<Ends>>,
+    connections: Connections,
     /// The files that a plan compares.
     files: OneAtATime,
+    /// The files that processes have loaded.
+    loaded: OneAtATime,
     /// Signals: never behind a look that hangs.
-    acts: Lane,
+    acts: Acts,
 }
 
 /// Which of several masters is meant.
@@ -91,8 +107,23 @@ struct Memory {
     image: Option<(Image, Option<bool>)>,
     /// The most workers that were seen to serve under this master.
     most_workers: usize,
+    /// The workers that served at the last look.
+    serving: Vec<ProcessId>,
+    /// The release in which this master was last seen, and whether a restart of it was seen to move on.
+    place: Option<ReleaseId>,
+    moved: bool,
+    /// What this master was started with.
+    command_line: Option<String>,
+    /// Processes that looked as if they would become a Puma.
+    starting: Vec<Entry>,
+    /// The longest time for which a request was seen in flight, in milliseconds.
+    longest_request_ms: u64,
     /// How the image was set up, once that was read.
     setting: Option<Setting>,
+    /// Puma's version in the bundle that runs and in that of the release that was planned last, where they differ.
+    next_puma: Option<(String, String)>,
+    /// Who called the image, once its control server said so.
+    starter: Option<Starter>,
 }
 
 impl Puma {
@@ -105,16 +136,17 @@ impl Puma {
         Ok(Self {
             narrow: section.r#match.as_deref().map(Into::into),
             told: section.clone(),
+            ports: Vec::new(),
             mode,
             memory: Mutex::default(),
             census: OneAtATime::start("processes")?,
             whereabouts: Whereabouts::start(releases.clone())?,
             candidates: Whereabouts::start(releases.clone())?,
             control: ControlServer::start(section)?,
-            sockets: OneAtATime::start("sockets")?,
-            ends: listen_for_ends(),
+            connections: Connections::start()?,
             files: OneAtATime::start("files")?,
-            acts: Lane::start("acts")?,
+            loaded: OneAtATime::start("loaded")?,
+            acts: Acts::start()?,
             releases,
         })
     }
@@ -125,6 +157,16 @@ impl Puma {
         self.candidates.fallback.clone_from(&fallback);
         self.whereabouts.fallback = fallback;
         self
+    }
+
+    /// Where these ports are some, their connections count in place of those of its own: a proxy's in front of it.
+    #[must_use]
+    pub fn watching(self, ports: Vec<u16>) -> Self {
+        Self { ports, ..self }
+    }
+
+    async fn connections(&self, own: Vec<u16>) -> Option<Sockets> {
+        self.connections.on(if self.ports.is_empty() { own } else { self.ports.clone() }).await
     }
 
     async fn look(&self) -> Look {
@@ -158,7 +200,7 @@ impl Puma {
 
     async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
         let (sight, narrow) = (sight.clone(), self.narrow.clone());
-        let told = self.census.run(LIMIT, move || unseen::of(&sight, narrow.as_deref())).await;
+        let told = self.census.run(LIMIT, move || unseen::of(&KIND, &sight, narrow.as_deref())).await;
         told.into_iter().collect()
     }
 
@@ -170,10 +212,14 @@ impl Puma {
             Found::Candidates(_) => Err(Sight::Ambiguous.into()),
             // The socket table belongs to the pod: its end can be seen all the same.
             Found::NotPermitted(ports) => {
-                let traffic = Traffic { workers: None, sockets: self.socket_table(ports).await };
+                let traffic = Traffic { workers: None, sockets: self.connections(ports).await };
                 Err(Unseen { sight: Sight::NotPermitted, traffic })
             }
-            Found::Starting | Found::Torn => Err(Sight::Unclear.into()),
+            Found::Starting(processes) => {
+                memory.starting = processes;
+                Err(Sight::Unclear.into())
+            }
+            Found::Torn => Err(Sight::Unclear.into()),
         }
     }
 
@@ -219,54 +265,68 @@ impl Puma {
         let (cwds, control, sockets) = tokio::join!(
             self.whereabouts.of(pids),
             self.control.ask(master.pid),
-            self.socket_table(family.ports.clone()),
+            self.connections(family.ports.clone()),
         );
-        let runs_ours = matches!(cwds.get(&master.pid), Some(Cwd::Release(_)));
-        memory.learn(&family, &control, runs_ours);
+        memory.learn(&family, &control, cwds.get(&master.pid));
         if memory.setting.is_none() && family.title.is_some() {
-            memory.setting = self.setting(&family).await;
+            memory.setting = self.setting(&family, memory.command_line.clone()).await;
         }
-        View {
-            family,
-            cwds,
-            control,
-            sockets,
-            memory: memory.clone(),
-            mode: self.mode,
-            told: self.told.clone(),
+        if memory.starter.is_none() && memory.cluster() == Some(true) && matches!(control, Control::Stats(_))
+        {
+            memory.starter = self.control.starter(master.pid).await;
         }
+        let (mode, told) = (self.mode, self.told.clone());
+        let mut view = View { family, cwds, control, sockets, memory: memory.clone(), mode, told };
+        memory.longest_request_ms =
+            memory.longest_request_ms.max(view.traffic().oldest_request_ms().unwrap_or(0));
+        view.memory.longest_request_ms = memory.longest_request_ms;
+        view
     }
 
-    async fn socket_table(&self, ports: Vec<u16>) -> Option<Sockets> {
-        if ports.is_empty() {
-            return None;
-        }
-        let ends = self.ends.clone();
-        let look = move || {
-            let table = sockets::observe(&ports).ok()?;
-            // After the table: what ended since it was read is in both.
-            let ended = ends.and_then(|ends| ends.take(&ports));
-            Some(Sockets { ended, ..table })
+    /// What a worker inherited from its master says nothing of the worker's own code.
+    async fn loaded_files(&self) -> BTreeMap<ProcessKey, Files> {
+        let memory = self.memory.lock().await.clone();
+        let Some((image, cluster)) = memory.image else { return BTreeMap::new() };
+        let (releases, master) = (self.releases.clone(), image.process.pid);
+        let (parent, keys) = match cluster {
+            Some(false) => (None, BTreeMap::from([(master, image.process_key())])),
+            _ => (Some(master), memory.serving.iter().map(|worker| (worker.pid, worker.key())).collect()),
         };
-        self.sockets.run(LIMIT, look).await.flatten()
+        let pids: Vec<i32> = keys.keys().copied().collect();
+        let looked = self.loaded.run(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await;
+        looked.into_iter().flatten().filter_map(|(pid, files)| Some((*keys.get(&pid)?, files))).collect()
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
-    async fn setting(&self, family: &Family) -> Option<Setting> {
+    async fn setting(&self, family: &Family, seen: Option<String>) -> Option<Setting> {
         let (pid, major) = (family.image.process.pid, family.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setting::read(pid, major)).await
+        self.files.run(LIMIT, move || Setting::read(pid, major, seen.as_deref())).await
     }
 }
 
 impl Memory {
-    fn learn(&mut self, family: &Family, control: &Control, runs_ours: bool) {
+    fn learn(&mut self, family: &Family, control: &Control, cwd: Option<&Cwd>) {
         let master = family.image.process;
         if self.followed != Some(master) {
-            *self = Self { followed: Some(master), proven_ours: self.proven_ours, ..Self::default() };
+            let seen = self.starting.iter().find(|entry| entry.id == master).map(|entry| entry.title.clone());
+            *self = Self {
+                followed: Some(master),
+                proven_ours: self.proven_ours,
+                command_line: seen,
+                longest_request_ms: self.longest_request_ms,
+                ..Self::default()
+            };
         }
-        self.proven_ours |= runs_ours;
+        if let Some(Cwd::Release(release)) = cwd {
+            self.proven_ours = true;
+            self.moved |= self.place.as_ref().is_some_and(|place| place != release);
+            self.place = Some(release.clone());
+        }
+        if family.command_line.is_some() {
+            self.command_line.clone_from(&family.command_line);
+        }
         if self.image.is_none_or(|(image, _)| image != family.image) {
-            self.setting = None;
+            (self.setting, self.starter, self.next_puma) = (None, None, None);
         }
         let earlier = self.image.filter(|(image, _)| *image == family.image).and_then(|(_, cluster)| cluster);
         let cluster = match control {
@@ -276,21 +336,15 @@ impl Memory {
             _ => earlier,
         };
         self.image = Some((family.image, cluster));
-        let serving = family.workers.iter().filter(|worker| worker.serves).count();
-        self.most_workers = self.most_workers.max(serving);
+        let serving = family.workers.iter().filter(|worker| worker.serves);
+        self.serving = serving.map(|worker| worker.id).collect();
+        self.most_workers = self.most_workers.max(self.serving.len());
     }
 
     /// Whether the image is known to be a cluster, or known not to be one.
     fn cluster(&self) -> Option<bool> {
         self.image.and_then(|(_, cluster)| cluster)
     }
-}
-
-fn listen_for_ends() -> Option<Arc<Ends>> {
-    Ends::listen()
-        .inspect_err(|error| tracing::warn!(%error, "short connections are known by samples only"))
-        .ok()
-        .map(Arc::new)
 }
 
 fn nameless() -> Description {
@@ -300,6 +354,10 @@ fn nameless() -> Description {
 impl AppServer for Puma {
     fn observe(&self) -> BoxFuture<'_, Look> {
         Box::pin(self.look())
+    }
+
+    fn files(&self) -> BoxFuture<'_, BTreeMap<ProcessKey, Files>> {
+        Box::pin(self.loaded_files())
     }
 
     fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
@@ -315,7 +373,10 @@ impl AppServer for Puma {
     }
 
     fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
-        Box::pin(self.look_into_image(requires))
+        Box::pin(async move {
+            let Some(master) = self.memory.lock().await.followed else { return Ok(Vec::new()) };
+            image::lacks(&KIND, &self.files, master.pid, requires).await
+        })
     }
 
     fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {

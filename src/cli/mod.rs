@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub mod agent_socket;
+pub mod app_server;
 pub mod config_command;
 pub mod converge;
 pub mod doctor;

@@ -13,13 +13,14 @@ use tokio::{runtime::Handle, sync::watch};
 
 use super::{Exit, Failure};
 use crate::{
-    app_server::{AppServer, puma::Puma},
+    app_server::AppServer,
     config::{self, Config, ConfigError},
     core::{Reason, Sight, Trouble},
     desk::{Desk, Requests},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
     fleet::Reporter,
+    hook::Hook,
     metrics::Metrics,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
@@ -47,7 +48,7 @@ const LOOKS: u32 = 10;
 /// [`Failure`] with the message for the user.
 pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, Failure> {
     telemetry::init(config.log.format);
-    let app_server = app_server(&config)?;
+    let app_server = super::app_server::of(&config)?;
     let parts = Parts::of(&config, invalid);
     if let Some(trouble) = &parts.invalid {
         if !beside_a_running_one(app_server.as_ref()).await {
@@ -61,12 +62,6 @@ pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, F
     }
     serve(&config, parts, app_server).await?;
     Ok(Exit::Done)
-}
-
-fn app_server(config: &Config) -> io::Result<Arc<dyn AppServer>> {
-    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?
-        .with_fallback(config.fallback_dir.clone());
-    Ok(Arc::new(puma))
 }
 
 /// An agent that is started anew beside a serving app server must not be lost to a typo: its
@@ -111,7 +106,7 @@ impl Parts {
             }
         };
         if let Some(url) = &config.verify.url {
-            let prober = Prober::new(url, config.verify.release_header.clone(), config.verify.timeout);
+            let prober = Prober::new(url, &config.verify);
             parts.prober = prober.map_err(|error| parts.refuse(&error.to_string())).ok();
         }
         parts
@@ -188,6 +183,7 @@ fn inputs(
     let invalid = parts.invalid.map(|trouble| config_finding(&trouble));
     let source = parts.pointer.filter(|_| invalid.is_none());
     let pointer = source.map(|source| follow(source, config.poll_interval, &metrics)).transpose()?;
+    let hook = Hook::new(&config.hooks).map(Arc::new);
     let tools = Tools {
         pod: config.pod(),
         releases: super::on_volume(config),
@@ -196,13 +192,14 @@ fn inputs(
         state_dir: config.state_dir.clone(),
         keep_releases: config.keep_releases,
         app_server: app_server.clone(),
+        hook: hook.clone(),
         metrics: metrics.clone(),
         ids: DeployIds::since(epoch().as_secs()),
     };
     Ok(Inputs {
         policy: config.policy(),
         grace_period: config.grace_period,
-        standing: standing(config, invalid.as_ref()),
+        standing: standing(config, hook.as_deref(), invalid.as_ref()),
         invalid,
         effects: Effects::start(tools)?,
         app_server,
@@ -225,11 +222,14 @@ fn config_finding(trouble: &Trouble) -> Finding {
 }
 
 /// What the keys alone tell of this pod. With a wrong configuration it would be about the defaults.
-fn standing(config: &Config, invalid: Option<&Finding>) -> Vec<Finding> {
+fn standing(config: &Config, hook: Option<&Hook>, invalid: Option<&Finding>) -> Vec<Finding> {
     if invalid.is_some() {
         return Vec::new();
     }
-    let found = finding::findings(&config::advice::of(config));
+    // The volume may hang: what of it the hook needs is seen when it is run.
+    let hook = hook.map(|hook| hook.check(None));
+    let checks: Vec<_> = config::advice::of(config).into_iter().chain(hook).collect();
+    let found = finding::findings(&checks);
     for Finding { code, severity, message, remedy } in &found {
         tracing::info!(%code, ?severity, remedy, "{message}");
     }

@@ -45,6 +45,9 @@ impl fmt::Display for Shown {
         let previous =
             self.0["previous"].as_str().map(|id| format!(" (before it: {id})")).unwrap_or_default();
         write!(f, "\n  running   {}{previous}", self.text("running"))?;
+        if let (Some(proof), Some(words)) = (self.0["proof"].as_str(), self.0["proof_message"].as_str()) {
+            write!(f, "\n  proof     {words} ({proof})")?;
+        }
         write!(f, "\n  desired   {}", revision(&self.0["desired"]))?;
         self.why(f)?;
         if let Some(doing) = self.0["doing"].as_str() {
@@ -143,6 +146,7 @@ mod tests {
     fn the_status_for_people() {
         let status = Shown(json!({
             "pod": "web-0", "stage": "steady", "desired": {"release": "v43", "sequence": 7}, "running": "v42",
+            "proof": "cwd", "proof_message": "each of 2 works in the release's directory",
             "previous": "v41", "in_sync": false, "reason": "rejected", "message": "v43#7 is not tried again",
             "doing": "nothing: follows the pointer", "next": "nothing until the pointer moves",
             "for_seconds": {"stage": 301.2, "in_sync": 309.9, "reason": 300.0},
@@ -157,6 +161,7 @@ mod tests {
         insta::assert_snapshot!(status, @r"
         web-0: not in sync, for 5m 9s
           running   v42 (before it: v41)
+          proof     each of 2 works in the release's directory (cwd)
           desired   v43 (move 7)
           because   v43#7 is not tried again (rejected, for 5m)
           now       nothing: follows the pointer (steady, for 5m 1s)

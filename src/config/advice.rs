@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Config, LongRequests, derived::KUBELET};
+use super::{AppServerKind, Config, LongRequests, derived::KUBELET};
 use crate::finding::{Check, Code, Finding};
 
 /// Everything that the keys tell.
@@ -16,7 +16,24 @@ pub fn of(config: &Config) -> Vec<Check> {
         long_requests(config),
         restart_time(config),
     ];
-    checks.into_iter().collect()
+    checks.into_iter().chain(stop_signal(config)).collect()
+}
+
+/// What the kubelet sends is in the image, and nobody in the pod can see it before it comes.
+fn stop_signal(config: &Config) -> Option<Check> {
+    let unicorn = config.app_server == AppServerKind::Unicorn;
+    unicorn.then(|| {
+        Check::found(
+            DRAIN,
+            Finding::note(
+                Code::UnicornTermCuts,
+                "SIGTERM ends Unicorn with all its requests: whatever is in flight when a drain is cut short by its \
+                 deadline is lost, and only SIGQUIT would let it end",
+                "STOPSIGNAL SIGQUIT in the app's image, or lifecycle.stopSignal: SIGQUIT; and a grace_period that \
+                 drains need not cut short",
+            ),
+        )
+    })
 }
 
 const DRAIN: &str = "drain budget";
@@ -71,12 +88,13 @@ fn sparse_senders(config: &Config) -> Check {
 
 /// A drain that ends at its deadline leaves requests to Puma's own stop.
 fn stop_time(config: &Config) -> Check {
-    let (reserve, timeout) = (config.drain.reserve, config.puma.worker_shutdown_timeout);
+    let (reserve, timeout) = (config.drain.reserve, config.stop_timeout());
+    let server = config.app_server.title();
     if reserve >= timeout {
-        return Check::fine(DRAIN, format!("Puma has {} for its own stop", show(reserve)));
+        return Check::fine(DRAIN, format!("{server} has {} for its own stop", show(reserve)));
     }
     let message = format!(
-        "Puma gives requests {} to end when it is stopped, and drain.reserve leaves it {}: what is still in \
+        "{server} gives requests {} to end when it is stopped, and drain.reserve leaves it {}: what is still in \
          flight at the deadline of a drain is cut by the kubelet",
         show(timeout),
         show(reserve)
@@ -93,7 +111,7 @@ fn stop_time(config: &Config) -> Check {
 
 fn proof(config: &Config) -> Check {
     const ABOUT: &str = "health path";
-    match (&config.verify.url, &config.verify.release_header) {
+    match (&config.verify.url, config.verify.names_release_in()) {
         (None, _) => Check::found(
             ABOUT,
             Finding::note(
@@ -108,16 +126,20 @@ fn proof(config: &Config) -> Check {
                 Code::ReleaseHeaderUnset,
                 "which release answers is known by the processes' directories only: an app that loads its code \
                  from elsewhere would pass",
-                "let the health path name the release in a header, and set verify.release_header to it",
+                "let the health path name the release in a header or a JSON field, and set verify.release_header or \
+                 verify.release_field to it",
             ),
         ),
-        (Some(url), Some(header)) => Check::fine(ABOUT, format!("a release is proved by {url} and {header}")),
+        (Some(url), Some(place)) => {
+            Check::fine(ABOUT, format!("a release is proved by {url} and {place} in its answer"))
+        }
     }
 }
 
 fn long_requests(config: &Config) -> Check {
     const ABOUT: &str = "requests";
     match config.restart.long_requests {
+        _ if !config.restart_cuts() => Check::fine(ABOUT, "a restart cuts none, however long they take"),
         LongRequests::Wait => Check::fine(ABOUT, "long ones are waited for before a restart"),
         LongRequests::Proceed => Check::found(
             ABOUT,
@@ -136,8 +158,10 @@ fn long_requests(config: &Config) -> Check {
 /// A worker that ends its requests takes as long as Puma lets it.
 fn restart_time(config: &Config) -> Check {
     const ABOUT: &str = "restarts";
-    let stop = config.puma.worker_shutdown_timeout;
-    let Some(timeout) = config.restart.timeout else {
+    let stop = config.stop_timeout();
+    // A second master needs none of the first one's time.
+    let given = config.restart.timeout.filter(|_| config.app_server == AppServerKind::Puma);
+    let Some(timeout) = given else {
         return Check::fine(ABOUT, "have the time that the workers and their time-outs need");
     };
     if timeout > stop {
@@ -209,6 +233,12 @@ mod tests {
         let with = |timeout| found(move |config| config.restart.timeout = Some(seconds(timeout)));
         let short = ("RESTART_TIMEOUT_SHORT", Severity::Risky);
         assert!(with(30).contains(&short) && !with(31).contains(&short));
+    }
+
+    #[test]
+    fn a_health_path_without_a_name_for_the_release_is_noted() {
+        let codes = found(|config| config.verify.url = Some("http://127.0.0.1:3000/up".into()));
+        assert!(codes.contains(&("RELEASE_HEADER_UNSET", Severity::Note)), "{codes:?}");
     }
 
     #[test]

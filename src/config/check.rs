@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, S3Location, derived::KUBELET};
+use super::{AppServerKind, Command, Config, RestartMode, S3Location, Verify, derived::KUBELET};
 
 /// What is wrong with a key's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub fn check(config: &Config) -> Vec<Complaint> {
     checks.durations(config);
     checks.counts(config);
     checks.names(config);
+    checks.kind(config);
+    checks.commands(config);
     checks.paths(config);
     checks.linked(config);
     checks.fallback(config);
@@ -63,9 +65,12 @@ impl Checks {
             ("poll_interval", Some(config.poll_interval), least),
             ("grace_period", Some(config.grace_period), least),
             ("puma.worker_shutdown_timeout", Some(config.puma.worker_shutdown_timeout), least),
+            ("unicorn.timeout", Some(config.unicorn.timeout), least),
+            ("command.timeout", Some(config.command.timeout), least),
             ("restart.timeout", config.restart.timeout, least),
             ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
             ("restart.spread", Some(config.restart.spread), zero),
+            ("hooks.check_timeout", Some(config.hooks.check_timeout), least),
             ("verify.soak", Some(config.verify.soak), zero),
             ("verify.timeout", Some(config.verify.timeout), least),
             ("drain.min", Some(config.drain.min), zero),
@@ -80,6 +85,27 @@ impl Checks {
     fn counts(&mut self, config: &Config) {
         self.alone("keep_releases", at_least_one(config.keep_releases as u64));
         self.alone("verify.successes", at_least_one(u64::from(config.verify.successes)));
+    }
+
+    fn kind(&mut self, config: &Config) {
+        let phased = config.restart.mode == RestartMode::Phased;
+        let message = || format!("{} knows no phased restart: leave it out", config.app_server.title());
+        self.together("restart.mode", ensure(!phased || config.app_server == AppServerKind::Puma, message));
+    }
+
+    /// Nobody but the user knows how such a server is restarted, and which processes it has.
+    fn commands(&mut self, config: &Config) {
+        if config.app_server != AppServerKind::Command {
+            return;
+        }
+        let Command { restart, r#match, pid_file, .. } = &config.command;
+        let needed = |what: &str| format!("app_server: command needs {what}");
+        self.together("command.restart", ensure(restart.is_some(), || needed("a command that restarts it")));
+        let named = r#match.is_some() || pid_file.is_some();
+        self.together(
+            "command.match",
+            ensure(named, || needed("command.match or command.pid_file: which processes serve")),
+        );
     }
 
     fn names(&mut self, config: &Config) {
@@ -100,6 +126,7 @@ impl Checks {
             ("state_dir", Some(&config.state_dir)),
             ("pod_dir", Some(&config.pod_dir)),
             ("token_file", config.token_file.as_ref()),
+            ("command.pid_file", config.command.pid_file.as_ref()),
             ("puma.state_file", config.puma.state_file.as_ref()),
         ] {
             self.alone(key, path.map_or(Ok(()), |path| absolute(path)));
@@ -148,14 +175,32 @@ impl Checks {
         if let Some(url) = &config.verify.url {
             self.alone("verify.url", health_url(url));
         }
-        if let Some(header) = &config.verify.release_header {
+        self.release(&config.verify);
+    }
+
+    fn release(&mut self, verify: &Verify) {
+        if let Some(header) = &verify.release_header {
             self.alone("verify.release_header", header_name(header));
-            let heard = config.verify.url.is_some();
-            self.together(
-                "verify.release_header",
-                ensure(heard, || "does nothing without verify.url".into()),
-            );
         }
+        for (key, given) in [
+            ("verify.release_header", &verify.release_header),
+            ("verify.release_field", &verify.release_field),
+            ("verify.pid_field", &verify.pid_field),
+        ] {
+            let heard = given.is_none() || verify.url.is_some();
+            self.together(key, ensure(heard, || "does nothing without verify.url".into()));
+        }
+        for (key, field) in
+            [("verify.release_field", &verify.release_field), ("verify.pid_field", &verify.pid_field)]
+        {
+            let named = field.as_ref().is_none_or(|field| field.split('.').all(|part| !part.is_empty()));
+            self.alone(key, ensure(named, || "must be names with dots between, like build.release".into()));
+        }
+        let once = verify.release_header.is_none() || verify.release_field.is_none();
+        self.together(
+            "verify.release_field",
+            ensure(once, || "beside verify.release_header: one is enough".into()),
+        );
     }
 
     fn drain(&mut self, config: &Config) {
@@ -309,6 +354,14 @@ mod tests {
     }
 
     #[test]
+    fn restart_mode_phased_is_for_puma_alone() {
+        let phased =
+            |kind| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, RestartMode::Phased);
+        refused("restart.mode", "Passenger knows no phased restart", phased(AppServerKind::Passenger));
+        assert_eq!(with(phased(AppServerKind::Puma)), []);
+    }
+
+    #[test]
     fn a_duration_that_must_pass_is_not_zero_and_none_is_endless() {
         refused("poll_interval", "longer than 0s", |c| c.poll_interval = Duration::ZERO);
         refused("restart.timeout", "longer than 0s", |c| c.restart.timeout = Some(Duration::ZERO));
@@ -398,6 +451,14 @@ mod tests {
             c.verify.release_header = Some("X-Release".into());
         });
         refused("verify.release_header", "no name of", |c| c.verify.release_header = Some("a b".into()));
+        refused("verify.release_field", "without verify.url", |c| {
+            c.verify.release_field = Some("release".into());
+        });
+        refused("verify.pid_field", "names with dots", |c| c.verify.pid_field = Some("a..b".into()));
+        refused("verify.release_field", "one is enough", |c| {
+            (c.verify.release_header, c.verify.release_field) =
+                (Some("X-Release".into()), Some("release".into()));
+        });
     }
 
     #[test]
@@ -407,5 +468,19 @@ mod tests {
         refused("drain.min", "raise grace_period", grace(16));
         refused("drain.max", "at most 18s", |c| c.drain.max = Some(Duration::from_secs(19)));
         refused("drain.max", "less than drain.min", |c| c.drain.max = Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_kind_of_server_has_what_it_needs_and_nothing_it_cannot_do() {
+        assert_eq!(with(|c| c.app_server = AppServerKind::Unicorn), []);
+        refused("restart.mode", "Unicorn knows no phased restart", |c| {
+            (c.app_server, c.restart.mode) = (AppServerKind::Unicorn, RestartMode::Phased);
+        });
+        let command = |c: &mut Config| c.app_server = AppServerKind::Command;
+        refused("command.restart", "needs a command that restarts it", command);
+        refused("command.match", "which processes serve", command);
+        let given =
+            Command { restart: Some("x".into()), pid_file: Some("/run/pid".into()), ..Command::default() };
+        assert_eq!(with(|c| (c.app_server, c.command) = (AppServerKind::Command, given)), []);
     }
 }

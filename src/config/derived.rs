@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use super::{Config, DrainKeys, LongRequests, Restart};
+use super::{AppServerKind, Config, DrainKeys, LongRequests, Restart, Verify};
 use crate::core::{Policy, drain::Budget};
 
 /// The kubelet's own delays between the hook's answer and SIGTERM, with room to spare.
@@ -21,6 +21,8 @@ const HOT_MARGIN: Duration = Duration::from_secs(90);
 const PHASED_MARGIN: Duration = Duration::from_secs(30);
 const WAIT_IN_FLIGHT: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_secs(15);
+/// How much longer than the soak each worker is given to answer in person.
+const HEARING: Duration = Duration::from_secs(10);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Config {
@@ -35,17 +37,59 @@ impl Config {
         self.pod.clone().unwrap_or_else(host_name)
     }
 
+    /// How long the app server lets an old worker end its requests. Passenger's own stop lets none end, and
+    /// its restarts wait for none.
+    pub(super) fn stop_timeout(&self) -> Duration {
+        match self.app_server {
+            AppServerKind::Unicorn => self.unicorn.timeout,
+            AppServerKind::Command | AppServerKind::Passenger => Duration::ZERO,
+            _ => self.puma.worker_shutdown_timeout,
+        }
+    }
+
+    /// Whether a restart cuts a request that lasts longer. Passenger's old processes end theirs. Unicorn kills
+    /// such a worker at any time, and gives each of them all its time in a restart as well.
+    /// What a command of the user's cuts, nobody but the user knows.
+    pub fn restart_cuts(&self) -> bool {
+        self.app_server == AppServerKind::Puma
+    }
+
+    /// Besides the time of the workers.
+    fn phased_timeout(&self) -> Duration {
+        match self.app_server {
+            AppServerKind::Command => self.command.timeout,
+            _ => PHASED_MARGIN,
+        }
+    }
+
+    fn phased_worker(&self, stop: Duration) -> Duration {
+        match self.app_server {
+            AppServerKind::Command => Duration::ZERO,
+            _ => self.restart.phased_worker(stop),
+        }
+    }
+
+    /// The ports whose connections count, where they are not the app server's own.
+    pub fn ports(&self) -> Vec<u16> {
+        self.drain.ports.iter().map(|port| port.0).collect()
+    }
+
     /// The deploy's part, for the core.
     pub fn policy(&self) -> Policy {
+        let stop = self.stop_timeout();
         Policy {
-            hot_timeout_ms: ms(self.restart.hot_timeout(self.puma.worker_shutdown_timeout)),
-            phased_timeout_ms: ms(self.restart.timeout.unwrap_or(PHASED_MARGIN)),
-            phased_worker_ms: ms(self.restart.phased_worker(self.puma.worker_shutdown_timeout)),
+            hot_timeout_ms: ms(self.restart.hot_timeout(stop)),
+            phased_timeout_ms: ms(self.restart.timeout.unwrap_or(self.phased_timeout())),
+            phased_worker_ms: ms(self.phased_worker(stop)),
+            second_master: self.app_server == AppServerKind::Unicorn,
+            in_place: matches!(self.app_server, AppServerKind::Puma | AppServerKind::Passenger),
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),
             probing: self.verify.url.is_some(),
             successes: self.verify.successes,
-            long_request_ms: self.restart.long_request(self.puma.worker_shutdown_timeout).map(ms),
+            naming: self.verify.url.is_some() && self.verify.names_release_in().is_some(),
+            hearing_ms: ms(HEARING),
+            long_request_ms: self.restart.long_request(stop).filter(|_| self.restart_cuts()).map(ms),
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
             fallback: self.fallback_dir.is_some(),
             spread_ms: place(&self.pod(), ms(self.restart.spread)),
@@ -66,6 +110,14 @@ impl Config {
             ignore_peers: self.drain.ignore_peers.iter().map(|ip| ip.to_canonical()).collect(),
             upgraded: self.drain.upgraded,
         }
+    }
+}
+
+impl Verify {
+    /// Where in its answer the app names its release, for people; `None` when it does not.
+    pub fn names_release_in(&self) -> Option<String> {
+        let header = self.release_header.as_ref().map(|header| format!("the header {header}"));
+        header.or_else(|| self.release_field.as_ref().map(|field| format!("the field {field}")))
     }
 }
 
@@ -153,6 +205,13 @@ mod tests {
         let policy = config.policy();
         assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (7_000, 7_000));
         assert_eq!(policy.phased_worker_ms, 0);
+    }
+
+    #[test]
+    fn passengers_old_processes_are_not_waited_for() {
+        let config = Config { app_server: AppServerKind::Passenger, ..Config::default() };
+        assert_eq!(config.policy().long_request_ms, None);
+        assert_eq!(config.policy().hot_timeout_ms, 120_000);
     }
 
     #[test]

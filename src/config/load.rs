@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Config, check, keys,
+    AppServerKind, Config, check, keys,
     yaml::{self, Given, Raw},
 };
 
@@ -241,12 +241,32 @@ impl Loading {
     /// A value that cannot work alone goes back to its default, so that the rest of the program
     /// never sees it; the answer to a contradiction is [`Config::budget`]'s.
     fn check(&mut self) {
+        self.other_kinds();
         for complaint in check::check(&self.loaded.config) {
             let key = complaint.key.to_owned();
             self.problem(self.loaded.origin(&key).to_string(), Some(key.clone()), complaint.message);
             if complaint.alone {
                 keys::reset(&mut self.loaded.config, &key);
                 self.loaded.origins.remove(&key);
+            }
+        }
+    }
+
+    /// A key of another kind's section would do nothing, where somebody relies on it.
+    fn other_kinds(&mut self) {
+        let kind = self.loaded.config.app_server.name();
+        let section = |key: &str| {
+            let section = key.split_once('.')?.0;
+            AppServerKind::ALL.into_iter().map(AppServerKind::name).find(|name| *name == section)
+        };
+        let other = |key: &str| section(key).filter(|section| *section != kind);
+        let origins = self.loaded.origins.clone();
+        for (key, origin) in origins {
+            if let Some(section) = other(&key) {
+                let message = format!(
+                    "belongs to app_server {section}, and app_server is {kind}: leave it out, or set app_server"
+                );
+                self.problem(origin.to_string(), Some(key), message);
             }
         }
     }
@@ -345,7 +365,7 @@ mod tests {
         pitstop.yml:1: grace_priod: unknown key, did you mean grace_period?
         pitstop.yml:3: drain.mim: unknown key, did you mean drain.min?
         pitstop.yml:4: drain.quiet: invalid value: string "soon", expected a duration like 5s or 500ms
-        pitstop.yml:5: verify: is a section, with release_header, soak, successes, timeout, url
+        pitstop.yml:5: verify: is a section, with pid_field, release_field, release_header, soak, successes, timeout, url
         pitstop.yml:6: pods_dir: unknown key, did you mean pod_dir?
         pitstop.yml:7: keep_releases: expected one value, found a list
         PITSTOP_DRIAN_MIN: unknown variable, did you mean PITSTOP_DRAIN_MIN?
@@ -416,5 +436,14 @@ mod tests {
         let error = Case::file("").loaded().require_source().unwrap_err();
         assert!(error.to_string().contains("source: is not set"), "{error}");
         assert_eq!(Case::file("source: /srv/store\n").loaded().require_source(), Ok(()));
+    }
+
+    #[test]
+    fn a_key_of_another_kind_of_app_server_is_refused_by_name() {
+        let case = Case::file("app_server: unicorn\npuma:\n  match: web\n");
+        let problems = case.problems();
+        let message = "pitstop.yml:3: puma.match: belongs to app_server puma, and app_server is unicorn: leave it \
+                       out, or set app_server";
+        assert!(problems.iter().any(|problem| problem == message), "{problems:?}");
     }
 }

@@ -58,12 +58,20 @@ pub struct Config {
     pub pod_dirs: Vec<PathBuf>,
     /// A place of the pod's own (an emptyDir), mounted at the same path in the app's container.
     pub pod_dir: PathBuf,
-    /// Which kind of server: `puma`.
+    /// Which kind of server.
     pub app_server: AppServerKind,
     /// Puma's section.
     pub puma: Puma,
+    /// Passenger's section.
+    pub passenger: Passenger,
+    /// Unicorn's section.
+    pub unicorn: Unicorn,
+    /// The section of a server that the user's own commands restart.
+    pub command: Command,
     /// Restarts.
     pub restart: Restart,
+    /// Commands of the user's.
+    pub hooks: Hooks,
     /// Proof.
     pub verify: Verify,
     /// The drain.
@@ -98,6 +106,37 @@ pub enum AppServerKind {
     /// Puma.
     #[default]
     Puma,
+    /// Passenger.
+    Passenger,
+    /// Unicorn.
+    Unicorn,
+    /// Whatever the user's own commands restart and check.
+    Command,
+}
+
+impl AppServerKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Puma, Self::Passenger, Self::Unicorn, Self::Command];
+
+    /// As the key `app_server` and its section are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Puma => "puma",
+            Self::Passenger => "passenger",
+            Self::Unicorn => "unicorn",
+            Self::Command => "command",
+        }
+    }
+
+    /// As people call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Puma => "Puma",
+            Self::Passenger => "Passenger",
+            Self::Unicorn => "Unicorn",
+            Self::Command => "app server",
+        }
+    }
 }
 
 /// How Puma is found and asked.
@@ -115,6 +154,54 @@ pub struct Puma {
     /// Puma's `worker_shutdown_timeout`.
     #[serde(with = "humantime_serde")]
     pub worker_shutdown_timeout: Duration,
+}
+
+/// How Passenger is found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passenger {
+    /// A text that the app's name must contain, as `passenger-status` shows it, when several apps run.
+    pub r#match: Option<String>,
+}
+
+/// How Unicorn is found, and what it was told itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Unicorn {
+    /// A text that a master's title must contain, when several Unicorns run.
+    pub r#match: Option<String>,
+    /// Unicorn's `timeout`: a worker that takes longer for one request is killed.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Unicorn {
+    fn default() -> Self {
+        Self { r#match: None, timeout: Duration::from_secs(60) }
+    }
+}
+
+/// How any other server is found, restarted and checked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Command {
+    /// A command line for a shell: restarts the server onto `current`.
+    pub restart: Option<String>,
+    /// A command line for a shell: ends with 0 when the server works.
+    pub check: Option<String>,
+    /// A text of the command lines of the processes that serve.
+    pub r#match: Option<String>,
+    /// A file with the pid of the process that serves.
+    pub pid_file: Option<PathBuf>,
+    /// How long either command may take, and a restart until it counts as failed.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self { restart: None, check: None, r#match: None, pid_file: None, timeout: Duration::from_secs(120) }
+    }
 }
 
 /// How restarts are asked for.
@@ -160,6 +247,17 @@ pub struct Restart {
     pub spread: Duration,
 }
 
+/// Commands of the user's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// Tries a release before anything is moved; the shell runs it in the release's directory.
+    pub check: Option<String>,
+    /// How long that may take.
+    #[serde(with = "humantime_serde")]
+    pub check_timeout: Duration,
+}
+
 /// Proof.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -168,6 +266,10 @@ pub struct Verify {
     pub url: Option<String>,
     /// The response header that names the running release.
     pub release_header: Option<String>,
+    /// The same where the answer is JSON: the field's path, with dots.
+    pub release_field: Option<String>,
+    /// The field of the same answer that has the pid of the process that gave it.
+    pub pid_field: Option<String>,
     /// How many answers in a row decide.
     pub successes: u32,
     /// How long everything must hold.
@@ -194,10 +296,32 @@ pub struct DrainKeys {
     /// Never answer later; grace_period − reserve − 2s when absent.
     #[serde(with = "humantime_serde")]
     pub max: Option<Duration>,
+    /// The TCP ports whose connections are counted; those that the app server listens on when empty.
+    pub ports: Vec<Port>,
     /// Peers whose traffic never counts.
     pub ignore_peers: Vec<IpAddr>,
     /// What to do about websockets and hijacked connections.
     pub upgraded: Upgraded,
+}
+
+/// A TCP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Port(pub u16);
+
+impl TryFrom<String> for Port {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let port = text.parse().ok().filter(|port| *port != 0);
+        port.map(Self).ok_or_else(|| format!("{text:?} is no TCP port"))
+    }
+}
+
+impl From<Port> for String {
+    fn from(port: Port) -> Self {
+        port.0.to_string()
+    }
 }
 
 /// Logs.
@@ -231,11 +355,19 @@ impl Default for Puma {
     }
 }
 
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { check: None, check_timeout: Duration::from_secs(120) }
+    }
+}
+
 impl Default for Verify {
     fn default() -> Self {
         Self {
             url: None,
             release_header: None,
+            release_field: None,
+            pid_field: None,
             successes: 3,
             soak: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
@@ -250,6 +382,7 @@ impl Default for DrainKeys {
             quiet: Duration::from_secs(15),
             reserve: Duration::from_secs(10),
             max: None,
+            ports: Vec::new(),
             ignore_peers: Vec::new(),
             upgraded: Upgraded::Wait,
         }
@@ -276,7 +409,11 @@ impl Default for Config {
             pod_dir: "/srv/pod".into(),
             app_server: AppServerKind::Puma,
             puma: Puma::default(),
+            passenger: Passenger::default(),
+            unicorn: Unicorn::default(),
+            command: Command::default(),
             restart: Restart::default(),
+            hooks: Hooks::default(),
             verify: Verify::default(),
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),

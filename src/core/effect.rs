@@ -102,6 +102,9 @@ pub enum Outcome {
     Done,
     /// A check passed, and this is how the app server can be restarted onto the release.
     Checked(Plan),
+    /// A check found the release itself to be bad: nothing was changed, and the move is not to be
+    /// tried again.
+    Condemned(Trouble),
     /// It failed and changed nothing that matters.
     Failed(Trouble),
     /// It has not answered in time and may still happen. A later event of the same attempt and
@@ -135,6 +138,8 @@ pub enum Effect {
         release: ReleaseId,
         /// What runs now, to compare with.
         running: Option<ReleaseId>,
+        /// Boot it for trial, where the user has given a command for that.
+        trial: bool,
     },
     /// Append a line to `revisions.log` and sync it.
     Record {
@@ -168,8 +173,22 @@ pub enum Effect {
         /// How it ended.
         conclusion: Conclusion,
     },
+    /// Something that people should hear of. Reports nothing back.
+    Notice(Notice),
     /// The drain's side. Reports nothing back.
     Drain(DrainEffect),
+}
+
+/// What others did to the app server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// It was restarted, by nobody's order here.
+    RestartedByOthers {
+        /// How.
+        mode: Mode,
+        /// While a restart of ours was under way.
+        amid_ours: bool,
+    },
 }
 
 /// What the app server can be told.

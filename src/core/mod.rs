@@ -7,6 +7,7 @@ pub mod deploy;
 pub mod drain;
 pub mod history;
 mod mutation;
+pub mod proof;
 pub mod reason;
 pub mod requirement;
 pub mod verdict;
@@ -17,12 +18,14 @@ pub use reason::Reason;
 pub mod effect;
 pub mod observation;
 pub use effect::{
-    Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Plan, Record, Step, Trouble,
+    Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Record, Step,
+    Trouble,
 };
 pub use observation::{
-    AppServer, Connection, Cwd, Generation, GenerationKey, Moment, Observation, Probe, Process, ProcessKey,
-    Sight, Sockets, Traffic, WorkerLoad,
+    Answer, AppServer, Connection, Cwd, Files, Generation, GenerationKey, Moment, Observation, Probe,
+    Process, ProcessKey, Sight, Sockets, Traffic, WorkerLoad,
 };
+pub use proof::{Level, Proof};
 
 use crate::revision::{ReleaseId, Revision};
 use deploy::{Deploy, Gate};
@@ -39,6 +42,10 @@ pub struct Policy {
     pub phased_timeout_ms: u64,
     /// What each worker adds to it: one after the other ends and boots.
     pub phased_worker_ms: u64,
+    /// A hot restart starts a second master beside the first, which serves on until it is told to go.
+    pub second_master: bool,
+    /// Others can restart the server in its process, image after image.
+    pub in_place: bool,
     /// On the way back: how long an image that serves nothing may take to show that it moves.
     pub settle_ms: u64,
     /// How long everything must stay proven before it is believed.
@@ -47,6 +54,10 @@ pub struct Policy {
     pub probing: bool,
     /// How many probes in a row decide, either way.
     pub successes: u32,
+    /// Whether a healthy answer names its release (`verify.release_header` or `release_field` is set).
+    pub naming: bool,
+    /// How much longer than the soak it may take until every process has named its release.
+    pub hearing_ms: u64,
     /// Requests older than this are waited for before a signal; `None`: never wait.
     pub long_request_ms: Option<u64>,
     /// For how long they are waited for.
@@ -133,6 +144,8 @@ pub struct View {
     pub desired: Option<Revision>,
     /// What the app server was proved to run; never just where `current` points.
     pub running: Option<ReleaseId>,
+    /// How well that is proved.
+    pub proof: Option<Proof>,
     /// What it was proved to run before.
     pub previous: Option<ReleaseId>,
     /// The desired release runs, proven.
@@ -219,7 +232,12 @@ impl Agent {
 
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self) -> Option<ReleaseId> {
-        self.deploy.probe_for()
+        self.deploy.probe_for(self.gate())
+    }
+
+    /// Whether the files that processes have loaded matter now.
+    pub fn wants_files(&self) -> bool {
+        self.deploy.wants_files()
     }
 
     /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does

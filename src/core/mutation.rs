@@ -16,4 +16,8 @@ pub enum Mutation {
     RevertForbiddenInDrain,
     /// What was there before is read after the signal.
     BaselineAfterSignal,
+    /// An answer that names another release counts like any other.
+    MismatchIgnored,
+    /// Ours begins whatever others are doing.
+    BeginsAmidTheirs,
 }

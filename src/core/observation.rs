@@ -1,7 +1,10 @@
 //! What the core is told about the app server and its traffic. No pid, no path: processes and
 //! images are opaque keys that the adapter makes and the core only compares.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +41,24 @@ pub struct Observation {
     pub began: Moment,
     /// What was seen.
     pub sight: Sight,
-    /// What the app's own health said, if it was asked.
-    pub probe: Option<Probe>,
+    /// What the app's own health path said, if it was asked.
+    pub answers: Vec<Answer>,
+    /// The files of releases that processes have loaded, of those that were looked at.
+    pub files: BTreeMap<ProcessKey, Files>,
     /// Requests and connections.
     pub traffic: Traffic,
+}
+
+impl Observation {
+    /// A look in which the app was not asked anything.
+    pub fn new(began: Moment, sight: Sight, traffic: Traffic) -> Self {
+        Self { began, sight, answers: Vec::new(), files: BTreeMap::new(), traffic }
+    }
+
+    /// The answers in one: the worst of them.
+    pub fn probe(&self) -> Option<Probe> {
+        self.answers.iter().map(|answer| answer.probe).max()
+    }
 }
 
 /// Whether there is an app server to be seen.
@@ -73,13 +90,16 @@ pub struct AppServer {
 pub struct Generation {
     /// Which image.
     pub key: GenerationKey,
+    /// The process that runs it: the same after an exec, another after a new start.
+    pub master: ProcessKey,
     /// A signal would be handled: the image has its title back and, where that matters, the app is
     /// loaded. Means little unless the image is known to have changed since the last signal.
     pub signalable: bool,
     /// Where the master itself runs. A master whose working directory is a bad release goes on
     /// booting that one, wherever `current` points.
     pub cwd: Cwd,
-    /// How many serving processes it should have.
+    /// How many serving processes it should have; 0 when the server says that it has tried to start them
+    /// in vain and has stopped trying, or tries only for requests that come.
     pub expected: usize,
     /// Those that it has.
     pub processes: Vec<Process>,
@@ -107,8 +127,17 @@ pub enum Cwd {
     Unknown,
 }
 
-/// The answer of the app's health path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// One answer of the app's health path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Answer {
+    /// The process that gave it, where that is known.
+    pub by: Option<ProcessKey>,
+    /// What it said.
+    pub probe: Probe,
+}
+
+/// The answer of the app's health path, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Probe {
     /// The expected answer.
     Healthy,
@@ -116,6 +145,15 @@ pub enum Probe {
     Unhealthy,
     /// Healthy, but the app names another release than the one meant.
     OtherRelease,
+}
+
+/// The releases below which a process has files that it did not inherit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Files {
+    /// Files that it holds open.
+    pub open: BTreeSet<ReleaseId>,
+    /// Files that are mapped into its memory, as libraries are.
+    pub mapped: BTreeSet<ReleaseId>,
 }
 
 /// What is known of requests and connections. A part that could not be read is `None`.

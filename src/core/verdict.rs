@@ -1,19 +1,32 @@
 //! Did the restart succeed?
 //!
 //! Proof is that every serving process is new since the baseline, runs in the release's directory,
-//! is booted, answers its probes, and that all this holds for the soak time. Failure is recognised
+//! is booted, answers its probes, and that all this holds for the soak time; each of them is heard in
+//! person, where the app names its release and it can be told who answers. Failure is recognised
 //! as early as it can be told from slowness: a master that is gone, processes that vanish one after
-//! the other, a server that settled in another directory, probes that fail in a row.
+//! the other, a server that settled in another directory, probes that fail in a row, an answer that
+//! names another release. What others end in a restart of theirs has not died of the release.
 
-use std::collections::BTreeSet;
+mod answers;
+mod lives;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Policy,
     effect::{Baseline, Mode},
-    observation::{AppServer, Cwd, Generation, GenerationKey, Moment, Observation, Probe, ProcessKey, Sight},
+    observation::{AppServer, Cwd, Generation, GenerationKey, Moment, Observation, ProcessKey, Sight},
+    proof::Hearing,
     reason::Reason,
 };
 use crate::revision::ReleaseId;
+use answers::{Answers, of_theirs};
+use lives::Lives;
+
+/// So many restarts by others lengthen the time that ours may take.
+const THEIRS_AT_MOST: u32 = 3;
 
 /// What an observation amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +50,15 @@ enum Shape {
     InPlace,
 }
 
+/// An image that was not there before the restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Image {
+    key: GenerationKey,
+    process: ProcessKey,
+    /// It was seen to handle signals: only then can others have restarted it.
+    handled: bool,
+}
+
 /// A restart being watched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Watch {
@@ -46,14 +68,21 @@ pub struct Watch {
     until: Option<Moment>,
     good_since: Option<Moment>,
     elsewhere_since: Option<Moment>,
-    healthy: u32,
-    unhealthy: u32,
-    mismatched: u32,
-    newcomers: BTreeSet<ProcessKey>,
-    vanished: u32,
-    /// The new image seen last, and how many such were replaced by yet another.
-    image: Option<GenerationKey>,
+    answers: Answers,
+    hearing: Hearing,
+    /// Since when a process has files of another release only.
+    strayed_since: Option<Moment>,
+    /// Who was not there before.
+    newcomers: Lives,
+    /// The new image seen last, and how many such were replaced by one of another process.
+    image: Option<Image>,
     images_lost: u32,
+    /// How often others restarted it meanwhile.
+    theirs: u32,
+    /// An older master serves as well, and answers its part of the probes.
+    several: bool,
+    /// A second master was seen, and now only the first one is there.
+    alone_again: bool,
     shape: Shape,
     /// Something was seen to differ from the baseline.
     touched: bool,
@@ -68,13 +97,15 @@ impl Watch {
             until,
             good_since: None,
             elsewhere_since: None,
-            healthy: 0,
-            unhealthy: 0,
-            mismatched: 0,
-            newcomers: BTreeSet::new(),
-            vanished: 0,
+            answers: Answers::default(),
+            hearing: Hearing::default(),
+            strayed_since: None,
+            newcomers: Lives::default(),
             image: None,
             images_lost: 0,
+            theirs: 0,
+            several: false,
+            alone_again: false,
             shape: Shape::Unseen,
             touched: false,
         }
@@ -90,15 +121,31 @@ impl Watch {
         self.baseline.is_some()
     }
 
+    /// The restart is visibly over: the second master has ended, and the first one is there as it was.
+    pub fn second_master_gone(&self) -> bool {
+        self.alone_again
+    }
+
     /// The signal has left no trace.
     pub fn unchanged(&self) -> bool {
         !self.touched
     }
 
+    /// How often others restarted the server meanwhile, as far as that counts.
+    pub fn theirs(&self) -> u32 {
+        self.theirs
+    }
+
+    /// What was heard of the processes that are in place.
+    pub fn hearing(&self) -> &Hearing {
+        &self.hearing
+    }
+
     /// What will be due though nothing is seen.
     pub fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let soak = self.good_since.or(self.elsewhere_since).map(|since| since.plus(policy.soak_ms));
-        [self.until, soak].into_iter().flatten().collect()
+        let heard = self.good_since.map(|since| since.plus(policy.soak_ms + policy.hearing_ms));
+        [self.until, soak, heard].into_iter().flatten().collect()
     }
 
     /// Why it failed, once its time has run out.
@@ -108,18 +155,24 @@ impl Watch {
             Shape::NoProcess => Reason::BootFailed,
             Shape::Unseen | Shape::Unchanged | Shape::Booting => Reason::BootTimeout,
             Shape::Elsewhere => Reason::WrongCwd,
-            Shape::InPlace if self.mismatched > 0 => Reason::ReleaseMismatch,
-            Shape::InPlace if self.unhealthy > 0 => Reason::ProbeFailed,
-            // Only the soak is not over yet; it ends by itself, one way or the other.
+            Shape::InPlace if self.hearing.contradicted() > 0 || self.strayed_since.is_some() => {
+                Reason::ReleaseMismatch
+            }
+            Shape::InPlace if self.answers.doubtful() => Reason::ProbeFailed,
+            // Only the soak is not over yet, or an older master answers most probes: it ends by itself, one way or
+            // the other.
             Shape::InPlace => return None,
         })
     }
 
     #[cfg(test)]
     pub(in crate::core) fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
-        for moment in [&mut self.until, &mut self.good_since, &mut self.elsewhere_since] {
+        let moments =
+            [&mut self.until, &mut self.good_since, &mut self.elsewhere_since, &mut self.strayed_since];
+        for moment in moments {
             *moment = moment.map(shift);
         }
+        self.newcomers.rebase(shift);
         if let Some(baseline) = &mut self.baseline {
             baseline.at = shift(baseline.at);
         }
@@ -131,7 +184,7 @@ impl Watch {
             Sight::Seen(server) => self.see(now, server, observation, policy),
             Sight::Missing if self.baseline.is_some() => Verdict::Failed(Reason::MasterGone),
             Sight::Missing => {
-                self.count_vanished(&BTreeSet::new());
+                self.newcomers.take(now, &BTreeMap::new());
                 self.good_since = None;
                 self.looping(1)
             }
@@ -148,19 +201,30 @@ impl Watch {
     ) -> Verdict {
         let Some(newest) = server.generations.last() else { return Verdict::Undecided };
         self.until.get_or_insert(now.plus(policy.hot_timeout_ms));
-        self.count_vanished(&self.new_ones(newest));
-        self.count_images(newest.key);
+        self.count_images(now, newest, policy);
+        self.newcomers.take(now, &self.new_ones(newest));
+        self.several = server.generations.len() > 1;
+        self.alone_again = self.image.is_some() && self.is_old_image(newest.key);
+        if self.alone_again {
+            return Verdict::Failed(Reason::BootFailed);
+        }
         self.shape = self.shape_of(newest, server.old_workers);
         self.touched |= self.differs(newest, server.old_workers);
         self.track(now, newest);
+        if self.gave_up(newest) {
+            return Verdict::Failed(Reason::BootFailed);
+        }
         if let Verdict::Failed(reason) = self.looping(newest.expected) {
             return Verdict::Failed(reason);
         }
         match self.shape {
-            // A probe that was asked before everything was in place was asked of something else.
+            // What was asked before everything was in place was asked of something else.
             Shape::InPlace => {
                 let asked_here = self.good_since.is_some_and(|since| observation.began >= since);
-                self.weigh(now, observation.probe.as_ref().filter(|_| asked_here), policy)
+                if asked_here {
+                    self.hear(now, newest, observation, policy);
+                }
+                self.weigh(now, newest, policy)
             }
             Shape::Elsewhere if held(self.elsewhere_since, now, policy) => {
                 Verdict::Failed(self.wrong_place())
@@ -169,36 +233,63 @@ impl Watch {
         }
     }
 
-    /// Keys of the generation that the baseline does not have. The image itself is among them, so
-    /// that masters which die before they have a worker are counted as well.
-    fn new_ones(&self, generation: &Generation) -> BTreeSet<ProcessKey> {
+    /// Keys of the generation that the baseline does not have, and whether they are booted. The master
+    /// itself is among them, so that those which die before they have a worker are counted as well.
+    fn new_ones(&self, generation: &Generation) -> BTreeMap<ProcessKey, bool> {
         let old = |key: &ProcessKey| self.baseline.as_ref().is_some_and(|b| b.processes.contains(key));
-        let old_image = self.baseline.as_ref().is_some_and(|b| b.generations.contains(&generation.key));
-        let image = (!old_image).then_some(ProcessKey(generation.key.0));
-        generation.processes.iter().map(|p| p.key).filter(|k| !old(k)).chain(image).collect()
-    }
-
-    fn count_vanished(&mut self, present: &BTreeSet<ProcessKey>) {
-        let gone = self.newcomers.difference(present).count();
-        self.vanished = self.vanished.saturating_add(u32::try_from(gone).unwrap_or(u32::MAX)).min(1_000);
-        self.newcomers = present.clone();
+        let master = (!self.is_old_image(generation.key)).then_some((generation.master, false));
+        let processes = generation.processes.iter().map(|p| (p.key, p.booted)).filter(|(key, _)| !old(key));
+        master.into_iter().chain(processes).collect()
     }
 
     fn looping(&self, expected: usize) -> Verdict {
-        let limit = u32::try_from(expected.max(2)).unwrap_or(u32::MAX).saturating_add(1);
-        if self.vanished < limit {
+        if !self.newcomers.too_many_died(expected) {
             return Verdict::Undecided;
         }
         // A container may be quicker than the looks: then the master is never seen to be gone.
-        let masters = self.baseline.is_some() && self.images_lost * 2 > self.vanished;
+        let masters = self.baseline.is_some() && self.images_lost * 2 > self.newcomers.died();
         Verdict::Failed(if masters { Reason::MasterGone } else { Reason::BootLoop })
     }
 
-    fn count_images(&mut self, key: GenerationKey) {
-        let old = self.baseline.as_ref().is_some_and(|b| b.generations.contains(&key));
-        if !old && self.image != Some(key) {
-            self.images_lost = self.images_lost.saturating_add(u32::from(self.image.is_some())).min(1_000);
-            self.image = Some(key);
+    /// What was there before the restart may have given up as well: that says nothing of the release.
+    fn gave_up(&self, newest: &Generation) -> bool {
+        !self.is_old_image(newest.key) && newest.expected == 0 && newest.processes.is_empty()
+    }
+
+    fn is_old_image(&self, key: GenerationKey) -> bool {
+        self.baseline.as_ref().is_some_and(|b| b.generations.contains(&key))
+    }
+
+    /// The first new image is the one that was asked for. A further one in the same process is another step
+    /// of its own start, or was asked for by somebody else: no image that dies is followed by another in its
+    /// process.
+    fn count_images(&mut self, now: Moment, newest: &Generation, policy: &Policy) {
+        if self.is_old_image(newest.key) {
+            return;
+        }
+        let handled = newest.signalable;
+        match &mut self.image {
+            Some(image) if image.key == newest.key => {
+                image.handled |= handled;
+                return;
+            }
+            // What it ended was never given the time to boot, or to last.
+            None => self.newcomers.forget(),
+            Some(image) if image.process == newest.master => {
+                self.newcomers.forget();
+                if image.handled && policy.in_place {
+                    self.restarted_by_others(now, policy);
+                }
+            }
+            Some(_) => self.images_lost = self.images_lost.saturating_add(1).min(1_000),
+        }
+        self.image = Some(Image { key: newest.key, process: newest.master, handled });
+    }
+
+    fn restarted_by_others(&mut self, now: Moment, policy: &Policy) {
+        if self.theirs < THEIRS_AT_MOST {
+            self.theirs += 1;
+            self.until = self.until.max(Some(now.plus(policy.hot_timeout_ms)));
         }
     }
 
@@ -219,8 +310,7 @@ impl Watch {
     fn differs(&self, newest: &Generation, old_workers: bool) -> bool {
         let Some(baseline) = &self.baseline else { return true };
         let same_image = baseline.generations.last() == Some(&newest.key);
-        let keys: BTreeSet<_> = newest.processes.iter().map(|p| p.key).collect();
-        old_workers || !same_image || keys != baseline.processes.iter().copied().collect()
+        old_workers || !same_image || keys(newest) != baseline.processes.iter().copied().collect()
     }
 
     fn is_old(&self, key: ProcessKey) -> bool {
@@ -238,7 +328,8 @@ impl Watch {
     fn track(&mut self, now: Moment, newest: &Generation) {
         let in_place = self.shape == Shape::InPlace;
         if !in_place {
-            (self.good_since, self.healthy, self.unhealthy, self.mismatched) = (None, 0, 0, 0);
+            (self.good_since, self.answers) = (None, Answers::default());
+            (self.hearing, self.strayed_since) = (Hearing::default(), None);
         } else if self.good_since.is_none() {
             self.good_since = Some(now);
         }
@@ -246,28 +337,47 @@ impl Watch {
         self.elsewhere_since = elsewhere.then(|| self.elsewhere_since.unwrap_or(now));
     }
 
-    /// Everything is in place: what do the probes say, and for how long has it held?
-    fn weigh(&mut self, now: Moment, probe: Option<&Probe>, policy: &Policy) -> Verdict {
-        let probing = policy.probing && self.baseline.as_ref().is_none_or(|b| b.healthy);
-        self.count_probe(probe, policy.successes);
-        if probing && self.mismatched >= policy.successes {
-            return Verdict::Failed(Reason::ReleaseMismatch);
+    fn hear(&mut self, now: Moment, newest: &Generation, look: &Observation, policy: &Policy) {
+        let processes = keys(newest);
+        self.answers.take(look, &processes, self.several, policy);
+        self.hearing.take(&of_theirs(look, &processes, self.several), &self.target, policy);
+        // Where the app names its release itself, that is better evidence than its files.
+        if !policy.naming && !look.files.is_empty() {
+            let strays = newest.processes.iter().any(|p| self.strays(p.key, look));
+            self.strayed_since = strays.then(|| self.strayed_since.unwrap_or(now));
         }
-        if probing && self.unhealthy >= policy.successes {
-            return Verdict::Failed(Reason::ProbeFailed);
-        }
-        let believed = !probing || self.healthy >= policy.successes;
-        if believed && held(self.good_since, now, policy) { Verdict::Proven } else { Verdict::Undecided }
     }
 
-    fn count_probe(&mut self, probe: Option<&Probe>, enough: u32) {
-        let up = |n: u32| (n + 1).min(enough);
-        (self.healthy, self.unhealthy, self.mismatched) = match probe {
-            None => return,
-            Some(Probe::Healthy) => (up(self.healthy), 0, 0),
-            Some(Probe::Unhealthy) => (0, up(self.unhealthy), 0),
-            Some(Probe::OtherRelease) => (0, 0, up(self.mismatched)),
-        };
+    /// It has files of other releases, and none of this one. After a phased restart the libraries of the
+    /// bundle may well be those of the release that the master was started from.
+    fn strays(&self, key: ProcessKey, look: &Observation) -> bool {
+        let Some(files) = look.files.get(&key) else { return false };
+        let none = BTreeSet::new();
+        let phased = self.baseline.as_ref().is_some_and(|b| b.mode == Mode::Phased);
+        let evidence = [&files.open, if phased { &none } else { &files.mapped }];
+        let at_home = files.open.contains(&self.target) || files.mapped.contains(&self.target);
+        !at_home && evidence.iter().any(|releases| !releases.is_empty())
+    }
+
+    /// Everything is in place: what do the answers say, and for how long has it held?
+    fn weigh(&self, now: Moment, newest: &Generation, policy: &Policy) -> Verdict {
+        let probing = policy.probing && self.baseline.as_ref().is_none_or(|b| b.healthy);
+        let contradicted = self.hearing.contradicted();
+        if contradicted >= policy.successes || held(self.strayed_since, now, policy) {
+            return Verdict::Failed(Reason::ReleaseMismatch);
+        }
+        if let Some(reason) = self.answers.condemn(self.several, policy).filter(|_| probing) {
+            return Verdict::Failed(reason);
+        }
+        let everybody = self.hearing.complete(&keys(newest));
+        let doubtful = self.strayed_since.is_some() || (contradicted > 0 && !everybody);
+        let asked_enough = everybody || !policy.naming || !probing || self.hearing.anonymous(&keys(newest));
+        let waited = self
+            .good_since
+            .is_some_and(|since| now.since(since) >= policy.soak_ms.saturating_add(policy.hearing_ms));
+        let believed = (!probing || self.answers.suffice(self.several, policy)) && (asked_enough || waited);
+        let held = held(self.good_since, now, policy);
+        if believed && held && !doubtful { Verdict::Proven } else { Verdict::Undecided }
     }
 
     fn wrong_place(&self) -> Reason {
@@ -280,6 +390,16 @@ impl Watch {
 
 fn held(since: Option<Moment>, now: Moment, policy: &Policy) -> bool {
     since.is_some_and(|since| now.since(since) >= policy.soak_ms)
+}
+
+/// The processes that serve.
+pub fn keys(generation: &Generation) -> BTreeSet<ProcessKey> {
+    generation.processes.iter().map(|process| process.key).collect()
+}
+
+/// Nothing is being restarted: everything that should be there is, and is booted.
+pub fn rests(server: &AppServer) -> bool {
+    !server.old_workers && server.generations.iter().all(whole)
 }
 
 fn certain(generation: &Generation) -> bool {

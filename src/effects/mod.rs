@@ -9,6 +9,7 @@ mod drain_journal;
 mod housekeeping;
 mod leases;
 mod recovery;
+mod trial;
 mod volume_work;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
         drain::Journal,
     },
     failpoint,
+    hook::Hook,
     metrics::Metrics,
     releases::Releases,
     revision::Revision,
@@ -63,8 +65,6 @@ pub const FAIL_POINTS: &[&str] = &[
 const FETCH_LIMIT: Duration = Duration::from_secs(900);
 /// A few small files on the volume.
 const VOLUME_LIMIT: Duration = Duration::from_secs(20);
-/// A signal, and finding the process it is for.
-const PERFORM_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the effects work with.
 pub struct Tools {
@@ -82,6 +82,8 @@ pub struct Tools {
     pub keep_releases: usize,
     /// Who is restarted.
     pub app_server: Arc<dyn AppServer>,
+    /// The user's trial boot, where there is one.
+    pub hook: Option<Arc<Hook>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How deploys are called in the log.
@@ -100,6 +102,8 @@ pub struct Effects {
     leases: Lane,
     /// What is being deleted.
     pruning: Lane,
+    /// Releases that are tried.
+    trials: Lane,
     holder: Arc<leases::Holder>,
     gear: Arc<housekeeping::Gear>,
     log: Arc<Mutex<Option<Log>>>,
@@ -126,6 +130,7 @@ impl Effects {
             lines: Lane::start("journal")?,
             leases: Lane::start("lease")?,
             pruning: Lane::start("prune")?,
+            trials: Lane::start("trial")?,
             gear: Arc::default(),
             log: Arc::default(),
             fetching: Arc::default(),
@@ -156,8 +161,8 @@ impl Effects {
         self.drains.send_replace(Some(journal));
     }
 
-    /// Starts an effect; its result goes to `done`. The drain's effects are not performed here:
-    /// who waits on /prestop waits at the supervisor's desk.
+    /// Starts an effect; its result goes to `done`. Notices and the drain's effects are not performed
+    /// here: who waits on /prestop waits at the supervisor's desk.
     pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
         match effect {
             Effect::Fetch { attempt, release } => {
@@ -166,10 +171,12 @@ impl Effects {
                 let work = async move { this.fetch(release, off).await };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
-            Effect::Check { attempt, release, running } => {
-                let this = self.clone();
-                let work = async move { this.check(release, running).await };
-                self.run(attempt, Step::Check, VOLUME_LIMIT, work, done);
+            Effect::Check { attempt, release, running, trial } => {
+                let (this, limit) = (self.clone(), VOLUME_LIMIT.saturating_add(self.trial_limit()));
+                // Also where this one needs none: the one before is wanted no more.
+                let turn = self.begin_trial().filter(|_| trial);
+                let work = async move { this.check(release, running, turn).await };
+                self.run(attempt, Step::Check, limit, work, done);
             }
             Effect::Record { attempt, record } => {
                 let (this, step) = (self.clone(), Step::Record(record.event));
@@ -182,14 +189,14 @@ impl Effects {
                 self.run(attempt, Step::Publish, VOLUME_LIMIT, work, done);
             }
             Effect::Perform { attempt, act, on } => {
-                let this = self.clone();
+                let (this, limit) = (self.clone(), self.tools.app_server.perform_limit());
                 let work = async move { this.act(act, on).await };
-                self.run(attempt, Step::Perform(act), PERFORM_LIMIT, work, done);
+                self.run(attempt, Step::Perform(act), limit, work, done);
             }
             Effect::Conclude { attempt, revision, conclusion } => {
                 self.conclude(attempt, &revision, &conclusion);
             }
-            Effect::Drain(_) => {}
+            Effect::Notice(_) | Effect::Drain(_) => {}
         }
     }
 
@@ -265,6 +272,7 @@ impl Effects {
             }
             Conclusion::Superseded => {
                 self.call_off_fetch(CallOff::default());
+                self.end_trial();
                 tracing::info!(release, sequence, result = "superseded", "deploy ended");
             }
             Conclusion::Reverted(trouble) => report_failed(revision, "reverted", trouble),
@@ -298,7 +306,7 @@ fn outcome(ended: Result<Result<Outcome, Trouble>, tokio::task::JoinError>) -> O
 
 fn log_outcome(outcome: &Outcome) {
     match outcome {
-        Outcome::Failed(trouble) => {
+        Outcome::Failed(trouble) | Outcome::Condemned(trouble) => {
             tracing::warn!(reason = trouble.reason.code(), detail = trouble.message, "failed");
         }
         outcome => tracing::info!(?outcome, "ended"),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::{Effects, pause_at};
 use crate::{
     core::{Outcome, Reason, Record, Trouble, requirement::Requirement},
+    hook::Turn,
     releases::fetch::Fetched,
     revision::{RecordEvent, ReleaseId},
     revisions_log::Log,
@@ -87,6 +88,7 @@ impl Effects {
         &self,
         release: ReleaseId,
         running: Option<ReleaseId>,
+        trial: Option<Turn>,
     ) -> Result<Outcome, Trouble> {
         let (tools, id) = (self.tools.clone(), release.clone());
         let Some(marker) = on(&self.volume, move || tools.releases.marker(&id)).await?? else {
@@ -96,8 +98,13 @@ impl Effects {
         };
         self.check_image(&release, &marker.requires).await?;
         let plan = self.tools.app_server.plan(running.as_ref(), &release).await?;
+        // Last: it is the longest, and what can be refused without it need not be booted.
+        let checked = match trial {
+            Some(turn) => self.try_release(turn, &release, running, Outcome::Checked(plan)).await?,
+            None => Outcome::Checked(plan),
+        };
         pause_at("effects.after_check").await;
-        Ok(Outcome::Checked(plan))
+        Ok(checked)
     }
 
     /// Does the image bring what the release needs?

@@ -1,5 +1,7 @@
 //! Building a metric and registering it, in one line each.
 
+use std::cell::RefCell;
+
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, core::Collector,
@@ -10,42 +12,69 @@ pub const DEPLOY_SECONDS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0,
 /// How long a drain holds: up to the longest grace periods in use.
 pub const DRAIN_SECONDS: &[f64] = &[1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 
-/// Makes metrics in one registry. Panics only on a malformed or doubled name, which tests catch.
-pub struct Builder<'a>(pub &'a Registry);
+/// A metric as documents describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family {
+    /// `pitstop_…`, with its unit.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels, in their order.
+    pub labels: Vec<String>,
+    /// What it counts or measures.
+    pub help: String,
+}
 
-impl Builder<'_> {
-    fn keep<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+/// Makes metrics in one registry. Panics only on a malformed or doubled name, which tests catch.
+pub struct Builder<'a> {
+    pub registry: &'a Registry,
+    /// What was made so far.
+    pub families: RefCell<Vec<Family>>,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(registry: &'a Registry) -> Self {
+        Self { registry, families: RefCell::default() }
+    }
+
+    fn keep<M: Collector + Clone + 'static>(&self, kind: &'static str, metric: prometheus::Result<M>) -> M {
         let metric = metric.expect("names and labels are constants and well-formed");
-        self.0.register(Box::new(metric.clone())).expect("each name is registered once");
+        self.registry.register(Box::new(metric.clone())).expect("each name is registered once");
+        self.families.borrow_mut().extend(metric.desc().into_iter().map(|desc| Family {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        }));
         metric
     }
 
     pub fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.keep(IntCounter::new(name, help))
+        self.keep("counter", IntCounter::new(name, help))
     }
 
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+        self.keep("counter", IntCounterVec::new(Opts::new(name, help), labels))
     }
 
     pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.keep(IntGauge::new(name, help))
+        self.keep("gauge", IntGauge::new(name, help))
     }
 
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.keep("gauge", IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     pub fn float_gauges(&self, name: &str, help: &str) -> GaugeVec {
-        self.keep(GaugeVec::new(Opts::new(name, help), &[]))
+        self.keep("gauge", GaugeVec::new(Opts::new(name, help), &[]))
     }
 
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        self.keep(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+        self.keep("histogram", Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
     pub fn histograms(&self, name: &str, help: &str, label: &str) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(DEPLOY_SECONDS.to_vec());
-        self.keep(HistogramVec::new(opts, &[label]))
+        self.keep("histogram", HistogramVec::new(opts, &[label]))
     }
 }

@@ -42,6 +42,7 @@ fn view() -> View {
         attempt: Attempt(3),
         desired: Some(Revision { release: release("v2"), sequence: Some(2) }),
         running: Some(release("v1")),
+        proof: None,
         previous: None,
         in_sync: false,
         turn: None,
@@ -57,17 +58,14 @@ fn look(workers: Option<Vec<WorkerLoad>>) -> Observation {
     let process = Process { key: ProcessKey(1), cwd: Cwd::Unknown, booted: true };
     let generation = Generation {
         key: GenerationKey(1),
+        master: ProcessKey(1),
         signalable: true,
         cwd: Cwd::Unknown,
         expected: 2,
         processes: vec![process],
     };
-    Observation {
-        began: Moment(1),
-        sight: Sight::Seen(AppServer { generations: vec![generation], old_workers: false }),
-        probe: None,
-        traffic: Traffic { workers, sockets: None },
-    }
+    let sight = Sight::Seen(AppServer { generations: vec![generation], old_workers: false });
+    Observation::new(Moment(1), sight, Traffic { workers, sockets: None })
 }
 
 fn worker(key: u64, requests: u64) -> WorkerLoad {

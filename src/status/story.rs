@@ -64,10 +64,10 @@ pub fn doing(snapshot: &Snapshot) -> String {
         Stage::Steady => "nothing: follows the pointer".into(),
         Stage::Fetching => format!("fetching {to}"),
         Stage::Checking if view.turn.is_some() => format!("waiting for this pod's turn to restart onto {to}"),
-        Stage::Checking => format!("checking whether and when Puma can be moved to {to}"),
+        Stage::Checking => format!("checking whether and when the app server can be moved to {to}"),
         Stage::Publishing => format!("moving `current` to {to}"),
-        Stage::Restarting => format!("telling Puma to restart onto {to}"),
-        Stage::Verifying => format!("watching Puma come up on {to}{}", progress(snapshot)),
+        Stage::Restarting => format!("telling the app server to restart onto {to}"),
+        Stage::Verifying => format!("watching the app server come up on {to}{}", progress(snapshot)),
         Stage::Committing => format!("writing down that {to} runs"),
         Stage::Reverting => format!("undoing the move to {to}"),
         Stage::Stranded => format!("nothing: neither {to} nor the release before it comes up"),
@@ -119,12 +119,12 @@ pub fn next(snapshot: &Snapshot, now: Moment) -> String {
         Stage::Fetching | Stage::Checking if view.hold == Some(Hold::Paused) => {
             "nothing until `pitstop resume`".into()
         }
-        Stage::Fetching => "it is checked and unpacked, then Puma is moved to it".into(),
+        Stage::Fetching => "it is checked and unpacked, then the app server is moved to it".into(),
         Stage::Checking => match view.turn {
             Some(at) => format!("the restart, in {}", in_seconds(at)),
-            None => "`current` is moved and Puma told to restart, as soon as it can be".into(),
+            None => "`current` is moved and the app server told to restart, as soon as it can be".into(),
         },
-        Stage::Publishing => "Puma is told to restart".into(),
+        Stage::Publishing => "the app server is told to restart".into(),
         Stage::Restarting => "every worker is watched until it runs the release".into(),
         Stage::Verifying => "believed once everything has held for verify.soak; undone if it does not".into(),
         Stage::Committing => "in sync".into(),
@@ -138,7 +138,7 @@ fn at_rest(view: &View) -> String {
         (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
         (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves, or `pitstop resume`".into(),
         (None, _, Stage::Stranded) => {
-            "it waits for another move of the pointer, or for Puma to come up after all".into()
+            "it waits for another move of the pointer, or for the app server to come up after all".into()
         }
         (None, Some(Reason::Rejected), _) => {
             "nothing until the pointer moves, or `pitstop sync --retry`".into()
@@ -153,7 +153,7 @@ fn at_rest(view: &View) -> String {
 
 fn after_the_drain(drain: &DrainView, now: Moment) -> String {
     if drain.answered {
-        return "SIGTERM from the kubelet; if none comes and Puma serves on, the drain is undone by itself"
+        return "SIGTERM from the kubelet; if none comes and the app server serves on, the drain is undone by itself"
             .into();
     }
     format!("/prestop is answered then, in {:.0} s at the latest", seconds(drain.deadline.since(now)).ceil())

@@ -82,6 +82,13 @@ impl Mind {
         }
     }
 
+    pub fn wants_files(&self) -> bool {
+        match self {
+            Self::Bare { .. } => false,
+            Self::Whole(agent) => agent.wants_files(),
+        }
+    }
+
     /// As [`Agent::settled`]; unknown is no.
     pub fn settled(&self) -> bool {
         match self {

@@ -10,6 +10,7 @@ mod ledger;
 mod mind;
 mod observer;
 mod operator;
+mod others;
 mod state;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
@@ -142,6 +143,7 @@ impl Loop {
             }
             self.state.publish();
         }
+        self.inputs.effects.end_trial();
         if self.state.app_server_is_gone() {
             self.inputs.effects.farewell().await;
         }

@@ -1,18 +1,19 @@
 //! Looking at the app server, again and again: calmly, or closely while something goes on.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
     app_server::{AppServer, Description, Look},
-    core::{Moment, Observation, Probe, Sight, Traffic, Watchfulness},
+    core::{Answer, Files, Moment, Observation, Probe, ProcessKey, Sight, Traffic, Watchfulness},
     finding::Finding,
     probe::Prober,
     revision::ReleaseId,
@@ -24,6 +25,13 @@ const IDLE: Duration = Duration::from_secs(5);
 const CLOSE: Duration = Duration::from_millis(100);
 /// Between two probes: an app's health path is no place for a load.
 const BETWEEN_PROBES: Duration = Duration::from_millis(250);
+/// Asked together, so many requests go to different workers; a larger cluster is heard in several turns.
+const PROBES_AT_ONCE: usize = 4;
+/// Where another master serves as well, each worker is asked; a large server has more of them than a
+/// health path can bear at once.
+const PROBES_BESIDE: usize = 32;
+/// Between two looks at the files that processes have loaded.
+const BETWEEN_FILES: Duration = Duration::from_secs(1);
 /// An adapter that takes longer has a defect; the drain must not wait for it.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
@@ -34,6 +42,10 @@ pub struct Attention {
     pub watchfulness: Watchfulness,
     /// Which release the app should be when it is probed; `None`: no probe.
     pub probe_for: Option<ReleaseId>,
+    /// Another master may serve beside the one that is proved.
+    pub beside: bool,
+    /// Whether the files that processes have loaded are wanted.
+    pub wants_files: bool,
 }
 
 /// A look: for the core, and for people.
@@ -61,21 +73,29 @@ pub struct Observer {
     pub clock: fn() -> Moment,
 }
 
-/// A probe under way. It may take long, and looks go on meanwhile.
+/// What goes on from look to look.
+#[derive(Default)]
+struct Ongoing {
+    asking: Option<Asking>,
+    /// When files were last looked at.
+    files: Option<Instant>,
+}
+
+/// Probes under way. They may take long, and looks go on meanwhile.
 struct Asking {
     release: ReleaseId,
     began: Moment,
     since: Instant,
-    answer: JoinHandle<Probe>,
+    answers: JoinHandle<Vec<Answer>>,
 }
 
 impl Observer {
     /// Looks until nobody wants to know any more.
     pub async fn run(mut self) {
-        let mut asking = None;
+        let mut ongoing = Ongoing::default();
         let mut idleness = Idleness::default();
         loop {
-            let seen = self.look(&mut asking).await;
+            let seen = self.look(&mut ongoing).await;
             let calm = idleness.pause_after(&seen.observation);
             if self.looks.send(seen).await.is_err() {
                 return;
@@ -91,22 +111,30 @@ impl Observer {
         }
     }
 
-    async fn look(&self, asking: &mut Option<Asking>) -> Seen {
+    async fn look(&self, ongoing: &mut Ongoing) -> Seen {
         let began = (self.clock)();
         let look = self.observe().await;
-        let probe = self.probe(asking).await;
+        let probed = self.probe(&mut ongoing.asking, &look.description).await;
+        let files = self.files(&mut ongoing.files).await;
         // Nothing in an observation may be older than its beginning.
-        let began = probe.as_ref().map_or(began, |(since, _)| began.min(*since));
+        let (began, answers) = match probed {
+            Some((since, answers)) => (began.min(since), answers),
+            None => (began, Vec::new()),
+        };
         Seen {
-            observation: Observation {
-                began,
-                sight: look.sight,
-                probe: probe.map(|(_, probe)| probe),
-                traffic: look.traffic,
-            },
+            observation: Observation { began, sight: look.sight, answers, files, traffic: look.traffic },
             description: Arc::new(look.description),
             findings: look.findings,
         }
+    }
+
+    async fn files(&self, last: &mut Option<Instant>) -> BTreeMap<ProcessKey, Files> {
+        let wanted = self.attention.borrow().wants_files;
+        if !wanted || last.is_some_and(|last| last.elapsed() < BETWEEN_FILES) {
+            return BTreeMap::new();
+        }
+        *last = Some(Instant::now());
+        self.app_server.files().await
     }
 
     /// A look that panics or hangs proves nothing, and ends nothing.
@@ -127,35 +155,60 @@ impl Observer {
         }
     }
 
-    /// The answer of a probe that has ended, and when it began. Sees to it that one is under way
+    /// The answers of probes that have ended, and when they began. Sees to it that some are under way
     /// while the core wants to know.
-    async fn probe(&self, asking: &mut Option<Asking>) -> Option<(Moment, Probe)> {
-        let wanted = self.attention.borrow().probe_for.clone();
+    async fn probe(
+        &self,
+        asking: &mut Option<Asking>,
+        server: &Description,
+    ) -> Option<(Moment, Vec<Answer>)> {
+        let (wanted, beside) = {
+            let attention = self.attention.borrow();
+            (attention.probe_for.clone(), attention.beside)
+        };
         if asking.as_ref().is_some_and(|asking| Some(&asking.release) != wanted.as_ref()) {
             *asking = None;
         }
         let mut ended = None;
         if let Some(asked) =
-            asking.as_mut().filter(|a| a.answer.is_finished() && a.since.elapsed() >= BETWEEN_PROBES)
+            asking.as_mut().filter(|a| a.answers.is_finished() && a.since.elapsed() >= BETWEEN_PROBES)
         {
-            let answer = (&mut asked.answer).await.unwrap_or(Probe::Unhealthy);
-            ended = Some((asked.began, answer));
+            let answers = (&mut asked.answers).await.unwrap_or_else(|_| vec![UNHEALTHY]);
+            ended = Some((asked.began, answers));
             *asking = None;
         }
         if let (None, Some(release), Some(prober)) = (&asking, wanted, &self.prober) {
-            *asking = Some(self.ask(prober.clone(), release));
+            *asking = Some(self.ask(prober.clone(), release, server, beside));
         }
         ended
     }
 
-    fn ask(&self, prober: Prober, release: ReleaseId) -> Asking {
+    /// One request tells whether the app is healthy; to hear each worker takes more. Where two masters share a
+    /// socket, an idle one may never get to answer a single question: the worker that was awake last takes it.
+    fn ask(&self, prober: Prober, release: ReleaseId, server: &Description, beside: bool) -> Asking {
         let began = (self.clock)();
         // The image's code names whatever release it was built as.
         let named = Some(release.clone()).filter(|release| !release.is_fallback());
-        let answer = tokio::spawn(async move { prober.probe(named.as_ref()).await });
-        Asking { release, began, since: Instant::now(), answer }
+        let workers: Arc<[_]> = server.workers.iter().map(|worker| (worker.pid, worker.key)).collect();
+        let count = match beside {
+            true => workers.len().clamp(1, PROBES_BESIDE),
+            false if prober.names_release() => workers.len().clamp(1, PROBES_AT_ONCE),
+            false => 1,
+        };
+        let answers = tokio::spawn(async move {
+            let mut probes = JoinSet::new();
+            for _ in 0..count {
+                let (prober, named, workers) = (prober.clone(), named.clone(), workers.clone());
+                probes.spawn(async move { prober.probe(named.as_ref(), &workers).await });
+            }
+            probes.join_all().await
+        });
+        Asking { release, began, since: Instant::now(), answers }
     }
 }
+
+/// What a probe that panicked is taken for.
+const UNHEALTHY: Answer = Answer { by: None, probe: Probe::Unhealthy };
 
 /// How long nothing has happened in the pod: no request, no new connection, no other process.
 #[derive(Default)]
@@ -199,7 +252,7 @@ fn same(before: &Traffic, now: &Traffic) -> bool {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.answer.abort();
+        self.answers.abort();
     }
 }
 
@@ -210,12 +263,8 @@ mod tests {
 
     fn after(requests: u64) -> Observation {
         let load = WorkerLoad { key: ProcessKey(1), requests, busy: 0, backlog: 0, checkin: requests };
-        Observation {
-            began: Moment(0),
-            sight: Sight::Seen(AppServer::default()),
-            probe: None,
-            traffic: Traffic { workers: Some(vec![load]), sockets: None },
-        }
+        let traffic = Traffic { workers: Some(vec![load]), sockets: None };
+        Observation::new(Moment(0), Sight::Seen(AppServer::default()), traffic)
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     ledger::Ledger,
     mind::{self, Mind},
     operator,
+    others::Others,
 };
 use crate::{
     app_server::Description,
@@ -36,6 +37,7 @@ pub struct State {
     answer: Option<Answer>,
     term: Option<Term>,
     last: Last,
+    others: Others,
     current_complete: bool,
     seen_current: bool,
     seen_booted: bool,
@@ -64,7 +66,12 @@ impl State {
             None => mind::not_read_yet(),
         };
         let journal = inputs.effects.read_drain_journal();
-        let calm = Attention { watchfulness: Watchfulness::Calm, probe_for: None };
+        let calm = Attention {
+            watchfulness: Watchfulness::Calm,
+            probe_for: None,
+            beside: false,
+            wants_files: false,
+        };
         // A loop before this one may have seen them; what this process has seen, it has seen.
         let before = inputs.snapshots.borrow().clone();
         Self {
@@ -78,6 +85,7 @@ impl State {
             pointer: None,
             term: None,
             last: Last::default(),
+            others: Others::default(),
             current_complete: before.current_complete,
             // A configuration that cannot be trusted must not keep a serving pod out of service.
             seen_current: before.seen_current || inputs.invalid.is_some(),
@@ -105,6 +113,9 @@ impl State {
         }
         let effects = self.mind.step(now, event);
         self.start(now, effects);
+        if self.mind.drain().active() {
+            self.inputs.effects.end_trial();
+        }
     }
 
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
@@ -112,6 +123,7 @@ impl State {
             self.ledger.effect(now, &effect);
             match effect {
                 Effect::Drain(effect) => self.drain(effect),
+                Effect::Notice(notice) => self.others.take(now, notice),
                 Effect::Conclude { .. } => {
                     self.inputs.effects.perform(effect, &self.done);
                     self.tell_needs(now);
@@ -289,7 +301,8 @@ impl State {
 
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
-        invalid.iter().chain(&self.last.findings).chain(standing).cloned().collect()
+        let others = self.others.finding(self.now());
+        invalid.iter().chain(&self.last.findings).chain(standing).chain(&others).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.
@@ -298,7 +311,12 @@ impl State {
         self.tell_needs(now);
         let view = self.mind.view(now);
         self.ledger.view(now, &view);
-        let wanted = Attention { watchfulness: self.mind.watchfulness(), probe_for: self.mind.probe_for() };
+        let wanted = Attention {
+            watchfulness: self.mind.watchfulness(),
+            probe_for: self.mind.probe_for(),
+            beside: self.inputs.policy.second_master,
+            wants_files: self.mind.wants_files(),
+        };
         self.attention.send_if_modified(|attention| {
             let changed = *attention != wanted;
             *attention = wanted;

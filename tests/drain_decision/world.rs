@@ -214,15 +214,11 @@ impl World {
             Witnesses::Control => (true, false),
             Witnesses::Neither => (false, false),
         };
-        Observation {
-            began: Moment(at),
-            sight: Sight::Seen(server()),
-            probe: None,
-            traffic: Traffic {
-                workers: control.then(|| (0..WORKERS).map(|w| self.worker(w, at)).collect()),
-                sockets: sockets.then(|| self.sockets(since, at)),
-            },
-        }
+        let traffic = Traffic {
+            workers: control.then(|| (0..WORKERS).map(|w| self.worker(w, at)).collect()),
+            sockets: sockets.then(|| self.sockets(since, at)),
+        };
+        Observation::new(Moment(at), Sight::Seen(server()), traffic)
     }
 
     /// What the worker pushed at its last check-in.
@@ -316,6 +312,7 @@ pub fn server() -> AppServer {
     let process = |key| Process { key: ProcessKey(key), cwd: Cwd::Unknown, booted: true };
     let generation = Generation {
         key: GenerationKey(1),
+        master: ProcessKey(1),
         signalable: true,
         cwd: Cwd::Unknown,
         expected: WORKERS as usize,

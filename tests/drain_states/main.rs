@@ -24,6 +24,7 @@ fn server(key: u64) -> Sight {
     let process = Process { key: ProcessKey(1), cwd: Cwd::Unknown, booted: true };
     let generation = Generation {
         key: GenerationKey(key),
+        master: ProcessKey(key),
         signalable: true,
         cwd: Cwd::Unknown,
         expected: 1,
@@ -33,7 +34,7 @@ fn server(key: u64) -> Sight {
 }
 
 fn look(at: u64, sight: Sight, traffic: Traffic) -> Observation {
-    Observation { began: Moment(at), sight, probe: None, traffic }
+    Observation::new(Moment(at), sight, traffic)
 }
 
 fn worker(checkin: u64, requests: u64, busy: u32) -> Option<Vec<WorkerLoad>> {
@@ -349,6 +350,24 @@ fn a_health_checker_as_regular_as_a_clock_holds_nothing() {
     drain.command(Moment(begin), DrainCommand::Begin(Origin::PreStop));
     let (_, answer) = watch(&mut drain, begin + 100, begin + 20_000, seen).unwrap();
     assert_eq!(answer.result, DrainResult::Drained);
+}
+
+#[test]
+fn a_health_checker_that_is_recognised_only_now_holds_no_longer_than_one_known_for_long() {
+    let probe = |at: u64| Connection { key: 8, ..kept(at / 1000 * 113, at % 1000) };
+    let seen = |at: u64| {
+        let traffic = Traffic { workers: worker(at / 1000, at / 1000, 0), sockets: table(vec![probe(at)]) };
+        look(at, server(1), traffic)
+    };
+    let mut drain = Drain::new(Budget { max_ms: 60_000, ..budget() }, None);
+    let begin = BEGIN + 12_000;
+    for at in (BEGIN + 450..begin).step_by(500) {
+        drain.observe(Moment(at), &seen(at));
+    }
+    drain.command(Moment(begin), DrainCommand::Begin(Origin::PreStop));
+    let (_, answer) = watch(&mut drain, begin + 100, begin + 50_000, seen).unwrap();
+    assert_eq!(answer.result, DrainResult::Drained);
+    assert!(answer.held_ms <= budget().min_ms + budget().quiet_min_ms, "{answer:?}");
 }
 
 #[test]

@@ -42,18 +42,8 @@ fn signal(pid: Option<i32>, signal: Signal) {
     kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
 }
 
-/// A request that takes so many seconds, and that Puma has begun to serve.
 fn slow_request(pod: &Pod, seconds: u32) -> thread::JoinHandle<Option<u16>> {
-    let port = pod.puma.port();
-    let request = thread::spawn(move || {
-        let path = format!("/slow?s={seconds}");
-        http::get_within(port, &path, Duration::from_secs(60)).ok().map(|answer| answer.status)
-    });
-    until("the request in flight", || {
-        let metrics = pod.agent.get("/metrics").ok()?.body;
-        metrics.contains("pitstop_puma_requests_in_flight 1").then_some(())
-    });
-    request
+    pitstop_rig::slow_request(&pod.puma, &pod.agent, seconds)
 }
 
 #[test]
@@ -105,7 +95,7 @@ fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
 #[test]
 fn e2e_status_shows_what_a_drain_waits_for() {
     let pod = Pod::start(Setup::default(), &[]);
-    let request = slow_request(&pod, 6);
+    let request = slow_request(&pod, 12);
     let call = pod.agent.prestop();
     let drain = until("a drain that waits for a request alone", || {
         let drain = pod.drain();

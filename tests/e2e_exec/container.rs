@@ -1,12 +1,17 @@
 //! A container that `pitstop exec` is the first process of, with a Puma that it starts.
 
-use std::{path::Path, process::Command, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
 
 use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
-use pitstop_rig::{AgentRig, App, Container, PATIENCE, PumaRig, Setup, http, poll, puma::children, until};
+use pitstop_rig::{AgentRig, App, Container, Image, PATIENCE, PumaRig, Setup, poll, puma::children, until};
 
 const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
 
@@ -46,10 +51,13 @@ impl Pod {
         self.container = None;
         let (config, current, env) = (self.agent.config(), self.puma.current(), self.agent.env.clone());
         let (script, run) = (self.script.clone(), self.puma.scratch().join("run"));
+        let (pitstop, image) = (self.pitstop(), self.puma.entrance());
         let recipe = Box::new(move || {
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL", "--", "unshare", "--pid", "--fork", "--kill-child"]);
-            command.args(["--mount-proc", PITSTOP, "--config"]).arg(&config);
+            command.arg("--mount-proc");
+            image(&mut command);
+            command.arg(&pitstop).arg("--config").arg(&config);
             command.args(["exec", "--", "sh", "-c", &script]);
             command.env("CURRENT", &current).env("RIG_RUN", &run).envs(env.iter().cloned());
             command
@@ -57,6 +65,18 @@ impl Pod {
         self.container = Some(Container::start(recipe, self.log(), false));
         // A port that was taken meanwhile is the test's bad luck; nothing here depends on it.
         until("the agent answers", || self.agent.get("/live").ok());
+    }
+
+    /// In another image nothing of this machine is to be seen but the rig's directory.
+    fn pitstop(&self) -> PathBuf {
+        if self.puma.setup().image == Image::Machine {
+            return PITSTOP.into();
+        }
+        let copy = self.puma.scratch().join("pitstop");
+        if !copy.exists() {
+            fs::copy(PITSTOP, &copy).expect("a copy of pitstop");
+        }
+        copy
     }
 
     fn container(&self) -> &Container {
@@ -99,22 +119,12 @@ impl Pod {
         self.container().exit_code()
     }
 
-    /// A request that takes so many seconds, and that Puma has begun to serve.
+    /// A request that takes so many seconds from now on, and that Puma serves.
     pub fn slow_request(&self, seconds: u32) -> thread::JoinHandle<Option<u16>> {
-        let port = self.puma.port();
-        let request =
-            thread::spawn(move || Some(http::get(port, &format!("/slow?s={seconds}")).ok()?.status));
-        until("the request in flight", || (self.in_flight()? >= 1.0).then_some(()));
-        request
+        pitstop_rig::slow_request(&self.puma, &self.agent, seconds)
     }
 
-    fn in_flight(&self) -> Option<f64> {
-        let text = self.agent.get("/metrics").ok()?.body;
-        text.lines()
-            .find_map(|line| line.strip_prefix("pitstop_puma_requests_in_flight ")?.trim().parse().ok())
-    }
-
-    pub fn log(&self) -> std::path::PathBuf {
+    pub fn log(&self) -> PathBuf {
         self.puma.log()
     }
 

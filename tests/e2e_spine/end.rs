@@ -2,22 +2,18 @@
 
 use std::{io::Write, net::TcpStream, thread};
 
-use pitstop_rig::{App, Setup, http, until};
+use pitstop_rig::{App, Setup, until};
 
 use crate::pod::Pod;
 
-/// A request that takes so many seconds, and that the app server has begun to serve.
 fn slow_request(pod: &Pod, seconds: u32) -> thread::JoinHandle<Option<u16>> {
-    let port = pod.puma.port();
-    let request = thread::spawn(move || Some(http::get(port, &format!("/slow?s={seconds}")).ok()?.status));
-    until("the request in flight", || (pod.metric("pitstop_puma_requests_in_flight")? >= 1.0).then_some(()));
-    request
+    pitstop_rig::slow_request(&pod.puma, &pod.agent, seconds)
 }
 
 #[test]
 fn e2e_prestop_answers_after_the_last_request_and_every_caller() {
     let pod = Pod::in_sync();
-    let request = slow_request(&pod, 6);
+    let request = slow_request(&pod, 3);
     let answers = thread::scope(|scope| {
         let calls: Vec<_> = (0..2).map(|_| scope.spawn(|| pod.prestop())).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect::<Vec<_>>()
@@ -33,7 +29,7 @@ fn e2e_prestop_answers_after_the_last_request_and_every_caller() {
 #[test]
 fn e2e_the_drain_goes_on_when_its_caller_hangs_up() {
     let pod = Pod::in_sync();
-    let request = slow_request(&pod, 4);
+    let request = slow_request(&pod, 3);
     let mut caller = TcpStream::connect(("127.0.0.1", pod.agent.port())).unwrap();
     write!(caller, "GET /prestop HTTP/1.1\r\nHost: pod\r\n\r\n").unwrap();
     until("the drain", || pod.status()["drain"].is_object().then_some(()));
@@ -57,7 +53,7 @@ fn e2e_no_deploy_begins_while_draining_and_undrain_ends_it() {
 #[test]
 fn e2e_a_killed_agent_takes_the_drain_up_again() {
     let mut pod = Pod::in_sync();
-    let request = slow_request(&pod, 6);
+    let request = slow_request(&pod, 3);
     let mut caller = TcpStream::connect(("127.0.0.1", pod.agent.port())).unwrap();
     write!(caller, "GET /prestop HTTP/1.1\r\nHost: pod\r\n\r\n").unwrap();
     let drain = until("the drain", || pod.status()["drain"]["drain_id"].as_str().map(str::to_owned));
@@ -73,7 +69,7 @@ fn e2e_a_killed_agent_takes_the_drain_up_again() {
 #[test]
 fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
     let mut pod = Pod::in_sync();
-    let request = slow_request(&pod, 4);
+    let request = slow_request(&pod, 3);
     let pid = pod.agent.pid().unwrap();
     term(pid);
     until("the drain's answer", || (pod.status()["drain"]["result"] == "drained").then_some(()));

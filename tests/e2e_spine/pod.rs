@@ -94,8 +94,7 @@ impl Pod {
 
     /// The value of a metric, with its labels.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let text = self.agent.get("/metrics").ok()?.body;
-        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        self.agent.metric(name)
     }
 
     pub fn log(&self) -> String {

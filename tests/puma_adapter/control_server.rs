@@ -66,7 +66,7 @@ fn that_does_not_answer_is_said() {
 
 #[test]
 fn over_tcp_is_asked_and_its_port_is_no_port_of_the_app() {
-    let port = pitstop_rig::puma::free_port();
+    let port = pitstop_rig::ports::free_port();
     let config = format!("activate_control_app 'tcp://127.0.0.1:{port}', {{ auth_token: '{TOKEN}' }}");
     let rig = PumaRig::start(Setup { control: false, config, ..Setup::single() });
     let eye = Eye::with(&rig, by_state_file(&rig.state_file()), RestartMode::Auto);

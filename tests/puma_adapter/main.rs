@@ -1,13 +1,16 @@
 //! The Puma adapter against real Pumas: what it sees, and whom it signals.
 
 mod broken_releases;
+mod bundle;
 mod control_server;
 mod on_6_6;
 mod permissions;
 mod plan;
 mod restarts;
 mod seen;
+mod signals;
 mod which_puma;
+mod wrappers;
 
 use std::{
     path::Path,
@@ -118,6 +121,7 @@ fn settled_in(seen: &Generation, release: &str) -> bool {
     let at_home = |cwd: &Cwd| *cwd == Cwd::Release(id(release));
     seen.signalable
         && at_home(&seen.cwd)
+        && !seen.processes.is_empty()
         && seen.processes.len() == seen.expected
         && seen.processes.iter().all(|process| process.booted && at_home(&process.cwd))
 }

@@ -112,12 +112,20 @@ fn deployed(rig: &PumaRig, mode: Mode) -> (Generation, Generation) {
     (before, after)
 }
 
-#[test]
-fn phased_with_fork_worker_replaces_every_worker_on_6_6() {
-    let setup = Setup { workers: 3, config: "fork_worker".into(), ..Setup::default() };
-    let Some(rig) = on_6_6(setup) else { return };
+/// Needs a first process that reaps.
+pub fn is_phased_with_fork_worker(image: Image) {
+    let setup =
+        Setup { workers: 3, config: "fork_worker".into(), worker_shutdown_timeout: 3, ..Setup::default() };
+    let rig = PumaRig::start(setup.from(image));
     let (before, after) = deployed(&rig, Mode::Phased);
     assert_eq!((before.key, after.processes.len()), (after.key, 3));
+}
+
+#[test]
+fn phased_with_fork_worker_replaces_every_worker_on_6_6() {
+    if pitstop_rig::is_root() {
+        is_phased_with_fork_worker(Image::Trixie);
+    }
 }
 
 #[test]

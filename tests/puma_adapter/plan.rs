@@ -91,3 +91,60 @@ pub fn whether_it_preloads_is_known(image: Image) {
 fn whether_it_preloads_by_default_is_known() {
     whether_it_preloads_is_known(Image::of_this_run());
 }
+
+/// What `look` of a Puma that starts shows: its command line, before it has a title.
+fn seen_from_the_start(setup: Setup) -> (PumaRig, Eye) {
+    let mut rig = PumaRig::prepare(setup);
+    let eye = Eye::on(&rig);
+    rig.launch();
+    eye.watch("a Puma with a title", |look| generation(look).is_some());
+    eye.settled("v1");
+    (rig, eye)
+}
+
+/// With the command line it is sure which configuration Puma reads, and so that no restart leaves v1.
+#[test]
+fn a_restart_that_could_go_nowhere_is_refused_beforehand_where_that_is_sure() {
+    let (rig, eye) = seen_from_the_start(Setup { directory: Directory::Pinned, ..Setup::default() });
+    let findings = eye.findings();
+    // From 7.0 on it preloads unless its configuration, which may not have been read yet, says otherwise.
+    let unread = Image::of_this_run() == Image::Sid && findings[1..] == ["PHASED_RESTART_UNAVAILABLE"];
+    assert!(findings[0] == "RESTART_DIR_PINNED" && (findings.len() == 1 || unread), "{findings:?}");
+    rig.release("v2", App::Good);
+    let refused = eye.plan("v1", "v2").unwrap_err();
+    assert_eq!(refused.reason, Reason::RestartDirPinned, "{refused:?}");
+    // Where it follows, the same knowledge is no obstacle.
+    let (rig, eye) = seen_from_the_start(Setup::default());
+    rig.release("v2", App::Good);
+    assert_eq!((eye.findings(), eye.plan("v1", "v2")), (vec![], Ok(Mode::Phased)));
+}
+
+#[test]
+fn a_release_for_another_ruby_waits_for_its_image_and_one_with_gems_of_its_own_is_loaded_hot() {
+    let rig = PumaRig::start(Setup::default());
+    let eye = Eye::on(&rig);
+    eye.settled("v1");
+    let locked = |id: &str, lock: &str| {
+        let dir = rig.releases().join(id);
+        if id != "v1" {
+            rig.release(id, App::Good);
+        }
+        std::fs::write(dir.join("Gemfile.lock"), lock).unwrap();
+    };
+    let own = "GEM\n\nPATH\n  remote: engines/shop\n";
+    for (id, lock) in [("v1", "GEM\n"), ("v2", "GEM\n"), ("v4", own), ("v5", own)] {
+        locked(id, lock);
+    }
+    locked("v3", "GEM\n\nRUBY VERSION\n   ruby 9.9.1p0\n");
+    let refused = eye.plan("v1", "v3").unwrap_err();
+    assert!(refused.reason == Reason::NeedsImage && refused.message.contains("Ruby 9.9, and"), "{refused:?}");
+    assert_eq!(eye.plan("v1", "v2").unwrap(), Mode::Phased);
+    assert_eq!(eye.plan("v4", "v5").unwrap(), Mode::Hot);
+    assert_eq!(eye.findings(), [""; 0]);
+    // Another Puma comes by a hot restart, and is said as long as it is to come.
+    let with = |version: &str| format!("GEM\n  specs:\n    puma ({version})\n");
+    locked("v6", &with("5.6.5"));
+    locked("v7", &with("6.6.0"));
+    assert_eq!((eye.plan("v6", "v7"), eye.findings()), (Ok(Mode::Hot), vec!["PUMA_VERSION_DIFFERS".into()]));
+    assert_eq!((eye.plan("v1", "v2"), eye.findings()), (Ok(Mode::Phased), vec![]));
+}

@@ -73,6 +73,11 @@ fn phased_replaces_every_worker_and_keeps_the_image() {
 }
 
 #[test]
+fn phased_with_fork_worker_replaces_every_worker() {
+    on_6_6::is_phased_with_fork_worker(Image::of_this_run());
+}
+
+#[test]
 fn nothing_is_sent_to_another_image_than_the_one_meant() {
     let rig = PumaRig::start(Setup::single());
     let eye = Eye::on(&rig);
@@ -94,6 +99,7 @@ fn a_wrapping_shell_is_never_signalled() {
     let eye = Eye::on(&rig);
     let before = eye.settled("v1");
     assert_eq!(eye.look().description.pid, rig.master());
+    assert_eq!(eye.findings(), ["SHELL_IN_FRONT"]);
     eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
     until("the new image", || generation(&eye.look()).filter(|s| s.key != before.key && settled_in(s, "v1")));
     eye.perform(Act::Recover, eye.seen().key).unwrap();

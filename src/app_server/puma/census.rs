@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::title::{self, Title};
+use crate::hook;
 use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
 
 /// Puma names the thread that accepts requests, in workers and in single mode, only once its app is
@@ -24,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 pub(super) enum Found {
     /// No master, and nothing that would become one.
     Nothing,
-    /// No master that was known, but a Ruby that may be about to become one.
-    Starting,
+    /// No master that was known, but Rubies that may be about to become one, with their command lines.
+    Starting(Vec<Entry>),
     /// Masters of which none is followed yet, or that stand beside the one that is.
     Candidates(Vec<ProcessId>),
     /// A master of somebody else's, that listens on these ports by its title.
@@ -43,6 +44,8 @@ pub(super) struct Family {
     pub image: Image,
     /// Its title; `None` between exec and title.
     pub title: Option<title::Master>,
+    /// What it was started with, while that is still to be seen: before the title.
+    pub command_line: Option<String>,
     /// It has a handler for SIGUSR1.
     pub catches_phased: bool,
     /// It has a handler for SIGUSR2. Ruby has one of its own, so that this alone does not prove Puma's.
@@ -84,7 +87,9 @@ pub(super) fn take(followed: Option<ProcessId>, narrow: Option<&str>) -> Found {
         masters.push(known);
     }
     match masters[..] {
-        [] if followed.is_none() && starting(&entries) => Found::Starting,
+        [] if followed.is_none() && entries.iter().any(starting) => {
+            Found::Starting(entries.into_iter().filter(starting).collect())
+        }
         [] => Found::Nothing,
         [one] if followed == Some(one) => look_at(one, &entries),
         _ => Found::Candidates(masters),
@@ -103,21 +108,34 @@ pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
     masters(&entries, narrow).cloned().collect()
 }
 
-fn starting(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| title::is_starting(&entry.title))
+fn starting(entry: &Entry) -> bool {
+    title::is_starting(&entry.title)
 }
 
 /// The masters; a child that was just forked still wears its parent's title and is none.
 fn masters<'a>(entries: &'a [Entry], narrow: Option<&'a str>) -> impl Iterator<Item = &'a Entry> {
     entries.iter().filter(move |entry| {
-        matches!(Title::parse(&entry.title), Some(Title::Master(_)))
+        is_master(entry)
             && narrow.is_none_or(|text| entry.title.contains(text))
             && !wears_its_parents_title(entry, entries)
+            && !is_tried(entry)
     })
 }
 
+/// A trial boot may be a whole Puma; nobody's clients are there.
+fn is_tried(entry: &Entry) -> bool {
+    procs::environment(entry.id.pid, hook::MARK).is_some()
+}
+
+/// Just forked, or a worker of Puma 6.6 or later that got a SIGUSR1 of its own: that one takes a master's
+/// title, with the tag of where `current` leads by then.
 fn wears_its_parents_title(entry: &Entry, entries: &[Entry]) -> bool {
-    entries.iter().any(|other| other.id.pid == entry.parent && other.title == entry.title)
+    let alike = |other: &Entry| other.title == entry.title || is_master(other) && is_master(entry);
+    entries.iter().any(|other| other.id.pid == entry.parent && alike(other))
+}
+
+fn is_master(entry: &Entry) -> bool {
+    matches!(Title::parse(&entry.title), Some(Title::Master(_)))
 }
 
 fn look_at(master: ProcessId, entries: &[Entry]) -> Found {
@@ -152,10 +170,12 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
     if !procs::may_signal(pid) {
         return Err(ProcsError::NotPermitted(pid));
     }
-    let title = match Title::parse(&Entry::read(pid)?.title) {
+    let line = Entry::read(pid)?.title;
+    let title = match Title::parse(&line) {
         Some(Title::Master(title)) => Some(title),
         _ => None,
     };
+    let command_line = title::is_starting(&line).then_some(line);
     let ports = title.as_ref().map(title::Master::ports).filter(|ports| !ports.is_empty());
     let ports = ports.unwrap_or_else(|| procs::listening_ports(pid));
     let caught = procs::caught_signals(pid)?;
@@ -169,11 +189,17 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
     let (catches_phased, catches_hot) = (catches(Signal::USR1), catches(Signal::USR2));
     let skips_hot = title.as_ref().is_some_and(title::Master::may_skip_hot)
         && procs::environment(pid, SKIP_HOT).is_some();
-    Ok(Family { image, title, catches_phased, catches_hot, skips_hot, serves, ports, workers })
+    Ok(Family { image, title, command_line, catches_phased, catches_hot, skips_hot, serves, ports, workers })
 }
 
 fn is_worker(entry: &Entry, master: i32, entries: &[Entry]) -> bool {
-    Title::parse(&entry.title) == Some(Title::Worker { master }) && !wears_its_parents_title(entry, entries)
+    let by_title = Title::parse(&entry.title) == Some(Title::Worker { master });
+    by_title && !wears_its_parents_title(entry, entries) || is_disguised(entry, master)
+}
+
+/// A worker that calls itself a master: what was just forked accepts nothing yet.
+fn is_disguised(entry: &Entry, master: i32) -> bool {
+    entry.parent == master && is_master(entry) && procs::has_thread(entry.id.pid, SERVING_THREAD)
 }
 
 fn worker(entry: &Entry) -> Option<Worker> {
@@ -184,6 +210,9 @@ fn worker(entry: &Entry) -> Option<Worker> {
 
 /// The processes that call themselves workers of this master, dead or alive.
 pub(super) fn workers_of(master: i32) -> Vec<ProcessId> {
-    let is_worker = |title: &str| Title::parse(title) == Some(Title::Worker { master });
-    procs::list(is_worker).unwrap_or_default().iter().map(|entry| entry.id).collect()
+    let entries = procs::list(|title| Title::parse(title).is_some()).unwrap_or_default();
+    let is_worker = |entry: &&Entry| {
+        Title::parse(&entry.title) == Some(Title::Worker { master }) || is_disguised(entry, master)
+    };
+    entries.iter().filter(is_worker).map(|entry| entry.id).collect()
 }

@@ -1,13 +1,13 @@
 //! What a look tells of this Puma's set-up: what is fine, and each trap with the line that mends it.
 
-use std::time::Duration;
+mod started;
+#[cfg(test)]
+mod tests;
+mod time_outs;
 
-use super::{
-    control::Control,
-    plan::can_be_phased,
-    setting::{RestartDir, Setting},
-    view::View,
-};
+use std::io;
+
+use super::{control::Control, plan::can_be_phased, view::View};
 use crate::{
     config::RestartMode,
     core::Cwd,
@@ -18,23 +18,22 @@ const PUMA: &str = "Puma";
 const CONTROL: &str = "control server";
 const RESTARTS: &str = "restarts";
 
-/// Puma's own default.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) use started::loses_its_arguments;
 
 /// Everything that one look tells.
 pub(super) fn of(view: &View) -> Vec<Check> {
     let mut checks = vec![seen(view), control(view), from_current(view)];
     match &view.memory.setting {
         Some(setting) => {
-            checks.push(restart_dir(setting));
-            checks.extend(setting.pinned.iter().map(|what| pinned(what)));
-            checks.extend(shutdown_timeout(view, setting));
+            checks.extend(started::of(view, setting));
+            checks.extend(time_outs::of(view, setting));
         }
         None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
     }
     checks.push(hot(view));
     checks.extend(phased(view));
-    checks.push(random_addresses());
+    checks.extend(next_puma(view));
+    checks.push(random_addresses(PUMA));
     checks
 }
 
@@ -110,58 +109,6 @@ fn stranger(view: &View) -> Finding {
     )
 }
 
-fn restart_dir(setting: &Setting) -> Check {
-    match &setting.restart_dir {
-        RestartDir::Follows => Check::fine(RESTARTS, "go to where `current` leads then"),
-        RestartDir::Fixed(evidence) => Check::found(
-            RESTARTS,
-            Finding::risky(
-                Code::RestartDirUnproven,
-                format!("a restart may not follow `current`: {evidence}"),
-                "in config/puma.rb: directory '/srv/app/current', with the path of your link, as a literal",
-            ),
-        ),
-    }
-}
-
-fn pinned(what: &str) -> Check {
-    Check::found(
-        RESTARTS,
-        Finding::risky(
-            Code::PathNamesRelease,
-            format!("{what}, which names one release: restarts go on loading from there"),
-            "name the link instead (/srv/app/current/…) or a relative path, then restart the container once",
-        ),
-    )
-}
-
-/// A single process has none: it waits for its requests.
-fn shutdown_timeout(view: &View, setting: &Setting) -> Option<Check> {
-    let puma = setting.shutdown_timeout.filter(|_| view.cluster() == Some(true))?;
-    let puma = puma.unwrap_or(SHUTDOWN_TIMEOUT);
-    let (told, shown) = (view.told.worker_shutdown_timeout, humantime::format_duration(puma));
-    if told == puma {
-        return Some(Check::fine(RESTARTS, format!("requests get {shown} to end, in Puma as for the agent")));
-    }
-    let ours = humantime::format_duration(told);
-    let (code, remedy) =
-        (Code::ShutdownTimeoutDiffers, format!("set puma.worker_shutdown_timeout to {shown}, for the agent"));
-    let found = if told > puma {
-        let message = format!(
-            "Puma kills a worker {shown} after it was told to stop, and the agent takes that for {ours}: a \
-             request between the two is cut by a restart"
-        );
-        Finding::risky(code, message, remedy)
-    } else {
-        let message = format!(
-            "Puma gives requests {shown} to end, and the agent takes that for {ours}: it waits for requests \
-             that would survive a restart"
-        );
-        Finding::note(code, message, remedy)
-    };
-    Some(Check::found(RESTARTS, found))
-}
-
 fn hot(view: &View) -> Check {
     match (&view.family.title, view.family.takes_hot()) {
         (None, _) => Check::unknown(RESTARTS, "hot: Puma is between two images"),
@@ -179,27 +126,64 @@ fn hot(view: &View) -> Check {
 
 fn phased(view: &View) -> Option<Check> {
     let preloads = view.memory.setting.as_ref().is_some_and(|setting| setting.preloads);
-    let cause = match view.cluster()? {
-        false => "Puma runs in single mode",
-        true if !can_be_phased(view) => "Puma has one worker",
-        true if preloads => "Puma preloads its app",
-        true => return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells")),
+    let cause = match (view.cluster()?, view.app_in_master()) {
+        (false, _) => "Puma runs in single mode".to_owned(),
+        (true, _) if !can_be_phased(view) => "Puma has one worker".to_owned(),
+        (true, Some(why)) => why,
+        (true, None) if preloads => "Puma preloads its app".to_owned(),
+        (true, None) => {
+            return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells"));
+        }
     };
     let message = format!("{cause}: every restart is a hot one, in which clients wait while the app boots");
     let make = if view.mode == RestartMode::Phased { Finding::risky } else { Finding::note };
-    let remedy = "run two workers or more, with `preload_app! false`";
+    let remedy = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
     Some(Check::found(RESTARTS, make(Code::PhasedRestartUnavailable, message.as_str(), remedy)))
 }
 
-/// An exec is told from none by a random address.
-fn random_addresses() -> Check {
-    let setting = std::fs::read_to_string("/proc/sys/kernel/randomize_va_space");
+/// What the plan of a restart has found in the bundles.
+fn next_puma(view: &View) -> Option<Check> {
+    let (old, new) = view.memory.next_puma.as_ref()?;
+    let differs = format!("the next release's bundle has Puma {new}, and the one that runs has {old}");
+    let code = Code::PumaVersionDiffers;
+    let finding = match view.mode {
+        RestartMode::Phased => Finding::risky(
+            code,
+            format!("{differs}: a phased restart goes on with {old}, whatever the workers load besides"),
+            "restart.mode: auto, which restarts hot where the bundle differs",
+        ),
+        RestartMode::Auto | RestartMode::Hot => Finding::note(
+            code,
+            format!("{differs}: the restart is a hot one, and the new Puma has defaults of its own"),
+            "read Puma's upgrade notes first: from 7.0 on a cluster preloads unless `preload_app! false`",
+        ),
+    };
+    Some(Check::found(RESTARTS, finding))
+}
+
+/// The kernel gives every image the same addresses.
+pub(super) fn same_addresses() -> bool {
+    address_setting().is_ok_and(|setting| setting.trim() == "0")
+}
+
+fn address_setting() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/randomize_va_space")
+}
+
+/// An exec is told from none by a random address; `name` is how people call the server.
+pub(in crate::app_server) fn random_addresses(name: &str) -> Check {
+    placed(name, address_setting())
+}
+
+fn placed(name: &str, setting: io::Result<String>) -> Check {
     match setting.as_deref().map(str::trim) {
         Ok("0") => Check::found(
             RESTARTS,
             Finding::broken(
                 Code::AddressSpaceNotRandom,
-                "the kernel places every image at the same addresses: whether Puma has restarted cannot be told",
+                format!(
+                    "the kernel places every image at the same addresses: whether {name} has restarted cannot be told"
+                ),
                 "set kernel.randomize_va_space to 2 on the node",
             ),
         ),

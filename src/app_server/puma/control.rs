@@ -2,17 +2,18 @@
 
 use std::{
     io,
-    os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
+use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
+use super::starter::{Starter, Thread};
 use crate::{
+    app_server::unix::connect,
     config,
     http_get::{self, GetError},
     procs,
@@ -133,6 +134,14 @@ impl ControlServer {
         }
     }
 
+    /// Who called this master; `None` when it did not answer.
+    pub async fn starter(&self, master: i32) -> Option<Starter> {
+        let access = self.access(master).await.ok()?;
+        let (status, body) = fetch(&self.lane, master, &access, "/thread-backtraces").await.ok()?;
+        let threads = serde_json::from_slice::<Vec<Thread>>(&body).ok().filter(|_| status == 200);
+        Some(threads.map_or(Starter::Unknown, |threads| Starter::of(&threads)))
+    }
+
     async fn access(&self, master: i32) -> Result<Access, Control> {
         let (configured, token) = (self.section.control_url.clone(), self.section.control_token.clone());
         if let (Some(url), Some(_)) = (&configured, &token) {
@@ -193,32 +202,36 @@ impl StateFile {
 }
 
 async fn stats(lane: &OneAtATime, master: i32, access: &Access) -> Result<Control, Control> {
+    let silent = |what: String| Control::Silent(format!("{}: {what}", access.url));
+    match fetch(lane, master, access, "/stats").await.map_err(silent)? {
+        (200, body) => serde_json::from_slice(&body).map(Control::Stats).map_err(|e| silent(e.to_string())),
+        (403, _) => Err(Control::Denied),
+        (other, _) => Err(silent(format!("status {other}"))),
+    }
+}
+
+/// One GET: status and body, or what kept it from being answered.
+async fn fetch(lane: &OneAtATime, master: i32, access: &Access, path: &str) -> Result<(u16, Bytes), String> {
     let token = access.token.as_deref().filter(|token| !token.is_empty() && *token != "none");
     // 5.6 wants the query to be this and nothing else.
-    let path = token.map_or_else(|| "/stats".to_owned(), |token| format!("/stats?token={token}"));
-    let silent = |what: String| Control::Silent(format!("{}: {what}", access.url));
+    let path = token.map_or_else(|| path.to_owned(), |token| format!("{path}?token={token}"));
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
             let socket = PathBuf::from(socket);
             let stream = lane.run(LIMIT, move || connect(&socket_path(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
-            let stream =
-                stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| silent(e.to_string()))?;
+            let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await
         }
         Some(("tcp", address)) => match tokio::time::timeout(LIMIT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => http_get::get(stream, "puma", &path, LIMIT).await,
-            Ok(Err(e)) => return Err(silent(e.to_string())),
+            Ok(Err(e)) => return Err(e.to_string()),
             Err(_) => Err(GetError::TimedOut(LIMIT)),
         },
-        _ => return Err(silent("only unix:// and tcp:// can be asked".into())),
+        _ => return Err("only unix:// and tcp:// can be asked".into()),
     };
-    let answer = answer.map_err(|e| silent(e.to_string()))?;
-    match answer.status().as_u16() {
-        200 => serde_json::from_slice(answer.body()).map(Control::Stats).map_err(|e| silent(e.to_string())),
-        403 => Err(Control::Denied),
-        other => Err(silent(format!("status {other}"))),
-    }
+    let answer = answer.map_err(|e| e.to_string())?;
+    Ok((answer.status().as_u16(), answer.into_body()))
 }
 
 /// As the master sees it: its container may have another file system than ours.
@@ -228,18 +241,6 @@ fn socket_path(master: i32, path: &Path) -> PathBuf {
     } else {
         PathBuf::from(format!("/proc/{master}/cwd")).join(path)
     }
-}
-
-/// A socket's address has room for 107 bytes; through a short name of its directory any path fits.
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
-    let stream = UnixStream::connect(short)?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
 }
 
 #[cfg(test)]

@@ -1,45 +1,23 @@
 //! Telling Puma, by signals to exactly the image that is meant.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-
 use rustix::process::Signal;
 
 use super::{Puma, census, census::Found};
 use crate::{
+    app_server::acts::{Permit, gone, not_sent},
     core::{Act, GenerationKey, Mode, Reason, Trouble},
     procs::{ProcessId, ProcsError},
-    volume::Late,
 };
-
-/// Sending a signal takes microseconds; the rest is for a machine that is very busy.
-const LIMIT: Duration = Duration::from_secs(5);
 
 impl Puma {
     pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
         let Some(order) = Order::of(act) else { return Ok(()) };
         let memory = self.memory.lock().await;
         let master = memory.followed.ok_or_else(|| gone("no Puma was seen yet"))?;
+        // The way back may have to go through whatever is going on.
+        let serving = if matches!(act, Act::Begin(_)) { memory.serving.clone() } else { Vec::new() };
         drop(memory);
-        let permit = Arc::new(AtomicBool::new(true));
-        let job = {
-            let permit = permit.clone();
-            move || order.carry_out(master, on, &permit)
-        };
-        match self.acts.run(LIMIT, job).await {
-            Ok(result) => result,
-            // Whoever takes the permit first decides: a signal is never sent behind our back.
-            Err(Late::Pending(_)) if permit.swap(false, Ordering::SeqCst) => {
-                Err(Trouble::new(Reason::Internal, "/proc did not answer in time: nothing was sent to Puma"))
-            }
-            Err(Late::Pending(answer)) => answer.await.unwrap_or_else(|_| Err(lost())),
-            Err(Late::Lost) => Err(lost()),
-        }
+        self.acts.carry_out("Puma", move |permit| order.carry_out(master, on, &serving, permit)).await
     }
 }
 
@@ -60,17 +38,31 @@ impl Order {
         }
     }
 
-    fn carry_out(self, master: ProcessId, on: GenerationKey, permit: &AtomicBool) -> Result<(), Trouble> {
+    fn carry_out(
+        self,
+        master: ProcessId,
+        on: GenerationKey,
+        serving: &[ProcessId],
+        permit: &Permit,
+    ) -> Result<(), Trouble> {
         let family = match census::of(master) {
             Found::One(family) => family,
-            Found::NotPermitted(_) => return Err(not_sent(&ProcsError::NotPermitted(master.pid))),
-            Found::Torn => return Err(not_sent(&ProcsError::Torn(master.pid))),
-            Found::Nothing | Found::Starting | Found::Candidates(_) => {
+            Found::NotPermitted(_) => return Err(not_sent("Puma", &ProcsError::NotPermitted(master.pid))),
+            Found::Torn => return Err(not_sent("Puma", &ProcsError::Torn(master.pid))),
+            Found::Nothing | Found::Starting(_) | Found::Candidates(_) => {
                 return Err(gone(&format!("Puma's master {} is gone", master.pid)));
             }
         };
         if family.image.generation_key() != on {
             return Err(gone(&format!("Puma's master {} was restarted meanwhile", master.pid)));
+        }
+        // Its title stands until the exec: a restart by others shows in its workers first.
+        let serves = |id: &ProcessId| family.workers.iter().any(|worker| worker.id == *id && worker.serves);
+        if !serving.iter().all(serves) {
+            return Err(gone(&format!(
+                "workers of Puma's master {} ended since the last look, as in a restart by others",
+                master.pid
+            )));
         }
         let signal = match self {
             Self::Kill => Signal::KILL,
@@ -78,10 +70,8 @@ impl Order {
             Self::Restart(Mode::Phased) if family.catches_phased && family.title.is_some() => Signal::USR1,
             Self::Restart(mode) => return Err(would_kill(mode, master.pid)),
         };
-        if !permit.swap(false, Ordering::SeqCst) {
-            return Err(Trouble::new(Reason::Internal, "the signal came too late and was not sent"));
-        }
-        family.image.signal(signal).map_err(|error| not_sent(&error))?;
+        permit.take()?;
+        family.image.signal(signal).map_err(|error| not_sent("Puma", &error))?;
         if matches!(self, Self::Kill) {
             // A worker that hangs does not notice that its master is gone.
             for worker in census::workers_of(master.pid) {
@@ -99,21 +89,4 @@ fn would_kill(mode: Mode, pid: i32) -> Trouble {
     };
     let message = format!("Puma's master {pid} does not handle {signal} now and would die of it; {why}");
     Trouble::new(Reason::ConfigInvalid, message)
-}
-
-fn not_sent(error: &ProcsError) -> Trouble {
-    let reason = match error {
-        ProcsError::NotPermitted(_) | ProcsError::OffLimits(_) => Reason::NotPermitted,
-        ProcsError::Gone(_) | ProcsError::AnotherImage(_) => Reason::MasterGone,
-        ProcsError::Torn(_) | ProcsError::Io { .. } => Reason::Internal,
-    };
-    Trouble::new(reason, format!("nothing was sent to Puma: {error}"))
-}
-
-fn gone(message: &str) -> Trouble {
-    Trouble::new(Reason::MasterGone, format!("{message}: nothing was sent"))
-}
-
-fn lost() -> Trouble {
-    Trouble::new(Reason::Internal, "the thread that signals Puma panicked")
 }

@@ -1,20 +1,24 @@
 //! How this Puma can be moved to a release.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
-    Puma, Unseen, image,
+    KIND, Puma, Unseen,
+    change::Change,
+    checks::{loses_its_arguments, same_addresses},
+    launch::release_named,
     setting::{RestartDir, Setting},
     view::View,
 };
 use crate::{
+    app_server::{image, unseen},
     config::RestartMode,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble, requirement::Requirement},
+    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
     revision::ReleaseId,
 };
-
-/// What a phased restart does not load anew: the bundle, the Ruby, Puma's own configuration.
-const NOT_LOADED_BY_PHASED: [&str; 3] = ["Gemfile.lock", ".ruby-version", "config/puma.rb"];
 
 /// Files of a few kilobytes, on a volume that may be slow.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -31,37 +35,19 @@ impl Puma {
     ) -> Result<Plan, Trouble> {
         let view = self.see_clearly().await?;
         self.refuse_a_stranger(&view)?;
+        let change = self.change(&view, running, release).await?;
+        self.memory.lock().await.next_puma = change.as_ref().and_then(|change| change.puma.clone());
+        refuse_what_no_restart_loads(&view, change.as_ref(), release)?;
+        self.refuse_another_ruby(&view, change.as_ref(), release).await?;
         let mode = match self.mode {
             RestartMode::Hot => Mode::Hot,
             RestartMode::Phased if can_be_phased(&view) && !surely_preloads(&view) => Mode::Phased,
-            // Puma would do it hot as well; asked for as what it is, it is also watched as that.
+            // Puma would do it hot as well, or load nothing; asked for as what it is, it is also watched as that.
             RestartMode::Phased => Mode::Hot,
-            RestartMode::Auto => self.choose_mode(&view, running, release).await?,
+            RestartMode::Auto => choose_mode(&view, change.as_ref()),
         };
-        match mode {
-            Mode::Hot if !view.family.takes_hot() => Err(deaf(view.master(), "SIGUSR2")),
-            Mode::Phased if !view.family.catches_phased => Err(deaf(view.master(), "SIGUSR1")),
-            mode => Ok(Plan { mode }),
-        }
-    }
-
-    /// Reads binaries of the image: tens of megabytes at most.
-    pub(super) async fn look_into_image(&self, requires: Vec<Requirement>) -> Result<Vec<String>, Trouble> {
-        let Some(master) = self.memory.lock().await.followed else { return Ok(Vec::new()) };
-        let looked = self
-            .files
-            .run(LIMIT, move || image::look(master.pid, &requires).map(|brought| brought.lacks(&requires)));
-        let late = || {
-            let message =
-                format!("the image of Puma {} could not be looked into within {LIMIT:?}", master.pid);
-            Trouble::new(Reason::VolumeUnavailable, message)
-        };
-        looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {
-            // Without this permission no restart could be proved either.
-            io::ErrorKind::PermissionDenied => trouble_with(&Sight::NotPermitted),
-            io::ErrorKind::NotFound => trouble_with(&Sight::Missing),
-            _ => Trouble::new(Reason::Internal, format!("/proc/{}: {error}", master.pid)),
-        })
+        may_be_told(&view, mode)?;
+        Ok(Plan { mode })
     }
 
     /// A Puma that was never seen in a release of ours may be a sidecar's.
@@ -85,43 +71,123 @@ impl Puma {
                 Ok(_) | Err(Unseen { sight: Sight::Unclear | Sight::Seen(_), .. }) => {
                     tokio::time::sleep(PAUSE).await
                 }
-                Err(Unseen { sight, .. }) => return Err(trouble_with(&sight)),
+                Err(Unseen { sight, .. }) => return Err(unseen::trouble(&KIND, &sight)),
             }
         }
-        Err(trouble_with(&Sight::Unclear))
+        Err(unseen::trouble(&KIND, &Sight::Unclear))
     }
 
-    /// Phased where everything that changed is loaded by it and nothing speaks against it. If Puma
-    /// preloads after all, it falls back to a hot restart by itself.
-    async fn choose_mode(
+    /// What differs between what was started and what is to be; `None` where that cannot be compared.
+    async fn change(
         &self,
         view: &View,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Mode, Trouble> {
+    ) -> Result<Option<Change>, Trouble> {
         // Before anything was proved, where it works says what it was started from.
         let started_in = match view.cwd(view.master()) {
             Cwd::Release(release) => Some(release),
             Cwd::Elsewhere | Cwd::Unknown => None,
         };
         // What the image's code was booted with is not on the volume.
-        let comparable = |running: &&ReleaseId| can_be_phased(view) && !running.is_fallback();
-        let running = running.or(started_in.as_ref()).filter(comparable);
-        let Some(running) = running else { return Ok(Mode::Hot) };
-        let Some(setting) = &view.memory.setting else { return Ok(Mode::Hot) };
-        if !setting.allows_phased() {
-            return Ok(Mode::Hot);
-        }
+        let running = running.or(started_in.as_ref()).filter(|running| !running.is_fallback());
+        let (Some(running), Some(setting)) = (running, &view.memory.setting) else { return Ok(None) };
         let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
-        match self.files.run(LIMIT, move || same_setup(&old, &new)).await {
-            Some(Ok(true)) => Ok(Mode::Phased),
-            Some(Ok(false)) => Ok(Mode::Hot),
-            Some(Err(error)) => Err(Trouble::new(Reason::VolumeUnavailable, error.to_string())),
-            None => Err(Trouble::new(
-                Reason::VolumeUnavailable,
-                format!("{} did not answer within {LIMIT:?}", self.releases.display()),
-            )),
+        let keeps_bundle = setting.keeps_bundle();
+        let also =
+            setting.launch.arguments.as_ref().and_then(|given| given.config.clone()).map(PathBuf::from);
+        let compare = move || Change::between(&old, &new, keeps_bundle, also.as_deref());
+        let trouble = |message: String| Trouble::new(Reason::VolumeUnavailable, message);
+        match self.files.run(LIMIT, compare).await {
+            Some(compared) => compared.map(Some).map_err(|error| trouble(error.to_string())),
+            None => {
+                let releases = self.releases.display();
+                Err(trouble(format!("{releases} did not answer within {LIMIT:?}")))
+            }
         }
+    }
+
+    /// Bundler does not boot with another Ruby than the release wants, whichever way it is restarted.
+    async fn refuse_another_ruby(
+        &self,
+        view: &View,
+        change: Option<&Change>,
+        release: &ReleaseId,
+    ) -> Result<(), Trouble> {
+        let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
+        let other = image::another_ruby(&KIND, &self.files, view.master(), wanted.clone()).await?;
+        let Some(found) = other else { return Ok(()) };
+        let message = format!(
+            "the Gemfile of {release} wants Ruby {wanted}, and this image brings {found}; roll the pods onto an image that \
+             has it, and it is deployed"
+        );
+        Err(Trouble::new(Reason::NeedsImage, message))
+    }
+}
+
+/// Phased where everything that changed is loaded by it and nothing speaks against it. If Puma
+/// preloads after all, it falls back to a hot restart by itself.
+fn choose_mode(view: &View, change: Option<&Change>) -> Mode {
+    let allows = view.memory.setting.as_ref().is_some_and(allows_phased) && view.app_in_master().is_none();
+    let Some(change) = change.filter(|_| can_be_phased(view) && allows) else { return Mode::Hot };
+    match &change.not_by_phased {
+        None => Mode::Phased,
+        Some(what) => {
+            tracing::info!(what, "hot: a phased restart would not load everything");
+            Mode::Hot
+        }
+    }
+}
+
+/// Neither kind of restart would bring the release: nothing is to be moved.
+fn refuse_what_no_restart_loads(
+    view: &View,
+    change: Option<&Change>,
+    release: &ReleaseId,
+) -> Result<(), Trouble> {
+    let Some(setting) = view.memory.setting.as_ref().filter(|_| !release.is_fallback()) else {
+        return Ok(());
+    };
+    let another = |path: &&str| release_named(Path::new(path)).is_some_and(|named| named != release.as_str());
+    let rackup = setting.launch.arguments.as_ref().and_then(|given| given.rackup.as_deref()).filter(another);
+    let rackup = rackup.or(change.and_then(|change| change.rackup.as_deref()));
+    let changed = change.is_some_and(|change| change.bundle);
+    let gemfile = setting.launch.gemfile.as_deref().filter(another).filter(|_| changed);
+    let why = match (&setting.restart_dir, rackup, gemfile) {
+        (RestartDir::Never(evidence), ..) if !view.memory.moved => format!(
+            "every restart of this Puma goes to the release that it was started in: {evidence}; set `directory` to the \
+             link in Puma's configuration, as a literal, and restart the container once"
+        ),
+        (_, Some(path), _) => format!(
+            "every restart of this Puma loads {path}, whichever release it works in: give it the rackup file \
+             through the link, or by a relative path"
+        ),
+        (_, _, Some(path)) => format!(
+            "every restart of this Puma takes its bundle from {path}, and the bundle of {release} is another: set \
+             BUNDLE_GEMFILE to the Gemfile behind the link, and restart the container once"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Trouble::new(Reason::RestartDirPinned, why))
+}
+
+/// Puma would end by the signal, or come back as something else.
+fn may_be_told(view: &View, mode: Mode) -> Result<(), Trouble> {
+    let refused = |message: String| Err(Trouble::new(Reason::ConfigInvalid, message));
+    let pid = view.master();
+    match mode {
+        Mode::Hot if !view.family.takes_hot() => Err(deaf(pid, "SIGUSR2")),
+        Mode::Phased if !view.family.catches_phased => Err(deaf(pid, "SIGUSR1")),
+        Mode::Hot if loses_its_arguments(view) => refused(format!(
+            "Puma {pid} was started by rackup with arguments that a hot restart leaves out: it would listen elsewhere; \
+             start it with `puma` and a configuration"
+        )),
+        Mode::Hot if same_addresses() => refused(
+            "the kernel places every image at the same addresses (kernel.randomize_va_space is 0), so that a hot \
+             restart could not be seen; set it to 2 on the node"
+                .into(),
+        ),
+        Mode::Hot | Mode::Phased => Ok(()),
     }
 }
 
@@ -131,31 +197,13 @@ pub(super) fn can_be_phased(view: &View) -> bool {
 }
 
 fn surely_preloads(view: &View) -> bool {
-    view.memory.setting.as_ref().is_some_and(|setting| setting.surely_preloads)
+    view.app_in_master().is_some()
+        || view.memory.setting.as_ref().is_some_and(|setting| setting.surely_preloads)
 }
 
-impl Setting {
-    /// Whether a phased restart would load a release, as far as the evidence goes.
-    pub fn allows_phased(&self) -> bool {
-        !self.preloads && self.restart_dir == RestartDir::Follows
-    }
-}
-
-fn same_setup(old: &Path, new: &Path) -> io::Result<bool> {
-    for file in NOT_LOADED_BY_PHASED {
-        if content(&old.join(file))? != content(&new.join(file))? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io::Error::new(e.kind(), format!("reading {}: {e}", path.display()))),
-    }
+/// Whether a phased restart would load a release, as far as the evidence goes.
+pub(super) fn allows_phased(setting: &Setting) -> bool {
+    !setting.preloads && setting.restart_dir == RestartDir::Follows
 }
 
 fn deaf(pid: i32, signal: &str) -> Trouble {
@@ -163,23 +211,4 @@ fn deaf(pid: i32, signal: &str) -> Trouble {
         "Puma's master {pid} has no handler for {signal} and would die of it: start Puma without PUMA_SKIP_SIGUSR2"
     );
     Trouble::new(Reason::ConfigInvalid, message)
-}
-
-fn trouble_with(sight: &Sight) -> Trouble {
-    let (reason, message) = match sight {
-        Sight::Missing => {
-            (Reason::AppServerMissing, "no Puma runs here; does the pod share its process namespace?")
-        }
-        Sight::Ambiguous => {
-            (Reason::AppServerAmbiguous, "several Pumas run here; name one of them in puma.match")
-        }
-        Sight::NotPermitted => (
-            Reason::NotPermitted,
-            "Puma runs as another user; give the agent the same runAsUser and runAsGroup",
-        ),
-        Sight::Unclear | Sight::Seen(_) => {
-            (Reason::AppServerMissing, "Puma is between two images and got no title for a while")
-        }
-    };
-    Trouble::new(reason, message)
 }

@@ -1,9 +1,16 @@
-//! How a Puma was set up, as far as its environment and its release's `config/puma.rb` tell. Puma has
-//! no way to be asked, and its command line is gone once it has a title; so this is evidence that a
-//! plan weighs, and never proof.
+//! How a Puma was set up, as far as its environment, its command line and its configuration tell. Puma has
+//! no way to be asked; so this is evidence that a plan weighs, and rarely proof.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
+use super::{
+    config_file::{Directory, PumaConfig},
+    launch::{Launch, release_named},
+    starter,
+};
 use crate::procs::{self, WorkingDirectory};
 
 /// What the evidence says.
@@ -13,41 +20,126 @@ pub(super) struct Setting {
     pub restart_dir: RestartDir,
     /// The app seems to be loaded before the workers are forked: no phased restart then.
     pub preloads: bool,
-    /// The configuration says so in a line of its own.
+    /// The configuration, or the command line, says so.
     pub surely_preloads: bool,
-    /// Paths of one release that Puma was given, in words.
-    pub pinned: Vec<String>,
-    /// Its `worker_shutdown_timeout`: `None` when there is no configuration to be read, or one that
-    /// computes it; inside, `None` when it is left at Puma's default.
-    pub shutdown_timeout: Option<Option<Duration>>,
+    /// An extension of the app's that is loaded in the master itself.
+    pub app_in_master: Option<&'static str>,
+    /// Puma's configuration, where there is one that can be read.
+    pub config: Option<PumaConfig>,
+    /// How it was started.
+    pub launch: Launch,
+    /// Where the `tmp` of the release lies.
+    pub tmp: Tmp,
 }
 
 /// Where a restart goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RestartDir {
+pub(in crate::app_server) enum RestartDir {
     /// A path through a link: to whatever the link points to then.
     Follows,
     /// Probably always to the same directory, for this reason.
     Fixed(String),
+    /// Always to the same directory, for this reason.
+    Never(String),
+}
+
+/// Where the release's `tmp` lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tmp {
+    /// It is not there, or not on the releases' volume.
+    Own,
+    /// On the releases' volume.
+    OnVolume,
+    /// Every pod that mounts this file system sees it.
+    OnNetwork,
+}
+
+/// A path of one release that Puma was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pinned {
+    /// What it is, for a sentence.
+    pub what: &'static str,
+    pub path: String,
 }
 
 impl Setting {
-    /// Reads the evidence. Asks the volume, so it may hang as long as that does.
-    pub fn read(pid: i32, major: Option<u32>) -> Self {
-        let text = fs::read_to_string(format!("/proc/{pid}/cwd/config/puma.rb"));
-        let config = Config::scan(text.as_deref().unwrap_or_default());
-        let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY");
-        let by_default = preloads_by_default(major, web_concurrency.as_deref(), config.prunes_bundler);
-        Self {
-            restart_dir: restart_dir(pid, config.directory),
-            preloads: config.preload.unwrap_or(by_default),
-            surely_preloads: config.preload == Some(true),
-            pinned: pinned(pid, config.rackup),
-            shutdown_timeout: text.is_ok().then_some(config.shutdown_timeout).and_then(|given| match given {
-                None => Some(None),
-                Some(seconds) => Some(Some(Duration::from_secs(seconds.parse().ok()?))),
-            }),
+    /// Reads the evidence; `seen` is the command line that Puma had before its title. Asks the volume, so it
+    /// may hang as long as that does.
+    pub fn read(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
+        let launch = Launch::of(pid, seen);
+        let (files, sure) = launch.config_files(&environment(pid));
+        let mut config = files.iter().find_map(|path| read(pid, path)).map(|text| PumaConfig::scan(&text));
+        // Puma 8 takes it from there as well; what is written in the configuration goes first.
+        let by_variable = procs::environment(pid, "PUMA_PERSISTENT_TIMEOUT").filter(|text| !text.is_empty());
+        if let (Some(config), Some(text)) = (&mut config, by_variable.filter(|_| major >= Some(8))) {
+            config.default_keepalive(&text);
         }
+        let told = config.clone().unwrap_or_default();
+        let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY");
+        let by_default = preloads_by_default(major, web_concurrency.as_deref(), told.prunes_bundler);
+        let by_argument = launch.arguments.as_ref().is_some_and(|arguments| arguments.preload);
+        let preload = told.preload.or(by_argument.then_some(true));
+        Self {
+            restart_dir: restart_dir(pid, &launch, &told, sure),
+            preloads: preload.unwrap_or(by_default),
+            surely_preloads: preload == Some(true),
+            app_in_master: starter::extension_of_an_app(pid),
+            tmp: if told.tmp_restart { tmp(pid) } else { Tmp::Own },
+            config,
+            launch,
+        }
+    }
+
+    /// Paths of one release that every restart goes on with: the rackup file is read at each boot by the path
+    /// that was given, Bundler keeps to its own, and a restart command is what it is.
+    pub fn pinned(&self) -> Vec<Pinned> {
+        let arguments = self.launch.arguments.as_ref();
+        let config = self.config.as_ref();
+        let rackup = arguments.and_then(|given| given.rackup.as_deref());
+        let command = config.and_then(|config| config.restart_command.as_deref());
+        let named = command
+            .and_then(|text| text.split_whitespace().find(|word| release_named(Path::new(word)).is_some()));
+        let given = [
+            ("the rackup file is", rackup.or(config.and_then(|config| config.rackup.as_deref()))),
+            ("BUNDLE_GEMFILE was", self.launch.gemfile.as_deref()),
+            ("`restart_command` names", named),
+        ];
+        given.into_iter().filter_map(|(what, path)| pinned(what, path)).collect()
+    }
+
+    /// `-C` into a release.
+    pub fn pinned_config(&self) -> Option<Pinned> {
+        let arguments = self.launch.arguments.as_ref();
+        pinned("`-C` is", arguments.and_then(|given| given.config.as_deref()))
+    }
+
+    /// A phased restart keeps the bundle that the master was started with.
+    pub fn keeps_bundle(&self) -> bool {
+        !self.config.as_ref().is_some_and(|config| config.prunes_bundler)
+    }
+}
+
+fn pinned(what: &'static str, path: Option<&str>) -> Option<Pinned> {
+    let path = path.filter(|path| release_named(Path::new(path)).is_some())?;
+    Some(Pinned { what, path: path.to_owned() })
+}
+
+/// As Puma looks for it.
+fn environment(pid: i32) -> String {
+    let names = ["APP_ENV", "RACK_ENV", "RAILS_ENV"];
+    names.iter().find_map(|name| procs::environment(pid, name)).unwrap_or_else(|| "development".into())
+}
+
+/// By a path as the process names it.
+fn read(pid: i32, path: &Path) -> Option<String> {
+    fs::read_to_string(place(pid, path)).ok()
+}
+
+fn place(pid: i32, path: &Path) -> PathBuf {
+    if path.is_absolute() {
+        procs::in_root_of(pid, path)
+    } else {
+        PathBuf::from(format!("/proc/{pid}/cwd")).join(path)
     }
 }
 
@@ -61,93 +153,34 @@ fn preloads_by_default(major: Option<u32>, web_concurrency: Option<&str>, prunes
     web_concurrency.map(str::trim).is_some_and(several)
 }
 
-/// The few lines of a configuration that matter, where they stand alone and plain.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Config<'a> {
-    directory: Option<Directory<'a>>,
-    preload: Option<bool>,
-    prunes_bundler: bool,
-    rackup: Option<&'a str>,
-    shutdown_timeout: Option<&'a str>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Directory<'a> {
-    Literal(&'a str),
-    Computed,
-}
-
-impl<'a> Config<'a> {
-    fn scan(text: &'a str) -> Self {
-        let mut found = Self::default();
-        for line in text.lines().map(str::trim) {
-            if let Some(rest) = call(line, "directory") {
-                found.directory = Some(literal(rest).map_or(Directory::Computed, Directory::Literal));
-            } else if let Some(rest) = call(line, "preload_app!") {
-                found.preload = Some(!rest.starts_with("false"));
-            } else if call(line, "prune_bundler").is_some() {
-                found.prunes_bundler = true;
-            } else if let Some(rest) = call(line, "rackup") {
-                found.rackup = literal(rest);
-            } else if let Some(rest) = call(line, "worker_shutdown_timeout") {
-                found.shutdown_timeout = rest.split([' ', ')', '#']).next();
-            }
-        }
-        found
-    }
-}
-
-/// The arguments, when the line calls this method.
-fn call<'a>(line: &'a str, method: &str) -> Option<&'a str> {
-    let rest = line.strip_prefix(method)?;
-    let ends_there = rest.is_empty() || rest.starts_with([' ', '(']);
-    ends_there.then(|| rest.trim_start_matches([' ', '(']))
-}
-
-fn literal(arguments: &str) -> Option<&str> {
-    let quote = arguments.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
-    let (inside, _) = arguments.get(1..)?.split_once(quote)?;
-    (!inside.contains("#{")).then_some(inside)
-}
-
-/// The rackup file is read at each boot by the path that was given; Bundler keeps to its own.
-fn pinned(pid: i32, rackup: Option<&str>) -> Vec<String> {
-    let gemfile = procs::environment(pid, "BUNDLE_GEMFILE");
-    let given = [("`rackup` is", rackup), ("BUNDLE_GEMFILE was", gemfile.as_deref())];
-    let named = |(what, path): (&str, Option<&str>)| {
-        let path = path.filter(|path| names_a_release(Path::new(path)))?;
-        Some(format!("{what} {path}"))
-    };
-    given.into_iter().filter_map(named).collect()
-}
-
-/// `…/releases/v42/…`, in whichever container's words.
-fn names_a_release(path: &Path) -> bool {
-    let mut parts = path.components().map(|part| part.as_os_str());
-    path.is_absolute() && parts.any(|part| part == "releases") && parts.next().is_some()
-}
-
-fn restart_dir(pid: i32, directory: Option<Directory<'_>>) -> RestartDir {
-    match directory {
+/// The rules of Puma: `directory`, else PWD where that is the working directory, else the working directory.
+fn restart_dir(pid: i32, launch: &Launch, config: &PumaConfig, sure: bool) -> RestartDir {
+    let fixed =
+        |evidence: String| if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) };
+    let by_argument = launch.arguments.as_ref().and_then(|arguments| arguments.dir.clone());
+    match by_argument.map(Directory::Literal).as_ref().or(config.directory.as_ref()) {
         Some(Directory::Literal(path)) if follows(pid, path) => RestartDir::Follows,
-        Some(Directory::Literal(path)) => {
-            RestartDir::Fixed(format!("`directory` is {path}, which is no link"))
+        Some(Directory::Literal(path)) => fixed(format!("`directory` is {path}, which is no link")),
+        // From the file's own place Ruby gives the resolved one.
+        Some(Directory::Computed(text)) if text.contains("__dir__") || text.contains("__FILE__") => {
+            fixed(format!("`directory` is {text}, which is the release that the configuration was read from"))
         }
-        Some(Directory::Computed) => {
+        Some(Directory::Computed(text)) if text.contains("realpath") => RestartDir::Fixed(format!(
+            "`directory` is {text}, which is resolved once: a phased restart goes to the old release"
+        )),
+        Some(Directory::Computed(_)) => {
             RestartDir::Fixed("`directory` is computed, and a computed path is mostly a resolved one".into())
         }
-        None => match procs::environment(pid, "PWD") {
-            Some(path) if follows(pid, &path) => RestartDir::Follows,
-            Some(path) => {
-                RestartDir::Fixed(format!("there is no `directory`, and PWD was {path}, which is no link"))
-            }
-            None => RestartDir::Fixed("there is no `directory`, and PWD was not set".into()),
+        None => match &launch.pwd {
+            Some(path) if follows(pid, path) => RestartDir::Follows,
+            Some(path) => fixed(format!("there is no `directory`, and PWD was {path}, which is no link")),
+            None => fixed("there is no `directory`, and PWD was not set".into()),
         },
     }
 }
 
 /// A path goes through a link, and does not name the running release itself.
-fn follows(pid: i32, path: &str) -> bool {
+pub(in crate::app_server) fn follows(pid: i32, path: &str) -> bool {
     let path = Path::new(path);
     let running = WorkingDirectory::of(pid).ok();
     let running = running.as_ref().and_then(|cwd| cwd.name.file_name());
@@ -159,41 +192,31 @@ fn follows(pid: i32, path: &str) -> bool {
     path.is_absolute() && !names_the_release && path.ancestors().any(is_link)
 }
 
+fn tmp(pid: i32) -> Tmp {
+    let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
+    let found = cwd.join("tmp");
+    match (rustix::fs::statfs(&found), device(&found), device(&cwd)) {
+        (Ok(stat), ..) if is_network(stat.f_type) => Tmp::OnNetwork,
+        (Ok(_), Ok(tmp), Ok(release)) if tmp == release => Tmp::OnVolume,
+        _ => Tmp::Own,
+    }
+}
+
+fn device(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).map(|found| found.dev())
+}
+
+/// NFS (EFS too), CIFS and SMB, Ceph, Lustre, GPFS, 9p, FUSE: by their numbers in `statfs`.
+fn is_network(kind: rustix::fs::FsWord) -> bool {
+    const KINDS: [u32; 8] =
+        [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0bd0_0bd0, 0x4750_4653, 0x0102_1997, 0x6573_5546];
+    KINDS.contains(&(kind as u32))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_plain_lines_of_a_configuration_count() {
-        let text = "# preload_app!\n  directory '/srv/app/current' # here\nprune_bundler\n";
-        let found = Config::scan(text);
-        assert_eq!(found.directory, Some(Directory::Literal("/srv/app/current")));
-        assert_eq!((found.preload, found.prunes_bundler), (None, true));
-    }
-
-    #[test]
-    fn preload_can_be_turned_off() {
-        assert_eq!(Config::scan("preload_app!").preload, Some(true));
-        assert_eq!(Config::scan("preload_app! if ENV['X']").preload, Some(true));
-        assert_eq!(Config::scan("preload_app!(false)").preload, Some(false));
-        assert_eq!(Config::scan("preload_app! false").preload, Some(false));
-    }
-
-    #[test]
-    fn a_path_below_releases_names_one() {
-        assert!(names_a_release(Path::new("/srv/app/releases/v1/Gemfile")));
-        for path in ["/srv/app/current/Gemfile", "config.ru", "/srv/releases", "releases/v1/x"] {
-            assert!(!names_a_release(Path::new(path)), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_rackup_file_and_a_shutdown_time_out_are_understood_where_they_are_plain() {
-        let found = Config::scan("rackup '/srv/app/releases/v1/config.ru'\nworker_shutdown_timeout 25 # s\n");
-        assert_eq!(found.rackup, Some("/srv/app/releases/v1/config.ru"));
-        assert_eq!(found.shutdown_timeout, Some("25"));
-        assert_eq!(Config::scan("rackup DefaultRackup if x\n").rackup, None);
-    }
 
     #[test]
     fn preload_by_default_depends_on_the_version_and_how_the_workers_are_told() {
@@ -215,11 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn a_computed_directory_is_no_literal() {
-        for text in
-            ["directory File.expand_path('..', __dir__)", "directory \"#{root}/current\"", "directory root"]
-        {
-            assert_eq!(Config::scan(text).directory, Some(Directory::Computed), "{text}");
-        }
+    fn network_file_systems_are_told_from_local_ones() {
+        let word = |kind: u32| kind as rustix::fs::FsWord;
+        assert!(is_network(word(0x6969)) && is_network(word(0xff53_4d42)));
+        assert!(!is_network(word(0x0102_1994)) && !is_network(word(0xef53)), "tmpfs, ext4");
     }
 }

@@ -7,6 +7,7 @@ use super::{
     census::{Family, Worker},
     control::{Control, Stats, WorkerStatus},
     nameless,
+    starter::Starter,
 };
 use crate::{
     app_server::{Description, WorkerDescription},
@@ -37,6 +38,7 @@ impl View {
     fn generation(&self) -> Generation {
         Generation {
             key: self.family.image.generation_key(),
+            master: self.family.image.process.key(),
             signalable: self.signalable(),
             cwd: self.cwd(self.master()),
             expected: self.expected(),
@@ -55,7 +57,7 @@ impl View {
             Cwd::Release(release) => Some(release),
             Cwd::Elsewhere | Cwd::Unknown => None,
         };
-        WorkerDescription { pid: worker.id.pid, release, booted: self.booted(worker) }
+        WorkerDescription { pid: worker.id.pid, key: worker.id.key(), release, booted: self.booted(worker) }
     }
 
     pub fn master(&self) -> i32 {
@@ -70,6 +72,17 @@ impl View {
         self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
     }
 
+    /// Why a phased restart would fork the old code once more, though Puma offers it; `None` when
+    /// nothing says so.
+    pub fn app_in_master(&self) -> Option<String> {
+        let loads_first = self.memory.starter.and_then(Starter::loads_first).map(str::to_owned);
+        let mapped = || {
+            let extension = self.memory.setting.as_ref()?.app_in_master?;
+            Some(format!("the app is loaded in Puma's master ({extension} is)"))
+        };
+        loads_first.or_else(mapped)
+    }
+
     pub fn stats(&self) -> Option<&Stats> {
         match &self.control {
             Control::Stats(stats) => Some(stats),
@@ -78,22 +91,16 @@ impl View {
     }
 
     /// The title stands, the hot restart's handler too, and an app that is loading would not be cut
-    /// off: in single mode SIGUSR2 ends Puma 5.6 then, and 8.0 loses it. As long as it is unknown
-    /// whether this is a cluster, it counts as single mode.
+    /// off: in single mode SIGUSR2 ends Puma 5.6 then, and 6.6 and 8.0 lose it until they accept. (The
+    /// control server tells numbers a moment too early.) As long as it is unknown whether this is a
+    /// cluster, it counts as single mode.
     fn signalable(&self) -> bool {
         let loaded = match self.cluster() {
             Some(true) => true,
-            Some(false) => self.single_serves(),
+            Some(false) => self.family.serves,
             None => false,
         };
         self.family.title.is_some() && self.family.catches_hot && loaded
-    }
-
-    /// Single mode starts its control server after the app has loaded, but before it accepts: until then
-    /// it has no numbers to tell.
-    pub fn single_serves(&self) -> bool {
-        let tells_numbers = |stats: &Stats| stats.workers.is_none() && stats.single.busy().is_some();
-        self.family.serves || self.stats().is_some_and(tells_numbers)
     }
 
     pub fn expected(&self) -> usize {
@@ -108,7 +115,7 @@ impl View {
     fn processes(&self) -> Vec<Process> {
         if self.cluster() == Some(false) {
             let key = self.family.image.process_key();
-            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.single_serves() }];
+            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.family.serves }];
         }
         let process = |worker: &Worker| Process {
             key: worker.id.key(),

@@ -9,21 +9,31 @@ use crate::{
 
 const ABOUT: &str = "health path";
 
+const REACH: &str =
+    "make verify.url answer 2xx, as this pod reaches the app itself (http://127.0.0.1:3000/up)";
+
+/// Rails 7.2 generates `force_ssl` alone.
+const NO_REDIRECT: &str = "in Rails, where TLS ends in front of the pod: config.assume_ssl = true beside \
+                           config.force_ssl; else name in verify.url what is redirected to";
+
 /// Asks once. That none is set is the configuration's to say.
 pub async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Check> {
     let url = section.url.as_deref()?;
-    let prober = match Prober::new(url, section.release_header.clone(), section.timeout) {
+    let prober = match Prober::new(url, section) {
         Ok(prober) => prober,
         Err(error) => return Some(Check::unknown(ABOUT, error.to_string())),
     };
     Some(match prober.answer().await {
-        Err(why) => fails(url, &format!("does not answer: {why}")),
-        Ok(answer) if !answer.status.is_success() => fails(url, &format!("answers {}", answer.status)),
+        Err(why) => fails(url, &format!("does not answer: {why}"), REACH),
+        Ok(answer) if answer.status.is_redirection() => {
+            fails(url, &format!("answers {}, and a redirect proves nothing", answer.status), NO_REDIRECT)
+        }
+        Ok(answer) if !answer.status.is_success() => fails(url, &format!("answers {}", answer.status), REACH),
         Ok(answer) => named(section, &answer, running),
     })
 }
 
-fn fails(url: &str, how: &str) -> Check {
+fn fails(url: &str, how: &str, remedy: &str) -> Check {
     Check::found(
         ABOUT,
         Finding::risky(
@@ -32,13 +42,13 @@ fn fails(url: &str, how: &str) -> Check {
                 "{url} {how}: what fails before a deploy proves nothing after it, so that bad releases are \
                  taken for good as long as they boot"
             ),
-            "make verify.url answer 2xx, as this pod reaches the app itself (http://127.0.0.1:3000/up)",
+            remedy,
         ),
     )
 }
 
 fn named(section: &Verify, answer: &Answer, running: Option<&ReleaseId>) -> Check {
-    let Some(header) = &section.release_header else {
+    let Some(place) = section.names_release_in() else {
         return Check::fine(ABOUT, format!("answers {}", answer.status));
     };
     let wrong = match (&answer.release, running) {
@@ -46,11 +56,44 @@ fn named(section: &Verify, answer: &Answer, running: Option<&ReleaseId>) -> Chec
             format!("says {named:?}, where {running} runs")
         }
         (Some(named), _) => {
-            return Check::fine(ABOUT, format!("answers {}, and {header} says {named}", answer.status));
+            return Check::fine(ABOUT, format!("answers {}, and {place} says {named}", answer.status));
         }
         (None, _) => "is not in the answer".to_owned(),
     };
-    let message = format!("{header} {wrong}: every deploy would be undone as release_mismatch");
-    let remedy = "let the app name its release (the name of its directory) in that header, or unset verify.release_header";
+    let message = format!("{place} {wrong}: every deploy would be undone as release_mismatch");
+    let remedy = "let the app name its release (the name of its directory) there, or unset verify.release_header and \
+                  verify.release_field";
     Check::found(ABOUT, Finding::broken(Code::ReleaseHeaderWrong, message, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::{Router, http::StatusCode, routing::get};
+
+    use super::*;
+
+    /// What is found where `/up` answers with this status.
+    async fn found(status: StatusCode) -> Finding {
+        let app = Router::new().route("/up", get(async move || status));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/up", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let section = Verify { url: Some(url), timeout: Duration::from_secs(5), ..Verify::default() };
+        checks(&section, None).await.unwrap().finding().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn a_rails_that_redirects_to_https_is_told_the_line_that_mends_it() {
+        let found = found(StatusCode::MOVED_PERMANENTLY).await;
+        assert_eq!(found.code, Code::HealthPathFails);
+        assert!(found.remedy.contains("assume_ssl"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn another_status_is_none_of_tls() {
+        let found = found(StatusCode::SERVICE_UNAVAILABLE).await;
+        assert!(found.message.contains("503") && !found.remedy.contains("ssl"), "{found:?}");
+    }
 }

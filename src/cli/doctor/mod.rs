@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use super::{Console, Exit, Failure};
 use crate::{
-    app_server::{AppServer, puma::Puma},
+    app_server::AppServer,
     config::{self, Config, LongRequests},
+    core::{Cwd, Mode, Plan, Sight, Trouble},
     finding::{Check, Code, Finding},
     revision::ReleaseId,
+    volume::Lane,
 };
 use report::Report;
 
@@ -43,7 +45,7 @@ pub enum Scope {
 pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit, Failure> {
     let mut checks = config::advice::of(config);
     checks.extend(match scope {
-        Scope::ConfigOnly => config_only(),
+        Scope::ConfigOnly => config_only(config),
         Scope::Init => before_puma(config).await?,
         Scope::Pod => whole_pod(config).await?,
     });
@@ -52,30 +54,32 @@ pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit
     Ok(if report.is_broken() { Exit::Failed } else { Exit::Done })
 }
 
-fn config_only() -> Vec<Check> {
-    let left_out = ["Puma", "volume", "store", "pod", "agent"];
+fn config_only(config: &Config) -> Vec<Check> {
+    let left_out = [config.app_server.title(), "volume", "store", "pod", "agent"];
     left_out.into_iter().map(|about| Check::unknown(about, "left out: --config-only")).collect()
 }
 
 async fn before_puma(config: &Config) -> Result<Vec<Check>, Failure> {
     let (volume, store, pod) =
         tokio::join!(volume::checks(config), store::checks(config), pod::checks(config));
-    let left_out = ["Puma", "health path", "agent"];
+    let left_out = [config.app_server.title(), "health path", "agent"];
     let left_out = left_out.into_iter().map(|about| Check::unknown(about, "not expected yet: --init"));
     Ok([volume?, store, pod?].into_iter().flatten().chain(left_out).collect())
 }
 
 async fn whole_pod(config: &Config) -> Result<Vec<Check>, Failure> {
-    let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?
-        .with_fallback(config.fallback_dir.clone());
-    let (puma, volume, store, pod, agent) = tokio::join!(
-        puma_and_its_app(&puma, config),
+    let server_there = super::app_server::of(config)?;
+    // First: a look tells what the plan has found in the two releases.
+    let next = next_release(server_there.as_ref(), config).await;
+    let (server, volume, store, pod, agent) = tokio::join!(
+        server_and_its_app(server_there.as_ref(), config),
         volume::checks(config),
         store::checks(config),
         pod::checks(config),
         agent::checks(config),
     );
-    let mut checks: Vec<Check> = [puma, volume?, store, pod?, agent.own].into_iter().flatten().collect();
+    let all = [server, volume?, store, next, pod?, agent.own];
+    let mut checks: Vec<Check> = all.into_iter().flatten().collect();
     let known: Vec<Code> = checks.iter().filter_map(Check::finding).map(|finding| finding.code).collect();
     checks.extend(agent.told.into_iter().filter(|check| {
         let code = check.finding().map(|finding| finding.code);
@@ -84,21 +88,71 @@ async fn whole_pod(config: &Config) -> Result<Vec<Check>, Failure> {
     Ok(checks)
 }
 
-async fn puma_and_its_app(puma: &Puma, config: &Config) -> Vec<Check> {
-    let mut checks = puma.examine().await;
-    let look = puma.observe().await;
-    let running: Vec<_> = look.description.workers.iter().map(|worker| worker.release.clone()).collect();
-    let running: Option<ReleaseId> = match &running[..] {
-        [Some(first), rest @ ..] if rest.iter().all(|other| other.as_ref() == Some(first)) => {
-            Some(first.clone())
-        }
-        _ => None,
+/// What the agent would do about the release that the pointer names, where that is on the volume already.
+async fn next_release(server: &dyn AppServer, config: &Config) -> Vec<Check> {
+    let Some(release) = store::desired(config).await else { return Vec::new() };
+    let look = server.observe().await;
+    let (id, releases) = (release.clone(), super::on_volume(config));
+    let lane = match Lane::start("doctor-next") {
+        Ok(lane) => lane,
+        Err(error) => return vec![Check::unknown(NEXT, error.to_string())],
     };
+    let there = lane.run(HERE, move || releases.is_complete(&id)).await;
+    let there = there.is_ok_and(|there| there.is_ok_and(|there| there));
+    let running = running(&look.sight);
+    if !there || look.description.pid.is_none() || running.as_ref() == Some(&release) {
+        return Vec::new();
+    }
+    vec![planned(&release, server.plan(running.as_ref(), &release).await)]
+}
+
+const NEXT: &str = "restarts";
+/// A file of a few hundred bytes on the volume.
+const HERE: Duration = Duration::from_secs(10);
+
+fn planned(release: &ReleaseId, plan: Result<Plan, Trouble>) -> Check {
+    match plan {
+        Ok(Plan { mode: Mode::Hot }) => {
+            Check::fine(NEXT, format!("to {release}, which the pointer names: hot"))
+        }
+        Ok(Plan { mode: Mode::Phased }) => {
+            Check::fine(NEXT, format!("to {release}, which the pointer names: phased"))
+        }
+        Err(trouble) => Check::found(
+            NEXT,
+            Finding::broken(
+                Code::RestartImpossible,
+                format!(
+                    "{release}, which the pointer names, is not deployed ({}): {}",
+                    trouble.reason, trouble.message
+                ),
+                "the message says what to change; docs/runbook.md has a heading for the reason",
+            ),
+        ),
+    }
+}
+
+/// What all that serve run, where they run the same: workers, or the one process of single mode.
+fn running(sight: &Sight) -> Option<ReleaseId> {
+    let Sight::Seen(server) = sight else { return None };
+    let mut serving = server.generations.iter().flat_map(|generation| &generation.processes);
+    let first = &serving.next()?.cwd;
+    let Cwd::Release(release) = first else { return None };
+    serving.all(|process| process.cwd == *first).then(|| release.clone())
+}
+
+async fn server_and_its_app(server: &dyn AppServer, config: &Config) -> Vec<Check> {
+    let mut checks = server.examine().await;
+    let look = server.observe().await;
+    let running = running(&look.sight);
     if look.description.pid.is_some() {
-        checks.push(long_requests(look.traffic.oldest_request_ms(), config));
+        let said = checks.iter().filter_map(Check::finding).any(|finding| finding.code == Code::LongRequests);
+        if !said {
+            checks.push(long_requests(look.traffic.oldest_request_ms(), config));
+        }
         checks.extend(health::checks(&config.verify, running.as_ref()).await);
     } else {
-        checks.push(Check::unknown("health path", "no Puma to be asked"));
+        checks.push(Check::unknown("health path", format!("no {} to be asked", config.app_server.title())));
     }
     checks
 }
@@ -106,12 +160,18 @@ async fn puma_and_its_app(puma: &Puma, config: &Config) -> Vec<Check> {
 /// As long as a request has taken already, as long it may take still.
 fn long_requests(oldest_ms: Option<u64>, config: &Config) -> Check {
     const ABOUT: &str = "requests";
+    if !config.restart_cuts() {
+        return Check::fine(
+            ABOUT,
+            "none is waited for: only the app server itself, or your command, cuts what takes too long",
+        );
+    }
     let limit = config.puma.worker_shutdown_timeout;
     let Some(age) = oldest_ms.map(Duration::from_millis) else {
         return Check::fine(ABOUT, "none is in flight as far as the socket table tells");
     };
     let shown = |duration: Duration| humantime::format_duration(Duration::from_secs(duration.as_secs()));
-    if age < limit / 2 {
+    if age < limit / 2 || !config.restart_cuts() {
         return Check::fine(ABOUT, format!("the oldest in flight began {} ago", shown(age)));
     }
     let message = format!(

@@ -11,6 +11,7 @@ use crate::{
     cli::Failure,
     config::Config,
     finding::{Check, Code, Finding},
+    hook::Hook,
     releases::Releases,
     volume::Lane,
 };
@@ -43,7 +44,12 @@ pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     };
     let late = || Check::unknown(ABOUT, format!("no answer within {LIMIT:?}"));
     let mut checks = lane.run(LIMIT, own).await.unwrap_or_else(|_| vec![late()]);
-    // Second: it is the one that may hang with the volume.
+    // Second: these are the ones that may hang with the volume.
+    if let Some(hook) = Hook::new(&config.hooks) {
+        let current = config.current();
+        let check = move || hook.check(current.exists().then_some(current.as_path()));
+        checks.push(lane.run(LIMIT, check).await.unwrap_or_else(|_| late()));
+    }
     checks.push(lane.run(LIMIT, move || neighbours.check()).await.unwrap_or_else(|_| late()));
     Ok(checks)
 }

@@ -7,7 +7,7 @@ use crate::{
     core::{Reason, Trouble},
     finding::{Check, Code, Finding},
     pointer::{self, Source},
-    revision::Pointer,
+    revision::{Pointer, ReleaseId},
     store::{self, Store, archive},
 };
 
@@ -42,6 +42,17 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     vec![read, release]
 }
 
+/// What the pointer names, if it can be read now. That it cannot is said by [`checks`].
+pub async fn desired(config: &Config) -> Option<ReleaseId> {
+    let store = config.source.as_deref().and_then(|source| store::open(Some(source), &config.s3).ok());
+    let source = match (pointer::file_path(&config.pointer), store) {
+        (Some(path), _) => Source::File(path),
+        (None, store) => Source::Store(store?, config.pointer.clone()),
+    };
+    let read = tokio::time::timeout(LIMIT, pointer::read(&source)).await;
+    Some(read.ok()?.ok()?.revision.release)
+}
+
 async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     let id = &pointer.revision.release;
     match tokio::time::timeout(LIMIT, archive::find(store, id)).await {
@@ -59,7 +70,7 @@ async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
 }
 
 /// The same trouble that the agent would have, called what the agent would call it.
-fn named(trouble: &Trouble) -> Finding {
+pub(super) fn named(trouble: &Trouble) -> Finding {
     let (code, remedy) = match trouble.reason {
         Reason::PointerInvalid => {
             (Code::PointerInvalid, "`pitstop promote ID`, or put the file right; a release id is plain text")

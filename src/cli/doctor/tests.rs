@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, os::unix::fs::symlink, path::Path, time
 use axum::{Router, http::StatusCode, routing::get};
 
 use super::*;
-use crate::{config::Verify, finding::findings, releases::leases::Lease};
+use crate::{config::Verify, core, finding::findings, releases::leases::Lease};
 
 /// A volume with room for releases and an empty store, both in one directory.
 fn config(dir: &Path) -> Config {
@@ -136,6 +136,32 @@ async fn the_pointer_and_its_release_are_asked_for() {
     assert_eq!(codes(&store::checks(&config).await), ["POINTER_UNREADABLE"]);
 }
 
+/// In single mode there are no workers, and the one process serves.
+#[test]
+fn what_runs_is_what_all_that_serve_run() {
+    let serving = |releases: &[&str]| {
+        let process = |release: &&str| core::Process {
+            key: core::ProcessKey(0),
+            cwd: Cwd::Release(release.parse().unwrap()),
+            booted: true,
+        };
+        let processes: Vec<_> = releases.iter().map(process).collect();
+        let generation = core::Generation {
+            key: core::GenerationKey(0),
+            master: core::ProcessKey(0),
+            signalable: true,
+            cwd: Cwd::Release("v1".parse().unwrap()),
+            expected: processes.len(),
+            processes,
+        };
+        let server = core::AppServer { generations: vec![generation], old_workers: false };
+        running(&Sight::Seen(server)).map(|release| release.to_string())
+    };
+    assert_eq!(serving(&["v1"]).as_deref(), Some("v1"));
+    assert_eq!(serving(&["v2", "v2"]).as_deref(), Some("v2"));
+    assert_eq!((serving(&["v1", "v2"]), serving(&[]), running(&Sight::Unclear)), (None, None, None));
+}
+
 #[tokio::test]
 async fn the_health_path_answers_as_the_release_that_runs() {
     let app = Router::new()
@@ -170,4 +196,62 @@ fn a_request_that_may_not_survive_a_restart_is_risky_only_if_nobody_waits_for_it
     assert_eq!(found(&config, Some(15_000)), Some(("LONG_REQUESTS", "Risky".into())));
     config.puma.worker_shutdown_timeout = Duration::from_secs(60);
     assert_eq!(found(&config, Some(15_000)), None);
+}
+
+#[tokio::test]
+async fn a_volume_that_does_not_answer_hangs() {
+    let lane = Lane::start("test").unwrap();
+    let (release, hang) = std::sync::mpsc::channel::<()>();
+    let look = move || hang.recv().map_or_else(|_| Vec::new(), |()| Vec::new());
+    let checks = volume::within(Duration::from_millis(1), &lane, Path::new("/srv/app"), look).await;
+    assert_eq!(codes(&checks), ["VOLUME_HANGS"]);
+    drop(release);
+}
+
+#[test]
+fn a_volume_without_room_or_locks() {
+    let found = |check: Check| codes(&[check]);
+    assert_eq!(found(volume::room_for((500, 10), 1_000, 20)), [""; 0]);
+    assert_eq!(found(volume::room_for((500, 10), 999, 20)), ["VOLUME_NEARLY_FULL"]);
+    assert_eq!(found(volume::room_for((500, 10), 1_000, 19)), ["VOLUME_NEARLY_FULL"]);
+    assert_eq!(volume::no_locks("two take the same lock").code.code(), "VOLUME_WITHOUT_LOCKS");
+}
+
+/// As the agent calls it, so does doctor.
+#[test]
+fn every_trouble_of_a_store_has_a_code_of_its_own() {
+    use crate::core::Reason;
+    for (reason, code) in [
+        (Reason::StoreDenied, "STORE_DENIED"),
+        (Reason::StoreUnreachable, "STORE_UNREACHABLE"),
+        (Reason::ConfigInvalid, "CONFIG_INVALID"),
+        (Reason::ReleaseUnknown, "RELEASE_UNKNOWN"),
+    ] {
+        assert_eq!(store::named(&Trouble::new(reason, "it is so")).code.code(), code);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_hangs_up_and_an_address_that_is_not_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.listen = "192.0.2.1:9750".parse().unwrap();
+    let none = agent::checks(&config).await.own;
+    assert_eq!(codes(&none), ["AGENT_NOT_RUNNING", "NOT_LISTENING"]);
+    fs::create_dir(&config.state_dir).unwrap();
+    let listener = tokio::net::UnixListener::bind(config.state_dir.join("admin.sock")).unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let silent = agent::checks(&config).await.own;
+    assert_eq!(codes(&silent)[0], "AGENT_SILENT");
+}
+
+#[test]
+fn a_release_that_could_not_be_restarted_onto_is_broken_and_says_why() {
+    use crate::core::Reason;
+    let v2: ReleaseId = "v2".parse().unwrap();
+    let refused = planned(&v2, Err(Trouble::new(Reason::NeedsImage, "it wants Ruby 9.9")));
+    let finding = refused.finding().unwrap();
+    assert_eq!(finding.code.code(), "RESTART_IMPOSSIBLE");
+    assert!(finding.message.contains("needs_image") && finding.message.contains("Ruby 9.9"), "{finding:?}");
+    assert!(planned(&v2, Ok(Plan { mode: Mode::Phased })).finding().is_none());
 }

@@ -37,13 +37,23 @@ pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
         deploy_to: config.deploy_to.clone(),
         current: config.current(),
     };
-    let shown = config.deploy_to.display().to_string();
+    Ok(within(LIMIT, &lane, &config.deploy_to, move || volume.checks()).await)
+}
+
+/// A volume that hangs is told from one that answers.
+pub(super) async fn within(
+    limit: Duration,
+    lane: &Lane,
+    deploy_to: &Path,
+    look: impl FnOnce() -> Vec<Check> + Send + 'static,
+) -> Vec<Check> {
     let hangs = || {
-        let message = format!("{shown} did not answer within {LIMIT:?}: no deploy begins while it hangs");
+        let shown = deploy_to.display();
+        let message = format!("{shown} did not answer within {limit:?}: no deploy begins while it hangs");
         let remedy = "see the network file system's server and its mount; the drain works without the volume";
         vec![Check::found(ABOUT, Finding::broken(Code::VolumeHangs, message, remedy))]
     };
-    Ok(lane.run(LIMIT, move || volume.checks()).await.unwrap_or_else(|_| hangs()))
+    lane.run(limit, look).await.unwrap_or_else(|_| hangs())
 }
 
 struct Volume {
@@ -145,18 +155,7 @@ impl Volume {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
         // Some file systems do not count inodes: they say that there are none.
         let inodes = if room.f_files == 0 { u64::MAX } else { room.f_favail };
-        let megabytes = |bytes: u64| bytes >> 20;
-        if free < bytes.saturating_mul(2) || inodes < entries.saturating_mul(2) {
-            let message = format!(
-                "{} MB and {inodes} inodes are free, and the largest release here has {} MB and {entries} entries: \
-                 the next one may not fit",
-                megabytes(free),
-                megabytes(bytes)
-            );
-            let remedy = "free space, lower keep_releases, or enlarge the volume";
-            return Check::found(ABOUT, Finding::risky(Code::VolumeNearlyFull, message, remedy));
-        }
-        Check::fine(ABOUT, format!("{} MB free", megabytes(free)))
+        room_for((bytes, entries), free, inodes)
     }
 
     fn current(&self) -> Check {
@@ -202,6 +201,22 @@ pub(super) fn nearest(path: &Path) -> PathBuf {
     path.ancestors().find(|dir| dir.is_dir()).unwrap_or(path).to_owned()
 }
 
+/// Of the largest release, bytes and entries; free bytes and inodes.
+pub(super) fn room_for((bytes, entries): (u64, u64), free: u64, inodes: u64) -> Check {
+    let megabytes = |bytes: u64| bytes >> 20;
+    if free >= bytes.saturating_mul(2) && inodes >= entries.saturating_mul(2) {
+        return Check::fine(ABOUT, format!("{} MB free", megabytes(free)));
+    }
+    let message = format!(
+        "{} MB and {inodes} inodes are free, and the largest release here has {} MB and {entries} entries: the next \
+         one may not fit",
+        megabytes(free),
+        megabytes(bytes)
+    );
+    let remedy = "free space, lower keep_releases, or enlarge the volume";
+    Check::found(ABOUT, Finding::risky(Code::VolumeNearlyFull, message, remedy))
+}
+
 fn not_writable(dir: &Path, error: &io::Error) -> Finding {
     Finding::broken(
         Code::VolumeNotWritable,
@@ -222,7 +237,7 @@ fn split(staging: &Path, releases: &Path) -> Finding {
     )
 }
 
-fn no_locks(why: &str) -> Finding {
+pub(super) fn no_locks(why: &str) -> Finding {
     Finding::risky(
         Code::VolumeWithoutLocks,
         format!(

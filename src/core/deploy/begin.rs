@@ -44,6 +44,7 @@ impl Deploy {
             return self.leave_the_way_back(now, out);
         }
         let target = match &self.state {
+            State::Checking(_, Checking::Condemned(_)) => return,
             State::Fetching(target) | State::Checking(target, _) => target,
             State::Publishing(target, ..) if self.busy.is_none() => target,
             State::Verifying(target, v) if v.watch.unseen() => target,

@@ -32,6 +32,35 @@ impl Deploy {
         State::Checking(target, Checking::Lacking { images, again })
     }
 
+    /// A trial boot is for what is new. Who goes back must get there at once, what is in place already
+    /// was tried before, and where the way back has failed there is nothing left to be protected.
+    fn wants_trial(&self, target: &Target) -> bool {
+        let release = Some(&target.revision.release);
+        let proved = [&self.history.verified, &self.history.previous].iter().any(|r| r.as_ref() == release);
+        let back = proved || self.held.is_some() || target.hot_only;
+        !back && self.current.as_ref() != release
+    }
+
+    /// The release failed before anything was moved: it is rejected, and that is all there is to do.
+    pub(super) fn condemned(&mut self, target: Target, why: &Trouble) -> State {
+        self.history.reject(&target.revision, why.reason);
+        self.trouble = Some(why.clone());
+        State::Checking(target, Checking::Condemned(why.clone()))
+    }
+
+    /// The rejection is on disk, or could not be written: it holds for this process all the same.
+    pub(super) fn condemnation_ended(
+        &mut self,
+        target: Target,
+        why: Trouble,
+        out: &mut Vec<Effect>,
+    ) -> State {
+        let wanted = self.desired.as_ref().is_some_and(|desired| desired.revision == target.revision);
+        self.trouble = wanted.then(|| why.clone());
+        out.push(self.conclude(target.revision, Conclusion::Refused(why)));
+        State::Steady
+    }
+
     /// A container that is restarting may bring another image, and most often brings the same:
     /// without an app server there is nothing to be seen, so nothing is moved.
     fn wait_for_image(
@@ -79,8 +108,14 @@ impl Deploy {
             }
             Checking::Plan { .. } => {
                 self.busy = Some(Step::Check);
-                let release = target.revision.release;
-                out.push(Effect::Check { attempt: self.attempt, release, running: self.running.clone() });
+                let (attempt, running, trial) =
+                    (self.attempt, self.running.clone(), self.wants_trial(&target));
+                out.push(Effect::Check { attempt, release: target.revision.release, running, trial });
+            }
+            Checking::Condemned(why) => {
+                if self.volume_is_free() {
+                    out.push(self.record(RecordEvent::Rejected, target.revision, Extra::Reason(why.reason)));
+                }
             }
             Checking::Lacking { images, again } => {
                 if let Some(look) = look {

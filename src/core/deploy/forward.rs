@@ -1,7 +1,9 @@
 //! The way forward: from a moved pointer to proof.
 
+use std::borrow::Cow;
+
 use super::{check::back_to_the_look, *};
-use crate::core::observation::Probe;
+use crate::core::observation::{Generation, Probe};
 
 impl Deploy {
     /// Begins the step that is wanted, if its gate is open.
@@ -13,8 +15,12 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         match self.state.clone() {
-            State::Verifying(target, verifying) => self.verify(now, gate, target, verifying, look),
+            State::Verifying(target, verifying) => self.verify(now, gate, target, verifying, look, out),
             State::Committing(target, committing) => self.commit(now, target, committing, look, out),
+            // Nothing is moved by it, and what is known must not be forgotten.
+            State::Checking(target, checking @ Checking::Condemned(_)) => {
+                self.check(now, target, checking, look, out);
+            }
             _ if gate.draining => {}
             State::Fetching(_) | State::Checking(..) if self.pauses() => {}
             State::Fetching(target) => self.fetch(&target, out),
@@ -51,7 +57,10 @@ impl Deploy {
             }
             Publishing::Flip { until } => {
                 let hung = |look: &Observation| now >= until && !verdict::any_booted(&look.sight);
-                if look.is_some_and(|look| self.may_flip(&look.sight) || hung(look)) {
+                let quiet = |look: &Observation| {
+                    self.may_flip(&look.sight) && self.alone(now, target, until, &look.sight)
+                };
+                if look.is_some_and(|look| quiet(look) || hung(look)) {
                     self.busy = Some(Step::Publish);
                     out.push(Effect::Publish {
                         attempt: self.attempt,
@@ -71,6 +80,19 @@ impl Deploy {
         }
     }
 
+    /// A restart of somebody else's has to end before ours begins. What never comes to rest is not waited
+    /// for longer than a restart may take; where nobody is served, or neither way led anywhere, not for long.
+    fn alone(&self, now: Moment, target: &Target, until: Moment, sight: &Sight) -> bool {
+        let Sight::Seen(server) = sight else { return true };
+        let began = Moment(until.0.saturating_sub(self.policy.hot_timeout_ms));
+        let patience = match verdict::any_booted(sight) && !target.hot_only {
+            true => self.policy.hot_timeout_ms,
+            false => self.policy.settle_ms,
+        };
+        let careless = self.mutated(Mutation::BeginsAmidTheirs);
+        careless || verdict::rests(server) || now.since(began) >= patience
+    }
+
     fn restart(
         &mut self,
         now: Moment,
@@ -82,7 +104,7 @@ impl Deploy {
     ) {
         match restarting {
             Restarting::Look { until } => {
-                let taken = look.is_some_and(|look| self.take_baseline(now, &target, mode, look));
+                let taken = look.is_some_and(|look| self.take_baseline(now, &target, mode, until, look));
                 if !taken && look.is_some() && now >= until {
                     self.give_up(now, target);
                 }
@@ -101,7 +123,14 @@ impl Deploy {
     }
 
     /// What is there before the signal. True when that is known, or no signal is needed.
-    fn take_baseline(&mut self, now: Moment, target: &Target, mode: Mode, look: &Observation) -> bool {
+    fn take_baseline(
+        &mut self,
+        now: Moment,
+        target: &Target,
+        mode: Mode,
+        until: Moment,
+        look: &Observation,
+    ) -> bool {
         let release = target.revision.release.clone();
         match &look.sight {
             // It will boot from `current` by itself.
@@ -114,12 +143,13 @@ impl Deploy {
                 self.begin_watch(target, Watch::new(release, None, Some(until)));
             }
             Sight::Seen(server) => {
-                let probed = !self.policy.probing || look.probe.is_some();
-                let alone = server.generations.len() == 1;
+                let probe = look.probe();
+                let probed = !self.policy.probing || probe.is_some();
+                let alone = server.generations.len() == 1 && self.alone(now, target, until, &look.sight);
                 if !probed || !alone || self.signalable(server).is_none() {
                     return false;
                 }
-                let healthy = look.probe != Some(Probe::Unhealthy);
+                let healthy = probe != Some(Probe::Unhealthy);
                 let baseline = self.baseline(now, mode, server, healthy);
                 self.announce(now, target.clone(), mode, baseline);
             }
@@ -159,37 +189,65 @@ impl Deploy {
         target: Target,
         mut verifying: Verifying,
         look: Option<&Observation>,
+        out: &mut Vec<Effect>,
     ) {
         // While the pod ends, a master that is gone is no failure of the release's.
         let look = look.filter(|l| !(gate.draining && l.sight == Sight::Missing));
-        let verdict =
-            look.map_or(verdict::Verdict::Undecided, |l| verifying.watch.observe(now, l, &self.policy));
+        let heard = look.map(|look| self.heard(look));
+        let theirs = verifying.watch.theirs();
+        let verdict = heard
+            .map_or(verdict::Verdict::Undecided, |look| verifying.watch.observe(now, &look, &self.policy));
+        if verifying.watch.theirs() > theirs {
+            out.push(Effect::Notice(Notice::RestartedByOthers { mode: Mode::Hot, amid_ours: true }));
+        }
         // Time alone condemns nobody: what has become of it may just not have been seen.
         let seen = look.is_some_and(|l| l.sight != Sight::Unclear);
         let expired = verifying.watch.expired(now).filter(|_| seen);
+        let over = verifying.watch.second_master_gone();
         match (verdict, expired) {
-            (verdict::Verdict::Proven, _) => self.proven(target),
-            (verdict::Verdict::Failed(reason), _) => self.failed(now, target, reason),
+            (verdict::Verdict::Proven, _) => {
+                let hearing = verifying.watch.hearing().clone();
+                self.standing =
+                    look.and_then(|look| Standing::proved(&target.revision.release, look, hearing));
+                self.proven(target);
+            }
+            (verdict::Verdict::Failed(reason), _) => self.failed(now, target, reason, over),
             (verdict::Verdict::Undecided, _) if seen && verifying.lost_its_signal(now) => {
                 // The agent died around the signal and nothing ever came of it.
                 self.unsettled = None;
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
-            (verdict::Verdict::Undecided, Some(reason)) => self.failed(now, target, reason),
+            (verdict::Verdict::Undecided, Some(reason)) => self.failed(now, target, reason, over),
             (verdict::Verdict::Undecided, None) => self.state = State::Verifying(target, verifying),
         }
+    }
+
+    /// The look as it is. In test builds the walk plants its defects here.
+    fn heard<'a>(&self, look: &'a Observation) -> Cow<'a, Observation> {
+        let mut look = Cow::Borrowed(look);
+        if self.mutated(Mutation::MismatchIgnored) {
+            for answer in &mut look.to_mut().answers {
+                answer.probe = Probe::Healthy;
+            }
+        }
+        look
     }
 
     fn proven(&mut self, target: Target) {
         let release = target.revision.release.clone();
         self.history.verify(&release);
+        // The next move may begin before anybody looks again.
+        self.ran = Some(release.clone());
         self.running = Some(release);
         self.unsettled = None;
         self.trouble = None;
         self.state = State::Committing(target, Committing::Record);
     }
 
-    fn failed(&mut self, now: Moment, target: Target, reason: Reason) {
+    fn failed(&mut self, now: Moment, target: Target, reason: Reason, over: bool) {
+        if over {
+            self.unsettled = None;
+        }
         let why = Trouble::new(reason, failure(reason));
         self.begin_revert(now, target, why, true);
     }
@@ -203,6 +261,11 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         match committing {
+            Committing::TakenUp { until } => {
+                if let Some(look) = look {
+                    self.take_up_commit_seen(target, &look.sight, now < until);
+                }
+            }
             Committing::Record => {
                 if self.volume_is_free() {
                     out.push(self.record(RecordEvent::Verified, target.revision, Extra::None));
@@ -222,11 +285,32 @@ impl Deploy {
             }
             Committing::Watch { until } => {
                 let two = look.is_none_or(|l| matches!(&l.sight, Sight::Seen(s) if s.generations.len() > 1));
-                if !two || now >= until {
+                if !two {
                     self.done(target, out);
+                } else if now >= until {
+                    // Nobody knows whether it was ever told.
+                    self.state = State::Committing(target, Committing::Look);
                 }
             }
         }
+    }
+
+    /// What stands beside a proven master is ended; what cannot be told apart is left alone.
+    fn take_up_commit_seen(&mut self, target: Target, sight: &Sight, in_time: bool) {
+        let generations = match sight {
+            Sight::Seen(server) => &server.generations[..],
+            Sight::Unclear if in_time => return,
+            _ => &[],
+        };
+        let proven = |newest: &&Generation| verdict::on_release(newest, &target.revision.release);
+        let newest = generations.last().filter(|_| generations.len() > 1).filter(proven);
+        self.state = match newest {
+            Some(newest) if verdict::whole(newest) => {
+                State::Committing(target, Committing::Commit(newest.key))
+            }
+            Some(_) if in_time => return,
+            _ => State::Steady,
+        };
     }
 
     fn done(&mut self, target: Target, out: &mut Vec<Effect>) {
@@ -251,7 +335,7 @@ impl Deploy {
             }
             (State::Committing(target, Committing::Commit(_)), Outcome::Failed(trouble)) => {
                 self.trouble = Some(trouble.clone());
-                State::Committing(target, Committing::Watch { until: now })
+                State::Committing(target, Committing::Watch { until: now.plus(self.policy.retry_ms) })
             }
             (State::Restarting(target, mode, at), Outcome::Failed(trouble)) => {
                 self.restart_failed(now, target, mode, at, trouble)
@@ -259,6 +343,12 @@ impl Deploy {
             (State::Fetching(target), Outcome::Failed(trouble)) => {
                 self.refused(&State::Fetching(target.clone()), trouble, step, out);
                 self.not_fetched(now, target, trouble)
+            }
+            (State::Checking(target, Checking::Condemned(why)), _) => {
+                self.condemnation_ended(target, why, out)
+            }
+            (State::Checking(target, Checking::Plan { .. }), Outcome::Condemned(trouble)) => {
+                self.condemned(target, trouble)
             }
             (State::Checking(target, Checking::Plan { images }), Outcome::Failed(trouble))
                 if trouble.reason == Reason::NeedsImage =>
@@ -279,7 +369,9 @@ impl Deploy {
                     other => other,
                 }
             }
-            (state, Outcome::Done | Outcome::Unknown) => self.forward_done(now, state),
+            (state, Outcome::Done | Outcome::Unknown | Outcome::Condemned(_)) => {
+                self.forward_done(now, state)
+            }
         }
     }
 
@@ -342,12 +434,15 @@ impl Deploy {
         at: Restarting,
         trouble: &Trouble,
     ) -> State {
-        if let (Restarting::Signal(_), false) = (&at, trouble.reason == Reason::NotPermitted) {
+        let for_good = matches!(trouble.reason, Reason::NotPermitted | Reason::HookFailed);
+        if let (Restarting::Signal(_), false) = (&at, for_good) {
             // The image meant is gone or has changed by itself: look again.
             let until = now.plus(self.policy.hot_timeout_ms);
             return State::Restarting(target, mode, Restarting::Look { until });
         }
-        self.begin_revert(now, target, trouble.clone(), false);
+        // The user's own command has failed: it would fail again.
+        let reject = matches!(at, Restarting::Signal(_)) && trouble.reason == Reason::HookFailed;
+        self.begin_revert(now, target, trouble.clone(), reject);
         std::mem::replace(&mut self.state, State::Steady)
     }
 
@@ -384,7 +479,9 @@ fn failure(reason: Reason) -> &'static str {
             "the restart did not leave the old directory: set `directory` to the current link in Puma's config"
         }
         Reason::ProbeFailed => "verify.url does not answer well from the release",
-        Reason::ReleaseMismatch => "verify.url answers with another release's id",
+        Reason::ReleaseMismatch => {
+            "a worker names another release in verify.url's answers, or has files of another release loaded only"
+        }
         _ => "the restart failed",
     }
 }

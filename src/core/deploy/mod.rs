@@ -24,10 +24,11 @@ mod check;
 mod forward;
 mod operator;
 mod recover;
+mod rest;
 mod revert;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 #[cfg(test)]
 mod time;
 mod view;
@@ -37,7 +38,8 @@ pub use birth::stand_ins;
 use super::{
     Policy, Recovered, Stage, View, Watchfulness,
     effect::{
-        Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Operator, Outcome, Record, Step, Trouble,
+        Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Record, Step,
+        Trouble,
     },
     history::{History, Neighbours},
     mutation::Mutation,
@@ -46,6 +48,7 @@ use super::{
     verdict::{self, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
+use rest::Standing;
 #[cfg(test)]
 use revert::{Revert, RevertStep};
 use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Verifying};
@@ -72,6 +75,8 @@ pub struct Deploy {
     running: Option<ReleaseId>,
     /// What the app server ran when it was last at rest, proven here or not.
     ran: Option<ReleaseId>,
+    /// The server as it stood when it was last seen whole, and how well its release is proved.
+    standing: Option<Standing>,
     /// The last restart that was asked for and has not been seen to end.
     unsettled: Option<Baseline>,
     state: State,
@@ -102,6 +107,7 @@ impl Deploy {
             current,
             running: None,
             ran: None,
+            standing: None,
             unsettled: None,
             state: State::Steady,
             attempt: Attempt(0),
@@ -146,10 +152,18 @@ impl Deploy {
                 if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
                     self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
                     self.retry_at = None;
+                    self.forget_condemned();
                 }
                 self.desired = Some(pointer.clone());
             }
             Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
+        }
+    }
+
+    /// What was found out about a release is no trouble any more when another one is wanted.
+    fn forget_condemned(&mut self) {
+        if matches!(self.state, State::Steady) {
+            self.trouble.take_if(|trouble| trouble.reason == Reason::HookFailed);
         }
     }
 
@@ -201,6 +215,8 @@ impl Deploy {
             State::Publishing(target, ..) => Some(target.revision.release.clone()),
             _ => None,
         };
+        // What others do to it from here on can no more be told from what we do.
+        self.standing = None;
         // After a failed flip nobody knows where the link points.
         self.current = if *outcome == Outcome::Done { goal } else { None };
     }
@@ -208,7 +224,7 @@ impl Deploy {
     /// Begins whatever is wanted and allowed, until nothing is.
     fn advance(&mut self, now: Moment, gate: Gate, look: Option<&Observation>, out: &mut Vec<Effect>) {
         if let Some(look) = look {
-            self.watch_at_rest(now, look);
+            self.watch_at_rest(now, look, out);
         }
         self.supersede(now, out);
         // One look is one piece of evidence: it is weighed in the first turn only. Each turn either
@@ -229,50 +245,6 @@ impl Deploy {
                 return;
             }
         }
-    }
-
-    /// While no deploy is under way: what runs, and is it what `current` says?
-    fn watch_at_rest(&mut self, now: Moment, look: &Observation) {
-        let rest = matches!(self.state, State::Steady | State::Stranded(_));
-        // Until something is moved, what ran goes on running.
-        let untouched = rest || matches!(self.state, State::Fetching(_) | State::Checking(..));
-        if !untouched || look.sight == Sight::Unclear {
-            return;
-        }
-        let settled = match &look.sight {
-            Sight::Seen(server) => verdict::settled_on(server),
-            _ => None,
-        };
-        if !rest {
-            // A stand-in may not have come to its proof before the agent was started anew. What is
-            // desired itself has to.
-            let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
-            let trusted = |r: &ReleaseId| match &self.history.verified {
-                Some(verified) => verified == r,
-                None => desired != Some(r) && !self.history.distrusts(r),
-            };
-            let seen = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
-            self.running = seen.or(self.running.take());
-            return;
-        }
-        self.ran.clone_from(&settled);
-        let stranded = matches!(self.state, State::Stranded(_));
-        let trusted = |r: &ReleaseId| {
-            self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
-        };
-        let good = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
-        let whole = matches!(&look.sight, Sight::Seen(s) if s.generations.iter().all(verdict::whole) && !s.old_workers);
-        let astray = good.is_none() && whole;
-        self.astray_since = astray.then(|| self.astray_since.unwrap_or(now));
-        if let (true, Some(release)) = (stranded, &good) {
-            self.history.verify(release);
-            (self.state, self.trouble, self.unsettled) = (State::Steady, None, None);
-        }
-        if matches!(self.state, State::Steady) {
-            self.trouble =
-                sight_trouble(&look.sight).or(self.trouble.take().filter(|t| !from_sight(t.reason)));
-        }
-        self.running = good;
     }
 
     fn conclude(&self, revision: Revision, conclusion: Conclusion) -> Effect {
@@ -341,7 +313,7 @@ impl Deploy {
 
     /// Whether a restart that we asked for may still change the image.
     pub fn restart_in_flight(&self) -> bool {
-        self.unsettled.is_some()
+        self.unsettled.is_some() || matches!(self.state, State::Committing(..))
     }
 
     /// What will be due though nothing happens; some of it may be overdue.
@@ -353,7 +325,9 @@ impl Deploy {
             | State::Checking(_, Checking::Spread { until } | Checking::Lacking { again: until, .. })
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
-            | State::Committing(_, Committing::Watch { until }) => due.push(*until),
+            | State::Committing(_, Committing::Watch { until } | Committing::TakenUp { until }) => {
+                due.push(*until)
+            }
             State::Verifying(_, verifying) => {
                 due.extend(verifying.watch.deadlines(&self.policy));
                 due.extend(verifying.ask_again);
@@ -361,6 +335,7 @@ impl Deploy {
             State::Reverting(_, revert) => due.extend(revert.deadlines()),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));
+                due.extend(self.standing.as_ref().and_then(Standing::until));
             }
             _ => {}
         }
@@ -377,12 +352,25 @@ impl Deploy {
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
-    pub fn probe_for(&self) -> Option<ReleaseId> {
+    pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match &self.state {
             State::Restarting(target, ..) | State::Verifying(target, _) => {
                 Some(target.revision.release.clone())
             }
+            // In a drain our own requests would pass for traffic.
+            State::Steady if self.policy.naming && !gate.draining => {
+                self.standing.as_ref().filter(|standing| standing.until().is_some()).map(Standing::release)
+            }
             _ => None,
+        }
+    }
+
+    /// Whether the files that processes have loaded matter now.
+    pub fn wants_files(&self) -> bool {
+        match &self.state {
+            State::Verifying(..) => true,
+            State::Steady => self.standing.as_ref().is_some_and(|standing| standing.until().is_some()),
+            _ => false,
         }
     }
 }
@@ -400,7 +388,7 @@ fn sight_trouble(sight: &Sight) -> Option<Trouble> {
         Sight::Missing => (Reason::AppServerMissing, "no app server is running in this pod"),
         Sight::Ambiguous => (
             Reason::AppServerAmbiguous,
-            "several processes could be the app server: set puma.match to a part of its title",
+            "several processes could be the app server: name one of them in the key `match` of its section",
         ),
         Sight::NotPermitted => (
             Reason::NotPermitted,

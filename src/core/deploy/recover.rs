@@ -9,10 +9,26 @@ impl Deploy {
         let (history, open) = History::fold(&recovered.records);
         let mut deploy = Self::steady(policy, history, recovered.current.clone());
         deploy.neighbours = recovered.neighbours.clone();
-        if let Some(open) = open {
-            deploy.take_up(open, &recovered.boot_id, now);
+        match open {
+            Some(open) => deploy.take_up(open, &recovered.boot_id, now),
+            None => deploy.take_up_commit(now),
         }
         deploy
+    }
+
+    /// The agent may have ended between the proof and the end of the old master.
+    fn take_up_commit(&mut self, now: Moment) {
+        let Some(release) = self.history.verified.clone().filter(|_| self.policy.second_master) else {
+            return;
+        };
+        if self.current.as_ref() == Some(&release) {
+            let revision = Revision { release, sequence: None };
+            let target = Target { revision, from: None, previous: None, hot_only: false, stand_in: None };
+            self.state = State::Committing(
+                target,
+                Committing::TakenUp { until: now.plus(self.policy.hot_timeout_ms) },
+            );
+        }
     }
 
     fn take_up(&mut self, open: Open, boot_id: &str, now: Moment) {
@@ -44,10 +60,10 @@ impl Deploy {
             // The flip never came: from rest the move begins anew.
         } else if let Some(baseline) = signalled {
             let until = baseline.at.plus(self.timeout_of(&baseline)).max(now.plus(self.grace()));
-            // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill.
+            // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill, unless a second master refuses a third.
             let ask_again = match baseline.mode {
-                Mode::Hot => until,
-                Mode::Phased => now.plus(self.policy.settle_ms).min(until),
+                Mode::Hot if !self.policy.second_master => until,
+                Mode::Hot | Mode::Phased => now.plus(self.policy.settle_ms).min(until),
             };
             let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
             self.state = State::Verifying(target, Verifying { watch, ask_again: Some(ask_again) });

@@ -23,6 +23,8 @@ pub(super) struct Revert {
     killed: bool,
     /// A signal that left no trace in all its time was already taken for lost once.
     repeated: bool,
+    /// The last look saw nothing that serves. One look alone may have missed a worker.
+    empty: bool,
     /// Goals that could not be fetched, and whether that is for ever.
     unfetched: Vec<(ReleaseId, bool)>,
     pub step: RevertStep,
@@ -50,6 +52,8 @@ pub(super) enum RevertStep {
         settle_by: Moment,
     },
     Recover(GenerationKey),
+    /// The goal came up beside what failed, which goes now.
+    Leave(GenerationKey),
     Close,
 }
 
@@ -81,9 +85,9 @@ impl Deploy {
         self.trouble = Some(why.clone());
         let goal = self.way_back(&target, &[]);
         let step = if reject { RevertStep::Reject } else { self.first_step(now, &target, goal.as_ref()) };
-        let (killed, repeated, unfetched) = (false, false, Vec::new());
-        self.state =
-            State::Reverting(target, Revert { why, reject, goal, killed, repeated, unfetched, step });
+        let (killed, repeated, empty, unfetched) = (false, false, false, Vec::new());
+        let revert = Revert { why, reject, goal, killed, repeated, empty, unfetched, step };
+        self.state = State::Reverting(target, revert);
     }
 
     /// The journal already has the rejection.
@@ -213,6 +217,9 @@ impl Deploy {
             RevertStep::Recover(on) => {
                 out.push(self.perform(Act::Recover, on));
             }
+            RevertStep::Leave(on) => {
+                out.push(self.perform(Act::Commit, on));
+            }
             RevertStep::Close => {
                 if self.volume_is_free() {
                     let release = revert.goal.clone().unwrap_or(target.revision.release.clone());
@@ -333,6 +340,10 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         let Some(look) = look else { return };
+        let empty = !verdict::any_booted(&look.sight);
+        let twice_empty = revert.empty && empty;
+        revert.empty = empty;
+        self.state = State::Reverting(target.clone(), revert.clone());
         if let (Sight::Seen(server), Some(goal)) = (&look.sight, &revert.goal) {
             let home = verdict::settled_on(server).as_ref() == Some(goal);
             if home && (self.settled(server) || now >= until) {
@@ -344,13 +355,23 @@ impl Deploy {
                 return;
             }
         }
+        if let (Sight::Seen(server), Some(goal)) = (&look.sight, &revert.goal)
+            && let [.., _, newest] = &server.generations[..]
+            && verdict::whole(newest)
+            && verdict::on_release(newest, goal)
+        {
+            revert.step = RevertStep::Leave(newest.key);
+            self.state = State::Reverting(target, revert);
+            return;
+        }
         let hung = matches!(&look.sight, Sight::Seen(s) if !self.moved_on(s, &revert)) && now >= settle_by;
         if now < until && !hung {
             return;
         }
         match &look.sight {
-            Sight::Seen(server) if !verdict::any_booted(&look.sight) && !revert.killed => {
-                let Some(newest) = server.generations.last().filter(|_| !barred) else { return };
+            Sight::Seen(server) if empty && !revert.killed => {
+                let may_end = twice_empty && !barred;
+                let Some(newest) = server.generations.last().filter(|_| may_end) else { return };
                 revert.killed = true;
                 revert.step = RevertStep::Recover(newest.key);
                 self.state = State::Reverting(target, revert);
@@ -422,6 +443,12 @@ impl Deploy {
             }
             RevertStep::Recover(_) => {
                 self.unsettled = None;
+                watch
+            }
+            RevertStep::Leave(_) => {
+                if failed.is_some() {
+                    self.retry_at = Some(now.plus(self.policy.retry_ms));
+                }
                 watch
             }
             RevertStep::Close => {

@@ -58,6 +58,8 @@ pub(super) enum Checking {
     /// The image lacks what the release needs: what else would be there, is seen when another image
     /// serves; `again` only makes sure that none was missed.
     Lacking { images: Vec<GenerationKey>, again: Moment },
+    /// The release itself was found to be bad, before anything was moved: that goes on disk.
+    Condemned(Trouble),
     /// Is it this pod's turn, so that a fleet's hot restarts do not coincide?
     Spread { until: Moment },
     /// Would requests be cut?
@@ -90,8 +92,14 @@ pub(super) struct Verifying {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Committing {
+    /// By an agent that was started anew: is the old master still there?
+    TakenUp {
+        until: Moment,
+    },
     Record,
     Look,
     Commit(GenerationKey),
-    Watch { until: Moment },
+    Watch {
+        until: Moment,
+    },
 }

@@ -1,29 +1,33 @@
 //! What no walk shows: how much evidence a verdict takes.
 
 use crate::core::{
-    Agent, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment, Observation,
-    Operator, Outcome, Plan, Policy, Probe, Process, ProcessKey, Record, Recovered, Sight, Stage, Step,
-    Traffic,
+    Agent, Answer, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment,
+    Observation, Operator, Outcome, Plan, Policy, Probe, Process, ProcessKey, Record, Recovered, Sight,
+    Stage, Step, Traffic, Trouble,
     drain::{Budget, DrainCommand, Origin},
 };
 use crate::core::{
     Conclusion, Mode, Reason,
-    deploy::stand_ins,
+    deploy::{stand_ins, state::State},
     history::{History, Neighbours},
     verdict::{Verdict, Watch},
 };
-use crate::revision::{Pointer, RecordEvent, Revision};
+use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
-pub(super) fn policy() -> Policy {
+pub(in crate::core) fn policy() -> Policy {
     let drain = Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 1000, ..Budget::default() };
     Policy {
         hot_timeout_ms: 10_000,
         phased_timeout_ms: 10_000,
         phased_worker_ms: 0,
+        second_master: false,
+        in_place: true,
         settle_ms: 100,
         soak_ms: 100,
         probing: true,
         successes: 3,
+        naming: false,
+        hearing_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 0,
         spread_ms: 5_000,
@@ -34,14 +38,25 @@ pub(super) fn policy() -> Policy {
 }
 
 fn look(began: u64, sight: Sight, probe: Option<Probe>) -> Event {
-    Event::Observed(Observation { began: Moment(began), sight, probe, traffic: Traffic::default() })
+    let answers = probe.map(|probe| Answer { by: None, probe }).into_iter().collect();
+    Event::Observed(Observation { answers, ..Observation::new(Moment(began), sight, Traffic::default()) })
 }
 
 fn serving() -> Sight {
-    let cwd = Cwd::Release("v1".parse().unwrap());
+    serving_from("v1")
+}
+
+fn serving_from(release: &str) -> Sight {
+    let cwd = Cwd::Release(release.parse().unwrap());
     let process = Process { key: ProcessKey(2), cwd: cwd.clone(), booted: true };
-    let generation =
-        Generation { key: GenerationKey(1), signalable: true, cwd, expected: 1, processes: vec![process] };
+    let generation = Generation {
+        key: GenerationKey(1),
+        master: ProcessKey(1),
+        signalable: true,
+        cwd,
+        expected: 1,
+        processes: vec![process],
+    };
     Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
 }
 
@@ -99,10 +114,10 @@ fn a_probe_from_before_the_boot_does_not_count() {
     assert!(matches!(&effects[..], [Effect::Record { record, .. }] if record.event == RecordEvent::Verified));
 }
 
-fn loading(image: u64) -> Sight {
-    let cwd = Cwd::Release("v2".parse().unwrap());
-    let generation =
-        Generation { key: GenerationKey(image), signalable: false, cwd, expected: 1, processes: vec![] };
+/// An image without a process.
+fn loading(image: u64, signalable: bool, expected: usize) -> Sight {
+    let (key, master, cwd) = (GenerationKey(image), ProcessKey(image), Cwd::Release("v2".parse().unwrap()));
+    let generation = Generation { key, master, signalable, cwd, expected, processes: vec![] };
     Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
 }
 
@@ -118,12 +133,32 @@ fn a_container_that_is_quicker_than_the_looks_hides_no_lost_master() {
     };
     let mut watch = Watch::new("v2".parse().unwrap(), Some(baseline), None);
     let mut look = |image: u64| {
-        let traffic = Traffic::default();
-        let look = Observation { began: Moment(image), sight: loading(image), probe: None, traffic };
+        let look = Observation::new(Moment(image), loading(image, false, 1), Traffic::default());
         watch.observe(Moment(image), &look, &policy())
     };
     assert_eq!([look(10), look(11), look(12)], [Verdict::Undecided; 3]);
     assert_eq!(look(13), Verdict::Failed(Reason::MasterGone));
+}
+
+/// Passenger says so, and its clients get error pages until the way back is taken.
+#[test]
+fn a_server_that_says_that_it_has_given_up_is_not_waited_for() {
+    let baseline = Baseline {
+        at: Moment(0),
+        boot_id: String::new(),
+        mode: Mode::Hot,
+        generations: vec![GenerationKey(1)],
+        processes: vec![ProcessKey(2)],
+        healthy: true,
+    };
+    let mut watch = Watch::new("v2".parse().unwrap(), Some(baseline), None);
+    let mut look = |at: u64, image: u64, expected: usize| {
+        let look = Observation::new(Moment(at), loading(image, true, expected), Traffic::default());
+        watch.observe(Moment(at), &look, &policy())
+    };
+    assert_eq!(look(10, 1, 0), Verdict::Undecided, "that was before the restart");
+    assert_eq!(look(11, 7, 2), Verdict::Undecided, "it boots");
+    assert_eq!(look(12, 7, 0), Verdict::Failed(Reason::BootFailed));
 }
 
 #[test]
@@ -177,6 +212,27 @@ fn planned(attempt: u64, mode: Mode) -> Event {
     Event::Finished { attempt: Attempt(attempt), step: Step::Check, outcome: Outcome::Checked(Plan { mode }) }
 }
 
+#[test]
+fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was_proved() {
+    let mut agent = checked(Mode::Phased);
+    agent.step(Moment(6), look(6, Sight::Missing, None));
+    agent.step(Moment(6), done(Step::Record(RecordEvent::Attempt)));
+    agent.step(Moment(8), look(8, Sight::Missing, None));
+    agent.step(Moment(9), done(Step::Publish));
+    agent.step(Moment(11), look(11, Sight::Missing, None));
+    for at in [20, 400, 500] {
+        agent.step(Moment(at), look(at, serving_from("v2"), Some(Probe::Healthy)));
+    }
+    agent.step(Moment(600), look(600, serving_from("v2"), Some(Probe::Healthy)));
+    assert_eq!(agent.view().stage, Stage::Committing);
+    agent.step(Moment(650), Event::Pointer(Ok(at("v3", 3))));
+    agent.step(Moment(700), done(Step::Record(RecordEvent::Verified)));
+    agent.step(Moment(800), look(800, serving_from("v2"), None));
+    let State::Fetching(target) = &agent.deploy.state else { panic!("{:?}", agent.view()) };
+    let named = |release: &Option<ReleaseId>| release.as_ref().map(|release| release.to_string());
+    assert_eq!((target.revision.release.as_str(), named(&target.from)), ("v3", Some("v2".into())));
+}
+
 fn begins(effects: &[Effect]) -> bool {
     effects.iter().any(|e| matches!(e, Effect::Record { record, .. } if record.event == RecordEvent::Attempt))
 }
@@ -202,8 +258,8 @@ fn a_phased_restart_waits_for_nobody() {
 #[test]
 fn no_turn_is_waited_for_where_nothing_serves() {
     let mut agent = checked(Mode::Hot);
-    agent.step(Moment(10), look(10, loading(1), None));
-    assert!(begins(&agent.step(Moment(11), look(11, loading(1), None))));
+    agent.step(Moment(10), look(10, loading(1, false, 1), None));
+    assert!(begins(&agent.step(Moment(11), look(11, loading(1, false, 1), None))));
 }
 
 #[test]
@@ -343,4 +399,89 @@ fn nothing_stands_in_that_failed_here_or_elsewhere() {
     let neighbours = Neighbours { verified: vec![v1, v3], failed: [v2.clone()].into() };
     let found = stand_ins(Reason::ReleaseCorrupt, Some(&v2), &history, &neighbours, false);
     assert_eq!(found.iter().map(|r| r.as_str()).collect::<Vec<_>>(), ["v3"]);
+}
+
+/// v1 is proved and runs; v2 is on the volume, and the check of it is under way.
+fn checking_v2() -> (Agent, Vec<Effect>) {
+    let lines = [RecordEvent::Attempt, RecordEvent::Verified].map(|event| Record {
+        event,
+        revision: at("v1", 1).revision,
+        reason: None,
+        baseline: None,
+    });
+    let current = Some("v1".parse().unwrap());
+    let recovered = Recovered { current, records: lines.to_vec(), ..Recovered::default() };
+    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    agent.step(Moment(1), Event::Pointer(Ok(at("v2", 2))));
+    agent.step(Moment(2), done(Step::Fetch));
+    let effects = agent.step(Moment(4), look(4, serving(), None));
+    (agent, effects)
+}
+
+fn condemned() -> Event {
+    let why = Trouble::new(Reason::HookFailed, "exit code 1: boom");
+    Event::Finished { attempt: Attempt(1), step: Step::Check, outcome: Outcome::Condemned(why) }
+}
+
+#[test]
+fn a_release_that_fails_its_trial_is_rejected_on_disk_and_nothing_is_moved() {
+    let (mut agent, effects) = checking_v2();
+    assert!(matches!(&effects[..], [Effect::Check { trial: true, .. }]), "{effects:?}");
+    let effects = agent.step(Moment(5), condemned());
+    let [Effect::Record { record, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((record.event, record.reason), (RecordEvent::Rejected, Some(Reason::HookFailed)));
+    let effects = agent.step(Moment(6), done(Step::Record(RecordEvent::Rejected)));
+    assert!(matches!(&effects[..], [Effect::Conclude { conclusion: Conclusion::Refused(_), .. }]));
+    for at in [10, 500, 5_000] {
+        assert_eq!(agent.step(Moment(at), look(at, serving(), None)), [], "not tried again");
+    }
+    let view = agent.view();
+    assert_eq!(
+        (view.stage, view.rejected.len(), view.running),
+        (Stage::Steady, 1, Some("v1".parse().unwrap()))
+    );
+    let trouble = view.trouble.unwrap();
+    assert!(trouble.reason == Reason::HookFailed && trouble.message.contains("boom"), "{trouble:?}");
+    // Whoever goes back to what runs is in sync, and nothing is wrong any more.
+    agent.step(Moment(6_000), Event::Pointer(Ok(at("v1", 3))));
+    assert_eq!((agent.view().in_sync, agent.view().trouble), (true, None));
+}
+
+#[test]
+fn a_release_that_could_not_be_tried_is_not_rejected() {
+    let (mut agent, _) = checking_v2();
+    agent.step(Moment(5), failed(1, Step::Check, Reason::HookFailed));
+    let view = agent.view();
+    assert_eq!((view.rejected.len(), view.trouble.unwrap().reason), (0, Reason::HookFailed));
+    let effects = agent.step(Moment(500), look(500, serving(), None));
+    assert!(matches!(&effects[..], [Effect::Check { trial: true, .. }]), "{effects:?}");
+}
+
+#[test]
+fn what_was_condemned_is_written_down_even_while_the_pod_drains() {
+    let (mut agent, _) = checking_v2();
+    agent.step(Moment(5), Event::Drain(DrainCommand::Begin(Origin::PreStop)));
+    let effects = agent.step(Moment(6), condemned());
+    assert!(
+        effects
+            .iter()
+            .any(|e| matches!(e, Effect::Record { record, .. } if record.event == RecordEvent::Rejected))
+    );
+}
+
+#[test]
+fn the_way_back_to_a_release_that_was_proved_here_needs_no_trial() {
+    let verified = |release: &str, sequence| Record {
+        event: RecordEvent::Verified,
+        revision: at(release, sequence).revision,
+        reason: None,
+        baseline: None,
+    };
+    let records = vec![verified("v1", 1), verified("v2", 2)];
+    let recovered = Recovered { current: Some("v2".parse().unwrap()), records, ..Recovered::default() };
+    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    agent.step(Moment(1), Event::Pointer(Ok(at("v1", 3))));
+    agent.step(Moment(2), done(Step::Fetch));
+    let effects = agent.step(Moment(4), look(4, serving(), None));
+    assert!(matches!(&effects[..], [Effect::Check { trial: false, .. }]), "{effects:?}");
 }

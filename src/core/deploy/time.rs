@@ -21,6 +21,9 @@ impl Deploy {
         if let Some(baseline) = &mut self.unsettled {
             baseline.at = shift(baseline.at);
         }
+        if let Some(standing) = &mut self.standing {
+            standing.rebase(shift);
+        }
         match &mut self.state {
             State::Checking(_, Checking::Look { missing_until }) => optional(missing_until),
             State::Checking(
@@ -31,7 +34,9 @@ impl Deploy {
             )
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
-            | State::Committing(_, Committing::Watch { until }) => *until = shift(*until),
+            | State::Committing(_, Committing::Watch { until } | Committing::TakenUp { until }) => {
+                *until = shift(*until)
+            }
             State::Restarting(_, _, Restarting::Record(baseline) | Restarting::Signal(baseline)) => {
                 baseline.at = shift(baseline.at);
             }
@@ -55,7 +60,11 @@ impl Revert {
                 (*until, *settle_by) = (shift(*until), shift(*settle_by))
             }
             RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
-            RevertStep::Reject | RevertStep::Fetch | RevertStep::Recover(_) | RevertStep::Close => {}
+            RevertStep::Reject
+            | RevertStep::Fetch
+            | RevertStep::Recover(_)
+            | RevertStep::Leave(_)
+            | RevertStep::Close => {}
         }
     }
 }

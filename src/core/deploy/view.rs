@@ -33,18 +33,21 @@ impl Deploy {
     pub fn view(&self, gate: Gate) -> View {
         let desired = self.desired.as_ref().map(|d| d.revision.clone());
         let running = self.running.clone();
-        let in_sync = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
+        let as_desired = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
+        // The pointer may have moved back meanwhile: what ran is on its way to something else all the same.
+        let in_sync = as_desired && !self.is_moving();
         let mut previous = self.history.previous.clone();
         if self.history.verified != running && running.is_some() {
             previous.clone_from(&self.history.verified);
         }
         let trouble = self.explain(gate, desired.as_ref(), in_sync);
-        let rejected = self.history.rejected.clone();
+        let (rejected, proof) = (self.history.rejected.clone(), self.proof());
         View {
             stage: self.stage(),
             attempt: self.attempt,
             desired,
             running,
+            proof,
             previous,
             in_sync,
             trouble,
@@ -53,6 +56,17 @@ impl Deploy {
             hold: self.hold(),
             back: self.way_back_for_operators(),
             retry_at: self.retry_at,
+        }
+    }
+
+    /// The app server is being moved, or `current` for it.
+    fn is_moving(&self) -> bool {
+        match &self.state {
+            State::Publishing(..) | State::Restarting(..) | State::Committing(..) | State::Reverting(..) => {
+                true
+            }
+            State::Verifying(_, verifying) => verifying.watch.signalled(),
+            State::Steady | State::Fetching(_) | State::Checking(..) | State::Stranded(_) => false,
         }
     }
 
@@ -70,6 +84,13 @@ impl Deploy {
         }
         if gate.draining {
             return Some(Trouble::new(Reason::Draining, "the pod is about to end: no deploy begins"));
+        }
+        if self.contradicted() && matches!(self.state, State::Steady) {
+            return Some(Trouble::new(
+                Reason::ReleaseMismatch,
+                "verify.url names another release than the one whose directory the app server works in: nothing is \
+                 done about it before the next move",
+            ));
         }
         if self.pointer_trouble.is_some() {
             return self.pointer_trouble.clone();

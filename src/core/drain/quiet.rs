@@ -173,8 +173,11 @@ impl Quiet {
         let sender = self.sender(source);
         let probe =
             arrival.request && source != Source::Crowd && sender.pattern.request(arrival.at, arrival.bytes);
-        if !probe {
-            sender.seen = sender.seen.max(Some(arrival.at));
+        match probe {
+            // Who is known by now to do nothing else has done nothing else before.
+            true if sender.pattern.is_alone() => (sender.rhythm, sender.seen) = (None, None),
+            true => {}
+            false => sender.seen = sender.seen.max(Some(arrival.at)),
         }
         !probe
     }

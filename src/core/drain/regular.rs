@@ -54,6 +54,11 @@ impl Pattern {
         several.filter_map(|length| length.at.last().copied()).max()
     }
 
+    /// All requests of this peer are of one length.
+    pub fn is_alone(&self) -> bool {
+        self.lengths.len() == 1
+    }
+
     /// The end mark of a connection counts as one byte, and is seen or not.
     fn length(&mut self, bytes: u64) -> &mut Length {
         let known = self.lengths.iter().position(|length| length.bytes.abs_diff(bytes) <= 1);

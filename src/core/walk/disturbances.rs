@@ -136,9 +136,13 @@ impl World {
     fn moves_of_others(&self) -> Vec<World> {
         let Some(master) = &self.pod.master else { return vec![] };
         let mut killed = self.clone().disturb(Disturbance::Killed);
-        killed.pod.master = None;
+        (killed.pod.master, killed.pod.second) = (None, None);
         let mut next = vec![killed.note("Puma is killed")];
-        if master.stage == PumaStage::Running && self.pod.booted() == self.pod.kind.workers {
+        // A second master of other hands stays until those hands end it.
+        if !self.pod.kind.beside
+            && master.stage == PumaStage::Running
+            && self.pod.booted() == self.pod.kind.workers
+        {
             let mut restarted = self.clone().disturb(Disturbance::Foreign);
             restarted.pod.signal(master.key, Signal::Usr2, self.disk.current, true);
             next.push(restarted.note("somebody else restarts Puma"));

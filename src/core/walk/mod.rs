@@ -6,7 +6,9 @@
 //! restarts from other hands, killed masters, drains, slow boots. In each state the safety rules
 //! are checked; from each state the world, left alone, must come to rest.
 
+mod beside;
 mod disturbances;
+mod looks;
 mod pod;
 mod rules;
 mod world;
@@ -20,10 +22,15 @@ pub(super) use world::{NOW, shifted};
 
 use super::mutation::Mutation;
 
-const CLUSTER: Kind = Kind { workers: 2, single: false, preload: false, pinnable: false };
+const CLUSTER: Kind =
+    Kind { workers: 2, single: false, preload: false, pinnable: false, absolute: false, beside: false };
 const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
 const PINNABLE: Kind = Kind { pinnable: true, ..CLUSTER };
+const ABSOLUTE: Kind = Kind { absolute: true, ..CLUSTER };
+/// One worker each: two masters of two have more states than a test has time.
+const BESIDE: Kind = Kind { beside: true, workers: 1, ..CLUSTER };
+const BESIDE_PRELOAD: Kind = Kind { preload: true, ..BESIDE };
 
 /// Keys of processes and images begin here, so that a hasher can tell them from all other numbers.
 const KEYS: u64 = 1 << 40;
@@ -176,6 +183,30 @@ fn hot_restarts_of_a_puma_that_can_be_pinned() {
 }
 
 #[test]
+fn restarts_of_a_puma_whose_code_comes_from_elsewhere() {
+    for mode in [super::Mode::Hot, super::Mode::Phased] {
+        passes(ABSOLUTE, mode, Nature::Good);
+    }
+}
+
+#[test]
+fn a_trial_boot_that_fails() {
+    for (kind, mode) in [(CLUSTER, super::Mode::Phased), (PRELOAD, super::Mode::Hot)] {
+        passes(kind, mode, Nature::FailsTrial);
+    }
+}
+
+#[test]
+fn second_masters_beside_the_first() {
+    every_release(BESIDE, super::Mode::Hot);
+}
+
+#[test]
+fn second_masters_that_preload_beside_the_first() {
+    every_release(BESIDE_PRELOAD, super::Mode::Hot);
+}
+
+#[test]
 fn births_on_an_empty_volume() {
     use Nature::{Corrupt, Good, Hangs, Raises, Unhealthy};
     for kind in [CLUSTER, PRELOAD] {
@@ -188,7 +219,18 @@ fn births_on_an_empty_volume() {
 
 /// The walk must find the planted defect, and by the rule that is there for it.
 fn is_found(mutation: Mutation, mode: super::Mode, second: Nature, disturbances: u8, rule: &str) {
-    let violation = walk(start(CLUSTER, mode, second, Some(mutation)), disturbances).violation;
+    is_found_in(CLUSTER, mutation, mode, second, disturbances, rule);
+}
+
+fn is_found_in(
+    kind: Kind,
+    mutation: Mutation,
+    mode: super::Mode,
+    second: Nature,
+    disturbances: u8,
+    rule: &str,
+) {
+    let violation = walk(start(kind, mode, second, Some(mutation)), disturbances).violation;
     let violation = violation.unwrap_or_else(|| panic!("{mutation:?} went unnoticed"));
     assert!(violation.starts_with(rule), "{mutation:?} was found by another rule: {violation}");
 }
@@ -227,4 +269,16 @@ fn a_way_back_that_is_forbidden_in_a_drain_is_found() {
 fn a_baseline_read_after_the_signal_is_found() {
     let rule = "a good release was rejected";
     is_found(Mutation::BaselineAfterSignal, super::Mode::Phased, Nature::Good, 0, rule);
+}
+
+#[test]
+fn an_answer_of_another_release_that_is_ignored_is_found() {
+    let rule = "verified, but not every worker runs the release";
+    is_found_in(ABSOLUTE, Mutation::MismatchIgnored, super::Mode::Hot, Nature::Good, 0, rule);
+}
+
+#[test]
+fn a_restart_that_begins_in_the_middle_of_another_is_found() {
+    let rule = "a restart begins in the middle of somebody else's";
+    is_found(Mutation::BeginsAmidTheirs, super::Mode::Hot, Nature::Good, 1, rule);
 }

@@ -20,6 +20,8 @@ pub enum Nature {
     Unhealthy,
     /// It cannot be fetched.
     Corrupt,
+    /// Its trial boot fails; restarted onto, its workers would die.
+    FailsTrial,
 }
 
 /// How this Puma was set up.
@@ -30,6 +32,10 @@ pub struct Kind {
     pub preload: bool,
     /// No literal `directory`: a flip between exec and title binds it for ever.
     pub pinnable: bool,
+    /// Started with an absolute rackup path into v1: that code runs, wherever the processes work.
+    pub absolute: bool,
+    /// A hot restart starts a second master beside the first.
+    pub beside: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +63,7 @@ pub struct Worker {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Master {
     pub key: u64,
+    pub process: u64,
     pub stage: Stage,
     pub dir: Rel,
     pub workers: Vec<Option<Worker>>,
@@ -72,6 +79,8 @@ pub struct Master {
 pub struct Pod {
     pub kind: Kind,
     pub master: Option<Master>,
+    /// The one that was started beside it.
+    pub second: Option<Master>,
     /// The kubelet starts the container again when Puma ends.
     pub alive: bool,
 }
@@ -95,6 +104,7 @@ impl Pod {
             (0..kind.workers as u64).map(|n| Some(Worker { key: KEYS + 1 + n, rel, booted: true })).collect();
         let master = Master {
             key: 1,
+            process: KEYS,
             stage: Stage::Running,
             dir: rel,
             workers,
@@ -102,11 +112,20 @@ impl Pod {
             foreign: false,
             pinned: false,
         };
-        Self { kind, master: Some(master), alive: true }
+        Self { kind, master: Some(master), second: None, alive: true }
     }
 
     pub fn sight(&self, name: impl Fn(Rel) -> Cwd) -> Sight {
-        let Some(master) = &self.master else { return Sight::Missing };
+        let masters: Vec<&Master> = self.master.iter().chain(&self.second).collect();
+        if masters.is_empty() {
+            return Sight::Missing;
+        }
+        let old_workers = masters.iter().any(|master| matches!(master.stage, Stage::Phased { .. }));
+        let generations = masters.into_iter().map(|master| self.generation(master, &name)).collect();
+        Sight::Seen(AppServer { generations, old_workers })
+    }
+
+    fn generation(&self, master: &Master, name: impl Fn(Rel) -> Cwd) -> Generation {
         let processes: Vec<_> = master
             .workers
             .iter()
@@ -115,19 +134,24 @@ impl Pod {
             .collect();
         let titled = !matches!(master.stage, Stage::Exec);
         let loaded = !self.kind.single || processes.iter().any(|p| p.booted);
-        let generation = Generation {
+        Generation {
             key: GenerationKey(master.key),
-            signalable: titled && loaded,
+            master: ProcessKey(master.process),
+            signalable: (titled && loaded) || self.second.is_some(),
             cwd: name(master.dir),
             expected: self.kind.workers,
             processes,
-        };
-        let old_workers = matches!(master.stage, Stage::Phased { .. });
-        Sight::Seen(AppServer { generations: vec![generation], old_workers })
+        }
+    }
+
+    /// The release whose code a worker runs.
+    pub fn code(&self, worker: &Worker) -> Rel {
+        if self.kind.absolute { 1 } else { worker.rel }
     }
 
     pub fn booted(&self) -> usize {
-        self.master.iter().flat_map(|m| m.workers.iter().flatten()).filter(|w| w.booted).count()
+        let masters = self.master.iter().chain(&self.second);
+        masters.flat_map(|m| m.workers.iter().flatten()).filter(|w| w.booted).count()
     }
 
     /// A signal arrives at the image `on`; `false` when that is not there any more.
@@ -161,12 +185,26 @@ impl Pod {
     pub fn moves(
         &self,
         current: Option<Rel>,
-        nature: impl Fn(Rel) -> Nature,
+        nature: impl Fn(Rel) -> Nature + Copy,
         keys: &mut impl Keys,
     ) -> Vec<Self> {
         let Some(master) = &self.master else {
             return if self.alive { self.respawn(current, keys) } else { vec![] };
         };
+        if self.kind.beside {
+            return self.moves_beside(master, current, nature, keys);
+        }
+        self.moves_alone(master, current, nature, keys)
+    }
+
+    /// What one master may do next.
+    pub(super) fn moves_alone(
+        &self,
+        master: &Master,
+        current: Option<Rel>,
+        nature: impl Fn(Rel) -> Nature + Copy,
+        keys: &mut impl Keys,
+    ) -> Vec<Self> {
         match master.stage {
             Stage::Stopping => vec![self.exec(master, current, keys)],
             Stage::Exec => self.title(master, current, nature),
@@ -181,7 +219,7 @@ impl Pod {
         for worker in &mut master.workers {
             let hung =
                 |w: &Worker| !w.booted && matches!(nature(w.rel), Nature::Hangs | Nature::HangsBeforeTitle);
-            if !self.kind.single && worker.as_ref().is_some_and(hung) {
+            if !self.kind.single && !self.kind.beside && worker.as_ref().is_some_and(hung) {
                 *worker = None;
             }
         }
@@ -194,9 +232,10 @@ impl Pod {
     fn respawn(&self, current: Option<Rel>, keys: &mut impl Keys) -> Vec<Self> {
         let Some(dir) = current else { return vec![] };
         let workers = vec![None; self.kind.workers];
-        let key = keys.fresh();
+        let (key, process) = (keys.fresh(), keys.fresh());
         let stage = Stage::Exec;
-        vec![self.with(Some(Master { key, stage, dir, workers, usr1: false, foreign: false, pinned: false }))]
+        let (usr1, foreign, pinned) = (false, false, false);
+        vec![self.with(Some(Master { key, process, stage, dir, workers, usr1, foreign, pinned }))]
     }
 
     fn exec(&self, master: &Master, current: Option<Rel>, keys: &mut impl Keys) -> Self {
@@ -223,7 +262,7 @@ impl Pod {
 
     fn load(&self, master: &Master, nature: impl Fn(Rel) -> Nature) -> Vec<Self> {
         match nature(master.dir) {
-            Nature::Raises => vec![self.with(None)],
+            Nature::Raises | Nature::FailsTrial => vec![self.with(None)],
             Nature::Hangs | Nature::HangsBeforeTitle => vec![],
             Nature::Good | Nature::Unhealthy | Nature::Corrupt => {
                 vec![self.with(Some(Master { stage: Stage::Running, ..master.clone() }))]
@@ -252,7 +291,7 @@ impl Pod {
                         changed.workers[index] = Some(Worker { booted: true, ..w.clone() });
                         true
                     }
-                    Nature::Raises => {
+                    Nature::Raises | Nature::FailsTrial => {
                         changed.workers[index] = None;
                         true
                     }

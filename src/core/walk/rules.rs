@@ -6,7 +6,7 @@ use super::fingerprint;
 use super::pod::{Nature, Stage as PumaStage};
 use super::world::{Disturbance, PreStop, World, name, number};
 use crate::core::effect::{Act, Effect, Mode};
-use crate::core::{Agent, Event, Outcome, Stage};
+use crate::core::{Agent, Event, Outcome, Reason, Stage};
 use crate::revision::RecordEvent;
 
 fn broken(world: &World, rule: &str) -> Result<(), String> {
@@ -55,9 +55,9 @@ fn proven(world: &World, rel: u8) -> Result<(), String> {
         .disturbed
         .iter()
         .any(|d| matches!(d, Disturbance::Stale | Disturbance::Killed | Disturbance::Foreign));
-    let workers = world.pod.master.iter().flat_map(|m| m.workers.iter());
-    let true_now =
-        world.pod.master.is_some() && workers.clone().all(|w| w.as_ref().is_some_and(|w| w.rel == rel));
+    let workers = world.pod.newest().into_iter().flat_map(|m| m.workers.iter());
+    let true_now = world.pod.master.is_some()
+        && workers.clone().all(|w| w.as_ref().is_some_and(|w| world.pod.code(w) == rel));
     if true_now || late || world.setting.second == Nature::Raises {
         return Ok(());
     }
@@ -74,6 +74,9 @@ pub fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
         Effect::Publish { release, .. } => {
             if !world.disk.complete.contains(&number(release)) {
                 return broken(world, "`current` names a release that is not complete");
+            }
+            if world.nature(number(release)) == Nature::FailsTrial {
+                return broken(world, "a release that fails its trial was put in place");
             }
             published_by_intent(world, number(release))
         }
@@ -109,6 +112,10 @@ fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
     if matches!(act, Act::Begin(_) | Act::Abort(_)) && !announced && !(back && forgiven) {
         return broken(world, "signalled without its intent on disk");
     }
+    // Whoever has a second master refuses a third.
+    if world.pod.kind.beside {
+        return Ok(());
+    }
     // Another image is there: the adapter sends nothing.
     let Some(master) = world.pod.master.as_ref().filter(|m| m.key == on) else { return Ok(()) };
     let usr2 = matches!(act, Act::Begin(Mode::Hot) | Act::Abort(Mode::Hot));
@@ -116,6 +123,10 @@ fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
     let under_way = matches!(master.stage, PumaStage::Stopping | PumaStage::Exec) || loading;
     if usr2 && under_way && !master.foreign {
         return broken(world, "USR2 while a hot restart is between its signal and its title, or loading");
+    }
+    let booted = world.pod.booted();
+    if matches!(act, Act::Begin(_)) && master.foreign && booted > 0 && booted < world.pod.kind.workers {
+        return broken(world, "a restart begins in the middle of somebody else's");
     }
     let phased = matches!(master.stage, PumaStage::Phased { .. });
     if matches!(act, Act::Begin(_)) && ((phased && !usr2) || under_way) && !master.foreign && !forgiven {
@@ -131,10 +142,28 @@ pub fn holds(world: &World) -> Result<(), String> {
     if !unborn && current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
         return broken(world, "`current` does not resolve to a complete release");
     }
+    let touched = world.disturbed.iter().any(|d| matches!(d, Disturbance::Killed));
+    if world.setting.kind.beside
+        && !world.setting.birth
+        && !touched
+        && world.pod.alive
+        && world.pod.booted() == 0
+    {
+        return broken(
+            world,
+            "nobody serves, though the first master needs not go before the second is proven",
+        );
+    }
     let Some(agent) = &world.agent else { return Ok(()) };
     let good = |rel: u8| world.nature(rel) == Nature::Good;
     let blamed = agent.view().rejected.into_iter().find(|(r, _)| good(number(&r.release)));
-    if blamed.is_some() && world.disturbed.is_empty() && !world.setting.kind.pinnable {
+    // What others restart in the middle is no fault of the release's either, unless its time was over.
+    let in_time = |reason: Reason| !matches!(reason, Reason::BootTimeout | Reason::BootFailed);
+    let others = world.disturbed.iter().all(|d| *d == Disturbance::Foreign);
+    let peaceful =
+        world.disturbed.is_empty() || (others && blamed.as_ref().is_some_and(|(_, r)| in_time(*r)));
+    let kind = world.setting.kind;
+    if blamed.is_some() && peaceful && !kind.pinnable && !kind.absolute {
         return broken(world, "a good release was rejected though nothing went wrong");
     }
     Ok(())
@@ -183,7 +212,7 @@ fn quiet_step(world: &World, turn: u32) -> Result<Option<World>, String> {
     if world.prestop == PreStop::Answered && world.pod.alive {
         helped_in_time(world)?;
         let mut ended = world.clone();
-        (ended.pod.alive, ended.pod.master) = (false, None);
+        (ended.pod.alive, ended.pod.master, ended.pod.second) = (false, None, None);
         return Ok(Some(ended));
     }
     if world.agent.is_none() {
@@ -247,10 +276,14 @@ fn at_rest(world: &World) -> Result<(), String> {
         (true, _) => 1,
     };
     let waits = world.setting.second == Nature::Corrupt && view.stage == Stage::Fetching;
+    if world.pod.second.is_some() && world.disturbed.is_empty() {
+        return broken(world, "it rests with two masters");
+    }
     let settled = view.stage == Stage::Steady || waits;
     let in_sync = settled && view.running == Some(name(wanted));
     let explained = view.trouble.is_some() && (settled || view.stage == Stage::Stranded);
-    let hopeless = world.setting.kind.pinnable || !world.disturbed.is_empty();
+    let kind = world.setting.kind;
+    let hopeless = kind.pinnable || kind.absolute || !world.disturbed.is_empty();
     if in_sync || (explained && hopeless) {
         return Ok(());
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal};
+use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal, Stage as PumaStage};
 use super::{KEYS, keys_in, rules};
 use crate::core::drain::{Budget, DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::history::History;
 use crate::core::mutation::Mutation;
 use crate::core::{
-    Act, Agent, Attempt, Cwd, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Probe, Reason,
-    Record, Recovered, Sockets, Step, Traffic, Trouble,
+    Act, Agent, Attempt, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Reason, Record,
+    Recovered, Step, Trouble,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
@@ -134,10 +134,14 @@ pub fn policy() -> Policy {
         hot_timeout_ms: 100,
         phased_timeout_ms: 200,
         phased_worker_ms: 0,
+        second_master: false,
+        in_place: true,
         settle_ms: 20,
         soak_ms: 5,
         probing: true,
         successes: 1,
+        naming: true,
+        hearing_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 1_000,
         spread_ms: 0,
@@ -199,7 +203,9 @@ impl World {
             neighbours: Default::default(),
             journal: self.disk.journal.clone(),
         };
-        let (mut agent, _) = Agent::recover(policy(), recovered, NOW);
+        let beside = self.setting.kind.beside;
+        let policy = Policy { second_master: beside, in_place: !beside, ..policy() };
+        let (mut agent, _) = Agent::recover(policy, recovered, NOW);
         agent.mutate(self.setting.mutation);
         self.agent = Some(agent);
         self.announced = false;
@@ -226,7 +232,7 @@ impl World {
         for effect in effects {
             rules::may_begin(&world, &effect)?;
             match effect {
-                Effect::Conclude { .. } => {}
+                Effect::Conclude { .. } | Effect::Notice(_) => {}
                 Effect::Drain(drain) => world.drained(drain),
                 effect => world.running.push(Running { effect, outcome: None, hanging: false }),
             }
@@ -257,19 +263,6 @@ impl World {
             DrainEffect::Answer(_) => {}
             DrainEffect::Undone(_) => self.prestop = PreStop::Idle,
         }
-    }
-
-    pub fn look(&self) -> Observation {
-        let sight = self.pod.sight(|rel| Cwd::Release(name(rel)));
-        let workers = self.pod.master.iter().flat_map(|m| m.workers.iter().flatten()).filter(|w| w.booted);
-        let healthy: Vec<_> = workers.map(|w| self.nature(w.rel) != Nature::Unhealthy).collect();
-        let well = !healthy.is_empty() && healthy.iter().all(|h| *h);
-        let probe = Some(if well { Probe::Healthy } else { Probe::Unhealthy });
-        // Clients go on asking, and wait while nothing serves.
-        let accept_queue = u32::from(healthy.is_empty() && self.pod.master.is_some());
-        let sockets = Sockets { accept_queue, ..Sockets::default() };
-        let traffic = Traffic { workers: None, sockets: Some(sockets) };
-        Observation { began: NOW.plus(1), sight, probe, traffic }
     }
 
     fn unused(&self) -> Unused {
@@ -393,6 +386,12 @@ impl World {
             Effect::Fetch { release, .. } if done => {
                 self.disk.complete.insert(number(release));
             }
+            Effect::Check { release, trial: true, .. }
+                if done && self.nature(number(release)) == Nature::FailsTrial =>
+            {
+                let why = Trouble::new(Reason::HookFailed, "it raises");
+                return Ok(Outcome::Condemned(why));
+            }
             Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan { mode: self.setting.mode })),
             Effect::Record { record, .. } if done => self.disk.log.push((record.clone(), true)),
             Effect::Publish { release, .. } if done => self.disk.current = Some(number(release)),
@@ -403,17 +402,22 @@ impl World {
     }
 
     fn perform(&mut self, act: Act, on: u64) -> Outcome {
+        let gone = || Outcome::Failed(Trouble::new(Reason::MasterGone, "the image meant is gone"));
+        if self.pod.kind.beside {
+            return if self.pod.told(act, on) { Outcome::Done } else { gone() };
+        }
         let signal = match act {
             Act::Begin(Mode::Hot) | Act::Abort(Mode::Hot) => Signal::Usr2,
             Act::Begin(Mode::Phased) | Act::Abort(Mode::Phased) => Signal::Usr1,
             Act::Recover => Signal::Kill,
             Act::Commit => return Outcome::Done,
         };
-        if self.pod.signal(on, signal, self.disk.current, false) {
-            Outcome::Done
-        } else {
-            Outcome::Failed(Trouble::new(Reason::MasterGone, "the image meant is gone"))
+        // The adapter sees that workers which served at its last look do no longer.
+        let ends = self.pod.master.as_ref().is_some_and(|m| m.stage == PumaStage::Stopping);
+        if matches!(act, Act::Begin(_)) && ends {
+            return Outcome::Failed(Trouble::new(Reason::MasterGone, "somebody else restarts it"));
         }
+        if self.pod.signal(on, signal, self.disk.current, false) { Outcome::Done } else { gone() }
     }
 
     fn report(&self, index: usize) -> Next {
@@ -455,7 +459,9 @@ pub fn address(effect: &Effect) -> (Attempt, Step) {
         Effect::Record { attempt, record } => (*attempt, Step::Record(record.event)),
         Effect::Publish { attempt, .. } => (*attempt, Step::Publish),
         Effect::Perform { attempt, act, .. } => (*attempt, Step::Perform(*act)),
-        Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
+        Effect::Conclude { .. } | Effect::Notice(_) | Effect::Drain(_) => {
+            unreachable!("these report nothing")
+        }
     }
 }
 
@@ -466,6 +472,8 @@ fn attempt_of(effect: &mut Effect) -> &mut Attempt {
         | Effect::Record { attempt, .. }
         | Effect::Publish { attempt, .. }
         | Effect::Perform { attempt, .. } => attempt,
-        Effect::Conclude { .. } | Effect::Drain(_) => unreachable!("these report nothing"),
+        Effect::Conclude { .. } | Effect::Notice(_) | Effect::Drain(_) => {
+            unreachable!("these report nothing")
+        }
     }
 }

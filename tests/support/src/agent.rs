@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{App, Container, PATIENCE, PumaRig, http, poll, puma::free_port, until};
+use crate::{App, Container, PATIENCE, PumaRig, http, poll, ports::free_port, until};
 
 /// `pitstop run` beside a Puma, with a directory store, as a user would set it up.
 pub struct AgentRig {
@@ -41,18 +41,23 @@ impl AgentRig {
     }
 
     fn yaml(&self, puma: &PumaRig) -> String {
+        let section = match puma.setup().server {
+            "puma" => format!(
+                "puma:\n  state_file: {}\n  worker_shutdown_timeout: {}s\n",
+                puma.state_file().display(),
+                puma.setup().worker_shutdown_timeout
+            ),
+            other => format!("app_server: {other}\n"),
+        };
         format!(
             "source: {store}\npointer: production\npod: rig\ndeploy_to: {deploy_to}\nstate_dir: {state}\n\
              poll_interval: 500ms\ngrace_period: 60s\nlisten: 127.0.0.1:{listen}\n\
-             puma:\n  state_file: {state_file}\n  worker_shutdown_timeout: {shutdown}s\n\
-             verify:\n  url: http://127.0.0.1:{app}/up\n  release_header: X-Release\n  soak: 1s\n\
+             {section}verify:\n  url: http://127.0.0.1:{app}/up\n  release_header: X-Release\n  soak: 1s\n\
              drain:\n  min: 1s\n  quiet: 3s\n",
             store = self.store().display(),
             deploy_to = puma.deploy_to().display(),
             state = self.state_dir().display(),
             listen = self.port,
-            state_file = puma.state_file().display(),
-            shutdown = puma.setup().worker_shutdown_timeout,
             app = puma.port(),
         )
     }
@@ -217,6 +222,12 @@ impl AgentRig {
             (status["in_sync"] == true && status["running"] == id).then_some(())
         });
         assert!(found.is_some(), "waited {PATIENCE:?} in vain: in sync with {id}; /status: {last:?}");
+    }
+
+    /// The value of one series, named as /metrics writes it.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.get("/metrics").ok()?.body;
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     /// One GET.

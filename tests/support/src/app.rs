@@ -23,6 +23,8 @@ pub enum App {
     HangsInWorker,
     /// Serves, but says in its header that it is another release.
     Misnamed,
+    /// Serves, and keeps a file of its directory open.
+    KeepsFileOpen,
 }
 
 impl App {
@@ -37,7 +39,7 @@ impl App {
         fs::write(dir.join("config/puma.rb"), format!("{puma_config}{}", self.config_tail()))
     }
 
-    fn config_tail(self) -> &'static str {
+    pub(crate) fn config_tail(self) -> &'static str {
         match self {
             Self::BadConfig => "raise 'this configuration is broken on purpose'\n",
             // Renamed in 7.0.
@@ -56,6 +58,9 @@ impl App {
             Self::NeedsDatabase => "File.read(File.join(ENV.fetch('RIG_RUN'), 'database'))",
             Self::HangsOnBoot => "sleep",
             Self::SlowBoot => "sleep 2",
+            Self::KeepsFileOpen => {
+                "KEPT = File.open(File.join(File.dirname(File.expand_path(__FILE__)), 'REVISION'))"
+            }
             _ => "",
         };
         let status = if self == Self::FailsEverywhere { 500 } else { 200 };
@@ -68,7 +73,7 @@ impl App {
     }
 }
 
-/// `/up` health, `/slow?s=N`, `/stream?n=N` (one chunk per 100 ms), `/socket?s=N` (hijacked), `POST /upload`,
+/// `/up` health, `/slow?s=N` (`after=FILE`: once there is such a file where the sockets are), `/stream?n=N` (one chunk per 100 ms), `/socket?s=N` (hijacked), `POST /upload`,
 /// anything else.
 const APP: &str = r#"
 Stream = Struct.new(:chunks) do
@@ -94,12 +99,14 @@ end
 
 run lambda { |env|
   status = STATUS
-  facts = { release: RELEASE, pid: Process.pid, path: env['PATH_INFO'] }
+  facts = { release: RELEASE, pid: Process.pid, path: env['PATH_INFO'], gemfile: ENV['BUNDLE_GEMFILE'] }
   headers = { 'X-Release' => RELEASE, 'Content-Type' => 'application/json' }
   case env['PATH_INFO']
   when '/up'
     status = [HEALTH, STATUS].max
   when '/slow'
+    awaited = env['QUERY_STRING'].to_s[/(?:\A|&)after=([a-z]+)/, 1]
+    sleep 0.02 until awaited.nil? || File.exist?(File.join(ENV.fetch('RIG_RUN'), awaited))
     sleep number(env, 's', 1.0)
   when '/stream'
     next [status, headers.merge('Content-Type' => 'text/plain'), Stream.new(number(env, 'n', 10.0).to_i)]

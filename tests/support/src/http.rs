@@ -1,6 +1,6 @@
 use std::{
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -28,9 +28,23 @@ pub fn get(port: u16, path: &str) -> io::Result<Answer> {
 /// # Errors
 /// When there is no connection, or no whole answer.
 pub fn get_within(port: u16, path: &str, patience: Duration) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n")?;
+    get_from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path, &[], patience)
+}
+
+/// [`get_within`] from any address, with more headers.
+///
+/// # Errors
+/// When there is no connection, or no whole answer.
+pub fn get_from(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    patience: Duration,
+) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, patience.max(Duration::from_millis(1)))?;
+    stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: rig\r\n{more}Connection: close\r\n\r\n")?;
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
     parse(&String::from_utf8_lossy(&raw)).ok_or_else(|| io::Error::other("the answer broke off"))

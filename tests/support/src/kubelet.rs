@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::{PumaRig, poll};
 
 /// Between SIGTERM after an overrun grace period and SIGKILL.
-const LEAST_GRACE: Duration = Duration::from_secs(2);
+pub(crate) const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// Between the hook's end and SIGTERM.
-const BEFORE_TERM: Duration = Duration::from_millis(20);
+pub(crate) const BEFORE_TERM: Duration = Duration::from_millis(20);
 
 /// What the container's preStop hook is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

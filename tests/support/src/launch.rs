@@ -13,6 +13,8 @@ pub enum Image {
     Trixie,
     /// Debian's newest, with Puma 8.0 or later, likewise.
     Sid,
+    /// Debian 13 with Rails 7.2, likewise.
+    Rails,
 }
 
 impl Image {
@@ -38,6 +40,7 @@ impl Image {
             Self::Machine => return None,
             Self::Trixie => "trixie",
             Self::Sid => "sid",
+            Self::Rails => "rails",
         };
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or(built, PathBuf::from);
@@ -58,6 +61,32 @@ pub enum Wrapper {
     MountNamespace,
     /// `bundle exec puma`, with the bundle of the release.
     Bundler,
+    /// `tini --`: an init that stays and passes signals on.
+    Tini,
+    /// `dumb-init --`, likewise.
+    DumbInit,
+    /// `rackup -s puma -p PORT`: the port is no part of Puma's own configuration then.
+    Rackup,
+    /// Nothing, and PWD is not in Puma's environment.
+    WithoutPwd,
+    /// This command line for a shell, as an image's CMD.
+    Command(&'static str),
+}
+
+impl Wrapper {
+    /// Whether it stays in front of Puma, which is its child then.
+    pub(crate) fn stays(self) -> bool {
+        matches!(self, Self::Shell | Self::Tini | Self::DumbInit)
+    }
+
+    /// The init that the container is started with.
+    fn init(self) -> &'static [&'static str] {
+        match self {
+            Self::Tini => &["tini", "--"],
+            Self::DumbInit => &["dumb-init", "--"],
+            _ => &[],
+        }
+    }
 }
 
 /// Where the container sees what the rig has made.
@@ -82,9 +111,23 @@ impl Mounts {
         }
         path.to_owned()
     }
+
+    /// What follows in the command runs in the image, in this directory of it.
+    pub fn enter(&self, command: &mut Command, cwd: &Path) {
+        command.args(["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "enter"]);
+        command.env("RIG_ROOT", &self.root).env("RIG_SCRATCH", &self.scratch).env("RIG_CWD", cwd);
+    }
+
+    /// Likewise, with the rig's own directory under its usual name as well.
+    pub fn enter_with_all(&self, command: &mut Command) {
+        self.enter(command, Path::new("/"));
+        command.env("RIG_BOTH", "yes");
+    }
 }
 
-/// A container's root: the image read-only, and `.` is where it is put together.
+/// A container's root: the image read-only, and `.` is where it is put together. What a test calls the image's
+/// own code is in it by the same name. `pod` is mounted at the same
+/// path as for everybody, as a `pod_dir` has to be.
 const ENTER: &str = r#"set -e
 mount --bind "$RIG_ROOT" "$RIG_SCRATCH/root"
 cd "$RIG_SCRATCH/root"
@@ -94,13 +137,16 @@ mount -t proc proc proc
 for dir in tmp run srv; do mount -t tmpfs -o mode=1777 rig "$dir"; done
 mkdir srv/app run/puma
 mount --bind "$RIG_SCRATCH/app" srv/app
+if [ -d "$RIG_SCRATCH/image" ]; then mkdir -p ".$RIG_SCRATCH/image"; mount --bind "$RIG_SCRATCH/image" ".$RIG_SCRATCH/image"; fi
+if [ -n "$RIG_BOTH" ]; then mkdir -p ".$RIG_SCRATCH"; mount --bind "$RIG_SCRATCH" ".$RIG_SCRATCH"; fi
 if [ -n "$RIG_HIDDEN" ]; then mount -t tmpfs -o mode=1777 rig run/puma
 else mount --bind "$RIG_SCRATCH/run" run/puma; fi
+if [ -d "$RIG_SCRATCH/pod" ]; then mkdir -p ".$RIG_SCRATCH/pod"; mount --bind "$RIG_SCRATCH/pod" ".$RIG_SCRATCH/pod"; fi
 pivot_root . .
 umount --lazy .
 cd "$RIG_CWD"
 export PWD
-unset OLDPWD RIG_ROOT RIG_SCRATCH RIG_HIDDEN RIG_CWD
+unset OLDPWD RIG_ROOT RIG_SCRATCH RIG_HIDDEN RIG_BOTH RIG_CWD
 exec "$@""#;
 
 /// All that decides how Puma's process comes to be.
@@ -129,6 +175,9 @@ impl Launch {
         let mut command = Command::new("setpriv");
         // Even a killed test leaves no Puma behind.
         command.args(["--pdeathsig", "KILL"]);
+        if !self.wrapper.init().is_empty() {
+            command.arg("--").args(self.wrapper.init()).args(["setpriv", "--pdeathsig", "KILL"]);
+        }
         match &self.mounts {
             Some(mounts) => self.enter(&mut command, mounts, &pwd),
             None => {
@@ -146,11 +195,10 @@ impl Launch {
     /// Root makes the namespace; only then the user is changed, and with it the signal of the parent's
     /// death is lost and asked for again.
     fn enter(&self, command: &mut Command, mounts: &Mounts, pwd: &Path) {
-        command.args(["--", "unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "enter"]);
+        command.arg("--");
+        mounts.enter(command, &mounts.inside(pwd));
         command.args(["setpriv", "--pdeathsig", "KILL"]).args(self.user()).arg("--");
-        command.env("RIG_ROOT", &mounts.root).env("RIG_SCRATCH", &mounts.scratch);
         command.env("RIG_HIDDEN", if self.wrapper == Wrapper::MountNamespace { "yes" } else { "" });
-        command.env("RIG_CWD", mounts.inside(pwd));
     }
 
     fn user(&self) -> Vec<String> {
@@ -165,9 +213,14 @@ impl Launch {
             Wrapper::MountNamespace if self.mounts.is_none() => {
                 NAMESPACE.into_iter().chain(["-c", mount_and_run]).collect()
             }
-            Wrapper::None | Wrapper::MountNamespace => vec!["sh", "-c", "exec puma -C \"$RIG_CONFIG\""],
+            Wrapper::None | Wrapper::MountNamespace | Wrapper::Tini | Wrapper::DumbInit => {
+                vec!["sh", "-c", "exec puma -C \"$RIG_CONFIG\""]
+            }
             Wrapper::Shell => vec!["sh", "-c", "puma -C \"$RIG_CONFIG\"; exit $?"],
+            Wrapper::Command(line) => vec!["sh", "-c", line],
             Wrapper::Bundler => vec!["sh", "-c", "exec bundle exec puma -C \"$RIG_CONFIG\""],
+            Wrapper::Rackup => vec!["sh", "-c", "exec rackup -s puma -o \"$RIG_HOST\" -p \"$RIG_PORT\""],
+            Wrapper::WithoutPwd => vec!["sh", "-c", "exec env -u PWD puma -C \"$RIG_CONFIG\""],
         }
     }
 }

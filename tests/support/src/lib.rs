@@ -11,8 +11,12 @@ pub mod app;
 pub mod container;
 /// Numbers that a seed decides.
 pub mod dice;
+/// The project's documents, block by block.
+pub mod documents;
 /// The figures of the benchmarks, and where they are written.
 pub mod figures;
+/// A request that lasts until it was seen.
+pub mod held;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
 /// The end of a container as a kubelet brings it about.
@@ -21,6 +25,14 @@ pub mod kubelet;
 pub mod launch;
 /// HTTP clients that keep asking while something happens, and count what they lose.
 pub mod load;
+/// The ways to move a running Puma that benchmarks compare.
+pub mod mover;
+/// Passenger in Puma's place.
+pub mod passenger;
+/// A pod of real containers, from Kubernetes' own YAML.
+pub mod pod;
+/// Ports that no other rig is given.
+pub mod ports;
 /// Proxies that hear of a pod's end too late.
 pub mod proxy;
 /// A volume with releases and a Puma that serves `current`.
@@ -29,6 +41,8 @@ pub mod puma;
 pub mod s3;
 /// Whole ends of pods, drawn by a seed.
 pub mod termination;
+/// Unicorn in Puma's place.
+pub mod unicorn;
 /// Volumes that stop answering, fill up, or become read-only.
 pub mod volume;
 
@@ -36,6 +50,7 @@ pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
 pub use dice::Dice;
+pub use held::slow_request;
 pub use launch::{Image, Wrapper};
 pub use load::Load;
 pub use puma::{Directory, PumaRig, Setup};
@@ -100,4 +115,23 @@ pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "CI runs the privileged tests, as root");
     root
+}
+
+/// Runs each row of a table on a thread of its own, so that their Pumas boot side by side.
+///
+/// # Panics
+/// When a row has panicked, once all have ended; what it said stands under its name.
+pub fn side_by_side<T: Send>(rows: impl IntoIterator<Item = (String, T)>, test: impl Fn(T) + Sync) {
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let test = &test;
+        let start = |(name, row)| {
+            let named = std::thread::Builder::new().name(name);
+            named.spawn_scoped(scope, move || test(row)).expect("the system gives us a thread")
+        };
+        let threads: Vec<_> = rows.into_iter().map(start).collect();
+        let name = |thread: &std::thread::ScopedJoinHandle<()>| thread.thread().name().map(str::to_owned);
+        let ended = threads.into_iter().map(|thread| (name(&thread), thread.join()));
+        ended.filter_map(|(name, result)| result.err().and(name)).collect()
+    });
+    assert!(failed.is_empty(), "rows that failed: {failed:?}");
 }

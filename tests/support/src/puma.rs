@@ -1,9 +1,10 @@
 use std::{
     fs, io,
-    net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -13,6 +14,7 @@ use crate::{
     container::Recipe,
     http,
     launch::{Launch, Mounts},
+    ports::free_port,
     until,
 };
 
@@ -30,6 +32,10 @@ pub enum Directory {
 /// Which Puma to run.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// The agent's key `app_server`. Another server than Puma is started by [`Wrapper::Command`].
+    pub server: &'static str,
+    /// Further files of each release, with what is in them.
+    pub files: Vec<(&'static str, String)>,
     /// Where it comes from.
     pub image: Image,
     /// Workers; 0 is single mode.
@@ -60,17 +66,20 @@ pub struct Setup {
     pub hangable: bool,
     /// On a volume of so many bytes; needs root.
     pub volume_bytes: Option<u64>,
-    /// Further lines of Puma's configuration.
+    /// Further lines of Puma's configuration. `{current}`, `{releases}` and `{run}` stand for Puma's own names
+    /// of the link, the releases' directory and the directory for sockets.
     pub config: String,
     /// The address that Puma listens on.
     pub host: String,
-    /// Further variables of Puma's environment.
+    /// Further variables of Puma's environment, with the same words; `RIG_CONFIG` is what `-C` is given.
     pub env: Vec<(String, String)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            server: "puma",
+            files: Vec::new(),
             image: Image::of_this_run(),
             workers: 2,
             preload: Some(false),
@@ -122,6 +131,9 @@ pub struct PumaRig {
     /// The parts of several rigs that share one volume are told apart by it.
     part: &'static str,
 }
+
+/// The age from which a single Puma on Ruby 3.3 stops when it is told to.
+const GROWN_UP: Duration = Duration::from_secs(2);
 
 /// The token of every rig's control server.
 pub const TOKEN: &str = "rig-token";
@@ -183,7 +195,10 @@ impl PumaRig {
             let refused = until("Puma listens, or says that it cannot", || {
                 let log = fs::read_to_string(self.log()).unwrap_or_default();
                 let taken = log.contains("Address already in use");
-                (taken || log.contains("Use Ctrl-C to stop") || container.ended()).then_some(taken)
+                let serves = ["Use Ctrl-C to stop", "worker=0 ready", "by pressing Ctrl-C"]
+                    .iter()
+                    .any(|said| log.contains(said));
+                (taken || serves || container.ended()).then_some(taken)
             });
             self.container = Some(container);
             if !refused {
@@ -207,6 +222,9 @@ impl PumaRig {
     /// Writes a release that this Puma could serve into any directory.
     pub fn write_release(&self, dir: &Path, id: &str, app: App) {
         app.write(dir, id, &self.puma_config()).expect("the release is written");
+        for (path, text) in &self.setup.files {
+            fs::write(dir.join(path), format!("{text}{}", app.config_tail())).expect("a file of the release");
+        }
     }
 
     /// Points `current` to a release, as a deploy does, but says nothing to Puma.
@@ -277,6 +295,17 @@ impl PumaRig {
         self.setup.env.push((name.into(), value.into()));
     }
 
+    /// Makes what follows in a command run in the image that Puma comes from, where the rig's own directory is to
+    /// be seen under its usual name as well. Does nothing for this machine's own Puma.
+    pub fn entrance(&self) -> impl Fn(&mut Command) + Send + 'static {
+        let mounts = self.mounts();
+        move |command| {
+            if let Some(mounts) = &mounts {
+                mounts.enter_with_all(command);
+            }
+        }
+    }
+
     /// The control server's address, as Puma sees it.
     pub fn control_url(&self) -> String {
         format!("unix://{}", self.control_socket().display())
@@ -305,7 +334,7 @@ impl PumaRig {
     /// Puma's master: the first process, or a wrapper's child.
     pub fn master(&self) -> Option<i32> {
         let first = self.container.as_ref()?.pid()?;
-        if self.setup.wrapper == Wrapper::Shell { children(first).first().copied() } else { Some(first) }
+        if self.setup.wrapper.stays() { children(first).first().copied() } else { Some(first) }
     }
 
     /// One GET on a fresh connection.
@@ -322,6 +351,16 @@ impl PumaRig {
             let answer = self.get("/").ok()?;
             (answer.release.as_deref() == Some(id)).then_some(())
         });
+        if self.setup.image != Image::Machine && self.setup.workers == 0 {
+            self.wait_for_a_silent_log();
+        }
+    }
+
+    /// On Ruby 3.3 a Puma that is told to stop within its first second may wait for ever for a thread that has
+    /// ended. A cluster's master ends such a worker in time; a single process has nobody.
+    fn wait_for_a_silent_log(&self) {
+        let silent = |log: fs::Metadata| log.modified().ok()?.elapsed().ok().filter(|time| *time > GROWN_UP);
+        until("Puma's first seconds are over", || fs::metadata(self.log()).ok().and_then(silent));
     }
 
     fn control_socket(&self) -> PathBuf {
@@ -330,10 +369,12 @@ impl PumaRig {
 
     fn puma_config(&self) -> String {
         let setup = &self.setup;
-        let mut lines = vec![
-            format!("bind 'tcp://{}:{}'", setup.host, self.port),
-            format!("threads {}, {}", setup.threads.0, setup.threads.1),
-        ];
+        let mut lines = vec![format!("threads {}, {}", setup.threads.0, setup.threads.1)];
+        // Longer than what usual balancers keep.
+        lines.push("persistent_timeout 75".into());
+        if setup.wrapper != Wrapper::Rackup {
+            lines.push(format!("bind 'tcp://{}:{}'", setup.host, self.port));
+        }
         if setup.workers > 0 {
             lines.push(format!("workers {}", setup.workers));
             lines.push("worker_check_interval 1".into());
@@ -352,8 +393,18 @@ impl PumaRig {
         if setup.state_file {
             lines.push(format!("state_path '{}'", self.state_file().display()));
         }
-        lines.push(setup.config.clone());
+        lines.push(self.named(&setup.config));
         lines.join("\n") + "\n"
+    }
+
+    /// Puts paths in the place of their words.
+    fn named(&self, text: &str) -> String {
+        let places =
+            [("{current}", self.current()), ("{releases}", self.releases()), ("{run}", self.run_dir())];
+        let put = |text: String, (word, path): &(&str, PathBuf)| {
+            text.replace(word, &self::text(&self.inside(path)))
+        };
+        places.iter().fold(text.to_owned(), put)
     }
 
     /// Relative in the rule, so that a restart reads the new release's; absolute for a second Puma.
@@ -370,23 +421,44 @@ impl PumaRig {
         }
     }
 
+    /// Runs a command line for a shell in `dir`, in a container like Puma's, to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started, or fails, with what it said.
+    pub fn run_inside(&self, dir: &Path, line: &str) -> String {
+        let mut launch = self.launch_in(dir.to_owned());
+        launch.wrapper = Wrapper::Command("eval \"$RIG_COMMAND\"");
+        launch.env.push(("RIG_COMMAND".into(), line.into()));
+        let output = launch.command().output().expect("the container starts");
+        let said = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (said(&output.stdout), said(&output.stderr));
+        assert!(output.status.success(), "{line}: {}\n{out}{err}", output.status);
+        out
+    }
+
     fn recipe(&self) -> Recipe {
+        let launch = self.launch_in(self.current());
+        Box::new(move || launch.command())
+    }
+
+    fn launch_in(&self, dir: PathBuf) -> Launch {
         let (setup, run) = (&self.setup, self.run_dir());
         let mut env = vec![
             ("RIG_BOOT_SECONDS".to_owned(), setup.boot_seconds.to_string()),
+            ("RIG_HOST".to_owned(), setup.host.clone()),
+            ("RIG_PORT".to_owned(), self.port.to_string()),
             ("RIG_RUN".to_owned(), text(&self.inside(&run))),
             ("RIG_CONFIG".to_owned(), text(&self.inside(&self.config_file()))),
         ];
-        env.extend(setup.env.iter().cloned());
-        let launch = Launch {
+        env.extend(setup.env.iter().map(|(name, value)| (name.clone(), self.named(value))));
+        Launch {
             mounts: self.mounts(),
             wrapper: setup.wrapper,
             uid: setup.uid,
-            current: self.current(),
+            current: dir,
             resolved_pwd: setup.directory == Directory::Pinned,
             env,
-        };
-        Box::new(move || launch.command())
+        }
     }
 
     fn mounts(&self) -> Option<Mounts> {
@@ -403,12 +475,6 @@ fn text(path: &Path) -> String {
 pub fn children(pid: i32) -> Vec<i32> {
     let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
-/// A port of loopback that nobody listened on a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 fn open_to_all(dir: &Path) {

@@ -1,4 +1,4 @@
-//! What the app's image brings, found out by looking at the running Puma: nothing is executed, and
+//! What the app's image brings, found out by looking at the running server: nothing is executed, and
 //! paths are those of the app's container.
 
 use std::{
@@ -7,22 +7,82 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt,
     path::Path,
+    time::Duration,
 };
 
+use super::unseen::{self, Kind};
 use crate::{
-    core::requirement::{Brought, Requirement},
+    core::{
+        Reason, Sight, Trouble,
+        requirement::{Brought, Requirement},
+    },
     procs,
+    volume::OneAtATime,
 };
+
+/// Tens of megabytes at most.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// A piece of a binary that is searched at once; a version is never longer than the overlap.
 const PIECE: usize = 1 << 20;
 const OVERLAP: usize = 128;
 
+/// What of this the image of a process does not bring, each with what was found instead.
+///
+/// # Errors
+/// When it may not be looked into, or its image does not answer.
+pub(super) async fn lacks(
+    kind: &Kind,
+    files: &OneAtATime,
+    pid: i32,
+    requires: Vec<Requirement>,
+) -> Result<Vec<String>, Trouble> {
+    looked_into(kind, files, pid, move || look(pid, &requires).map(|brought| brought.lacks(&requires))).await
+}
+
+/// The Ruby of a process's image, where it is known and not the one that is wanted.
+///
+/// # Errors
+/// As [`lacks`].
+pub(super) async fn another_ruby(
+    kind: &Kind,
+    files: &OneAtATime,
+    pid: i32,
+    wanted: String,
+) -> Result<Option<String>, Trouble> {
+    let wanted = [Requirement::Ruby(wanted)];
+    let looked = move || {
+        let brought = look(pid, &wanted)?;
+        let differs = !brought.lacks(&wanted).is_empty();
+        Ok(brought.ruby.filter(|_| differs))
+    };
+    looked_into(kind, files, pid, looked).await
+}
+
+async fn looked_into<T: Send + 'static>(
+    kind: &Kind,
+    files: &OneAtATime,
+    pid: i32,
+    look: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Trouble> {
+    let looked = files.run(LIMIT, look);
+    let late = || {
+        let message = format!("the image of {} {pid} could not be looked into within {LIMIT:?}", kind.name);
+        Trouble::new(Reason::VolumeUnavailable, message)
+    };
+    looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {
+        // Without this permission no restart could be proved either.
+        io::ErrorKind::PermissionDenied => unseen::trouble(kind, &Sight::NotPermitted),
+        io::ErrorKind::NotFound => unseen::trouble(kind, &Sight::Missing),
+        _ => Trouble::new(Reason::Internal, format!("/proc/{pid}: {error}")),
+    })
+}
+
 /// Looks at this process and its root.
 ///
 /// # Errors
 /// When it may not be looked into.
-pub(super) fn look(pid: i32, requires: &[Requirement]) -> io::Result<Brought> {
+fn look(pid: i32, requires: &[Requirement]) -> io::Result<Brought> {
     let exe = File::open(format!("/proc/{pid}/exe"))?;
     let mapped = mapped(&fs::read_to_string(format!("/proc/{pid}/maps"))?);
     let libc = libc(pid, &mapped);

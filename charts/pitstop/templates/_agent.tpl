@@ -1,0 +1,139 @@
+{{- define "pitstop.image" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- with $v.agent.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default (include "pitstop.version" .) .tag }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The security context of each container, the agent's and Puma's: the same, so that one may look into the other and signal it. */}}
+{{- define "pitstop.securityContext" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+runAsUser: {{ int $v.runAs.user }}
+runAsGroup: {{ int $v.runAs.group }}
+runAsNonRoot: {{ ne (int $v.runAs.user) 0 }}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{/* What the agent and `pitstop fetch` have in common. (list context "run"|"fetch") */}}
+{{- define "pitstop.container" -}}
+{{- $ := index . 0 -}}
+{{- $does := index . 1 -}}
+{{- $v := ternary $.Values $.Values.pitstop (eq $.Chart.Name "pitstop") -}}
+- name: {{ ternary "pitstop" "pitstop-fetch" (eq $does "run") }}
+  {{- if $v.agent.inAppImage }}
+  image: {{ $v.app.image | quote }}
+  imagePullPolicy: {{ $v.app.imagePullPolicy }}
+  command: [/opt/pitstop/pitstop, {{ $does }}]
+  {{- else }}
+  image: {{ include "pitstop.image" $ | quote }}
+  imagePullPolicy: {{ $v.agent.image.pullPolicy }}
+  args: [{{ $does }}]
+  {{- end }}
+  {{- if include "pitstop.configMapName" $ }}
+  envFrom:
+    - configMapRef:
+        name: {{ include "pitstop.configMapName" $ }}
+    {{- with $v.agent.envFrom }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $v.agent.env }}
+  env:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- else }}
+  env:
+    {{- range $name, $value := include "pitstop.environment" $ | fromYaml }}
+    - name: {{ $name }}
+      value: {{ $value | quote }}
+    {{- end }}
+    {{- with $v.agent.env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $v.agent.envFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+
+{{/* The ConfigMap that a whole app has for its agent; in your chart the variables stand in the container. */}}
+{{- define "pitstop.configMapName" -}}
+{{- if eq .Chart.Name "pitstop" -}}
+{{ include "pitstop.fullname" . }}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.agentRest" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+securityContext:
+  {{- include "pitstop.securityContext" . | nindent 2 }}
+resources:
+  {{- toYaml $v.agent.resources | nindent 2 }}
+volumeMounts:
+  {{- include "pitstop.agentMounts" . | nindent 2 }}
+{{- end }}
+
+{{/* The sidecar itself. No liveness probe: a restart in mid-drain would be worse than whatever it mends. No readiness probe: the agent
+is never why a pod gets no traffic. No preStop hook: a native one would be called while Puma's is still waiting. */}}
+{{- define "pitstop.agent" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{ include "pitstop.container" (list . "run") }}
+  {{- if eq $v.agent.kind "native" }}
+  restartPolicy: Always
+  {{- end }}
+  ports:
+    - name: pitstop
+      containerPort: {{ int $v.agent.port }}
+  {{- if eq $v.agent.kind "native" }}
+  startupProbe:
+    httpGet:
+      path: /startup
+      port: {{ int $v.agent.port }}
+    periodSeconds: {{ int $v.agent.startup.periodSeconds }}
+    failureThreshold: {{ int $v.agent.startup.failureThreshold }}
+    timeoutSeconds: 5
+  {{- end }}
+  {{- include "pitstop.agentRest" . | nindent 2 }}
+{{- end }}
+
+{{/* For `initContainers`: the native sidecar; or, for a classic one, what puts the first release in place. */}}
+{{- define "pitstop.initContainers" -}}
+{{- include "pitstop.refuse" . -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- if $v.agent.inAppImage -}}
+- name: pitstop-install
+  image: {{ include "pitstop.image" . | quote }}
+  imagePullPolicy: {{ $v.agent.image.pullPolicy }}
+  args: [install, /opt/pitstop/]
+  securityContext:
+    {{- include "pitstop.securityContext" . | nindent 4 }}
+  resources:
+    {{- toYaml $v.agent.resources | nindent 4 }}
+  volumeMounts:
+    - name: pitstop-bin
+      mountPath: /opt/pitstop
+{{ end -}}
+{{- if eq $v.agent.kind "native" -}}
+{{ include "pitstop.agent" . }}
+{{- else -}}
+{{ include "pitstop.container" (list . "fetch") }}
+  {{- include "pitstop.agentRest" . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* For `containers`, after Puma's: the classic sidecar; nothing for a native one. */}}
+{{- define "pitstop.containers" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- if eq $v.agent.kind "classic" -}}
+{{ include "pitstop.agent" . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,45 @@
+{{/* pitstop's version: the tag of its image where none is given. In your chart .Chart is yours. */}}
+{{- define "pitstop.version" -}}
+0.1.0
+{{- end }}
+
+{{- define "pitstop.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "pitstop.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if contains (include "pitstop.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "pitstop.name" .) | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.selector" -}}
+app.kubernetes.io/name: {{ include "pitstop.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "pitstop.labels" -}}
+{{ include "pitstop.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "pitstop.serviceAccount" -}}
+{{- default (ternary (include "pitstop.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "pitstop.storageClass" -}}
+{{- default (include "pitstop.fullname" .) .Values.storageClass.name }}
+{{- end }}
+
+{{/* Whether this chart renders a whole app: "true" or nothing. */}}
+{{- define "pitstop.isComplete" -}}
+{{- if eq .Chart.Name "pitstop" }}
+{{- if ternary .Chart.IsRoot .Values.complete (kindIs "invalid" .Values.complete) }}true{{ end }}
+{{- end }}
+{{- end }}

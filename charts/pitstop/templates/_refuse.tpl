@@ -1,0 +1,99 @@
+{{/* What cannot work is refused here, all at once: each line names the value and the remedy. First what the values alone tell. */}}
+{{- define "pitstop.refuse" -}}
+{{- $problems := regexReplaceAll "\\n\\s*\\n" (include "pitstop.problems" .) "\n" | trim -}}
+{{- with $problems }}{{ fail (printf "\n\nThis cannot work, so nothing is rendered:\n%s\n" .) }}{{ end }}
+{{- end }}
+
+{{- define "pitstop.problems" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- $p := ternary "" "pitstop." (eq .Chart.Name "pitstop") -}}
+{{ include "pitstop.problemsOfImages" (list $v $p) }}
+{{ include "pitstop.problemsOfBudget" (list $v $p) }}
+{{ include "pitstop.problemsOfVolumes" (list $v $p (include "pitstop.currentDir" .)) }}
+{{ include "pitstop.problemsOfSources" (list $v $p) }}
+{{- if and (include "pitstop.isComplete" .) (not $v.app.image) (not $v.agent.inAppImage) }}
+- app.image is empty: name the image with Ruby and what your gems need. (As a dependency of your chart, this one only lends its templates.)
+{{- end }}
+{{- if and (eq $v.releases.kind "shared") (not $v.releases.existingClaim) (ne .Chart.Name "pitstop") }}
+- {{ $p }}releases.kind is shared: name the claim in {{ $p }}releases.existingClaim. (Only a whole app makes one.)
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.problemsOfImages" -}}
+{{- $v := index . 0 -}}{{- $p := index . 1 -}}
+{{- if not $v.agent.image.repository }}
+- {{ $p }}agent.image.repository is empty: name the registry that you pushed the image of docker/Dockerfile to.
+{{- end }}
+{{- if and $v.agent.inAppImage (not $v.app.image) }}
+- {{ $p }}agent.inAppImage needs to know the image: set {{ $p }}app.image to what Puma's container runs.
+{{- end }}
+{{- $hooks := default dict $v.config.hooks }}{{- $command := default dict $v.config.command }}
+{{- range $key, $line := dict "hooks.check" $hooks.check "command.restart" $command.restart "command.check" $command.check }}
+{{- if and $line (not $v.agent.inAppImage) }}
+- {{ $p }}config.{{ $key }} runs in the agent's container, whose own image holds nothing but pitstop, no Ruby and no shell: set {{ $p }}agent.inAppImage to true.
+{{- end }}
+{{- end }}
+{{- if and $v.token.enabled (lt (len $v.token.value) 16) }}
+- {{ $p }}token.value has fewer than 16 characters: without a token, whoever reaches the pod can ask /prestop for a drain. Set it to a random text that stays the same (`openssl rand -hex 24`), or set {{ $p }}token.enabled to false.
+{{- end }}
+{{- range $key, $instead := dict "grace_period" "gracePeriodSeconds" "listen" "agent.port and agent.address" "token_file" "token" }}
+{{- if hasKey $v.config $key }}
+- {{ $p }}config.{{ $key }} follows from {{ $p }}{{ $instead }}: set that instead.
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* As src/config/check.rs has it: the agent would refuse the same. */}}
+{{- define "pitstop.problemsOfBudget" -}}
+{{- $v := index . 0 -}}{{- $p := index . 1 -}}
+{{- $drain := $v.config.drain -}}
+{{- $min := include "pitstop.ms" (default "5s" $drain.min) | int64 -}}
+{{- $reserve := include "pitstop.ms" (default "10s" $drain.reserve) | int64 -}}
+{{- $left := sub (mul 1000 (int64 $v.gracePeriodSeconds)) (add $reserve 2000) -}}
+{{- if gt $min $left }}
+- {{ $p }}gracePeriodSeconds {{ int $v.gracePeriodSeconds }} is too short: {{ $p }}config.drain.min ({{ default "5s" $drain.min }}) + {{ $p }}config.drain.reserve ({{ default "10s" $drain.reserve }}) + 2s for the kubelet have to fit into it. Raise it to {{ div (add $min $reserve 2999) 1000 }} or more, or lower one of the others.
+{{- end }}
+{{- with $drain.max }}
+{{- $max := include "pitstop.ms" . | int64 }}
+{{- if gt $max $left }}
+- {{ $p }}config.drain.max {{ . }} is longer than {{ $p }}gracePeriodSeconds {{ int $v.gracePeriodSeconds }} leaves after {{ $p }}config.drain.reserve and 2s for the kubelet: leave it out, or raise {{ $p }}gracePeriodSeconds to {{ div (add $max $reserve 2999) 1000 }}.
+{{- end }}
+{{- if lt $max $min }}
+- {{ $p }}config.drain.max {{ . }} is shorter than {{ $p }}config.drain.min: leave it out.
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.problemsOfVolumes" -}}
+{{- $v := index . 0 -}}{{- $p := index . 1 -}}{{- $currentDir := index . 2 -}}
+{{- if and (eq $v.releases.kind "shared") (not $currentDir) }}
+- {{ $p }}releases.kind is shared, and `current` lies on that volume: one link for all pods, though each pod moves and reverts its own. Set {{ $p }}config.current to a path outside of {{ $v.config.deploy_to }}, /srv/current/app for instance (an emptyDir is mounted at its directory), and `directory` in config/puma.rb to the same.
+{{- end }}
+{{- if eq $currentDir "/" }}
+- {{ $p }}config.current {{ $v.config.current }} lies in the root directory, where no volume can be mounted: put it one directory deeper.
+{{- end }}
+{{- if and $v.storageClass.create (not $v.storageClass.fileSystemId) }}
+- {{ $p }}storageClass.create needs {{ $p }}storageClass.fileSystemId: the EFS file system, fs-….
+{{- end }}
+{{- if and $v.storageClass.create (eq $v.releases.kind "emptyDir") }}
+- {{ $p }}storageClass.create makes a class that nothing uses: set {{ $p }}releases.kind to ephemeral or shared.
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.problemsOfSources" -}}
+{{- $v := index . 0 -}}{{- $p := index . 1 -}}
+{{- $source := $v.config.source }}
+{{- if not $source }}
+- {{ $p }}config.source is empty: name the bucket, s3://bucket/prefix, or a directory.
+{{- else if and (hasPrefix "/" $source) (not $v.store.volume) (not $v.agent.volumeMounts) }}
+- {{ $p }}config.source {{ $source }} is a directory, and nothing is mounted there: set {{ $p }}store.volume.
+{{- else if and (hasPrefix "s3:" $source) $v.store.volume }}
+- {{ $p }}store.volume is for a directory, and {{ $p }}config.source is in S3: leave one of them out.
+{{- end }}
+{{- $file := hasPrefix "file:" (default "" $v.config.pointer) }}
+{{- if and $file $v.pointer.configMap.name }}
+- {{ $p }}config.pointer and {{ $p }}pointer.configMap.name both say what is followed: leave {{ $p }}config.pointer out.
+{{- else if and $file (not $v.agent.volumeMounts) }}
+- {{ $p }}config.pointer is a file, and nothing is mounted there: set {{ $p }}pointer.configMap.name, or mount it by {{ $p }}agent.volumeMounts.
+{{- end }}
+{{- end }}

@@ -1,0 +1,141 @@
+{{/* For Puma's `volumeMounts`. */}}
+{{- define "pitstop.volumeMounts" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{ include "pitstop.sharedMounts" . }}
+{{- if $v.app.tmp }}
+- name: pitstop-tmp
+  mountPath: /tmp
+{{- end }}
+{{- end }}
+
+{{/* What both containers have, at the same paths. */}}
+{{- define "pitstop.sharedMounts" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+- name: pitstop-releases
+  mountPath: {{ $v.config.deploy_to }}
+{{- with include "pitstop.currentDir" . }}
+- name: pitstop-current
+  mountPath: {{ . }}
+{{- end }}
+{{- with $v.config.puma.state_file }}
+- name: pitstop-puma
+  mountPath: {{ dir . }}
+{{- end }}
+{{- if $v.config.pod_dirs }}
+- name: pitstop-pod
+  mountPath: {{ $v.config.pod_dir }}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.agentMounts" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{ include "pitstop.sharedMounts" . }}
+- name: pitstop-state
+  mountPath: {{ $v.config.state_dir }}
+{{- if $v.token.enabled }}
+- name: pitstop-token
+  mountPath: /run/pitstop-token
+  readOnly: true
+{{- end }}
+{{- if $v.pointer.configMap.name }}
+- name: pitstop-pointer
+  mountPath: /etc/pitstop/pointer
+  readOnly: true
+{{- end }}
+{{- if $v.store.volume }}
+- name: pitstop-store
+  mountPath: {{ $v.config.source }}
+  readOnly: {{ $v.store.readOnly }}
+{{- end }}
+{{- if $v.agent.inAppImage }}
+- name: pitstop-bin
+  mountPath: /opt/pitstop
+  readOnly: true
+{{- end }}
+{{- with $v.agent.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* For the pod's `volumes`. */}}
+{{- define "pitstop.volumes" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+- name: pitstop-releases
+  {{- include "pitstop.releasesVolume" . | nindent 2 }}
+{{- if include "pitstop.currentDir" . }}
+- name: pitstop-current
+  emptyDir: {}
+{{- end }}
+{{- if $v.config.puma.state_file }}
+- name: pitstop-puma
+  emptyDir: {}
+{{- end }}
+{{- if $v.config.pod_dirs }}
+- name: pitstop-pod
+  emptyDir: {}
+{{- end }}
+{{- if $v.app.tmp }}
+- name: pitstop-tmp
+  emptyDir: {}
+{{- end }}
+- name: pitstop-state
+  emptyDir: {}
+{{- if $v.token.enabled }}
+- name: pitstop-token
+  downwardAPI:
+    items:
+      - path: token
+        fieldRef:
+          fieldPath: metadata.annotations['pitstop/token']
+{{- end }}
+{{- with $v.pointer.configMap.name }}
+- name: pitstop-pointer
+  configMap:
+    name: {{ . }}
+    optional: true
+{{- end }}
+{{- with $v.store.volume }}
+- name: pitstop-store
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if $v.agent.inAppImage }}
+- name: pitstop-bin
+  emptyDir: {}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.releasesVolume" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- if eq $v.releases.kind "emptyDir" -}}
+emptyDir:
+  sizeLimit: {{ $v.releases.size }}
+{{- else if eq $v.releases.kind "ephemeral" -}}
+ephemeral:
+  volumeClaimTemplate:
+    spec:
+      {{- include "pitstop.claim" (list . (list "ReadWriteOnce")) | nindent 6 }}
+{{- else -}}
+persistentVolumeClaim:
+  claimName: {{ default (printf "%s-releases" (include "pitstop.claimOwner" .)) $v.releases.existingClaim }}
+{{- end }}
+{{- end }}
+
+{{/* The claim's own name where the chart makes it; in your chart `releases.existingClaim` is needed instead. */}}
+{{- define "pitstop.claimOwner" -}}
+{{- if eq .Chart.Name "pitstop" }}{{ include "pitstop.fullname" . }}{{ end }}
+{{- end }}
+
+{{/* A claim's spec. (list context modes) */}}
+{{- define "pitstop.claim" -}}
+{{- $ := index . 0 -}}
+{{- $v := ternary $.Values $.Values.pitstop (eq $.Chart.Name "pitstop") -}}
+accessModes: {{ default (index . 1) $v.releases.accessModes | toJson }}
+{{- if $v.releases.storageClassName }}
+storageClassName: {{ $v.releases.storageClassName }}
+{{- else if and (eq $.Chart.Name "pitstop") $v.storageClass.create }}
+storageClassName: {{ include "pitstop.storageClass" $ }}
+{{- end }}
+resources:
+  requests:
+    storage: {{ $v.releases.size }}
+{{- end }}

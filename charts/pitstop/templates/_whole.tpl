@@ -1,0 +1,103 @@
+{{/* The emptyDirs that may go with their pod, for the cluster autoscaler. */}}
+{{- define "pitstop.localVolumes" -}}
+{{- $names := list -}}
+{{- range include "pitstop.volumes" . | fromYamlArray -}}
+{{- if hasKey . "emptyDir" }}{{ $names = append $names .name }}{{ end -}}
+{{- end -}}
+{{- join "," $names }}
+{{- end }}
+
+{{- define "pitstop.wholePod" -}}
+serviceAccountName: {{ include "pitstop.serviceAccount" . }}
+{{ include "pitstop.pod" . }}
+securityContext:
+  {{- mergeOverwrite (include "pitstop.podSecurityContext" . | fromYaml) .Values.podSecurityContext | toYaml | nindent 2 }}
+{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+{{- with get $.Values $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+initContainers:
+  {{- include "pitstop.initContainers" . | nindent 2 }}
+containers:
+  {{- include "pitstop.puma" . | nindent 2 }}
+  {{- include "pitstop.containers" . | nindent 2 }}
+  {{- with .Values.extraContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+volumes:
+  {{- include "pitstop.volumes" . | nindent 2 }}
+  {{- with .Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "pitstop.puma" -}}
+{{- $current := include "pitstop.current" . -}}
+- name: {{ .Values.app.container }}
+  image: {{ .Values.app.image | quote }}
+  imagePullPolicy: {{ .Values.app.imagePullPolicy }}
+  {{- if .Values.app.command }}
+  command:
+    {{- toYaml .Values.app.command | nindent 4 }}
+  {{- else }}
+  command: [sh, -c, "cd {{ $current }} && exec bundle exec puma -C config/puma.rb"]
+  {{- end }}
+  env:
+    - name: PORT
+      value: {{ .Values.app.port | quote }}
+    - name: BUNDLE_GEMFILE
+      value: {{ $current }}/Gemfile
+    {{- with .Values.app.env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .Values.app.envFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports:
+    - name: http
+      containerPort: {{ int .Values.app.port }}
+  {{- if .Values.app.healthPath }}
+  startupProbe:
+    {{- include "pitstop.healthProbe" (list . .Values.app.startup) | nindent 4 }}
+  readinessProbe:
+    {{- include "pitstop.healthProbe" (list . .Values.app.readiness) | nindent 4 }}
+  {{- if .Values.app.liveness.enabled }}
+  livenessProbe:
+    {{- include "pitstop.healthProbe" (list . .Values.app.liveness) | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  lifecycle:
+    {{- if .Values.app.lifecycle }}
+    {{- toYaml .Values.app.lifecycle | nindent 4 }}
+    {{- else }}
+    {{- include "pitstop.lifecycle" . | nindent 4 }}
+    {{- end }}
+  securityContext:
+    {{- mergeOverwrite (include "pitstop.securityContext" . | fromYaml) .Values.app.securityContext | toYaml | nindent 4 }}
+  {{- with .Values.app.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  volumeMounts:
+    {{- include "pitstop.volumeMounts" . | nindent 4 }}
+    {{- with .Values.app.volumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{- define "pitstop.healthProbe" -}}
+{{- $ := index . 0 -}}
+{{- $probe := index . 1 -}}
+httpGet:
+  path: {{ $.Values.app.healthPath }}
+  port: http
+periodSeconds: {{ int $probe.periodSeconds }}
+failureThreshold: {{ int $probe.failureThreshold }}
+timeoutSeconds: {{ default 5 $probe.timeoutSeconds | int }}
+{{- end }}

@@ -1,0 +1,89 @@
+//! Telling an app server something: never behind a look that hangs, and never behind our own back.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    core::{Reason, Trouble},
+    procs::ProcsError,
+    volume::{Lane, Late},
+};
+
+/// Sending a signal takes microseconds; the rest is for a machine that is very busy.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A thread for it.
+#[derive(Debug)]
+pub(super) struct Acts {
+    lane: Lane,
+}
+
+/// Whoever takes it first decides: who tells, or who has stopped waiting.
+#[derive(Debug, Clone)]
+pub(super) struct Permit(Arc<AtomicBool>);
+
+impl Permit {
+    /// To be called just before the deed.
+    ///
+    /// # Errors
+    /// When nobody waits for it any more: then it must not be done.
+    pub fn take(&self) -> Result<(), Trouble> {
+        let taken = self.0.swap(false, Ordering::SeqCst);
+        let late = || Trouble::new(Reason::Internal, "the signal came too late and was not sent");
+        if taken { Ok(()) } else { Err(late()) }
+    }
+}
+
+impl Acts {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start() -> io::Result<Self> {
+        Ok(Self { lane: Lane::start("acts")? })
+    }
+
+    /// Does it, unless it takes too long before its permit is taken.
+    pub async fn carry_out(
+        &self,
+        name: &str,
+        deed: impl FnOnce(&Permit) -> Result<(), Trouble> + Send + 'static,
+    ) -> Result<(), Trouble> {
+        let permit = Permit(Arc::new(AtomicBool::new(true)));
+        let job = {
+            let permit = permit.clone();
+            move || deed(&permit)
+        };
+        let lost = || Trouble::new(Reason::Internal, format!("the thread that signals {name} panicked"));
+        match self.lane.run(LIMIT, job).await {
+            Ok(result) => result,
+            Err(Late::Pending(_)) if permit.take().is_ok() => {
+                let message = format!("/proc did not answer in time: nothing was sent to {name}");
+                Err(Trouble::new(Reason::Internal, message))
+            }
+            Err(Late::Pending(answer)) => answer.await.unwrap_or_else(|_| Err(lost())),
+            Err(Late::Lost) => Err(lost()),
+        }
+    }
+}
+
+/// Nothing was sent, for this reason.
+pub(super) fn not_sent(name: &str, error: &ProcsError) -> Trouble {
+    let reason = match error {
+        ProcsError::NotPermitted(_) | ProcsError::OffLimits(_) => Reason::NotPermitted,
+        ProcsError::Gone(_) | ProcsError::AnotherImage(_) => Reason::MasterGone,
+        ProcsError::Torn(_) | ProcsError::Io { .. } => Reason::Internal,
+    };
+    Trouble::new(reason, format!("nothing was sent to {name}: {error}"))
+}
+
+/// Whom it was for is not there any more.
+pub(super) fn gone(message: &str) -> Trouble {
+    Trouble::new(Reason::MasterGone, format!("{message}: nothing was sent"))
+}

@@ -1,0 +1,426 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use rustix::process::Signal;
+use tokio::sync::Mutex;
+
+use super::{
+    AppServer, Description, Look, WorkerDescription,
+    acts::{Acts, gone, not_sent},
+    connections::Connections,
+    crew::Crew,
+    image,
+    puma::checks::random_addresses,
+    unseen::{self, Kind},
+    whereabouts::Whereabouts,
+};
+use crate::{
+    config,
+    core::{
+        Act, Cwd, Generation, GenerationKey, Mode, Plan, Process, Reason, Sight, Sockets, Traffic, Trouble,
+        requirement::Requirement,
+    },
+    finding::{self, Check, Code, Finding},
+    procs::{Image, ProcessId, ProcsError},
+    revision::ReleaseId,
+    user_command::UserCommand,
+    volume::OneAtATime,
+};
+
+mod census;
+mod trial;
+
+use census::{Family, Found, Named};
+use trial::Trial;
+
+/// How it is called where it cannot be seen.
+const KIND: Kind = Kind { name: "app server", section: "command", programs: &[], masters: |_| Vec::new() };
+
+/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Between the end of a restart command and the first process that it has brought up.
+const GAP: Duration = Duration::from_secs(10);
+
+/// Beside the command's own time: finding the processes before it.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Whatever the user's own commands restart and check.
+#[derive(Debug)]
+pub struct CommandServer {
+    named: Named,
+    restart: UserCommand,
+    trial: Trial,
+    /// The ports to be watched, where they are not its own.
+    ports: Vec<u16>,
+    current: PathBuf,
+    memory: Mutex<Memory>,
+    census: OneAtATime,
+    whereabouts: Whereabouts,
+    connections: Connections,
+    files: OneAtATime,
+    acts: Acts,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    family: Option<Family>,
+    crew: Option<(ProcessId, Crew)>,
+    /// When a restart command last ended.
+    restarted: Option<Instant>,
+}
+
+struct View {
+    family: Family,
+    cwds: std::collections::HashMap<i32, Cwd>,
+    sockets: Option<Sockets>,
+    ports: Vec<u16>,
+    expected: usize,
+}
+
+impl CommandServer {
+    /// Will look for the processes that are named, and run the commands in `current`. Where `ports` names some,
+    /// their connections count in place of those of its own.
+    ///
+    /// # Errors
+    /// When its threads cannot be started.
+    pub fn new(
+        section: &config::Command,
+        ports: Vec<u16>,
+        deploy_to: &Path,
+        current: PathBuf,
+    ) -> io::Result<Self> {
+        let limit = section.timeout;
+        let command = |key, line: &Option<String>| line.clone().map(|line| UserCommand { key, line, limit });
+        let restart = command("command.restart", &section.restart);
+        let unset = || io::Error::new(io::ErrorKind::InvalidInput, "command.restart is not set");
+        Ok(Self {
+            named: Named { text: section.r#match.clone(), pid_file: section.pid_file.clone() },
+            restart: restart.ok_or_else(unset)?,
+            trial: Trial::new(command("command.check", &section.check), &current),
+            ports,
+            current,
+            memory: Mutex::default(),
+            census: OneAtATime::start("processes")?,
+            whereabouts: Whereabouts::start(deploy_to.join("releases"))?,
+            connections: Connections::start()?,
+            files: OneAtATime::start("files")?,
+            acts: Acts::start()?,
+        })
+    }
+
+    /// With code in the image that counts as ours as well ([`ReleaseId::fallback`]).
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
+        self.whereabouts.fallback = fallback;
+        self
+    }
+
+    async fn look(&self) -> Look {
+        match self.see().await {
+            Ok(view) => {
+                self.trial.see_to(&view.family.serving);
+                let generation = self.generation(&view);
+                Look {
+                    sight: Sight::Seen(crate::core::AppServer {
+                        generations: vec![generation],
+                        old_workers: false,
+                    }),
+                    traffic: Traffic { workers: None, sockets: view.sockets.clone() },
+                    description: self.description(&view),
+                    findings: finding::findings(&self.checks(&view)),
+                }
+            }
+            Err(sight) => Look {
+                findings: finding::findings(&[self.why_unseen(&sight)]),
+                traffic: Traffic { workers: None, sockets: self.connections.on(self.ports.clone()).await },
+                sight,
+                description: Description { kind: "command".into(), ..Description::default() },
+            },
+        }
+    }
+
+    async fn see(&self) -> Result<View, Sight> {
+        let mut memory = self.memory.lock().await;
+        let named = self.named.clone();
+        let family = match self.census.run(LIMIT, move || census::take(&named)).await.unwrap_or(Found::Torn) {
+            Found::Processes(family) => family,
+            // A restart may end all of them before it starts others.
+            Found::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
+                return Err(Sight::Unclear);
+            }
+            Found::Nothing => return Err(Sight::Missing),
+            Found::NotPermitted => return Err(Sight::NotPermitted),
+            Found::Torn => return Err(Sight::Unclear),
+        };
+        let ports = if self.ports.is_empty() { family.ports.clone() } else { self.ports.clone() };
+        let pids = family.serving.iter().map(|image| image.process.pid).chain([family.root.process.pid]);
+        let (cwds, sockets) =
+            tokio::join!(self.whereabouts.of(pids.collect()), self.connections.on(ports.clone()));
+        let expected = memory.learn(&family, self.trial.passed_all(&family.serving));
+        Ok(View { family, cwds, sockets, ports, expected })
+    }
+
+    fn generation(&self, view: &View) -> Generation {
+        let root = view.family.root;
+        let cwd = match view.cwd(root) {
+            // Whoever only starts the others may work anywhere.
+            Cwd::Elsewhere if !view.family.serving.contains(&root) => Cwd::Unknown,
+            cwd => cwd,
+        };
+        let process = |image: &Image| Process {
+            key: image.process_key(),
+            cwd: view.cwd(*image),
+            booted: self.trial.passed(*image),
+        };
+        Generation {
+            key: root.generation_key(),
+            master: root.process.key(),
+            signalable: true,
+            cwd,
+            expected: view.expected,
+            processes: view.family.serving.iter().map(process).collect(),
+        }
+    }
+
+    fn description(&self, view: &View) -> Description {
+        let worker = |image: &Image| WorkerDescription {
+            pid: image.process.pid,
+            key: image.process_key(),
+            release: match view.cwd(*image) {
+                Cwd::Release(release) => Some(release),
+                Cwd::Elsewhere | Cwd::Unknown => None,
+            },
+            booted: self.trial.passed(*image),
+        };
+        Description {
+            kind: "command".into(),
+            pid: Some(view.family.root.process.pid),
+            mode: None,
+            workers: view.family.serving.iter().map(worker).collect(),
+        }
+    }
+
+    fn checks(&self, view: &View) -> Vec<Check> {
+        let (pid, count) = (view.family.root.process.pid, view.family.serving.len());
+        let mut checks =
+            vec![Check::fine(KIND.name, format!("found: {count} processes, the oldest is {pid}"))];
+        checks.push(in_flight(view));
+        checks.push(match self.trial.failed() {
+            Some(why) => Check::found(
+                KIND.name,
+                Finding::risky(
+                    Code::CommandCheckFails,
+                    format!("{why}: what fails at rest fails after every restart as well, so that good releases are rejected"),
+                    "run the command by hand in the agent's container, in `current`",
+                ),
+            ),
+            None if self.trial.exists() => Check::fine(KIND.name, "command.check says that it works"),
+            None => Check::fine(KIND.name, "there is no command.check: a process that is there counts as booted"),
+        });
+        checks.push(shell(UserCommand::can_run()));
+        checks.push(random_addresses(KIND.name));
+        checks
+    }
+
+    fn why_unseen(&self, sight: &Sight) -> Check {
+        let named = match &self.named {
+            Named { text: Some(text), .. } => format!("whose command line contains {text:?} (command.match)"),
+            Named { pid_file, .. } => {
+                format!("of {} (command.pid_file)", pid_file.clone().unwrap_or_default().display())
+            }
+        };
+        let (code, message) = match sight {
+            Sight::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
+            Sight::NotPermitted => {
+                let there = census::all(&self.named).len();
+                (Code::AppServerNotPermitted, format!("{there} processes {named} belong to somebody else"))
+            }
+            _ => return Check::unknown(KIND.name, "it changed under our eyes: look again"),
+        };
+        let remedy = "see the app container's log, that the pod's spec has shareProcessNamespace: true, and that both \
+                      containers have the same runAsUser and runAsGroup";
+        Check::found(KIND.name, Finding::broken(code, message, remedy))
+    }
+
+    async fn plan_restart(&self) -> Result<Plan, Trouble> {
+        match self.see().await {
+            Ok(_) | Err(Sight::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
+            Ok(_) | Err(Sight::Unclear | Sight::Seen(_) | Sight::Ambiguous) => Err(Trouble::new(
+                Reason::ConfigInvalid,
+                "command.restart cannot be run: there is no /bin/sh in the agent's container",
+            )),
+            Err(sight) => Err(unseen::trouble(&KIND, &sight)),
+        }
+    }
+
+    async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
+        let family = self.see().await.map_err(|sight| unseen::trouble(&KIND, &sight))?.family;
+        if family.root.generation_key() != on {
+            return Err(gone("the app server was restarted meanwhile"));
+        }
+        match act {
+            Act::Begin(_) | Act::Abort(_) => self.run_restart().await,
+            Act::Commit => Ok(()),
+            Act::Recover => self.end(family).await,
+        }
+    }
+
+    async fn run_restart(&self) -> Result<(), Trouble> {
+        let release = std::fs::read_link(&self.current).unwrap_or_default();
+        let release = release.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let result = self.restart.run(&self.current, &[("PITSTOP_RELEASE", &release)]).await;
+        self.memory.lock().await.restarted = Some(Instant::now());
+        result.map_err(|error| Trouble::new(Reason::HookFailed, error.to_string()))
+    }
+
+    async fn end(&self, family: Family) -> Result<(), Trouble> {
+        let deed = move |permit: &super::acts::Permit| {
+            permit.take()?;
+            for image in family.serving.iter().chain([&family.root]) {
+                match image.signal(Signal::KILL) {
+                    Ok(()) | Err(ProcsError::Gone(_)) => {}
+                    Err(error) => return Err(not_sent(KIND.name, &error)),
+                }
+            }
+            Ok(())
+        };
+        self.acts.carry_out(KIND.name, deed).await
+    }
+}
+
+fn in_flight(view: &View) -> Check {
+    const ABOUT: &str = "requests in flight";
+    if !view.ports.is_empty() {
+        return Check::fine(ABOUT, format!("known by the socket table of {:?}", view.ports));
+    }
+    Check::found(
+        ABOUT,
+        Finding::broken(
+            Code::NoPortToWatch,
+            "the processes that are named listen on no TCP port, so that nobody sees their requests: a drain ends \
+             at its deadline, and may end too early",
+            "set drain.ports to the port that requests come in by",
+        ),
+    )
+}
+
+fn shell(there: bool) -> Check {
+    if there {
+        return Check::fine(KIND.name, "commands can be run: there is a shell");
+    }
+    Check::found(
+        KIND.name,
+        Finding::broken(
+            Code::CommandNoShell,
+            "there is no /bin/sh in the agent's container: neither command.restart nor command.check can be run",
+            "run the agent in an image that has a shell and what the commands need: the app's (`pitstop install`)",
+        ),
+    )
+}
+
+impl View {
+    fn cwd(&self, image: Image) -> Cwd {
+        self.cwds.get(&image.process.pid).cloned().unwrap_or(Cwd::Unknown)
+    }
+}
+
+impl Memory {
+    /// How many processes there should be.
+    fn learn(&mut self, family: &Family, all_serve: bool) -> usize {
+        let (root, now) = (family.root.process, Instant::now());
+        let before = self.crew.filter(|(known, _)| *known == root).map(|(_, crew)| crew);
+        let crew = before.unwrap_or_else(|| Crew::new(now)).after(family.serving.len(), all_serve, now);
+        self.crew = Some((root, crew));
+        self.family = Some(family.clone());
+        crew.expected()
+    }
+}
+
+impl AppServer for CommandServer {
+    fn observe(&self) -> BoxFuture<'_, Look> {
+        Box::pin(self.look())
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
+        Box::pin(async {
+            match self.see().await {
+                Ok(view) => self.checks(&view),
+                Err(sight) => vec![self.why_unseen(&sight), shell(UserCommand::can_run())],
+            }
+        })
+    }
+
+    fn plan<'a>(
+        &'a self,
+        _: Option<&'a ReleaseId>,
+        _: &'a ReleaseId,
+    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+        Box::pin(self.plan_restart())
+    }
+
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+        Box::pin(async move {
+            let root = self.memory.lock().await.family.as_ref().map(|family| family.root.process.pid);
+            let Some(root) = root else { return Ok(Vec::new()) };
+            image::lacks(&KIND, &self.files, root, requires).await
+        })
+    }
+
+    fn perform_limit(&self) -> Duration {
+        self.restart.limit.saturating_add(MARGIN)
+    }
+
+    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
+        Box::pin(self.act(act, on))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(checks: &[Check]) -> Vec<&'static str> {
+        finding::findings(checks).into_iter().map(|finding| finding.code.code()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_check_that_says_no_at_rest_and_requests_that_nobody_sees_are_found() {
+        let section = config::Command {
+            restart: Some("true".into()),
+            check: Some("echo not today; false".into()),
+            timeout: Duration::from_secs(60),
+            ..config::Command::default()
+        };
+        let server = CommandServer::new(&section, Vec::new(), Path::new("/"), "/".into()).unwrap();
+        let root = Image { process: ProcessId { pid: i32::MAX, start: 1 }, at_random: 1 };
+        let mut view = View {
+            family: Family { root, serving: vec![root], ports: Vec::new() },
+            cwds: std::collections::HashMap::new(),
+            sockets: None,
+            ports: Vec::new(),
+            expected: 1,
+        };
+        assert_eq!(codes(&server.checks(&view)), ["NO_PORT_TO_WATCH"]);
+        server.trial.see_to(&[root]);
+        let why = loop {
+            match server.trial.failed() {
+                Some(why) => break why,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        assert!(why.contains("not today"), "{why}");
+        view.ports = vec![3000];
+        assert_eq!(codes(&server.checks(&view)), ["COMMAND_CHECK_FAILS"]);
+    }
+
+    #[test]
+    fn without_a_shell_no_command_can_be_run() {
+        assert_eq!(codes(&[shell(false)]), ["COMMAND_NO_SHELL"]);
+        assert_eq!(codes(&[shell(true)]), [""; 0]);
+    }
+}

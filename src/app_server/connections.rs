@@ -1,0 +1,53 @@
+//! The connections of a server's ports, from the pod's socket table: known whoever the server belongs to,
+//! and whichever kind it is.
+
+use std::{io, sync::Arc, time::Duration};
+
+use crate::{
+    core::Sockets,
+    sockets::{self, Ends},
+    volume::OneAtATime,
+};
+
+/// The kernel answers at once.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Looks at the table, and hears of connections that end between two looks.
+#[derive(Debug)]
+pub(super) struct Connections {
+    lane: OneAtATime,
+    /// `None` where the kernel does not tell of connections that end.
+    ends: Option<Arc<Ends>>,
+}
+
+impl Connections {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn start() -> io::Result<Self> {
+        Ok(Self { lane: OneAtATime::start("sockets")?, ends: listen_for_ends() })
+    }
+
+    /// What is connected to these local ports; `None` without a port, or when the kernel does not tell.
+    pub async fn on(&self, ports: Vec<u16>) -> Option<Sockets> {
+        if ports.is_empty() {
+            return None;
+        }
+        let ends = self.ends.clone();
+        let look = move || {
+            let table = sockets::observe(&ports).ok()?;
+            // After the table: what ended since it was read is in both.
+            let ended = ends.and_then(|ends| ends.take(&ports));
+            Some(Sockets { ended, ..table })
+        };
+        self.lane.run(LIMIT, look).await.flatten()
+    }
+}
+
+fn listen_for_ends() -> Option<Arc<Ends>> {
+    Ends::listen()
+        .inspect_err(|error| tracing::warn!(%error, "short connections are known by samples only"))
+        .ok()
+        .map(Arc::new)
+}

@@ -1,0 +1,178 @@
+//! How Puma was started: what of it follows `current`, and who stands in front.
+
+use super::{PUMA, RESTARTS};
+use crate::{
+    app_server::puma::{
+        plan::{allows_phased, can_be_phased},
+        setting::{Pinned, RestartDir, Setting, Tmp},
+        view::View,
+    },
+    config::RestartMode,
+    finding::{Check, Code, Finding},
+};
+
+/// Where `rackup` listens when it is given nothing.
+const RACKUPS_PORT: u16 = 9292;
+
+/// Everything about it.
+pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
+    let mut checks = vec![restart_dir(view, setting)];
+    checks.extend(setting.pinned().iter().map(pinned));
+    checks.extend(setting.pinned_config().as_ref().map(pinned_config));
+    checks.extend(in_front(setting));
+    checks.extend(rackup(view, setting));
+    checks.extend(restart_command(setting));
+    checks.extend(bundle(view, setting));
+    checks.extend(tmp_restart(setting));
+    checks
+}
+
+const LITERAL: &str = "in config/puma.rb: directory '/srv/app/current', with the path of your link, as a literal; then restart the container once";
+
+fn restart_dir(view: &View, setting: &Setting) -> Check {
+    match &setting.restart_dir {
+        RestartDir::Follows => Check::fine(RESTARTS, "go to where `current` leads then"),
+        _ if view.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
+        RestartDir::Fixed(evidence) => Check::found(
+            RESTARTS,
+            Finding::risky(
+                Code::RestartDirUnproven,
+                format!("a restart may not follow `current`: {evidence}"),
+                LITERAL,
+            ),
+        ),
+        RestartDir::Never(evidence) => Check::found(
+            RESTARTS,
+            Finding::broken(
+                Code::RestartDirPinned,
+                format!(
+                    "no restart follows `current`: {evidence}; so nothing is deployed (restart_dir_pinned)"
+                ),
+                LITERAL,
+            ),
+        ),
+    }
+}
+
+fn pinned(pinned: &Pinned) -> Check {
+    let Pinned { what, path } = pinned;
+    Check::found(
+        RESTARTS,
+        Finding::risky(
+            Code::PathNamesRelease,
+            format!("{what} {path}, which names one release: restarts go on loading from there"),
+            "name the link instead (/srv/app/current/…) or a relative path, then restart the container once",
+        ),
+    )
+}
+
+fn pinned_config(pinned: &Pinned) -> Check {
+    let Pinned { what, path } = pinned;
+    Check::found(
+        RESTARTS,
+        Finding::risky(
+            Code::ConfigNamesRelease,
+            format!("{what} {path}: every release runs with that release's configuration of Puma"),
+            "start Puma with a relative path (-C config/puma.rb), or one through the link",
+        ),
+    )
+}
+
+/// Only Puma itself is ever signalled by pitstop; the kubelet's SIGTERM goes to the container's first process.
+fn in_front(setting: &Setting) -> Option<Check> {
+    let front = setting.launch.in_front.as_ref()?;
+    let (pid, title) = (front.pid, &front.title);
+    if !front.is_shell {
+        return Some(Check::fine(
+            PUMA,
+            format!("started by `{title}` ({pid}), which stays in front; only Puma is signalled"),
+        ));
+    }
+    let finding = Finding::risky(
+        Code::ShellInFront,
+        format!(
+            "the shell `{title}` ({pid}) stays in front of Puma; pitstop signals Puma alone, but at the end of the pod \
+             SIGTERM goes to the shell: Puma is not told to stop, and is killed after the grace period"
+        ),
+        "start Puma with `exec` (sh -c 'exec bundle exec puma …'), or behind tini or dumb-init",
+    );
+    Some(Check::found(PUMA, finding))
+}
+
+/// With arguments that it would lose.
+pub(in crate::app_server::puma) fn loses_its_arguments(view: &View) -> bool {
+    let by_rackup = view.memory.setting.as_ref().is_some_and(|setting| setting.launch.by_rackup);
+    by_rackup && view.family.ports != [RACKUPS_PORT]
+}
+
+fn rackup(view: &View, setting: &Setting) -> Option<Check> {
+    if !setting.launch.by_rackup {
+        return None;
+    }
+    let make = if loses_its_arguments(view) { Finding::broken } else { Finding::risky };
+    let message = "Puma was started by `rackup`, and a hot restart leaves out the arguments that it was given: it would come \
+                   back on port 9292, with the defaults; where arguments are lost none is tried";
+    let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
+    Some(Check::found(RESTARTS, make(Code::StartedByRackup, message, remedy)))
+}
+
+fn restart_command(setting: &Setting) -> Option<Check> {
+    let command = setting.config.as_ref()?.restart_command.as_deref()?;
+    let finding = Finding::note(
+        Code::RestartCommandGiven,
+        format!(
+            "`restart_command` is {command}: a hot restart runs that, and not what Puma was started with"
+        ),
+        "see that it starts the same Puma from the link, or leave restart_command out",
+    );
+    Some(Check::found(RESTARTS, finding))
+}
+
+/// Only where a phased restart is a possibility.
+fn bundle(view: &View, setting: &Setting) -> Option<Check> {
+    let possible = can_be_phased(view) && allows_phased(setting);
+    let through_link = setting.launch.gemfile.is_some() && setting.pinned().is_empty();
+    if !possible || !setting.launch.by_bundler || !setting.keeps_bundle() || through_link {
+        return None;
+    }
+    let (code, remedy) = (
+        Code::BundleKeptByPhased,
+        "BUNDLE_GEMFILE=/srv/app/current/Gemfile in Puma's environment, or `prune_bundler`",
+    );
+    let kept = "behind `bundle exec`, a phased restart keeps the bundle of the release that the master was started in";
+    let finding = match view.mode {
+        RestartMode::Phased => {
+            Finding::risky(code, format!("{kept}, also where the new release's is another"), remedy)
+        }
+        RestartMode::Auto | RestartMode::Hot => {
+            Finding::note(code, format!("{kept}: where the bundle differs, the restart is a hot one"), remedy)
+        }
+    };
+    Some(Check::found(RESTARTS, finding))
+}
+
+fn tmp_restart(setting: &Setting) -> Option<Check> {
+    if !setting.config.as_ref()?.tmp_restart {
+        return None;
+    }
+    let (code, remedy) = (
+        Code::TmpRestartShared,
+        "leave `plugin :tmp_restart` out of config/puma.rb, or give each pod its own tmp (pod_dirs: [tmp])",
+    );
+    let finding = match setting.tmp {
+        Tmp::Own => return Some(Check::fine(RESTARTS, "tmp/restart.txt is this pod's own")),
+        Tmp::OnVolume => Finding::note(
+            code,
+            "the plugin tmp_restart restarts Puma when tmp/restart.txt is touched, and that lies in the release: \
+             every pod that mounts this volume restarts then, at once",
+            remedy,
+        ),
+        Tmp::OnNetwork => Finding::risky(
+            code,
+            "the plugin tmp_restart restarts Puma when tmp/restart.txt is touched, and that lies on a network volume: \
+             all pods restart at once, and none of them serves meanwhile",
+            remedy,
+        ),
+    };
+    Some(Check::found(RESTARTS, finding))
+}

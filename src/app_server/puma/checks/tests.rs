@@ -1,0 +1,260 @@
+//! Each trap of a Puma's set-up, made from what a look would have given.
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use super::*;
+use crate::{
+    app_server::puma::{
+        Memory,
+        census::{Family, Worker},
+        config_file::PumaConfig,
+        control::Stats,
+        launch::{Arguments, InFront, Launch},
+        setting::{RestartDir, Setting, Tmp},
+        title::Master,
+    },
+    config,
+    finding::{Severity, findings},
+    procs::{Image, ProcessId},
+};
+
+const MASTER: i32 = 100;
+
+/// A cluster of two that is set up well, seen to work in v1.
+fn well(version: &str) -> View {
+    let id = |pid| ProcessId { pid, start: 1 };
+    let image = Image { process: id(MASTER), at_random: 7 };
+    let workers = [101, 102].map(|pid| Worker { id: id(pid), serves: true });
+    let title = Master { version: version.into(), binds: vec!["tcp://0.0.0.0:3000".into()] };
+    let stats = r#"{"workers":2,"old_workers":0,"worker_status":[]}"#;
+    let stats: Stats = serde_json::from_str(stats).unwrap();
+    View {
+        family: Family {
+            image,
+            title: Some(title),
+            command_line: None,
+            catches_phased: true,
+            catches_hot: true,
+            skips_hot: false,
+            serves: false,
+            ports: vec![3000],
+            workers: workers.into(),
+        },
+        cwds: HashMap::from([(MASTER, Cwd::Release("v1".parse().unwrap()))]),
+        control: Control::Stats(Box::new(stats)),
+        sockets: None,
+        memory: Memory { image: Some((image, Some(true))), setting: Some(setting()), ..Memory::default() },
+        mode: RestartMode::Auto,
+        told: config::Puma::default(),
+    }
+}
+
+fn setting() -> Setting {
+    Setting {
+        restart_dir: RestartDir::Follows,
+        preloads: false,
+        surely_preloads: false,
+        app_in_master: None,
+        config: Some(PumaConfig::scan("persistent_timeout 75")),
+        launch: Launch::default(),
+        tmp: Tmp::Own,
+    }
+}
+
+fn found(view: &View) -> Vec<(&'static str, Severity)> {
+    findings(&of(view)).into_iter().map(|finding| (finding.code.code(), finding.severity)).collect()
+}
+
+/// With this changed, exactly that is found.
+#[track_caller]
+fn finds(expected: (&'static str, Severity), change: impl FnOnce(&mut View)) {
+    let mut view = well("6.6.0");
+    change(&mut view);
+    assert_eq!(found(&view), [expected]);
+    for finding in findings(&of(&view)) {
+        assert!(!finding.message.is_empty() && !finding.remedy.contains('\n'), "{finding:?}");
+    }
+}
+
+fn with(view: &mut View, change: impl FnOnce(&mut Setting)) {
+    change(view.memory.setting.as_mut().unwrap());
+}
+
+fn configured(view: &mut View, text: &str) {
+    with(view, |setting| setting.config = Some(PumaConfig::scan(&format!("persistent_timeout 75\n{text}"))));
+}
+
+use Severity::{Broken, Note, Risky};
+
+#[test]
+fn a_puma_that_is_set_up_well_has_nothing_to_be_found_fault_with() {
+    for version in ["5.6.5", "6.6.0", "8.0.2"] {
+        assert_eq!(found(&well(version)), []);
+    }
+}
+
+#[test]
+fn where_a_restart_goes() {
+    let evidence = || "PWD was not set".to_owned();
+    finds(("RESTART_DIR_UNPROVEN", Risky), |view| {
+        with(view, |setting| setting.restart_dir = RestartDir::Fixed(evidence()));
+    });
+    finds(("RESTART_DIR_PINNED", Broken), |view| {
+        with(view, |setting| setting.restart_dir = RestartDir::Never(evidence()));
+    });
+    let mut moved = well("5.6.5");
+    with(&mut moved, |setting| setting.restart_dir = RestartDir::Never(evidence()));
+    moved.memory.moved = true;
+    assert_eq!(found(&moved), [], "it was seen to follow, whatever the evidence says");
+    finds(("NOT_FROM_CURRENT", Broken), |view| {
+        view.cwds.insert(MASTER, Cwd::Elsewhere);
+    });
+}
+
+#[test]
+fn paths_that_name_one_release() {
+    let old = || Some("/srv/app/releases/v1/config.ru".to_owned());
+    let given = |arguments| Launch { arguments: Some(arguments), ..Launch::default() };
+    finds(("PATH_NAMES_RELEASE", Risky), |view| {
+        with(view, |setting| setting.launch = given(Arguments { rackup: old(), ..Arguments::default() }));
+    });
+    finds(("PATH_NAMES_RELEASE", Risky), |view| configured(view, "rackup '/srv/app/releases/v1/config.ru'"));
+    finds(("PATH_NAMES_RELEASE", Risky), |view| {
+        with(view, |setting| setting.launch.gemfile = Some("/srv/app/releases/v1/Gemfile".into()));
+    });
+    finds(("CONFIG_NAMES_RELEASE", Risky), |view| {
+        let config = Some("/srv/app/releases/v1/config/puma.rb".to_owned());
+        with(view, |setting| setting.launch = given(Arguments { config, ..Arguments::default() }));
+    });
+}
+
+#[test]
+fn who_has_started_it() {
+    let in_front = |is_shell, title: &str| Some(InFront { pid: 99, title: title.into(), is_shell });
+    finds(("SHELL_IN_FRONT", Risky), |view| {
+        with(view, |setting| setting.launch.in_front = in_front(true, "sh -c puma; true"));
+    });
+    let mut init = well("6.6.0");
+    with(&mut init, |setting| setting.launch.in_front = in_front(false, "tini -- puma"));
+    assert_eq!(found(&init), []);
+    let rackup = |view: &mut View| with(view, |setting| setting.launch.by_rackup = true);
+    finds(("STARTED_BY_RACKUP", Broken), rackup);
+    finds(("STARTED_BY_RACKUP", Risky), |view| {
+        rackup(view);
+        view.family.ports = vec![9292];
+    });
+    finds(("RESTART_COMMAND_GIVEN", Note), |view| configured(view, "restart_command 'bin/puma'"));
+}
+
+#[test]
+fn a_bundle_that_a_phased_restart_keeps() {
+    let bundled = |view: &mut View| with(view, |setting| setting.launch.by_bundler = true);
+    finds(("BUNDLE_KEPT_BY_PHASED", Note), bundled);
+    finds(("BUNDLE_KEPT_BY_PHASED", Risky), |view| {
+        bundled(view);
+        view.mode = RestartMode::Phased;
+    });
+    let mut through_link = well("5.6.5");
+    bundled(&mut through_link);
+    with(&mut through_link, |setting| setting.launch.gemfile = Some("/srv/app/current/Gemfile".into()));
+    assert_eq!(found(&through_link), []);
+    let mut pruned = well("5.6.5");
+    bundled(&mut pruned);
+    configured(&mut pruned, "prune_bundler");
+    assert_eq!(found(&pruned), []);
+}
+
+#[test]
+fn a_file_that_restarts_more_than_one_pod() {
+    for (tmp, severity) in [(Tmp::OnNetwork, Some(Risky)), (Tmp::OnVolume, Some(Note)), (Tmp::Own, None)] {
+        let mut view = well("6.6.0");
+        configured(&mut view, "plugin :tmp_restart");
+        with(&mut view, |setting| setting.tmp = tmp);
+        assert_eq!(
+            found(&view),
+            severity.map(|severity| ("TMP_RESTART_SHARED", severity)).into_iter().collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn restarts_that_are_not_to_be_had() {
+    finds(("HOT_RESTART_UNAVAILABLE", Broken), |view| view.family.skips_hot = true);
+    finds(("PHASED_RESTART_UNAVAILABLE", Note), |view| with(view, |setting| setting.preloads = true));
+    finds(("PHASED_RESTART_UNAVAILABLE", Risky), |view| {
+        view.mode = RestartMode::Phased;
+        let one = r#"{"workers":1,"old_workers":0,"worker_status":[]}"#;
+        view.control = Control::Stats(Box::new(serde_json::from_str(one).unwrap()));
+    });
+    let mut single = well("6.6.0");
+    single.memory.image = Some((single.family.image, Some(false)));
+    assert_eq!(found(&single), [("PHASED_RESTART_UNAVAILABLE", Note)]);
+    let fixed = placed(PUMA, Ok("0\n".into()));
+    assert_eq!(fixed.finding().unwrap().code.code(), "ADDRESS_SPACE_NOT_RANDOM");
+    assert!(placed(PUMA, Ok("2\n".into())).finding().is_none());
+}
+
+#[test]
+fn another_version_of_puma_in_the_next_bundle() {
+    let differs = |view: &mut View| view.memory.next_puma = Some(("5.6.5".into(), "6.6.0".into()));
+    finds(("PUMA_VERSION_DIFFERS", Note), differs);
+    finds(("PUMA_VERSION_DIFFERS", Risky), |view| {
+        differs(view);
+        view.mode = RestartMode::Phased;
+    });
+}
+
+#[test]
+fn a_control_server_that_cannot_be_asked() {
+    for (code, control) in [
+        ("CONTROL_SERVER_ABSENT", Control::Absent),
+        ("CONTROL_SERVER_DENIED", Control::Denied),
+        ("CONTROL_SERVER_SILENT", Control::Silent("unix:///x: refused".into())),
+        ("STATE_FILE_STALE", Control::StaleStateFile(PathBuf::from("/x/puma.state"))),
+    ] {
+        finds((code, Risky), |view| view.control = control);
+    }
+}
+
+#[test]
+fn time_outs_of_puma_against_ours() {
+    finds(("SHUTDOWN_TIMEOUT_DIFFERS", Risky), |view| configured(view, "worker_shutdown_timeout 10"));
+    finds(("SHUTDOWN_TIMEOUT_DIFFERS", Note), |view| configured(view, "worker_shutdown_timeout 90"));
+    finds(("CHECK_INTERVAL_LONG", Note), |view| configured(view, "worker_check_interval 8"));
+    finds(("CHECK_INTERVAL_LONG", Risky), |view| configured(view, "worker_check_interval 30"));
+    finds(("WORKER_TIMEOUT_LONG", Note), |view| configured(view, "worker_timeout 3600"));
+    finds(("WORKER_TIMEOUT_LONG", Note), |view| configured(view, "worker_boot_timeout 300"));
+    let mut development = well("6.6.0");
+    configured(&mut development, "worker_timeout 3600 if ENV['RAILS_ENV'] == 'development'");
+    assert_eq!(found(&development), [], "a condition that nobody knows");
+}
+
+#[test]
+fn time_outs_of_puma_against_the_longest_request_that_was_seen() {
+    let seen = |view: &mut View, seconds: u64| view.memory.longest_request_ms = seconds * 1_000;
+    finds(("LONG_REQUESTS", Note), |view| seen(view, 40));
+    finds(("WORKER_TIMEOUT_SHORT", Note), |view| {
+        configured(view, "worker_timeout 15");
+        seen(view, 20);
+    });
+    let mut short = well("6.6.0");
+    seen(&mut short, 10);
+    assert_eq!(found(&short), []);
+}
+
+#[test]
+fn idle_connections_that_puma_closes_before_a_balancer_does() {
+    let keepalive = |version: &str, text: &str| {
+        let mut view = well(version);
+        with(&mut view, |setting| setting.config = Some(PumaConfig::scan(text)));
+        found(&view)
+    };
+    let short = [("KEEPALIVE_SHORT", Note)];
+    assert_eq!(keepalive("5.6.5", ""), short);
+    assert_eq!(keepalive("8.0.2", ""), [], "65 s by default, from 7.0 on");
+    assert_eq!(keepalive("8.0.2", "persistent_timeout 60"), short);
+    assert_eq!(keepalive("6.6.0", "persistent_timeout 620"), []);
+    assert_eq!(keepalive("6.6.0", "persistent_timeout ENV.fetch('X')"), []);
+    let told = Duration::from_secs(30);
+    assert_eq!(well("6.6.0").told.worker_shutdown_timeout, told, "as Puma's own default");
+}

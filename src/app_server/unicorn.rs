@@ -1,0 +1,287 @@
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+
+use super::{
+    AppServer, Description, Look,
+    acts::Acts,
+    connections::Connections,
+    crew::Crew,
+    image,
+    unseen::{self, Kind},
+    whereabouts::Whereabouts,
+};
+use crate::{
+    config,
+    core::{Act, Cwd, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
+    finding::{self, Check},
+    procs::{Image, ProcessId},
+    revision::ReleaseId,
+    volume::OneAtATime,
+};
+
+mod census;
+mod checks;
+mod perform;
+mod plan;
+mod setting;
+mod title;
+mod view;
+
+use census::{Family, Found, Master};
+use setting::Setting;
+use view::View;
+
+/// How it is called where it cannot be seen.
+const KIND: Kind =
+    Kind { name: "Unicorn", section: "unicorn", programs: &["unicorn", "ruby"], masters: census::masters_of };
+
+/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Who is just starting gets this long, for an examination.
+const TRIES: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A holder that stays alone for so long will stay so.
+const ALONE: Duration = Duration::from_secs(3);
+
+/// A Unicorn in this pod.
+#[derive(Debug)]
+pub struct Unicorn {
+    narrow: Option<Arc<str>>,
+    /// The ports to be watched, where they are not its own.
+    ports: Vec<u16>,
+    releases: PathBuf,
+    memory: Mutex<Memory>,
+    census: OneAtATime,
+    whereabouts: Whereabouts,
+    connections: Connections,
+    /// The files that a plan compares.
+    files: OneAtATime,
+    acts: Acts,
+}
+
+/// What a look remembers of the earlier ones.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    /// The masters of the server that is followed.
+    known: Vec<ProcessId>,
+    /// This server was seen to run a release of ours.
+    proven_ours: bool,
+    /// How many workers each master should have: it forks all of them before it has a title, and replaces
+    /// those that end.
+    crews: HashMap<GenerationKey, Crew>,
+    /// The first master, kept without workers while another served.
+    holder: Option<Image>,
+    /// Since when that one is alone.
+    alone_since: Option<Instant>,
+    /// How the newest image was set up, once that was read.
+    setting: Option<Setting>,
+    image: Option<Image>,
+}
+
+impl Unicorn {
+    /// Will look for a Unicorn that serves releases of `deploy_to/releases`. Where `ports` names some, their
+    /// connections count in place of those of its own.
+    ///
+    /// # Errors
+    /// When its threads cannot be started.
+    pub fn new(section: &config::Unicorn, ports: Vec<u16>, deploy_to: &std::path::Path) -> io::Result<Self> {
+        let releases = deploy_to.join("releases");
+        Ok(Self {
+            narrow: section.r#match.as_deref().map(Into::into),
+            ports,
+            memory: Mutex::default(),
+            census: OneAtATime::start("processes")?,
+            whereabouts: Whereabouts::start(releases.clone())?,
+            connections: Connections::start()?,
+            files: OneAtATime::start("files")?,
+            acts: Acts::start()?,
+            releases,
+        })
+    }
+
+    /// With code in the image that counts as ours as well ([`ReleaseId::fallback`]).
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
+        self.whereabouts.fallback = fallback;
+        self
+    }
+
+    async fn look(&self) -> Look {
+        match self.see().await {
+            Ok(view) => {
+                self.mind_the_holder(&view).await;
+                Look {
+                    sight: Sight::Seen(view.app_server()),
+                    traffic: view.traffic(),
+                    description: view.description(),
+                    findings: finding::findings(&checks::of(&view)),
+                }
+            }
+            Err(sight) => Look {
+                findings: finding::findings(&self.why_unseen(&sight).await),
+                traffic: Traffic { workers: None, sockets: self.connections.on(self.ports.clone()).await },
+                sight,
+                description: Description { kind: "unicorn".into(), ..Description::default() },
+            },
+        }
+    }
+
+    async fn mind_the_holder(&self, view: &View) {
+        let alone = view.memory.alone_since.is_some_and(|since| since.elapsed() >= ALONE);
+        if let (Some(holder), true) = (view.memory.holder, alone) {
+            self.give_up_container(holder).await;
+        }
+    }
+
+    async fn examine_set_up(&self) -> Vec<Check> {
+        for _ in 0..TRIES {
+            match self.see().await {
+                Ok(view) if view.family.newest().title.is_some() => return checks::of(&view),
+                Ok(_) | Err(Sight::Unclear) => tokio::time::sleep(PAUSE).await,
+                Err(sight) => return self.why_unseen(&sight).await,
+            }
+        }
+        self.why_unseen(&Sight::Unclear).await
+    }
+
+    async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
+        let (sight, narrow) = (sight.clone(), self.narrow.clone());
+        let told = self.census.run(LIMIT, move || unseen::of(&KIND, &sight, narrow.as_deref())).await;
+        told.into_iter().collect()
+    }
+
+    async fn see(&self) -> Result<View, Sight> {
+        let mut memory = self.memory.lock().await;
+        let (known, narrow) = (memory.known.clone(), self.narrow.clone());
+        let found = self.census.run(LIMIT, move || census::take(&known, narrow.as_deref())).await;
+        match found.unwrap_or(Found::Torn) {
+            Found::Servers(families) => {
+                let family = self.choose(families, &memory).await?;
+                Ok(self.ask_around(&mut memory, family).await)
+            }
+            Found::Nothing => Err(Sight::Missing),
+            Found::NotPermitted => Err(Sight::NotPermitted),
+            Found::Starting | Found::Torn => Err(Sight::Unclear),
+        }
+    }
+
+    /// The one that is followed, else the only one that runs a release of ours. A stranger is adopted only if
+    /// it is alone and ours was never seen: when our container restarts, a sidecar's must not take its place.
+    async fn choose(&self, mut families: Vec<Family>, memory: &Memory) -> Result<Family, Sight> {
+        let pids = families.iter().flat_map(|family| &family.masters).map(|master| master.image.process.pid);
+        let cwds = self.whereabouts.of(pids.collect()).await;
+        let is_ours = |master: &Master| matches!(cwds.get(&master.image.process.pid), Some(Cwd::Release(_)));
+        let is_known = |master: &Master| memory.known.contains(&master.image.process);
+        let known = families.iter().position(|family| family.masters.iter().any(is_known));
+        let ours: Vec<usize> =
+            (0..families.len()).filter(|at| families[*at].masters.iter().any(is_ours)).collect();
+        let stranger_is_meant = !memory.proven_ours || self.narrow.is_some();
+        match (known, &ours[..], families.len()) {
+            (Some(at), ..) => Ok(families.swap_remove(at)),
+            (None, [at], _) => Ok(families.swap_remove(*at)),
+            (None, [], 1) if stranger_is_meant => Ok(families.swap_remove(0)),
+            (None, [], _) if memory.proven_ours => Err(Sight::Missing),
+            _ => Err(Sight::Ambiguous),
+        }
+    }
+
+    async fn ask_around(&self, memory: &mut Memory, family: Family) -> View {
+        let ports = if self.ports.is_empty() { family.ports() } else { self.ports.clone() };
+        let workers = family.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
+        let masters = family.masters.iter().map(|master| master.image.process.pid);
+        let (cwds, sockets) = tokio::join!(
+            self.whereabouts.of(workers.chain(masters).collect()),
+            self.connections.on(ports.clone()),
+        );
+        let runs_ours = cwds.values().any(|cwd| matches!(cwd, Cwd::Release(_)));
+        memory.learn(&family, runs_ours);
+        if memory.setting.is_none() && family.newest().title.is_some() {
+            memory.setting = self.setting(family.newest()).await;
+        }
+        View { family, cwds, ports, sockets, memory: memory.clone() }
+    }
+
+    /// How this Unicorn was set up; `None` when the volume does not answer.
+    async fn setting(&self, master: &Master) -> Option<Setting> {
+        let config = master.title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
+        let pid = master.image.process.pid;
+        self.files.run(LIMIT, move || Setting::read(pid, config.as_deref())).await
+    }
+}
+
+impl Memory {
+    fn learn(&mut self, family: &Family, runs_ours: bool) {
+        self.known = family.masters.iter().map(|master| master.image.process).collect();
+        self.proven_ours |= runs_ours;
+        let newest = family.newest().image;
+        if self.image != Some(newest) {
+            (self.image, self.setting) = (Some(newest), None);
+        }
+        let now = Instant::now();
+        let crews = family.masters.iter().map(|master| {
+            let key = master.image.generation_key();
+            let crew = self.crews.get(&key).copied().unwrap_or_else(|| Crew::new(now));
+            let all_serve = master.workers.iter().all(|worker| worker.booted);
+            (key, crew.after(master.workers.len(), all_serve, now))
+        });
+        self.crews = crews.collect();
+        self.mind_the_first(family, now);
+    }
+
+    fn mind_the_first(&mut self, family: &Family, now: Instant) {
+        let first = family.masters.first().filter(|master| master.holds_container());
+        let idle = first.filter(|master| master.workers.is_empty()).map(|master| master.image);
+        match (idle, family.masters.len()) {
+            (Some(image), 2..) => (self.holder, self.alone_since) = (Some(image), None),
+            (Some(image), _) if self.holder == Some(image) => {
+                self.alone_since = self.alone_since.or(Some(now));
+            }
+            _ => (self.holder, self.alone_since) = (None, None),
+        }
+    }
+
+    /// How many workers a master should have.
+    fn expected(&self, master: &Master) -> usize {
+        self.crews.get(&master.image.generation_key()).map_or(1, Crew::expected)
+    }
+}
+
+impl AppServer for Unicorn {
+    fn observe(&self) -> BoxFuture<'_, Look> {
+        Box::pin(self.look())
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
+        Box::pin(self.examine_set_up())
+    }
+
+    fn plan<'a>(
+        &'a self,
+        running: Option<&'a ReleaseId>,
+        release: &'a ReleaseId,
+    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+        Box::pin(self.plan_restart(running, release))
+    }
+
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+        Box::pin(async move {
+            let newest = self.memory.lock().await.known.last().copied();
+            let Some(newest) = newest else { return Ok(Vec::new()) };
+            image::lacks(&KIND, &self.files, newest.pid, requires).await
+        })
+    }
+
+    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
+        Box::pin(self.act(act, on))
+    }
+}

@@ -1,0 +1,130 @@
+//! Whether this Unicorn can be moved to a release.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use super::{
+    KIND, Unicorn,
+    setting::{Lines, Setting},
+    title,
+    view::View,
+};
+use crate::{
+    app_server::unseen,
+    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    revision::ReleaseId,
+};
+
+/// Files of a few kilobytes, on a volume that may be slow.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A look may fall into a restart of somebody else's.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the files of both releases say.
+struct Evidence {
+    setting: Setting,
+    next: Lines,
+    same_bundle: bool,
+}
+
+impl Unicorn {
+    pub(super) async fn plan_restart(
+        &self,
+        running: Option<&ReleaseId>,
+        release: &ReleaseId,
+    ) -> Result<Plan, Trouble> {
+        let view = self.see_clearly().await?;
+        self.refuse_a_stranger(&view)?;
+        if view.family.generations().len() > 1 {
+            let message = "two masters of Unicorn run side by side, by somebody else's hand: end one of them with SIGQUIT";
+            return Err(Trouble::new(Reason::AppServerAmbiguous, message));
+        }
+        let evidence = self.evidence(&view, running, release).await?;
+        refuse_what_cannot_work(&view, &evidence)?;
+        Ok(Plan { mode: Mode::Hot })
+    }
+
+    async fn see_clearly(&self) -> Result<View, Trouble> {
+        for _ in 0..TRIES {
+            match self.see().await {
+                Ok(view) if view.family.newest().title.is_some() => return Ok(view),
+                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => tokio::time::sleep(PAUSE).await,
+                Err(sight) => return Err(unseen::trouble(&KIND, &sight)),
+            }
+        }
+        Err(unseen::trouble(&KIND, &Sight::Unclear))
+    }
+
+    /// One that was never seen in a release of ours may be a sidecar's.
+    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
+        let known = view.memory.proven_ours || self.narrow.is_some();
+        if known || view.cwd(view.pid()) != Cwd::Elsewhere {
+            return Ok(());
+        }
+        let (pid, releases) = (view.pid(), self.releases.display());
+        let message = format!(
+            "the only Unicorn here, {pid}, runs in no release of {releases}: \
+             start it in `current`, or name it in unicorn.match if it is meant"
+        );
+        Err(Trouble::new(Reason::WrongCwd, message))
+    }
+
+    async fn evidence(
+        &self,
+        view: &View,
+        running: Option<&ReleaseId>,
+        release: &ReleaseId,
+    ) -> Result<Evidence, Trouble> {
+        let pid = view.pid();
+        let config =
+            view.family.newest().title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
+        let next = self.releases.join(release.as_str());
+        let before = running.map(|running| self.releases.join(running.as_str()));
+        let read = move || -> io::Result<Evidence> {
+            Ok(Evidence {
+                setting: Setting::read(pid, config.as_deref()),
+                next: Lines::of_release(pid, &next, config.as_deref()),
+                same_bundle: before.map_or(Ok(true), |before| same_bundle(&before, &next))?,
+            })
+        };
+        let releases = self.releases.display();
+        let late =
+            || Trouble::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
+        let read = self.files.run(LIMIT, read).await.ok_or_else(late)?;
+        read.map_err(|error| Trouble::new(Reason::VolumeUnavailable, error.to_string()))
+    }
+}
+
+fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Trouble> {
+    let newest = view.family.newest();
+    let wrong = if evidence.next.ends_old_master {
+        "a hook of the new release's Unicorn configuration ends the old master (`.oldbin`) before the new one is \
+         proven: take it out, pitstop ends the old master itself"
+            .to_owned()
+    } else if newest.holds_container() && newest.on_terminal {
+        "the container's input is a terminal: leave `tty: true` out of its spec, or the old workers could not be ended \
+         without the container"
+            .to_owned()
+    } else if let (Some(gemfile), false) = (&evidence.setting.bundle, evidence.same_bundle) {
+        format!(
+            "the new master would get the old bundle, {gemfile}: in Unicorn's configuration, \
+             before_exec {{ |_| ENV['BUNDLE_GEMFILE'] = '…/current/Gemfile' }}, then restart the container once"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Trouble::new(Reason::ConfigInvalid, wrong))
+}
+
+fn same_bundle(before: &Path, next: &Path) -> io::Result<bool> {
+    Ok(content(&before.join("Gemfile.lock"))? == content(&next.join("Gemfile.lock"))?)
+}
+
+fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io::Error::new(e.kind(), format!("reading {}: {e}", path.display()))),
+    }
+}

@@ -1,0 +1,153 @@
+//! While no deploy is under way: what runs, is it what `current` says, and has anybody else restarted it?
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::core::{
+    observation::ProcessKey,
+    proof::{Hearing, Proof},
+};
+
+/// The server as it stood when it was last seen whole, in one release.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Standing {
+    release: ReleaseId,
+    image: GenerationKey,
+    master: ProcessKey,
+    processes: BTreeSet<ProcessKey>,
+    hearing: Hearing,
+    /// As long as this, and no longer, the app is asked to name its release.
+    until: Option<Moment>,
+}
+
+impl Standing {
+    /// Proved just now, as well as this.
+    pub fn proved(release: &ReleaseId, look: &Observation, hearing: Hearing) -> Option<Self> {
+        let Sight::Seen(server) = &look.sight else { return None };
+        let newest = server.generations.last()?;
+        Some(Self {
+            release: release.clone(),
+            image: newest.key,
+            master: newest.master,
+            processes: verdict::keys(newest),
+            hearing,
+            until: None,
+        })
+    }
+
+    pub fn release(&self) -> ReleaseId {
+        self.release.clone()
+    }
+
+    /// Until when more is to be heard.
+    pub fn until(&self) -> Option<Moment> {
+        self.until
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        (self.image, &self.processes, &self.release) == (other.image, &other.processes, &other.release)
+    }
+
+    /// How others have restarted it since; `None` for what may come of itself: a container that starts
+    /// again, a worker that is replaced, `fork_worker`, which keeps one.
+    fn restarted_since(&self, before: &Self) -> Option<Mode> {
+        let all_new = self.processes.is_disjoint(&before.processes) && self.processes.len() > 1;
+        match (self.image == before.image, self.master == before.master) {
+            (true, _) => all_new.then_some(Mode::Phased),
+            (false, true) => Some(Mode::Hot),
+            (false, false) => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
+        self.until = self.until.map(shift);
+    }
+}
+
+impl Deploy {
+    /// While no deploy is under way: what runs, and is it what `current` says?
+    pub(super) fn watch_at_rest(&mut self, now: Moment, look: &Observation, out: &mut Vec<Effect>) {
+        let rest = matches!(self.state, State::Steady | State::Stranded(_));
+        // Until something is moved, what ran goes on running.
+        let untouched = rest || matches!(self.state, State::Fetching(_) | State::Checking(..));
+        if !untouched || look.sight == Sight::Unclear {
+            return;
+        }
+        let settled = match &look.sight {
+            Sight::Seen(server) => verdict::settled_on(server),
+            _ => None,
+        };
+        self.stand(now, look, settled.as_ref(), out);
+        if !rest {
+            // A stand-in may not have come to its proof before the agent was started anew. What is
+            // desired itself has to.
+            let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
+            let trusted = |r: &ReleaseId| match &self.history.verified {
+                Some(verified) => verified == r,
+                None => desired != Some(r) && !self.history.distrusts(r),
+            };
+            let seen = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
+            self.running = seen.or(self.running.take());
+            return;
+        }
+        self.ran.clone_from(&settled);
+        let stranded = matches!(self.state, State::Stranded(_));
+        let trusted = |r: &ReleaseId| {
+            self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
+        };
+        let good = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
+        let whole = matches!(&look.sight, Sight::Seen(s) if matches!(&s.generations[..], [only] if verdict::whole(only)) && !s.old_workers);
+        let astray = good.is_none() && whole;
+        self.astray_since = astray.then(|| self.astray_since.unwrap_or(now));
+        if let (true, Some(release)) = (stranded, &good) {
+            self.history.verify(release);
+            (self.state, self.trouble, self.unsettled) = (State::Steady, None, None);
+        }
+        if matches!(self.state, State::Steady) {
+            self.trouble =
+                sight_trouble(&look.sight).or(self.trouble.take().filter(|t| !from_sight(t.reason)));
+        }
+        // The app itself says otherwise. Nothing is done about it: a wrong header is no reason to restart.
+        let contradicted = self.contradicted();
+        self.running = good.filter(|_| !contradicted);
+    }
+
+    /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.
+    fn stand(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>, out: &mut Vec<Effect>) {
+        let new = settled.and_then(|release| Standing::proved(release, look, Hearing::default()));
+        let Some(mut new) = new else { return };
+        match self.standing.take() {
+            Some(old) if old.same(&new) => new = old,
+            Some(old) => {
+                let theirs = new.restarted_since(&old);
+                let notice = |mode| Effect::Notice(Notice::RestartedByOthers { mode, amid_ours: false });
+                out.extend(theirs.map(notice));
+                let known = old.hearing.of_those_still_there(&new.processes);
+                new.hearing = if old.release == new.release { known } else { Hearing::default() };
+                new.until = Some(now.plus(self.policy.hearing_ms));
+            }
+            None => new.until = Some(now.plus(self.policy.hearing_ms)),
+        }
+        if let Some(until) = new.until {
+            new.hearing.take(look, &new.release, &self.policy);
+            let enough = new.hearing.complete(&new.processes)
+                || new.hearing.contradicted() >= self.policy.successes
+                || now >= until;
+            new.until = new.until.filter(|_| !enough);
+        }
+        self.standing = Some(new);
+    }
+
+    /// The app names another release than the one that it works in.
+    pub(super) fn contradicted(&self) -> bool {
+        let enough = self.policy.successes;
+        self.standing.as_ref().is_some_and(|standing| standing.hearing.contradicted() >= enough)
+    }
+
+    /// How well it is proved that the release runs which does.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        let standing = self.standing.as_ref().filter(|s| Some(&s.release) == self.running.as_ref())?;
+        Some(standing.hearing.proof(&standing.processes))
+    }
+}

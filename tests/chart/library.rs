@@ -1,0 +1,139 @@
+//! The other way in: an app's own chart includes the named templates.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use super::{
+    agent_config::{pitstop, variables},
+    rig::{Questions, chart, container, merge, root},
+};
+
+const INCLUDED_LINES_AT_MOST: usize = 15;
+
+/// A chart with a copy of pitstop's in it, as `helm dependency build` would put it there.
+pub fn with_pitstop(path: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&root(path), dir.path());
+    copy(&chart(), &dir.path().join("charts/pitstop"));
+    dir
+}
+
+fn shop() -> tempfile::TempDir {
+    with_pitstop("charts/examples/shop")
+}
+
+/// A directory with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.as_ref().unwrap().file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+/// Changes one text in the example's Deployment.
+fn changed(from: &str, to: &str) -> tempfile::TempDir {
+    let dir = shop();
+    let file = dir.path().join("templates/deployment.yaml");
+    let before = fs::read_to_string(&file).unwrap();
+    assert!(before.contains(from), "{from:?} is not in the example");
+    fs::write(&file, before.replace(from, to)).unwrap();
+    dir
+}
+
+#[test]
+fn it_takes_no_more_than_fifteen_lines() {
+    let read = |path: &str| fs::read_to_string(root("charts/examples/shop").join(path)).unwrap();
+    let (before, after) = (read("before.yaml"), read("templates/deployment.yaml"));
+    let mut left = before.lines().peekable();
+    let added = after.lines().filter(|line| left.next_if_eq(line).is_none()).count();
+    assert_eq!(left.next(), None, "nothing of the chart as it was is changed or lost");
+    let added = added + read("templates/check.yaml").lines().count();
+    assert!(added <= INCLUDED_LINES_AT_MOST, "{added} lines");
+}
+
+#[test]
+fn an_own_chart_gets_the_sidecar_of_either_kind() {
+    let shop = shop();
+    let classic = json!({ "pitstop": { "agent": { "kind": "classic" } } });
+    let questions = Questions::default().render(shop.path(), &json!({})).render(shop.path(), &classic);
+    let Some(answers) = questions.ask() else { return };
+    for (name, rendered) in ["library_native", "library_classic"].iter().zip(&answers.renders) {
+        let objects: Vec<_> =
+            rendered.expect(name).objects.iter().map(|judged| &judged.object["kind"]).collect();
+        assert_eq!(objects, ["Deployment"], "{name}: the chart renders nothing of its own there");
+        assert_eq!(rendered.objects[0].problems.as_deref(), Some(&[][..]), "{name}");
+        let (code, said) = pitstop(&["config"], &variables(rendered, container(rendered.pod(), "pitstop")));
+        assert_eq!(code, Some(0), "{name}: {said}");
+        insta::assert_snapshot!(*name, rendered.files["shop/templates/deployment.yaml"]);
+    }
+}
+
+/// Both ways use the same templates, so they give the same containers.
+#[test]
+fn both_ways_in_render_the_same_agent() {
+    let shop = shop();
+    let Some(answers) =
+        Questions::default().render(shop.path(), &json!({})).render(&chart(), &complete()).ask()
+    else {
+        return;
+    };
+    let [library, complete] = &answers.renders[..] else { panic!("two were asked for") };
+    let agent = |rendered: &super::rig::Rendered| {
+        let mut agent = container(rendered.expect("agent").pod(), "pitstop").clone();
+        let told = variables(rendered, &agent);
+        let fields = agent.as_object_mut().unwrap();
+        fields.remove("env");
+        fields.remove("envFrom");
+        (agent, told)
+    };
+    assert_eq!(agent(library), agent(complete));
+}
+
+/// The example's values, for a whole app.
+fn complete() -> Value {
+    let mut values = super::cases::least();
+    merge(&mut values, &json!({ "app": { "container": "web" } }));
+    values
+}
+
+#[test]
+fn an_own_chart_is_refused_by_the_names_that_its_values_have() {
+    let shop = shop();
+    let wrong = json!({ "pitstop": { "gracePeriodSeconds": 20, "token": { "value": "" }, "releases": { "kind": "shared" } } });
+    let Some(answers) = Questions::default().render(shop.path(), &wrong).ask() else { return };
+    let error = answers.renders[0].error.as_deref().unwrap();
+    for value in ["pitstop.gracePeriodSeconds 20", "pitstop.token.value", "pitstop.releases.existingClaim"] {
+        assert!(error.contains(value), "{value} is missing in\n{error}");
+    }
+}
+
+#[test]
+fn a_line_that_was_forgotten_is_found_in_the_rendered_pod() {
+    let liveness = "readinessProbe:\n            httpGet:\n              path: /up";
+    let forgotten = [
+        (
+            "{{- include \"pitstop.podAnnotations\" . | nindent 8 }}",
+            "team: shop",
+            "include pitstop.podAnnotations",
+        ),
+        ("{{- include \"pitstop.pod\" . | nindent 6 }}", "", "include pitstop.pod in the pod's spec"),
+        ("{{- include \"pitstop.initContainers\" . | nindent 8 }}", "[]", "include pitstop.initContainers"),
+        ("{{- include \"pitstop.lifecycle\" . | nindent 12 }}", "{}", "include pitstop.lifecycle"),
+        ("{{- include \"pitstop.securityContext\" . | nindent 12 }}", "{}", "does not say its runAsUser"),
+        ("name: web", "name: puma", "set pitstop.app.container to the name of Puma's container"),
+        (liveness, "livenessProbe:\n            httpGet:\n              path: /up", "gives up after 30s"),
+    ];
+    let charts: Vec<_> = forgotten.iter().map(|(from, to, _)| changed(from, to)).collect();
+    let questions = charts.iter().fold(Questions::default(), |all, shop| all.render(shop.path(), &json!({})));
+    let Some(answers) = questions.ask() else { return };
+    for ((from, _, wanted), rendered) in forgotten.iter().zip(&answers.renders) {
+        let Some(error) = &rendered.error else { panic!("this renders without {from}") };
+        assert!(error.contains(wanted), "{wanted:?} is missing in\n{error}");
+    }
+}

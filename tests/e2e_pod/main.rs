@@ -1,0 +1,6 @@
+//! Real pods: what the chart renders, in containers of runc's, with the rig as their kubelet.
+
+mod ends;
+mod lives;
+mod shop;
+mod troubles;

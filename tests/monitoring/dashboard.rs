@@ -1,0 +1,87 @@
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{exported, named, promtool, read};
+
+const DASHBOARD: &str = "charts/pitstop/dashboards/pitstop.json";
+
+/// A panel's title and the expressions that it draws, as Prometheus gets them from Grafana.
+pub fn drawn() -> Vec<(String, Vec<String>)> {
+    let asked = |target: &Value| {
+        let expr = target["expr"].as_str().expect("an expression");
+        expr.replace("$__rate_interval", "1m").replace("$__range", "5m").replace("$namespace", ".*")
+    };
+    let of = |panel: &Value| {
+        let targets = panel["targets"].as_array().map_or(&[][..], Vec::as_slice);
+        (panel["title"].as_str().unwrap().to_owned(), targets.iter().map(asked).collect())
+    };
+    panels().iter().filter(|panel| panel["type"] != "row").map(of).collect()
+}
+
+fn panels() -> Vec<Value> {
+    let board: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    board["panels"].as_array().unwrap().clone()
+}
+
+#[test]
+fn every_panel_asks_for_metrics_that_exist() {
+    for (title, expressions) in drawn() {
+        assert!(!expressions.is_empty(), "{title}");
+        for expr in expressions {
+            let asked = named(&expr);
+            assert!(!asked.is_empty() && asked.is_subset(&exported()), "{title}: {asked:?}");
+            assert!(!expr.contains('$'), "{title}: a variable that Grafana would not know: {expr}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_but_those_for_alerts_alone_is_drawn() {
+    let drawn: String =
+        drawn().into_iter().flat_map(|(_, expressions)| expressions).collect::<Vec<_>>().join(" ");
+    let left: BTreeSet<String> = exported().difference(&named(&drawn)).cloned().collect();
+    let left: Vec<&str> = left.iter().map(String::as_str).collect();
+    insta::assert_snapshot!(left.join("\n"), @r"
+    pitstop_fetch_files_total
+    pitstop_puma_threads
+    ");
+}
+
+#[test]
+fn prometheus_understands_every_expression() {
+    let records = drawn().into_iter().flat_map(|(_, expressions)| expressions);
+    let rules: Vec<Value> =
+        records.map(|expr| serde_json::json!({ "record": "panel", "expr": expr })).collect();
+    // JSON is YAML as well. Rules of one name must differ in something.
+    let rules: Vec<Value> = rules
+        .into_iter()
+        .enumerate()
+        .map(|(i, mut rule)| {
+            rule["record"] = format!("panel:{i}").into();
+            rule
+        })
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("panels.yml");
+    let group = serde_json::json!({ "groups": [{ "name": "panels", "rules": rules }] });
+    std::fs::write(&file, group.to_string()).unwrap();
+    let (fine, said) = promtool(&["check", "rules", file.to_str().unwrap()], "");
+    assert!(fine, "{said}");
+}
+
+#[test]
+fn no_two_panels_lie_on_each_other_or_share_a_number() {
+    let mut taken = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for panel in panels() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{}", panel["title"]);
+        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
+        for y in at("y")..at("y") + at("h") {
+            for x in at("x")..at("x") + at("w") {
+                assert!(taken.insert((x, y)), "{} lies on another", panel["title"]);
+            }
+        }
+    }
+}

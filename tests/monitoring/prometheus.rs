@@ -1,0 +1,85 @@
+use std::{fs, path::Path, process::Command};
+
+use pitstop_rig::{AgentRig, App, Container, PumaRig, Setup, http, ports::free_port, until};
+use serde_json::Value;
+
+use super::{dashboard, path};
+
+const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
+/// Nothing to be seen in a pod that is well, and was never drained.
+const EMPTY: [&str; 2] = ["Why pods wait or stopped", "Requests left when a drain was answered"];
+
+/// A real Prometheus that scrapes one agent each second.
+struct Prometheus {
+    port: u16,
+    _process: Container,
+}
+
+impl Prometheus {
+    fn of(agent: &AgentRig, dir: &Path) -> Self {
+        let port = free_port();
+        let config = format!(
+            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
+             rule_files: ['{rules}']\n\
+             scrape_configs:\n\
+             - job_name: pitstop\n  static_configs: [{{ targets: ['127.0.0.1:{agent}'], labels: {{ pod: rig }} }}]\n",
+            rules = path("charts/pitstop/rules/*.yml").display(),
+            agent = agent.port(),
+        );
+        let file = dir.join("prometheus.yml");
+        fs::write(&file, config).unwrap();
+        let data = dir.join("prometheus");
+        let recipe = move || {
+            let mut command = Command::new("prometheus");
+            command.arg(format!("--config.file={}", file.display()));
+            command.arg(format!("--storage.tsdb.path={}", data.display()));
+            command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+            command
+        };
+        let process = Container::start(Box::new(recipe), dir.join("prometheus.log"), false);
+        let prometheus = Self { port, _process: process };
+        until("Prometheus answers", || {
+            http::get(port, "/-/ready").ok().filter(|answer| answer.status == 200)
+        });
+        prometheus
+    }
+
+    /// The samples of an expression.
+    fn ask(&self, expr: &str) -> Vec<Value> {
+        let escaped: String = expr.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = http::get(self.port, &format!("/api/v1/query?query={escaped}")).unwrap();
+        assert_eq!(answer.status, 200, "{expr}: {}", answer.body);
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        body["data"]["result"].as_array().unwrap().clone()
+    }
+
+    fn wait_for(&self, expr: &str) {
+        until(expr, || (!self.ask(expr).is_empty()).then_some(()));
+    }
+}
+
+#[test]
+fn puma_real_prometheus_scrapes_the_agent_draws_the_dashboard_and_alerts_on_a_release_undone() {
+    let mut puma = PumaRig::empty(Setup::default());
+    let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
+    agent.start_from_v1(&mut puma);
+    let prometheus = Prometheus::of(&agent, puma.scratch());
+    prometheus.wait_for("pitstop_release_info{role='running', release='v1'} == 1");
+    agent.publish(&puma, App::Good, "v2");
+    agent.promote("v2");
+    prometheus.wait_for("pitstop_release_info{role='running', release='v2'} == 1");
+    prometheus.wait_for("pitstop_deploys_total{result='verified'} > 0 and on () pitstop_in_sync == 1");
+
+    for (title, expressions) in dashboard::drawn() {
+        for expr in expressions {
+            assert_eq!(prometheus.ask(&expr).is_empty(), EMPTY.contains(&title.as_str()), "{title}: {expr}");
+        }
+    }
+    assert_eq!(prometheus.ask("ALERTS{alertstate='firing'}"), Vec::<Value>::new());
+
+    agent.publish(&puma, App::RaisesOnBoot, "v3");
+    agent.promote("v3");
+    prometheus.wait_for("ALERTS{alertname='PitstopReverted', alertstate='firing', pod='rig'}");
+    prometheus.wait_for("pitstop_reason{reason='rejected'} == 1 and on () pitstop_in_sync == 0");
+    prometheus.wait_for("pitstop_release_info{role='running', release='v2'} == 1");
+}
