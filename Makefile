@@ -3,12 +3,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-edge bench lint image manifests setup
 
-# Tests that say "no Puma" mean it, though another may run on this machine: where root may do that,
-# they see only the processes that they start, and none of those outlives them. The shell is their init:
-# it reaps orphans, as a pod's pause process does.
-ALONE = $(shell [ "$$(id -u)" = 0 ] && unshare --pid --fork --mount-proc true 2>/dev/null \
-	&& echo "unshare --pid --fork --mount-proc --kill-child sh -c '\"\$$@\"; exit \$$?' init")
-
 # Pumas of other versions run in roots of their own, which only root can make and enter.
 ROOTS = $(shell [ "$$(id -u)" = 0 ] && echo trixie rails kustomize)
 # So do pods, in containers; their images have Pumas of their own.
@@ -26,17 +20,17 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 test: ## every test, the ones with a real Puma too
 	@.ci/setup puma passenger unicorn fuse init archivers moto charts prometheus jobs nextest $(ROOTS) $(PODS)
 	$(if $(PODS),.ci/pod-images)
-	$(ALONE) cargo nextest run --workspace
+	.ci/alone cargo nextest run --workspace
 
 test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
 	@.ci/setup puma passenger unicorn fuse init archivers jobs nextest trixie sid rails
 	for puma in trixie sid; do \
-		RIG_TERMINATIONS=100 RIG_OTHERS=50 RIG_PUMA=$$puma $(ALONE) cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
+		RIG_TERMINATIONS=100 RIG_OTHERS=50 RIG_PUMA=$$puma .ci/alone cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
 	done
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
 	@.ci/setup puma bench $(filter trixie,$(ROOTS))
-	$(ALONE) cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
+	.ci/alone cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
 
 lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies
 	@.ci/setup deny
@@ -51,7 +45,7 @@ image: ## the image of docker/Dockerfile, as target/image/pitstop.tar, tried in 
 	.ci/image-check target/image/pitstop.tar
 	cargo nextest run --workspace --no-run
 	.ci/pod-images target/image/pitstop.tar
-	$(ALONE) cargo nextest run --workspace -E 'binary(e2e_pod)'
+	.ci/alone cargo nextest run --workspace -E 'binary(e2e_pod)'
 
 manifests: ## what is made of the chart: its README's table, its schema, the plain manifests, the kustomize component
 	@.ci/setup charts nextest

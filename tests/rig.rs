@@ -49,3 +49,18 @@ fn nothing_outlives_the_rig() {
     }
     assert!(!dir.exists());
 }
+
+/// As root, by `.ci/alone`: else the Puma of one test would be found by the agent of another.
+#[test]
+fn a_test_sees_no_processes_but_its_own() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid = entry.unwrap().file_name().to_str()?.parse::<i32>().ok()?;
+        Some((pid, fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")))
+    });
+    let others: Vec<(i32, String)> =
+        pids.filter(|(pid, _)| *pid != 1 && *pid != std::process::id() as i32).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
