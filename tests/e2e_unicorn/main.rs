@@ -201,6 +201,40 @@ fn e2e_unicorn_an_agent_that_is_killed_between_the_two_signals_goes_on_where_it_
     nothing_was_lost(&load.finish());
 }
 
+/// Whatever else may be found, this is.
+fn told_of_others(pod: &Pod, times: usize) {
+    until("it is said", || pod.findings().iter().any(|code| code == "RESTARTED_BY_OTHERS").then_some(()));
+    until(&format!("it is said {times} times in the log"), || {
+        let log = fs::read_to_string(pod.agent.log()).unwrap_or_default();
+        (log.matches("and not by pitstop").count() == times).then_some(())
+    });
+}
+
+#[test]
+fn e2e_unicorn_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
+    let pod = Pod::start(unicorn::setup());
+    pod.is_at_rest_on("v1");
+    assert!(!pod.findings().iter().any(|code| code == "RESTARTED_BY_OTHERS"));
+    let signal = |pid: i32, signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    let first = unicorn::masters()[0];
+    signal(first, Signal::USR2);
+    until("both masters are seen", || {
+        pod.findings().iter().any(|code| code == "UNICORN_TWO_MASTERS").then_some(())
+    });
+    signal(first, Signal::WINCH);
+    told_of_others(&pod, 1);
+    pod.is_at_rest_on("v1");
+    assert_eq!(pod.status()["rejected"], serde_json::json!([]));
+    // A deploy is none of theirs, and neither is a container that starts anew.
+    pod.deploy(App::Good, "v2");
+    pod.is_at_rest_on("v2");
+    signal(*unicorn::masters().last().unwrap(), Signal::KILL);
+    until("a new container", || (pod.server.starts() == 2).then_some(()));
+    pod.agent.wait_in_sync("v2");
+    pod.server.wait_for_release("v2");
+    told_of_others(&pod, 1);
+}
+
 #[test]
 fn e2e_unicorn_is_drained_before_sigterm_cuts_what_is_in_flight() {
     let mut pod = Pod::start(unicorn::setup());

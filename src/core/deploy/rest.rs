@@ -16,6 +16,8 @@ pub(super) struct Standing {
     master: ProcessKey,
     processes: BTreeSet<ProcessKey>,
     hearing: Hearing,
+    /// A generation that was seen to come up beside it, where a server can have two.
+    beside: Option<GenerationKey>,
     /// As long as this, and no longer, the app is asked to name its release.
     until: Option<Moment>,
 }
@@ -31,6 +33,7 @@ impl Standing {
             master: newest.master,
             processes: verdict::keys(newest),
             hearing,
+            beside: None,
             until: None,
         })
     }
@@ -48,6 +51,16 @@ impl Standing {
         (self.image, &self.processes, &self.release) == (other.image, &other.processes, &other.release)
     }
 
+    /// While no deploy is under way, only others have a second generation come up.
+    fn look_beside(&mut self, sight: &Sight) {
+        let Sight::Seen(server) = sight else { return };
+        let is_there = server.generations.iter().any(|generation| generation.key == self.image);
+        let newest = server.generations.last().map(|generation| generation.key);
+        if is_there {
+            self.beside = newest.filter(|key| *key != self.image);
+        }
+    }
+
     /// How others have restarted it since; `None` for what may come of itself: a container that starts
     /// again, a worker that is replaced, `fork_worker`, which keeps one.
     fn restarted_since(&self, before: &Self) -> Option<Mode> {
@@ -55,7 +68,8 @@ impl Standing {
         match (self.image == before.image, self.master == before.master) {
             (true, _) => all_new.then_some(Mode::Phased),
             (false, true) => Some(Mode::Hot),
-            (false, false) => None,
+            // A second master took over. One that nobody saw beside the first is a new container's.
+            (false, false) => (before.beside == Some(self.image)).then_some(Mode::Hot),
         }
     }
 
@@ -115,6 +129,9 @@ impl Deploy {
 
     /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.
     fn stand(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>, out: &mut Vec<Effect>) {
+        if let Some(standing) = &mut self.standing {
+            standing.look_beside(&look.sight);
+        }
         let new = settled.and_then(|release| Standing::proved(release, look, Hearing::default()));
         let Some(mut new) = new else { return };
         match self.standing.take() {
@@ -149,5 +166,48 @@ impl Deploy {
     pub(super) fn proof(&self) -> Option<Proof> {
         let standing = self.standing.as_ref().filter(|s| Some(&s.release) == self.running.as_ref())?;
         Some(standing.hearing.proof(&standing.processes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::observation::{AppServer, Cwd, Generation, Process, Traffic};
+
+    fn generation(image: u64, pid: u64) -> Generation {
+        let cwd = || Cwd::Release("v1".parse().unwrap());
+        let process = |number| Process { key: ProcessKey(pid + number), cwd: cwd(), booted: true };
+        Generation {
+            key: GenerationKey(image),
+            master: ProcessKey(pid),
+            signalable: true,
+            cwd: cwd(),
+            expected: 2,
+            processes: vec![process(1), process(2)],
+        }
+    }
+
+    fn seen(generations: Vec<Generation>) -> Sight {
+        Sight::Seen(AppServer { generations, old_workers: false })
+    }
+
+    fn standing(generation: Generation) -> Standing {
+        let look = Observation::new(Moment(0), seen(vec![generation]), Traffic::default());
+        Standing::proved(&"v1".parse().unwrap(), &look, Hearing::default()).unwrap()
+    }
+
+    #[test]
+    fn a_master_that_took_over_from_another_was_restarted_and_a_new_container_was_not() {
+        let (old, new) = (generation(1, 100), generation(2, 200));
+        let mut before = standing(old.clone());
+        assert_eq!(standing(new.clone()).restarted_since(&before), None);
+        before.look_beside(&seen(vec![old, new.clone()]));
+        before.look_beside(&seen(vec![new.clone()]));
+        assert_eq!(standing(new).restarted_since(&before), Some(Mode::Hot));
+        assert_eq!(
+            standing(generation(3, 300)).restarted_since(&before),
+            None,
+            "it is not the one that was seen"
+        );
     }
 }
