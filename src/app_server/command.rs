@@ -1,6 +1,6 @@
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -11,12 +11,10 @@ use tokio::sync::Mutex;
 use super::{
     AppServer, Description, Look, WorkerDescription,
     acts::{Acts, gone, not_sent},
-    connections::Connections,
+    addresses::random_addresses,
     crew::Crew,
-    image,
-    puma::checks::random_addresses,
+    eyes::{Eyes, LIMIT, Place},
     unseen::{self, Kind},
-    whereabouts::Whereabouts,
 };
 use crate::{
     config,
@@ -28,7 +26,6 @@ use crate::{
     procs::{Image, ProcessId, ProcsError},
     revision::ReleaseId,
     user_command::UserCommand,
-    volume::OneAtATime,
 };
 
 mod census;
@@ -39,9 +36,6 @@ use trial::Trial;
 
 /// How it is called where it cannot be seen.
 const KIND: Kind = Kind { name: "app server", section: "command", programs: &[], masters: |_| Vec::new() };
-
-/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
-const LIMIT: Duration = Duration::from_secs(1);
 
 /// Between the end of a restart command and the first process that it has brought up.
 const GAP: Duration = Duration::from_secs(10);
@@ -55,14 +49,9 @@ pub struct CommandServer {
     named: Named,
     restart: UserCommand,
     trial: Trial,
-    /// The ports to be watched, where they are not its own.
-    ports: Vec<u16>,
     current: PathBuf,
     memory: Mutex<Memory>,
-    census: OneAtATime,
-    whereabouts: Whereabouts,
-    connections: Connections,
-    files: OneAtATime,
+    eyes: Eyes,
     acts: Acts,
 }
 
@@ -83,17 +72,11 @@ struct View {
 }
 
 impl CommandServer {
-    /// Will look for the processes that are named, and run the commands in `current`. Where `ports` names some,
-    /// their connections count in place of those of its own.
+    /// Will look for the processes that are named, and run the commands in `current`.
     ///
     /// # Errors
     /// When its threads cannot be started.
-    pub fn new(
-        section: &config::Command,
-        ports: Vec<u16>,
-        deploy_to: &Path,
-        current: PathBuf,
-    ) -> io::Result<Self> {
+    pub fn new(section: &config::Command, place: Place, current: PathBuf) -> io::Result<Self> {
         let limit = section.timeout;
         let command = |key, line: &Option<String>| line.clone().map(|line| UserCommand { key, line, limit });
         let restart = command("command.restart", &section.restart);
@@ -102,22 +85,11 @@ impl CommandServer {
             named: Named { text: section.r#match.clone(), pid_file: section.pid_file.clone() },
             restart: restart.ok_or_else(unset)?,
             trial: Trial::new(command("command.check", &section.check), &current),
-            ports,
             current,
             memory: Mutex::default(),
-            census: OneAtATime::start("processes")?,
-            whereabouts: Whereabouts::start(deploy_to.join("releases"))?,
-            connections: Connections::start()?,
-            files: OneAtATime::start("files")?,
+            eyes: Eyes::open(&KIND, place)?,
             acts: Acts::start()?,
         })
-    }
-
-    /// With code in the image that counts as ours as well ([`ReleaseId::fallback`]).
-    #[must_use]
-    pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
-        self.whereabouts.fallback = fallback;
-        self
     }
 
     async fn look(&self) -> Look {
@@ -135,32 +107,30 @@ impl CommandServer {
                     findings: finding::findings(&self.checks(&view)),
                 }
             }
-            Err(sight) => Look {
-                findings: finding::findings(&[self.why_unseen(&sight)]),
-                traffic: Traffic { workers: None, sockets: self.connections.on(self.ports.clone()).await },
-                sight,
-                description: Description { kind: "command".into(), ..Description::default() },
-            },
+            Err(sight) => {
+                let why = [self.why_unseen(&sight)];
+                self.eyes.without(sight, &why).await
+            }
         }
     }
 
     async fn see(&self) -> Result<View, Sight> {
         let mut memory = self.memory.lock().await;
         let named = self.named.clone();
-        let family = match self.census.run(LIMIT, move || census::take(&named)).await.unwrap_or(Found::Torn) {
-            Found::Processes(family) => family,
-            // A restart may end all of them before it starts others.
-            Found::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
-                return Err(Sight::Unclear);
-            }
-            Found::Nothing => return Err(Sight::Missing),
-            Found::NotPermitted => return Err(Sight::NotPermitted),
-            Found::Torn => return Err(Sight::Unclear),
-        };
-        let ports = if self.ports.is_empty() { family.ports.clone() } else { self.ports.clone() };
+        let family =
+            match self.eyes.census.run(LIMIT, move || census::take(&named)).await.unwrap_or(Found::Torn) {
+                Found::Processes(family) => family,
+                // A restart may end all of them before it starts others.
+                Found::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
+                    return Err(Sight::Unclear);
+                }
+                Found::Nothing => return Err(Sight::Missing),
+                Found::NotPermitted => return Err(Sight::NotPermitted),
+                Found::Torn => return Err(Sight::Unclear),
+            };
+        let ports = self.eyes.watched(family.ports.clone());
         let pids = family.serving.iter().map(|image| image.process.pid).chain([family.root.process.pid]);
-        let (cwds, sockets) =
-            tokio::join!(self.whereabouts.of(pids.collect()), self.connections.on(ports.clone()));
+        let (cwds, sockets) = tokio::join!(self.eyes.cwds(pids.collect()), self.eyes.connections(&ports));
         let expected = memory.learn(&family, self.trial.passed_all(&family.serving));
         Ok(View { family, cwds, sockets, ports, expected })
     }
@@ -366,8 +336,7 @@ impl AppServer for CommandServer {
     fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
         Box::pin(async move {
             let root = self.memory.lock().await.family.as_ref().map(|family| family.root.process.pid);
-            let Some(root) = root else { return Ok(Vec::new()) };
-            image::lacks(&KIND, &self.files, root, requires).await
+            self.eyes.lacks(root, requires).await
         })
     }
 
@@ -396,7 +365,8 @@ mod tests {
             timeout: Duration::from_secs(60),
             ..config::Command::default()
         };
-        let server = CommandServer::new(&section, Vec::new(), Path::new("/"), "/".into()).unwrap();
+        let place = Place { deploy_to: "/".into(), fallback: None, ports: Vec::new() };
+        let server = CommandServer::new(&section, place, "/".into()).unwrap();
         let root = Image { process: ProcessId { pid: i32::MAX, start: 1 }, at_random: 1 };
         let mut view = View {
             family: Family { root, serving: vec![root], ports: Vec::new() },

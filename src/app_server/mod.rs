@@ -1,10 +1,12 @@
 //! The app server behind one small trait: what it is, what it does, and telling it to restart.
 
 mod acts;
+mod addresses;
 /// Whatever the user's own commands restart and check.
 pub mod command;
 mod connections;
 mod crew;
+mod eyes;
 mod image;
 /// Passenger, observed through /proc and its core's socket, told over the same.
 pub mod passenger;
@@ -15,6 +17,8 @@ pub mod unicorn;
 mod unix;
 mod unseen;
 mod whereabouts;
+
+pub use eyes::Place;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -2,7 +2,6 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -10,10 +9,8 @@ use tokio::sync::Mutex;
 
 use super::{
     AppServer, Description, Look,
-    connections::Connections,
-    image,
+    eyes::{Eyes, LIMIT, Patience, Place},
     unseen::{self, Kind},
-    whereabouts::Whereabouts,
 };
 use crate::{
     config,
@@ -21,7 +18,7 @@ use crate::{
     finding::{self, Check},
     procs::ProcessId,
     revision::ReleaseId,
-    volume::{Lane, OneAtATime},
+    volume::Lane,
 };
 
 mod api;
@@ -43,28 +40,15 @@ use view::View;
 const KIND: Kind =
     Kind { name: "Passenger", section: "passenger", programs: &["Passenger", "ruby"], masters: census::all };
 
-/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
-const LIMIT: Duration = Duration::from_secs(1);
-
-/// A core that is being started again gets this long to come back.
-const TRIES: u32 = 25;
-const PAUSE: Duration = Duration::from_millis(200);
-
 /// A Passenger in this pod, with the app that serves releases of ours.
 #[derive(Debug)]
 pub struct Passenger {
     narrow: Option<String>,
-    /// The ports whose connections count, where they are not the server's own.
-    ports: Vec<u16>,
     releases: PathBuf,
     current: PathBuf,
     memory: Mutex<Memory>,
-    census: OneAtATime,
-    whereabouts: Whereabouts,
+    eyes: Eyes,
     api: Api,
-    connections: Connections,
-    /// The app's image and its files.
-    files: OneAtATime,
     /// Signals: never behind a look that hangs.
     acts: Lane,
 }
@@ -106,37 +90,20 @@ enum Choice {
 }
 
 impl Passenger {
-    /// Will look for a Passenger that serves releases of `deploy_to/releases` by way of `current`.
+    /// Will look for a Passenger that serves releases of this place by way of `current`.
     ///
     /// # Errors
     /// When its threads cannot be started.
-    pub fn new(
-        section: &config::Passenger,
-        ports: Vec<u16>,
-        deploy_to: &Path,
-        current: PathBuf,
-    ) -> io::Result<Self> {
-        let releases = deploy_to.join("releases");
+    pub fn new(section: &config::Passenger, place: Place, current: PathBuf) -> io::Result<Self> {
         Ok(Self {
             narrow: section.r#match.clone(),
-            ports,
-            memory: Mutex::default(),
-            census: OneAtATime::start("processes")?,
-            whereabouts: Whereabouts::start(releases.clone())?,
-            api: Api::start()?,
-            connections: Connections::start()?,
-            files: OneAtATime::start("files")?,
-            acts: Lane::start("acts")?,
-            releases,
+            releases: place.releases(),
             current,
+            memory: Mutex::default(),
+            eyes: Eyes::open(&KIND, place)?,
+            api: Api::start()?,
+            acts: Lane::start("acts")?,
         })
-    }
-
-    /// With code in the image that counts as ours as well ([`ReleaseId::fallback`]).
-    #[must_use]
-    pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
-        self.whereabouts.fallback = fallback;
-        self
     }
 
     async fn look(&self) -> Look {
@@ -147,21 +114,20 @@ impl Passenger {
                 description: view.description(),
                 findings: finding::findings(&checks::of(&view)),
             },
-            Err(unseen) => Look {
-                findings: finding::findings(&self.why_unseen(&unseen).await),
-                sight: unseen.sight,
-                traffic: unseen.traffic,
-                description: nameless(),
-            },
+            Err(unseen) => {
+                let why = self.why_unseen(&unseen).await;
+                self.eyes.unseen(unseen.sight, unseen.traffic, &why)
+            }
         }
     }
 
     /// A look may fall into a restart of the core, or find what was not found yet.
     async fn examine_set_up(&self) -> Vec<Check> {
-        for _ in 0..TRIES {
+        let mut patience = Patience::for_a_start();
+        while patience.lasts().await {
             match self.see().await {
                 Ok(view) => return checks::of(&view),
-                Err(Unseen { sight: Sight::Unclear, silent: None, .. }) => tokio::time::sleep(PAUSE).await,
+                Err(Unseen { sight: Sight::Unclear, silent: None, .. }) => {}
                 Err(unseen) => return self.why_unseen(&unseen).await,
             }
         }
@@ -177,13 +143,13 @@ impl Passenger {
             Sight::Missing if !census::all(None).is_empty() => checks::not_started(),
             sight => unseen::of(&KIND, &sight, narrow.as_deref()),
         };
-        self.census.run(LIMIT, look).await.into_iter().collect()
+        self.eyes.census.run(LIMIT, look).await.into_iter().collect()
     }
 
     async fn see(&self) -> Result<View, Unseen> {
         let mut memory = self.memory.lock().await;
         let followed = memory.followed;
-        let found = self.census.run(LIMIT, move || census::take(followed)).await;
+        let found = self.eyes.census.run(LIMIT, move || census::take(followed)).await;
         let core = match found.unwrap_or(Found::Torn) {
             Found::One(core) => *core,
             Found::Nothing => return Err(Sight::Missing.into()),
@@ -192,8 +158,8 @@ impl Passenger {
             Found::Starting | Found::Torn => return Err(Sight::Unclear.into()),
         };
         let Some(instance) = core.instance.clone() else { return Err(Sight::Unclear.into()) };
-        let ports = if self.ports.is_empty() { core.ports.clone() } else { self.ports.clone() };
-        let (pool, sockets) = tokio::join!(self.api.pool(&instance), self.connections.on(ports));
+        let ports = self.eyes.watched(core.ports.clone());
+        let (pool, sockets) = tokio::join!(self.api.pool(&instance), self.eyes.connections(&ports));
         let pool = match pool {
             Ok(pool) => pool,
             Err(error) => {
@@ -245,7 +211,7 @@ impl Passenger {
                 (ids.collect::<HashMap<_, _>>(), census::has_restart_file(pid, &root))
             }
         };
-        let (cwds, files) = tokio::join!(self.whereabouts.of(pids), self.files.run(LIMIT, of_files));
+        let (cwds, files) = tokio::join!(self.eyes.cwds(pids), self.eyes.files.run(LIMIT, of_files));
         let (ids, restart_file) = files.unwrap_or_default();
         View {
             core,
@@ -306,8 +272,8 @@ impl AppServer for Passenger {
 
     fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
         Box::pin(async move {
-            let Some(app) = self.memory.lock().await.app else { return Ok(Vec::new()) };
-            image::lacks(&KIND, &self.files, app, requires).await
+            let app = self.memory.lock().await.app;
+            self.eyes.lacks(app, requires).await
         })
     }
 

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
@@ -7,6 +7,7 @@ use super::{
     AppServer, Description, Look,
     acts::Acts,
     connections::Connections,
+    eyes::{LIMIT, Patience},
     image,
     unseen::{self, Kind},
     whereabouts::Whereabouts,
@@ -25,14 +26,18 @@ use crate::{
 
 mod census;
 mod change;
-pub(super) mod checks;
+mod checks;
 pub(super) mod config_file;
 mod control;
 pub(super) mod launch;
+mod means;
 mod perform;
 mod plan;
+/// What the files of an app tell of its Puma, without one.
+pub mod repository;
 pub(super) mod setting;
 mod starter;
+mod statements;
 mod title;
 mod view;
 
@@ -45,13 +50,6 @@ use view::View;
 /// How it is called where it cannot be seen.
 const KIND: Kind =
     Kind { name: "Puma", section: "puma", programs: &["puma", "ruby"], masters: census::masters_of };
-
-/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
-const LIMIT: Duration = Duration::from_secs(1);
-
-/// Who is between two images gets this long to come back, for an examination.
-const TRIES: u32 = 25;
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// A Puma in this pod.
 #[derive(Debug)]
@@ -188,10 +186,11 @@ impl Puma {
 
     /// A look may fall into a restart, or find what was not found yet.
     async fn examine_set_up(&self) -> Vec<Check> {
-        for _ in 0..TRIES {
+        let mut patience = Patience::for_a_start();
+        while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => return checks::of(&view),
-                Ok(_) | Err(Unseen { sight: Sight::Unclear, .. }) => tokio::time::sleep(PAUSE).await,
+                Ok(_) | Err(Unseen { sight: Sight::Unclear, .. }) => {}
                 Err(Unseen { sight, .. }) => return self.why_unseen(&sight).await,
             }
         }

@@ -10,21 +10,18 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::{
-    AppServer, Description, Look,
+    AppServer, Look,
     acts::Acts,
-    connections::Connections,
     crew::Crew,
-    image,
-    unseen::{self, Kind},
-    whereabouts::Whereabouts,
+    eyes::{Eyes, LIMIT, Patience, Place},
+    unseen::Kind,
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
+    core::{Act, Cwd, GenerationKey, Plan, Sight, Trouble, requirement::Requirement},
     finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
-    volume::OneAtATime,
 };
 
 mod census;
@@ -43,13 +40,6 @@ use view::View;
 const KIND: Kind =
     Kind { name: "Unicorn", section: "unicorn", programs: &["unicorn", "ruby"], masters: census::masters_of };
 
-/// /proc answers at once, unless a process hangs in the kernel with its memory locked.
-const LIMIT: Duration = Duration::from_secs(1);
-
-/// Who is just starting gets this long, for an examination.
-const TRIES: u32 = 25;
-const PAUSE: Duration = Duration::from_millis(200);
-
 /// A holder that stays alone for so long will stay so.
 const ALONE: Duration = Duration::from_secs(3);
 
@@ -57,15 +47,9 @@ const ALONE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Unicorn {
     narrow: Option<Arc<str>>,
-    /// The ports to be watched, where they are not its own.
-    ports: Vec<u16>,
     releases: PathBuf,
     memory: Mutex<Memory>,
-    census: OneAtATime,
-    whereabouts: Whereabouts,
-    connections: Connections,
-    /// The files that a plan compares.
-    files: OneAtATime,
+    eyes: Eyes,
     acts: Acts,
 }
 
@@ -89,31 +73,18 @@ struct Memory {
 }
 
 impl Unicorn {
-    /// Will look for a Unicorn that serves releases of `deploy_to/releases`. Where `ports` names some, their
-    /// connections count in place of those of its own.
+    /// Will look for a Unicorn that serves releases of this place.
     ///
     /// # Errors
     /// When its threads cannot be started.
-    pub fn new(section: &config::Unicorn, ports: Vec<u16>, deploy_to: &std::path::Path) -> io::Result<Self> {
-        let releases = deploy_to.join("releases");
+    pub fn new(section: &config::Unicorn, place: Place) -> io::Result<Self> {
         Ok(Self {
             narrow: section.r#match.as_deref().map(Into::into),
-            ports,
+            releases: place.releases(),
             memory: Mutex::default(),
-            census: OneAtATime::start("processes")?,
-            whereabouts: Whereabouts::start(releases.clone())?,
-            connections: Connections::start()?,
-            files: OneAtATime::start("files")?,
+            eyes: Eyes::open(&KIND, place)?,
             acts: Acts::start()?,
-            releases,
         })
-    }
-
-    /// With code in the image that counts as ours as well ([`ReleaseId::fallback`]).
-    #[must_use]
-    pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
-        self.whereabouts.fallback = fallback;
-        self
     }
 
     async fn look(&self) -> Look {
@@ -127,12 +98,10 @@ impl Unicorn {
                     findings: finding::findings(&checks::of(&view)),
                 }
             }
-            Err(sight) => Look {
-                findings: finding::findings(&self.why_unseen(&sight).await),
-                traffic: Traffic { workers: None, sockets: self.connections.on(self.ports.clone()).await },
-                sight,
-                description: Description { kind: "unicorn".into(), ..Description::default() },
-            },
+            Err(sight) => {
+                let why = self.why_unseen(&sight).await;
+                self.eyes.without(sight, &why).await
+            }
         }
     }
 
@@ -144,10 +113,11 @@ impl Unicorn {
     }
 
     async fn examine_set_up(&self) -> Vec<Check> {
-        for _ in 0..TRIES {
+        let mut patience = Patience::for_a_start();
+        while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.newest().title.is_some() => return checks::of(&view),
-                Ok(_) | Err(Sight::Unclear) => tokio::time::sleep(PAUSE).await,
+                Ok(_) | Err(Sight::Unclear) => {}
                 Err(sight) => return self.why_unseen(&sight).await,
             }
         }
@@ -155,15 +125,13 @@ impl Unicorn {
     }
 
     async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
-        let (sight, narrow) = (sight.clone(), self.narrow.clone());
-        let told = self.census.run(LIMIT, move || unseen::of(&KIND, &sight, narrow.as_deref())).await;
-        told.into_iter().collect()
+        self.eyes.why_unseen(sight, self.narrow.as_deref()).await
     }
 
     async fn see(&self) -> Result<View, Sight> {
         let mut memory = self.memory.lock().await;
         let (known, narrow) = (memory.known.clone(), self.narrow.clone());
-        let found = self.census.run(LIMIT, move || census::take(&known, narrow.as_deref())).await;
+        let found = self.eyes.census.run(LIMIT, move || census::take(&known, narrow.as_deref())).await;
         match found.unwrap_or(Found::Torn) {
             Found::Servers(families) => {
                 let family = self.choose(families, &memory).await?;
@@ -179,7 +147,7 @@ impl Unicorn {
     /// it is alone and ours was never seen: when our container restarts, a sidecar's must not take its place.
     async fn choose(&self, mut families: Vec<Family>, memory: &Memory) -> Result<Family, Sight> {
         let pids = families.iter().flat_map(|family| &family.masters).map(|master| master.image.process.pid);
-        let cwds = self.whereabouts.of(pids.collect()).await;
+        let cwds = self.eyes.cwds(pids.collect()).await;
         let is_ours = |master: &Master| matches!(cwds.get(&master.image.process.pid), Some(Cwd::Release(_)));
         let is_known = |master: &Master| memory.known.contains(&master.image.process);
         let known = families.iter().position(|family| family.masters.iter().any(is_known));
@@ -196,13 +164,11 @@ impl Unicorn {
     }
 
     async fn ask_around(&self, memory: &mut Memory, family: Family) -> View {
-        let ports = if self.ports.is_empty() { family.ports() } else { self.ports.clone() };
+        let ports = self.eyes.watched(family.ports());
         let workers = family.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
         let masters = family.masters.iter().map(|master| master.image.process.pid);
-        let (cwds, sockets) = tokio::join!(
-            self.whereabouts.of(workers.chain(masters).collect()),
-            self.connections.on(ports.clone()),
-        );
+        let (cwds, sockets) =
+            tokio::join!(self.eyes.cwds(workers.chain(masters).collect()), self.eyes.connections(&ports),);
         let runs_ours = cwds.values().any(|cwd| matches!(cwd, Cwd::Release(_)));
         memory.learn(&family, runs_ours);
         if memory.setting.is_none() && family.newest().title.is_some() {
@@ -215,7 +181,7 @@ impl Unicorn {
     async fn setting(&self, master: &Master) -> Option<Setting> {
         let config = master.title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
         let pid = master.image.process.pid;
-        self.files.run(LIMIT, move || Setting::read(pid, config.as_deref())).await
+        self.eyes.files.run(LIMIT, move || Setting::read(pid, config.as_deref())).await
     }
 }
 
@@ -275,9 +241,8 @@ impl AppServer for Unicorn {
 
     fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
         Box::pin(async move {
-            let newest = self.memory.lock().await.known.last().copied();
-            let Some(newest) = newest else { return Ok(Vec::new()) };
-            image::lacks(&KIND, &self.files, newest.pid, requires).await
+            let newest = self.memory.lock().await.known.last().map(|newest| newest.pid);
+            self.eyes.lacks(newest, requires).await
         })
     }
 

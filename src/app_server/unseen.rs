@@ -1,6 +1,6 @@
 //! Why there is no app server to look at: told from what anybody may see of processes.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
 use crate::{
     core::{Reason, Sight, Trouble},
@@ -42,6 +42,16 @@ pub(super) fn trouble(kind: &Kind, sight: &Sight) -> Trouble {
         }
     };
     Trouble::new(reason, message)
+}
+
+/// The only one that is there was never seen in a release of ours, and may be a sidecar's.
+pub(super) fn stranger(kind: &Kind, pid: i32, releases: &Path) -> Trouble {
+    let (name, section, releases) = (kind.name, kind.section, releases.display());
+    let message = format!(
+        "the only {name} here, {pid}, runs in no release of {releases}: \
+         start it in `current`, or name it in {section}.match if it is meant"
+    );
+    Trouble::new(Reason::WrongCwd, message)
 }
 
 /// What a look that found none means. Reads /proc, so it runs on a lane.

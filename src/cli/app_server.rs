@@ -3,7 +3,9 @@
 use std::{io, sync::Arc};
 
 use crate::{
-    app_server::{AppServer, command::CommandServer, passenger::Passenger, puma::Puma, unicorn::Unicorn},
+    app_server::{
+        AppServer, Place, command::CommandServer, passenger::Passenger, puma::Puma, unicorn::Unicorn,
+    },
     config::{AppServerKind, Config},
 };
 
@@ -12,24 +14,18 @@ use crate::{
 /// # Errors
 /// When its threads cannot be started, or this kind cannot be worked with.
 pub fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
-    match config.app_server {
+    let place = || Place {
+        deploy_to: config.deploy_to.clone(),
+        fallback: config.fallback_dir.clone(),
+        ports: config.ports(),
+    };
+    Ok(match config.app_server {
         AppServerKind::Puma => {
             let puma = Puma::new(config.puma.clone(), config.restart.mode, config.deploy_to.clone())?;
-            Ok(Arc::new(puma.with_fallback(config.fallback_dir.clone()).watching(config.ports())))
+            Arc::new(puma.with_fallback(config.fallback_dir.clone()).watching(config.ports()))
         }
-        AppServerKind::Passenger => {
-            let (ports, current) = (config.ports(), config.current());
-            let passenger = Passenger::new(&config.passenger, ports, &config.deploy_to, current)?;
-            Ok(Arc::new(passenger.with_fallback(config.fallback_dir.clone())))
-        }
-        AppServerKind::Unicorn => {
-            let unicorn = Unicorn::new(&config.unicorn, config.ports(), &config.deploy_to)?;
-            Ok(Arc::new(unicorn.with_fallback(config.fallback_dir.clone())))
-        }
-        AppServerKind::Command => {
-            let (ports, current) = (config.ports(), config.current());
-            let server = CommandServer::new(&config.command, ports, &config.deploy_to, current)?;
-            Ok(Arc::new(server.with_fallback(config.fallback_dir.clone())))
-        }
-    }
+        AppServerKind::Passenger => Arc::new(Passenger::new(&config.passenger, place(), config.current())?),
+        AppServerKind::Unicorn => Arc::new(Unicorn::new(&config.unicorn, place())?),
+        AppServerKind::Command => Arc::new(CommandServer::new(&config.command, place(), config.current())?),
+    })
 }

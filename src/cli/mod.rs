@@ -118,6 +118,9 @@ pub enum Command {
         /// The configuration alone, on any machine (CI).
         #[arg(long, conflicts_with = "init")]
         config_only: bool,
+        /// And the app?
+        #[command(flatten)]
+        files: doctor::app::Files,
     },
     /// The effective configuration, and where each value came from.
     Config,
@@ -308,10 +311,10 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         Command::Publish(args) => publish::run(config, args, console).await,
         Command::Promote { id, wait } => promote::run(config, id, wait.asked(), console).await,
         Command::Rollback { id, wait } => rollback::run(config, id, wait.asked(), console).await,
-        Command::Doctor { init, config_only } => {
+        Command::Doctor { init, config_only, files } => {
             let scope = match (init, config_only) {
                 (true, _) => doctor::Scope::Init,
-                (_, true) => doctor::Scope::ConfigOnly,
+                (_, true) => doctor::Scope::ConfigOnly(files),
                 (false, false) => doctor::Scope::Pod,
             };
             doctor::run(config, scope, console).await

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::{PAUSE, Passenger, TRIES, Unseen, perform::not_seen, view::View};
+use super::{Passenger, Unseen, perform::not_seen, view::View};
 use crate::{
+    app_server::eyes::Patience,
     core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
     revision::ReleaseId,
 };
@@ -43,13 +44,13 @@ impl Passenger {
 
     async fn see_clearly(&self) -> Result<View, Trouble> {
         let mut last = Unseen::from(Sight::Unclear);
-        for _ in 0..TRIES {
+        let mut patience = Patience::for_a_start();
+        while patience.lasts().await {
             match self.see().await {
                 Ok(view) => return Ok(view),
                 Err(unseen) if unseen.sight == Sight::Unclear => last = unseen,
                 Err(unseen) => return Err(not_seen(&unseen)),
             }
-            tokio::time::sleep(PAUSE).await;
         }
         Err(not_seen(&last))
     }

@@ -111,7 +111,7 @@ fn has_gems_of_its_own(release: &Path) -> io::Result<bool> {
 }
 
 /// `    puma (6.6.0)`, as Bundler writes what it has chosen; what others depend on is indented further.
-fn locked_puma(release: &Path) -> io::Result<Option<String>> {
+pub(super) fn locked_puma(release: &Path) -> io::Result<Option<String>> {
     let lock = first_of(release, &LOCKS)?.unwrap_or_default();
     let version = |line: &str| Some(line.strip_prefix("    puma (")?.strip_suffix(')')?.to_owned());
     Ok(lock.lines().find_map(version))

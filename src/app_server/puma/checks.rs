@@ -4,11 +4,11 @@ mod started;
 #[cfg(test)]
 mod tests;
 mod time_outs;
+pub(super) mod written;
 
-use std::io;
-
-use super::{control::Control, plan::can_be_phased, view::View};
+use super::{control::Control, means::can_be_phased, view::View};
 use crate::{
+    app_server::addresses::random_addresses,
     config::RestartMode,
     core::Cwd,
     finding::{Check, Code, Finding},
@@ -17,8 +17,6 @@ use crate::{
 const PUMA: &str = "Puma";
 const CONTROL: &str = "control server";
 const RESTARTS: &str = "restarts";
-
-pub(super) use started::loses_its_arguments;
 
 /// Everything that one look tells.
 pub(super) fn of(view: &View) -> Vec<Check> {
@@ -49,16 +47,10 @@ fn seen(view: &View) -> Check {
 }
 
 fn control(view: &View) -> Check {
-    let why =
-        "without its numbers, requests in flight and workers of an ended phase are known from outside only";
+    let why = WITHOUT_NUMBERS;
     let found = match &view.control {
         Control::Stats(_) => return Check::fine(CONTROL, "answers with Puma's own numbers"),
-        Control::Absent => Finding::risky(
-            Code::ControlServerAbsent,
-            format!("Puma has no control server that could be found: {why}"),
-            "in config/puma.rb: activate_control_app 'unix:///run/puma/control.sock', and state_path; \
-             then puma.state_file for the agent",
-        ),
+        Control::Absent => control_absent("Puma has no control server that could be found"),
         Control::Denied => Finding::risky(
             Code::ControlServerDenied,
             format!("Puma's control server does not accept the token: {why}"),
@@ -78,6 +70,18 @@ fn control(view: &View) -> Check {
         Control::Silent(what) => return Check::unknown(CONTROL, format!("silent while Puma starts: {what}")),
     };
     Check::found(CONTROL, found)
+}
+
+const WITHOUT_NUMBERS: &str =
+    "without its numbers, requests in flight and workers of an ended phase are known from outside only";
+
+fn control_absent(what: &str) -> Finding {
+    Finding::risky(
+        Code::ControlServerAbsent,
+        format!("{what}: {WITHOUT_NUMBERS}"),
+        "in config/puma.rb: activate_control_app 'unix:///run/puma/control.sock', and state_path; \
+         then puma.state_file for the agent",
+    )
 }
 
 fn serves(view: &View) -> bool {
@@ -135,10 +139,14 @@ fn phased(view: &View) -> Option<Check> {
             return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells"));
         }
     };
+    Some(phased_unavailable(&cause, view.mode))
+}
+
+fn phased_unavailable(cause: &str, mode: RestartMode) -> Check {
     let message = format!("{cause}: every restart is a hot one, in which clients wait while the app boots");
-    let make = if view.mode == RestartMode::Phased { Finding::risky } else { Finding::note };
+    let make = if mode == RestartMode::Phased { Finding::risky } else { Finding::note };
     let remedy = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
-    Some(Check::found(RESTARTS, make(Code::PhasedRestartUnavailable, message.as_str(), remedy)))
+    Check::found(RESTARTS, make(Code::PhasedRestartUnavailable, message.as_str(), remedy))
 }
 
 /// What the plan of a restart has found in the bundles.
@@ -159,35 +167,4 @@ fn next_puma(view: &View) -> Option<Check> {
         ),
     };
     Some(Check::found(RESTARTS, finding))
-}
-
-/// The kernel gives every image the same addresses.
-pub(super) fn same_addresses() -> bool {
-    address_setting().is_ok_and(|setting| setting.trim() == "0")
-}
-
-fn address_setting() -> io::Result<String> {
-    std::fs::read_to_string("/proc/sys/kernel/randomize_va_space")
-}
-
-/// An exec is told from none by a random address; `name` is how people call the server.
-pub(in crate::app_server) fn random_addresses(name: &str) -> Check {
-    placed(name, address_setting())
-}
-
-fn placed(name: &str, setting: io::Result<String>) -> Check {
-    match setting.as_deref().map(str::trim) {
-        Ok("0") => Check::found(
-            RESTARTS,
-            Finding::broken(
-                Code::AddressSpaceNotRandom,
-                format!(
-                    "the kernel places every image at the same addresses: whether {name} has restarted cannot be told"
-                ),
-                "set kernel.randomize_va_space to 2 on the node",
-            ),
-        ),
-        Ok(_) => Check::fine(RESTARTS, "can be recognised: the kernel gives each image addresses of its own"),
-        Err(error) => Check::unknown(RESTARTS, format!("/proc/sys/kernel/randomize_va_space: {error}")),
-    }
 }

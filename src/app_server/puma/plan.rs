@@ -8,13 +8,13 @@ use std::{
 use super::{
     KIND, Puma, Unseen,
     change::Change,
-    checks::{loses_its_arguments, same_addresses},
     launch::release_named,
-    setting::{RestartDir, Setting},
+    means::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
+    setting::RestartDir,
     view::View,
 };
 use crate::{
-    app_server::{image, unseen},
+    app_server::{addresses::same_addresses, eyes::Patience, image, unseen},
     config::RestartMode,
     core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
     revision::ReleaseId,
@@ -22,10 +22,6 @@ use crate::{
 
 /// Files of a few kilobytes, on a volume that may be slow.
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// A look may fall into a restart of somebody else's.
-const TRIES: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(200);
 
 impl Puma {
     pub(super) async fn plan_restart(
@@ -56,21 +52,15 @@ impl Puma {
         if known || view.cwd(view.master()) != Cwd::Elsewhere {
             return Ok(());
         }
-        let (pid, releases) = (view.master(), self.releases.display());
-        let message = format!(
-            "the only Puma here, {pid}, runs in no release of {releases}: \
-             start it in `current`, or name it in puma.match if it is meant"
-        );
-        Err(Trouble::new(Reason::WrongCwd, message))
+        Err(unseen::stranger(&KIND, view.master(), &self.releases))
     }
 
     async fn see_clearly(&self) -> Result<View, Trouble> {
-        for _ in 0..TRIES {
+        let mut patience = Patience::for_a_restart();
+        while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => return Ok(view),
-                Ok(_) | Err(Unseen { sight: Sight::Unclear | Sight::Seen(_), .. }) => {
-                    tokio::time::sleep(PAUSE).await
-                }
+                Ok(_) | Err(Unseen { sight: Sight::Unclear | Sight::Seen(_), .. }) => {}
                 Err(Unseen { sight, .. }) => return Err(unseen::trouble(&KIND, &sight)),
             }
         }
@@ -189,21 +179,6 @@ fn may_be_told(view: &View, mode: Mode) -> Result<(), Trouble> {
         ),
         Mode::Hot | Mode::Phased => Ok(()),
     }
-}
-
-/// Phased stops one worker before it starts the next: with one worker that would be an outage.
-pub(super) fn can_be_phased(view: &View) -> bool {
-    view.cluster() == Some(true) && view.expected() >= 2
-}
-
-fn surely_preloads(view: &View) -> bool {
-    view.app_in_master().is_some()
-        || view.memory.setting.as_ref().is_some_and(|setting| setting.surely_preloads)
-}
-
-/// Whether a phased restart would load a release, as far as the evidence goes.
-pub(super) fn allows_phased(setting: &Setting) -> bool {
-    !setting.preloads && setting.restart_dir == RestartDir::Follows
 }
 
 fn deaf(pid: i32, signal: &str) -> Trouble {

@@ -2,7 +2,7 @@
 
 use super::{KIND, setting::Setting, view::View};
 use crate::{
-    app_server::puma::{checks::random_addresses, setting::RestartDir},
+    app_server::{addresses::random_addresses, puma::setting::RestartDir},
     core::Cwd,
     finding::{Check, Code, Finding},
 };

@@ -9,17 +9,13 @@ use super::{
     view::View,
 };
 use crate::{
-    app_server::unseen,
+    app_server::{eyes::Patience, unseen},
     core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
     revision::ReleaseId,
 };
 
 /// Files of a few kilobytes, on a volume that may be slow.
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// A look may fall into a restart of somebody else's.
-const TRIES: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the files of both releases say.
 struct Evidence {
@@ -46,10 +42,11 @@ impl Unicorn {
     }
 
     async fn see_clearly(&self) -> Result<View, Trouble> {
-        for _ in 0..TRIES {
+        let mut patience = Patience::for_a_restart();
+        while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.newest().title.is_some() => return Ok(view),
-                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => tokio::time::sleep(PAUSE).await,
+                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => {}
                 Err(sight) => return Err(unseen::trouble(&KIND, &sight)),
             }
         }
@@ -62,12 +59,7 @@ impl Unicorn {
         if known || view.cwd(view.pid()) != Cwd::Elsewhere {
             return Ok(());
         }
-        let (pid, releases) = (view.pid(), self.releases.display());
-        let message = format!(
-            "the only Unicorn here, {pid}, runs in no release of {releases}: \
-             start it in `current`, or name it in unicorn.match if it is meant"
-        );
-        Err(Trouble::new(Reason::WrongCwd, message))
+        Err(unseen::stranger(&KIND, view.pid(), &self.releases))
     }
 
     async fn evidence(
@@ -91,7 +83,7 @@ impl Unicorn {
         let releases = self.releases.display();
         let late =
             || Trouble::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
-        let read = self.files.run(LIMIT, read).await.ok_or_else(late)?;
+        let read = self.eyes.files.run(LIMIT, read).await.ok_or_else(late)?;
         read.map_err(|error| Trouble::new(Reason::VolumeUnavailable, error.to_string()))
     }
 }

@@ -6,6 +6,7 @@
 //! are gone when it ends.
 
 mod agent;
+pub mod app;
 mod health;
 mod pod;
 mod report;
@@ -28,14 +29,14 @@ use crate::{
 use report::Report;
 
 /// What there is to be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Scope {
     /// A pod that serves, with its agent.
     Pod,
     /// A pod before its Puma: neither that nor the agent is expected.
     Init,
-    /// The configuration alone, on any machine.
-    ConfigOnly,
+    /// The configuration alone, on any machine, and the app's files where they are named.
+    ConfigOnly(app::Files),
 }
 
 /// Looks, and prints what it saw; [`Exit::Failed`] when something is broken.
@@ -44,19 +45,22 @@ pub enum Scope {
 /// [`Failure`] when it could not even look.
 pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit, Failure> {
     let mut checks = config::advice::of(config);
-    checks.extend(match scope {
-        Scope::ConfigOnly => config_only(config),
+    let more = match scope {
+        Scope::ConfigOnly(files) => config_only(config, &files, &mut checks)?,
         Scope::Init => before_puma(config).await?,
         Scope::Pod => whole_pod(config).await?,
-    });
+    };
+    checks.extend(more);
     let report = Report::of(checks);
     console.print(&report);
     Ok(if report.is_broken() { Exit::Failed } else { Exit::Done })
 }
 
-fn config_only(config: &Config) -> Vec<Check> {
-    let left_out = [config.app_server.title(), "volume", "store", "pod", "agent"];
-    left_out.into_iter().map(|about| Check::unknown(about, "left out: --config-only")).collect()
+fn config_only(config: &Config, files: &app::Files, advice: &mut Vec<Check>) -> Result<Vec<Check>, Failure> {
+    let mut checks = app::checks(files, config, advice)?;
+    let left_out = ["volume", "store", "pod", "agent"];
+    checks.extend(left_out.into_iter().map(|about| Check::unknown(about, "left out: --config-only")));
+    Ok(checks)
 }
 
 async fn before_puma(config: &Config) -> Result<Vec<Check>, Failure> {

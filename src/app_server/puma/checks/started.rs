@@ -3,16 +3,14 @@
 use super::{PUMA, RESTARTS};
 use crate::{
     app_server::puma::{
-        plan::{allows_phased, can_be_phased},
+        config_file::PumaConfig,
+        means::{allows_phased, can_be_phased, loses_its_arguments},
         setting::{Pinned, RestartDir, Setting, Tmp},
         view::View,
     },
     config::RestartMode,
     finding::{Check, Code, Finding},
 };
-
-/// Where `rackup` listens when it is given nothing.
-const RACKUPS_PORT: u16 = 9292;
 
 /// Everything about it.
 pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
@@ -21,9 +19,11 @@ pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
     checks.extend(setting.pinned_config().as_ref().map(pinned_config));
     checks.extend(in_front(setting));
     checks.extend(rackup(view, setting));
-    checks.extend(restart_command(setting));
+    checks.extend(setting.config.as_ref().and_then(restart_command));
     checks.extend(bundle(view, setting));
-    checks.extend(tmp_restart(setting));
+    checks.extend(
+        setting.config.as_ref().filter(|config| config.tmp_restart).map(|_| tmp_restart(setting.tmp)),
+    );
     checks
 }
 
@@ -33,28 +33,23 @@ fn restart_dir(view: &View, setting: &Setting) -> Check {
     match &setting.restart_dir {
         RestartDir::Follows => Check::fine(RESTARTS, "go to where `current` leads then"),
         _ if view.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
-        RestartDir::Fixed(evidence) => Check::found(
-            RESTARTS,
-            Finding::risky(
-                Code::RestartDirUnproven,
-                format!("a restart may not follow `current`: {evidence}"),
-                LITERAL,
-            ),
-        ),
-        RestartDir::Never(evidence) => Check::found(
-            RESTARTS,
-            Finding::broken(
-                Code::RestartDirPinned,
-                format!(
-                    "no restart follows `current`: {evidence}; so nothing is deployed (restart_dir_pinned)"
-                ),
-                LITERAL,
-            ),
-        ),
+        RestartDir::Fixed(evidence) => may_not_follow(evidence),
+        RestartDir::Never(evidence) => never_follows(evidence),
     }
 }
 
-fn pinned(pinned: &Pinned) -> Check {
+pub(super) fn may_not_follow(evidence: &str) -> Check {
+    let message = format!("a restart may not follow `current`: {evidence}");
+    Check::found(RESTARTS, Finding::risky(Code::RestartDirUnproven, message, LITERAL))
+}
+
+pub(super) fn never_follows(evidence: &str) -> Check {
+    let message =
+        format!("no restart follows `current`: {evidence}; so nothing is deployed (restart_dir_pinned)");
+    Check::found(RESTARTS, Finding::broken(Code::RestartDirPinned, message, LITERAL))
+}
+
+pub(super) fn pinned(pinned: &Pinned) -> Check {
     let Pinned { what, path } = pinned;
     Check::found(
         RESTARTS,
@@ -99,12 +94,6 @@ fn in_front(setting: &Setting) -> Option<Check> {
     Some(Check::found(PUMA, finding))
 }
 
-/// With arguments that it would lose.
-pub(in crate::app_server::puma) fn loses_its_arguments(view: &View) -> bool {
-    let by_rackup = view.memory.setting.as_ref().is_some_and(|setting| setting.launch.by_rackup);
-    by_rackup && view.family.ports != [RACKUPS_PORT]
-}
-
 fn rackup(view: &View, setting: &Setting) -> Option<Check> {
     if !setting.launch.by_rackup {
         return None;
@@ -116,8 +105,8 @@ fn rackup(view: &View, setting: &Setting) -> Option<Check> {
     Some(Check::found(RESTARTS, make(Code::StartedByRackup, message, remedy)))
 }
 
-fn restart_command(setting: &Setting) -> Option<Check> {
-    let command = setting.config.as_ref()?.restart_command.as_deref()?;
+pub(super) fn restart_command(config: &PumaConfig) -> Option<Check> {
+    let command = config.restart_command.as_deref()?;
     let finding = Finding::note(
         Code::RestartCommandGiven,
         format!(
@@ -151,16 +140,14 @@ fn bundle(view: &View, setting: &Setting) -> Option<Check> {
     Some(Check::found(RESTARTS, finding))
 }
 
-fn tmp_restart(setting: &Setting) -> Option<Check> {
-    if !setting.config.as_ref()?.tmp_restart {
-        return None;
-    }
+/// The plugin is there.
+pub(super) fn tmp_restart(tmp: Tmp) -> Check {
     let (code, remedy) = (
         Code::TmpRestartShared,
         "leave `plugin :tmp_restart` out of config/puma.rb, or give each pod its own tmp (pod_dirs: [tmp])",
     );
-    let finding = match setting.tmp {
-        Tmp::Own => return Some(Check::fine(RESTARTS, "tmp/restart.txt is this pod's own")),
+    let finding = match tmp {
+        Tmp::Own => return Check::fine(RESTARTS, "tmp/restart.txt is this pod's own"),
         Tmp::OnVolume => Finding::note(
             code,
             "the plugin tmp_restart restarts Puma when tmp/restart.txt is touched, and that lies in the release: \
@@ -174,5 +161,5 @@ fn tmp_restart(setting: &Setting) -> Option<Check> {
             remedy,
         ),
     };
-    Some(Check::found(RESTARTS, finding))
+    Check::found(RESTARTS, finding)
 }

@@ -6,7 +6,12 @@ use humantime::format_duration as show;
 
 use super::{CONTROL, RESTARTS};
 use crate::{
-    app_server::puma::{config_file::PumaConfig, setting::Setting, view::View},
+    app_server::puma::{
+        config_file::{PumaConfig, Seconds},
+        setting::Setting,
+        title::Master,
+        view::View,
+    },
     finding::{Check, Code, Finding},
 };
 
@@ -27,20 +32,20 @@ const REQUESTS: &str = "requests";
 pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
     let Some(config) = &setting.config else { return Vec::new() };
     let mut checks = Vec::new();
+    let longest = Duration::from_millis(view.memory.longest_request_ms);
     if view.cluster() == Some(true) {
-        checks.extend(shutdown_timeout(view, config));
+        checks.extend(shutdown_timeout(view.told.worker_shutdown_timeout, config));
         checks.extend(check_interval(config));
-        checks.extend(worker_timeout(view, config));
-        checks.extend(longest_request(view, config));
+        checks.extend(worker_timeout(longest, config));
+        checks.extend(longest_request(view.told.worker_shutdown_timeout, longest, config));
     }
-    checks.extend(keepalive(view, config));
+    checks.extend(keepalive(view.family.title.as_ref().and_then(Master::major), config));
     checks
 }
 
 /// A single process has none: it waits for its requests.
-fn shutdown_timeout(view: &View, config: &PumaConfig) -> Option<Check> {
+pub(super) fn shutdown_timeout(told: Duration, config: &PumaConfig) -> Option<Check> {
     let puma = config.worker_shutdown_timeout.or(SHUTDOWN_TIMEOUT)?;
-    let told = view.told.worker_shutdown_timeout;
     if told == puma {
         return Some(Check::fine(
             RESTARTS,
@@ -72,7 +77,7 @@ fn shutdown_timeout(view: &View, config: &PumaConfig) -> Option<Check> {
 }
 
 /// That nothing is in flight is believed when every worker has reported twice since.
-fn check_interval(config: &PumaConfig) -> Option<Check> {
+pub(super) fn check_interval(config: &PumaConfig) -> Option<Check> {
     let interval = config.worker_check_interval.or(CHECK_INTERVAL)?;
     if interval <= CHECK_INTERVAL {
         return Some(Check::fine(CONTROL, format!("its numbers are {} old at most", show(interval))));
@@ -90,11 +95,10 @@ fn check_interval(config: &PumaConfig) -> Option<Check> {
     ))
 }
 
-/// How long a worker may be silent, and how long it may take to boot.
-fn worker_timeout(view: &View, config: &PumaConfig) -> Option<Check> {
+/// How long a worker may be silent, and how long it may take to boot; against the longest request that was seen.
+pub(super) fn worker_timeout(longest: Duration, config: &PumaConfig) -> Option<Check> {
     let timeout = config.worker_timeout.or(WORKER_TIMEOUT)?;
     let boot = config.worker_boot_timeout.or(WORKER_TIMEOUT)?;
-    let longest = Duration::from_millis(view.memory.longest_request_ms);
     if timeout.max(boot) > WORKER_TIMEOUT {
         let message = format!(
             "Puma waits {} for a worker that hangs, and {} for one that does not boot: the agent expects {} of both, and takes a \
@@ -120,9 +124,8 @@ fn worker_timeout(view: &View, config: &PumaConfig) -> Option<Check> {
 }
 
 /// Not only what is in flight now: the longest that this agent has seen.
-fn longest_request(view: &View, config: &PumaConfig) -> Option<Check> {
-    let limit = config.worker_shutdown_timeout.or(view.told.worker_shutdown_timeout)?;
-    let longest = Duration::from_millis(view.memory.longest_request_ms);
+fn longest_request(told: Duration, longest: Duration, config: &PumaConfig) -> Option<Check> {
+    let limit = config.worker_shutdown_timeout.or(told)?;
     if longest < limit {
         return None;
     }
@@ -140,9 +143,12 @@ fn longest_request(view: &View, config: &PumaConfig) -> Option<Check> {
 }
 
 /// Who closes an idle connection first may do so while a request is on its way.
-fn keepalive(view: &View, config: &PumaConfig) -> Option<Check> {
-    let major = view.family.title.as_ref()?.major()?;
-    let timeout = config.persistent_timeout.or(if major >= 7 { KEEPALIVE_FROM_7 } else { KEEPALIVE })?;
+/// `major`: the version, whose default holds where nothing else is said.
+pub(super) fn keepalive(major: Option<u32>, config: &PumaConfig) -> Option<Check> {
+    let timeout = match (config.persistent_timeout, major) {
+        (Seconds::Unset, None) => None,
+        (set, major) => set.or(if major >= Some(7) { KEEPALIVE_FROM_7 } else { KEEPALIVE }),
+    }?;
     if timeout > BALANCERS {
         return Some(Check::fine(
             REQUESTS,
