@@ -145,6 +145,8 @@ codes! {
     RestartImpossible = "RESTART_IMPOSSIBLE",
     /// A hot restart loses Puma's arguments.
     StartedByRackup = "STARTED_BY_RACKUP",
+    /// A pid file keeps the next `rails server` from starting.
+    RailsPidFileStays = "RAILS_PID_FILE_STAYS",
     /// A hot restart runs another command than Puma was started with.
     RestartCommandGiven = "RESTART_COMMAND_GIVEN",
     /// A shell in front of Puma keeps signals from it.

@@ -270,8 +270,7 @@ impl Puma {
         if memory.setting.is_none() && family.title.is_some() {
             memory.setting = self.setting(&family, memory.command_line.clone()).await;
         }
-        if memory.starter.is_none() && memory.cluster() == Some(true) && matches!(control, Control::Stats(_))
-        {
+        if memory.starter.is_none() && matches!(control, Control::Stats(_)) {
             memory.starter = self.control.starter(master.pid).await;
         }
         let (mode, told) = (self.mode, self.told.clone());

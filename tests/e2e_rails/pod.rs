@@ -24,6 +24,11 @@ pub struct Pod {
 impl Pod {
     /// Started by this command line in `current`, and proven; nothing without root.
     pub fn in_sync(start: &'static str) -> Option<Self> {
+        Self::in_sync_with(start, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn in_sync_with(start: &'static str, env: &[(&str, &str)]) -> Option<Self> {
         if !is_root() {
             return None;
         }
@@ -39,6 +44,7 @@ impl Pod {
         puma.set_env("RAILS_ENV", "production");
         puma.set_env("RAILS_LOG_LEVEL", "warn");
         puma.set_env("PORT", puma.port().to_string());
+        env.iter().for_each(|(name, value)| puma.set_env(name, *value));
         let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
         let pod_dir = puma.scratch().join("pod");
         std::fs::create_dir(&pod_dir).unwrap();

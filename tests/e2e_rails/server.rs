@@ -1,6 +1,41 @@
 //! `rails server`, which loads the app before Puma begins.
 
+use std::fs;
+
+use pitstop_rig::until;
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{app::Change, pod::Pod};
+
+/// As every Rails before 7.1 has it, and later ones with this variable.
+const PID_FILE: &str = "tmp/pids/server.pid";
+
+#[test]
+fn e2e_rails_server_with_a_pid_file_restarts_hot_and_may_not_come_back_after_a_kill() {
+    let Some(pod) = Pod::in_sync_with("exec bin/rails server", &[("PIDFILE", PID_FILE)]) else { return };
+    let found = pod.status()["findings"].to_string();
+    assert!(found.contains("RAILS_PID_FILE_STAYS") && found.contains(PID_FILE), "{found}");
+    let file = pod.puma.scratch().join("pod").join(PID_FILE);
+    let number = || fs::read_to_string(&file).unwrap_or_default();
+    let master = pod.puma.master().unwrap();
+    assert_eq!(number(), master.to_string());
+    // A hot restart is `bin/rails server --restart`: it takes the file away, and writes it anew.
+    pod.deploy(Change::Code, "v2");
+    pod.wait_in_sync("v2");
+    pod.assert_serves("v2");
+    assert_eq!((pod.puma.master(), number()), (Some(master), master.to_string()));
+    // A number that lives when the next container starts: here, this test's.
+    fs::write(&file, std::process::id().to_string()).unwrap();
+    let before = pod.puma.starts();
+    kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
+    until("it starts in vain", || (pod.puma.starts() > before + 1).then_some(()));
+    let log = fs::read_to_string(pod.puma.log()).unwrap();
+    assert!(log.contains("A server is already running"), "{log}");
+    // The remedy.
+    fs::remove_file(&file).unwrap();
+    pod.wait_in_sync("v2");
+    pod.assert_serves("v2");
+}
 
 #[test]
 fn e2e_rails_server_gets_hot_restarts_because_a_phased_one_would_keep_the_old_code() {

@@ -148,7 +148,8 @@ fn is_puma(word: &str) -> bool {
     matches!(word.rsplit('/').next(), Some("puma" | "puma-wild"))
 }
 
-fn names(command: &str, program: &str) -> bool {
+/// Whether a word of a command line is this program, in whichever directory.
+pub(super) fn names(command: &str, program: &str) -> bool {
     command.split_whitespace().any(|word| word.rsplit('/').next() == Some(program))
 }
 

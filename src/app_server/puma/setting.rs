@@ -13,6 +13,9 @@ use super::{
 };
 use crate::procs::{self, WorkingDirectory};
 
+/// Of `rails server`, which had it everywhere before Rails 7.1, and has it in development since.
+const USUAL_PID_FILE: &str = "tmp/pids/server.pid";
+
 /// What the evidence says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setting {
@@ -30,6 +33,8 @@ pub(super) struct Setting {
     pub launch: Launch,
     /// Where the `tmp` of the release lies.
     pub tmp: Tmp,
+    /// A file below the release that has this process's number.
+    pub pid_file: Option<String>,
 }
 
 /// Where a restart goes to.
@@ -85,6 +90,7 @@ impl Setting {
             surely_preloads: preload == Some(true),
             app_in_master: starter::extension_of_an_app(pid),
             tmp: if told.tmp_restart { tmp(pid) } else { Tmp::Own },
+            pid_file: pid_file(pid),
             config,
             launch,
         }
@@ -190,6 +196,22 @@ pub(in crate::app_server) fn follows(pid: i32, path: &str) -> bool {
         fs::symlink_metadata(procs::in_root_of(pid, parent).join(name)).is_ok_and(|m| m.is_symlink())
     };
     path.is_absolute() && !names_the_release && path.ancestors().any(is_link)
+}
+
+/// Where `rails server` keeps its number, unless an absolute path takes that elsewhere.
+fn pid_file(pid: i32) -> Option<String> {
+    let given = procs::environment(pid, "PIDFILE").filter(|path| !path.is_empty());
+    let name = given.unwrap_or_else(|| USUAL_PID_FILE.into());
+    let cwd = WorkingDirectory::of(pid).ok().filter(|_| Path::new(&name).is_relative())?;
+    let number = fs::read_to_string(procs::in_root_of(pid, &cwd.name.join(&name))).ok()?;
+    (number.trim().parse().ok() == own_number(pid)).then_some(name)
+}
+
+/// A process's number as it knows it itself, in the innermost of its namespaces.
+fn own_number(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().last()?.parse().ok()
 }
 
 fn tmp(pid: i32) -> Tmp {

@@ -4,8 +4,10 @@ use super::{PUMA, RESTARTS};
 use crate::{
     app_server::puma::{
         config_file::PumaConfig,
+        launch::names,
         means::{allows_phased, can_be_phased, loses_its_arguments},
         setting::{Pinned, RestartDir, Setting, Tmp},
+        starter::Starter,
         view::View,
     },
     config::RestartMode,
@@ -19,6 +21,7 @@ pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
     checks.extend(setting.pinned_config().as_ref().map(pinned_config));
     checks.extend(in_front(setting));
     checks.extend(rackup(view, setting));
+    checks.extend(rails_pid_file(view, setting));
     checks.extend(setting.config.as_ref().and_then(restart_command));
     checks.extend(bundle(view, setting));
     checks.extend(
@@ -103,6 +106,24 @@ fn rackup(view: &View, setting: &Setting) -> Option<Check> {
                    back on port 9292, with the defaults; where arguments are lost none is tried";
     let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
     Some(Check::found(RESTARTS, make(Code::StartedByRackup, message, remedy)))
+}
+
+/// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
+fn rails_pid_file(view: &View, setting: &Setting) -> Option<Check> {
+    let path = setting.pid_file.as_deref()?;
+    let command = view.memory.command_line.as_deref();
+    let by_rails = view.memory.starter == Some(Starter::RailsServer)
+        || command.is_some_and(|command| names(command, "rails") && !names(command, "puma"));
+    let finding = Finding::risky(
+        Code::RailsPidFileStays,
+        format!(
+            "`rails server` keeps its number in {path}, which outlives the container: after a kill, or in another pod \
+             that has the same {path}, it finds that number taken by some other process and does not start (\"A \
+             server is already running\"), again and again"
+        ),
+        "start it with `bundle exec puma -C config/puma.rb`, or take the file away first (rm -f, in the container's command)",
+    );
+    by_rails.then(|| Check::found(PUMA, finding))
 }
 
 pub(super) fn restart_command(config: &PumaConfig) -> Option<Check> {

@@ -11,6 +11,7 @@ use crate::{
         control::Stats,
         launch::{Arguments, InFront, Launch},
         setting::{RestartDir, Setting, Tmp},
+        starter::Starter,
         title::Master,
     },
     config,
@@ -58,6 +59,7 @@ fn setting() -> Setting {
         config: Some(PumaConfig::scan("persistent_timeout 75")),
         launch: Launch::default(),
         tmp: Tmp::Own,
+        pid_file: None,
     }
 }
 
@@ -144,6 +146,29 @@ fn who_has_started_it() {
         view.family.ports = vec![9292];
     });
     finds(("RESTART_COMMAND_GIVEN", Note), |view| configured(view, "restart_command 'bin/puma'"));
+}
+
+#[test]
+fn a_number_that_rails_keeps_where_the_next_container_finds_it() {
+    let keeps = |view: &mut View| {
+        with(view, |setting| setting.pid_file = Some("tmp/pids/server.pid".into()));
+        view.memory.image = Some((view.family.image, Some(false)));
+        view.mode = RestartMode::Hot;
+    };
+    let codes = |starter| {
+        let mut view = well("6.6.0");
+        keeps(&mut view);
+        view.memory.starter = starter;
+        found(&view)
+    };
+    let phased = ("PHASED_RESTART_UNAVAILABLE", Note);
+    assert_eq!(codes(Some(Starter::RailsServer)), [("RAILS_PID_FILE_STAYS", Risky), phased]);
+    assert_eq!(codes(Some(Starter::Puma)), [phased], "Puma writes it, and never asks for it");
+    assert_eq!(codes(None), [phased]);
+    let mut seen = well("6.6.0");
+    keeps(&mut seen);
+    seen.memory.command_line = Some("ruby bin/rails server -b 0.0.0.0".into());
+    assert_eq!(found(&seen), [("RAILS_PID_FILE_STAYS", Risky), phased]);
 }
 
 #[test]
