@@ -82,9 +82,12 @@ fn opened(bare: &str, first: &str) -> usize {
     braces + usize::from(opens)
 }
 
+/// A line's number, and its text.
+type Numbered = (usize, String);
+
 /// Lines without comments; those that go on in the next one are joined, and what is only text is left out.
-fn joined(text: &str) -> Vec<(usize, String)> {
-    let (mut found, mut open): (Vec<(usize, String)>, Option<(usize, String)>) = (Vec::new(), None);
+fn joined(text: &str) -> Vec<Numbered> {
+    let (mut found, mut open): (Vec<Numbered>, Option<Numbered>) = (Vec::new(), None);
     let (mut in_comment, mut until): (bool, Option<String>) = (false, None);
     for (number, line) in text.lines().enumerate() {
         if line == "__END__" {
