@@ -369,6 +369,11 @@ impl Deploy {
             return;
         }
         match &look.sight {
+            Sight::Seen(server) if empty && self.still_ends(server) && look.traffic.at_work() => {
+                if now >= until {
+                    self.strand(target, ends_its_requests(revert.why.reason), out);
+                }
+            }
             Sight::Seen(server) if empty && !revert.killed => {
                 let may_end = twice_empty && !barred;
                 let Some(newest) = server.generations.last().filter(|_| may_end) else { return };
@@ -386,6 +391,14 @@ impl Deploy {
             Sight::Unclear => {}
             _ => self.strand(target, revert.why, out),
         }
+    }
+
+    /// The image that was told to restart has taken the signal and is still there: it ends what it has begun, or
+    /// hangs in that.
+    fn still_ends(&self, server: &AppServer) -> bool {
+        let (Some(told), [only]) = (&self.unsettled, &server.generations[..]) else { return false };
+        let as_it_was = only.processes.iter().all(|p| told.processes.contains(&p.key));
+        told.mode == Mode::Hot && told.generations.contains(&only.key) && as_it_was
     }
 
     fn strand(&mut self, target: Target, why: Trouble, out: &mut Vec<Effect>) {
@@ -463,4 +476,10 @@ impl Deploy {
         };
         State::Reverting(target, revert)
     }
+}
+
+fn ends_its_requests(reason: Reason) -> Trouble {
+    let message = "the app server takes no requests: it was told to restart, and waits for one that it has taken \
+                   before. The release before boots as soon as that has ended. To cut it off, end the app's container";
+    Trouble::new(reason, message)
 }
