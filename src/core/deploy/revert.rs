@@ -393,12 +393,15 @@ impl Deploy {
         }
     }
 
-    /// The image that was told to restart has taken the signal and is still there: it ends what it has begun, or
-    /// hangs in that.
+    /// The image that was told to restart, by us or by others, is still there: it ends what it has begun, or hangs
+    /// in that.
     fn still_ends(&self, server: &AppServer) -> bool {
-        let (Some(told), [only]) = (&self.unsettled, &server.generations[..]) else { return false };
-        let as_it_was = only.processes.iter().all(|p| told.processes.contains(&p.key));
-        told.mode == Mode::Hot && told.generations.contains(&only.key) && as_it_was
+        let [only] = &server.generations[..] else { return false };
+        let as_it_was = |told: &Baseline| {
+            let old = only.processes.iter().all(|p| told.processes.contains(&p.key));
+            old && told.mode == Mode::Hot && told.generations.contains(&only.key)
+        };
+        !only.processes.is_empty() && self.unsettled.as_ref().is_none_or(as_it_was)
     }
 
     fn strand(&mut self, target: Target, why: Trouble, out: &mut Vec<Effect>) {

@@ -30,7 +30,13 @@ fn live(agent: &mut Agent, time: std::ops::Range<u64>, sight: fn() -> Sight, bus
         let seen = Observation { answers, ..Observation::new(Moment(now), sight(), traffic) };
         let mut effects = agent.step(Moment(now), Event::Observed(seen));
         while let Some(effect) = effects.pop() {
+            let mut outcome = Outcome::Done;
             let (attempt, step) = match effect {
+                Effect::Fetch { attempt, .. } => (attempt, Step::Fetch),
+                Effect::Check { attempt, .. } => {
+                    outcome = Outcome::Checked(Plan { mode: Mode::Hot });
+                    (attempt, Step::Check)
+                }
                 Effect::Record { attempt, record } => (attempt, Step::Record(record.event)),
                 Effect::Publish { attempt, .. } => (attempt, Step::Publish),
                 Effect::Perform { attempt, act, .. } => {
@@ -39,7 +45,7 @@ fn live(agent: &mut Agent, time: std::ops::Range<u64>, sight: fn() -> Sight, bus
                 }
                 _ => continue,
             };
-            let ended = Event::Finished { attempt, step, outcome: Outcome::Done };
+            let ended = Event::Finished { attempt, step, outcome };
             effects.extend(agent.step(Moment(now + 1), ended));
         }
     }
@@ -70,6 +76,15 @@ fn who_waits_for_a_request_in_its_stop_is_left_alone_and_that_is_said() {
     assert!(trouble.message.contains("takes no requests"), "{trouble:?}");
     live(&mut agent, 60_000..61_000, || serving_as(9), 0);
     assert_eq!((agent.view().stage, agent.view().running), (Stage::Steady, Some("v1".parse().unwrap())));
+}
+
+#[test]
+fn a_newer_move_does_not_cut_off_the_request_that_is_waited_for() {
+    let mut agent = told();
+    live(&mut agent, 5_500..40_000, stopping, 1);
+    agent.step(Moment(40_000), Event::Pointer(Ok(at("v3", 3))));
+    assert_eq!(live(&mut agent, 40_050..200_000, stopping, 1), []);
+    assert_eq!(agent.view().running, None);
 }
 
 #[test]
