@@ -75,10 +75,10 @@ pub trait AppServer: Send + Sync {
     /// Looks at it. Never waits for the volume longer than its own short limit.
     fn observe(&self) -> BoxFuture<'_, Look>;
 
-    /// The files of releases that the processes have loaded which were seen to serve; of none, where that
-    /// is not looked at.
-    fn files(&self) -> BoxFuture<'_, BTreeMap<ProcessKey, Files>> {
-        Box::pin(async { BTreeMap::new() })
+    /// The files of releases that the processes have loaded which were seen to serve; of none, where they
+    /// would prove nothing, and `None` when that cannot be seen now.
+    fn files(&self) -> BoxFuture<'_, Option<BTreeMap<ProcessKey, Files>>> {
+        Box::pin(async { Some(BTreeMap::new()) })
     }
 
     /// Everything that can be said of its set-up; the findings among them are those of a look.

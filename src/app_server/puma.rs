@@ -286,17 +286,17 @@ impl Puma {
     }
 
     /// What a worker inherited from its master says nothing of the worker's own code.
-    async fn loaded_files(&self) -> BTreeMap<ProcessKey, Files> {
+    async fn loaded_files(&self) -> Option<BTreeMap<ProcessKey, Files>> {
         let memory = self.memory.lock().await.clone();
-        let Some((image, cluster)) = memory.image else { return BTreeMap::new() };
+        let (image, cluster) = memory.image?;
         let (releases, master) = (self.releases.clone(), image.process.pid);
         let (parent, keys) = match cluster {
             Some(false) => (None, BTreeMap::from([(master, image.process_key())])),
             _ => (Some(master), memory.serving.iter().map(|worker| (worker.pid, worker.key())).collect()),
         };
         let pids: Vec<i32> = keys.keys().copied().collect();
-        let looked = self.loaded.run(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await;
-        looked.into_iter().flatten().filter_map(|(pid, files)| Some((*keys.get(&pid)?, files))).collect()
+        let looked = self.loaded.run(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await?;
+        Some(looked.into_iter().filter_map(|(pid, files)| Some((*keys.get(&pid)?, files))).collect())
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
@@ -360,7 +360,7 @@ impl AppServer for Puma {
         Box::pin(self.look())
     }
 
-    fn files(&self) -> BoxFuture<'_, BTreeMap<ProcessKey, Files>> {
+    fn files(&self) -> BoxFuture<'_, Option<BTreeMap<ProcessKey, Files>>> {
         Box::pin(self.loaded_files())
     }
 

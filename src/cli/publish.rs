@@ -14,12 +14,7 @@ use super::{Console, Exit, Failure, Publish};
 use crate::{
     config::Config,
     core::{Reason, requirement::Requirement},
-    releases::{
-        Limits,
-        layout::Layout,
-        pack,
-        unpack::{self, UnpackError},
-    },
+    releases::{Limits, layout::Layout, pack, unpack, unpack_error::UnpackError},
     revision::ReleaseId,
     store::{
         self, ArchiveKind, Body, Condition, Store, StoreError,

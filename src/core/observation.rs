@@ -43,8 +43,8 @@ pub struct Observation {
     pub sight: Sight,
     /// What the app's own health path said, if it was asked.
     pub answers: Vec<Answer>,
-    /// The files of releases that processes have loaded, of those that were looked at.
-    pub files: BTreeMap<ProcessKey, Files>,
+    /// The files of releases that processes have loaded; `None` when nobody looked, or the look failed.
+    pub files: Option<BTreeMap<ProcessKey, Files>>,
     /// Requests and connections.
     pub traffic: Traffic,
 }
@@ -52,7 +52,7 @@ pub struct Observation {
 impl Observation {
     /// A look in which the app was not asked anything.
     pub fn new(began: Moment, sight: Sight, traffic: Traffic) -> Self {
-        Self { began, sight, answers: Vec::new(), files: BTreeMap::new(), traffic }
+        Self { began, sight, answers: Vec::new(), files: None, traffic }
     }
 
     /// The answers in one: the worst of them.

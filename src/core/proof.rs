@@ -92,7 +92,7 @@ impl Hearing {
                 Probe::Unhealthy => {}
             }
         }
-        for (key, files) in &look.files {
+        for (key, files) in look.files.iter().flatten() {
             if files.open.contains(release) || files.mapped.contains(release) {
                 self.loaded.insert(*key);
             } else {
@@ -201,7 +201,7 @@ mod tests {
         let of =
             |release: &str| Files { open: BTreeSet::from([release.parse().unwrap()]), ..Files::default() };
         let files = |all: &[(u64, &str)]| Observation {
-            files: all.iter().map(|(key, release)| (ProcessKey(*key), of(release))).collect(),
+            files: Some(all.iter().map(|(key, release)| (ProcessKey(*key), of(release))).collect()),
             ..look(&[])
         };
         let level = |looks: &[Observation]| heard(looks, false).proof(&processes(&[1, 2])).level;

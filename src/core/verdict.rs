@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Policy,
     effect::{Baseline, Mode},
-    observation::{AppServer, Cwd, Generation, GenerationKey, Moment, Observation, ProcessKey, Sight},
+    observation::{AppServer, Cwd, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Sight},
     proof::Hearing,
     reason::Reason,
 };
@@ -70,6 +70,8 @@ pub struct Watch {
     elsewhere_since: Option<Moment>,
     answers: Answers,
     hearing: Hearing,
+    /// Whether the files that processes have loaded were looked at since everything was in place.
+    files_seen: bool,
     /// Since when a process has files of another release only.
     strayed_since: Option<Moment>,
     /// Who was not there before.
@@ -99,6 +101,7 @@ impl Watch {
             elsewhere_since: None,
             answers: Answers::default(),
             hearing: Hearing::default(),
+            files_seen: false,
             strayed_since: None,
             newcomers: Lives::default(),
             image: None,
@@ -329,7 +332,7 @@ impl Watch {
         let in_place = self.shape == Shape::InPlace;
         if !in_place {
             (self.good_since, self.answers) = (None, Answers::default());
-            (self.hearing, self.strayed_since) = (Hearing::default(), None);
+            (self.hearing, self.files_seen, self.strayed_since) = (Hearing::default(), false, None);
         } else if self.good_since.is_none() {
             self.good_since = Some(now);
         }
@@ -342,16 +345,17 @@ impl Watch {
         self.answers.take(look, &processes, self.several, policy);
         self.hearing.take(&of_theirs(look, &processes, self.several), &self.target, policy);
         // Where the app names its release itself, that is better evidence than its files.
-        if !policy.naming && !look.files.is_empty() {
-            let strays = newest.processes.iter().any(|p| self.strays(p.key, look));
+        if let Some(files) = look.files.as_ref().filter(|_| !policy.naming) {
+            self.files_seen = true;
+            let strays = newest.processes.iter().any(|p| self.strays(files.get(&p.key)));
             self.strayed_since = strays.then(|| self.strayed_since.unwrap_or(now));
         }
     }
 
     /// It has files of other releases, and none of this one. After a phased restart the libraries of the
     /// bundle may well be those of the release that the master was started from.
-    fn strays(&self, key: ProcessKey, look: &Observation) -> bool {
-        let Some(files) = look.files.get(&key) else { return false };
+    fn strays(&self, files: Option<&Files>) -> bool {
+        let Some(files) = files else { return false };
         let none = BTreeSet::new();
         let phased = self.baseline.as_ref().is_some_and(|b| b.mode == Mode::Phased);
         let evidence = [&files.open, if phased { &none } else { &files.mapped }];
@@ -371,11 +375,12 @@ impl Watch {
         }
         let everybody = self.hearing.complete(&keys(newest));
         let doubtful = self.strayed_since.is_some() || (contradicted > 0 && !everybody);
-        let asked_enough = everybody || !policy.naming || !probing || self.hearing.anonymous(&keys(newest));
+        let asked_enough = everybody || !probing || self.hearing.anonymous(&keys(newest));
+        let heard = if policy.naming { asked_enough } else { self.files_seen };
         let waited = self
             .good_since
             .is_some_and(|since| now.since(since) >= policy.soak_ms.saturating_add(policy.hearing_ms));
-        let believed = (!probing || self.answers.suffice(self.several, policy)) && (asked_enough || waited);
+        let believed = (!probing || self.answers.suffice(self.several, policy)) && (heard || waited);
         let held = held(self.good_since, now, policy);
         if believed && held && !doubtful { Verdict::Proven } else { Verdict::Undecided }
     }

@@ -20,7 +20,8 @@ use super::{
     layout::Link,
     staging::Stage,
     sync_dir,
-    unpack::{UnpackError, Unpacked, unpack},
+    unpack::{Unpacked, unpack},
+    unpack_error::UnpackError,
 };
 use crate::{
     core::{Reason, Trouble},

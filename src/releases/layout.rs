@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Releases, disk_trouble, is_absence, unpack::UnpackError};
+use super::{Releases, disk_trouble, is_absence, unpack_error::UnpackError};
 use crate::{
     core::{Reason, Trouble},
     revision::ReleaseId,

@@ -38,12 +38,14 @@ pub mod layout;
 pub mod leases;
 pub mod pack;
 mod pax;
+pub mod protection;
 pub mod prune;
 pub mod publish;
 pub mod staging;
 pub mod trash;
 pub mod tree;
 pub mod unpack;
+pub mod unpack_error;
 pub mod verify_tree;
 
 /// The name of the marker in a complete release.

@@ -17,8 +17,9 @@ use serde::Serialize;
 
 use super::{
     Marker, Releases, disk_trouble,
-    leases::{Lease, Leases},
-    trash::{Fate, Pace},
+    leases::Lease,
+    protection::{Protected, Protection},
+    trash::{Emptied, Fate, Pace},
 };
 use crate::{
     core::Trouble,
@@ -33,9 +34,6 @@ use crate::{
 const ROOM_FOR: u64 = 2;
 /// The journal of a pod that has no lease is removed after so long.
 const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
-
-/// What the caller itself knows to be needed, each with the reason; asked anew before each step.
-pub type Protection<'a> = &'a dyn Fn() -> BTreeMap<ReleaseId, String>;
 
 /// How good a release has proved to be: the better, the longer it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -113,29 +111,7 @@ pub struct Kept {
     pub why: String,
 }
 
-/// Everything that must stay, as of now.
-pub(super) struct Protected {
-    own: BTreeMap<ReleaseId, String>,
-    current: Option<ReleaseId>,
-    leases: Leases,
-}
-
-impl Protected {
-    pub fn why(&self, id: &ReleaseId) -> Option<String> {
-        let leased = |lease: &Lease| lease.role(id).map(|role| format!("{role} in pod {}", lease.pod));
-        let doubtful =
-            || Some(format!("a lease cannot be read and may name it: {}", self.leases.unreadable.first()?));
-        let current = || (self.current.as_ref() == Some(id)).then(|| "current points to it".to_owned());
-        let by_lease = || self.leases.live.iter().find_map(leased);
-        self.own.get(id).cloned().or_else(current).or_else(by_lease).or_else(doubtful)
-    }
-}
-
 impl Releases {
-    pub(super) fn protected(&self, protection: Protection<'_>) -> Result<Protected, Trouble> {
-        Ok(Protected { own: protection(), current: self.current()?, leases: self.leases()? })
-    }
-
     /// Every complete release of the volume, the first to stay first.
     ///
     /// # Errors
@@ -161,8 +137,8 @@ impl Releases {
         protection: Protection<'_>,
         pace: Pace<'_>,
     ) -> Result<Pruned, Trouble> {
-        let mut done = Pruned::default();
-        self.empty_trash(&mut done, protection, pace)?;
+        let Emptied { emptied, unfinished, failed } = self.empty_trash(protection, pace)?;
+        let mut done = Pruned { emptied, unfinished, failed, ..Pruned::default() };
         let mut stays: BTreeMap<ReleaseId, String> = BTreeMap::new();
         while !done.unfinished {
             let mut all = self.judge(protection)?;

@@ -26,11 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
-    MARKER, Releases, disk_trouble, is_absence,
-    prune::{Protection, Pruned},
-    sync_dir,
-};
+use super::{MARKER, Releases, disk_trouble, is_absence, protection::Protection, sync_dir};
 use crate::{core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
 
 /// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
@@ -51,6 +47,17 @@ pub(super) enum Fate {
     Kept(String),
     /// The rest is for another time.
     Unfinished,
+}
+
+/// What became of all that lay in the trash.
+#[derive(Debug, Default)]
+pub(super) struct Emptied {
+    /// So many are gone now.
+    pub emptied: usize,
+    /// The rest is for another time.
+    pub unfinished: bool,
+    /// Could not be deleted, and why.
+    pub failed: Vec<String>,
 }
 
 impl Releases {
@@ -91,15 +98,11 @@ impl Releases {
     }
 
     /// Goes on with whatever was left in the trash, by whomever.
-    pub(super) fn empty_trash(
-        &self,
-        done: &mut Pruned,
-        protection: Protection<'_>,
-        pace: Pace<'_>,
-    ) -> Result<(), Trouble> {
+    pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Trouble> {
         let dir = self.trash_dir();
+        let mut done = Emptied::default();
         let entries = match fs::read_dir(&dir) {
-            Err(e) if is_absence(&e) => return Ok(()),
+            Err(e) if is_absence(&e) => return Ok(done),
             entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
         };
         for entry in entries {
@@ -116,7 +119,7 @@ impl Releases {
                 Err(trouble) => done.failed.push(trouble.message),
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Decides for the last time about something in the trash, then deletes it.

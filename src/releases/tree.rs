@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{
     layout::{self, Layout, Link},
-    unpack::UnpackError,
+    unpack_error::UnpackError,
 };
 
 /// As many links may be followed one after another as the kernel follows.

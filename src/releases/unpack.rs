@@ -22,6 +22,7 @@ use super::{
     layout::{Layout, Link},
     pax::Records,
     tree::{Inside, Tree},
+    unpack_error::UnpackError,
 };
 use crate::{
     failpoint,
@@ -40,20 +41,6 @@ const BLOCK_BYTES: u64 = 512;
 const APPLE_DOUBLE: [u8; 4] = [0x00, 0x05, 0x16, 0x07];
 /// How well an archive is packed does not matter below this.
 const SMALL_BYTES: u64 = 256 << 20;
-
-/// Why an archive was not unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// It has something that must not be.
-    #[error("the archive is refused: {0}")]
-    Refused(String),
-    /// It cannot be read to its end.
-    #[error("the archive cannot be read: {0}")]
-    Archive(io::Error),
-    /// The volume did not take it.
-    #[error("{0}: {1}")]
-    Disk(String, io::Error),
-}
 
 /// What was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]

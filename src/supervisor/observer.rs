@@ -128,10 +128,10 @@ impl Observer {
         }
     }
 
-    async fn files(&self, last: &mut Option<Instant>) -> BTreeMap<ProcessKey, Files> {
+    async fn files(&self, last: &mut Option<Instant>) -> Option<BTreeMap<ProcessKey, Files>> {
         let wanted = self.attention.borrow().wants_files;
         if !wanted || last.is_some_and(|last| last.elapsed() < BETWEEN_FILES) {
-            return BTreeMap::new();
+            return None;
         }
         *last = Some(Instant::now());
         self.app_server.files().await

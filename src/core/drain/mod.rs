@@ -42,7 +42,8 @@ use super::observation::{
 };
 use course::{Course, Testimony, Witness};
 use in_flight::{Beside, Freshness};
-use quiet::{Look, Quiet, Source};
+use quiet::{Quiet, Source};
+use table::Look;
 
 /// After the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
 const FALSE_DRAIN_MS: u64 = 60_000;

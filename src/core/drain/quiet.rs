@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{
     regular::Pattern,
     rhythm::{FORGET_MS, Rhythm},
-    table::{Arrival, Table},
+    table::{Arrival, Look, Table},
     words::Budget,
 };
 use crate::core::ProcessKey;
@@ -32,21 +32,6 @@ pub(super) enum Source {
     Crowd,
     /// Requests that workers counted and no socket showed.
     Unattributed,
-}
-
-/// The circumstances of one look.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
-    pub now: Moment,
-    pub draining: bool,
-    /// Bytes sent count as traffic: no control server tells of answers under way.
-    pub count_sent: bool,
-    /// Requests that no socket showed may be those of ignored peers, so that they say nothing.
-    pub unseen_is_ignored: bool,
-    /// So many requests are being served, as the workers last told.
-    pub busy: Option<u64>,
-    /// None is, by fresh numbers.
-    pub all_idle: bool,
 }
 
 /// The senders and their rhythms.

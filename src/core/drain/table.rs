@@ -6,7 +6,6 @@ use std::{
     net::IpAddr,
 };
 
-use super::quiet::Look;
 use crate::core::observation::{Connection, Moment, Sockets};
 
 /// Connections told apart; the counters of all further ones are summed.
@@ -16,6 +15,21 @@ const END_MARK: u64 = 1;
 /// Puma gives up a request that is not complete after 30 s (`first_data_timeout`), so that one that
 /// seems to wait for its answer longer, while no worker is busy, is none.
 const NO_REQUEST_MS: u64 = 35_000;
+
+/// The circumstances of one look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    pub now: Moment,
+    pub draining: bool,
+    /// Bytes sent count as traffic: no control server tells of answers under way.
+    pub count_sent: bool,
+    /// Requests that no socket showed may be those of ignored peers, so that they say nothing.
+    pub unseen_is_ignored: bool,
+    /// So many requests are being served, as the workers last told.
+    pub busy: Option<u64>,
+    /// None is, by fresh numbers.
+    pub all_idle: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Counters {

@@ -220,7 +220,7 @@ fn the_first_masters_answers_neither_prove_nor_condemn_the_second() {
         let answer = |(by, probe): &(Option<u64>, Probe)| Answer { by: by.map(ProcessKey), probe: *probe };
         let given: Vec<_> = answers.iter().map(answer).collect();
         let decided = (0..20_000).step_by(50).find_map(|at| {
-            let look = beside(up().look(at, given.clone()));
+            let look = Observation { files: Some(BTreeMap::new()), ..beside(up().look(at, given.clone())) };
             let verdict = watch.observe(Moment(at), &look, &policy(naming));
             (verdict != Verdict::Undecided).then_some((at, verdict))
         });
@@ -265,12 +265,33 @@ fn files_of_another_release_condemn_where_the_app_names_none() {
         let mut watch = fresh(mode);
         let decided = (0..20_000).step_by(50).find_map(|at| {
             let mut look = up().healthy(at);
-            look.files.insert(ProcessKey(21), files.clone());
+            look.files = Some(BTreeMap::from([(ProcessKey(21), files.clone())]));
             let verdict = watch.observe(Moment(at), &look, &policy(naming));
             (verdict != Verdict::Undecided).then_some(verdict)
         });
         assert_eq!(decided, Some(verdict), "{mode:?} {naming} {files:?}");
     }
+}
+
+/// The files are looked at now and then only: the proof waits for it, though not for ever.
+#[test]
+fn without_a_name_no_release_is_believed_before_its_files_were_looked_at() {
+    let decided = |looks_at_files: &dyn Fn(u64) -> bool, open: &str| {
+        let mut watch = fresh(Mode::Hot);
+        let files = Files { open: BTreeSet::from([open.parse().unwrap()]), ..Files::default() };
+        (0..20_000).step_by(50).find_map(|at| {
+            let mut look = up().healthy(at);
+            look.files = looks_at_files(at).then(|| BTreeMap::from([(ProcessKey(21), files.clone())]));
+            let verdict = watch.observe(Moment(at), &look, &policy(false));
+            (verdict != Verdict::Undecided).then_some((at, verdict))
+        })
+    };
+    let soak = policy(false).soak_ms;
+    let each_second = |at: u64| at > 0 && at.is_multiple_of(1_000);
+    assert_eq!(decided(&each_second, "v2"), Some((1_000, Verdict::Proven)));
+    let mismatch = Verdict::Failed(Reason::ReleaseMismatch);
+    assert_eq!(decided(&each_second, "v1").map(|(_, verdict)| verdict), Some(mismatch));
+    assert_eq!(decided(&|_| false, "v2"), Some((soak + 1_000, Verdict::Proven)), "the volume hangs");
 }
 
 /// What somebody else may do to a Puma whose release is good.
