@@ -300,11 +300,11 @@ pub fn caught_signals(pid: i32) -> Result<u64, ProcsError> {
     Ok(status.sigcgt)
 }
 
-/// Whether a process has a thread of this name.
-pub fn has_thread(pid: i32, name: &str) -> bool {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+/// The names of a process's threads, as far as the kernel keeps them: 15 bytes.
+pub fn threads(pid: i32) -> Vec<String> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let names = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    names.into_iter().any(|comm| comm.trim_end() == name)
+    names.map(|name| name.trim_end().to_owned()).collect()
 }
 
 /// A variable of the environment that the process was started with.

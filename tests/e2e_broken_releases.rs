@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{AgentRig, App, Image, PumaRig, Setup, http, poll};
+use pitstop_rig::{AgentRig, App, Image, PumaRig, Setup, http, poll, until};
 use serde_json::Value;
 
 /// A pod on `v1`, proven; the volume, Puma and the agent.
@@ -34,13 +34,19 @@ const RECOVERY: Duration = Duration::from_secs(120);
 
 impl Pod {
     fn start(setup: Setup, mode: &str) -> Self {
+        Self::start_from(App::Good, setup, mode)
+    }
+
+    fn start_from(app: App, setup: Setup, mode: &str) -> Self {
         // Below the restart's time: now and then a worker of Puma 6.6 or 8.0 stops only when it is ended.
         let mut puma = PumaRig::empty(Setup { restarted: true, worker_shutdown_timeout: 3, ..setup });
         let timeout = if puma.setup().image == Image::Machine { TIMEOUT } else { TIMEOUT_IN_AN_IMAGE };
         let mut agent = AgentRig::prepare(Path::new(env!("CARGO_BIN_EXE_pitstop")), &puma);
         agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.into()));
         agent.env.push(("PITSTOP_RESTART_TIMEOUT".into(), timeout.into()));
-        agent.start_from_v1(&mut puma);
+        // Some tests want a restart with a request in flight.
+        agent.env.push(("PITSTOP_RESTART_LONG_REQUESTS".into(), "proceed".into()));
+        agent.start_from(&mut puma, app);
         Self { puma, agent }
     }
 
@@ -65,6 +71,10 @@ impl Pod {
         let log = fs::read_to_string(log).expect("revisions.log");
         let records = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
         records.filter(|record| record["event"] == "attempt" && record["release"] == release).count()
+    }
+
+    fn agent_said(&self, what: &str) -> bool {
+        fs::read_to_string(self.agent.log()).expect("the agent's log").contains(what)
     }
 
     /// After all that, a good release goes out as ever.
@@ -198,6 +208,40 @@ fn a_single_process_that_hangs_is_ended_and_the_container_boots_good_code() {
     let reason = pod.survives(App::HangsOnBoot);
     assert!(["boot_timeout", "boot_failed"].contains(&reason.as_str()), "{reason}");
     assert_eq!(pod.puma.starts(), 2);
+    pod.takes_a_good_release();
+}
+
+/// The release is well; the one before it takes the signal and accepts nothing from then on.
+#[test]
+fn a_single_process_that_hangs_in_its_stop_is_ended_and_the_container_boots_what_was_there() {
+    let pod = Pod::start_from(App::NeverStops, Setup::single(), HOT);
+    assert_eq!(pod.survives(App::Good), "boot_timeout");
+    assert_eq!(pod.puma.starts(), 2);
+    assert!(pod.agent_said("the release was never loaded"));
+}
+
+/// That one does not hang: whoever ended it would cut the request off.
+#[test]
+fn a_single_process_that_waits_for_a_request_in_its_stop_is_left_alone_until_it_is_back() {
+    let pod = Pod::start(Setup::single(), HOT);
+    let (port, held) = (pod.puma.port(), Duration::from_secs(200));
+    let request = thread::spawn(move || http::get_within(port, "/slow?s=0&after=end", held));
+    until("the request in flight", || {
+        (pod.agent.metric("pitstop_puma_requests_in_flight")? >= 1.0).then_some(())
+    });
+    pod.agent.publish(&pod.puma, App::Good, "v2");
+    pod.agent.promote("v2");
+    let stranded = |status: &Value| status["stage"] == "stranded";
+    let status = poll(RECOVERY, || pod.agent.status().filter(stranded)).expect("it gives up, and says so");
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("takes no requests") && status["running"].is_null(), "{status}");
+    assert_eq!(pod.agent.metric(r#"pitstop_stage{stage="stranded"}"#), Some(1.0));
+    fs::write(pod.puma.run_dir().join("end"), "").unwrap();
+    assert_eq!(request.join().unwrap().expect("an answer").status, 200);
+    let back = |status: &Value| status["running"] == "v1" && status["stage"] == "steady";
+    poll(RECOVERY, || pod.agent.status().filter(back)).expect("v1 runs again");
+    assert_eq!(pod.puma.starts(), 1);
+    pod.puma.wait_for_release("v1");
     pod.takes_a_good_release();
 }
 

@@ -103,6 +103,8 @@ struct Memory {
     proven_ours: bool,
     /// What its image was, and whether that was seen to be a cluster.
     image: Option<(Image, Option<bool>)>,
+    /// This image was seen to have a reactor.
+    reactor: bool,
     /// The most workers that were seen to serve under this master.
     most_workers: usize,
     /// The workers that served at the last look.
@@ -325,11 +327,13 @@ impl Memory {
         }
         if self.image.is_none_or(|(image, _)| image != family.image) {
             (self.setting, self.starter, self.next_puma) = (None, None, None);
+            self.reactor = false;
         }
+        self.reactor |= family.server.reactor;
         let earlier = self.image.filter(|(image, _)| *image == family.image).and_then(|(_, cluster)| cluster);
         let cluster = match control {
             Control::Stats(stats) => Some(stats.workers.is_some()),
-            _ if family.serves => Some(false),
+            _ if family.server.acceptor => Some(false),
             _ if !family.workers.is_empty() => Some(true),
             _ => earlier,
         };

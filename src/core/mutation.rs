@@ -20,4 +20,7 @@ pub enum Mutation {
     MismatchIgnored,
     /// Ours begins whatever others are doing.
     BeginsAmidTheirs,
+    /// A single process that was told to stop counts as one that serves, until it is gone: planted in what is seen.
+    #[cfg(test)]
+    StopsUnseen,
 }

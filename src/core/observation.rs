@@ -245,6 +245,18 @@ impl Connection {
 }
 
 impl Traffic {
+    /// Whether the server has a request that it has taken and not answered: by the workers' own numbers, else
+    /// by the socket table. What nobody has read yet waits for any server, and is none.
+    pub fn at_work(&self) -> bool {
+        match &self.workers {
+            Some(workers) if !workers.is_empty() => workers.iter().any(|w| w.busy > 0 || w.backlog > 0),
+            _ => {
+                let connections = self.sockets.iter().flat_map(|sockets| &sockets.connections);
+                connections.into_iter().any(|c| c.busy() && c.unread == 0)
+            }
+        }
+    }
+
     /// For how long the oldest request in flight has been there, in milliseconds, as far as the
     /// socket table tells; `None` when none seems to be. Where workers say that they are busy with
     /// more requests than the table shows, ambiguous connections count as well.
@@ -254,5 +266,39 @@ impl Traffic {
         let told: u64 = self.workers.iter().flatten().map(|w| u64::from(w.busy) + u64::from(w.backlog)).sum();
         let doubtful = |c: &Connection| (told > busy && c.ambiguous()).then_some(c.last_received_ms?);
         connections.iter().filter_map(|c| c.request_age_ms().or_else(|| doubtful(c))).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(unread: u32, sent: u64) -> Connection {
+        Connection {
+            key: 1,
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+            unread,
+            unsent: 0,
+            received: Some(100),
+            sent: Some(sent),
+            last_received_ms: Some(50),
+            last_sent_ms: Some(if sent > 0 { 10 } else { 50 }),
+        }
+    }
+
+    #[test]
+    fn what_a_server_has_taken_is_at_work_and_what_waits_for_it_is_not() {
+        let table = |connections: Vec<Connection>| {
+            let sockets = Sockets { accept_queue: 1, connections, ..Sockets::default() };
+            Traffic { workers: None, sockets: Some(sockets) }
+        };
+        assert!(table(vec![connection(0, 0)]).at_work(), "it was read and not answered");
+        assert!(!table(vec![connection(100, 0)]).at_work(), "nobody has read it");
+        assert!(!table(vec![connection(0, 9)]).at_work(), "it was answered");
+        let told = |busy, backlog| {
+            let load = WorkerLoad { key: ProcessKey(1), requests: 0, busy, backlog, checkin: 0 };
+            Traffic { workers: Some(vec![load]), ..table(vec![connection(0, 0)]) }.at_work()
+        };
+        assert_eq!([told(0, 0), told(1, 0), told(0, 1)], [false, true, true], "its own numbers know better");
     }
 }

@@ -16,7 +16,7 @@ fn deploy(pod: &Pod, id: &str, requires: &str) {
 #[test]
 fn e2e_a_release_waits_for_the_image_that_it_needs() {
     let pod = Pod::born(Setup { restarted: true, ..Setup::default() }).started();
-    let lib = pod.puma.scratch().join("libnew.so");
+    let lib = pod.puma.run_dir().join("libnew.so");
     let arch = std::env::consts::ARCH;
     deploy(&pod, "v2", &format!("ruby=9.9,arch={arch},libc=glibc=2.17,file=/usr/bin/env"));
     let status = pod.wait_for_reason("needs_image");
@@ -27,7 +27,7 @@ fn e2e_a_release_waits_for_the_image_that_it_needs() {
     assert_eq!((pod.attempts("v2"), &status["rejected"]), (0, &serde_json::json!([])));
     pod.assert_runs("v1");
     // This very Ruby is there; a file is not, until another container brings it.
-    deploy(&pod, "v3", &format!("ruby={ruby},file={}", lib.display()));
+    deploy(&pod, "v3", &format!("ruby={ruby},file={}", pod.puma.inside(&lib).display()));
     let status = until("the other lack", || {
         pod.agent
             .status()

@@ -12,6 +12,10 @@ use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
 /// Puma names the thread that accepts requests, in workers and in single mode, only once its app is
 /// loaded.
 const SERVING_THREAD: &str = "puma srv";
+/// The thread that waits for slow clients. There is none with `queue_requests false`.
+const REACTOR_THREAD: &str = "puma reactor";
+/// What the names of the pool's threads begin with, and of those that look after it.
+const POOL_THREADS: &str = "puma srv t";
 
 /// Puma asks only whether it is set, not to what.
 const SKIP_HOT: &str = "PUMA_SKIP_SIGUSR2";
@@ -52,8 +56,8 @@ pub(super) struct Family {
     pub catches_hot: bool,
     /// It was told to have none of its own for SIGUSR2, and would end by the signal.
     pub skips_hot: bool,
-    /// It accepts requests itself: single mode, app loaded.
-    pub serves: bool,
+    /// Its own server: single mode, app loaded.
+    pub server: Server,
     /// The TCP ports that it listens on: by its title, else by its open sockets.
     pub ports: Vec<u16>,
     /// Its workers.
@@ -64,6 +68,34 @@ impl Family {
     /// SIGUSR2 would restart it, as far as can be seen.
     pub fn takes_hot(&self) -> bool {
         self.catches_hot && !self.skips_hot
+    }
+}
+
+/// Puma's server in one process, by its threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Server {
+    /// The thread that accepts. Told to stop, it accepts nothing any more, but lives until all others have ended.
+    pub acceptor: bool,
+    /// The reactor, the first to be ended in a stop.
+    pub reactor: bool,
+    /// At least one of the pool's.
+    pub pool: bool,
+}
+
+impl Server {
+    fn of(pid: i32) -> Self {
+        let threads = procs::threads(pid);
+        let named = |name: &str| threads.iter().any(|thread| thread == name);
+        Self {
+            acceptor: named(SERVING_THREAD),
+            reactor: named(REACTOR_THREAD),
+            pool: threads.iter().any(|thread| thread.starts_with(POOL_THREADS)),
+        }
+    }
+
+    /// Whether it accepts requests: it does not from the moment on when its reactor, if it `had` one, has ended.
+    pub fn accepts(self, had_reactor: bool) -> bool {
+        self.acceptor && (self.reactor || self.pool && !had_reactor)
     }
 }
 
@@ -179,7 +211,7 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
     let ports = title.as_ref().map(title::Master::ports).filter(|ports| !ports.is_empty());
     let ports = ports.unwrap_or_else(|| procs::listening_ports(pid));
     let caught = procs::caught_signals(pid)?;
-    let serves = procs::has_thread(pid, SERVING_THREAD);
+    let server = Server::of(pid);
     let workers = entries.iter().filter(|entry| is_worker(entry, pid, entries)).filter_map(worker).collect();
     // Everything above was seen of one and the same image, or it proves nothing.
     if Image::of(pid)? != image {
@@ -189,7 +221,7 @@ fn family(master: ProcessId, entries: &[Entry]) -> Result<Family, ProcsError> {
     let (catches_phased, catches_hot) = (catches(Signal::USR1), catches(Signal::USR2));
     let skips_hot = title.as_ref().is_some_and(title::Master::may_skip_hot)
         && procs::environment(pid, SKIP_HOT).is_some();
-    Ok(Family { image, title, command_line, catches_phased, catches_hot, skips_hot, serves, ports, workers })
+    Ok(Family { image, title, command_line, catches_phased, catches_hot, skips_hot, server, ports, workers })
 }
 
 fn is_worker(entry: &Entry, master: i32, entries: &[Entry]) -> bool {
@@ -199,11 +231,11 @@ fn is_worker(entry: &Entry, master: i32, entries: &[Entry]) -> bool {
 
 /// A worker that calls itself a master: what was just forked accepts nothing yet.
 fn is_disguised(entry: &Entry, master: i32) -> bool {
-    entry.parent == master && is_master(entry) && procs::has_thread(entry.id.pid, SERVING_THREAD)
+    entry.parent == master && is_master(entry) && Server::of(entry.id.pid).acceptor
 }
 
 fn worker(entry: &Entry) -> Option<Worker> {
-    let serves = procs::has_thread(entry.id.pid, SERVING_THREAD);
+    let serves = Server::of(entry.id.pid).acceptor;
     // The list is older than the image; only what is still there belongs to it.
     entry.id.lives().then_some(Worker { id: entry.id, serves })
 }
@@ -215,4 +247,20 @@ pub(super) fn workers_of(master: i32) -> Vec<ProcessId> {
         Title::parse(&entry.title) == Some(Title::Worker { master }) || is_disguised(entry, master)
     };
     entries.iter().filter(is_worker).map(|entry| entry.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_reactor_has_ended_accepts_nothing_any_more() {
+        let accepts = |acceptor, reactor, pool, had| Server { acceptor, reactor, pool }.accepts(had);
+        assert!(accepts(true, true, true, true));
+        assert!(accepts(true, true, false, true), "no thread is needed while nobody asks");
+        assert!(accepts(true, false, true, false), "queue_requests false");
+        assert!(!accepts(true, false, true, true), "it waits for its last requests");
+        assert!(!accepts(true, false, false, false), "it waits for a thread that has ended");
+        assert!(!accepts(false, true, true, true), "its app is not loaded");
+    }
 }

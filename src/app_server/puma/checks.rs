@@ -85,7 +85,7 @@ fn control_absent(what: &str) -> Finding {
 }
 
 fn serves(view: &View) -> bool {
-    view.family.serves || view.family.workers.iter().any(|worker| worker.serves)
+    view.serves() || view.family.workers.iter().any(|worker| worker.serves)
 }
 
 /// The same rule as a plan's: a Puma that was never seen in a release of ours may be a sidecar's.

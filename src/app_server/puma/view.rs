@@ -97,10 +97,15 @@ impl View {
     fn signalable(&self) -> bool {
         let loaded = match self.cluster() {
             Some(true) => true,
-            Some(false) => self.family.serves,
+            Some(false) => self.serves(),
             None => false,
         };
         self.family.title.is_some() && self.family.catches_hot && loaded
+    }
+
+    /// It accepts requests itself: single mode, its app loaded, and not told to stop or to restart.
+    pub fn serves(&self) -> bool {
+        self.family.server.accepts(self.memory.reactor)
     }
 
     pub fn expected(&self) -> usize {
@@ -115,7 +120,7 @@ impl View {
     fn processes(&self) -> Vec<Process> {
         if self.cluster() == Some(false) {
             let key = self.family.image.process_key();
-            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.family.serves }];
+            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.serves() }];
         }
         let process = |worker: &Worker| Process {
             key: worker.id.key(),

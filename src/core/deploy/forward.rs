@@ -204,6 +204,13 @@ impl Deploy {
         let seen = look.is_some_and(|l| l.sight != Sight::Unclear);
         let expired = verifying.watch.expired(now).filter(|_| seen);
         let over = verifying.watch.second_master_gone();
+        let failure = |reason| match reason {
+            Reason::BootTimeout if verifying.watch.signalled() && verifying.watch.unchanged() => {
+                "the app server was told to restart and has not begun to within restart.timeout: the release was \
+                 never loaded"
+            }
+            reason => failure(reason),
+        };
         match (verdict, expired) {
             (verdict::Verdict::Proven, _) => {
                 let hearing = verifying.watch.hearing().clone();
@@ -211,13 +218,17 @@ impl Deploy {
                     look.and_then(|look| Standing::proved(&target.revision.release, look, hearing));
                 self.proven(target);
             }
-            (verdict::Verdict::Failed(reason), _) => self.failed(now, target, reason, over),
+            (verdict::Verdict::Failed(reason), _) => {
+                self.failed(now, target, Trouble::new(reason, failure(reason)), over);
+            }
             (verdict::Verdict::Undecided, _) if seen && verifying.lost_its_signal(now) => {
                 // The agent died around the signal and nothing ever came of it.
                 self.unsettled = None;
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
-            (verdict::Verdict::Undecided, Some(reason)) => self.failed(now, target, reason, over),
+            (verdict::Verdict::Undecided, Some(reason)) => {
+                self.failed(now, target, Trouble::new(reason, failure(reason)), over);
+            }
             (verdict::Verdict::Undecided, None) => self.state = State::Verifying(target, verifying),
         }
     }
@@ -244,11 +255,10 @@ impl Deploy {
         self.state = State::Committing(target, Committing::Record);
     }
 
-    fn failed(&mut self, now: Moment, target: Target, reason: Reason, over: bool) {
+    fn failed(&mut self, now: Moment, target: Target, why: Trouble, over: bool) {
         if over {
             self.unsettled = None;
         }
-        let why = Trouble::new(reason, failure(reason));
         self.begin_revert(now, target, why, true);
     }
 

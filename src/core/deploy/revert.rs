@@ -369,6 +369,11 @@ impl Deploy {
             return;
         }
         match &look.sight {
+            Sight::Seen(server) if empty && self.still_ends(server) && look.traffic.at_work() => {
+                if now >= until {
+                    self.strand(target, ends_its_requests(revert.why.reason), out);
+                }
+            }
             Sight::Seen(server) if empty && !revert.killed => {
                 let may_end = twice_empty && !barred;
                 let Some(newest) = server.generations.last().filter(|_| may_end) else { return };
@@ -386,6 +391,17 @@ impl Deploy {
             Sight::Unclear => {}
             _ => self.strand(target, revert.why, out),
         }
+    }
+
+    /// The image that was told to restart, by us or by others, is still there: it ends what it has begun, or hangs
+    /// in that.
+    fn still_ends(&self, server: &AppServer) -> bool {
+        let [only] = &server.generations[..] else { return false };
+        let as_it_was = |told: &Baseline| {
+            let old = only.processes.iter().all(|p| told.processes.contains(&p.key));
+            old && told.mode == Mode::Hot && told.generations.contains(&only.key)
+        };
+        !only.processes.is_empty() && self.unsettled.as_ref().is_none_or(as_it_was)
     }
 
     fn strand(&mut self, target: Target, why: Trouble, out: &mut Vec<Effect>) {
@@ -463,4 +479,10 @@ impl Deploy {
         };
         State::Reverting(target, revert)
     }
+}
+
+fn ends_its_requests(reason: Reason) -> Trouble {
+    let message = "the app server takes no requests: it was told to restart, and waits for one that it has taken \
+                   before. The release before boots as soon as that has ended. To cut it off, end the app's container";
+    Trouble::new(reason, message)
 }

@@ -1,5 +1,7 @@
 //! What no walk shows: how much evidence a verdict takes.
 
+mod stop;
+
 use crate::core::{
     Agent, Answer, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment,
     Observation, Operator, Outcome, Plan, Policy, Probe, Process, ProcessKey, Record, Recovered, Sight,

@@ -1,7 +1,7 @@
 //! What need not happen, and does: crashes, failed and hanging writes, looks that arrive late,
-//! others' hands, slowness, drains.
+//! others' hands, stops that never end, slowness, drains.
 
-use super::pod::{Signal, Stage as PumaStage};
+use super::pod::{Master, Signal, Stage as PumaStage};
 use super::world::{Disturbance, Next, PreStop, World, address, number};
 use crate::core::drain::DrainCommand;
 use crate::core::{Effect, Event, Observation, Outcome, Reason, Sight, Trouble};
@@ -138,6 +138,11 @@ impl World {
         let mut killed = self.clone().disturb(Disturbance::Killed);
         (killed.pod.master, killed.pod.second) = (None, None);
         let mut next = vec![killed.note("Puma is killed")];
+        if self.pod.kind.single && master.stage == PumaStage::Stopping {
+            let mut stuck = self.clone().disturb(Disturbance::Stuck);
+            stuck.pod.master = Some(Master { stage: PumaStage::Stuck, ..master.clone() });
+            next.push(stuck.note("Puma hangs in its stop"));
+        }
         // A second master of other hands stays until those hands end it.
         if !self.pod.kind.beside
             && master.stage == PumaStage::Running

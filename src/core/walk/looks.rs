@@ -1,12 +1,15 @@
 //! What the agent sees and hears of the pod.
 
-use super::pod::{Master, Nature, Rel, Worker};
+use std::borrow::Cow;
+
+use super::pod::{Master, Nature, Pod, Rel, Stage as PumaStage, Worker};
 use super::world::{NOW, World, name, number};
+use crate::core::mutation::Mutation;
 use crate::core::{Agent, Answer, Cwd, Observation, Probe, ProcessKey, Sockets, Traffic};
 
 impl World {
     pub fn look(&self) -> Observation {
-        let sight = self.pod.sight(|rel| Cwd::Release(name(rel)));
+        let sight = self.seen().sight(|rel| Cwd::Release(name(rel)));
         let wanted = self.agent.as_ref().and_then(Agent::probe_for);
         let answers = wanted.map_or(vec![], |release| self.answers(number(&release)));
         // Clients go on asking, and wait while nothing serves.
@@ -14,6 +17,18 @@ impl World {
         let sockets = Sockets { accept_queue, ..Sockets::default() };
         let traffic = Traffic { workers: None, sockets: Some(sockets) };
         Observation { answers, ..Observation::new(NOW.plus(1), sight, traffic) }
+    }
+
+    /// The pod as the adapter sees it: a planted defect is one of its sight.
+    fn seen(&self) -> Cow<'_, Pod> {
+        let mut pod = Cow::Borrowed(&self.pod);
+        let stops = |m: &Master| matches!(m.stage, PumaStage::Stopping | PumaStage::Stuck);
+        if self.setting.mutation == Some(Mutation::StopsUnseen) && self.pod.master.as_ref().is_some_and(stops)
+        {
+            let workers = pod.to_mut().master.iter_mut().flat_map(|master| &mut master.workers);
+            workers.flatten().for_each(|worker| worker.booted = true);
+        }
+        pod
     }
 
     /// Every worker of the newest master that serves is asked, and names its code's release. While it has

@@ -282,3 +282,9 @@ fn a_restart_that_begins_in_the_middle_of_another_is_found() {
     let rule = "a restart begins in the middle of somebody else's";
     is_found(Mutation::BeginsAmidTheirs, super::Mode::Hot, Nature::Good, 1, rule);
 }
+
+#[test]
+fn a_stop_that_passes_for_service_is_found() {
+    let rule = "it says what runs, and nobody serves";
+    is_found_in(SINGLE, Mutation::StopsUnseen, super::Mode::Hot, Nature::Good, 1, rule);
+}

@@ -43,6 +43,8 @@ pub enum Stage {
     Running,
     /// USR2 received: old workers finish, then the exec reads `current`.
     Stopping,
+    /// A single process waits for ever for a thread of its own that has ended.
+    Stuck,
     /// Between exec and title: any USR2 kills.
     Exec,
     /// Title set, signals handled, the app not yet loaded.
@@ -159,8 +161,9 @@ impl Pod {
         let Some(master) = self.master.as_mut().filter(|m| m.key == on) else { return false };
         match (signal, master.stage) {
             (Signal::Kill, _) | (_, Stage::Exec) => self.master = None,
+            (_, Stage::Stuck) => {}
             (Signal::Usr1, _) if self.kind.single || self.kind.preload => {
-                master.stage = Stage::Stopping;
+                stop(master, self.kind.single);
                 master.foreign = foreign;
             }
             (Signal::Usr1, Stage::Running) => {
@@ -173,7 +176,7 @@ impl Pod {
                 // A master that hangs in its app's preload never comes to handle it.
                 let deaf = master.stage == Stage::Loading;
                 if !deaf {
-                    master.stage = Stage::Stopping;
+                    stop(master, self.kind.single);
                     master.foreign = foreign;
                 }
             }
@@ -207,6 +210,7 @@ impl Pod {
     ) -> Vec<Self> {
         match master.stage {
             Stage::Stopping => vec![self.exec(master, current, keys)],
+            Stage::Stuck => vec![],
             Stage::Exec => self.title(master, current, nature),
             Stage::Loading => self.load(master, nature),
             Stage::Running | Stage::Phased { .. } => self.work(master, current, nature, keys),
@@ -325,6 +329,14 @@ impl Pod {
             return None;
         }
         Some(self.with(Some(changed)))
+    }
+}
+
+/// A single process accepts nothing from then on; the master of a cluster tells its workers first.
+fn stop(master: &mut Master, single: bool) {
+    master.stage = Stage::Stopping;
+    for worker in master.workers.iter_mut().flatten().filter(|_| single) {
+        worker.booted = false;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::fingerprint;
-use super::pod::{Nature, Stage as PumaStage};
+use super::pod::{Master, Nature, Stage as PumaStage};
 use super::world::{Disturbance, PreStop, World, name, number};
 use crate::core::effect::{Act, Effect, Mode};
 use crate::core::{Agent, Event, Outcome, Reason, Stage};
@@ -280,6 +280,13 @@ fn at_rest(world: &World) -> Result<(), String> {
         return broken(world, "it rests with two masters");
     }
     let settled = view.stage == Stage::Steady || waits;
+    if world.pod.alive && world.pod.booted() == 0 && view.running.is_some() {
+        return broken(world, "it says what runs, and nobody serves");
+    }
+    let ours = |master: &Master| master.stage == PumaStage::Stuck && !master.foreign;
+    if world.pod.master.as_ref().is_some_and(ours) {
+        return broken(world, "it stands still beside a Puma that hangs in the stop that it asked for");
+    }
     let in_sync = settled && view.running == Some(name(wanted));
     let explained = view.trouble.is_some() && (settled || view.stage == Stage::Stranded);
     let kind = world.setting.kind;

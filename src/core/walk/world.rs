@@ -28,6 +28,7 @@ pub enum Disturbance {
     Torn,
     Foreign,
     Killed,
+    Stuck,
     Drain,
     Slow,
 }

@@ -126,7 +126,15 @@ impl AgentRig {
     /// # Panics
     /// When any of this does not work.
     pub fn start_from_v1(&mut self, puma: &mut PumaRig) {
-        self.publish(puma, App::Good, "v1");
+        self.start_from(puma, App::Good);
+    }
+
+    /// The same with another app as `v1`.
+    ///
+    /// # Panics
+    /// When any of this does not work.
+    pub fn start_from(&mut self, puma: &mut PumaRig, app: App) {
+        self.publish(puma, app, "v1");
         self.promote("v1");
         self.must(&["fetch"]);
         puma.run();

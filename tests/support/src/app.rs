@@ -23,6 +23,9 @@ pub enum App {
     HangsInWorker,
     /// Serves, but says in its header that it is another release.
     Misnamed,
+    /// Serves. Told to stop or to restart, its server ends its requests and then waits for ever, as one on Ruby 3.3
+    /// does now and then that is very young.
+    NeverStops,
     /// Serves, and keeps a file of its directory open.
     KeepsFileOpen,
 }
@@ -58,6 +61,7 @@ impl App {
             Self::NeedsDatabase => "File.read(File.join(ENV.fetch('RIG_RUN'), 'database'))",
             Self::HangsOnBoot => "sleep",
             Self::SlowBoot => "sleep 2",
+            Self::NeverStops => "Puma::ThreadPool.prepend(Module.new { def shutdown(*) = [super, sleep] })",
             Self::KeepsFileOpen => {
                 "KEPT = File.open(File.join(File.dirname(File.expand_path(__FILE__)), 'REVISION'))"
             }

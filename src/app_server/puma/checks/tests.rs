@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     app_server::puma::{
         Memory,
-        census::{Family, Worker},
+        census::{Family, Server, Worker},
         config_file::PumaConfig,
         control::Stats,
         launch::{Arguments, InFront, Launch},
@@ -37,7 +37,7 @@ fn well(version: &str) -> View {
             catches_phased: true,
             catches_hot: true,
             skips_hot: false,
-            serves: false,
+            server: Server::default(),
             ports: vec![3000],
             workers: workers.into(),
         },

@@ -100,7 +100,10 @@ impl Keeper {
         loop {
             let process = self.start(shared);
             self.watch(shared, &process);
-            let code = crate::until("an exit code", || shared.podman.exit_code(&process.container));
+            // Whoever throws the pod away takes the exit codes with it.
+            let code = || shared.podman.exit_code(&process.container).map(Some);
+            let code = crate::until("an exit code", || code().or(shared.is_over().then_some(None)));
+            let Some(code) = code else { return };
             {
                 let mut state = self.state();
                 (state.process, state.started, state.ready, state.code) = (None, false, false, Some(code));
