@@ -14,6 +14,8 @@ use super::{Row, SocketsError, State, Table, address};
 use crate::core::{Connection, Sockets};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The older request: it asks for both families at once.
+const TCPDIAG_GETSOCK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST_DUMP: u16 = 0x1 | 0x300;
@@ -34,12 +36,20 @@ const STATES: u32 =
     1 << ESTABLISHED | 1 << FIN_WAIT1 | 1 << CLOSE_WAIT | 1 << LAST_ACK | 1 << LISTEN | 1 << CLOSING;
 
 const NLMSG_HEADER: usize = 16;
+const SOCKET_ID: usize = 48;
 const MESSAGE: usize = 72;
 /// The kernel fills at most 32 KiB at once.
 const BUFFER: usize = 64 * 1024;
 
-/// Asks for both families: a v6 listener's IPv4 connections are v6 sockets.
+/// Asks for both families: a v6 listener's IPv4 connections are v6 sockets. For each request the kernel walks its
+/// whole table, hundreds of thousands of places of which few are taken, and that is most of what a look at a
+/// Puma costs. So there is one request, and one for each family only where that is not understood.
 pub(super) fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
+    let of_each = || ask(&[AF_INET, AF_INET6].map(|family| of_one(family, ports)), ports);
+    ask(&[of_both(ports)], ports).or_else(|_| of_each())
+}
+
+fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Sockets, SocketsError> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -49,15 +59,14 @@ pub(super) fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
     // The kernel answers in the same call; this is for one that never does.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(1, 0))?;
     let mut table = Table::default();
-    for family in [AF_INET, AF_INET6] {
-        dump(&netlink, family, ports, &mut table)?;
+    for request in requests {
+        dump(&netlink, request, ports, &mut table)?;
     }
     Ok(table.finish())
 }
 
-fn dump(netlink: &OwnedFd, family: u8, ports: &[u16], table: &mut Table) -> Result<(), SocketsError> {
-    let request = request(family, ports);
-    send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
+fn dump(netlink: &OwnedFd, request: &[u8], ports: &[u16], table: &mut Table) -> Result<(), SocketsError> {
+    send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
     let mut buffer = vec![0; BUFFER];
     loop {
         let len = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -67,18 +76,31 @@ fn dump(netlink: &OwnedFd, family: u8, ports: &[u16], table: &mut Table) -> Resu
     }
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2`. A single port is filtered by the kernel.
-fn request(family: u8, ports: &[u16]) -> Vec<u8> {
+/// `inet_diag_req_v2`.
+fn of_one(family: u8, ports: &[u16]) -> Vec<u8> {
+    let head = [family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0];
+    request(SOCK_DIAG_BY_FAMILY, &[head, STATES.to_ne_bytes()].concat(), ports, &[])
+}
+
+/// `inet_diag_req`, which leaves the family open.
+fn of_both(ports: &[u16]) -> Vec<u8> {
+    let tail = [STATES.to_ne_bytes(), [0; 4]].concat();
+    request(TCPDIAG_GETSOCK, &[0, 0, 0, 1 << (INET_DIAG_INFO - 1)], ports, &tail)
+}
+
+/// `nlmsghdr`, and between head and tail `inet_diag_sockid`. A single port is filtered by the kernel.
+fn request(kind: u16, head: &[u8], ports: &[u16], tail: &[u8]) -> Vec<u8> {
     let port = if let [port] = ports { *port } else { 0 };
-    let mut bytes = Vec::with_capacity(72);
-    bytes.extend(72u32.to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    let mut bytes = vec![0; 4];
+    bytes.extend(kind.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
     bytes.extend([0; 8]);
-    bytes.extend([family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0]);
-    bytes.extend(STATES.to_ne_bytes());
+    bytes.extend(head);
     bytes.extend(port.to_be_bytes());
-    bytes.resize(72, 0);
+    bytes.resize(bytes.len() + SOCKET_ID - 2, 0);
+    bytes.extend(tail);
+    let len = u32::try_from(bytes.len()).unwrap_or_default();
+    bytes[..4].copy_from_slice(&len.to_ne_bytes());
     bytes
 }
 
@@ -110,7 +132,7 @@ pub(super) fn rows(bytes: &[u8], mut take: impl FnMut(u16, Row)) -> Result<Progr
                 let code = u32_at(body, 0).map_or(0, |n| n.cast_signed().wrapping_neg());
                 return Err(nix::Error::from_raw(code).into());
             }
-            SOCK_DIAG_BY_FAMILY => {
+            SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                 let (port, row) = row(body).ok_or(torn)?;
                 take(port, row);
             }
@@ -210,6 +232,22 @@ mod tests {
         let mut table = Table::default();
         take_datagram(&message(info_len), &[3000], &mut table).unwrap();
         table.finish().connections.remove(0)
+    }
+
+    #[test]
+    fn one_request_tells_as_much_as_one_for_each_family() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let _server = listener.accept().unwrap();
+        let told = |requests: &[Vec<u8>], ports: &[u16]| {
+            let table = ask(requests, ports).unwrap();
+            (table.closed, table.connections.iter().map(|c| (c.key, c.peer, c.received)).collect::<Vec<_>>())
+        };
+        let both = told(&[of_both(&[port])], &[port]);
+        assert_eq!((both.0, both.1.len()), (false, 1));
+        assert_eq!(both, told(&[AF_INET, AF_INET6].map(|family| of_one(family, &[port])), &[port]));
+        assert_eq!(both, told(&[of_both(&[port, 1])], &[port, 1]), "of several ports");
     }
 
     #[test]

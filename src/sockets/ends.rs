@@ -49,6 +49,9 @@ struct Shared {
 /// What was heard since it was last asked for.
 #[derive(Debug, Default)]
 struct Heard {
+    /// The ports that were asked for last. The app's own connections, to its database and to others, end as
+    /// well, and nobody will ask for them. `None` before the first time: everything is kept.
+    wanted: Option<Vec<u16>>,
     ends: Vec<End>,
     /// Something was not heard.
     missed: bool,
@@ -81,11 +84,14 @@ impl Ends {
     }
 
     /// The connections to these local ports that ended since the last call, with the age of their
-    /// last bytes as of now. `None` when some were missed: the kernel had no room to tell them all.
+    /// last bytes as of now. `None` when some were missed: the kernel had no room to tell them all, or other
+    /// ports were asked for until now.
     pub fn take(&self, ports: &[u16]) -> Option<Vec<Connection>> {
         let mut heard = self.shared.read();
-        let Heard { ends, missed } = std::mem::take(&mut *heard);
+        let next = Heard { wanted: Some(ports.into()), ..Heard::default() };
+        let Heard { ends, missed, wanted } = std::mem::replace(&mut *heard, next);
         drop(heard);
+        let missed = missed || wanted.is_some_and(|wanted| wanted != ports);
         let ours = ends.into_iter().filter(|end| ports.contains(&end.port));
         (!missed).then(|| ours.map(End::aged).collect())
     }
@@ -140,7 +146,9 @@ impl Heard {
     fn take_in(&mut self, datagram: &[u8]) {
         let now = Instant::now();
         let told = diag::rows(datagram, |port, row| {
-            self.ends.push(End { port, connection: row.connection, heard: now });
+            if self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&port)) {
+                self.ends.push(End { port, connection: row.connection, heard: now });
+            }
         });
         if told.is_err() || self.ends.len() > ENDS_KEPT {
             self.miss();
@@ -163,5 +171,32 @@ mod tests {
         ends.shared.heard.lock().unwrap().miss();
         assert_eq!(ends.take(&[1]), None);
         assert_eq!(ends.take(&[1]), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_ended_on_a_port_before_anybody_asked_for_it_is_said_to_be_missed() {
+        let ends = Ends::listen().unwrap();
+        assert_eq!(ends.take(&[1]), Some(Vec::new()));
+        assert_eq!(ends.take(&[1, 2]), None);
+        assert_eq!(ends.take(&[1, 2]), Some(Vec::new()));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_connections_that_nobody_asks_for() {
+        let ends = Ends::listen().unwrap();
+        assert_eq!(ends.take(&[1]), Some(Vec::new()));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let end_one =
+            || drop((std::net::TcpStream::connect(("127.0.0.1", port)).unwrap(), listener.accept()));
+        (0..20).for_each(|_| end_one());
+        assert!(ends.shared.read().ends.is_empty());
+        assert_eq!(ends.take(&[port]), None);
+        end_one();
+        let begin = Instant::now();
+        while ends.shared.read().ends.is_empty() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "never told");
+        }
+        assert!(ends.shared.read().ends.iter().all(|end| end.port == port));
     }
 }
