@@ -17,6 +17,7 @@ mod walk;
 pub use reason::Reason;
 pub mod effect;
 pub mod observation;
+pub mod pace;
 pub use effect::{
     Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Record, Step,
     Trouble,
@@ -176,7 +177,7 @@ pub enum Hold {
 /// How closely the app server has to be watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watchfulness {
-    /// Nothing is going on: once a second or so.
+    /// Nothing is going on: once a second or so, and down to every five seconds at rest.
     Calm,
     /// A restart or a drain is under way: ten times a second or so.
     Close,

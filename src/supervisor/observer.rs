@@ -13,16 +13,12 @@ use tokio::{
 
 use crate::{
     app_server::{AppServer, Description, Look},
-    core::{Answer, Files, Moment, Observation, Probe, ProcessKey, Sight, Traffic, Watchfulness},
+    core::{Answer, Files, Moment, Observation, Probe, ProcessKey, Sight, Traffic, Watchfulness, pace::Pace},
     finding::Finding,
     probe::Prober,
     revision::ReleaseId,
 };
 
-const CALM: Duration = Duration::from_secs(1);
-/// An idle pod is looked at less and less often, down to this.
-const IDLE: Duration = Duration::from_secs(5);
-const CLOSE: Duration = Duration::from_millis(100);
 /// Between two probes: an app's health path is no place for a load.
 const BETWEEN_PROBES: Duration = Duration::from_millis(250);
 /// Asked together, so many requests go to different workers; a larger cluster is heard in several turns.
@@ -93,19 +89,16 @@ impl Observer {
     /// Looks until nobody wants to know any more.
     pub async fn run(mut self) {
         let mut ongoing = Ongoing::default();
-        let mut idleness = Idleness::default();
+        let mut pace = Pace::default();
         loop {
             let seen = self.look(&mut ongoing).await;
-            let calm = idleness.pause_after(&seen.observation);
+            pace.take(&seen.observation);
             if self.looks.send(seen).await.is_err() {
                 return;
             }
-            let pause = match self.attention.borrow_and_update().watchfulness {
-                Watchfulness::Calm => calm,
-                Watchfulness::Close => CLOSE,
-            };
+            let pause_ms = pace.pause_ms(self.attention.borrow_and_update().watchfulness);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
                 changed = self.attention.changed() => if changed.is_err() { return },
             }
         }
@@ -210,79 +203,8 @@ impl Observer {
 /// What a probe that panicked is taken for.
 const UNHEALTHY: Answer = Answer { by: None, probe: Probe::Unhealthy };
 
-/// How long nothing has happened in the pod: no request, no new connection, no other process.
-#[derive(Default)]
-struct Idleness {
-    last: Option<Observation>,
-    pause: Duration,
-}
-
-impl Idleness {
-    /// The pause before the next calm look: longer after each look that shows nothing new.
-    fn pause_after(&mut self, now: &Observation) -> Duration {
-        let same = self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.sight == now.sight && same(&last.traffic, &now.traffic));
-        let settled = matches!(now.sight, Sight::Seen(_));
-        self.pause = if same && settled { (self.pause * 3 / 2).clamp(CALM, IDLE) } else { CALM };
-        self.last = Some(now.clone());
-        self.pause
-    }
-}
-
-/// Whether nothing was asked or answered between two looks.
-fn same(before: &Traffic, now: &Traffic) -> bool {
-    let requests = |traffic: &Traffic| -> Option<Vec<_>> {
-        Some(traffic.workers.as_ref()?.iter().map(|w| (w.key, w.requests, w.busy, w.backlog)).collect())
-    };
-    let bytes = |traffic: &Traffic| -> Option<Vec<_>> {
-        Some(
-            traffic
-                .sockets
-                .as_ref()?
-                .connections
-                .iter()
-                .map(|c| (c.key, c.received, c.sent, c.unread))
-                .collect(),
-        )
-    };
-    requests(before) == requests(now) && bytes(before) == bytes(now)
-}
-
 impl Drop for Asking {
     fn drop(&mut self) {
         self.answers.abort();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{AppServer, ProcessKey, WorkerLoad};
-
-    fn after(requests: u64) -> Observation {
-        let load = WorkerLoad { key: ProcessKey(1), requests, busy: 0, backlog: 0, checkin: requests };
-        let traffic = Traffic { workers: Some(vec![load]), sockets: None };
-        Observation::new(Moment(0), Sight::Seen(AppServer::default()), traffic)
-    }
-
-    #[test]
-    fn an_idle_pod_is_looked_at_less_often_until_a_request_comes() {
-        let mut idleness = Idleness::default();
-        assert_eq!(idleness.pause_after(&after(7)), CALM);
-        let pauses: Vec<_> = (0..6).map(|_| idleness.pause_after(&after(7))).collect();
-        assert!(pauses.is_sorted());
-        assert_eq!(pauses.last(), Some(&IDLE));
-        assert_eq!(idleness.pause_after(&after(8)), CALM);
-    }
-
-    #[test]
-    fn a_missing_app_server_is_looked_for_without_a_longer_pause() {
-        let mut idleness = Idleness::default();
-        let missing = Observation { sight: Sight::Missing, ..after(0) };
-        for _ in 0..4 {
-            assert_eq!(idleness.pause_after(&missing), CALM);
-        }
     }
 }
