@@ -154,7 +154,9 @@ impl Reporter {
         let mut said: Option<(Report, Instant)> = None;
         let mut refused: Option<(StoreError, Instant)> = None;
         while !*stop.borrow_and_update() {
-            if let Some(report) = self.due(&said, &refused) {
+            let due = self.due(&said, &refused);
+            let writes = due.is_some();
+            if let Some(report) = due {
                 match self.write(report.clone()).await {
                     Ok(()) => (said, refused) = (Some((report, Instant::now())), None),
                     Err(error) => {
@@ -164,7 +166,9 @@ impl Reporter {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(SETTLE) => {}
+                () = tokio::time::sleep(if writes { SETTLE } else { RETRY }) => {}
+                // Who publishes is gone only when the agent ends.
+                Ok(()) = self.snapshots.changed(), if !writes => {}
                 _ = stop.changed() => break,
             }
         }

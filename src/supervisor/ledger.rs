@@ -10,17 +10,23 @@ use crate::{
 pub struct Ledger {
     metrics: Arc<Metrics>,
     stage: (Stage, Moment),
+    /// What the metrics say already.
+    told: Option<View>,
     begun: HashMap<Attempt, Moment>,
     signal: Option<(Attempt, Mode, Moment)>,
 }
 
 impl Ledger {
     pub fn new(metrics: Arc<Metrics>, now: Moment) -> Self {
-        Self { metrics, stage: (Stage::Steady, now), begun: HashMap::new(), signal: None }
+        Self { metrics, stage: (Stage::Steady, now), told: None, begun: HashMap::new(), signal: None }
     }
 
     /// The state after an event.
     pub fn view(&mut self, now: Moment, view: &View) {
+        if self.told.as_ref() == Some(view) {
+            return;
+        }
+        self.told = Some(view.clone());
         let (stage, since) = self.stage;
         if stage != view.stage {
             if stage != Stage::Steady {
