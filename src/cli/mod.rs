@@ -118,7 +118,7 @@ pub enum Command {
         /// The configuration alone, on any machine (CI).
         #[arg(long, conflicts_with = "init")]
         config_only: bool,
-        /// And the app?
+        /// The app's own files, with --config-only.
         #[command(flatten)]
         files: doctor::app::Files,
     },
