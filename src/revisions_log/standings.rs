@@ -1,7 +1,7 @@
 //! What the journals of all pods of a volume say about its releases: which proved themselves, which failed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use super::{READ_LIMIT_BYTES, lines, parse};
 use crate::revision::{RecordEvent, ReleaseId};
 
 /// The last verdict on a release, in whichever pod.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// When it was given, by the pod's wall clock (RFC 3339): orders releases, decides nothing else.
     pub at: String,
@@ -21,8 +21,15 @@ pub struct Standing {
     pub good: bool,
 }
 
-/// The last verdict on each release. Journals that cannot be read are left out: their pods' leases
-/// protect what they need.
+impl Standing {
+    fn is_after(&self, other: &Self) -> bool {
+        (&self.at, !self.good) > (&other.at, !other.good)
+    }
+}
+
+/// The last verdict on each release: the last line of each pod's journal, and of those the latest. Of verdicts of
+/// the same millisecond the bad one counts. Journals that cannot be read are left out: their pods' leases protect
+/// what they need.
 pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
     let mut known: HashMap<ReleaseId, Standing> = HashMap::new();
     for journal in journals(deploy_to) {
@@ -31,9 +38,13 @@ pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
         if read.is_err() {
             continue;
         }
-        for (release, standing) in lines(&bytes).filter_map(verdict) {
-            let last = known.entry(release).or_insert_with(|| standing.clone());
-            *last = standing.max(last.clone());
+        let of_this_pod: HashMap<ReleaseId, Standing> = lines(&bytes).filter_map(verdict).collect();
+        for (release, standing) in of_this_pod {
+            match known.entry(release) {
+                Entry::Vacant(first) => drop(first.insert(standing)),
+                Entry::Occupied(mut last) if standing.is_after(last.get()) => drop(last.insert(standing)),
+                Entry::Occupied(_) => {}
+            }
         }
     }
     known
@@ -72,6 +83,9 @@ mod tests {
         for (pod, text) in [
             ("a", line(1, "verified", "v1") + &line(5, "rejected", "v2") + &line(6, "attempt", "v3")),
             ("b", line(3, "rejected", "v1") + &line(4, "verified", "v2") + "torn"),
+            // Within a millisecond, and by a clock that was set back.
+            ("c", line(7, "verified", "v4") + &line(7, "rejected", "v4") + &line(7, "verified", "v6")),
+            ("d", line(9, "rejected", "v5") + &line(8, "verified", "v5") + &line(7, "rejected", "v6")),
         ] {
             let home = dir.path().join(".pitstop/pods").join(pod);
             fs::create_dir_all(&home).unwrap();
@@ -80,5 +94,6 @@ mod tests {
         let known = standings(dir.path());
         let of = |release: &str| known.get(&release.parse().unwrap()).map(|standing| standing.good);
         assert_eq!((of("v1"), of("v2"), of("v3")), (Some(false), Some(false), None));
+        assert_eq!((of("v4"), of("v5"), of("v6")), (Some(false), Some(true), Some(false)));
     }
 }

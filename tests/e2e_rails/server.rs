@@ -33,8 +33,9 @@ fn e2e_rails_server_with_a_pid_file_restarts_hot_and_may_not_come_back_after_a_k
     assert!(log.contains("A server is already running"), "{log}");
     // The remedy.
     fs::remove_file(&file).unwrap();
-    pod.wait_in_sync("v2");
+    pod.puma.wait_for_release("v2");
     pod.assert_serves("v2");
+    pod.wait_in_sync("v2");
 }
 
 #[test]

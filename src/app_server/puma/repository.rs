@@ -3,14 +3,16 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use super::{change::locked_puma, checks::written, config_file::PumaConfig};
-use crate::{
-    config::{self, RestartMode},
-    finding::Check,
+use super::{
+    change::locked_puma,
+    checks::written::{self, Files},
+    config_file::PumaConfig,
 };
+use crate::finding::Check;
+
+pub use super::checks::written::Told;
 
 /// What Puma reads where `-C` names nothing, best first. The environment that chooses is production's.
 const USUAL: [&str; 2] = ["config/puma/production.rb", "config/puma.rb"];
@@ -22,38 +24,6 @@ pub struct App<'a> {
     pub dir: &'a Path,
     /// What `-C` is on Puma's command line, where it is something.
     pub config: Option<&'a Path>,
-}
-
-/// What pitstop is told about the pod that the app will run in.
-#[derive(Debug)]
-pub struct Told<'a> {
-    /// Of the key `restart.mode`.
-    pub mode: RestartMode,
-    /// Puma's section.
-    pub puma: &'a config::Puma,
-    /// The link that Puma is to be restarted from.
-    pub current: PathBuf,
-    /// The directories of a release that each pod has for itself.
-    pub pod_dirs: &'a [PathBuf],
-    /// The pod's terminationGracePeriodSeconds.
-    pub grace_period: Duration,
-    /// What of it is kept for Puma's own stop.
-    pub reserve: Duration,
-}
-
-/// What was read.
-pub(super) struct Files {
-    /// The configuration, and how it is called from the app's directory.
-    pub config: Option<(PathBuf, PumaConfig)>,
-    /// Puma's version in the bundle.
-    pub version: Option<String>,
-}
-
-impl Files {
-    /// The first number of the version.
-    pub fn major(&self) -> Option<u32> {
-        self.version.as_deref()?.split('.').next()?.parse().ok()
-    }
 }
 
 /// Everything that the files tell.

@@ -1,7 +1,10 @@
 //! What Puma's configuration tells by itself, where no Puma runs. What is computed there, or decided by the
 //! environment or the command line, is said to be unknown.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use humantime::format_duration as show;
 
@@ -10,9 +13,9 @@ use crate::{
     app_server::puma::{
         config_file::{Directory, Place, PumaConfig, Said, Seconds, TIME_OUTS},
         launch::release_named,
-        repository::{Files, Told},
         setting::{Pinned, Tmp},
     },
+    config::{self, RestartMode},
     finding::{Check, Code, Finding},
 };
 
@@ -20,6 +23,38 @@ use crate::{
 const FOUND_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
 
 const ONLY_THERE: &str = "known only where Puma runs";
+
+/// What pitstop is told about the pod that the app will run in.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// Of the key `restart.mode`.
+    pub mode: RestartMode,
+    /// Puma's section.
+    pub puma: &'a config::Puma,
+    /// The link that Puma is to be restarted from.
+    pub current: PathBuf,
+    /// The directories of a release that each pod has for itself.
+    pub pod_dirs: &'a [PathBuf],
+    /// The pod's terminationGracePeriodSeconds.
+    pub grace_period: Duration,
+    /// What of it is kept for Puma's own stop.
+    pub reserve: Duration,
+}
+
+/// What was read.
+pub(in crate::app_server::puma) struct Files {
+    /// The configuration, and how it is called from the app's directory.
+    pub config: Option<(PathBuf, PumaConfig)>,
+    /// Puma's version in the bundle.
+    pub version: Option<String>,
+}
+
+impl Files {
+    /// The first number of the version.
+    pub fn major(&self) -> Option<u32> {
+        self.version.as_deref()?.split('.').next()?.parse().ok()
+    }
+}
 
 /// Everything that they tell.
 pub(in crate::app_server::puma) fn of(files: &Files, told: &Told<'_>) -> Vec<Check> {
