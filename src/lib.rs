@@ -30,6 +30,8 @@ pub mod http_get;
 pub mod init;
 // Prometheus metrics by the contract.
 pub mod metrics;
+// Opening what somebody else may have written: regular files only, with a limit.
+pub mod plain_file;
 // Watching the release pointer, in a file or in the store.
 pub mod pointer;
 // Asking the app itself whether it is healthy, and which release it serves.

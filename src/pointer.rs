@@ -133,13 +133,13 @@ pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
         let pointer: Pointer =
             serde_json::from_str(text).map_err(|e| invalid(bytes, &format!("is no pointer: {e}")))?;
         let named = [Some(&pointer.revision.release), pointer.previous.as_ref()];
-        if named.into_iter().flatten().any(ReleaseId::is_fallback) {
+        if named.into_iter().flatten().chain(&pointer.rolled_back).any(ReleaseId::is_fallback) {
             return Err(invalid(bytes, "names no release"));
         }
         return Ok(pointer);
     }
     let release = text.parse().map_err(|_| invalid(bytes, "is neither JSON nor a release id"))?;
-    Ok(Pointer { revision: Revision { release, sequence: None }, previous: None })
+    Ok(Revision { release, sequence: None }.into())
 }
 
 fn invalid(bytes: &[u8], why: &str) -> Trouble {

@@ -105,6 +105,20 @@ pub struct Pointer {
     /// Where the pointer was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<ReleaseId>,
+    /// Releases that somebody rolled back from, the latest first: none of them is a way back, until somebody
+    /// promotes it again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rolled_back: Vec<ReleaseId>,
+    /// SHA-256 of the release's archive, in lower-case hexadecimal digits, as `promote` found it in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl From<Revision> for Pointer {
+    /// What nothing else is known of.
+    fn from(revision: Revision) -> Self {
+        Self { revision, previous: None, rolled_back: Vec::new(), sha256: None }
+    }
 }
 
 /// What happened to a release in this pod.

@@ -11,7 +11,7 @@ use pitstop::{
         Observation, Outcome, Plan, Policy, Process, ProcessKey, Reason, Record, Recovered, Sight, Stage,
         Step, Traffic, Trouble, drain::Budget,
     },
-    revision::{Pointer, RecordEvent, ReleaseId, Revision},
+    revision::{RecordEvent, ReleaseId, Revision},
 };
 
 const BOOT_MS: u64 = 1_000;
@@ -148,7 +148,7 @@ impl Pod {
     /// Moves the pointer and lets time pass until the deploy is over.
     fn deploy(&mut self, release: &str, sequence: u64) {
         let revision = Revision { release: id(release), sequence: Some(sequence) };
-        self.step(Event::Pointer(Ok(Pointer { revision, previous: None })));
+        self.step(Event::Pointer(Ok(revision.into())));
         self.until(|pod| !pod.conclusions.is_empty() && pod.agent.view().stage == Stage::Steady);
     }
 
@@ -175,7 +175,7 @@ impl Pod {
     /// Moves the pointer, and stops where the core asks for this.
     fn deploy_until(&mut self, release: &str, stop: impl Fn(&Effect) -> bool) {
         let revision = Revision { release: id(release), sequence: Some(1) };
-        let mut events = vec![Event::Pointer(Ok(Pointer { revision, previous: None }))];
+        let mut events = vec![Event::Pointer(Ok(revision.into()))];
         for _ in 0..2_000 {
             while let Some(event) = events.pop() {
                 let now = Moment(self.script(|script| script.now));

@@ -97,7 +97,7 @@ impl Moving {
         }
         let previous = self.previous(&id);
         let revision = Revision { release: id.clone(), sequence: Some(self.sequence) };
-        let value = Pointer { revision: revision.clone(), previous: previous.clone() };
+        let value = Pointer { previous: previous.clone(), ..revision.clone().into() };
         let text = serde_json::to_string(&value).map_err(|e| Failure::failed(e.to_string()))? + "\n";
         let key = store::pointer_key(&self.name);
         match self.store.put(&key, Body::Bytes(text.into_bytes()), self.condition).await {

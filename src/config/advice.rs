@@ -168,7 +168,7 @@ fn restart_time(config: &Config) -> Check {
         return Check::fine(ABOUT, format!("have {}, and an old worker {} of it", show(timeout), show(stop)));
     }
     let message = format!(
-        "restart.timeout {} is over before Puma has to have ended an old worker (puma.worker_shutdown_timeout {}): a          good release is rejected because of a request that took its time",
+        "restart.timeout {} is over before Puma has to have ended an old worker (puma.worker_shutdown_timeout {}): a good release is rejected because of a request that took its time",
         show(timeout),
         show(stop)
     );

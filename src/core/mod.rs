@@ -205,7 +205,6 @@ impl Agent {
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         // Before the look that may end the restart is taken in: that look still belongs to it.
         self.drain.expect_image_change(self.deploy.restart_in_flight());
-        self.drain.expect_image_change(self.deploy.restart_in_flight());
         let drained = match &event {
             Event::Drain(command) => self.drain.command(now, *command),
             Event::Observed(observation) => self.drain.observe(now, observation),

@@ -99,7 +99,7 @@ mod tests {
         let current = Some("v2".parse().unwrap());
         let recovered = Recovered { current, records, ..Recovered::default() };
         let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
-        let pointer = Pointer { revision: revision(desired, sequence), previous: None };
+        let pointer = Pointer::from(revision(desired, sequence));
         agent.step(Moment(1), Event::Pointer(Ok(pointer)));
         agent
     }
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(agent.view().hold, Some(Hold::Paused));
         assert_eq!(fetched(&ask(&mut agent, Operator::Revert)), ["v1"]);
         // The pointer's next move lifts the revert, and the pause stands.
-        let pointer = Pointer { revision: revision("v3", 3), previous: None };
+        let pointer = Pointer::from(revision("v3", 3));
         let effects = agent.step(Moment(3), Event::Pointer(Ok(pointer)));
         assert_eq!(fetched(&effects), [""; 0]);
         assert_eq!(agent.view().hold, Some(Hold::Paused));

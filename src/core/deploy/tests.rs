@@ -70,7 +70,7 @@ fn done(step: Step) -> Event {
 fn born() -> Agent {
     let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
     let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
-    agent.step(Moment(1), Event::Pointer(Ok(Pointer { revision, previous: None })));
+    agent.step(Moment(1), Event::Pointer(Ok(revision.into())));
     agent.step(Moment(2), done(Step::Fetch));
     agent.step(Moment(4), look(4, Sight::Missing, None));
     agent.step(Moment(5), done(Step::Record(RecordEvent::Attempt)));
@@ -180,10 +180,7 @@ fn a_second_app_server_does_not_keep_a_proven_deploy_open() {
 }
 
 fn at(release: &str, sequence: u64) -> Pointer {
-    Pointer {
-        revision: Revision { release: release.parse().unwrap(), sequence: Some(sequence) },
-        previous: None,
-    }
+    Revision { release: release.parse().unwrap(), sequence: Some(sequence) }.into()
 }
 
 /// A pod that serves v1, proven, and v0 before it.

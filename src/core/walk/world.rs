@@ -319,7 +319,7 @@ impl World {
 
     pub fn announce(&self) -> Next {
         let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
-        let pointer = Pointer { revision: revision(self.pointer), previous };
+        let pointer = Pointer { previous, ..revision(self.pointer).into() };
         World { announced: true, ..self.clone() }.feed(Event::Pointer(Ok(pointer)))
     }
 

@@ -1,0 +1,67 @@
+//! Files at places that somebody else may write: what lies there may be a pipe or a device that never answers,
+//! or have no end. What is opened here is a regular file, and what is read has a limit.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+
+/// Opens it for reading, at once. A link is followed.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] when it is no regular file; else what the system says.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Reads all of it, up to `limit_bytes`.
+///
+/// # Errors
+/// As [`open`]; [`io::ErrorKind::FileTooLarge`] when there is more than the limit.
+pub fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|read| read <= limit_bytes) {
+        Ok(bytes)
+    } else {
+        let message = format!("larger than {limit_bytes} bytes");
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, message))
+    }
+}
+
+/// As [`read`], for text.
+///
+/// # Errors
+/// As [`read`]; [`io::ErrorKind::InvalidData`] when it is not UTF-8.
+pub fn read_to_string(path: &Path, limit_bytes: u64) -> io::Result<String> {
+    String::from_utf8(read(path, limit_bytes)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_a_device_and_a_file_without_end_are_refused_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let pipe = place.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read(&pipe, 10).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(read(Path::new("/dev/zero"), 10).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let sparse = place.path().join("sparse");
+        File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read(&sparse, 1 << 20).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        std::fs::write(&sparse, "ten  bytes").unwrap();
+        assert_eq!(read(&sparse, 10).unwrap(), b"ten  bytes");
+        assert_eq!(read(&sparse, 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+}
