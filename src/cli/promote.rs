@@ -1,6 +1,6 @@
 //! `pitstop promote ID`: moves the pointer.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -11,11 +11,13 @@ use super::{
 };
 use crate::{
     config::Config,
-    core::{Reason, Trouble},
     pointer,
     revision::{Pointer, ReleaseId, Revision},
     store::{self, Body, Condition, Found, Store, StoreError, archive},
 };
+
+/// A move that began at the same time is written by then.
+const OTHERS_WRITE: Duration = Duration::from_secs(1);
 
 /// Where the pointer went.
 #[derive(Debug, Serialize)]
@@ -60,6 +62,8 @@ pub async fn run(
 /// A pointer that is about to move.
 pub(super) struct Moving {
     store: std::sync::Arc<dyn Store>,
+    /// Whether the store may be one that takes no notice of conditions.
+    doubtful: bool,
     name: String,
     condition: Condition,
     /// What it says; `None` when it is absent or garbage.
@@ -81,7 +85,8 @@ impl Moving {
         };
         let now = bytes.as_deref().and_then(|bytes| pointer::parse(bytes).ok());
         let sequence = next_sequence(now.as_ref(), bytes.as_deref());
-        Ok(Self { store, name: config.pointer.clone(), condition, now, sequence })
+        let doubtful = config.s3.endpoint.is_some();
+        Ok(Self { store, doubtful, name: config.pointer.clone(), condition, now, sequence })
     }
 
     /// Moves it, if the store has the release and nobody else was faster. Then waits for the fleet, if asked.
@@ -91,17 +96,16 @@ impl Moving {
         wait: Option<Wait>,
         console: Console,
     ) -> Result<Exit, Failure> {
-        if archive::find(self.store.as_ref(), &id).await.map_err(failure)?.is_none() {
-            let message = format!("the store has no release {id}; see `pitstop releases`, or publish it");
-            return Err(Trouble::new(Reason::ReleaseUnknown, message).into());
-        }
+        let published = archive::require(self.store.as_ref(), &id).await?;
         let previous = self.previous(&id);
         let revision = Revision { release: id.clone(), sequence: Some(self.sequence) };
-        let value = Pointer { previous: previous.clone(), ..revision.clone().into() };
+        let sha256 = Some(published.sha256);
+        let value = Pointer { previous: previous.clone(), sha256, ..revision.clone().into() };
         let text = serde_json::to_string(&value).map_err(|e| Failure::failed(e.to_string()))? + "\n";
         let key = store::pointer_key(&self.name);
-        match self.store.put(&key, Body::Bytes(text.into_bytes()), self.condition).await {
-            Ok(_) => {}
+        let condition = self.condition.clone();
+        match self.store.put(&key, Body::Bytes(text.clone().into_bytes()), condition).await {
+            Ok(_) => self.read_back(&key, &text).await?,
             Err(StoreError::Changed(_)) => return Err(lost(&self.name)),
             Err(e) => return Err(failure(e)),
         }
@@ -114,6 +118,29 @@ impl Moving {
         };
         console.print(&Answer { pointer: self.name, release: id, sequence: self.sequence, previous, fleet });
         Ok(exit)
+    }
+
+    /// A store may answer that it did what it was asked, and have dropped the condition: then two moves can have the
+    /// same number, and only one of them is there in the end.
+    async fn read_back(&self, key: &str, written: &str) -> Result<(), Failure> {
+        if self.doubtful {
+            tokio::time::sleep(OTHERS_WRITE).await;
+        }
+        // What cannot be read back was written all the same.
+        let Ok(Found::Object { bytes, .. }) = self.store.get(key, None, pointer::LIMIT_BYTES).await else {
+            return Ok(());
+        };
+        let there = pointer::parse(&bytes).ok().map(|there| there.revision);
+        let later = there.as_ref().and_then(|there| there.sequence) > Some(self.sequence);
+        if bytes == written.as_bytes() || later {
+            return Ok(());
+        }
+        let there = there.map_or_else(|| "is no pointer now".into(), |there| format!("names {there} now"));
+        let name = &self.name;
+        Err(Failure::failed(format!(
+            "somebody else moved {name} at the same time, and {name} {there}: the store ignores the condition of a write \
+             (If-Match), so let only one person or job promote at a time; look at {name} and decide again"
+        )))
     }
 
     /// Where a rollback would go: the same release again keeps the way back that there was.

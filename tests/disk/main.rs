@@ -5,6 +5,7 @@ mod crash;
 mod fleet;
 mod linked;
 mod odd;
+mod one_archive;
 mod packing;
 mod pointer;
 mod prune;

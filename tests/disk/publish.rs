@@ -69,11 +69,12 @@ fn a_move_counts_and_remembers_and_rollback_goes_back() {
     rig.promote("v1");
     rig.promote("v2");
     let pointer = || fs::read_to_string(rig.store_dir().join("pointers/production")).unwrap();
-    assert_eq!(pointer(), "{\"release\":\"v2\",\"sequence\":2,\"previous\":\"v1\"}\n");
+    let begins = |with: &str| assert!(pointer().starts_with(with), "{}", pointer());
+    begins("{\"release\":\"v2\",\"sequence\":2,\"previous\":\"v1\",");
     rig.ok(&["promote", "v2"]);
-    assert_eq!(pointer(), "{\"release\":\"v2\",\"sequence\":3,\"previous\":\"v1\"}\n");
+    begins("{\"release\":\"v2\",\"sequence\":3,\"previous\":\"v1\",");
     rig.ok(&["rollback"]);
-    assert_eq!(pointer(), "{\"release\":\"v1\",\"sequence\":4,\"previous\":\"v2\"}\n");
+    begins("{\"release\":\"v1\",\"sequence\":4,\"previous\":\"v2\",");
     let (code, _) = rig.fails(&["promote", "v9"]);
     assert_eq!((code, pointer().contains("\"v1\"")), (1, true));
 }
