@@ -12,6 +12,7 @@ use crate::{
     http_get, procs,
     procs::Acceptor,
     revision::ReleaseId,
+    sockets,
 };
 
 mod paused;
@@ -115,6 +116,9 @@ impl Prober {
         let connected = tokio::time::timeout(self.limit, TcpStream::connect(&self.address)).await;
         let late = |_| format!("no connection within {:?}", self.limit);
         let stream = connected.map_err(late)?.map_err(|error| error.to_string())?;
+        if let Ok(local) = stream.local_addr() {
+            sockets::own::remember(local);
+        }
         let ends = stream.local_addr().ok().zip(stream.peer_addr().ok()).filter(|_| !workers.is_empty());
         let (go_on, gate) = oneshot::channel();
         let by_kernel = OnceLock::new();

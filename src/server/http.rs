@@ -32,6 +32,7 @@ pub fn router(handles: Handles) -> Router {
         .route("/ready", get(ready))
         .route("/prestop", get(prestop::prestop).post(prestop::prestop))
         .merge(guarded)
+        .layer(middleware::from_fn_with_state(handles.clone(), prestop::note_kubelet))
         .with_state(handles)
 }
 
@@ -49,7 +50,10 @@ pub async fn serve(listen: SocketAddr, handles: Handles, mut stop: watch::Receiv
         // The sender's end is an end as well.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
+    if let Err(error) = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(stop)
+        .await
+    {
         tracing::error!(%listen, %error, "the endpoints are lost");
     }
 }

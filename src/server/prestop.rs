@@ -1,10 +1,13 @@
 //! GET or POST /prestop: the hook's answer is the one way to hold SIGTERM, so it comes when the drain
 //! is over and not before.
 
+use std::net::SocketAddr;
+
 use axum::{
     Json,
-    extract::State,
+    extract::{ConnectInfo, Request, State},
     http::{HeaderMap, Method, StatusCode},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 
@@ -15,8 +18,22 @@ use crate::{
     status::PrestopAnswer,
 };
 
-/// What the kubelet's hooks call themselves.
+/// What the kubelet's hooks call themselves, and its probes.
 const KUBELET: &str = "kube-lifecycle/";
+const PROBE: &str = "kube-probe/";
+
+/// Where a kubelet asks from, its probes of the app server come from as well.
+pub(super) async fn note_kubelet(State(handles): State<Handles>, request: Request, next: Next) -> Response {
+    let caller =
+        request.headers().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if let (true, Some(ConnectInfo(peer))) = (
+        caller.starts_with(KUBELET) || caller.starts_with(PROBE),
+        request.extensions().get::<ConnectInfo<SocketAddr>>(),
+    ) {
+        handles.desk.kubelet(peer.ip());
+    }
+    next.run(request).await
+}
 
 pub(super) async fn prestop(State(handles): State<Handles>, method: Method, headers: HeaderMap) -> Response {
     if method == Method::HEAD {

@@ -16,7 +16,7 @@ use crate::{
     core::{
         Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
         Watchfulness,
-        drain::{Answer, DrainCommand, DrainEffect, Origin, Undone},
+        drain::{Answer, DrainCommand, DrainEffect, InWork, Origin, Undone},
         verdict,
     },
     desk::{Command, Ending, Reply},
@@ -159,6 +159,7 @@ impl State {
                 }
                 self.release(called, &Ending::Answered(answer));
             }
+            DrainEffect::Cut(cut) => log_cut(&cut),
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
@@ -196,6 +197,7 @@ impl State {
                 self.waiting.push((now, caller));
                 self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
+            Command::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
             Command::Undrain(reply) => {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
@@ -349,6 +351,12 @@ impl State {
             seen_booted: self.seen_booted,
         }));
     }
+}
+
+/// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.
+fn log_cut(cut: &[InWork]) {
+    let named: Vec<_> = cut.iter().take(10).map(ToString::to_string).collect();
+    tracing::warn!(requests = cut.len(), "drain: cut off by the app server's end: {}", named.join(", "));
 }
 
 fn log_undone(why: Undone) {
