@@ -4,6 +4,7 @@ mod commands;
 mod crash;
 mod fleet;
 mod linked;
+mod moves;
 mod odd;
 mod packing;
 mod pointer;
