@@ -1,6 +1,6 @@
 //! Moving a pointer: read, decided on, and written only if nobody else has moved it in between.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     config::{self, Config},
-    core::{Reason, Trouble},
     pointer,
     revision::{Pointer, ReleaseId, Revision},
     store::{self, Body, Condition, Found, Store, StoreError, archive},
@@ -20,6 +19,8 @@ use crate::{
 
 /// So many releases that somebody rolled back from are remembered.
 const ROLLED_BACK_MAX: usize = 20;
+/// A move that began at the same time is written by then.
+const OTHERS_WRITE: Duration = Duration::from_secs(1);
 /// So many other pointers are named where one is missing.
 const NAMES_SHOWN: usize = 8;
 
@@ -27,6 +28,8 @@ const NAMES_SHOWN: usize = 8;
 pub(super) struct Moving {
     /// Where it is.
     pub store: Arc<dyn Store>,
+    /// Whether the store may be one that takes no notice of conditions.
+    doubtful: bool,
     /// How it is called.
     pub name: String,
     condition: Condition,
@@ -81,7 +84,8 @@ impl Moving {
         let now = pointer::parse(&bytes).ok();
         let rolled_back = saved(&bytes, "rolled_back").unwrap_or_default();
         let sequence = next_sequence(now.as_ref(), &bytes);
-        Ok(Self { store, name: config.pointer.clone(), condition, now, sequence, rolled_back })
+        let doubtful = config.s3.endpoint.is_some();
+        Ok(Self { store, doubtful, name: config.pointer.clone(), condition, now, sequence, rolled_back })
     }
 
     /// Whether nobody has ever moved it.
@@ -112,16 +116,13 @@ impl Moving {
         wait: Option<Wait>,
         console: Console,
     ) -> Result<Exit, Failure> {
-        if archive::find(self.store.as_ref(), &id).await.map_err(failure)?.is_none() {
-            let message = format!("the store has no release {id}; see `pitstop releases`, or publish it");
-            return Err(Trouble::new(Reason::ReleaseUnknown, message).into());
-        }
+        let sha256 = archive::require(self.store.as_ref(), &id).await?.sha256;
         if self.is_new() && !create {
             self.refuse_a_mistake(&id).await?;
         }
         // Whoever names it wants it again.
         self.rolled_back.retain(|release| *release != id);
-        let value = self.value(id);
+        let value = self.value(id, sha256);
         self.write(&value).await?;
         let mut moved = Moved {
             pointer: self.name.clone(),
@@ -152,10 +153,10 @@ impl Moving {
         Ok(exit)
     }
 
-    fn value(&self, id: ReleaseId) -> Pointer {
+    fn value(&self, id: ReleaseId, sha256: String) -> Pointer {
         let previous = self.previous(&id);
         let revision = Revision { release: id, sequence: Some(self.sequence) };
-        Pointer { previous, rolled_back: self.rolled_back.clone(), ..revision.into() }
+        Pointer { revision, previous, rolled_back: self.rolled_back.clone(), sha256: Some(sha256) }
     }
 
     /// Where it was before: the same release again keeps the way back that there was.
@@ -167,10 +168,46 @@ impl Moving {
     async fn write(&self, value: &Pointer) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(|e| Failure::failed(e.to_string()))? + "\n";
         let key = store::pointer_key(&self.name);
-        match self.store.put(&key, Body::Bytes(text.into_bytes()), self.condition.clone()).await {
-            Ok(_) => Ok(()),
+        match self.store.put(&key, Body::Bytes(text.clone().into_bytes()), self.condition.clone()).await {
+            Ok(_) => self.read_back(&key, &text).await,
             Err(StoreError::Changed(_)) => Err(self.lost()),
-            Err(e) => Err(failure(e)),
+            Err(error) => self.after_all(&key, &text, error).await,
+        }
+    }
+
+    /// A store may answer that it did what it was asked, and have dropped the condition: then two moves can have the
+    /// same number, and only one of them is there in the end.
+    async fn read_back(&self, key: &str, written: &str) -> Result<(), Failure> {
+        if self.doubtful {
+            tokio::time::sleep(OTHERS_WRITE).await;
+        }
+        // What cannot be read back was written all the same.
+        let Ok(Found::Object { bytes, .. }) = self.store.get(key, None, pointer::LIMIT_BYTES).await else {
+            return Ok(());
+        };
+        let there = pointer::parse(&bytes).ok().map(|there| there.revision);
+        let later = there.as_ref().and_then(|there| there.sequence) > Some(self.sequence);
+        if bytes == written.as_bytes() || later {
+            return Ok(());
+        }
+        let there = there.map_or_else(|| "is no pointer now".into(), |there| format!("names {there} now"));
+        let name = &self.name;
+        Err(Failure::lost(format!(
+            "somebody else moved {name} at the same time, and {name} {there}: the store ignores the condition of a write \
+             (If-Match), so let only one person or job promote at a time; look at {name} and decide again"
+        )))
+    }
+
+    /// An answer that is lost may have been a yes: who is told that nothing was moved must be able to rely on it.
+    async fn after_all(&self, key: &str, written: &str, error: StoreError) -> Result<(), Failure> {
+        match self.store.get(key, None, pointer::LIMIT_BYTES).await {
+            Ok(Found::Object { bytes, .. }) if bytes == written.as_bytes() => Ok(()),
+            Ok(_) => Err(failure(error)),
+            Err(_) => {
+                let failure = failure(error);
+                let message = format!("{}; whether {} was moved is not known, look at it", failure.message, self.name);
+                Err(Failure { message, ..failure })
+            }
         }
     }
 

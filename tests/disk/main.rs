@@ -6,6 +6,7 @@ mod fleet;
 mod linked;
 mod moves;
 mod odd;
+mod one_archive;
 mod packing;
 mod pointer;
 mod prune;

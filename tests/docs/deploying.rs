@@ -111,8 +111,11 @@ impl World {
         self.store().join("pointers").join(&self.pointer)
     }
 
+    /// Without the archive's digest.
     fn pointer(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.path()).unwrap()).unwrap()
+        let mut pointer: Value = serde_json::from_slice(&fs::read(self.path()).unwrap()).unwrap();
+        pointer.as_object_mut().unwrap().remove("sha256");
+        pointer
     }
 
     fn report(&self, report: Value) {
