@@ -205,7 +205,8 @@ impl Moving {
             Ok(_) => Err(failure(error)),
             Err(_) => {
                 let failure = failure(error);
-                let message = format!("{}; whether {} was moved is not known, look at it", failure.message, self.name);
+                let message =
+                    format!("{}; whether {} was moved is not known, look at it", failure.message, self.name);
                 Err(Failure { message, ..failure })
             }
         }
