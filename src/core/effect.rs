@@ -129,6 +129,8 @@ pub enum Effect {
         attempt: Attempt,
         /// What.
         release: ReleaseId,
+        /// The digest of its archive, where the pointer names one.
+        sha256: Option<String>,
     },
     /// See whether the app server could be moved to the release, and how.
     Check {

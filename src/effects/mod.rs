@@ -165,10 +165,10 @@ impl Effects {
     /// here: who waits on /prestop waits at the supervisor's desk.
     pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
         match effect {
-            Effect::Fetch { attempt, release } => {
+            Effect::Fetch { attempt, release, sha256 } => {
                 let (this, off) = (self.clone(), CallOff::default());
                 self.call_off_fetch(off.clone());
-                let work = async move { this.fetch(release, off).await };
+                let work = async move { this.fetch(release, sha256, off).await };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
             Effect::Check { attempt, release, running, trial } => {

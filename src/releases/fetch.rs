@@ -48,24 +48,46 @@ pub struct Fetched {
 
 impl Releases {
     /// Makes the release complete on the volume, or leaves it absent. Blocks for as long as that takes.
+    /// `promised` is the digest of the archive that was promoted, where the pointer names one: nothing that was
+    /// made of another archive counts as this release.
     ///
     /// # Errors
     /// [`Trouble`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
     /// `store_denied`, `no_space` or `volume_unavailable`.
-    pub fn fetch(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
+    pub fn fetch(
+        &self,
+        store: &Blocking,
+        id: &ReleaseId,
+        promised: Option<&str>,
+    ) -> Result<Fetched, Trouble> {
         let off = || StoreError::CalledOff(format!("fetching {id}")).into();
-        self.fetch_all(store, id).map_err(|trouble| if store.off().is_called() { off() } else { trouble })
+        self.fetch_all(store, id, promised)
+            .map_err(|trouble| if store.off().is_called() { off() } else { trouble })
     }
 
-    fn fetch_all(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
+    fn fetch_all(
+        &self,
+        store: &Blocking,
+        id: &ReleaseId,
+        promised: Option<&str>,
+    ) -> Result<Fetched, Trouble> {
         if let Some(marker) = self.marker(id)? {
+            self.check_promise(id, &marker, promised)?;
             self.use_as_it_is(&marker)?;
             let Marker { entries, bytes, .. } = marker;
             return Ok(Fetched { downloaded_bytes: 0, was_there: true, entries, bytes });
         }
         self.refuse_foreign(id)?;
         self.check_way_to_shared(&self.layout.links())?;
-        let published = find(store, id)?;
+        let published = store.require(id)?;
+        if let Some(promised) = promised.filter(|promised| *promised != published.sha256) {
+            let (key, now) = (published.kind.key(id), &published.sha256);
+            let why = format!(
+                "{key} has the digest {now} in the store, and the pointer names {promised}: the archive was replaced \
+                 after {id} was promoted"
+            );
+            return Err(corrupt(id, &why));
+        }
         let stage = self.stage()?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
@@ -81,6 +103,17 @@ impl Releases {
         let was_there = !self.settle(&stage, &tree, id)?;
         failpoint::hit("fetch.done");
         Ok(Fetched { downloaded_bytes, was_there, entries, bytes })
+    }
+
+    /// Whether the tree on the volume was made from the archive that was promoted.
+    fn check_promise(&self, id: &ReleaseId, marker: &Marker, promised: Option<&str>) -> Result<(), Trouble> {
+        let Some(promised) = promised.filter(|promised| *promised != marker.sha256) else { return Ok(()) };
+        let why = format!(
+            "{} was made from an archive with the digest {}, and the pointer names {promised}",
+            self.path(id).display(),
+            marker.sha256
+        );
+        Err(corrupt(id, &why))
     }
 
     /// A release that is on the volume is never changed. What its links lead to may be missing all the
@@ -238,15 +271,6 @@ impl Releases {
         }
         Ok(renamed)
     }
-}
-
-/// Which archive the store has for the release.
-pub(super) fn find(store: &Blocking, id: &ReleaseId) -> Result<Published, Trouble> {
-    let found = store.find(id)?.ok_or_else(|| {
-        let message = format!("the store has no release {id}: publish it, or promote another");
-        Trouble::new(Reason::ReleaseUnknown, message)
-    })?;
-    found.map_err(|e| corrupt(id, &e.to_string()))
 }
 
 fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Result<(), Trouble> {

@@ -67,6 +67,10 @@ fn of_images_and_volumes() -> Vec<Refusal> {
         ),
         (json!({ "app": { "image": "" } }), &["app.image is empty", "Ruby"]),
         (
+            json!({ "podLabels": { "app.kubernetes.io/instance": "shop" } }),
+            &["podLabels has app.kubernetes.io/instance", "another label"],
+        ),
+        (
             json!({ "app": { "image": "" }, "agent": { "inAppImage": true } }),
             &["agent.inAppImage", "set app.image"],
         ),

@@ -74,7 +74,7 @@ fn a_release_goes_out_and_back() {
     assert!(pod.ok(&["fetch"]).contains("current is v1 (fetched"));
     assert_eq!(release_at(&current), "v1");
     pod.publish("v2");
-    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), before v1"));
+    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), was v1"));
     pod.ok(&["fetch"]);
     assert_eq!(release_at(&current), "v2");
     pod.ok(&["rollback"]);
@@ -105,11 +105,39 @@ fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
     let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, output)| output.status.success());
     let ([(winner, _)], [(_, loser)]) = (&won[..], &lost[..]) else { panic!("{outcomes:?}") };
     let (code, said) = ended(loser);
-    assert_eq!(code, 1);
+    assert_eq!(code, 4);
     assert!(said.contains("somebody else moved production at the same time"), "{said}");
     let pointer = text(&pod.rig.object("pointers/production").unwrap());
     let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();
-    assert_eq!(pointer, serde_json::json!({"release": winner, "sequence": 2, "previous": "v1"}));
+    assert_eq!(
+        (&pointer["release"], &pointer["sequence"], &pointer["previous"]),
+        (&(*winner).into(), &2.into(), &"v1".into())
+    );
+}
+
+#[test]
+fn where_conditions_are_ignored_who_promoted_in_vain_is_told() {
+    let pod = Pod::new();
+    for release in ["v1", "v2", "v3"] {
+        pod.publish(release);
+    }
+    pod.ok(&["promote", "v1"]);
+    pod.rig.ignore_conditions();
+    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production"));
+    let promote = |release: &str| {
+        let mut command = pod.command(&["promote", release]);
+        std::thread::spawn(move || command.output().unwrap())
+    };
+    let (second, third) = (promote("v2"), promote("v3"));
+    let outcomes = [("v2", second.join().unwrap()), ("v3", third.join().unwrap())];
+    let pointer = text(&pod.rig.object("pointers/production").unwrap());
+    let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();
+    for (release, output) in outcomes {
+        let (code, said) = ended(&output);
+        let won = pointer["release"] == release;
+        assert_eq!(code, i32::from(!won), "{release}: {said}");
+        assert!(won || said.contains("the store ignores the condition of a write"), "{said}");
+    }
 }
 
 #[test]

@@ -55,16 +55,13 @@ pub async fn desired(config: &Config) -> Option<ReleaseId> {
 
 async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     let id = &pointer.revision.release;
-    match tokio::time::timeout(LIMIT, archive::find(store, id)).await {
-        Ok(Ok(Some(Ok(_)))) => Check::fine(ABOUT, format!("it has {id}, with its digest")),
-        Ok(Ok(Some(Err(no_digest)))) => {
-            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseCorrupt, no_digest.to_string())))
+    match tokio::time::timeout(LIMIT, archive::require(store, id)).await {
+        Ok(Ok(published)) if pointer.sha256.as_ref().is_some_and(|sha256| *sha256 != published.sha256) => {
+            let message = format!("the digest of {id} in the store is not the one that the pointer names");
+            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseCorrupt, message)))
         }
-        Ok(Ok(None)) => {
-            let message = format!("the pointer names {id}, and the store has no digest of it");
-            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseUnknown, message)))
-        }
-        Ok(Err(error)) => Check::found(ABOUT, named(&error.into())),
+        Ok(Ok(_)) => Check::fine(ABOUT, format!("it has {id}, with its digest")),
+        Ok(Err(trouble)) => Check::found(ABOUT, named(&trouble)),
         Err(_) => Check::unknown(ABOUT, format!("{id}: no answer within {LIMIT:?}")),
     }
 }

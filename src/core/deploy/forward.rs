@@ -36,7 +36,7 @@ impl Deploy {
     fn fetch(&mut self, target: &Target, out: &mut Vec<Effect>) {
         if self.volume_is_free() {
             self.busy = Some(Step::Fetch);
-            out.push(Effect::Fetch { attempt: self.attempt, release: target.revision.release.clone() });
+            out.push(self.fetch_effect(target.revision.release.clone()));
         }
     }
 

@@ -183,7 +183,7 @@ impl Deploy {
             RevertStep::Fetch => {
                 if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
                     self.busy = Some(Step::Fetch);
-                    out.push(Effect::Fetch { attempt: self.attempt, release: goal });
+                    out.push(self.fetch_effect(goal));
                 }
             }
             RevertStep::Reject => {
