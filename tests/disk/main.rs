@@ -4,6 +4,7 @@ mod commands;
 mod crash;
 mod fleet;
 mod linked;
+mod matrix;
 mod moves;
 mod odd;
 mod one_archive;
