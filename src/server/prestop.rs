@@ -1,17 +1,15 @@
 //! GET or POST /prestop: the hook's answer is the one way to hold SIGTERM, so it comes when the drain
 //! is over and not before.
 
-use std::net::SocketAddr;
-
 use axum::{
     Json,
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, Method, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::Handles;
+use super::{Handles, connections::Caller};
 use crate::{
     core::drain::{DrainResult, Origin, Undone},
     desk::Ending,
@@ -26,11 +24,10 @@ const PROBE: &str = "kube-probe/";
 pub(super) async fn note_kubelet(State(handles): State<Handles>, request: Request, next: Next) -> Response {
     let caller =
         request.headers().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if let (true, Some(ConnectInfo(peer))) = (
-        caller.starts_with(KUBELET) || caller.starts_with(PROBE),
-        request.extensions().get::<ConnectInfo<SocketAddr>>(),
-    ) {
-        handles.desk.kubelet(peer.ip());
+    if let (true, Some(Caller(Some(peer)))) =
+        (caller.starts_with(KUBELET) || caller.starts_with(PROBE), request.extensions().get::<Caller>())
+    {
+        handles.desk.kubelet(*peer);
     }
     next.run(request).await
 }
