@@ -16,6 +16,8 @@ const NO_REQUEST_MS: u64 = 35_000;
 /// An answer that has come in so many pieces, with pauses between, for so long after its request was read, is
 /// one that does not end by itself: server-sent events.
 const ENDLESS: (u8, u64) = (3, 10_000);
+/// Between two pieces of it.
+const LONGEST_PAUSE_MS: u64 = 60_000;
 /// What goes out after a pause of this is another piece.
 const PAUSE_MS: u64 = 500;
 /// A websocket speaks each few seconds (Action Cable: 3), or is none that could be known as one.
@@ -88,8 +90,12 @@ impl Known {
         };
         let for_long = connection.last_received_ms.is_some_and(|ms| ms >= ENDLESS.1);
         let upgraded = self.upgraded || (look.all_idle && unasked);
+        // While it goes on, a worker is busy with it; without the workers' numbers, something is sent.
+        let lately = |ms| pushed_at.is_some_and(|at| look.now.since(at) < ms);
+        let goes_on =
+            if look.count_sent { lately(ENDLESS.1) } else { !look.all_idle && lately(LONGEST_PAUSE_MS) };
         // Whose peer takes what it gets slowly is a download: that ends.
-        let endless = !upgraded && pieces >= ENDLESS.0 && for_long && connection.unsent == 0;
+        let endless = !upgraded && pieces >= ENDLESS.0 && for_long && goes_on && connection.unsent == 0;
         Self { counters, busy: connection.busy(), upgraded, endless, pieces, pushed_at, ..self }
     }
 
