@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use pitstop::cli::{self, Cli, Command, Exit, Failure};
+use pitstop::cli::{self, Cli, Command, Exit, Failure, console};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -12,9 +12,7 @@ fn main() -> ExitCode {
     };
     let json = cli.json;
     match perform(cli) {
-        Ok(Exit::Done) => ExitCode::SUCCESS,
-        Ok(Exit::Failed) => ExitCode::FAILURE,
-        Ok(Exit::Code(code)) => ExitCode::from(code),
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(failure) => fail(&failure, json),
     }
 }
@@ -49,7 +47,7 @@ fn fail(failure: &Failure, json: bool) -> ExitCode {
         let reason = failure.reason.map(|reason| reason.code());
         eprintln!("{}", serde_json::json!({ "error": failure.message, "reason": reason }));
     } else {
-        eprintln!("pitstop: {failure}");
+        eprintln!("pitstop: {}", console::printable(&failure.to_string()));
     }
     ExitCode::from(failure.exit_code)
 }

@@ -20,6 +20,7 @@ mod source;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
+pub use keys::nearest;
 pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
 pub use source::S3Location;
 

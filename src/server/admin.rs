@@ -19,7 +19,10 @@ use serde_json::json;
 use tokio::net::UnixListener;
 
 use super::{Handles, prestop};
-use crate::{core::Operator, desk::Reply};
+use crate::{
+    core::{Operator, drain::Origin},
+    desk::Reply,
+};
 
 /// The socket's name in `state_dir`.
 pub const SOCKET_NAME: &str = "admin.sock";
@@ -102,7 +105,7 @@ async fn undrain(State(handles): State<Handles>) -> Response {
 /// For `pitstop exec`: this socket is private, so that no token is asked for.
 async fn drain(State(handles): State<Handles>) -> Response {
     tracing::info!("the container's first process got the signal to end");
-    prestop::answer(handles.desk.prestop().await)
+    prestop::answer(handles.desk.prestop(Origin::PreStop).await)
 }
 
 /// For `pitstop exec`: may the app server boot? Not from a release that is about to be taken back.

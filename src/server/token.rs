@@ -28,6 +28,11 @@ impl Token {
         Self { file, last: Arc::default() }
     }
 
+    /// There is one: who is admitted has shown it.
+    pub fn is_asked_for(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Whether a request with these headers may be answered.
     pub async fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(file) = &self.file else { return true };

@@ -251,7 +251,9 @@ impl AgentRig {
     pub fn prestop(&self) -> JoinHandle<io::Result<Value>> {
         let port = self.port;
         thread::spawn(move || {
-            let answer = http::get_within(port, "/prestop", Duration::from_secs(120))?;
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+            let headers = [("User-Agent", "kube-lifecycle/1.33")];
+            let answer = http::get_from(address, "/prestop", &headers, Duration::from_secs(120))?;
             serde_json::from_str(&answer.body).map_err(io::Error::other)
         })
     }
