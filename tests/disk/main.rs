@@ -7,6 +7,7 @@ mod linked;
 mod odd;
 mod one_archive;
 mod packing;
+mod plants;
 mod pointer;
 mod prune;
 mod publish;
