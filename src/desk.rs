@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{
     Operator,
-    drain::{Answer, Undone},
+    drain::{Answer, Origin, Undone},
 };
 
 /// A request, with the way to answer it.
 #[derive(Debug)]
 pub enum Command {
-    /// The app server's preStop hook: begin the drain or join it.
-    Prestop(oneshot::Sender<Ending>),
+    /// A call of /prestop, or the like: hold it until the drain is over.
+    Prestop(Origin, oneshot::Sender<Ending>),
     /// The operator says that the drain was false.
     Undrain(oneshot::Sender<Reply>),
     /// Any other thing that an operator asks.
@@ -60,12 +60,12 @@ impl Desk {
 
     /// Begins the drain, or joins it, and waits for its end. The drain goes on when this future is
     /// dropped: the request is left on the first poll, before anything is waited for.
-    pub async fn prestop(&self) -> Ending {
+    pub async fn prestop(&self, origin: Origin) -> Ending {
         let until = Instant::now() + self.longest_hold;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             let (answer, ending) = oneshot::channel();
             // Refused only when the agent ends, which it does after the app server's end.
-            let _ = self.commands.send(Command::Prestop(answer));
+            let _ = self.commands.send(Command::Prestop(origin, answer));
             match tokio::time::timeout(left, ending).await {
                 Ok(Ok(ending)) => return ending,
                 Err(_) => break,
@@ -110,10 +110,12 @@ mod tests {
     #[tokio::test]
     async fn a_lost_supervisor_does_not_end_the_wait_on_prestop() {
         let (desk, requests) = Desk::new(Duration::from_secs(60));
-        let waiting = tokio::spawn(async move { desk.prestop().await });
-        let Some(Command::Prestop(first)) = requests.lock().await.recv().await else { panic!("no call") };
+        let waiting = tokio::spawn(async move { desk.prestop(Origin::PreStop).await });
+        let Some(Command::Prestop(_, first)) = requests.lock().await.recv().await else { panic!("no call") };
         drop(first);
-        let Some(Command::Prestop(second)) = requests.lock().await.recv().await else { panic!("not again") };
+        let Some(Command::Prestop(_, second)) = requests.lock().await.recv().await else {
+            panic!("not again")
+        };
         second.send(Ending::Undone(Undone::Operator)).unwrap();
         assert_eq!(waiting.await.unwrap(), Ending::Undone(Undone::Operator));
     }
@@ -121,6 +123,6 @@ mod tests {
     #[tokio::test]
     async fn nobody_waits_longer_than_the_hook_may_be_held() {
         let (desk, _requests) = Desk::new(Duration::from_millis(1));
-        assert_eq!(desk.prestop().await, Ending::OutOfTime);
+        assert_eq!(desk.prestop(Origin::Stray).await, Ending::OutOfTime);
     }
 }

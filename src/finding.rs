@@ -153,6 +153,8 @@ codes! {
     ShellInFront = "SHELL_IN_FRONT",
     /// A phased restart keeps the bundle of an earlier release.
     BundleKeptByPhased = "BUNDLE_KEPT_BY_PHASED",
+    /// A phased restart leaves a child of Puma's master as it is.
+    ChildKeptByPhased = "CHILD_KEPT_BY_PHASED",
     /// A file that other pods see restarts Puma.
     TmpRestartShared = "TMP_RESTART_SHARED",
     /// Puma would die of the signal of a hot restart.

@@ -11,7 +11,7 @@ use std::{
 use pitstop::{
     core::{
         Moment, Operator, Reason, Trouble,
-        drain::{Answer, DrainResult, Evidence, Undone, WaitsFor},
+        drain::{Answer, DrainResult, Evidence, Origin, Undone, WaitsFor},
     },
     desk::{Command, Desk, Ending, Requests},
     metrics::Metrics,
@@ -105,7 +105,7 @@ impl App {
 
     async fn next_prestop(&self) -> tokio::sync::oneshot::Sender<Ending> {
         match self.next().await {
-            Command::Prestop(answer) => answer,
+            Command::Prestop(_, answer) => answer,
             other => panic!("not a drain: {other:?}"),
         }
     }
@@ -122,7 +122,7 @@ fn drained() -> Answer {
         last_peer: None,
         evidence: Evidence::default(),
         upgraded: 0,
-        cut: Vec::new(),
+        left: Vec::new(),
     }
 }
 
@@ -186,6 +186,38 @@ async fn prestop_answers_only_when_the_drain_is_over_and_everybody_who_called() 
 }
 
 #[tokio::test]
+async fn only_the_kubelet_and_who_shows_the_token_say_that_the_pod_ends() {
+    async fn origin(app: &App, headers: &str) -> Origin {
+        let origin = async {
+            let Command::Prestop(origin, answer) = app.next().await else { panic!("not a drain") };
+            answer.send(Ending::Answered(drained())).unwrap();
+            origin
+        };
+        let (answer, origin) = tokio::join!(app.get("/prestop", headers), origin);
+        assert_eq!(answer.0, 200, "{headers}");
+        origin
+    }
+    let open = app(None).await;
+    assert_eq!(origin(&open, "User-Agent: kube-lifecycle/1.33\r\n").await, Origin::PreStop);
+    for stray in ["", "User-Agent: curl/8.5.0\r\n", "User-Agent: not kube-lifecycle/1.33\r\n"] {
+        assert_eq!(origin(&open, stray).await, Origin::Stray, "{stray:?}");
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "s3cret").unwrap();
+    let guarded = app(Some(file.path().into())).await;
+    assert_eq!(origin(&guarded, "Authorization: Bearer s3cret\r\n").await, Origin::PreStop);
+}
+
+#[tokio::test]
+async fn a_head_request_begins_no_drain() {
+    let app = app(None).await;
+    let stream = TcpStream::connect(("127.0.0.1", app.port)).await.unwrap();
+    let answer = ask(stream, "HEAD /prestop HTTP/1.1\r\nUser-Agent: kube-lifecycle/1.33\r\n").await;
+    assert_eq!(answer.0, 405);
+    assert!(app.requests.lock().await.try_recv().is_err(), "it left a request");
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_has_asked_all_the_same() {
     let app = app(None).await;
     let mut caller = TcpStream::connect(("127.0.0.1", app.port)).await.unwrap();
@@ -215,6 +247,7 @@ async fn the_token_guards_all_but_the_probes() {
     assert!(app.requests.lock().await.try_recv().is_err(), "a refused call begins no drain");
     for path in ["/status", "/metrics"] {
         assert_eq!(app.get(path, "Authorization: Bearer s3cret\r\n").await.0, 200, "{path}");
+        assert_eq!(app.get(path, "Authorization: bearer  s3cret\r\n").await.0, 200, "{path}, in lower case");
     }
     assert_eq!(app.get("/live", "").await.0, 200);
     assert_eq!(app.get("/ready", "").await.0, 503);

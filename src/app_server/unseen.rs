@@ -67,6 +67,13 @@ pub(super) fn of(kind: &Kind, sight: &Sight, narrow: Option<&str>) -> Check {
     Check::found(kind.name, found)
 }
 
+/// It can be looked into, and the kernel refuses signals to it.
+pub(super) fn denied(name: &'static str, message: String) -> Check {
+    let remedy =
+        "give both containers the same appArmorProfile and seLinuxOptions, or allow signals between them";
+    Check::found(name, Finding::broken(Code::AppServerNotPermitted, message, remedy))
+}
+
 fn missing(kind: &Kind, narrow: Option<&str>) -> Finding {
     let (name, section) = (kind.name, kind.section);
     if let Some(narrow) = narrow.filter(|_| !(kind.masters)(None).is_empty()) {

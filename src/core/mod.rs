@@ -227,7 +227,7 @@ impl Agent {
 
     /// How closely to watch.
     pub fn watchfulness(&self) -> Watchfulness {
-        if self.drain.active() { Watchfulness::Close } else { self.deploy.watchfulness() }
+        if self.drain.watches() { Watchfulness::Close } else { self.deploy.watchfulness() }
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.

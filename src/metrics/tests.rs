@@ -92,7 +92,7 @@ fn fed() -> Metrics {
         last_peer: None,
         evidence: Evidence::default(),
         upgraded: 0,
-        cut: Vec::new(),
+        left: Vec::new(),
     });
     metrics
 }

@@ -11,7 +11,6 @@
 //! changed afterwards. What they lead to belongs to the volume or to the pod, and is made where it is missing.
 
 use std::{
-    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -272,10 +271,8 @@ fn lacking(message: String) -> Trouble {
     Trouble::new(Reason::VolumeUnavailable, message)
 }
 
-/// Whether an app seems to be in the directory.
-pub(super) fn is_app(names: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
-    names.into_iter().any(|name| ["Gemfile", "config.ru"].iter().any(|known| name.as_ref() == *known))
-}
+/// What an app has at its top: one of them at least.
+pub(super) const APP_FILES: [&str; 2] = ["Gemfile", "config.ru"];
 
 #[cfg(test)]
 mod tests {

@@ -33,11 +33,14 @@ use crate::{
     volume,
 };
 
+mod decoder;
 mod download;
 mod fallback;
 pub mod fetch;
+mod inside;
 pub mod layout;
 pub mod leases;
+mod links;
 pub mod pack;
 mod pax;
 mod places;
@@ -45,8 +48,9 @@ pub mod protection;
 pub mod prune;
 pub mod publish;
 pub mod staging;
+mod tar_stream;
 pub mod trash;
-pub mod tree;
+mod tree;
 pub mod unpack;
 pub mod unpack_error;
 pub mod verify_tree;
@@ -91,6 +95,10 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of one path inside the release.
     pub path_bytes: usize,
+    /// Symbolic links: where each leads is kept in memory until the last entry was read.
+    pub links: usize,
+    /// Bytes of their paths and targets together.
+    pub link_bytes: usize,
     /// How many times its archive's size a large release may have. Code packs to a tenth at best; an
     /// archive that grows a thousandfold is made to fill the volume.
     pub expansion: u64,
@@ -103,6 +111,8 @@ impl Default for Limits {
             unpacked_bytes: 16 << 30,
             entries: 1_000_000,
             path_bytes: 1024,
+            links: 100_000,
+            link_bytes: 16 << 20,
             expansion: 200,
         }
     }

@@ -386,8 +386,8 @@ fn compare(key: &str, path: &Path, condition: &Condition) -> Result<(), StoreErr
 fn list(folder: &str, dir: &Path) -> Result<Vec<String>, StoreError> {
     let mut keys = Vec::new();
     let entries = match fs::read_dir(dir) {
-        // No report has been written yet. (Without the other folders there is no store.)
-        Err(e) if e.kind() == io::ErrorKind::NotFound && folder.contains('/') => return Ok(keys),
+        // No pointer, or no report, has been written yet. (Without releases there is no store.)
+        Err(e) if e.kind() == io::ErrorKind::NotFound && folder != "releases" => return Ok(keys),
         entries => entries.map_err(|e| failed(dir, &e))?,
     };
     for entry in entries {

@@ -30,8 +30,8 @@ pub struct State {
     ledger: Ledger,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
-    /// The callers of /prestop.
-    waiting: Vec<oneshot::Sender<Ending>>,
+    /// The callers of /prestop, and since when they wait.
+    waiting: Vec<(Moment, oneshot::Sender<Ending>)>,
     /// What the pointer said while the mind was bare.
     pointer: Option<Event>,
     answer: Option<Answer>,
@@ -103,7 +103,10 @@ impl State {
 
     /// One event through the core.
     pub fn feed(&mut self, event: Event) {
-        let now = self.now();
+        self.feed_at(self.now(), event);
+    }
+
+    fn feed_at(&mut self, now: Moment, event: Event) {
         self.ledger.event(&event);
         if let Event::Finished { step: Step::Publish, outcome: Outcome::Done, .. } = &event {
             (self.current_complete, self.seen_current) = (true, true);
@@ -146,25 +149,29 @@ impl State {
     fn drain(&mut self, effect: DrainEffect) {
         match effect {
             DrainEffect::Journal(journal) => self.inputs.effects.write_drain_journal(journal),
-            DrainEffect::Answer(answer) => {
-                if self.answer.as_ref() != Some(&answer) {
+            DrainEffect::Answer { called, ends, answer } => {
+                if ends {
                     tracing::info!(drain_id = answer.drain_id, result = ?answer.result, "drain: {answer}");
                     self.inputs.metrics.drained(&answer);
+                    self.answer = Some(answer.clone());
+                } else {
+                    tracing::info!(drain_id = answer.drain_id, result = ?answer.result, "a call of /prestop: {answer}");
                 }
-                self.answer = Some(answer.clone());
-                self.release(&Ending::Answered(answer));
+                self.release(called, &Ending::Answered(answer));
             }
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
-                self.release(&Ending::Undone(why));
+                if why == Undone::Operator {
+                    self.release(Moment(u64::MAX), &Ending::Undone(why));
+                }
             }
         }
     }
 
-    /// Whoever waits on /prestop is answered. Some have gone; the drain was for them as well.
-    fn release(&mut self, ending: &Ending) {
-        for caller in self.waiting.drain(..) {
+    /// Answers who waits on /prestop since `called` or before. Some have gone; the drain was for them as well.
+    fn release(&mut self, called: Moment, ending: &Ending) {
+        for (_, caller) in self.waiting.extract_if(.., |(since, _)| *since <= called) {
             let _ = caller.send(ending.clone());
         }
     }
@@ -184,9 +191,10 @@ impl State {
     /// What somebody asks.
     pub fn command(&mut self, command: Command) {
         match command {
-            Command::Prestop(caller) => {
-                self.waiting.push(caller);
-                self.feed(Event::Drain(DrainCommand::Begin(Origin::PreStop)));
+            Command::Prestop(origin, caller) => {
+                let now = self.now();
+                self.waiting.push((now, caller));
+                self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
             Command::Undrain(reply) => {
                 let answer = self.undrain();
@@ -201,7 +209,7 @@ impl State {
 
     fn undrain(&mut self) -> Reply {
         let drain = self.mind.drain();
-        if !drain.active() {
+        if !drain.watches() {
             return Err("no drain is under way: there is nothing to undo".into());
         }
         let told = operator::undrained(drain.answered());
@@ -329,7 +337,7 @@ impl State {
             deploy_id: self.inputs.effects.ids().of(attempt),
             view,
             since,
-            drain: self.mind.drain().view(),
+            drain: self.mind.drain().view(now),
             answer: self.answer.clone(),
             app_server: self.last.description.clone(),
             findings: self.findings(),
@@ -348,7 +356,7 @@ fn log_undone(why: Undone) {
         Undone::NewImage => tracing::info!("drain undone: a new app server serves, the pod lives on"),
         Undone::Operator => tracing::warn!("drain undone by an operator"),
         Undone::FalseDrain => tracing::warn!(
-            "drain undone: the app server serves on and nobody sent SIGTERM; was /prestop called by mistake?"
+            "drain undone: a minute after the answer nobody has sent SIGTERM; was /prestop called by mistake?"
         ),
     }
 }

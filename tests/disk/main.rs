@@ -4,6 +4,8 @@ mod commands;
 mod crash;
 mod fleet;
 mod linked;
+mod matrix;
+mod moves;
 mod odd;
 mod one_archive;
 mod packing;

@@ -74,7 +74,7 @@ fn a_release_goes_out_and_back() {
     assert!(pod.ok(&["fetch"]).contains("current is v1 (fetched"));
     assert_eq!(release_at(&current), "v1");
     pod.publish("v2");
-    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), before v1"));
+    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), was v1"));
     pod.ok(&["fetch"]);
     assert_eq!(release_at(&current), "v2");
     pod.ok(&["rollback"]);
@@ -105,7 +105,7 @@ fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
     let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, output)| output.status.success());
     let ([(winner, _)], [(_, loser)]) = (&won[..], &lost[..]) else { panic!("{outcomes:?}") };
     let (code, said) = ended(loser);
-    assert_eq!(code, 1);
+    assert_eq!(code, 4);
     assert!(said.contains("somebody else moved production at the same time"), "{said}");
     let pointer = text(&pod.rig.object("pointers/production").unwrap());
     let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();

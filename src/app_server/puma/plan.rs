@@ -43,6 +43,7 @@ impl Puma {
             RestartMode::Auto => choose_mode(&view, change.as_ref()),
         };
         may_be_told(&view, mode)?;
+        self.acts.try_signal(KIND.name, view.family.image).await?;
         Ok(Plan { mode })
     }
 
@@ -120,6 +121,11 @@ impl Puma {
 fn choose_mode(view: &View, change: Option<&Change>) -> Mode {
     let allows = view.memory.setting.as_ref().is_some_and(allows_phased) && view.app_in_master().is_none();
     let Some(change) = change.filter(|_| can_be_phased(view) && allows) else { return Mode::Hot };
+    if let Some(child) = view.family.long_lived_child() {
+        let (pid, title) = (child.id.pid, &child.title);
+        tracing::info!(pid, title, "hot: a phased restart would not renew this child of Puma's master");
+        return Mode::Hot;
+    }
     match &change.not_by_phased {
         None => Mode::Phased,
         Some(what) => {

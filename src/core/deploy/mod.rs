@@ -354,10 +354,9 @@ impl Deploy {
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match &self.state {
-            State::Restarting(target, ..) | State::Verifying(target, _) => {
-                Some(target.revision.release.clone())
-            }
-            // In a drain our own requests would pass for traffic.
+            State::Verifying(target, _) => Some(target.revision.release.clone()),
+            // What is restarted next is not, in a drain.
+            State::Restarting(target, ..) if !gate.draining => Some(target.revision.release.clone()),
             State::Steady if self.policy.naming && !gate.draining => {
                 self.standing.as_ref().filter(|standing| standing.until().is_some()).map(Standing::release)
             }

@@ -23,6 +23,9 @@ pub enum Origin {
     PreStop,
     /// SIGTERM to the agent.
     Term,
+    /// A call of /prestop that nothing shows to be the kubelet's. It is held like any other, but says nothing
+    /// about the pod: deploys go on, and nobody else's drain is changed by it.
+    Stray,
 }
 
 /// What the drain wants done.
@@ -30,9 +33,16 @@ pub enum Origin {
 pub enum DrainEffect {
     /// Write the journal in `state_dir`, best effort; `None` removes it.
     Journal(Option<Journal>),
-    /// Answer everybody who waits on /prestop.
-    Answer(Answer),
-    /// The drain was undone; those who still wait are answered as well.
+    /// Answer who waits on /prestop since `called` or before.
+    Answer {
+        /// When the call came that is answered.
+        called: Moment,
+        /// No call is open any more that was meant: the drain has ended with this answer.
+        ends: bool,
+        /// What it is told.
+        answer: Answer,
+    },
+    /// The drain was undone. Who still waits is told so if an operator did it, and goes on waiting else.
     Undone(Undone),
 }
 
@@ -75,7 +85,8 @@ impl Journal {
 pub enum Undone {
     /// A new image serves: the container was restarted, the pod lives on.
     NewImage,
-    /// 60 s after the answer the same master still served and nobody had sent SIGTERM.
+    /// 60 s after the answer nobody had sent SIGTERM: the same master still served, or the container had ended
+    /// and the pod had not.
     FalseDrain,
     /// An operator said so.
     Operator,
@@ -107,17 +118,6 @@ pub enum WaitsFor {
     InFlight,
 }
 
-impl WaitsFor {
-    /// Its name, as on /status.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Min => "min",
-            Self::Quiet => "quiet",
-            Self::InFlight => "in_flight",
-        }
-    }
-}
-
 /// One thing that the drain waited for, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Wait {
@@ -139,12 +139,12 @@ pub struct Evidence {
     pub ends: bool,
 }
 
-/// A request that was still in flight.
+/// A request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Cut {
+pub struct InWork {
     /// Whose.
     pub peer: IpAddr,
-    /// For how long it had been there, in milliseconds.
+    /// For how long it has been there, in milliseconds.
     pub age_ms: u64,
 }
 
@@ -182,9 +182,10 @@ pub struct Answer {
     /// Websockets and the like that were still open.
     #[serde(default)]
     pub upgraded: u32,
-    /// Requests that were cut off when the time ran out, the oldest first; at most ten.
+    /// Requests that were left when the time ran out, the oldest first; at most ten. The app server may still
+    /// finish them after SIGTERM.
     #[serde(default)]
-    pub cut: Vec<Cut>,
+    pub left: Vec<InWork>,
 }
 
 impl fmt::Display for Answer {
@@ -204,9 +205,9 @@ impl fmt::Display for Answer {
             f.write_str(if i == 0 { "; waited " } else { ", " })?;
             self.wait(f, wait)?;
         }
-        for (i, Cut { peer, age_ms }) in self.cut.iter().enumerate() {
-            let word = if i == 0 { "; cut off: " } else { ", " };
-            write!(f, "{word}{peer} after {}", Seconds(*age_ms))?;
+        for (i, InWork { peer, age_ms }) in self.left.iter().enumerate() {
+            let word = if i == 0 { "; left: " } else { ", " };
+            write!(f, "{word}from {peer}, {} old", Seconds(*age_ms))?;
         }
         if self.upgraded > 0 {
             write!(f, "; {} upgraded connections (websockets) were open", self.upgraded)?;
@@ -273,6 +274,8 @@ impl Budget {
 pub struct DrainView {
     /// Names the drain.
     pub drain_id: u64,
+    /// No deploy begins meanwhile; false when nothing but stray calls are held.
+    pub meant: bool,
     /// When it began.
     pub began: Moment,
     /// When it must be answered.
@@ -283,6 +286,8 @@ pub struct DrainView {
     pub peers_not_quiet: usize,
     /// Requests in flight at the last look; `None` when there is nothing to tell it by.
     pub requests_in_flight: Option<u32>,
+    /// Those that the socket table shows, the oldest first; at most ten.
+    pub in_work: Vec<InWork>,
     /// Websockets and the like that are open, whether they are waited for or not.
     pub upgraded: u32,
     /// What there is to decide by.

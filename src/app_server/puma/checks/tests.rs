@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     app_server::puma::{
         Memory,
-        census::{Family, Server, Worker},
+        census::{Family, Other, Server, Worker},
         config_file::PumaConfig,
         control::Stats,
         launch::{Arguments, InFront, Launch},
@@ -40,6 +40,7 @@ fn well(version: &str) -> View {
             server: Server::default(),
             ports: vec![3000],
             workers: workers.into(),
+            others: vec![],
         },
         cwds: HashMap::from([(MASTER, Cwd::Release("v1".parse().unwrap()))]),
         control: Control::Stats(Box::new(stats)),
@@ -279,4 +280,26 @@ fn idle_connections_that_puma_closes_before_a_balancer_does() {
     assert_eq!(keepalive("6.6.0", "persistent_timeout ENV.fetch('X')"), []);
     let told = Duration::from_secs(30);
     assert_eq!(well("6.6.0").told.worker_shutdown_timeout, told, "as Puma's own default");
+}
+
+#[test]
+fn a_child_of_the_master_that_is_no_worker() {
+    let child = |view: &mut View, age_ms, is_child| {
+        let id = ProcessId { pid: 200, start: 1 };
+        let title = "solid-queue-supervisor".into();
+        view.family.others = vec![Other { id, title, is_child, serves: false, age_ms }];
+    };
+    finds(("CHILD_KEPT_BY_PHASED", Note), |view| child(view, 60_000, true));
+    finds(("CHILD_KEPT_BY_PHASED", Risky), |view| {
+        child(view, 60_000, true);
+        view.mode = RestartMode::Phased;
+    });
+    let mut view = well("6.6.0");
+    for (age_ms, is_child) in [(100, true), (60_000, false)] {
+        child(&mut view, age_ms, is_child);
+        assert_eq!(found(&view), [], "a moment's work, or a worker's own child");
+    }
+    child(&mut view, 60_000, true);
+    view.mode = RestartMode::Hot;
+    assert_eq!(found(&view), []);
 }
