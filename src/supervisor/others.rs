@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::{
     core::{Mode, Moment, Notice},
     finding::{Code, Finding},
+    telemetry::word,
 };
 
 /// For how long a restart by others stands on /status: whoever is called because of it still sees it.
@@ -23,7 +24,7 @@ impl Others {
             Notice::RestartedByOthers { mode, amid_ours } => {
                 self.count += 1;
                 tracing::warn!(
-                    mode = named(mode),
+                    mode = word(mode),
                     amid_ours,
                     count = self.count,
                     "the app server was restarted, and not by pitstop; what it runs is proved anew"
@@ -46,19 +47,12 @@ impl Others {
     }
 }
 
-fn named(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Hot => "hot",
-        Mode::Phased => "phased",
-    }
-}
-
 fn just_now() -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(SystemTime::now())
 }
 
 fn restarted(mode: Mode, amid_ours: bool, count: u64) -> Finding {
-    let (how, when) = (named(mode), just_now());
+    let (how, when) = (word(mode), just_now());
     let amid = if amid_ours { ", during a deploy of pitstop's" } else { "" };
     let message = format!(
         "the app server was restarted by somebody else at {when}{amid} (a {how} restart; {count} since the agent \
