@@ -11,7 +11,7 @@ use std::{
     ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -20,10 +20,12 @@ use super::{
     Releases, disk_trouble, is_absence,
     trash::{Pace, delete_gently},
 };
-use crate::core::Trouble;
+use crate::{core::Trouble, store::CallOff};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+/// Work that was called off is taken away for so long, before others may go on.
+const TIDYING: Duration = Duration::from_secs(1);
 
 /// A pod's name as a part of file names: `+` separates it from what follows.
 pub(super) fn plain(pod: &str) -> String {
@@ -36,6 +38,7 @@ pub(super) fn plain(pod: &str) -> String {
 pub struct Stage {
     dir: PathBuf,
     lock: PathBuf,
+    off: CallOff,
     _held: File,
 }
 
@@ -48,8 +51,15 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = delete_tree(&self.dir);
-        let _ = fs::remove_file(&self.lock);
+        let began = Instant::now();
+        // Whoever called it off waits: what is left then is a leftover like others.
+        let pace = |_| match self.off.is_called() && began.elapsed() > TIDYING {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        if !delete_gently(&self.dir, &pace).is_ok_and(|done| done.is_break()) {
+            let _ = fs::remove_file(&self.lock);
+        }
     }
 }
 
@@ -58,11 +68,11 @@ impl Releases {
         self.deploy_to.join(".pitstop/staging")
     }
 
-    /// A new empty directory for work on the volume.
+    /// A new empty directory for work on the volume, until that is called off.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not take it.
-    pub fn stage(&self) -> Result<Stage, Trouble> {
+    pub fn stage(&self, off: &CallOff) -> Result<Stage, Trouble> {
         let staging = self.staging_dir();
         let make = || {
             fs::create_dir_all(&staging)?;
@@ -75,7 +85,7 @@ impl Releases {
             let dir = lock.with_extension("dir");
             use std::os::unix::fs::DirBuilderExt;
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
-            Ok(Stage { dir, lock, _held: held })
+            Ok(Stage { dir, lock, off: off.clone(), _held: held })
         };
         make().map_err(|e| disk_trouble(&staging, &e))
     }
@@ -146,29 +156,6 @@ fn is_stale(path: &Path) -> io::Result<bool> {
         Err(e) if is_absence(&e) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// Deletes a tree, directories without write permission included. Absent is fine.
-pub(super) fn delete_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            make_deletable(dir)?;
-            gone_is_fine(fs::remove_dir_all(dir))
-        }
-        done => gone_is_fine(done),
-    }
-}
-
-fn make_deletable(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            make_deletable(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn gone_is_fine(done: io::Result<()>) -> io::Result<()> {

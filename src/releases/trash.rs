@@ -14,14 +14,15 @@ use std::{
     ffi::{CStr, OsString},
     fs, io,
     ops::ControlFlow,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, statat, unlinkat,
+        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, renameat, statat,
+        unlinkat,
     },
     io::Errno,
 };
@@ -38,6 +39,9 @@ const HANDFUL: u32 = 32;
 
 /// So many directories may have to be listed a second time.
 const TURNS_MAX: u32 = 16;
+
+/// So many directories are open at once; what is deeper is moved up first.
+const OPEN_MAX: usize = 64;
 
 /// What became of a release that was to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,9 +173,8 @@ impl Releases {
     }
 }
 
-/// Deletes a tree a handful at a time. Absent is fine: several may delete the same one.
+/// Deletes a tree a handful at a time, however deep. Absent is fine: several may delete the same one.
 pub(super) fn delete_gently(path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-    let mut deleting = Deleting { pace, count: 0, since: Instant::now(), turns_left: TURNS_MAX };
     let parent = path.parent().unwrap_or(Path::new("."));
     let Some(name) = path.file_name() else { return Ok(ControlFlow::Continue(())) };
     let parent = match openat(CWD, parent, FOLDER, Mode::empty()) {
@@ -180,7 +183,9 @@ pub(super) fn delete_gently(path: &Path, pace: Pace<'_>) -> io::Result<ControlFl
     };
     let name = OsString::from(name).into_encoded_bytes();
     let name = std::ffi::CString::new(name)?;
-    deleting.entry(&parent, &name, FileType::Unknown)
+    let (count, since, turns_left) = (0, Instant::now(), TURNS_MAX);
+    let mut deleting = Deleting { pace, count, since, turns_left, top: None, depth: 0, moved: false };
+    deleting.entry(parent.as_fd(), &name, FileType::Unknown)
 }
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -190,10 +195,15 @@ struct Deleting<'a> {
     count: u32,
     since: Instant,
     turns_left: u32,
+    /// The directory that is deleted, and how many are open below it.
+    top: Option<OwnedFd>,
+    depth: usize,
+    /// Something was moved up, which has to be listed there.
+    moved: bool,
 }
 
 impl Deleting<'_> {
-    fn entry(&mut self, parent: &OwnedFd, name: &CStr, kind: FileType) -> io::Result<ControlFlow<()>> {
+    fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<ControlFlow<()>> {
         let kind = match kind {
             FileType::Unknown => match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
@@ -202,7 +212,13 @@ impl Deleting<'_> {
             kind => kind,
         };
         let flags = if kind == FileType::Directory {
-            if self.content(parent, name)?.is_break() {
+            if self.depth >= OPEN_MAX && self.move_up(parent, name)? {
+                return Ok(self.breathe());
+            }
+            self.depth += 1;
+            let content = self.content(parent, name);
+            self.depth -= 1;
+            if content?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             AtFlags::REMOVEDIR
@@ -217,8 +233,24 @@ impl Deleting<'_> {
         }
     }
 
+    /// Moves a directory to the top, so that neither descriptors nor the stack run out.
+    fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+        let Some(top) = &self.top else { return Ok(false) };
+        let move_up = || renameat(parent, name, top, format!("+{:x}", fastrand::u64(..)));
+        match move_up() {
+            Err(Errno::ACCESS) => {
+                chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+                move_up()?;
+            }
+            Err(Errno::NOENT) => {}
+            moved => moved?,
+        }
+        self.moved = true;
+        Ok(true)
+    }
+
     /// Empties a directory; one without write permission as well.
-    fn content(&mut self, parent: &OwnedFd, name: &CStr) -> io::Result<ControlFlow<()>> {
+    fn content(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<ControlFlow<()>> {
         let open = || openat(parent, name, FOLDER, Mode::empty());
         let folder = match open() {
             Err(Errno::ACCESS) => {
@@ -232,13 +264,17 @@ impl Deleting<'_> {
             // Not ours to change, perhaps: then deleting says so.
             let _ = rustix::fs::fchmod(folder.as_fd(), Mode::RWXU);
         }
-        for entry in Dir::read_from(&folder)? {
+        if self.top.is_none() {
+            self.top = Some(folder.try_clone()?);
+        }
+        let mut listed = Dir::new(folder)?;
+        while let Some(entry) = listed.read() {
             let entry = entry?;
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
             }
-            if self.entry(&folder, name, entry.file_type())?.is_break() {
+            if self.entry(listed.fd()?, name, entry.file_type())?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -246,6 +282,9 @@ impl Deleting<'_> {
     }
 
     fn again(&mut self) -> bool {
+        if std::mem::take(&mut self.moved) {
+            return true;
+        }
         self.turns_left = self.turns_left.saturating_sub(1);
         self.turns_left > 0
     }
