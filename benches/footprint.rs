@@ -38,6 +38,7 @@ fn main() -> io::Result<ExitCode> {
     let binary = Path::new(&binary);
     let mut puma = PumaRig::empty(Setup::default());
     let mut agent = AgentRig::prepare(binary, &puma);
+    agent.kept = true;
     // As often as by default, and not as often as tests like it.
     agent.env.push(("PITSTOP_POLL_INTERVAL".into(), "30s".into()));
     agent.start_from_v1(&mut puma);

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use pitstop::cli::{self, Cli, Command, Exit, Failure, console};
+use pitstop::cli::{self, Cli, Command, Exit, Failure, console, run::Run};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -26,6 +26,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn perform(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Exec(exec) => cli::exec::run(cli.config.as_deref(), cli.json, exec),
+        Command::Run(Run { child_of: None }) => cli::run::keep(cli.config.as_deref()),
         _ => runtime().and_then(|runtime| dispatch(runtime, cli)),
     }
 }

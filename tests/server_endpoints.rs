@@ -247,6 +247,7 @@ async fn the_token_guards_all_but_the_probes() {
     assert!(app.requests.lock().await.try_recv().is_err(), "a refused call begins no drain");
     for path in ["/status", "/metrics"] {
         assert_eq!(app.get(path, "Authorization: Bearer s3cret\r\n").await.0, 200, "{path}");
+        assert_eq!(app.get(path, "Authorization: bearer  s3cret\r\n").await.0, 200, "{path}, in lower case");
     }
     assert_eq!(app.get("/live", "").await.0, 200);
     assert_eq!(app.get("/ready", "").await.0, 503);

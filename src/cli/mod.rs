@@ -53,7 +53,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The sidecar: follow the pointer, deploy, answer /prestop; ends with SIGTERM.
-    Run,
+    Run(run::Run),
     /// The container's first process, where there are no sidecars or hooks: the app server and the agent.
     Exec(exec::Exec),
     /// Once: fetch and publish what the pointer names, then exit (for init containers).
@@ -143,7 +143,7 @@ pub enum Command {
 impl Command {
     fn needs_source(&self, config: &Config) -> bool {
         match self {
-            Self::Run | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
+            Self::Run(_) | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
             Self::VerifyTree { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
@@ -302,10 +302,10 @@ impl fmt::Display for Failure {
 pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let console = Console { json: cli.json };
     let file = cli.config.as_deref();
-    if matches!(cli.command, Command::Run) {
+    if let Command::Run(run::Run { child_of: Some(parent) }) = cli.command {
         let (loaded, invalid) = config::load_degraded(file, config::environment());
         let invalid = invalid.or_else(|| loaded.require_source().err());
-        return run::run(loaded.config, invalid).await;
+        return run::run(loaded.config, invalid, parent).await;
     }
     if let Command::Install { dest } = &cli.command {
         return install::run(dest, console);
@@ -324,7 +324,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
     use operator::Ask;
     let ask = |ask| operator::run(&config.state_dir, ask, console);
     match command {
-        Command::Run | Command::Config | Command::Exec(_) | Command::Install { .. } => {
+        Command::Run(_) | Command::Config | Command::Exec(_) | Command::Install { .. } => {
             unreachable!("dispatched before")
         }
         Command::Fetch => fetch::run(config, console).await,

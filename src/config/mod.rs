@@ -4,7 +4,7 @@
 //! it, `check` looks for what cannot work. No step stops at its first problem.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -82,7 +82,7 @@ pub struct Config {
     pub grace_period: Duration,
     /// A file with the token that guards /prestop and the read endpoints.
     pub token_file: Option<PathBuf>,
-    /// Where the endpoints listen.
+    /// Where the endpoints listen; `[::]` is every address, IPv4 and IPv6.
     pub listen: SocketAddr,
     /// Logs.
     pub log: Log,
@@ -419,7 +419,7 @@ impl Default for Config {
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,
-            listen: SocketAddr::from(([0, 0, 0, 0], 9750)),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 9750)),
             log: Log::default(),
         }
     }

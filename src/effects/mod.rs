@@ -152,8 +152,8 @@ impl Effects {
     }
 
     /// The drain that was under way when the last process of the agent ended.
-    pub fn read_drain_journal(&self) -> Option<Journal> {
-        drain_journal::read(&self.tools.state_dir)
+    pub async fn read_drain_journal(&self) -> Option<Journal> {
+        drain_journal::read(&self.tools.state_dir).await
     }
 
     /// Writes the drain's journal, or removes it: best effort, in the background.

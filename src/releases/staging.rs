@@ -14,13 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
     Releases, disk_trouble, is_absence,
+    places::STAGING,
     trash::{Pace, delete_gently},
 };
-use crate::{core::Trouble, store::CallOff};
+use crate::{beneath::Held, core::Trouble, store::CallOff};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -38,14 +39,20 @@ pub(super) fn plain(pod: &str) -> String {
 pub struct Stage {
     dir: PathBuf,
     lock: PathBuf,
+    _locked: File,
+    place: Held,
     off: CallOff,
-    _held: File,
 }
 
 impl Stage {
-    /// The directory.
+    /// The directory. It is reached by a descriptor, so that nobody can put another into its place.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where it lies.
+    pub(super) fn place(&self) -> &Held {
+        &self.place
     }
 }
 
@@ -57,37 +64,34 @@ impl Drop for Stage {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        if !delete_gently(&self.dir, &pace).is_ok_and(|done| done.is_break()) {
+        let name = self.dir.file_name().unwrap_or_default();
+        if !delete_gently(&self.place, name, &pace).is_ok_and(|done| done.is_break()) {
             let _ = fs::remove_file(&self.lock);
         }
     }
 }
 
 impl Releases {
-    pub(super) fn staging_dir(&self) -> PathBuf {
-        self.deploy_to.join(".pitstop/staging")
-    }
-
     /// A new empty directory for work on the volume, until that is called off.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not take it.
     pub fn stage(&self, off: &CallOff) -> Result<Stage, Trouble> {
-        let staging = self.staging_dir();
+        let place = self.make_place(STAGING)?;
         let make = || {
-            fs::create_dir_all(&staging)?;
             let lock = tempfile::Builder::new()
                 .prefix(&format!("{}+", self.pod))
                 .suffix(".lock")
-                .make_in(&staging, take_new)?;
-            let (held, lock) = lock.into_parts();
+                .make_in(place.path(), take_new)?;
+            let (locked, lock) = lock.into_parts();
             let lock = lock.keep().map_err(|e| e.error)?;
             let dir = lock.with_extension("dir");
             use std::os::unix::fs::DirBuilderExt;
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
-            Ok(Stage { dir, lock, off: off.clone(), _held: held })
+            Ok((dir, lock, locked))
         };
-        make().map_err(|e| disk_trouble(&staging, &e))
+        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_trouble(place.name(), &e))?;
+        Ok(Stage { dir, lock, _locked: locked, place, off: off.clone() })
     }
 
     /// Removes what an agent of this pod left behind when it was killed, and what other pods left
@@ -97,14 +101,12 @@ impl Releases {
     /// [`Trouble`] naming the path when the volume does not let it.
     pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<(), Trouble> {
         self.clean_links()?;
-        let staging = self.staging_dir();
-        let entries = match fs::read_dir(&staging) {
-            Err(e) if is_absence(&e) => return Ok(()),
-            entries => entries.map_err(|e| disk_trouble(&staging, &e))?,
-        };
-        for entry in entries {
-            let path = entry.map_err(|e| disk_trouble(&staging, &e))?.path();
-            let done = self.clean(&path, pace).map_err(|e| disk_trouble(&path, &e))?;
+        let Some(staging) = self.place(STAGING)? else { return Ok(()) };
+        let failed = |e: io::Error| disk_trouble(staging.name(), &e);
+        for entry in fs::read_dir(staging.path()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let done = self.clean(&staging, Path::new(&name), pace);
+            let done = done.map_err(|e| disk_trouble(&staging.name().join(&name), &e))?;
             if done.is_break() {
                 break;
             }
@@ -113,22 +115,23 @@ impl Releases {
     }
 
     /// Takes away one entry of the staging directory, if its maker is gone.
-    fn clean(&self, path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-        let lock = path.with_extension("lock");
-        if !self.is_own(path.file_name()) && !is_stale(path)? {
+    fn clean(&self, staging: &Held, name: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
+        let lock = name.with_extension("lock");
+        if !self.is_own(name.file_name()) && !is_stale(&staging.join(name))? {
             return Ok(ControlFlow::Continue(()));
         }
-        let _held = match File::options().write(true).open(&lock) {
+        let _locked = match staging.file(lock.as_os_str(), OFlags::WRONLY) {
             Ok(file) => match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => Some(file),
                 Err(_) => return Ok(ControlFlow::Continue(())),
             },
-            Err(e) if is_absence(&e) => None,
+            // No lock of ours.
+            Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidInput => None,
             Err(e) => return Err(e),
         };
-        let done = delete_gently(&path.with_extension("dir"), pace)?;
+        let done = delete_gently(staging, name.with_extension("dir").as_os_str(), pace)?;
         if done.is_continue() {
-            gone_is_fine(fs::remove_file(&lock))?;
+            gone_is_fine(fs::remove_file(staging.join(&lock)))?;
         }
         Ok(done)
     }

@@ -11,24 +11,28 @@
 //! next look deals with.
 
 use std::{
-    ffi::{CStr, OsString},
+    ffi::{CStr, CString, OsStr},
     fs, io,
     ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, renameat, statat,
+        AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, renameat, statat,
         unlinkat,
     },
     io::Errno,
 };
 
-use super::{MARKER, Releases, disk_trouble, is_absence, protection::Protection, sync_dir};
-use crate::{core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
+use super::{
+    MARKER, Releases, disk_trouble, is_absence,
+    places::{RELEASES, TRASH},
+    protection::Protection,
+};
+use crate::{beneath::Held, core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
 
 /// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
 /// or says that the rest is for another time.
@@ -65,10 +69,6 @@ pub(super) struct Emptied {
 }
 
 impl Releases {
-    fn trash_dir(&self) -> PathBuf {
-        self.deploy_to.join(".pitstop/trash")
-    }
-
     /// Moves a release aside and deletes it, unless it is needed after all.
     pub(super) fn discard(
         &self,
@@ -81,40 +81,38 @@ impl Releases {
         if let Some(user) = in_use::user_of(&path).map_err(failed)? {
             return Ok(Fate::Kept(user.to_string()));
         }
-        fs::create_dir_all(self.trash_dir()).map_err(failed)?;
-        let aside = self.trash_dir().join(format!("{id}+{}+{:x}", self.pod, fastrand::u64(..)));
+        let Some(releases) = self.place(RELEASES)? else { return Ok(Fate::Deleted) };
+        let trash = self.make_place(TRASH)?;
+        let aside = format!("{id}+{}+{:x}", self.pod, fastrand::u64(..));
         {
             let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
             if let Some(why) = self.needed(id, protection)? {
                 return Ok(Fate::Kept(why));
             }
-            match fs::rename(&path, &aside) {
+            match fs::rename(releases.join(id.as_str()), trash.join(&aside)) {
                 // Another agent of this volume was faster.
                 Err(e) if is_absence(&e) => return Ok(Fate::Deleted),
                 done => done.map_err(failed)?,
             }
         }
         failpoint::hit("prune.renamed");
-        for dir in [self.releases_dir(), self.trash_dir()] {
-            sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e))?;
+        for dir in [&releases, &trash] {
+            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
         }
-        self.finish(&aside, protection, pace)
+        self.finish(&trash, OsStr::new(&aside), protection, pace)
     }
 
     /// Goes on with whatever was left in the trash, by whomever.
     pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Trouble> {
-        let dir = self.trash_dir();
         let mut done = Emptied::default();
-        let entries = match fs::read_dir(&dir) {
-            Err(e) if is_absence(&e) => return Ok(done),
-            entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
-        };
-        for entry in entries {
-            let path = entry.map_err(|e| disk_trouble(&dir, &e))?.path();
-            match self.finish(&path, protection, pace) {
+        let Some(trash) = self.place(TRASH)? else { return Ok(done) };
+        let failed = |e: io::Error| disk_trouble(trash.name(), &e);
+        for entry in fs::read_dir(trash.path()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            match self.finish(&trash, &name, protection, pace) {
                 Ok(Fate::Deleted) => done.emptied += 1,
                 Ok(Fate::Kept(why)) => {
-                    tracing::info!(path = %path.display(), why, "a release that was moved aside is needed");
+                    tracing::info!(path = %trash.name().join(&name).display(), why, "a release that was moved aside is needed");
                 }
                 Ok(Fate::Unfinished) => {
                     done.unfinished = true;
@@ -127,39 +125,50 @@ impl Releases {
     }
 
     /// Decides for the last time about something in the trash, then deletes it.
-    fn finish(&self, aside: &Path, protection: Protection<'_>, pace: Pace<'_>) -> Result<Fate, Trouble> {
-        let failed = |e: io::Error| disk_trouble(aside, &e);
-        let name = aside.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let id = name.split('+').next().and_then(|id| id.parse::<ReleaseId>().ok());
-        let user = match in_use::user_of(aside) {
-            Err(e) if is_absence(&e) => return Ok(Fate::Deleted),
+    fn finish(
+        &self,
+        trash: &Held,
+        aside: &OsStr,
+        protection: Protection<'_>,
+        pace: Pace<'_>,
+    ) -> Result<Fate, Trouble> {
+        let failed = |e: io::Error| disk_trouble(&trash.name().join(aside), &e);
+        let id = aside.to_str().and_then(|name| name.split('+').next()?.parse::<ReleaseId>().ok());
+        // Before it is opened here, too.
+        let user = match in_use::user_of(&trash.join(aside)) {
+            Err(e) if is_absence(&e) => None,
             user => user.map_err(failed)?,
         };
+        // Of a link, or what else is no directory, nothing is taken but itself.
+        let tree = Held::open(&self.deploy_to, &Path::new(TRASH).join(aside)).ok();
         {
             let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
-            let whole = aside.join(MARKER).exists();
+            let marker = tree.as_ref().map(|tree| tree.join(MARKER));
+            let whole = marker.as_ref().is_some_and(|marker| fs::symlink_metadata(marker).is_ok());
             let why = match &id {
                 Some(id) if whole => user.map(|u| u.to_string()).or(self.needed(id, protection)?),
                 _ => None,
             };
             if let (Some(id), Some(why)) = (&id, why)
-                && self.put_back(aside, id, user.is_some())?
+                && self.put_back(&trash.join(aside), id, user.is_some())?
             {
                 return Ok(Fate::Kept(why));
             }
-            gone_is_fine(fs::remove_file(aside.join(MARKER))).map_err(failed)?;
+            if let Some(marker) = marker {
+                gone_is_fine(fs::remove_file(marker)).map_err(failed)?;
+            }
         }
         failpoint::hit("prune.unmarked");
-        let done = delete_gently(aside, pace).map_err(failed)?;
+        let done = delete_gently(trash, aside, pace).map_err(failed)?;
         Ok(if done.is_break() { Fate::Unfinished } else { Fate::Deleted })
     }
 
     /// Answers whether it stays. Where the release was fetched anew meanwhile, this copy stays as long as
     /// a process is in it.
     fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Trouble> {
-        let path = self.path(id);
-        match fs::rename(aside, &path) {
-            Ok(()) => sync_dir(&self.releases_dir()).map(|()| true).map_err(|e| disk_trouble(&path, &e)),
+        let (path, releases) = (self.path(id), self.make_place(RELEASES)?);
+        match fs::rename(aside, releases.join(id.as_str())) {
+            Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_trouble(&path, &e)),
             Err(_) if in_use => Ok(true),
             Err(_) if self.is_complete(id)? => Ok(false),
             Err(e) => Err(disk_trouble(&path, &e)),
@@ -174,17 +183,10 @@ impl Releases {
 }
 
 /// Deletes a tree a handful at a time, however deep. Absent is fine: several may delete the same one.
-pub(super) fn delete_gently(path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let Some(name) = path.file_name() else { return Ok(ControlFlow::Continue(())) };
-    let parent = match openat(CWD, parent, FOLDER, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
-        parent => parent?,
-    };
-    let name = OsString::from(name).into_encoded_bytes();
-    let name = std::ffi::CString::new(name)?;
+pub(super) fn delete_gently(parent: &Held, name: &OsStr, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
     let (count, since, turns_left) = (0, Instant::now(), TURNS_MAX);
     let mut deleting = Deleting { pace, count, since, turns_left, top: None, depth: 0, moved: false };
+    let name = CString::new(name.as_encoded_bytes())?;
     deleting.entry(parent.as_fd(), &name, FileType::Unknown)
 }
 

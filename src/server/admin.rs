@@ -16,9 +16,9 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::watch};
 
-use super::{Handles, prestop};
+use super::{Handles, connections, prestop};
 use crate::{
     core::{Operator, drain::Origin},
     desk::Reply,
@@ -43,7 +43,10 @@ pub async fn serve(state_dir: PathBuf, handles: Handles) -> Result<(), AdminErro
     let path = state_dir.join(SOCKET_NAME);
     let failed = |source| AdminError { path: path.clone(), source };
     let listener = listen(&state_dir, &path).map_err(failed)?;
-    axum::serve(listener, router(handles)).await.map_err(failed)
+    // Nothing there is worth waiting for at the end.
+    let (_never, stop) = watch::channel(false);
+    connections::serve(listener, router(handles), stop).await;
+    Ok(())
 }
 
 /// Made in a directory of our own and moved into place: nobody else can ever open it, and there is

@@ -13,7 +13,7 @@ use axum::{
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{Handles, prestop};
+use super::{Handles, connections, listen::listen_on, prestop};
 use crate::finding::{Code, Finding};
 
 /// The pauses between attempts at a taken port double up to this.
@@ -38,26 +38,25 @@ pub fn router(handles: Handles) -> Router {
 /// Serves the endpoints until `stop` is true. A port that is taken is tried again and again: the agent stays
 /// for its deploys, and says what is wrong in the log and on the admin socket.
 pub async fn serve(listen: SocketAddr, handles: Handles, mut stop: watch::Receiver<bool>) {
-    let app = router(handles.clone());
     let listener = tokio::select! {
         listener = bind(listen, &handles) => listener,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    tracing::info!(%listen, "serving");
-    // No time-out of any kind: /prestop is held for as long as the drain takes.
-    let stop = async move {
-        // The sender's end is an end as well.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%listen, %error, "the endpoints are lost");
+    serve_on(listener, handles, stop).await;
+}
+
+/// The same on a port that is open already.
+pub async fn serve_on(listener: TcpListener, handles: Handles, stop: watch::Receiver<bool>) {
+    if let Ok(listen) = listener.local_addr() {
+        tracing::info!(%listen, "serving");
     }
+    connections::serve(listener, router(handles), stop).await;
 }
 
 async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
     let mut pause = Duration::from_millis(250);
     loop {
-        match TcpListener::bind(listen).await {
+        match listen_on(listen).and_then(TcpListener::from_std) {
             Ok(listener) => {
                 handles.findings().clear();
                 return listener;

@@ -108,7 +108,7 @@ impl Loop {
     /// Breaks when the agent is to end; continues when something was lost.
     async fn begin(inputs: Inputs) -> ControlFlow<(), &'static str> {
         let (done, finished) = mpsc::unbounded_channel();
-        let state = State::new(&inputs, done);
+        let state = State::new(&inputs, done, inputs.effects.read_drain_journal().await);
         let (send, looks) = mpsc::channel(1);
         let observer = Observer {
             app_server: inputs.app_server.clone(),

@@ -16,7 +16,7 @@ use crate::{
     core::{
         Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
         Watchfulness,
-        drain::{Answer, DrainCommand, DrainEffect, Origin, Undone},
+        drain::{Answer, DrainCommand, DrainEffect, Journal, Origin, Undone},
         verdict,
     },
     desk::{Command, Ending, Reply},
@@ -59,13 +59,13 @@ struct Last {
 }
 
 impl State {
-    pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>) -> Self {
+    /// `journal` is that of a drain that was under way when the last process ended.
+    pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
         let now = (inputs.clock)();
         let trouble = match &inputs.invalid {
             Some(finding) => Trouble::new(Reason::ConfigInvalid, finding.message.clone()),
             None => mind::not_read_yet(),
         };
-        let journal = inputs.effects.read_drain_journal();
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,

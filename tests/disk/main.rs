@@ -10,6 +10,7 @@ mod moves;
 mod odd;
 mod one_archive;
 mod packing;
+mod plants;
 mod pointer;
 mod prune;
 mod publish;

@@ -2,7 +2,8 @@
 
 use std::{io::Write, net::TcpStream, path::Path, thread};
 
-use pitstop_rig::{AgentRig, App, PumaRig, Setup, until};
+use nix::sys::signal::Signal;
+use pitstop_rig::{AgentRig, App, PumaRig, Setup, puma::children, until};
 
 use crate::pod::{PITSTOP, Pod};
 
@@ -69,6 +70,35 @@ fn e2e_a_killed_agent_takes_the_drain_up_again() {
 }
 
 #[test]
+fn e2e_an_agent_that_is_killed_four_times_in_its_container_goes_on_with_the_drain() {
+    let mut pod = Pod::in_sync();
+    pod.agent.kill();
+    pod.agent.kept = true;
+    pod.agent.start();
+    pod.agent.wait_in_sync("v1");
+    let request = slow_request(&pod, 12);
+    let begun = pod.agent.prestop();
+    let drain = until("the drain", || Some(pod.status()["drain"]["drain_id"].as_str()?.to_owned()));
+    until("its journal", || pod.agent.state_dir().join("drain.json").exists().then_some(()));
+    let container = pod.agent.pid().unwrap();
+    for _ in 0..4 {
+        let killed = until("an agent", || children(container).first().copied());
+        kill(killed, Signal::SIGKILL);
+        let next = |agent: &i32| *agent != killed;
+        until("the next agent", || children(container).first().copied().filter(next));
+        until("it answers", || pod.agent.get("/ready").ok().filter(|answer| answer.status == 200));
+    }
+    assert!(begun.join().unwrap().is_err(), "the first agent took its call with it");
+    assert_eq!(pod.agent.pid(), Some(container));
+    let answer = pod.prestop();
+    assert_eq!((&answer["drain_id"], &answer["result"]), (&drain.into(), &"drained".into()));
+    assert_eq!(request.join().unwrap(), Some(200));
+    kill(container, Signal::SIGTERM);
+    pod.puma.container().terminate();
+    assert_eq!(pod.agent.wait_for_end(), Some(0));
+}
+
+#[test]
 fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
     let mut pod = Pod::in_sync();
     let request = slow_request(&pod, 3);
@@ -118,5 +148,9 @@ fn e2e_sigterm_without_an_app_server_is_quick() {
 }
 
 fn term(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+    kill(pid, Signal::SIGTERM);
+}
+
+fn kill(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
