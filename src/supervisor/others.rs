@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::{
     core::{Mode, Moment, Notice},
     finding::{Code, Finding},
+    telemetry::word,
 };
 
 /// For how long a restart by others stands on /status: whoever is called because of it still sees it.
@@ -22,7 +23,7 @@ impl Others {
         let Notice::RestartedByOthers { mode, amid_ours } = notice;
         self.count += 1;
         tracing::warn!(
-            ?mode,
+            mode = word(mode),
             amid_ours,
             count = self.count,
             "the app server was restarted, and not by pitstop; what it runs is proved anew"

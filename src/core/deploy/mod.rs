@@ -36,7 +36,7 @@ mod view;
 pub use birth::stand_ins;
 
 use super::{
-    Policy, Recovered, Stage, View, Watchfulness,
+    Moving, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
         Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Record, Step,
         Trouble,
