@@ -5,8 +5,7 @@
 //! reported as such and looked at again; it never ends the watch.
 
 use std::{
-    fmt, fs, io,
-    io::Read,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     core::{Reason, Trouble},
+    plain_file,
     revision::{Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version, archive},
     volume::Lane,
@@ -248,14 +248,14 @@ impl Looker {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|e| Trouble::new(Reason::PointerUnreadable, format!("{}: {e}", path.display())))?;
-    if bytes.len() as u64 > LIMIT_BYTES {
-        let message = format!("{} is larger than {LIMIT_BYTES} bytes", path.display());
-        return Err(Trouble::new(Reason::PointerInvalid, message));
-    }
-    Ok(bytes)
+    // A ConfigMap's file is a link.
+    plain_file::read(path, LIMIT_BYTES).map_err(|e| {
+        let reason = match e.kind() {
+            io::ErrorKind::FileTooLarge => Reason::PointerInvalid,
+            _ => Reason::PointerUnreadable,
+        };
+        Trouble::new(reason, format!("{}: {e}", path.display()))
+    })
 }
 
 fn unreadable(key: &str, error: store::StoreError) -> Trouble {
@@ -325,10 +325,10 @@ impl Watching {
         match failed {
             Some(trouble) if before != Some(trouble.reason) => {
                 let (reason, detail) = (trouble.reason.code(), &trouble.message);
-                tracing::warn!(reason, detail, ?pointer, "the pointer is not known: no deploys until it is");
+                tracing::warn!(reason, "the pointer cannot be followed, so no deploy begins: {detail}");
             }
             None if before.is_some() => {
-                tracing::info!(?pointer, looks_in_vain = self.failures, "the pointer is known again");
+                tracing::info!(failed_looks = self.failures, "the pointer {pointer:?} is read again");
             }
             Some(_) | None => {}
         }

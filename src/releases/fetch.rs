@@ -18,6 +18,7 @@ use super::{
     download::{DownloadError, Downloaded, download},
     is_absence,
     layout::Link,
+    places::RELEASES,
     staging::Stage,
     sync_dir,
     unpack::{Unpacked, unpack},
@@ -78,7 +79,7 @@ impl Releases {
             return Ok(Fetched { downloaded_bytes: 0, was_there: true, entries, bytes });
         }
         self.refuse_foreign(id)?;
-        self.check_way_to_shared(&self.layout.links())?;
+        self.place(RELEASES)?;
         let published = store.require(id)?;
         if let Some(promised) = promised.filter(|promised| *promised != published.sha256) {
             let (key, now) = (published.kind.key(id), &published.sha256);
@@ -88,7 +89,7 @@ impl Releases {
             );
             return Err(corrupt(id, &why));
         }
-        let stage = self.stage()?;
+        let stage = self.stage(store.off())?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
@@ -186,8 +187,8 @@ impl Releases {
     }
 
     fn check_space(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
-        let staging = self.staging_dir();
-        let stat = rustix::fs::statvfs(&staging).map_err(|e| disk_trouble(&staging, &e.into()))?;
+        let stat =
+            rustix::fs::statvfs(&self.deploy_to).map_err(|e| disk_trouble(&self.deploy_to, &e.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let need = archive_bytes.saturating_mul(SPACE_FACTOR);
         if free >= need {
@@ -254,9 +255,8 @@ impl Releases {
 
     /// The one rename; false when another agent's was first.
     fn settle(&self, stage: &Stage, tree: &Path, id: &ReleaseId) -> Result<bool, Trouble> {
-        let (dir, path) = (self.releases_dir(), self.path(id));
-        fs::create_dir_all(&dir).map_err(|e| disk_trouble(&dir, &e))?;
-        let renamed = match fs::rename(tree, &path) {
+        let (releases, path) = (self.make_place(RELEASES)?, self.path(id));
+        let renamed = match fs::rename(tree, releases.join(id.as_str())) {
             Ok(()) => true,
             // Something is there: the rename of a directory replaces nothing but an empty one.
             Err(_) if self.is_complete(id)? => false,
@@ -266,7 +266,10 @@ impl Releases {
             }
         };
         failpoint::hit("fetch.renamed");
-        for dir in [stage.dir(), &dir, &self.deploy_to] {
+        for dir in [stage.place(), &releases] {
+            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
+        }
+        for dir in [stage.dir(), &self.deploy_to] {
             sync_dir(dir).map_err(|e| disk_trouble(dir, &e))?;
         }
         Ok(renamed)

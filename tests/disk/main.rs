@@ -2,6 +2,7 @@
 
 mod commands;
 mod crash;
+mod exhaust;
 mod fleet;
 mod linked;
 mod matrix;
@@ -9,6 +10,7 @@ mod moves;
 mod odd;
 mod one_archive;
 mod packing;
+mod plants;
 mod pointer;
 mod prune;
 mod publish;
