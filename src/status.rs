@@ -66,6 +66,7 @@ impl Snapshot {
             hold: None,
             back: None,
             retry_at: None,
+            moving: None,
         };
         Self {
             at,

@@ -51,6 +51,7 @@ fn view() -> View {
         hold: None,
         back: None,
         retry_at: None,
+        moving: None,
     }
 }
 

@@ -146,7 +146,10 @@ impl Observer {
         match tokio::time::timeout(LONGEST_LOOK, &mut look).await {
             Ok(Ok(look)) => return look,
             Ok(Err(panic)) => tracing::error!(%panic, "a defect in pitstop: a look at the app server failed"),
-            Err(_) => tracing::error!(limit = ?LONGEST_LOOK, "looking at the app server took too long"),
+            Err(_) => tracing::error!(
+                "looking at the app server took longer than {}",
+                humantime::format_duration(LONGEST_LOOK)
+            ),
         }
         look.abort();
         Look {

@@ -472,7 +472,9 @@ impl Deploy {
             RevertStep::Close => {
                 self.trouble = failed.cloned();
                 if !revert.reject {
-                    self.retry_at = Some(now.plus(self.policy.retry_ms));
+                    let pause = self.pause(revert.why.reason);
+                    self.retry_at = Some(now.plus(pause));
+                    self.trouble = self.trouble.take().or((self.denied > 0).then(|| revert.why.clone()));
                 }
                 out.push(self.conclude(target.revision, Conclusion::Reverted(revert.why)));
                 return State::Steady;

@@ -17,6 +17,21 @@ impl Deploy {
         }
     }
 
+    fn moving(&self) -> Option<Moving> {
+        let (target, back_to) = match &self.state {
+            State::Steady => return None,
+            State::Reverting(target, revert) => (target, revert.goal.clone()),
+            State::Fetching(target)
+            | State::Checking(target, _)
+            | State::Publishing(target, ..)
+            | State::Restarting(target, ..)
+            | State::Verifying(target, _)
+            | State::Committing(target, _)
+            | State::Stranded(target) => (target, None),
+        };
+        Some(Moving { revision: target.revision.clone(), back_to })
+    }
+
     /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
     pub fn may_end(&self) -> bool {
         match &self.state {
@@ -56,6 +71,7 @@ impl Deploy {
             hold: self.hold(),
             back: self.way_back_for_operators(),
             retry_at: self.retry_at,
+            moving: self.moving(),
         }
     }
 
