@@ -156,6 +156,17 @@ async fn startup_waits_for_a_complete_current() {
 }
 
 #[tokio::test]
+async fn startup_tells_strangers_the_reason_and_no_words() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "s3cret").unwrap();
+    let app = app(Some(file.path().into())).await;
+    let (code, body) = app.get("/startup", "").await;
+    assert_eq!((code, json(&body)), (503, json!({"pending": ["current"], "reason": "volume_unavailable"})));
+    let (_, body) = app.get("/startup", "Authorization: Bearer s3cret\r\n").await;
+    assert_eq!(json(&body)["message"], "/srv/app does not answer");
+}
+
+#[tokio::test]
 async fn ready_names_what_is_pending_and_never_goes_back() {
     let app = app(None).await;
     assert_eq!(app.get("/ready", "").await, (503, r#"{"pending":["current","app_server"]}"#.into()));
