@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Attention, Inputs, Seen,
+    cuts::Cuts,
     deploy_log::DeployLog,
     ledger::Ledger,
     mind::{self, Mind},
@@ -41,6 +42,7 @@ pub struct State {
     term: Option<Term>,
     last: Last,
     others: Others,
+    cuts: Cuts,
     current_complete: bool,
     seen_current: bool,
     seen_booted: bool,
@@ -90,6 +92,7 @@ impl State {
             term: None,
             last: Last::default(),
             others: Others::default(),
+            cuts: Cuts::default(),
             current_complete: before.current_complete,
             // A configuration that cannot be trusted must not keep a serving pod out of service.
             seen_current: before.seen_current || inputs.invalid.is_some(),
@@ -201,7 +204,10 @@ impl State {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        self.feed(Event::Observed(seen.observation));
+        let (now, ours) = (self.now(), self.mind.restart_in_flight());
+        let cut = self.cuts.look(now, observation, ours);
+        self.inputs.metrics.cut_by_restart(cut.len());
+        self.feed_at(now, Event::Observed(seen.observation));
     }
 
     /// What somebody asks.
@@ -321,8 +327,15 @@ impl State {
 
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
-        let others = self.others.finding(self.now());
-        invalid.iter().chain(&self.last.findings).chain(standing).chain(&others).cloned().collect()
+        let (others, cuts) = (self.others.finding(self.now()), self.cuts.finding(self.now()));
+        invalid
+            .iter()
+            .chain(&self.last.findings)
+            .chain(standing)
+            .chain(&others)
+            .chain(&cuts)
+            .cloned()
+            .collect()
     }
 
     /// Lets everybody know the state after an event.
