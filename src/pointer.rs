@@ -325,10 +325,10 @@ impl Watching {
         match failed {
             Some(trouble) if before != Some(trouble.reason) => {
                 let (reason, detail) = (trouble.reason.code(), &trouble.message);
-                tracing::warn!(reason, detail, ?pointer, "the pointer is not known: no deploys until it is");
+                tracing::warn!(reason, "the pointer cannot be followed, so no deploy begins: {detail}");
             }
             None if before.is_some() => {
-                tracing::info!(?pointer, looks_in_vain = self.failures, "the pointer is known again");
+                tracing::info!(failed_looks = self.failures, "the pointer {pointer:?} is read again");
             }
             Some(_) | None => {}
         }

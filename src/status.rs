@@ -66,6 +66,7 @@ impl Snapshot {
             hold: None,
             back: None,
             retry_at: None,
+            moving: None,
         };
         Self {
             at,
@@ -461,6 +462,7 @@ mod tests {
             last_peer: None,
             upgraded: 0,
             left: Vec::new(),
+            stuck_ms: None,
             evidence: Evidence { control: true, sockets: true, ends: true },
         };
         insta::assert_json_snapshot!(PrestopAnswer::from(&answer), @r#"

@@ -303,7 +303,8 @@ fn standing(config: &Config, hook: Option<&Hook>, invalid: Option<&Finding>) -> 
     let checks: Vec<_> = config::advice::of(config).into_iter().chain(hook).collect();
     let found = finding::findings(&checks);
     for Finding { code, severity, message, remedy } in &found {
-        tracing::info!(%code, ?severity, remedy, "{message}");
+        let severity = crate::telemetry::word(severity);
+        tracing::info!(code = code.code(), severity, remedy, "{message}");
     }
     found
 }

@@ -163,6 +163,17 @@ pub struct View {
     pub back: Option<ReleaseId>,
     /// What failed is tried again then.
     pub retry_at: Option<Moment>,
+    /// The deploy that is under way; the pointer may name another move by now.
+    pub moving: Option<Moving>,
+}
+
+/// A deploy that is under way, or stranded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moving {
+    /// What it is to put in place, also when it is being undone.
+    pub revision: Revision,
+    /// What the pod goes back to, while it does.
+    pub back_to: Option<ReleaseId>,
 }
 
 /// What an operator holds deploys with.

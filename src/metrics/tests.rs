@@ -51,6 +51,7 @@ fn view() -> View {
         hold: None,
         back: None,
         retry_at: None,
+        moving: None,
     }
 }
 
@@ -93,6 +94,7 @@ fn fed() -> Metrics {
         evidence: Evidence::default(),
         upgraded: 0,
         left: Vec::new(),
+        stuck_ms: None,
     });
     metrics
 }

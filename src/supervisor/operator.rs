@@ -17,6 +17,17 @@ pub fn told(operator: Operator, view: &View, draining: bool) -> Reply {
     }
 }
 
+/// The command that asks it.
+pub fn name(operator: Operator) -> &'static str {
+    match operator {
+        Operator::Sync { retry: false } => "sync",
+        Operator::Sync { retry: true } => "sync --retry",
+        Operator::Pause => "pause",
+        Operator::Resume => "resume",
+        Operator::Revert => "revert",
+    }
+}
+
 fn sync(retry: bool, view: &View, draining: bool) -> String {
     let rejected = view.desired.as_ref().and_then(|desired| Some((desired, reason(view, desired)?)));
     let first = match (retry, rejected) {

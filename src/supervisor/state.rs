@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Attention, Inputs, Seen,
+    deploy_log::DeployLog,
     ledger::Ledger,
     mind::{self, Mind},
     operator,
@@ -16,18 +17,20 @@ use crate::{
     core::{
         Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
         Watchfulness,
-        drain::{Answer, DrainCommand, DrainEffect, Journal, Origin, Undone},
+        drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
     desk::{Command, Ending, Reply},
     finding::Finding,
     status::{Since, Snapshot},
+    telemetry::word,
 };
 
 pub struct State {
     inputs: Inputs,
     mind: Mind,
     ledger: Ledger,
+    log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
     /// The callers of /prestop, and since when they wait.
@@ -78,6 +81,7 @@ impl State {
             answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
             mind: Mind::bare(&inputs.policy, journal, trouble),
             ledger: Ledger::new(inputs.metrics.clone(), now),
+            log: DeployLog::new(inputs.effects.ids().clone(), now),
             inputs: inputs.clone(),
             done,
             attention: watch::channel(calm).0,
@@ -108,6 +112,7 @@ impl State {
 
     fn feed_at(&mut self, now: Moment, event: Event) {
         self.ledger.event(&event);
+        self.log.event(now, &event);
         if let Event::Finished { step: Step::Publish, outcome: Outcome::Done, .. } = &event {
             (self.current_complete, self.seen_current) = (true, true);
         }
@@ -122,8 +127,10 @@ impl State {
     }
 
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
+        self.log.step(now, &effects, &self.mind.view(now));
         for effect in effects {
             self.ledger.effect(now, &effect);
+            let _inside = self.log.span_of(&effect).entered();
             match effect {
                 Effect::Drain(effect) => self.drain(effect),
                 Effect::Notice(notice) => self.others.take(now, notice),
@@ -151,14 +158,23 @@ impl State {
             DrainEffect::Journal(journal) => self.inputs.effects.write_drain_journal(journal),
             DrainEffect::Answer { called, ends, answer } => {
                 if ends {
-                    tracing::info!(drain_id = answer.drain_id, result = ?answer.result, "drain: {answer}");
+                    tracing::info!(
+                        drain_id = answer.drain_id,
+                        result = word(answer.result),
+                        "drain: {answer}"
+                    );
                     self.inputs.metrics.drained(&answer);
                     self.answer = Some(answer.clone());
                 } else {
-                    tracing::info!(drain_id = answer.drain_id, result = ?answer.result, "a call of /prestop: {answer}");
+                    tracing::info!(
+                        drain_id = answer.drain_id,
+                        result = word(answer.result),
+                        "a call of /prestop: {answer}"
+                    );
                 }
                 self.release(called, &Ending::Answered(answer));
             }
+            DrainEffect::Cut(cut) => log_cut(&cut),
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
@@ -196,6 +212,7 @@ impl State {
                 self.waiting.push((now, caller));
                 self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
+            Command::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
             Command::Undrain(reply) => {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
@@ -223,7 +240,7 @@ impl State {
             return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
         }
         let told = operator::told(operator, &view, self.mind.drain().active())?;
-        tracing::info!(?operator, "an operator asks");
+        tracing::info!("an operator asks: {}", operator::name(operator));
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
             kick.now();
         }
@@ -236,11 +253,6 @@ impl State {
         match recovered {
             Ok(recovered) => self.wake(recovered),
             Err(trouble) => {
-                tracing::warn!(
-                    reason = trouble.reason.code(),
-                    detail = trouble.message,
-                    "deploys cannot begin"
-                );
                 if self.inputs.invalid.is_none() {
                     self.mind.hold(trouble);
                 }
@@ -319,6 +331,7 @@ impl State {
         self.tell_needs(now);
         let view = self.mind.view(now);
         self.ledger.view(now, &view);
+        self.log.view(now, &view);
         let wanted = Attention {
             watchfulness: self.mind.watchfulness(),
             probe_for: self.mind.probe_for(),
@@ -349,6 +362,12 @@ impl State {
             seen_booted: self.seen_booted,
         }));
     }
+}
+
+/// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.
+fn log_cut(cut: &[InWork]) {
+    let named: Vec<_> = cut.iter().take(10).map(ToString::to_string).collect();
+    tracing::warn!(requests = cut.len(), "drain: cut off by the app server's end: {}", named.join(", "));
 }
 
 fn log_undone(why: Undone) {

@@ -17,6 +17,21 @@ impl Deploy {
         }
     }
 
+    fn moving(&self) -> Option<Moving> {
+        let (target, back_to) = match &self.state {
+            State::Steady => return None,
+            State::Reverting(target, revert) => (target, revert.goal.clone()),
+            State::Fetching(target)
+            | State::Checking(target, _)
+            | State::Publishing(target, ..)
+            | State::Restarting(target, ..)
+            | State::Verifying(target, _)
+            | State::Committing(target, _)
+            | State::Stranded(target) => (target, None),
+        };
+        Some(Moving { revision: target.revision.clone(), back_to })
+    }
+
     /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
     pub fn may_end(&self) -> bool {
         match &self.state {
@@ -56,6 +71,7 @@ impl Deploy {
             hold: self.hold(),
             back: self.way_back_for_operators(),
             retry_at: self.retry_at,
+            moving: self.moving(),
         }
     }
 
@@ -103,8 +119,10 @@ impl Deploy {
 
     pub(super) fn rejected_trouble(&self, desired: &Revision) -> Option<Trouble> {
         let why = self.history.rejection(desired)?;
+        let words = self.condemned.as_ref().filter(|(revision, _)| revision == desired);
+        let words = words.map(|(_, words)| format!(": {words}")).unwrap_or_default();
         let message = format!(
-            "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
+            "{desired} failed in this pod ({why}{words}) and is not tried again: promote another release, or `pitstop sync --retry`"
         );
         Some(Trouble::new(Reason::Rejected, message))
     }
