@@ -125,6 +125,8 @@ codes! {
     AppServerMissing = "APP_SERVER_MISSING",
     /// Somebody else restarted Puma.
     RestartedByOthers = "RESTARTED_BY_OTHERS",
+    /// Puma's master ended in a deploy, and not because of the release.
+    MasterEnded = "MASTER_ENDED",
     /// Several Pumas could be meant.
     AppServerAmbiguous = "APP_SERVER_AMBIGUOUS",
     /// Puma may not be looked into or signalled.

@@ -89,7 +89,7 @@ impl Releases {
             );
             return Err(corrupt(id, &why));
         }
-        let stage = self.stage()?;
+        let stage = self.stage(store.off())?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;

@@ -87,6 +87,11 @@ impl Inside {
         names(&self.0).zip(names(&other.0)).all(|(a, b)| a == b)
     }
 
+    /// Whether the path goes through it, or is it.
+    pub fn leads_to(&self, path: &[u8]) -> bool {
+        path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
     /// The same path, as seen from the directory of this name, if it is in there.
     pub fn below(&self, dir: &OsStr) -> Option<Self> {
         self.0.strip_prefix(dir.as_bytes())?.strip_prefix(b"/").map(|rest| Self(rest.into()))

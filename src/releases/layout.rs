@@ -26,6 +26,9 @@ use crate::{
 /// What keeps an empty directory in a repository, and nothing else.
 const PLACEHOLDERS: [&str; 2] = [".keep", ".gitkeep"];
 
+/// So many directories and files are not there to keep a place.
+const EMPTY_MAX: usize = 1000;
+
 /// Where the directories and files of the volume are that releases share.
 const SHARED: &str = "shared";
 
@@ -154,7 +157,10 @@ pub(super) fn in_the_way(link: &Link, what: &Path) -> UnpackError {
 
 /// The directories in `dir`, as seen from `top`; or the first thing that is content.
 fn only_placeholders(dir: &Path, top: &Path, dirs: &mut Vec<PathBuf>) -> io::Result<Option<PathBuf>> {
-    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    let mut entries = fs::read_dir(dir)?.take(EMPTY_MAX).collect::<io::Result<Vec<_>>>()?;
+    if entries.len() == EMPTY_MAX || dirs.len() >= EMPTY_MAX {
+        return Ok(Some(dir.into()));
+    }
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, name) = (entry.path(), entry.file_name());

@@ -23,6 +23,8 @@ const PATH_MAX: usize = 4096;
 pub struct Links {
     targets: BTreeMap<Inside, Box<[u8]>>,
     bytes: usize,
+    /// A directory that leads through none of them: the next entry is in it, most often.
+    free: Option<Box<[u8]>>,
 }
 
 impl Links {
@@ -40,6 +42,7 @@ impl Links {
                 path.show()
             )));
         }
+        self.free.take_if(|dir| path.leads_to(dir));
         self.targets.insert(path, target.into());
         Ok(())
     }
@@ -62,9 +65,14 @@ impl Links {
     }
 
     /// Whether the path of a directory leads through a link.
-    pub fn are_in(&self, dir: &[u8]) -> bool {
+    pub fn are_in(&mut self, dir: &[u8]) -> bool {
+        if self.targets.is_empty() || self.free.as_deref() == Some(dir) {
+            return false;
+        }
         let ends = dir.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        !self.targets.is_empty() && ends.chain([dir.len()]).any(|end| self.get(&dir[..end]).is_some())
+        let are = ends.chain([dir.len()]).any(|end| self.get(&dir[..end]).is_some());
+        self.free = (!are).then(|| dir.into());
+        are
     }
 
     /// Whether a link is of this name at the top, or in a directory of this name.
@@ -80,7 +88,7 @@ impl Links {
     #[must_use]
     pub fn below(self, dir: &OsStr) -> Self {
         let inside = |(path, to): (Inside, _)| Some((path.below(dir)?, to));
-        Self { targets: self.targets.into_iter().filter_map(inside).collect(), ..self }
+        Self { targets: self.targets.into_iter().filter_map(inside).collect(), free: None, ..self }
     }
 
     /// Refuses links that lead out of the tree, be it through other links. `ends` are the paths that lead
@@ -193,3 +201,65 @@ impl<'a> Following<'a> {
 
 /// Where the links that others lead through end: so many bytes of it are kept.
 const KNOWN_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(all: &[(&str, &str)]) -> Links {
+        let mut links = Links::default();
+        for (path, target) in all {
+            links.insert(Inside::of(path.as_ref()), target.as_bytes(), &Limits::default()).unwrap();
+        }
+        links
+    }
+
+    fn refused(all: &[(&str, &str)], ends: &[&str]) -> Option<String> {
+        let ends = ends.iter().map(|end| Inside::of(end.as_ref())).collect();
+        links(all).check(&ends, &CallOff::default()).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn forty_links_are_followed_and_no_more() {
+        let chain = |long: usize| -> Vec<(String, String)> {
+            (0..long).map(|n| (format!("{n}"), format!("{}", n + 1))).collect()
+        };
+        for (long, ok) in [(40, true), (41, false)] {
+            let chain = chain(long);
+            let chain: Vec<_> = chain.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+            assert_eq!(refused(&chain, &[]).is_none(), ok, "{long}");
+        }
+        let both = [("a", "x/../x/../x"), ("x", "y"), ("y", "z"), ("z", "d")];
+        assert_eq!(refused(&both, &[]), None, "each time they count, but they may");
+    }
+
+    #[test]
+    fn nothing_climbs_from_where_a_link_leads_out_on_purpose() {
+        let out = Some(
+            "the archive is refused: \"a\" is a link to \"log/../..\", which leads out of the release".into(),
+        );
+        assert_eq!(refused(&[("a", "log/../..")], &["log"]), out);
+        assert_eq!(refused(&[("a", "log/x")], &["log"]), None);
+        assert!(refused(&[("a", "b/.."), ("b", "log")], &["log"]).is_some());
+        assert_eq!(refused(&[("a", "b/x"), ("b", "log")], &["log"]), None);
+    }
+
+    #[test]
+    fn checking_is_called_off() {
+        let off = CallOff::default();
+        off.now();
+        assert!(matches!(links(&[("a", "b")]).check(&BTreeSet::new(), &off), Err(UnpackError::Archive(_))));
+    }
+
+    #[test]
+    fn a_directory_that_became_a_link_is_one() {
+        let mut links = links(&[("x", "y")]);
+        assert!(!links.are_in(b"a/b/c") && !links.are_in(b"a/b/c"));
+        links.insert(Inside::of("a/b".as_ref()), b"c", &Limits::default()).unwrap();
+        assert!(
+            links.are_in(b"a/b/c") && links.are_in(b"a/b") && !links.are_in(b"a") && !links.are_in(b"a/bc")
+        );
+        links.remove(&Inside::of("a/b".as_ref()));
+        assert!(!links.are_in(b"a/b/c"));
+    }
+}

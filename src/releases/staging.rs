@@ -11,7 +11,7 @@ use std::{
     ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -21,10 +21,12 @@ use super::{
     places::STAGING,
     trash::{Pace, delete_gently},
 };
-use crate::{beneath::Held, core::Trouble};
+use crate::{beneath::Held, core::Trouble, store::CallOff};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+/// Work that was called off is taken away for so long, before others may go on.
+const TIDYING: Duration = Duration::from_secs(1);
 
 /// A pod's name as a part of file names: `+` separates it from what follows.
 pub(super) fn plain(pod: &str) -> String {
@@ -39,6 +41,7 @@ pub struct Stage {
     lock: PathBuf,
     _locked: File,
     place: Held,
+    off: CallOff,
 }
 
 impl Stage {
@@ -55,17 +58,25 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = delete_tree(&self.dir);
-        let _ = fs::remove_file(&self.lock);
+        let began = Instant::now();
+        // Whoever called it off waits: what is left then is a leftover like others.
+        let pace = |_| match self.off.is_called() && began.elapsed() > TIDYING {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let name = self.dir.file_name().unwrap_or_default();
+        if !delete_gently(&self.place, name, &pace).is_ok_and(|done| done.is_break()) {
+            let _ = fs::remove_file(&self.lock);
+        }
     }
 }
 
 impl Releases {
-    /// A new empty directory for work on the volume.
+    /// A new empty directory for work on the volume, until that is called off.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not take it.
-    pub fn stage(&self) -> Result<Stage, Trouble> {
+    pub fn stage(&self, off: &CallOff) -> Result<Stage, Trouble> {
         let place = self.make_place(STAGING)?;
         let make = || {
             let lock = tempfile::Builder::new()
@@ -80,7 +91,7 @@ impl Releases {
             Ok((dir, lock, locked))
         };
         let (dir, lock, locked) = make().map_err(|e: io::Error| disk_trouble(place.name(), &e))?;
-        Ok(Stage { dir, lock, _locked: locked, place })
+        Ok(Stage { dir, lock, _locked: locked, place, off: off.clone() })
     }
 
     /// Removes what an agent of this pod left behind when it was killed, and what other pods left
@@ -148,29 +159,6 @@ fn is_stale(path: &Path) -> io::Result<bool> {
         Err(e) if is_absence(&e) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// Deletes a tree, directories without write permission included. Absent is fine.
-pub(super) fn delete_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            make_deletable(dir)?;
-            gone_is_fine(fs::remove_dir_all(dir))
-        }
-        done => gone_is_fine(done),
-    }
-}
-
-fn make_deletable(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            make_deletable(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn gone_is_fine(done: io::Result<()>) -> io::Result<()> {

@@ -14,13 +14,16 @@ use std::{
     ffi::{CStr, CString, OsStr},
     fs, io,
     ops::ControlFlow,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, statat, unlinkat},
+    fs::{
+        AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, renameat, statat,
+        unlinkat,
+    },
     io::Errno,
 };
 
@@ -40,6 +43,9 @@ const HANDFUL: u32 = 32;
 
 /// So many directories may have to be listed a second time.
 const TURNS_MAX: u32 = 16;
+
+/// So many directories are open at once; what is deeper is moved up first.
+const OPEN_MAX: usize = 64;
 
 /// What became of a release that was to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,9 +182,10 @@ impl Releases {
     }
 }
 
-/// Deletes a tree a handful at a time. Absent is fine: several may delete the same one.
+/// Deletes a tree a handful at a time, however deep. Absent is fine: several may delete the same one.
 pub(super) fn delete_gently(parent: &Held, name: &OsStr, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-    let mut deleting = Deleting { pace, count: 0, since: Instant::now(), turns_left: TURNS_MAX };
+    let (count, since, turns_left) = (0, Instant::now(), TURNS_MAX);
+    let mut deleting = Deleting { pace, count, since, turns_left, top: None, depth: 0, moved: false };
     let name = CString::new(name.as_encoded_bytes())?;
     deleting.entry(parent.as_fd(), &name, FileType::Unknown)
 }
@@ -190,6 +197,11 @@ struct Deleting<'a> {
     count: u32,
     since: Instant,
     turns_left: u32,
+    /// The directory that is deleted, and how many are open below it.
+    top: Option<OwnedFd>,
+    depth: usize,
+    /// Something was moved up, which has to be listed there.
+    moved: bool,
 }
 
 impl Deleting<'_> {
@@ -202,7 +214,13 @@ impl Deleting<'_> {
             kind => kind,
         };
         let flags = if kind == FileType::Directory {
-            if self.content(parent, name)?.is_break() {
+            if self.depth >= OPEN_MAX && self.move_up(parent, name)? {
+                return Ok(self.breathe());
+            }
+            self.depth += 1;
+            let content = self.content(parent, name);
+            self.depth -= 1;
+            if content?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             AtFlags::REMOVEDIR
@@ -215,6 +233,22 @@ impl Deleting<'_> {
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.again() => self.entry(parent, name, kind),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Moves a directory to the top, so that neither descriptors nor the stack run out.
+    fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+        let Some(top) = &self.top else { return Ok(false) };
+        let move_up = || renameat(parent, name, top, format!("+{:x}", fastrand::u64(..)));
+        match move_up() {
+            Err(Errno::ACCESS) => {
+                chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+                move_up()?;
+            }
+            Err(Errno::NOENT) => {}
+            moved => moved?,
+        }
+        self.moved = true;
+        Ok(true)
     }
 
     /// Empties a directory; one without write permission as well.
@@ -232,13 +266,17 @@ impl Deleting<'_> {
             // Not ours to change, perhaps: then deleting says so.
             let _ = rustix::fs::fchmod(folder.as_fd(), Mode::RWXU);
         }
-        for entry in Dir::read_from(&folder)? {
+        if self.top.is_none() {
+            self.top = Some(folder.try_clone()?);
+        }
+        let mut listed = Dir::new(folder)?;
+        while let Some(entry) = listed.read() {
             let entry = entry?;
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
             }
-            if self.entry(folder.as_fd(), name, entry.file_type())?.is_break() {
+            if self.entry(listed.fd()?, name, entry.file_type())?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -246,6 +284,9 @@ impl Deleting<'_> {
     }
 
     fn again(&mut self) -> bool {
+        if std::mem::take(&mut self.moved) {
+            return true;
+        }
         self.turns_left = self.turns_left.saturating_sub(1);
         self.turns_left > 0
     }

@@ -90,11 +90,17 @@ impl Tree {
         create(parent, name, path, mode)
     }
 
-    /// A further name for a file or link that is there.
+    /// A further name for a file or link that is there. Where the volume does not let a file have one: the file,
+    /// and a new one for its content.
     ///
     /// # Errors
     /// [`UnpackError`], also when `to` was not made before.
-    pub fn hard_link(&mut self, path: Inside, to: &Inside, limits: &Limits) -> Result<(), UnpackError> {
+    pub fn hard_link(
+        &mut self,
+        path: &Inside,
+        to: &Inside,
+        limits: &Limits,
+    ) -> Result<Option<(File, File)>, UnpackError> {
         let refuse = || {
             let (path, to) = (path.show(), to.show());
             Err(UnpackError::Refused(format!("{path} is a link to {to}, which is no file before it")))
@@ -104,30 +110,41 @@ impl Tree {
         };
         let there: &[u8] = std::borrow::Borrow::borrow(to);
         if let Some(target) = self.links.get(there).map(<[u8]>::to_vec) {
-            return self.link(path, &target, limits);
+            return self.link(path.clone(), &target, limits).map(|()| None);
         }
         let source = match self.find(to_parents) {
             Ok(source) => source.try_clone_to_owned().map_err(|e| UnpackError::Disk(to.show(), e))?,
             Err(Errno::NOENT) => return refuse(),
             Err(e) => return Err(in_the_way(to, e)),
         };
-        match statat(&source, to_name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {}
+        // Of a directory, link says what it says of volumes that have no links.
+        let mode = match statat(&source, to_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => stat.st_mode,
             Ok(_) | Err(Errno::NOENT) => return refuse(),
             Err(e) => return Err(disk(to, e)),
+        };
+        if path == to {
+            return Ok(None);
         }
-        if path == *to {
-            return Ok(());
-        }
-        self.links.remove(&path);
-        let parent = self.enter(parents, &path)?;
+        self.links.remove(path);
+        let parent = self.enter(parents, path)?;
         let link = || linkat(&source, to_name, parent, name, AtFlags::empty());
-        match link() {
+        let linked = match link() {
             Err(Errno::EXIST) => {
-                make_way(parent, name, &path)?;
-                link().map_err(|e| disk(&path, e))
+                make_way(parent, name, path)?;
+                link()
             }
-            done => done.map_err(|e| disk(&path, e)),
+            linked => linked,
+        };
+        match linked {
+            // As volumes say that a file has no more names (EFS: 177), or but one.
+            Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::XDEV) => {
+                let copy = create(parent, name, path, mode)?;
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = openat(&source, to_name, flags, Mode::empty()).map_err(|e| disk(to, e))?;
+                Ok(Some((File::from(file), copy)))
+            }
+            done => done.map(|()| None).map_err(|e| disk(path, e)),
         }
     }
 

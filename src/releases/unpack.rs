@@ -68,7 +68,7 @@ pub fn unpack(
     let limits = limits.of_archive(archive_bytes, SMALL_BYTES);
     let tree = Tree::at(into).map_err(disk)?;
     let next = Next::default();
-    let mut unpacking = Unpacking { tree, limits: &limits, entries: 0, bytes: 0, next, last: None };
+    let mut unpacking = Unpacking { tree, limits: &limits, off, entries: 0, bytes: 0, next, last: None };
     let plain = decoder(off.reader(archive), kind)?;
     // A few bytes of an archive may be minutes of work.
     unpacking.read_all(off.reader(plain))?;
@@ -119,6 +119,7 @@ struct Next {
 struct Unpacking<'a> {
     tree: Tree,
     limits: &'a Limits,
+    off: &'a CallOff,
     entries: u64,
     bytes: u64,
     next: Next,
@@ -221,7 +222,7 @@ impl Unpacking<'_> {
             // Of an incremental dump: what it lists is not for us.
             b'D' => tar.content(size).and_then(|_| self.tree.directory(&path, mode)),
             b'2' => self.symlink(path, &link),
-            b'1' => self.tree.hard_link(path, &Inside::parse(&link, self.limits.path_bytes)?, self.limits),
+            b'1' => self.hard_link(&path, &link),
             b'3' | b'4' => refuse("is a device; leave it out of the archive"),
             b'6' => refuse("is a fifo; leave it out of the archive"),
             b'S' => refuse(SPARSE),
@@ -258,11 +259,7 @@ impl Unpacking<'_> {
             self.entries -= 1;
             return Ok(());
         }
-        self.bytes = self.bytes.saturating_add(size);
-        if self.bytes > self.limits.unpacked_bytes {
-            let limit = self.limits.unpacked_bytes;
-            return Err(UnpackError::Refused(format!("it unpacks to more than {limit} bytes")));
-        }
+        self.grow(size)?;
         let mut file = self.tree.file(path, mode)?;
         let disk = |e| UnpackError::Disk(path.show(), e);
         let mut left = size;
@@ -274,8 +271,25 @@ impl Unpacking<'_> {
             left -= n as u64;
             n = fill(&mut content, &mut buffer).map_err(UnpackError::Archive)?;
         }
-        // Network file systems report a full disk here.
-        nix::unistd::close(file).map_err(|e| disk(e.into()))
+        close(file).map_err(disk)
+    }
+
+    fn grow(&mut self, bytes: u64) -> Result<(), UnpackError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let limit = self.limits.unpacked_bytes;
+        if self.bytes > limit {
+            return Err(UnpackError::Refused(format!("it unpacks to more than {limit} bytes")));
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, path: &Inside, to: &[u8]) -> Result<(), UnpackError> {
+        let to = Inside::parse(to, self.limits.path_bytes)?;
+        let Some((file, mut copy)) = self.tree.hard_link(path, &to, self.limits)? else { return Ok(()) };
+        let disk = |e| UnpackError::Disk(path.show(), e);
+        self.grow(file.metadata().map_err(disk)?.len())?;
+        io::copy(&mut self.off.reader(file), &mut copy).map_err(disk)?;
+        close(copy).map_err(disk)
     }
 
     fn symlink(&mut self, path: Inside, target: &[u8]) -> Result<(), UnpackError> {
@@ -284,6 +298,11 @@ impl Unpacking<'_> {
         }
         self.tree.link(path, target, self.limits)
     }
+}
+
+/// Network file systems report a full disk here.
+fn close(file: File) -> io::Result<()> {
+    nix::unistd::close(file).map_err(Into::into)
 }
 
 /// What two headers say about one entry.

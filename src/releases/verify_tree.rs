@@ -66,7 +66,7 @@ impl Releases {
             Trouble::new(Reason::ReleaseUnknown, message)
         })?;
         let published = store.require(id)?;
-        let stage = self.stage()?;
+        let stage = self.stage(store.off())?;
         let archive = stage.dir().join("archive");
         self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");

@@ -17,7 +17,7 @@ use crate::{
     core::{
         Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
         Watchfulness,
-        drain::{Answer, DrainCommand, DrainEffect, Journal, Origin, Undone},
+        drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
     desk::{Asked, Command, Ending, Reply},
@@ -176,6 +176,7 @@ impl State {
                 }
                 self.release(called, &Ending::Answered(answer));
             }
+            DrainEffect::Cut(cut) => log_cut(&cut),
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
@@ -213,6 +214,7 @@ impl State {
                 self.waiting.push((now, caller));
                 self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
+            Command::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
             Command::Undrain(reply) => {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
@@ -367,6 +369,12 @@ impl State {
             seen_booted: self.seen_booted,
         }));
     }
+}
+
+/// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.
+fn log_cut(cut: &[InWork]) {
+    let named: Vec<_> = cut.iter().take(10).map(ToString::to_string).collect();
+    tracing::warn!(requests = cut.len(), "drain: cut off by the app server's end: {}", named.join(", "));
 }
 
 fn log_undone(why: Undone) {

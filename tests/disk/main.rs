@@ -2,6 +2,7 @@
 
 mod commands;
 mod crash;
+mod exhaust;
 mod fleet;
 mod linked;
 mod matrix;

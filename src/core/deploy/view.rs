@@ -126,8 +126,10 @@ impl Deploy {
 
     pub(super) fn rejected_trouble(&self, desired: &Revision) -> Option<Trouble> {
         let why = self.history.rejection(desired)?;
+        let words = self.condemned.as_ref().filter(|(revision, _)| revision == desired);
+        let words = words.map(|(_, words)| format!(": {words}")).unwrap_or_default();
         let message = format!(
-            "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
+            "{desired} failed in this pod ({why}{words}) and is not tried again: promote another release, or `pitstop sync --retry`"
         );
         Some(Trouble::new(Reason::Rejected, message))
     }
