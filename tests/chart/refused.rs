@@ -117,7 +117,11 @@ fn of_pods() -> Vec<Refusal> {
     vec![
         (
             json!({ "app": { "lifecycle": { "preStop": { "exec": { "command": ["/opt/pitstop/pitstop", "drain"] } } } } }),
-            &["runs `pitstop drain`", "nothing is mounted at /opt/pitstop", "nothing is mounted at /run/pitstop"],
+            &[
+                "runs `pitstop drain`",
+                "nothing is mounted at /opt/pitstop",
+                "nothing is mounted at /run/pitstop",
+            ],
         ),
         (
             json!({ "app": { "lifecycle": { "preStop": { "exec": { "command": ["sleep", "30"] } } } } }),
