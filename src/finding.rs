@@ -271,6 +271,10 @@ codes! {
     StoreUnreachable = "STORE_UNREACHABLE",
     /// The store refuses us.
     StoreDenied = "STORE_DENIED",
+    /// The store takes no notice of the condition of a write.
+    StoreWithoutConditions = "STORE_WITHOUT_CONDITIONS",
+    /// Who is between the store and the pod can put other code in its place.
+    StorePlainHttp = "STORE_PLAIN_HTTP",
     /// No agent runs beside.
     AgentNotRunning = "AGENT_NOT_RUNNING",
     /// The agent does not answer.
