@@ -260,8 +260,13 @@ impl fmt::Display for Credentials {
     }
 }
 
-/// Whether we may signal this process.
+/// Whether we may signal this process. Root could signal any; but beside another user's app it would also follow
+/// whatever that user plants on the volume: only root's own are meant for it.
 pub fn may_signal(pid: i32) -> bool {
+    let roots = || Credentials::of(pid).is_ok_and(|theirs| theirs.uid == 0);
+    if rustix::process::geteuid().is_root() && !roots() {
+        return false;
+    }
     Pid::from_raw(pid).is_some_and(|pid| !matches!(test_kill_process(pid), Err(Errno::PERM | Errno::ACCESS)))
 }
 

@@ -219,7 +219,7 @@ impl Deploy {
                 self.proven(target);
             }
             (verdict::Verdict::Failed(reason), _) => {
-                self.failed(now, target, Trouble::new(reason, failure(reason)), over);
+                self.failed(now, target, self.blame(reason, failure(reason)), over);
             }
             (verdict::Verdict::Undecided, _) if seen && verifying.lost_its_signal(now) => {
                 // The agent died around the signal and nothing ever came of it.
@@ -227,7 +227,7 @@ impl Deploy {
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
             (verdict::Verdict::Undecided, Some(reason)) => {
-                self.failed(now, target, Trouble::new(reason, failure(reason)), over);
+                self.failed(now, target, self.blame(reason, failure(reason)), over);
             }
             (verdict::Verdict::Undecided, None) => self.state = State::Verifying(target, verifying),
         }

@@ -87,6 +87,10 @@ pub struct Deploy {
     /// Effects that overran their deadline: until they report, nothing touches the volume.
     stuck: Vec<(Attempt, Step)>,
     trouble: Option<Trouble>,
+    /// What the health path said when it last failed.
+    probe_said: Option<String>,
+    /// The move that was rejected for it, and those words.
+    condemned: Option<(Revision, String)>,
     retry_at: Option<Moment>,
     /// How often in a row the kernel has refused a signal.
     denied: u32,
@@ -118,6 +122,8 @@ impl Deploy {
             busy: None,
             stuck: Vec::new(),
             trouble: None,
+            probe_said: None,
+            condemned: None,
             retry_at: None,
             denied: 0,
             fresh_after: Moment(0),
@@ -129,10 +135,24 @@ impl Deploy {
         }
     }
 
+    /// A failure in words; the health path's own where it is to blame.
+    fn blame(&self, reason: Reason, words: &str) -> Trouble {
+        match (&self.probe_said, reason) {
+            (Some(said), Reason::ProbeFailed) => {
+                let times = self.policy.successes;
+                Trouble::new(reason, format!("the health path failed {times} of {times} times: {said}"))
+            }
+            _ => Trouble::new(reason, words),
+        }
+    }
+
     /// Takes one event.
     pub fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut look = None;
+        if let Event::Observed(Observation { said: Some(said), .. }) = event {
+            self.probe_said = Some(said.clone());
+        }
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
             Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
