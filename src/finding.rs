@@ -279,6 +279,8 @@ codes! {
     AgentNotRunning = "AGENT_NOT_RUNNING",
     /// The agent does not answer.
     AgentSilent = "AGENT_SILENT",
+    /// The agent died in this container, and was started again.
+    AgentDied = "AGENT_DIED",
     /// The agent that answers is another pod's.
     AgentOfAnotherPod = "AGENT_OF_ANOTHER_POD",
     /// The agent says that something else runs than what is desired, or that something holds it.

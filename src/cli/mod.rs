@@ -310,10 +310,10 @@ impl fmt::Display for Failure {
 pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let console = Console { json: cli.json };
     let file = cli.config.as_deref();
-    if let Command::Run(run::Run { child_of: Some(parent) }) = cli.command {
+    if let Command::Run(run) = cli.command {
         let (loaded, invalid) = config::load_degraded(file, config::environment());
         let invalid = invalid.or_else(|| loaded.require_source().err());
-        return run::run(loaded.config, invalid, parent).await;
+        return run::run(loaded.config, invalid, run).await;
     }
     if let Command::Install { dest } = &cli.command {
         return install::run(dest, console);
