@@ -4,10 +4,13 @@
 //! /prestop asks anew and goes on waiting.
 
 use std::{
-    sync::Arc,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{
@@ -15,15 +18,44 @@ use crate::core::{
     drain::{Answer, Origin, Undone},
 };
 
+/// A loop that was lost and started again learns anew where the kubelet asks from.
+const KUBELET_IS_NEWS_AFTER: Duration = Duration::from_secs(60);
+/// Anybody can say that it is a kubelet.
+const KUBELETS_KEPT: usize = 8;
+
 /// A request, with the way to answer it.
 #[derive(Debug)]
 pub enum Command {
     /// A call of /prestop, or the like: hold it until the drain is over.
     Prestop(Origin, oneshot::Sender<Ending>),
+    /// A kubelet asks from this address.
+    Kubelet(IpAddr),
     /// The operator says that the drain was false.
     Undrain(oneshot::Sender<Reply>),
     /// Any other thing that an operator asks.
-    Operator(Operator, oneshot::Sender<Reply>),
+    Operator(Operator, Asked, oneshot::Sender<Reply>),
+}
+
+/// Who asks, and why, as far as they say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Asked {
+    /// A name and where, `deploy@host`.
+    pub by: Option<String>,
+    /// For those who find it like that.
+    pub why: Option<String>,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
+        if let Some(by) = &self.by {
+            write!(f, " by {}", short(by))?;
+        }
+        if let Some(why) = &self.why {
+            write!(f, ": {}", short(why))?;
+        }
+        Ok(())
+    }
 }
 
 /// What an operator is told: what happens now, or why nothing does.
@@ -46,6 +78,8 @@ pub struct Desk {
     commands: mpsc::UnboundedSender<Command>,
     /// /prestop is never held longer, whatever happens inside the agent.
     longest_hold: Duration,
+    /// When a kubelet's address was last passed on.
+    kubelets: Arc<Mutex<Vec<(IpAddr, Instant)>>>,
 }
 
 /// Where the supervisor finds them. Survives it.
@@ -55,7 +89,10 @@ impl Desk {
     /// Both sides of a new desk.
     pub fn new(longest_hold: Duration) -> (Self, Requests) {
         let (commands, requests) = mpsc::unbounded_channel();
-        (Self { commands, longest_hold }, Arc::new(tokio::sync::Mutex::new(requests)))
+        (
+            Self { commands, longest_hold, kubelets: Arc::default() },
+            Arc::new(tokio::sync::Mutex::new(requests)),
+        )
     }
 
     /// Begins the drain, or joins it, and waits for its end. The drain goes on when this future is
@@ -76,6 +113,16 @@ impl Desk {
         Ending::OutOfTime
     }
 
+    /// A kubelet asks from this address. Probes are many, and news only now and then.
+    pub fn kubelet(&self, address: IpAddr) {
+        let mut known = self.kubelets.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, told)| told.elapsed() < KUBELET_IS_NEWS_AFTER);
+        if known.len() < KUBELETS_KEPT && !known.iter().any(|(known, _)| *known == address) {
+            known.push((address, Instant::now()));
+            let _ = self.commands.send(Command::Kubelet(address));
+        }
+    }
+
     /// Ends a false drain.
     ///
     /// # Errors
@@ -88,8 +135,8 @@ impl Desk {
     ///
     /// # Errors
     /// When it cannot be done, or the agent does not answer.
-    pub async fn operator(&self, operator: Operator) -> Reply {
-        self.ask(|reply| Command::Operator(operator, reply)).await
+    pub async fn operator(&self, operator: Operator, asked: Asked) -> Reply {
+        self.ask(|reply| Command::Operator(operator, asked, reply)).await
     }
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Command) -> Reply {

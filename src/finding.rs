@@ -125,6 +125,8 @@ codes! {
     AppServerMissing = "APP_SERVER_MISSING",
     /// Somebody else restarted Puma.
     RestartedByOthers = "RESTARTED_BY_OTHERS",
+    /// Puma's master ended in a deploy, and not because of the release.
+    MasterEnded = "MASTER_ENDED",
     /// Several Pumas could be meant.
     AppServerAmbiguous = "APP_SERVER_AMBIGUOUS",
     /// Puma may not be looked into or signalled.
@@ -269,10 +271,16 @@ codes! {
     StoreUnreachable = "STORE_UNREACHABLE",
     /// The store refuses us.
     StoreDenied = "STORE_DENIED",
+    /// The store takes no notice of the condition of a write.
+    StoreWithoutConditions = "STORE_WITHOUT_CONDITIONS",
+    /// Who is between the store and the pod can put other code in its place.
+    StorePlainHttp = "STORE_PLAIN_HTTP",
     /// No agent runs beside.
     AgentNotRunning = "AGENT_NOT_RUNNING",
     /// The agent does not answer.
     AgentSilent = "AGENT_SILENT",
+    /// The agent died in this container, and was started again.
+    AgentDied = "AGENT_DIED",
     /// The agent that answers is another pod's.
     AgentOfAnotherPod = "AGENT_OF_ANOTHER_POD",
     /// The agent says that something else runs than what is desired, or that something holds it.

@@ -37,6 +37,9 @@ pub use unix::unix_sockets;
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
 
+/// Whatever a process writes there, in bytes.
+const LONGEST_TITLE: u64 = 64 << 10;
+
 /// One process: a pid together with the time it started at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessId {
@@ -196,7 +199,7 @@ fn alive(dir: &ProcDir) -> Result<(ProcessId, i32), ProcsError> {
 
 fn title(dir: &ProcDir) -> Result<String, ProcError> {
     let mut raw = Vec::new();
-    dir.open_relative("cmdline")?.read_to_end(&mut raw)?;
+    dir.open_relative("cmdline")?.take(LONGEST_TITLE).read_to_end(&mut raw)?;
     Ok(String::from_utf8_lossy(&raw).trim_end_matches('\0').replace('\0', " "))
 }
 
@@ -257,8 +260,13 @@ impl fmt::Display for Credentials {
     }
 }
 
-/// Whether we may signal this process.
+/// Whether we may signal this process. Root could signal any; but beside another user's app it would also follow
+/// whatever that user plants on the volume: only root's own are meant for it.
 pub fn may_signal(pid: i32) -> bool {
+    let roots = || Credentials::of(pid).is_ok_and(|theirs| theirs.uid == 0);
+    if rustix::process::geteuid().is_root() && !roots() {
+        return false;
+    }
     Pid::from_raw(pid).is_some_and(|pid| !matches!(test_kill_process(pid), Err(Errno::PERM | Errno::ACCESS)))
 }
 

@@ -462,6 +462,7 @@ mod tests {
             last_peer: None,
             upgraded: 0,
             left: Vec::new(),
+            stuck_ms: None,
             evidence: Evidence { control: true, sockets: true, ends: true },
         };
         insta::assert_json_snapshot!(PrestopAnswer::from(&answer), @r#"

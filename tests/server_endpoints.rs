@@ -98,8 +98,16 @@ impl App {
         self.snapshots.send_modify(|snapshot| change(Arc::make_mut(snapshot)));
     }
 
+    /// What was left at the desk, but for where the kubelet asks from.
     async fn next(&self) -> Command {
-        let next = async { self.requests.lock().await.recv().await.unwrap() };
+        let next = async {
+            loop {
+                match self.requests.lock().await.recv().await.unwrap() {
+                    Command::Kubelet(_) => {}
+                    command => break command,
+                }
+            }
+        };
         tokio::time::timeout(PATIENCE, next).await.expect("no request was left at the desk")
     }
 
@@ -123,6 +131,7 @@ fn drained() -> Answer {
         evidence: Evidence::default(),
         upgraded: 0,
         left: Vec::new(),
+        stuck_ms: None,
     }
 }
 
@@ -144,6 +153,17 @@ async fn startup_waits_for_a_complete_current() {
     assert_eq!(json(&body), why);
     app.publish(|snapshot| snapshot.current_complete = true);
     assert_eq!(app.get("/startup", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn startup_tells_strangers_the_reason_and_no_words() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "s3cret").unwrap();
+    let app = app(Some(file.path().into())).await;
+    let (code, body) = app.get("/startup", "").await;
+    assert_eq!((code, json(&body)), (503, json!({"pending": ["current"], "reason": "volume_unavailable"})));
+    let (_, body) = app.get("/startup", "Authorization: Bearer s3cret\r\n").await;
+    assert_eq!(json(&body)["message"], "/srv/app does not answer");
 }
 
 #[tokio::test]
@@ -209,12 +229,26 @@ async fn only_the_kubelet_and_who_shows_the_token_say_that_the_pod_ends() {
 }
 
 #[tokio::test]
+async fn where_the_kubelet_asks_from_is_noted() {
+    let app = app(None).await;
+    app.get("/ready", "").await;
+    for _ in 0..2 {
+        app.get("/ready", "User-Agent: kube-probe/1.33\r\n").await;
+    }
+    let mut requests = app.requests.lock().await;
+    let Some(Command::Kubelet(address)) = requests.recv().await else { panic!("nothing was noted") };
+    assert!(address.is_loopback());
+    assert!(requests.try_recv().is_err(), "once is enough");
+}
+
+#[tokio::test]
 async fn a_head_request_begins_no_drain() {
     let app = app(None).await;
     let stream = TcpStream::connect(("127.0.0.1", app.port)).await.unwrap();
     let answer = ask(stream, "HEAD /prestop HTTP/1.1\r\nUser-Agent: kube-lifecycle/1.33\r\n").await;
     assert_eq!(answer.0, 405);
-    assert!(app.requests.lock().await.try_recv().is_err(), "it left a request");
+    let left = app.requests.lock().await.try_recv();
+    assert!(!matches!(left, Ok(Command::Prestop(..))), "it left a request");
 }
 
 #[tokio::test]
@@ -309,7 +343,7 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
 
     let asked = ask(UnixStream::connect(&socket).await.unwrap(), "POST /sync?retry=true HTTP/1.1\r\n");
     let obey = async {
-        let Command::Operator(operator, reply) = app.next().await else { panic!("not an operator's") };
+        let Command::Operator(operator, _, reply) = app.next().await else { panic!("not an operator's") };
         reply.send(Ok("looking".into())).unwrap();
         operator
     };

@@ -30,6 +30,7 @@ mod checks;
 pub(super) mod config_file;
 mod control;
 pub(super) mod launch;
+mod loads;
 mod means;
 mod perform;
 mod plan;

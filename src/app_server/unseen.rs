@@ -159,7 +159,11 @@ fn not_permitted(kind: &Kind, narrow: Option<&str>) -> Finding {
 /// In which way a process is somebody else's, for us.
 fn difference(name: &str, pid: i32) -> Option<String> {
     let (theirs, ours) = (Credentials::of(pid).ok()?, Credentials::of_this_process().ok()?);
-    Some(told_apart(&format!("{name} {pid}"), theirs, ours))
+    let mut text = told_apart(&format!("{name} {pid}"), theirs, ours);
+    if ours.uid == 0 && theirs.uid != 0 {
+        text.push_str(" (root would follow any link that the other user makes on the volume)");
+    }
+    Some(text)
 }
 
 /// User, group and capabilities of both sides.

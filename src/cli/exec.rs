@@ -60,6 +60,7 @@ fn settings(config: &Config, file: Option<&Path>, command: Vec<OsString>, no_dep
         json_log: config.log.format == LogFormat::Json,
         state_dir,
         no_deploys,
+        stop_is_success: config.exec.stop_is_success,
         hold_ms: config.budget().max_ms,
         grace_ms: ms(config.grace_period),
         reserve_ms: ms(config.drain.reserve),

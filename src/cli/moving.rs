@@ -170,7 +170,7 @@ impl Moving {
         let key = store::pointer_key(&self.name);
         match self.store.put(&key, Body::Bytes(text.clone().into_bytes()), self.condition.clone()).await {
             Ok(_) => self.read_back(&key, &text).await,
-            Err(StoreError::Changed(_)) => Err(self.lost()),
+            Err(StoreError::Changed(_)) => Err(self.refused(&key).await),
             Err(error) => self.after_all(&key, &text, error).await,
         }
     }
@@ -209,6 +209,21 @@ impl Moving {
                     format!("{}; whether {} was moved is not known, look at it", failure.message, self.name);
                 Err(Failure { message, ..failure })
             }
+        }
+    }
+
+    /// Somebody else was faster; or the store does not know the version again that it gave itself.
+    async fn refused(&self, key: &str) -> Failure {
+        let there = self.store.get(key, None, pointer::LIMIT_BYTES).await;
+        match (&self.condition, there) {
+            (Condition::Matches(known), Ok(Found::Object { version, .. })) if version == *known => {
+                Failure::failed(format!(
+                    "the store refuses to move {0}, though nobody else has moved it: its ETags do not hold for \
+                     If-Match. Let no proxy in between change them (compression does), or move {0} by hand (docs/s3.md)",
+                    self.name
+                ))
+            }
+            _ => self.lost(),
         }
     }
 

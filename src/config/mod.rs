@@ -14,12 +14,18 @@ use serde::{Deserialize, Serialize};
 pub mod advice;
 mod check;
 mod derived;
+mod headers;
+mod health_url;
 mod keys;
 mod load;
+mod places;
+mod secrets;
 mod source;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
+pub use headers::parse as parse_header;
+pub use health_url::{HealthAddress, HealthUrl};
 pub use keys::nearest;
 pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
 pub use source::S3Location;
@@ -82,6 +88,8 @@ pub struct Config {
     pub grace_period: Duration,
     /// A file with the token that guards /prestop and the read endpoints.
     pub token_file: Option<PathBuf>,
+    /// `pitstop exec`.
+    pub exec: Exec,
     /// Where the endpoints listen; `[::]` is every address, IPv4 and IPv6.
     pub listen: SocketAddr,
     /// Logs.
@@ -265,6 +273,8 @@ pub struct Hooks {
 pub struct Verify {
     /// The app's health path, as this pod reaches it.
     pub url: Option<String>,
+    /// What it is asked with: `Name: value`.
+    pub headers: Vec<String>,
     /// The response header that names the running release.
     pub release_header: Option<String>,
     /// The same where the answer is JSON: the field's path, with dots.
@@ -325,6 +335,14 @@ impl From<Port> for String {
     }
 }
 
+/// `pitstop exec`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Exec {
+    /// An app server that was ended by the signal that asked for it has ended well.
+    pub stop_is_success: bool,
+}
+
 /// Logs.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -366,6 +384,7 @@ impl Default for Verify {
     fn default() -> Self {
         Self {
             url: None,
+            headers: Vec::new(),
             release_header: None,
             release_field: None,
             pid_field: None,
@@ -419,6 +438,7 @@ impl Default for Config {
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,
+            exec: Exec::default(),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 9750)),
             log: Log::default(),
         }

@@ -191,6 +191,8 @@ pub enum Notice {
         /// While a restart of ours was under way.
         amid_ours: bool,
     },
+    /// Its master ended during a restart of ours, after processes of the release had booted.
+    MasterEnded,
 }
 
 /// What the app server can be told.

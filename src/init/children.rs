@@ -114,7 +114,7 @@ impl Children {
         } else if self.agent == Some(pid) {
             self.agent = None;
             if !self.agent_told {
-                tracing::error!(pid, code, "the agent has ended; it is started again");
+                tracing::error!(pid, code, "the agent has died; it is started again");
             }
             Dead::Agent(code)
         } else {

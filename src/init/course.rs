@@ -33,14 +33,17 @@ const SETTLE_MS: u64 = 15_000;
 const AFTER_KILL_MS: u64 = 2_000;
 /// Before a question is asked again.
 const ASK_AGAIN_MS: u64 = 200;
+/// 128 and SIGTERM, SIGINT.
+const BY_A_STOP: [u8; 2] = [143, 130];
 /// 128 and SIGKILL.
 const KILLED: u8 = 137;
 /// The agent's exit code for a configuration that cannot work, with no app server beside it.
 const CONFIG: u8 = 64;
 
-/// How long things may take.
+/// How long things may take, and what they end with.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    pub stop_is_success: bool,
     pub hold_ms: u64,
     pub grace_ms: u64,
     pub reserve_ms: u64,
@@ -48,8 +51,8 @@ pub struct Limits {
 
 impl Limits {
     pub fn of(settings: &Settings) -> Self {
-        let Settings { hold_ms, grace_ms, reserve_ms, .. } = *settings;
-        Self { hold_ms, grace_ms, reserve_ms }
+        let Settings { stop_is_success, hold_ms, grace_ms, reserve_ms, .. } = *settings;
+        Self { stop_is_success, hold_ms, grace_ms, reserve_ms }
     }
 }
 
@@ -150,7 +153,9 @@ impl Course {
 
     /// The exit code, once everything is over.
     pub fn over(&self) -> Option<u8> {
-        if let Stage::Over(code) = self.stage { Some(code) } else { None }
+        let Stage::Over(code) = self.stage else { return None };
+        let well = self.limits.stop_is_success && self.stopped_at.is_some() && BY_A_STOP.contains(&code);
+        Some(if well { 0 } else { code })
     }
 
     /// When something is due though nothing happens.

@@ -59,6 +59,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The configuration allows no deploys, so that the command need not wait for a first release.
     pub no_deploys: bool,
+    /// A command that was ended by the signal that asked for it counts as one that ended with 0.
+    pub stop_is_success: bool,
     /// How long SIGTERM is held back at most, in milliseconds.
     pub hold_ms: u64,
     /// From the first SIGTERM to the SIGKILL that ends what still runs, in milliseconds.

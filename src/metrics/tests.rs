@@ -94,6 +94,7 @@ fn fed() -> Metrics {
         evidence: Evidence::default(),
         upgraded: 0,
         left: Vec::new(),
+        stuck_ms: None,
     });
     metrics
 }

@@ -280,8 +280,16 @@ fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Res
     if came.sha256 == published.sha256 {
         return Ok(());
     }
-    let (key, Downloaded { sha256, bytes }, expected) = (published.kind.key(id), came, &published.sha256);
-    Err(corrupt(id, &format!("{key} has the digest {sha256} ({bytes} bytes), published was {expected}")))
+    let (key, Downloaded { sha256, bytes, encoding }, expected) =
+        (published.kind.key(id), came, &published.sha256);
+    let mut why = format!("{key} has the digest {sha256} ({bytes} bytes), published was {expected}");
+    if let Some(encoding) = encoding {
+        why += &format!(
+            "; it came with Content-Encoding {encoding}, so the server or a proxy may have changed it on its way: \
+             upload it without, and let nothing in between compress"
+        );
+    }
+    Err(corrupt(id, &why))
 }
 
 fn corrupt(id: &ReleaseId, why: &str) -> Trouble {

@@ -43,6 +43,10 @@ const HELD_BY_ONE: usize = 16;
 /// Before another attempt at accepting when there is no descriptor left.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Who asks, with each request; `None` on the admin socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller(pub Option<IpAddr>);
+
 /// What takes connections.
 pub(super) trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -80,7 +84,7 @@ pub(super) async fn serve(listener: impl Accept, app: Router, mut stop: watch::R
         match accepted {
             Ok((stream, peer)) => {
                 let Some(place) = open.admit(peer).await else { continue };
-                tokio::spawn(talk(stream, place, app.clone(), stop.clone()));
+                tokio::spawn(talk(stream, Caller(peer), place, app.clone(), stop.clone()));
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
@@ -100,14 +104,17 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 /// No time-out for an answer: /prestop is held for as long as the drain takes. A request's body is not read.
-async fn talk<S>(stream: S, place: Place, app: Router, mut stop: watch::Receiver<bool>)
+async fn talk<S>(stream: S, caller: Caller, place: Place, app: Router, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let close = place.close.clone();
     let place = Arc::new(place);
     let app = TowerToHyperService::new(app);
-    let service = service_fn(|request| answer(place.clone(), app.clone(), request));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller);
+        answer(place.clone(), app.clone(), request)
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(BUFFER_BYTES);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -32,6 +32,7 @@ pub fn router(handles: Handles) -> Router {
         .route("/ready", get(ready))
         .route("/prestop", get(prestop::prestop).post(prestop::prestop))
         .merge(guarded)
+        .layer(middleware::from_fn_with_state(handles.clone(), prestop::note_kubelet))
         .with_state(handles)
 }
 
@@ -58,7 +59,7 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
     loop {
         match listen_on(listen).and_then(TcpListener::from_std) {
             Ok(listener) => {
-                handles.findings().clear();
+                about_the_rest(handles);
                 return listener;
             }
             Err(error) => {
@@ -73,7 +74,13 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
 fn report(listen: SocketAddr, error: &io::Error, handles: &Handles) {
     let finding = cannot_listen(listen, error);
     tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
-    *handles.findings() = vec![finding];
+    about_the_rest(handles);
+    handles.findings().push(finding);
+}
+
+/// What was said of the port holds no longer.
+fn about_the_rest(handles: &Handles) {
+    handles.findings().retain(|finding| !matches!(finding.code, Code::PortTaken | Code::NotListening));
 }
 
 /// What it means that the endpoints cannot be served there.
@@ -99,15 +106,19 @@ async fn live() -> &'static str {
 
 /// Until the first release is in place, the probe's answer says what keeps it out: the kubelet shows
 /// it among the pod's events, also where nobody can ask for /status.
-async fn startup(State(handles): State<Handles>) -> Response {
+/// The words may hold paths, or pieces of files: they are for those who may ask for /status.
+async fn startup(State(handles): State<Handles>, headers: HeaderMap) -> Response {
     let snapshot = handles.snapshots.borrow().clone();
     if snapshot.current_complete {
         return pending(&[]);
     }
+    let told = handles.token.admits(&headers).await;
     let trouble = snapshot.view.trouble.as_ref();
     let reason = trouble.map(|trouble| trouble.reason.code());
-    let message = trouble.map(|trouble| trouble.message.as_str());
-    let body = json!({ "pending": ["current"], "reason": reason, "message": message });
+    let mut body = json!({ "pending": ["current"], "reason": reason });
+    if let Some(trouble) = trouble.filter(|_| told) {
+        body["message"] = trouble.message.as_str().into();
+    }
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 

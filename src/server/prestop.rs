@@ -3,20 +3,34 @@
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Request, State},
     http::{HeaderMap, Method, StatusCode},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::Handles;
+use super::{Handles, connections::Caller};
 use crate::{
     core::drain::{DrainResult, Origin, Undone},
     desk::Ending,
     status::PrestopAnswer,
 };
 
-/// What the kubelet's hooks call themselves.
+/// What the kubelet's hooks call themselves, and its probes.
 const KUBELET: &str = "kube-lifecycle/";
+const PROBE: &str = "kube-probe/";
+
+/// Where a kubelet asks from, its probes of the app server come from as well.
+pub(super) async fn note_kubelet(State(handles): State<Handles>, request: Request, next: Next) -> Response {
+    let caller =
+        request.headers().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if let (true, Some(Caller(Some(peer)))) =
+        (caller.starts_with(KUBELET) || caller.starts_with(PROBE), request.extensions().get::<Caller>())
+    {
+        handles.desk.kubelet(*peer);
+    }
+    next.run(request).await
+}
 
 pub(super) async fn prestop(State(handles): State<Handles>, method: Method, headers: HeaderMap) -> Response {
     if method == Method::HEAD {

@@ -132,7 +132,7 @@ impl Store for DirStore {
             let open = move || open_at(&name, &path, offset, same);
             let (file, size_bytes, version) = self.big.run(&self.root, SHORT, open).await?;
             let chunks = FileChunks { file: Some(file), path: self.path(key)?, slot: self.big.clone() };
-            Ok(Object { size_bytes, version, chunks: Box::new(chunks) })
+            Ok(Object { size_bytes, version, encoding: None, chunks: Box::new(chunks) })
         })
     }
 

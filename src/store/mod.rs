@@ -72,6 +72,8 @@ pub struct Object {
     pub size_bytes: u64,
     /// Its version, to ask for the same one when the read has to go on after a break.
     pub version: Version,
+    /// How the bytes were changed on their way, where an answer says so: they may not be what was uploaded.
+    pub encoding: Option<String>,
     /// The bytes from the offset on.
     pub chunks: Box<dyn Chunks>,
 }
@@ -111,6 +113,9 @@ pub enum StoreError {
     /// The store is full.
     #[error("the store is full: {0}")]
     Full(String),
+    /// It cannot do what was asked, nor will it later.
+    #[error("{0}")]
+    Unfit(String),
     /// What was to be written could not be read.
     #[error("{0}")]
     Source(String),
@@ -124,7 +129,7 @@ impl StoreError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Unreachable(_) | Self::Changed(_) | Self::CalledOff(_) => Reason::StoreUnreachable,
-            Self::Denied(_) => Reason::StoreDenied,
+            Self::Denied(_) | Self::Unfit(_) => Reason::StoreDenied,
             Self::Missing(_) => Reason::ReleaseUnknown,
             Self::TooLarge { .. } => Reason::ReleaseCorrupt,
             Self::InvalidKey(_) => Reason::ConfigInvalid,

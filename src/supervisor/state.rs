@@ -17,11 +17,11 @@ use crate::{
     core::{
         Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
         Watchfulness,
-        drain::{Answer, DrainCommand, DrainEffect, Journal, Origin, Undone},
+        drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
-    desk::{Command, Ending, Reply},
-    finding::Finding,
+    desk::{Asked, Command, Ending, Reply},
+    finding::{Code, Finding},
     status::{Since, Snapshot},
     telemetry::word,
 };
@@ -41,6 +41,7 @@ pub struct State {
     term: Option<Term>,
     last: Last,
     others: Others,
+    held: operator::Held,
     current_complete: bool,
     seen_current: bool,
     seen_booted: bool,
@@ -90,6 +91,7 @@ impl State {
             term: None,
             last: Last::default(),
             others: Others::default(),
+            held: operator::Held::default(),
             current_complete: before.current_complete,
             // A configuration that cannot be trusted must not keep a serving pod out of service.
             seen_current: before.seen_current || inputs.invalid.is_some(),
@@ -174,6 +176,7 @@ impl State {
                 }
                 self.release(called, &Ending::Answered(answer));
             }
+            DrainEffect::Cut(cut) => log_cut(&cut),
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
@@ -211,12 +214,13 @@ impl State {
                 self.waiting.push((now, caller));
                 self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
+            Command::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
             Command::Undrain(reply) => {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
             }
-            Command::Operator(operator, reply) => {
-                let answer = self.obey(operator);
+            Command::Operator(operator, asked, reply) => {
+                let answer = self.obey(operator, &asked);
                 let _ = reply.send(answer);
             }
         }
@@ -232,13 +236,14 @@ impl State {
         Ok(told)
     }
 
-    fn obey(&mut self, operator: Operator) -> Reply {
+    fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
         let view = self.mind.view(self.now());
         if let (true, Some(trouble)) = (self.mind.is_bare(), &view.trouble) {
             return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
         }
         let told = operator::told(operator, &view, self.mind.drain().active())?;
-        tracing::info!("an operator asks: {}", operator::name(operator));
+        tracing::info!("an operator asks: {}{asked}", operator::name(operator));
+        self.held.note(operator, &view, asked);
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
             kick.now();
         }
@@ -320,14 +325,18 @@ impl State {
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
         let others = self.others.finding(self.now());
-        invalid.iter().chain(&self.last.findings).chain(standing).chain(&others).cloned().collect()
+        // No app server is expected before there is a release, or other code, to run.
+        let nothing_comes = || self.mind.view(self.now()).desired.is_none();
+        let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
+        let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
+        invalid.iter().chain(seen).chain(standing).chain(&others).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.
     pub fn publish(&mut self) {
         let now = self.now();
         self.tell_needs(now);
-        let view = self.mind.view(now);
+        let view = self.held.told(self.mind.view(now));
         self.ledger.view(now, &view);
         self.log.view(now, &view);
         let wanted = Attention {
@@ -360,6 +369,12 @@ impl State {
             seen_booted: self.seen_booted,
         }));
     }
+}
+
+/// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.
+fn log_cut(cut: &[InWork]) {
+    let named: Vec<_> = cut.iter().take(10).map(ToString::to_string).collect();
+    tracing::warn!(requests = cut.len(), "drain: cut off by the app server's end: {}", named.join(", "));
 }
 
 fn log_undone(why: Undone) {

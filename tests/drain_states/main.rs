@@ -2,6 +2,9 @@
 
 mod after;
 mod calls;
+mod hangs;
+mod probes;
+mod streams;
 
 use std::net::IpAddr;
 
@@ -56,6 +59,9 @@ fn kept(received: u64, age: u64) -> Connection {
         sent: Some(received),
         last_received_ms: Some(age),
         last_sent_ms: Some(age),
+        ours: false,
+        half_closed: false,
+        lost: false,
     }
 }
 
@@ -412,7 +418,8 @@ fn status_shows_what_is_waited_for() {
     let mut drain = begun(budget());
     assert!(Drain::new(budget(), None).view(Moment(0)).is_none());
     let busy = |at| {
-        look(at, server(1), Traffic { workers: worker(at / 1000, 5, 1), sockets: table(vec![kept(at, 0)]) })
+        let request = Connection { sent: Some(0), ..kept(at, 0) };
+        look(at, server(1), Traffic { workers: worker(at / 1000, 5, 1), sockets: table(vec![request]) })
     };
     watch(&mut drain, BEGIN + 100, BEGIN + 6000, busy);
     let view = drain.view(Moment(BEGIN + 6000)).unwrap();

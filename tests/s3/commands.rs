@@ -8,17 +8,17 @@ use std::{
 use pitstop_rig::{Fault, S3Rig};
 
 /// A pod's volume, and a bucket.
-struct Pod {
-    rig: S3Rig,
+pub struct Pod {
+    pub rig: S3Rig,
     dir: tempfile::TempDir,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { rig: S3Rig::start(), dir: tempfile::tempdir().unwrap() }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pitstop"));
         command.args(args).env_clear().envs(self.rig.env());
         command.env("PITSTOP_DEPLOY_TO", self.deploy_to()).env("PITSTOP_POD", "web-0");
@@ -29,31 +29,31 @@ impl Pod {
         self.dir.path().join("srv")
     }
 
-    fn app(&self, release: &str) -> PathBuf {
+    pub fn app(&self, release: &str) -> PathBuf {
         let app = self.dir.path().join("apps").join(release);
         std::fs::create_dir_all(&app).unwrap();
         std::fs::write(app.join("config.ru"), release).unwrap();
         app
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn fails(&self, args: &[&str]) -> (i32, String) {
+    pub fn fails(&self, args: &[&str]) -> (i32, String) {
         ended(&self.command(args).output().unwrap())
     }
 
-    fn publish(&self, release: &str) -> String {
+    pub fn publish(&self, release: &str) -> String {
         let app = self.app(release);
         self.ok(&["publish", app.to_str().unwrap(), "--release", release])
     }
 }
 
 /// The exit code and what it said.
-fn ended(output: &Output) -> (i32, String) {
+pub fn ended(output: &Output) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
 }
 

@@ -131,11 +131,15 @@ fn hot(view: &View) -> Check {
 
 fn phased(view: &View) -> Option<Check> {
     let preloads = view.memory.setting.as_ref().is_some_and(|setting| setting.preloads);
+    let unclear = view.memory.setting.as_ref().and_then(|setting| setting.unclear.as_deref());
     let cause = match (view.cluster()?, view.app_in_master()) {
         (false, _) => "Puma runs in single mode".to_owned(),
         (true, _) if !can_be_phased(view) => "Puma has one worker".to_owned(),
         (true, Some(why)) => why,
         (true, None) if preloads => "Puma preloads its app".to_owned(),
+        (true, None) if view.mode == RestartMode::Auto && unclear.is_some() => {
+            format!("what Puma's configuration loads cannot be told ({})", unclear.unwrap_or_default())
+        }
         (true, None) => {
             return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells"));
         }

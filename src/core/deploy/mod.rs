@@ -21,12 +21,14 @@
 mod begin;
 mod birth;
 mod check;
+mod failure;
 mod forward;
 mod operator;
 mod recover;
 mod rest;
 mod revert;
 mod state;
+mod strangers;
 #[cfg(test)]
 pub(super) mod tests;
 #[cfg(test)]
@@ -85,7 +87,13 @@ pub struct Deploy {
     /// Effects that overran their deadline: until they report, nothing touches the volume.
     stuck: Vec<(Attempt, Step)>,
     trouble: Option<Trouble>,
+    /// What the health path said when it last failed.
+    probe_said: Option<String>,
+    /// The move that was rejected for it, and those words.
+    condemned: Option<(Revision, String)>,
     retry_at: Option<Moment>,
+    /// How often in a row the kernel has refused a signal.
+    denied: u32,
     fresh_after: Moment,
     /// Since when the app server, at rest, runs something else than `current`.
     astray_since: Option<Moment>,
@@ -114,7 +122,10 @@ impl Deploy {
             busy: None,
             stuck: Vec::new(),
             trouble: None,
+            probe_said: None,
+            condemned: None,
             retry_at: None,
+            denied: 0,
             fresh_after: Moment(0),
             astray_since: None,
             paused: false,
@@ -124,10 +135,24 @@ impl Deploy {
         }
     }
 
+    /// A failure in words; the health path's own where it is to blame.
+    fn blame(&self, reason: Reason, words: &str) -> Trouble {
+        match (&self.probe_said, reason) {
+            (Some(said), Reason::ProbeFailed) => {
+                let times = self.policy.successes;
+                Trouble::new(reason, format!("the health path failed {times} of {times} times: {said}"))
+            }
+            _ => Trouble::new(reason, words),
+        }
+    }
+
     /// Takes one event.
     pub fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut look = None;
+        if let Event::Observed(Observation { said: Some(said), .. }) = event {
+            self.probe_said = Some(said.clone());
+        }
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
             Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
@@ -151,7 +176,7 @@ impl Deploy {
                 }
                 if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
                     self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
-                    self.retry_at = None;
+                    (self.retry_at, self.denied) = (None, 0);
                     self.forget_condemned();
                 }
                 self.desired = Some(pointer.clone());
@@ -268,7 +293,8 @@ impl Deploy {
 
     fn retry(&mut self, now: Moment, trouble: &Trouble) {
         self.trouble = Some(trouble.clone());
-        self.retry_at = Some(now.plus(self.policy.retry_ms));
+        let pause = self.pause(trouble.reason);
+        self.retry_at = Some(now.plus(pause));
     }
 
     fn volume_is_free(&self) -> bool {

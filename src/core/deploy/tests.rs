@@ -1,6 +1,7 @@
 //! What no walk shows: how much evidence a verdict takes.
 
 mod stop;
+mod strangers;
 
 use crate::core::{
     Agent, Answer, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment,

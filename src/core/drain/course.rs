@@ -2,8 +2,12 @@
 
 use std::net::IpAddr;
 
+use super::left::{Left, Request};
 use super::words::{Answer, DrainEffect, DrainResult, Evidence, InWork, Journal, Origin, Wait, WaitsFor};
 use crate::core::observation::{GenerationKey, Moment};
+
+/// So many requests are named.
+const MOST_NAMED: usize = 10;
 
 /// A drain under way: what is seen for all that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,7 +29,9 @@ pub(super) struct Course {
     /// Websockets and the like.
     pub upgraded: u32,
     /// Requests in flight, the oldest first.
-    pub in_work: Vec<InWork>,
+    pub in_work: Vec<Request>,
+    /// Nothing has been answered for so long, though requests waited.
+    pub stuck_ms: Option<u64>,
     pub evidence: Evidence,
 }
 
@@ -64,6 +70,8 @@ pub(super) struct After {
     pub closed: bool,
     /// The app server was gone at a look after the answer.
     pub went: bool,
+    /// The requests that were left.
+    pub left: Left,
 }
 
 /// Whether a source of evidence is there. One that was there a moment ago is missed before it is
@@ -107,7 +115,7 @@ impl Call {
 
 impl After {
     pub fn new(answer: Answer, at: Moment) -> Self {
-        Self { answer, at, serves: false, closed: false, went: false }
+        Self { answer, at, serves: false, closed: false, went: false, left: Left::default() }
     }
 
     /// Nothing is left that a new call could hold.
@@ -169,6 +177,7 @@ impl Course {
             in_flight: None,
             upgraded: 0,
             in_work: Vec::new(),
+            stuck_ms: None,
             evidence: Evidence::default(),
         }
     }
@@ -184,6 +193,11 @@ impl Course {
     /// Whether somebody waits whose call was meant.
     pub fn meant(&self) -> bool {
         self.calls.iter().any(|call| call.meant)
+    }
+
+    /// The oldest requests in work.
+    pub fn named(&self) -> Vec<InWork> {
+        self.in_work.iter().take(MOST_NAMED).map(|request| request.of).collect()
     }
 
     /// The call that people are told of: the last one that was meant, if any was.
@@ -208,7 +222,7 @@ impl Course {
 
     /// What this call is answered.
     pub fn answer(&self, now: Moment, call: Call, min_ms: u64, result: DrainResult) -> Answer {
-        let late = result == DrainResult::Deadline;
+        let late = result.gives_up();
         let (held_ms, earlier_ms) = (now.since(call.began), call.began.since(self.began));
         let own = |wait: &Wait| {
             let until_ms = wait.until_ms.saturating_sub(earlier_ms);
@@ -230,7 +244,8 @@ impl Course {
             last_peer: self.last_peer,
             evidence: self.evidence,
             upgraded: self.upgraded,
-            left: if late { self.in_work.clone() } else { Vec::new() },
+            left: if late { self.named() } else { Vec::new() },
+            stuck_ms: self.stuck_ms.filter(|_| result == DrainResult::Stuck),
         }
     }
 

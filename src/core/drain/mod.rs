@@ -30,31 +30,29 @@
 
 mod course;
 mod in_flight;
+mod left;
+mod progress;
 mod quiet;
 mod regular;
 mod rhythm;
 mod table;
+mod weigh;
 mod words;
 
-pub use in_flight::in_flight;
 pub use words::{
     Answer, Budget, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, InWork, Journal, Origin,
     Undone, Upgraded, Wait, WaitsFor,
 };
 
-use super::observation::{
-    AppServer, Connection, Generation, GenerationKey, Moment, Observation, Sight, Sockets, Traffic,
-};
-use course::{After, Call, Course, End, Testimony, Witness};
-use in_flight::{Beside, Freshness};
-use quiet::{Quiet, Source};
-use table::Look;
+use super::observation::{Generation, GenerationKey, Moment, Observation, Sight};
+use course::{After, Call, Course, End, Witness};
+use in_flight::Freshness;
+use left::Left;
+use progress::Progress;
+use quiet::Quiet;
 
 /// After the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
 const FALSE_DRAIN_MS: u64 = 60_000;
-
-/// So many requests are named.
-const MOST_NAMED: usize = 10;
 
 /// The drain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,6 +67,7 @@ pub struct Drain {
     image_change_expected: bool,
     quiet: Quiet,
     freshness: Freshness,
+    progress: Progress,
     control: Witness,
     sockets: Witness,
 }
@@ -88,6 +87,7 @@ impl Drain {
             image_change_expected: false,
             quiet: Quiet::default(),
             freshness: Freshness::default(),
+            progress: Progress::default(),
             control: Witness::default(),
             sockets: Witness::default(),
         }
@@ -98,6 +98,10 @@ impl Drain {
         match command {
             DrainCommand::Begin(origin) => self.begin(now, origin),
             DrainCommand::Undrain => self.undrain(),
+            DrainCommand::Kubelet(address) => {
+                self.quiet.kubelet(address);
+                Vec::new()
+            }
         }
     }
 
@@ -179,7 +183,7 @@ impl Drain {
             waits_for: min.into_iter().chain(waiting).collect(),
             peers_not_quiet: course.map_or(0, |course| course.peers_not_quiet),
             requests_in_flight: course.and_then(|course| course.in_flight),
-            in_work: course.map_or_else(Vec::new, |course| course.in_work.clone()),
+            in_work: course.map_or_else(Vec::new, Course::named),
             upgraded: course.map_or(0, |course| course.upgraded),
             evidence: course.map_or_else(Evidence::default, |course| course.evidence),
             answered: after.is_some(),
@@ -193,6 +197,7 @@ impl Drain {
         let shift = |m: Moment| Moment((m.0 + then.0).saturating_sub(now.0));
         self.quiet.rebase(shift);
         self.freshness.rebase(shift);
+        self.progress.rebase(shift);
         for witness in [&mut self.control, &mut self.sockets] {
             witness.last = witness.last.map(shift);
         }
@@ -296,140 +301,8 @@ impl Drain {
         self.end = self.end.take().filter(|end| !none || end.termed);
         let Some(end) = &mut self.end else { return DrainEffect::Journal(None) };
         end.generation = course.generation;
-        end.answered = Some(After::new(answer, now));
+        end.answered = Some(After { left: Left::of(&answer, &course.in_work), ..After::new(answer, now) });
         if none { DrainEffect::Journal(None) } else { end.journal() }
-    }
-
-    /// Learns from a look, whatever the state; says whether it tells of traffic at all.
-    fn take_in(&mut self, now: Moment, observation: &Observation) -> bool {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
-            Sight::NotPermitted => None,
-            Sight::Missing => {
-                self.generation = None;
-                return false;
-            }
-            Sight::Unclear | Sight::Ambiguous => return false,
-        };
-        if let Some(server) = server {
-            self.generation = server.generations.first().map(|g| g.key);
-        }
-        let traffic = &observation.traffic;
-        let patience = self.budget.quiet_max_ms;
-        self.control.look(observation.began, traffic.workers.is_some(), patience);
-        self.sockets.look(observation.began, traffic.sockets.is_some(), patience);
-        let draining = self.course.as_ref().is_some_and(|course| observation.began >= course.began);
-        let beside = beside(traffic);
-        let look = Look {
-            now,
-            draining,
-            count_sent: traffic.workers.is_none(),
-            unseen_is_ignored: beside == Beside::Sockets && !self.budget.ignore_peers.is_empty(),
-            busy: traffic.workers.as_ref().map(|w| w.iter().map(|w| u64::from(w.busy)).sum()),
-            all_idle: self.control.here() && self.freshness.idle(server),
-        };
-        if !draining {
-            self.quiet.forget(now);
-        }
-        let arrived = traffic.sockets.as_ref().is_some_and(|s| self.quiet.sockets(&look, s, &self.budget));
-        if let Some(workers) = &traffic.workers {
-            self.quiet.workers(&look, workers);
-            self.freshness.look(now, workers, beside);
-        }
-        if arrived || self.veto(observation) {
-            self.freshness.disturb(now);
-        }
-        true
-    }
-
-    /// The socket table shows work. Without a control server a connection that may be busy counts
-    /// as such for as long as the longest silence.
-    fn veto(&self, observation: &Observation) -> bool {
-        let Some(sockets) = &observation.traffic.sockets else { return false };
-        let doubtful = |c: &Connection| {
-            let age_ms = c.last_received_ms.unwrap_or(0);
-            observation.traffic.workers.is_none() && c.ambiguous() && age_ms < self.budget.quiet_max_ms
-        };
-        let busy = |c: &Connection| (c.busy() || doubtful(c)) && self.counts(c);
-        sockets.accept_queue > 0 || sockets.connections.iter().any(busy)
-    }
-
-    /// Whether this connection can hold the drain as one that carries requests.
-    fn counts(&self, connection: &Connection) -> bool {
-        !self.budget.ignores(connection.peer) && !self.quiet.upgraded(connection)
-    }
-
-    /// How many connections have become websockets or the like.
-    fn upgraded(&self, sockets: Option<&Sockets>) -> u32 {
-        let upgraded = |c: &&Connection| self.quiet.upgraded(c) && !self.budget.ignores(c.peer);
-        let count = sockets.map_or(0, |s| s.connections.iter().filter(upgraded).count());
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    /// Finds out what is still to be waited for.
-    fn weigh(&mut self, now: Moment, observation: &Observation) {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
-            _ => None,
-        };
-        let traffic = &observation.traffic;
-        let ends = beside(traffic) == Beside::AllConnections;
-        let evidence = Evidence { control: self.control.here(), sockets: self.sockets.here(), ends };
-        let loud = self.quiet.loud(observation.began, &self.budget);
-        let upgraded = self.upgraded(traffic.sockets.as_ref());
-        let idle = self.idle(server, observation);
-        if idle && evidence.control {
-            self.quiet.settle();
-        }
-        let provable = self.provable(traffic.sockets.as_ref());
-        let waits_for_upgraded = self.budget.upgraded == Upgraded::Wait;
-        let in_work = self.in_work(traffic.sockets.as_ref());
-        let Some(course) = &mut self.course else { return };
-        if course.watched_since.is_none() && (evidence.control || evidence.sockets) {
-            course.watched_since = Some(observation.began);
-        }
-        let long_enough = |since| observation.began.since(since) >= self.budget.quiet_min_ms;
-        let watched = course.watched_since.is_some_and(long_enough);
-        let unmet = [
-            (WaitsFor::Quiet, !(watched && provable && loud.is_empty())),
-            (WaitsFor::InFlight, !idle || (upgraded > 0 && waits_for_upgraded)),
-        ];
-        course.wait_for(now, unmet.into_iter().filter(|(_, unmet)| *unmet).map(|(what, _)| what).collect());
-        course.evidence = evidence;
-        course.in_flight = in_flight(traffic);
-        (course.upgraded, course.in_work) = (upgraded, in_work);
-        course.peers_not_quiet = loud.len();
-        if let Some(source) = loud.last() {
-            course.last_peer = if let Source::Peer(peer) = source { Some(*peer) } else { None };
-        }
-    }
-
-    /// The requests that the table shows, the oldest first.
-    fn in_work(&self, sockets: Option<&Sockets>) -> Vec<InWork> {
-        let connections = sockets.into_iter().flat_map(|s| &s.connections).filter(|c| self.counts(c));
-        let in_work = |c: &Connection| Some(InWork { peer: c.peer, age_ms: c.request_age_ms()? });
-        let mut requests: Vec<InWork> = connections.filter_map(in_work).collect();
-        requests.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
-        requests.truncate(MOST_NAMED);
-        requests
-    }
-
-    /// Nothing is in flight, by every witness there is.
-    fn idle(&self, server: Option<&AppServer>, observation: &Observation) -> bool {
-        let proven = match (self.control.state, self.sockets.state) {
-            (Testimony::Missed, _) | (_, Testimony::Missed) => false,
-            (Testimony::Here, _) => self.freshness.idle(server),
-            (Testimony::Absent, sockets) => sockets == Testimony::Here,
-        };
-        proven && !self.veto(observation)
-    }
-
-    /// Whether silence can be seen at all: without a control server a connection whose byte counters
-    /// are unknown may carry requests that no look catches.
-    fn provable(&self, sockets: Option<&Sockets>) -> bool {
-        let counted =
-            |s: &Sockets| s.connections.iter().all(|c| c.received.is_some() || self.budget.ignores(c.peer));
-        self.control.here() || sockets.is_some_and(counted)
     }
 
     fn judge(&mut self, now: Moment, observation: &Observation, clear: bool) -> Vec<DrainEffect> {
@@ -451,8 +324,10 @@ impl Drain {
             end.journal()
         });
         let min_ms = self.budget.min_ms;
-        let drained = |call: &Call| met && looked >= call.began && now.since(call.began) >= min_ms;
-        let answers = self.answer(now, |call| drained(call).then_some(DrainResult::Drained));
+        let stuck = self.progress.stuck_ms(now).is_some();
+        let result = if met { Some(DrainResult::Drained) } else { stuck.then_some(DrainResult::Stuck) };
+        let due = |call: &Call| looked >= call.began && now.since(call.began) >= min_ms;
+        let answers = self.answer(now, |call| result.filter(|_| due(call)));
         journal.into_iter().chain(answers).collect()
     }
 
@@ -461,6 +336,8 @@ impl Drain {
         let expected = self.image_change_expected;
         let Some(end) = &mut self.end else { return Vec::new() };
         let Some(after) = &mut end.answered else { return Vec::new() };
+        let gone = observation.sight == Sight::Missing;
+        let cut = after.left.look(observation.traffic.sockets.as_ref(), gone).map(DrainEffect::Cut);
         after.closed = observation.traffic.sockets.as_ref().is_some_and(|s| s.closed);
         match &observation.sight {
             Sight::Seen(server) => {
@@ -469,23 +346,16 @@ impl Drain {
                 after.serves = ours.is_some_and(serves) && !after.closed;
                 match (ours, other) {
                     (None, Some(other)) if expected && !after.went => end.generation = Some(other.key),
-                    (None, Some(_)) if !end.termed => return self.undo(Undone::NewImage),
+                    (None, Some(_)) if !end.termed => {
+                        return cut.into_iter().chain(self.undo(Undone::NewImage)).collect();
+                    }
                     _ => {}
                 }
             }
             Sight::Missing => (after.serves, after.went) = (false, true),
             Sight::Unclear | Sight::Ambiguous | Sight::NotPermitted => {}
         }
-        Vec::new()
-    }
-}
-
-/// What there is beside the workers' own numbers.
-fn beside(traffic: &Traffic) -> Beside {
-    match &traffic.sockets {
-        None => Beside::Nothing,
-        Some(sockets) if sockets.ended.is_some() => Beside::AllConnections,
-        Some(_) => Beside::Sockets,
+        cut.into_iter().collect()
     }
 }
 

@@ -13,6 +13,8 @@ pub enum DrainCommand {
     Begin(Origin),
     /// The operator says that the drain was false.
     Undrain,
+    /// The kubelet has asked the agent something from this address, from which its probes come too.
+    Kubelet(IpAddr),
 }
 
 /// Who asks for the end.
@@ -42,6 +44,8 @@ pub enum DrainEffect {
         /// What it is told.
         answer: Answer,
     },
+    /// The app server has gone, and these requests were not answered.
+    Cut(Vec<InWork>),
     /// The drain was undone. Who still waits is told so if an operator did it, and goes on waiting else.
     Undone(Undone),
 }
@@ -104,6 +108,30 @@ pub enum DrainResult {
     NoAppServer,
     /// The app server went during the drain.
     AlreadyGone,
+    /// Nothing was answered any more, though requests waited: the app server hangs.
+    Stuck,
+}
+
+impl DrainResult {
+    /// Every result.
+    pub const ALL: [Self; 5] =
+        [Self::Drained, Self::Deadline, Self::NoAppServer, Self::AlreadyGone, Self::Stuck];
+
+    /// Its name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Deadline => "deadline",
+            Self::NoAppServer => "no_app_server",
+            Self::AlreadyGone => "already_gone",
+            Self::Stuck => "stuck",
+        }
+    }
+
+    /// It was answered though requests were left.
+    pub(super) fn gives_up(self) -> bool {
+        matches!(self, Self::Deadline | Self::Stuck)
+    }
 }
 
 /// What the drain waits (or waited) for.
@@ -148,6 +176,12 @@ pub struct InWork {
     pub age_ms: u64,
 }
 
+impl fmt::Display for InWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}, {} old", self.peer, Seconds(self.age_ms))
+    }
+}
+
 /// What to do about connections that have become something else than requests and answers:
 /// websockets, hijacked sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -186,6 +220,9 @@ pub struct Answer {
     /// finish them after SIGTERM.
     #[serde(default)]
     pub left: Vec<InWork>,
+    /// For how long nothing had been answered, in milliseconds, where that was the reason.
+    #[serde(default)]
+    pub stuck_ms: Option<u64>,
 }
 
 impl fmt::Display for Answer {
@@ -196,18 +233,22 @@ impl fmt::Display for Answer {
             DrainResult::Deadline => "out of time",
             DrainResult::NoAppServer => "no app server to drain",
             DrainResult::AlreadyGone => "the app server went by itself",
+            DrainResult::Stuck => "the app server hangs",
         };
         write!(f, "{head} after {}", Seconds(self.held_ms))?;
-        if self.result == DrainResult::Deadline {
+        if self.result.gives_up() {
             write!(f, " with {} requests left", self.requests_left)?;
+        }
+        if let Some(ms) = self.stuck_ms {
+            write!(f, "; nothing was answered for {} though requests waited", Seconds(ms))?;
         }
         for (i, wait) in self.waits.iter().enumerate() {
             f.write_str(if i == 0 { "; waited " } else { ", " })?;
             self.wait(f, wait)?;
         }
-        for (i, InWork { peer, age_ms }) in self.left.iter().enumerate() {
+        for (i, request) in self.left.iter().enumerate() {
             let word = if i == 0 { "; left: " } else { ", " };
-            write!(f, "{word}from {peer}, {} old", Seconds(*age_ms))?;
+            write!(f, "{word}{request}")?;
         }
         if self.upgraded > 0 {
             write!(f, "; {} upgraded connections (websockets) were open", self.upgraded)?;

@@ -261,7 +261,7 @@ impl World {
                 self.prestop = PreStop::Answered;
                 self.ran_out = answer.result == DrainResult::Deadline;
             }
-            DrainEffect::Answer { .. } => {}
+            DrainEffect::Answer { .. } | DrainEffect::Cut(_) => {}
             DrainEffect::Undone(_) => self.prestop = PreStop::Idle,
         }
     }

@@ -1,6 +1,7 @@
 use super::*;
 
-const LIMITS: Limits = Limits { hold_ms: 18_000, grace_ms: 30_000, reserve_ms: 10_000 };
+const LIMITS: Limits =
+    Limits { stop_is_success: false, hold_ms: 18_000, grace_ms: 30_000, reserve_ms: 10_000 };
 
 struct Life {
     course: Course,
@@ -190,6 +191,25 @@ fn an_agent_that_keeps_dying_is_started_less_and_less_often() {
         pauses.push(life.now.since(died));
     }
     assert!(pauses.is_sorted() && pauses[0] < pauses[7], "{pauses:?}");
+}
+
+#[test]
+fn an_end_that_was_asked_for_is_a_success_where_that_is_wanted_and_no_other_end_is() {
+    let ended = |stop: bool, code: u8| {
+        let mut life = Life::serving();
+        life.course.limits.stop_is_success = true;
+        if stop {
+            life.take(Input::Stop(Signal::TERM));
+            life.yes(Question::Drain);
+        }
+        life.take(Input::CommandEnded(code));
+        life.yes(Question::Settled);
+        life.take(Input::Alone);
+        life.course.over()
+    };
+    assert_eq!([ended(true, 143), ended(true, 130), ended(true, 0)], [Some(0); 3]);
+    assert_eq!([ended(true, 1), ended(true, 137)], [Some(1), Some(137)]);
+    assert_eq!(ended(false, 143), Some(143), "somebody else's signal");
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn setting() -> Setting {
         preloads: false,
         surely_preloads: false,
         app_in_master: None,
+        unclear: None,
         config: Some(PumaConfig::scan("persistent_timeout 75")),
         launch: Launch::default(),
         tmp: Tmp::Own,
@@ -302,4 +303,16 @@ fn a_child_of_the_master_that_is_no_worker() {
     child(&mut view, 60_000, true);
     view.mode = RestartMode::Hot;
     assert_eq!(found(&view), []);
+}
+
+#[test]
+fn a_configuration_that_loads_what_cannot_be_told() {
+    let unclear = |view: &mut View| {
+        with(view, |setting| setting.unclear = Some("config/puma.rb, line 2, `load extra`".into()));
+    };
+    finds(("PHASED_RESTART_UNAVAILABLE", Note), unclear);
+    let mut view = well("6.6.0");
+    unclear(&mut view);
+    view.mode = RestartMode::Phased;
+    assert_eq!(found(&view), [], "it was chosen");
 }
