@@ -4,11 +4,13 @@
 //! /prestop asks anew and goes on waiting.
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{
@@ -31,7 +33,29 @@ pub enum Command {
     /// The operator says that the drain was false.
     Undrain(oneshot::Sender<Reply>),
     /// Any other thing that an operator asks.
-    Operator(Operator, oneshot::Sender<Reply>),
+    Operator(Operator, Asked, oneshot::Sender<Reply>),
+}
+
+/// Who asks, and why, as far as they say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Asked {
+    /// A name and where, `deploy@host`.
+    pub by: Option<String>,
+    /// For those who find it like that.
+    pub why: Option<String>,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
+        if let Some(by) = &self.by {
+            write!(f, " by {}", short(by))?;
+        }
+        if let Some(why) = &self.why {
+            write!(f, ": {}", short(why))?;
+        }
+        Ok(())
+    }
 }
 
 /// What an operator is told: what happens now, or why nothing does.
@@ -111,8 +135,8 @@ impl Desk {
     ///
     /// # Errors
     /// When it cannot be done, or the agent does not answer.
-    pub async fn operator(&self, operator: Operator) -> Reply {
-        self.ask(|reply| Command::Operator(operator, reply)).await
+    pub async fn operator(&self, operator: Operator, asked: Asked) -> Reply {
+        self.ask(|reply| Command::Operator(operator, asked, reply)).await
     }
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Command) -> Reply {

@@ -343,7 +343,7 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
 
     let asked = ask(UnixStream::connect(&socket).await.unwrap(), "POST /sync?retry=true HTTP/1.1\r\n");
     let obey = async {
-        let Command::Operator(operator, reply) = app.next().await else { panic!("not an operator's") };
+        let Command::Operator(operator, _, reply) = app.next().await else { panic!("not an operator's") };
         reply.send(Ok("looking".into())).unwrap();
         operator
     };

@@ -21,7 +21,7 @@ use tokio::{net::UnixListener, sync::watch};
 use super::{Handles, connections, prestop};
 use crate::{
     core::{Operator, drain::Origin},
-    desk::Reply,
+    desk::{Asked, Reply},
 };
 
 /// The socket's name in `state_dir`.
@@ -85,20 +85,24 @@ async fn status(State(handles): State<Handles>) -> Response {
     Json(handles.status()).into_response()
 }
 
-async fn sync(State(handles): State<Handles>, Query(sync): Query<Sync>) -> Response {
-    answer(handles.desk.operator(Operator::Sync { retry: sync.retry }).await)
+async fn sync(
+    State(handles): State<Handles>,
+    Query(sync): Query<Sync>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    answer(handles.desk.operator(Operator::Sync { retry: sync.retry }, asked).await)
 }
 
-async fn pause(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.operator(Operator::Pause).await)
+async fn pause(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
+    answer(handles.desk.operator(Operator::Pause, asked).await)
 }
 
-async fn resume(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.operator(Operator::Resume).await)
+async fn resume(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
+    answer(handles.desk.operator(Operator::Resume, asked).await)
 }
 
-async fn revert(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.operator(Operator::Revert).await)
+async fn revert(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
+    answer(handles.desk.operator(Operator::Revert, asked).await)
 }
 
 async fn undrain(State(handles): State<Handles>) -> Response {

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Attention, Inputs, Seen,
+    cuts::Cuts,
     deploy_log::DeployLog,
     ledger::Ledger,
     mind::{self, Mind},
@@ -20,8 +21,8 @@ use crate::{
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
-    desk::{Command, Ending, Reply},
-    finding::Finding,
+    desk::{Asked, Command, Ending, Reply},
+    finding::{Code, Finding},
     status::{Since, Snapshot},
     telemetry::word,
 };
@@ -41,6 +42,8 @@ pub struct State {
     term: Option<Term>,
     last: Last,
     others: Others,
+    cuts: Cuts,
+    held: operator::Held,
     current_complete: bool,
     seen_current: bool,
     seen_booted: bool,
@@ -90,6 +93,8 @@ impl State {
             term: None,
             last: Last::default(),
             others: Others::default(),
+            cuts: Cuts::default(),
+            held: operator::Held::default(),
             current_complete: before.current_complete,
             // A configuration that cannot be trusted must not keep a serving pod out of service.
             seen_current: before.seen_current || inputs.invalid.is_some(),
@@ -201,7 +206,10 @@ impl State {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        self.feed(Event::Observed(seen.observation));
+        let (now, ours) = (self.now(), self.mind.restart_in_flight());
+        let cut = self.cuts.look(now, observation, ours);
+        self.inputs.metrics.cut_by_restart(cut.len());
+        self.feed_at(now, Event::Observed(seen.observation));
     }
 
     /// What somebody asks.
@@ -217,8 +225,8 @@ impl State {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
             }
-            Command::Operator(operator, reply) => {
-                let answer = self.obey(operator);
+            Command::Operator(operator, asked, reply) => {
+                let answer = self.obey(operator, &asked);
                 let _ = reply.send(answer);
             }
         }
@@ -234,13 +242,14 @@ impl State {
         Ok(told)
     }
 
-    fn obey(&mut self, operator: Operator) -> Reply {
+    fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
         let view = self.mind.view(self.now());
         if let (true, Some(trouble)) = (self.mind.is_bare(), &view.trouble) {
             return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
         }
         let told = operator::told(operator, &view, self.mind.drain().active())?;
-        tracing::info!("an operator asks: {}", operator::name(operator));
+        tracing::info!("an operator asks: {}{asked}", operator::name(operator));
+        self.held.note(operator, &view, asked);
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
             kick.now();
         }
@@ -321,15 +330,19 @@ impl State {
 
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
-        let others = self.others.finding(self.now());
-        invalid.iter().chain(&self.last.findings).chain(standing).chain(&others).cloned().collect()
+        let (others, cuts) = (self.others.finding(self.now()), self.cuts.finding(self.now()));
+        // No app server is expected before there is a release, or other code, to run.
+        let nothing_comes = || self.mind.view(self.now()).desired.is_none();
+        let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
+        let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
+        invalid.iter().chain(seen).chain(standing).chain(&others).chain(&cuts).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.
     pub fn publish(&mut self) {
         let now = self.now();
         self.tell_needs(now);
-        let view = self.mind.view(now);
+        let view = self.held.told(self.mind.view(now));
         self.ledger.view(now, &view);
         self.log.view(now, &view);
         let wanted = Attention {

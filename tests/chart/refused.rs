@@ -116,6 +116,14 @@ fn of_pods() -> Vec<Refusal> {
     let hook = |http_get: Value| json!({ "app": { "lifecycle": { "preStop": { "httpGet": http_get } } } });
     vec![
         (
+            json!({ "app": { "lifecycle": { "preStop": { "exec": { "command": ["/opt/pitstop/pitstop", "drain"] } } } } }),
+            &[
+                "runs `pitstop drain`",
+                "nothing is mounted at /opt/pitstop",
+                "nothing is mounted at /run/pitstop",
+            ],
+        ),
+        (
             json!({ "app": { "lifecycle": { "preStop": { "exec": { "command": ["sleep", "30"] } } } } }),
             &["`app` has no preStop hook that asks /prestop", "leave app.lifecycle empty"],
         ),

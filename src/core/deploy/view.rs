@@ -95,7 +95,8 @@ impl Deploy {
 
     /// The one reason that matters most, if the pod is not simply in sync.
     fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
-        if let Some(trouble) = self.stand_in_trouble().or_else(|| self.trouble.clone()) {
+        let trouble = self.stand_in_trouble().or_else(|| self.trouble.clone());
+        if let Some(trouble) = trouble.filter(|trouble| !self.is_unborn(trouble)) {
             return Some(trouble);
         }
         if gate.draining {
@@ -115,6 +116,12 @@ impl Deploy {
             return Some(hold.trouble());
         }
         self.rejected_trouble(desired.filter(|_| !in_sync)?)
+    }
+
+    /// No app server can run before the first release is in place: what keeps that out is the reason.
+    fn is_unborn(&self, trouble: &Trouble) -> bool {
+        let missing = trouble.reason == Reason::AppServerMissing;
+        missing && self.current.is_none() && self.pointer_trouble.is_some()
     }
 
     pub(super) fn rejected_trouble(&self, desired: &Revision) -> Option<Trouble> {
