@@ -123,6 +123,10 @@ macro_rules! codes {
 codes! {
     /// No Puma is to be seen.
     AppServerMissing = "APP_SERVER_MISSING",
+    /// A service mesh's proxy is in the pod.
+    MeshProxy = "MESH_PROXY",
+    /// A restart of pitstop's cut requests.
+    RequestsCutByRestart = "REQUESTS_CUT_BY_RESTART",
     /// Somebody else restarted Puma.
     RestartedByOthers = "RESTARTED_BY_OTHERS",
     /// Puma's master ended in a deploy, and not because of the release.
