@@ -193,7 +193,10 @@ impl Server {
             }
             _ => {}
         }
-        let mut answer = self.service.call(request.map(Body::from)).await?;
+        let rest = Rest::default();
+        let body = |body| Body::http_body_unsync(Unread { body: Some(body), rest: rest.clone() });
+        let mut answer = self.service.call(request.map(body)).await?;
+        rest.read().await;
         change(answer.headers_mut(), fault.as_ref())?;
         let missing = answer.status() == 404;
         if let Some(Fault::CutAndReplace(_, bytes)) = &fault {
@@ -227,7 +230,47 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// S3 reads a body that it does not want, too: otherwise clients see a broken pipe.
+/// What a service has left of a body. S3 reads that too: otherwise clients that still send see a broken pipe.
+#[derive(Clone, Default)]
+struct Rest(Arc<Mutex<Option<Incoming>>>);
+
+impl Rest {
+    async fn read(&self) {
+        let rest = self.0.lock().expect("a body").take();
+        if let Some(mut body) = rest {
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+    }
+}
+
+struct Unread {
+    body: Option<Incoming>,
+    rest: Rest,
+}
+
+impl HttpBody for Unread {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(self.body.as_mut().expect("it is given up in the end only")).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        *self.rest.0.lock().expect("a body") = self.body.take();
+    }
+}
+
+/// As [`Rest`], of a request that no service has seen.
 async fn refusal(
     request: Request<Incoming>,
     status: u16,
