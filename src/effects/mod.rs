@@ -306,7 +306,7 @@ fn outcome(ended: Result<Result<Outcome, Trouble>, tokio::task::JoinError>) -> O
 
 fn log_outcome(outcome: &Outcome) {
     match outcome {
-        Outcome::Failed(trouble) | Outcome::Condemned(trouble) => {
+        Outcome::Failed(trouble) | Outcome::Condemned(trouble) | Outcome::NotPublished { trouble, .. } => {
             tracing::warn!(reason = trouble.reason.code(), detail = trouble.message, "failed");
         }
         outcome => tracing::info!(?outcome, "ended"),

@@ -89,6 +89,14 @@ impl Mind {
         }
     }
 
+    /// As [`Agent::current_complete`]; `None` where that is not known yet.
+    pub fn current_complete(&self) -> Option<bool> {
+        match self {
+            Self::Bare { .. } => None,
+            Self::Whole(agent) => Some(agent.current_complete()),
+        }
+    }
+
     /// As [`Agent::settled`]; unknown is no.
     pub fn settled(&self) -> bool {
         match self {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{check::back_to_the_look, *};
+use super::{check::back_to_the_look, view::failure, *};
 use crate::core::observation::{Generation, Probe};
 
 impl Deploy {
@@ -18,7 +18,7 @@ impl Deploy {
             State::Verifying(target, verifying) => self.verify(now, gate, target, verifying, look, out),
             State::Committing(target, committing) => self.commit(now, target, committing, look, out),
             // Nothing is moved by it, and what is known must not be forgotten.
-            State::Checking(target, checking @ Checking::Condemned(_)) => {
+            State::Checking(target, checking @ (Checking::Condemned(_) | Checking::TakenUp { .. })) => {
                 self.check(now, target, checking, look, out);
             }
             _ if gate.draining => {}
@@ -149,7 +149,7 @@ impl Deploy {
                 if !probed || !alone || self.signalable(server).is_none() {
                     return false;
                 }
-                let healthy = probe != Some(Probe::Unhealthy);
+                let healthy = probe != Some(Probe::Unhealthy) || self.newborn(target);
                 let baseline = self.baseline(now, mode, server, healthy);
                 self.announce(now, target.clone(), mode, baseline);
             }
@@ -171,7 +171,8 @@ impl Deploy {
     }
 
     fn begin_watch(&mut self, target: &Target, watch: Watch) {
-        self.state = State::Verifying(target.clone(), Verifying { watch, ask_again: None });
+        self.state =
+            State::Verifying(target.clone(), Verifying { watch, ask_again: None, unwell_until: None });
     }
 
     /// The app server could not be told within the time a restart may take: undo the flip.
@@ -218,6 +219,12 @@ impl Deploy {
                     look.and_then(|look| Standing::proved(&target.revision.release, look, hearing));
                 self.proven(target);
             }
+            (verdict::Verdict::Failed(Reason::ProbeFailed), _)
+            | (verdict::Verdict::Undecided, Some(Reason::ProbeFailed))
+                if self.newborn(&target) && !self.mutated(Mutation::RejectsTheUnwell) =>
+            {
+                self.unwell(now, gate, target, verifying.unwell_until);
+            }
             (verdict::Verdict::Failed(reason), _) => {
                 self.failed(now, target, Trouble::new(reason, failure(reason)), over);
             }
@@ -250,6 +257,8 @@ impl Deploy {
         // The next move may begin before anybody looks again.
         self.ran = Some(release.clone());
         self.running = Some(release);
+        self.unwell.clear();
+        self.trials = 0;
         self.unsettled = None;
         self.trouble = None;
         self.state = State::Committing(target, Committing::Record);
@@ -355,7 +364,7 @@ impl Deploy {
                 self.not_fetched(now, target, trouble)
             }
             (State::Checking(target, Checking::Condemned(why)), _) => {
-                self.condemnation_ended(target, why, out)
+                self.condemnation_ended(now, target, why, outcome, out)
             }
             (State::Checking(target, Checking::Plan { .. }), Outcome::Condemned(trouble)) => {
                 self.condemned(target, trouble)
@@ -379,9 +388,7 @@ impl Deploy {
                     other => other,
                 }
             }
-            (state, Outcome::Done | Outcome::Unknown | Outcome::Condemned(_)) => {
-                self.forward_done(now, state)
-            }
+            (state, _) => self.forward_done(now, state),
         }
     }
 
@@ -431,7 +438,7 @@ impl Deploy {
         self.unsettled = Some(baseline.clone());
         let until = Some(now.plus(self.timeout_of(&baseline)));
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
-        State::Verifying(target, Verifying { watch, ask_again: None })
+        State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: None })
     }
 
     /// Nothing was signalled. What cannot be announced must not be done: a crash after it would
@@ -468,30 +475,5 @@ impl Deploy {
             // That deploy has ended in the log; whatever is tried again is another one.
             self.attempt = Attempt(self.attempt.0 + 1);
         }
-    }
-}
-
-impl Verifying {
-    fn lost_its_signal(&self, now: Moment) -> bool {
-        self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
-    }
-}
-
-/// What a failure means, for people.
-fn failure(reason: Reason) -> &'static str {
-    match reason {
-        Reason::MasterGone => "the app server's master ended during the restart: see its log",
-        Reason::BootLoop => "workers of the release die and are respawned: see the app server's log",
-        Reason::BootFailed => "no worker of the release came up: see the app server's log",
-        Reason::BootTimeout => "the release did not boot within restart.timeout",
-        Reason::WrongCwd => "the app server came back in another directory than the release's",
-        Reason::RestartDirPinned => {
-            "the restart did not leave the old directory: set `directory` to the current link in Puma's config"
-        }
-        Reason::ProbeFailed => "verify.url does not answer well from the release",
-        Reason::ReleaseMismatch => {
-            "a worker names another release in verify.url's answers, or has files of another release loaded only"
-        }
-        _ => "the restart failed",
     }
 }

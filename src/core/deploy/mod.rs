@@ -22,6 +22,8 @@ mod begin;
 mod birth;
 mod check;
 mod forward;
+mod goal;
+mod newborn;
 mod operator;
 mod recover;
 mod rest;
@@ -35,8 +37,10 @@ mod view;
 
 pub use birth::stand_ins;
 
+use std::collections::BTreeSet;
+
 use super::{
-    Policy, Recovered, Stage, View, Watchfulness,
+    Fleet, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
         Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Record, Step,
         Trouble,
@@ -49,7 +53,6 @@ use super::{
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 use rest::Standing;
-#[cfg(test)]
 use revert::{Revert, RevertStep};
 use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Verifying};
 
@@ -77,6 +80,14 @@ pub struct Deploy {
     ran: Option<ReleaseId>,
     /// The server as it stood when it was last seen whole, and how well its release is proved.
     standing: Option<Standing>,
+    /// What stands while something else is waited for, and is proved meanwhile.
+    proving: Option<Watch>,
+    /// What was put in place at the pod's birth, and did not come to be well.
+    unwell: BTreeSet<ReleaseId>,
+    /// How often another release was tried in its place.
+    trials: u32,
+    /// What the reports of the other pods say.
+    fleet: Option<Fleet>,
     /// The last restart that was asked for and has not been seen to end.
     unsettled: Option<Baseline>,
     state: State,
@@ -86,6 +97,12 @@ pub struct Deploy {
     stuck: Vec<(Attempt, Step)>,
     trouble: Option<Trouble>,
     retry_at: Option<Moment>,
+    /// Rejections that the volume has not taken yet.
+    unwritten: Vec<(Revision, Reason)>,
+    /// They are tried again then.
+    write_again: Option<Moment>,
+    /// A pointer that is older than what this pod has seen.
+    replayed: Option<Pointer>,
     fresh_after: Moment,
     /// Since when the app server, at rest, runs something else than `current`.
     astray_since: Option<Moment>,
@@ -108,6 +125,10 @@ impl Deploy {
             running: None,
             ran: None,
             standing: None,
+            proving: None,
+            unwell: BTreeSet::new(),
+            trials: 0,
+            fleet: None,
             unsettled: None,
             state: State::Steady,
             attempt: Attempt(0),
@@ -115,6 +136,9 @@ impl Deploy {
             stuck: Vec::new(),
             trouble: None,
             retry_at: None,
+            unwritten: Vec::new(),
+            write_again: None,
+            replayed: None,
             fresh_after: Moment(0),
             astray_since: None,
             paused: false,
@@ -131,6 +155,7 @@ impl Deploy {
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
             Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
+            Event::Fleet(fleet) => self.read_fleet(fleet),
             Event::Observed(_) | Event::Drain(_) | Event::Tick => {}
             Event::Finished { attempt, step, outcome } => {
                 self.finish(now, *attempt, *step, outcome, &mut effects)
@@ -143,8 +168,13 @@ impl Deploy {
 
     fn read_pointer(&mut self, pointer: &Result<Pointer, Trouble>) {
         match pointer {
+            Ok(pointer) if self.is_older(pointer) => {
+                self.pointer_trouble = Some(replayed(pointer, self.history.sequence));
+                self.replayed = Some(pointer.clone());
+            }
             Ok(pointer) => {
-                self.pointer_trouble = None;
+                (self.pointer_trouble, self.replayed) = (None, None);
+                self.history.see(&pointer.revision);
                 if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
                 {
                     self.held = None;
@@ -158,6 +188,11 @@ impl Deploy {
             }
             Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
         }
+    }
+
+    /// Somebody put an old pointer back, or the store is another one.
+    fn is_older(&self, pointer: &Pointer) -> bool {
+        pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.history.sequence)
     }
 
     /// What was found out about a release is no trouble any more when another one is wanted.
@@ -202,6 +237,15 @@ impl Deploy {
         if step == Step::Publish {
             self.note_publish(outcome);
         }
+        let outcome = &match outcome {
+            Outcome::NotPublished { trouble, .. } => Outcome::Failed(trouble.clone()),
+            outcome => outcome.clone(),
+        };
+        if step == Step::Record(RecordEvent::Rejected)
+            && matches!(self.state, State::Steady | State::Stranded(_))
+        {
+            return self.late_rejection_ended(now, outcome);
+        }
         let state = std::mem::replace(&mut self.state, State::Steady);
         self.state = match state {
             State::Reverting(target, revert) => self.revert_ended(now, target, revert, outcome, out),
@@ -217,8 +261,12 @@ impl Deploy {
         };
         // What others do to it from here on can no more be told from what we do.
         self.standing = None;
-        // After a failed flip nobody knows where the link points.
-        self.current = if *outcome == Outcome::Done { goal } else { None };
+        self.current = match outcome {
+            Outcome::Done => goal,
+            Outcome::NotPublished { current, .. } => current.clone(),
+            // It was lost on the way: nobody knows where the link points.
+            _ => None,
+        };
     }
 
     /// Begins whatever is wanted and allowed, until nothing is.
@@ -227,6 +275,7 @@ impl Deploy {
             self.watch_at_rest(now, look, out);
         }
         self.supersede(now, out);
+        self.write_late_rejections(now, out);
         // One look is one piece of evidence: it is weighed in the first turn only. Each turn either
         // changes the state or ends the loop; the bound only guards against a defect.
         for turn in 0..16 {
@@ -318,7 +367,8 @@ impl Deploy {
 
     /// What will be due though nothing happens; some of it may be overdue.
     pub fn deadlines(&self) -> Vec<Moment> {
-        let mut due: Vec<Moment> = self.retry_at.into_iter().collect();
+        let late = self.write_again.filter(|_| !self.unwritten.is_empty());
+        let mut due: Vec<Moment> = self.retry_at.into_iter().chain(late).collect();
         match &self.state {
             State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
@@ -331,14 +381,16 @@ impl Deploy {
             State::Verifying(_, verifying) => {
                 due.extend(verifying.watch.deadlines(&self.policy));
                 due.extend(verifying.ask_again);
+                due.extend(verifying.unwell_until);
             }
-            State::Reverting(_, revert) => due.extend(revert.deadlines()),
+            State::Reverting(_, revert) => due.extend(revert.deadlines(&self.policy)),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));
                 due.extend(self.standing.as_ref().and_then(Standing::until));
             }
             _ => {}
         }
+        due.extend(self.proving.iter().flat_map(|watch| watch.deadlines(&self.policy)));
         due
     }
 
@@ -357,8 +409,13 @@ impl Deploy {
             State::Restarting(target, ..) | State::Verifying(target, _) => {
                 Some(target.revision.release.clone())
             }
+            State::Reverting(_, revert) => revert.on_trial(),
+            _ if gate.draining => None,
+            State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => {
+                self.proving.as_ref().map(|watch| watch.target().clone())
+            }
             // In a drain our own requests would pass for traffic.
-            State::Steady if self.policy.naming && !gate.draining => {
+            State::Steady if self.policy.naming => {
                 self.standing.as_ref().filter(|standing| standing.until().is_some()).map(Standing::release)
             }
             _ => None,
@@ -369,6 +426,8 @@ impl Deploy {
     pub fn wants_files(&self) -> bool {
         match &self.state {
             State::Verifying(..) => true,
+            State::Reverting(_, revert) => revert.on_trial().is_some(),
+            State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => true,
             State::Steady => self.standing.as_ref().is_some_and(|standing| standing.until().is_some()),
             _ => false,
         }
@@ -397,6 +456,17 @@ fn sight_trouble(sight: &Sight) -> Option<Trouble> {
         Sight::Unclear | Sight::Seen(_) => return None,
     };
     Some(Trouble::new(reason, message))
+}
+
+fn replayed(pointer: &Pointer, seen: Option<u64>) -> Trouble {
+    let seen = seen.unwrap_or_default();
+    let message = format!(
+        "the pointer names {}, and this pod has seen move {seen} before: an older pointer was put back, or the store \
+         was built anew. Nothing is deployed. `pitstop promote` and `pitstop rollback` write a higher number; if the \
+         store is new, `pitstop sync --retry` in each pod accepts it",
+        pointer.revision
+    );
+    Trouble::new(Reason::Replayed, message)
 }
 
 fn from_sight(reason: Reason) -> bool {

@@ -17,6 +17,11 @@ impl Deploy {
         }
     }
 
+    /// `current` is known to lead to a complete release.
+    pub fn current_complete(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
     pub fn may_end(&self) -> bool {
         match &self.state {
@@ -123,5 +128,24 @@ impl Deploy {
         let why = &target.stand_in.as_ref()?.why;
         let message = format!("{}; until then {} stands in", why.message, target.revision.release);
         Some(Trouble::new(why.reason, message))
+    }
+}
+
+/// What a failure means, for people.
+pub(super) fn failure(reason: Reason) -> &'static str {
+    match reason {
+        Reason::MasterGone => "the app server's master ended during the restart: see its log",
+        Reason::BootLoop => "workers of the release die and are respawned: see the app server's log",
+        Reason::BootFailed => "no worker of the release came up: see the app server's log",
+        Reason::BootTimeout => "the release did not boot within restart.timeout",
+        Reason::WrongCwd => "the app server came back in another directory than the release's",
+        Reason::RestartDirPinned => {
+            "the restart did not leave the old directory: set `directory` to the current link in Puma's config"
+        }
+        Reason::ProbeFailed => "verify.url does not answer well from the release",
+        Reason::ReleaseMismatch => {
+            "a worker names another release in verify.url's answers, or has files of another release loaded only"
+        }
+        _ => "the restart failed",
     }
 }
