@@ -125,6 +125,8 @@ codes! {
     AppServerMissing = "APP_SERVER_MISSING",
     /// Somebody else restarted Puma.
     RestartedByOthers = "RESTARTED_BY_OTHERS",
+    /// Puma's master ended in a deploy, and not because of the release.
+    MasterEnded = "MASTER_ENDED",
     /// Several Pumas could be meant.
     AppServerAmbiguous = "APP_SERVER_AMBIGUOUS",
     /// Puma may not be looked into or signalled.
@@ -153,6 +155,8 @@ codes! {
     ShellInFront = "SHELL_IN_FRONT",
     /// A phased restart keeps the bundle of an earlier release.
     BundleKeptByPhased = "BUNDLE_KEPT_BY_PHASED",
+    /// A phased restart leaves a child of Puma's master as it is.
+    ChildKeptByPhased = "CHILD_KEPT_BY_PHASED",
     /// A file that other pods see restarts Puma.
     TmpRestartShared = "TMP_RESTART_SHARED",
     /// Puma would die of the signal of a hot restart.
@@ -267,6 +271,10 @@ codes! {
     StoreUnreachable = "STORE_UNREACHABLE",
     /// The store refuses us.
     StoreDenied = "STORE_DENIED",
+    /// The store takes no notice of the condition of a write.
+    StoreWithoutConditions = "STORE_WITHOUT_CONDITIONS",
+    /// Who is between the store and the pod can put other code in its place.
+    StorePlainHttp = "STORE_PLAIN_HTTP",
     /// No agent runs beside.
     AgentNotRunning = "AGENT_NOT_RUNNING",
     /// The agent does not answer.

@@ -13,7 +13,7 @@ use prometheus::{
 use crate::{
     core::{
         AppServer, Conclusion, Mode, Observation, ProcessKey, Reason, Sight, Stage, View, WorkerLoad,
-        drain::Answer,
+        drain::{Answer, DrainResult},
     },
     releases::fetch::Fetched,
     revision::ReleaseId,
@@ -168,8 +168,8 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage_duration.with_label_values(&[stage.name()]);
         }
-        for result in ["drained", "deadline", "no_app_server", "already_gone"] {
-            self.drains.with_label_values(&[result]);
+        for result in DrainResult::ALL {
+            self.drains.with_label_values(&[result.name()]);
         }
         for mode in [Mode::Hot, Mode::Phased] {
             self.restarts.with_label_values(&[mode_name(mode), "sent"]);
@@ -273,8 +273,7 @@ impl Metrics {
 
     /// A drain was answered.
     pub fn drained(&self, answer: &Answer) {
-        let result = serde_json::to_value(answer.result).unwrap_or_default();
-        self.drains.with_label_values(&[result.as_str().unwrap_or_default()]).inc();
+        self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
     }

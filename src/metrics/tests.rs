@@ -51,6 +51,7 @@ fn view() -> View {
         hold: None,
         back: None,
         retry_at: None,
+        moving: None,
     }
 }
 
@@ -92,7 +93,8 @@ fn fed() -> Metrics {
         last_peer: None,
         evidence: Evidence::default(),
         upgraded: 0,
-        cut: Vec::new(),
+        left: Vec::new(),
+        stuck_ms: None,
     });
     metrics
 }

@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{MARKER, Marker, Releases, disk_trouble, fetch, layout::Layout};
+use super::{MARKER, Marker, Releases, disk_trouble, layout::Layout};
 use crate::{
     core::{Reason, Trouble},
     revision::ReleaseId,
@@ -65,8 +65,8 @@ impl Releases {
             let message = format!("{} is not a complete release", self.path(id).display());
             Trouble::new(Reason::ReleaseUnknown, message)
         })?;
-        let published = fetch::find(store, id)?;
-        let stage = self.stage()?;
+        let published = store.require(id)?;
+        let stage = self.stage(store.off())?;
         let archive = stage.dir().join("archive");
         self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");

@@ -69,7 +69,7 @@ impl Mind {
 
     pub fn watchfulness(&self) -> Watchfulness {
         match self {
-            Self::Bare { drain, .. } if drain.active() => Watchfulness::Close,
+            Self::Bare { drain, .. } if drain.watches() => Watchfulness::Close,
             Self::Bare { .. } => Watchfulness::Calm,
             Self::Whole(agent) => agent.watchfulness(),
         }

@@ -6,6 +6,7 @@
 //! takes over from what is on disk, and who waits on /prestop goes on waiting.
 
 mod clock;
+mod deploy_log;
 mod ledger;
 mod mind;
 mod observer;
@@ -108,7 +109,7 @@ impl Loop {
     /// Breaks when the agent is to end; continues when something was lost.
     async fn begin(inputs: Inputs) -> ControlFlow<(), &'static str> {
         let (done, finished) = mpsc::unbounded_channel();
-        let state = State::new(&inputs, done);
+        let state = State::new(&inputs, done, inputs.effects.read_drain_journal().await);
         let (send, looks) = mpsc::channel(1);
         let observer = Observer {
             app_server: inputs.app_server.clone(),

@@ -2,10 +2,15 @@
 
 mod commands;
 mod crash;
+mod exhaust;
 mod fleet;
 mod linked;
+mod matrix;
+mod moves;
 mod odd;
+mod one_archive;
 mod packing;
+mod plants;
 mod pointer;
 mod prune;
 mod publish;

@@ -89,7 +89,9 @@ fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
     assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
     let metrics = pod.agent.get("/metrics").unwrap().body;
     assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
-    assert!(pod.said().contains("cut off: 127.0.0.1 after "), "{}", pod.said());
+    assert!(pod.said().contains("left: from 127.0.0.1, "), "{}", pod.said());
+    let cut = "cut off by the app server's end: from 127.0.0.1, ";
+    until("what was really cut", || pod.said().contains(cut).then_some(()));
 }
 
 #[test]

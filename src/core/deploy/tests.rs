@@ -3,6 +3,7 @@
 mod newborn;
 mod refused;
 mod stop;
+mod strangers;
 
 use crate::core::{
     Agent, Answer, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment,
