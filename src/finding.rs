@@ -123,6 +123,10 @@ macro_rules! codes {
 codes! {
     /// No Puma is to be seen.
     AppServerMissing = "APP_SERVER_MISSING",
+    /// A service mesh's proxy is in the pod.
+    MeshProxy = "MESH_PROXY",
+    /// A restart of pitstop's cut requests.
+    RequestsCutByRestart = "REQUESTS_CUT_BY_RESTART",
     /// Somebody else restarted Puma.
     RestartedByOthers = "RESTARTED_BY_OTHERS",
     /// Puma's master ended in a deploy, and not because of the release.
@@ -279,6 +283,8 @@ codes! {
     AgentNotRunning = "AGENT_NOT_RUNNING",
     /// The agent does not answer.
     AgentSilent = "AGENT_SILENT",
+    /// The agent died in this container, and was started again.
+    AgentDied = "AGENT_DIED",
     /// The agent that answers is another pod's.
     AgentOfAnotherPod = "AGENT_OF_ANOTHER_POD",
     /// The agent says that something else runs than what is desired, or that something holds it.

@@ -26,7 +26,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn perform(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Exec(exec) => cli::exec::run(cli.config.as_deref(), cli.json, exec),
-        Command::Run(Run { child_of: None }) => cli::run::keep(cli.config.as_deref()),
+        Command::Run(Run { child_of: None, .. }) => cli::run::keep(cli.config.as_deref()),
         _ => runtime().and_then(|runtime| dispatch(runtime, cli)),
     }
 }

@@ -55,6 +55,7 @@ pub struct Metrics {
     stage_duration: HistogramVec,
     restarts: IntCounterVec,
     restart_duration: HistogramVec,
+    restart_requests_cut: IntCounter,
     fetch_bytes: IntCounterVec,
     fetch_files: IntCounterVec,
     drains: IntCounterVec,
@@ -128,6 +129,8 @@ impl Metrics {
                 "From the restart signal to the proof that every worker runs the release.",
                 "mode",
             ),
+            restart_requests_cut: b
+                .counter("pitstop_restart_requests_cut_total", "Requests cut by our restarts."),
             fetch_bytes: b.counters(
                 "pitstop_fetch_bytes_total",
                 "Bytes of releases: store (downloaded, packed), or volume (found there complete, unpacked).",
@@ -259,6 +262,11 @@ impl Metrics {
     /// A restart was proved to have succeeded so many seconds after its signal.
     pub fn restart_proved(&self, mode: Mode, seconds: f64) {
         self.restart_duration.with_label_values(&[mode_name(mode)]).observe(seconds);
+    }
+
+    /// So many requests were cut by a restart of ours.
+    pub fn cut_by_restart(&self, requests: usize) {
+        self.restart_requests_cut.inc_by(requests as u64);
     }
 
     /// A release came onto the volume, or was there already.

@@ -127,7 +127,7 @@ pub async fn read(source: &Source) -> Result<Pointer, Trouble> {
 /// [`Reason::PointerInvalid`] with the shape of what was found instead, and none of its content: a link may have led
 /// to any file.
 pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
-    if is_utf16(bytes) {
+    if archive::is_utf16(bytes) {
         return Err(invalid(
             "is UTF-16: write it as UTF-8 (in PowerShell: Set-Content -Encoding ascii)".into(),
         ));
@@ -174,15 +174,6 @@ fn of_json(text: &str) -> Result<Pointer, Trouble> {
         }
     }
     Ok(pointer)
-}
-
-/// By its byte order mark, or by the zeros that every second byte of ASCII is.
-fn is_utf16(bytes: &[u8]) -> bool {
-    match bytes {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
-        [first, second, ..] => (*first == 0) != (*second == 0),
-        _ => false,
-    }
 }
 
 /// What a text looks like, without a word of it.

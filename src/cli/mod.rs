@@ -17,6 +17,7 @@ pub mod config_command;
 pub mod console;
 pub mod converge;
 pub mod doctor;
+mod drain;
 pub mod exec;
 pub mod fetch;
 pub mod install;
@@ -102,6 +103,8 @@ pub enum Command {
     },
     /// Deploy again after `pause` or `revert`.
     Resume,
+    /// Begin the drain, or join it, and wait for its end: a command for `lifecycle.preStop.exec`.
+    Drain,
     /// End a drain that was begun by mistake.
     Undrain,
     /// This pod back to its previous release, held until the pointer moves or `resume`.
@@ -156,7 +159,7 @@ impl Command {
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
             Self::Status | Self::Sync { .. } | Self::Pause { .. } | Self::Resume => false,
-            Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
+            Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
             Self::Prune { .. } | Self::Install { .. } => false,
         }
     }
@@ -310,10 +313,10 @@ impl fmt::Display for Failure {
 pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let console = Console { json: cli.json };
     let file = cli.config.as_deref();
-    if let Command::Run(run::Run { child_of: Some(parent) }) = cli.command {
+    if let Command::Run(run) = cli.command {
         let (loaded, invalid) = config::load_degraded(file, config::environment());
         let invalid = invalid.or_else(|| loaded.require_source().err());
-        return run::run(loaded.config, invalid, parent).await;
+        return run::run(loaded.config, invalid, run).await;
     }
     if let Command::Install { dest } = &cli.command {
         return install::run(dest, console);
@@ -364,6 +367,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         Command::Sync { retry } => ask(Ask::Sync { retry }).await,
         Command::Pause { why } => hold(Ask::Pause, why).await,
         Command::Resume => ask(Ask::Resume).await,
+        Command::Drain => drain::run(&config.state_dir, config.drain.min, console).await,
         Command::Undrain => ask(Ask::Undrain).await,
         Command::Revert { why } => hold(Ask::Revert, why).await,
     }

@@ -185,7 +185,7 @@ async fn is_published(store: &dyn Store, release: &ReleaseId, packed: &Packed) -
             Err(other_bytes(release, "is in the store with other requirements"))
         }
         Some(Ok(found)) if found.kind != packed.kind => Err(other_kind(release, &found.kind.key(release))),
-        Some(Ok(_) | Err(Unusable::NoDigest { .. })) => {
+        Some(Ok(_) | Err(Unusable::NoDigest { .. } | Unusable::Utf16 { .. })) => {
             Err(other_bytes(release, "is in the store with other bytes"))
         }
         Some(Err(why @ Unusable::TwoArchives(..))) => {

@@ -56,6 +56,9 @@ pub struct Run {
     /// Be the agent itself, as a child of this process. How `run` and `exec` start it.
     #[arg(long, hide = true, value_name = "PID")]
     pub child_of: Option<i32>,
+    /// How many agents have died in this container before.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    deaths: u32,
 }
 
 /// The container's process: starts the agent, and starts it again whenever it dies. Without an async runtime.
@@ -78,9 +81,10 @@ pub fn keep(file: Option<&Path>) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: Config, invalid: Option<ConfigError>, parent: i32) -> Result<Exit, Failure> {
+pub async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Result<Exit, Failure> {
     telemetry::init(config.log.format);
-    init::become_agent(parent).map_err(Failure::failed)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = config.pod(), "pitstop's agent started");
+    init::become_agent(run.child_of.unwrap_or_default()).map_err(Failure::failed)?;
     let _alone = the_only_one(&config.state_dir).await?;
     let app_server = super::app_server::of(&config)?;
     let parts = Parts::of(&config, invalid);
@@ -94,8 +98,20 @@ pub async fn run(config: Config, invalid: Option<ConfigError>, parent: i32) -> R
             "no deploys until this is mended"
         );
     }
-    serve(&config, parts, app_server).await?;
+    serve(&config, parts, app_server, died(run.deaths)).await?;
     Ok(Exit::Done)
+}
+
+/// Kubernetes does not notice, as the container goes on: somebody else has to say it.
+fn died(deaths: u32) -> Vec<Finding> {
+    let times = if deaths == 1 { "once".to_owned() } else { format!("{deaths} times") };
+    let finding = Finding::note(
+        Code::AgentDied,
+        format!("the agent has died {times} in this container and was started again"),
+        "search the container's log for `the agent has died`: exit code 137 is a kill, 134 a lack of memory, 101 a \
+         defect (please report it)",
+    );
+    (deaths > 0).then_some(finding).into_iter().collect()
 }
 
 /// Two agents in one pod would undo each other's work, and the second would take the first one's socket.
@@ -185,7 +201,12 @@ impl Parts {
     }
 }
 
-async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) -> Result<(), Failure> {
+async fn serve(
+    config: &Config,
+    parts: Parts,
+    app_server: Arc<dyn AppServer>,
+    found: Vec<Finding>,
+) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let (desk, requests) = Desk::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
     let start =
@@ -197,7 +218,7 @@ async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) ->
         metrics: metrics.clone(),
         desk,
         token: Token::new(config.token_file.clone()),
-        own_findings: Arc::new(Mutex::default()),
+        own_findings: Arc::new(Mutex::new(found)),
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());

@@ -30,6 +30,11 @@ pub use keys::nearest;
 pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
 pub use source::S3Location;
 
+/// In `state_dir`; there while the pod drains, so that the app can know.
+pub const DRAIN_FILE: &str = "draining";
+/// Tells the app where that is. No key: the agent needs no such thing.
+pub const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
+
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -257,6 +257,11 @@ impl Agent {
         self.deploy.wants_files()
     }
 
+    /// A restart that we asked for may still change the app server.
+    pub fn restart_in_flight(&self) -> bool {
+        self.deploy.restart_in_flight()
+    }
+
     /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does
     /// not lead to a release that is about to be taken back.
     pub fn settled(&self) -> bool {

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{core::drain::Journal, plain_file, revisions_log::boot_id, volume::Lane};
+use crate::{config::DRAIN_FILE, core::drain::Journal, plain_file, revisions_log::boot_id, volume::Lane};
 
 const FILE: &str = "drain.json";
 /// It is some hundred bytes.
@@ -36,7 +36,18 @@ pub async fn read(state_dir: &Path) -> Option<Journal> {
     })
 }
 
+/// Where nothing drains, the app must not think so.
 fn read_now(state_dir: &Path) -> Option<Journal> {
+    let journal = journal_in(state_dir);
+    if journal.is_none()
+        && let Err(error) = tell_the_app(state_dir, false)
+    {
+        tracing::warn!(path = %state_dir.join(DRAIN_FILE).display(), %error, "the app may think that the pod drains");
+    }
+    journal
+}
+
+fn journal_in(state_dir: &Path) -> Option<Journal> {
     let path = state_dir.join(FILE);
     let text = match plain_file::read(&path, LIMIT_BYTES) {
         Ok(text) => text,
@@ -70,15 +81,32 @@ pub fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journ
 fn write(state_dir: &Path, journal: Option<Journal>) -> io::Result<()> {
     let path = state_dir.join(FILE);
     let Some(journal) = journal else {
-        return match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
+        return removed(&path).and(tell_the_app(state_dir, false));
     };
     fs::create_dir_all(state_dir)?;
+    tell_the_app(state_dir, true)?;
     let mut file = tempfile::Builder::new().prefix(".drain").tempfile_in(state_dir)?;
     file.write_all(&serde_json::to_vec(&Content { boot_id: boot_id(), journal })?)?;
     file.persist(&path).map(drop).map_err(|error| error.error)
+}
+
+fn tell_the_app(state_dir: &Path, draining: bool) -> io::Result<()> {
+    let path = state_dir.join(DRAIN_FILE);
+    if !draining {
+        return removed(&path);
+    }
+    // Whatever lies there already says the same, and is not followed.
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn removed(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -101,10 +129,23 @@ mod tests {
     fn what_was_written_is_read_back_until_it_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), Some(journal())).unwrap();
+        assert!(dir.path().join(DRAIN_FILE).exists(), "the app can know");
         assert_eq!(read_now(dir.path()), Some(journal()));
         write(dir.path(), None).unwrap();
         write(dir.path(), None).unwrap();
         assert_eq!(read_now(dir.path()), None);
+    }
+
+    #[test]
+    fn an_agent_that_drains_nothing_leaves_no_app_in_a_drain() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), Some(journal())).unwrap();
+        write(dir.path(), None).unwrap();
+        assert!(!dir.path().join(DRAIN_FILE).exists());
+        tell_the_app(dir.path(), true).unwrap();
+        tell_the_app(dir.path(), true).unwrap();
+        assert_eq!(read_now(dir.path()), None);
+        assert!(!dir.path().join(DRAIN_FILE).exists());
     }
 
     #[test]

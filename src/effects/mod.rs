@@ -10,6 +10,7 @@ mod housekeeping;
 mod leases;
 mod recovery;
 mod trial;
+mod unfinished;
 mod volume_work;
 
 use std::{
@@ -33,7 +34,7 @@ use crate::{
     hook::Hook,
     metrics::Metrics,
     releases::Releases,
-    revision::Revision,
+    revision::{ReleaseId, Revision},
     revisions_log::Log,
     store::{Blocking, CallOff},
     telemetry::DeployIds,
@@ -168,14 +169,18 @@ impl Effects {
             Effect::Fetch { attempt, release, sha256 } => {
                 let (this, off) = (self.clone(), CallOff::default());
                 self.call_off_fetch(off.clone());
-                let work = async move { this.fetch(release, sha256, off).await };
+                let work = async move {
+                    this.noted("fetch", release.clone(), this.fetch(release, sha256, off)).await
+                };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
             Effect::Check { attempt, release, running, trial } => {
                 let (this, limit) = (self.clone(), VOLUME_LIMIT.saturating_add(self.trial_limit()));
                 // Also where this one needs none: the one before is wanted no more.
                 let turn = self.begin_trial().filter(|_| trial);
-                let work = async move { this.check(release, running, turn).await };
+                let work = async move {
+                    this.noted("check", release.clone(), this.check(release, running, turn)).await
+                };
                 self.run(attempt, Step::Check, limit, work, done);
             }
             Effect::Record { attempt, record } => {
@@ -196,6 +201,22 @@ impl Effects {
             Effect::Conclude { conclusion, .. } => self.conclude(&conclusion),
             Effect::Notice(_) | Effect::Drain(_) => {}
         }
+    }
+
+    /// What the agent does not survive is not tried for ever.
+    async fn noted(
+        &self,
+        step: &'static str,
+        release: ReleaseId,
+        work: impl Future<Output = Result<Outcome, Trouble>>,
+    ) -> Result<Outcome, Trouble> {
+        let state_dir = self.tools.state_dir.clone();
+        let begin = move || unfinished::begin(&state_dir, step, &release);
+        let _begun = match tokio::task::spawn_blocking(begin).await {
+            Ok(Err(trouble)) => return Ok(Outcome::Condemned(trouble)),
+            begun => begun.ok(),
+        };
+        work.await
     }
 
     /// Runs the work of one effect, and reports: in time, late, or as failed when it panics.

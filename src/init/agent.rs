@@ -33,11 +33,13 @@ pub struct Agent {
 pub struct Starter {
     agent: Agent,
     port: Option<TcpListener>,
+    /// How many there were before the next one: all of them have died.
+    started: u32,
 }
 
 impl Starter {
     pub fn new(agent: Agent) -> Self {
-        Self { agent, port: None }
+        Self { agent, port: None, started: 0 }
     }
 
     /// Its group is its own, so that signals to the whole group of ours reach nobody but us.
@@ -47,11 +49,13 @@ impl Starter {
     pub fn start(&mut self) -> Result<i32, u8> {
         let mut command = Command::new(children::named_path());
         command.arg0("pitstop").args(&self.agent.arguments).arg("--child-of");
-        command.arg(children::own_pid().to_string()).process_group(0).stdin(self.port());
+        command.arg(children::own_pid().to_string()).arg("--deaths").arg(self.started.to_string());
+        command.process_group(0).stdin(self.port());
         if let Some(state_dir) = &self.agent.state_dir {
             command.env("PITSTOP_STATE_DIR", state_dir);
         }
         let pid = children::spawn(command)?;
+        self.started = self.started.saturating_add(1);
         tracing::info!(pid, "the agent starts");
         Ok(pid)
     }

@@ -19,7 +19,10 @@ use super::{
     reach::{self, Tree},
     signals,
 };
-use crate::procs::ProcessId;
+use crate::{
+    config::{DRAIN_FILE, DRAIN_FILE_VARIABLE},
+    procs::ProcessId,
+};
 
 /// This very binary, also after its file was replaced.
 const OURSELVES: &str = "/proc/self/exe";
@@ -44,6 +47,7 @@ pub fn adopt_orphans() {
 #[derive(Debug)]
 pub struct Children {
     command_line: Vec<OsString>,
+    drain_file: PathBuf,
     starter: Starter,
     json_log: bool,
     command: Option<i32>,
@@ -56,6 +60,7 @@ impl Children {
     pub fn new(settings: &Settings) -> Self {
         Self {
             command_line: settings.command.clone(),
+            drain_file: settings.state_dir.join(DRAIN_FILE),
             starter: Starter::new(settings.agent.clone()),
             json_log: settings.json_log,
             command: None,
@@ -95,7 +100,7 @@ impl Children {
         let mut command = Command::new(OURSELVES);
         command.arg0("pitstop").args(self.json_log.then_some("--json")).arg("exec");
         command.arg("--child-of").arg(own_pid().to_string()).arg("--").args(&self.command_line);
-        command.process_group(0);
+        command.env(DRAIN_FILE_VARIABLE, &self.drain_file).process_group(0);
         command
     }
 
@@ -114,7 +119,7 @@ impl Children {
         } else if self.agent == Some(pid) {
             self.agent = None;
             if !self.agent_told {
-                tracing::error!(pid, code, "the agent has ended; it is started again");
+                tracing::error!(pid, code, "the agent has died; it is started again");
             }
             Dead::Agent(code)
         } else {

@@ -29,6 +29,7 @@ use crate::{
     failpoint,
     revision::ReleaseId,
     store::{ArchiveKind, Blocking, CallOff, StoreError, archive::Published},
+    volume,
 };
 
 /// An archive and its tree take at least so many times the archive's size.
@@ -194,10 +195,10 @@ impl Releases {
         if free >= need {
             return Ok(());
         }
-        let volume = self.deploy_to.display();
-        let message = format!(
-            "{id} needs about {need} bytes on {volume}, where {free} are free; free space or lower keep_releases"
-        );
+        let no_room = volume::says(&self.deploy_to, &format!("has no room for {id}"));
+        let need = need.div_ceil(1 << 20);
+        let message =
+            format!("{no_room}: it needs about {need} MB; free space on it, or lower keep_releases");
         Err(Trouble::new(Reason::NoSpace, message))
     }
 

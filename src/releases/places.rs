@@ -27,6 +27,20 @@ impl Releases {
         }
     }
 
+    /// The same, or the nearest directory above that is there.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] naming the directory, or a link in the way.
+    pub fn nearest(&self, dir: &str) -> Result<Held, Trouble> {
+        for dir in Path::new(dir).ancestors() {
+            match Held::open(&self.deploy_to, dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                held => return held.map_err(|e| refused(&self.deploy_to, dir, &e)),
+            }
+        }
+        Err(disk_trouble(&self.deploy_to, &io::ErrorKind::NotFound.into()))
+    }
+
     /// The same, made where it is missing.
     pub(super) fn make_place(&self, dir: &str) -> Result<Held, Trouble> {
         Held::make(&self.deploy_to, Path::new(dir)).map_err(|e| refused(&self.deploy_to, Path::new(dir), &e))

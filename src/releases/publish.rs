@@ -95,7 +95,10 @@ impl Releases {
 
     /// The directory that holds `current`, open. On the volume and in `pod_dir` others may put links on the way:
     /// there none is followed.
-    pub(super) fn current_dir(&self) -> Result<Held, Trouble> {
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] naming the directory, or the link.
+    pub fn current_dir(&self) -> Result<Held, Trouble> {
         let dir = self.current.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let shared = [&self.deploy_to, &self.layout.pod_dir];
         let below = shared.iter().find_map(|root| Some((root.as_path(), dir.strip_prefix(root).ok()?)));

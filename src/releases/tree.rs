@@ -5,6 +5,7 @@
 //! archive already. Only a directory with something in it gives way to nothing.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -56,12 +57,15 @@ impl Tree {
     }
 
     /// Makes a directory, and those that lead to it. It may be there already: archives may list a
-    /// directory after what is in it.
+    /// directory after what is in it. `within`: and nothing else may be.
     ///
     /// # Errors
     /// [`UnpackError`].
-    pub fn directory(&mut self, path: &Inside, mode: u32) -> Result<(), UnpackError> {
+    pub fn directory(&mut self, path: &Inside, mode: u32, within: bool) -> Result<(), UnpackError> {
         let Some((parents, name)) = path.split() else { return Ok(()) };
+        if within {
+            self.enter(path.borrow(), path)?;
+        }
         self.links.remove(path);
         let parent = self.enter(parents, path)?;
         let make = || mkdirat(parent, name, mode_of(mode | 0o700));
@@ -70,7 +74,7 @@ impl Tree {
             done => return done.map_err(|e| disk(path, e)),
         }
         match open_dir(parent, name, OFlags::RDONLY) {
-            Ok(fd) => fchmod(fd, mode_of(mode | 0o700)).map_err(|e| disk(path, e)),
+            Ok(fd) => fchmod(fd, mode_of((mode | 0o700) & !umask())).map_err(|e| disk(path, e)),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 make_way(parent, name, path)?;
                 make().map_err(|e| disk(path, e))
@@ -108,8 +112,7 @@ impl Tree {
         let (Some((parents, name)), Some((to_parents, to_name))) = (path.split(), to.split()) else {
             return refuse();
         };
-        let there: &[u8] = std::borrow::Borrow::borrow(to);
-        if let Some(target) = self.links.get(there).map(<[u8]>::to_vec) {
+        if let Some(target) = self.links.get(to.borrow()).map(<[u8]>::to_vec) {
             return self.link(path.clone(), &target, limits).map(|()| None);
         }
         let source = match self.find(to_parents) {
@@ -154,9 +157,7 @@ impl Tree {
     /// [`UnpackError::Refused`] when it leads through another, or there are too many.
     pub fn link(&mut self, path: Inside, target: &[u8], limits: &Limits) -> Result<(), UnpackError> {
         let Some((parents, _)) = path.split() else { return Err(no_name()) };
-        if self.links.are_in(parents) {
-            return Err(in_the_way(&path, Errno::LOOP));
-        }
+        self.enter(parents, &path)?;
         self.links.insert(path, target, limits)
     }
 
@@ -317,6 +318,12 @@ fn open_dir(at: impl AsFd, name: &OsStr, how: OFlags) -> rustix::io::Result<Owne
 /// Setuid, setgid and sticky bits are dropped; the process's umask applies as to any new file.
 fn mode_of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
+}
+
+/// What new files are made without; to ask for it is to set it, so the kernel's word is read.
+fn umask() -> u32 {
+    let status = procfs::process::Process::myself().and_then(|myself| myself.status());
+    status.ok().and_then(|status| status.umask).unwrap_or(0o022)
 }
 
 fn prefixed(name: &OsStr) -> UnpackError {

@@ -17,7 +17,7 @@ use std::{
 use super::{
     Limits, MARKER,
     decoder::decoder,
-    inside::Inside,
+    inside::{Inside, names},
     layout::{Layout, Link},
     pax::{Extended, VALUE_BYTES_MAX},
     tar_stream::{BLOCK_BYTES, Header, TarStream, fill, text},
@@ -163,8 +163,8 @@ impl Unpacking<'_> {
             b'L' if self.next.name.is_some() => return Err(twice()),
             b'K' if self.next.link.is_some() => return Err(twice()),
             b'x' | b'X' if self.next.extended.is_some() => return Err(twice()),
-            b'L' => self.next.name = Some(long_name(content(header, tar)?)?),
-            b'K' => self.next.link = Some(long_name(content(header, tar)?)?),
+            b'L' => self.next.name = Some(long_name(header, tar)?),
+            b'K' => self.next.link = Some(long_name(header, tar)?),
             b'x' | b'X' => self.next.extended = Some(Extended::read(content(header, tar)?)?),
             // Comments for the whole archive: git writes the commit here.
             b'g' => {
@@ -208,19 +208,21 @@ impl Unpacking<'_> {
         let Some(size) = header.size().or((header.kind() == b'1').then_some(0)) else {
             return refuse("has a size that is no number; pack it anew, with another tool");
         };
+        // `d/.` is the directory that is there, if one is.
+        let dotted = names(&raw).next_back() == Some(b".");
         match header.kind() {
+            b'0' | b'\0' | b'7' if dotted && !raw.ends_with(b"/") => refuse(NO_DIRECTORY),
+            b'1' | b'2' if dotted => refuse(NO_DIRECTORY),
+            b'1' if link.ends_with(b"/") || link.ends_with(b"/.") => refuse("is a hard link to a directory"),
             // As tar wrote directories before there was a type for them.
-            b'0' | b'\0' | b'7' if raw.ends_with(b"/") => self.tree.directory(&path, mode),
-            b'0' | b'\0' | b'7' if raw.ends_with(b"/.") || raw == b"." => {
-                refuse("is a file, named as a directory")
-            }
+            b'0' | b'\0' | b'7' if raw.ends_with(b"/") => self.tree.directory(&path, mode, dotted),
             b'0' | b'\0' | b'7' => {
                 let size = agreed(size, extended.size, &path)?;
                 self.file(&path, mode, tar, size)
             }
-            b'5' => self.tree.directory(&path, mode),
+            b'5' => self.tree.directory(&path, mode, dotted),
             // Of an incremental dump: what it lists is not for us.
-            b'D' => tar.content(size).and_then(|_| self.tree.directory(&path, mode)),
+            b'D' => tar.content(size).and_then(|_| self.tree.directory(&path, mode, dotted)),
             b'2' => self.symlink(path, &link),
             b'1' => self.hard_link(&path, &link),
             b'3' | b'4' => refuse("is a device; leave it out of the archive"),
@@ -337,15 +339,23 @@ fn content<'a, R: Read>(
     tar.content(size)
 }
 
-/// GNU's long names end with a NUL.
-fn long_name(content: impl Read) -> Result<Vec<u8>, UnpackError> {
-    let mut bytes = Vec::new();
-    content.take(VALUE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(UnpackError::Archive)?;
-    if bytes.len() as u64 > VALUE_BYTES_MAX {
-        return Err(UnpackError::Refused(format!("it has a header of more than {VALUE_BYTES_MAX} bytes")));
+/// GNU's long names end with a NUL. GNU tar reads up to it and others as much as the header says: that has to be
+/// the same.
+fn long_name(header: &Header, tar: &mut TarStream<impl Read>) -> Result<Vec<u8>, UnpackError> {
+    let refuse = |why: &str| Err(UnpackError::Refused(format!("it has a header of {why}")));
+    let Some(size) = header.size() else { return refuse("no size") };
+    if size > VALUE_BYTES_MAX {
+        return refuse(&format!("more than {VALUE_BYTES_MAX} bytes"));
     }
-    Ok(text(&bytes).into())
+    let mut blocks = vec![0; size.next_multiple_of(BLOCK_BYTES) as usize];
+    let read = fill(&mut tar.content(blocks.len() as u64)?, &mut blocks).map_err(UnpackError::Archive)?;
+    if read < blocks.len() {
+        return Err(UnpackError::Refused("it ends in the middle of an entry".into()));
+    }
+    let name = text(&blocks);
+    if name.len() as u64 > size { refuse("a name that is longer than it says") } else { Ok(name.into()) }
 }
 
+const NO_DIRECTORY: &str = "is no directory, but named as one; pack it anew, with another tool";
 const SPARSE: &str = "is a sparse file; pack it without --sparse (bsdtar: with --no-read-sparse)";
 const PART: &str = "is a part of an archive in several volumes; pack it as one (tar without -M)";

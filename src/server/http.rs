@@ -59,7 +59,7 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
     loop {
         match listen_on(listen).and_then(TcpListener::from_std) {
             Ok(listener) => {
-                handles.findings().clear();
+                about_the_rest(handles);
                 return listener;
             }
             Err(error) => {
@@ -74,7 +74,13 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
 fn report(listen: SocketAddr, error: &io::Error, handles: &Handles) {
     let finding = cannot_listen(listen, error);
     tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
-    *handles.findings() = vec![finding];
+    about_the_rest(handles);
+    handles.findings().push(finding);
+}
+
+/// What was said of the port holds no longer.
+fn about_the_rest(handles: &Handles) {
+    handles.findings().retain(|finding| !matches!(finding.code, Code::PortTaken | Code::NotListening));
 }
 
 /// What it means that the endpoints cannot be served there.

@@ -57,6 +57,12 @@ pub enum Unusable {
         /// The digest's key.
         key: String,
     },
+    /// The digest file is UTF-16, as PowerShell's `>` writes it.
+    #[error("{key} is UTF-16: write it as UTF-8 (in PowerShell: Set-Content -Encoding ascii)")]
+    Utf16 {
+        /// The digest's key.
+        key: String,
+    },
     /// A release has one archive; which of several was meant, nobody can tell.
     #[error(
         "the store has two archives of it, {0} and {1}, and a release has one: delete the one that should not be \
@@ -72,7 +78,12 @@ pub enum Unusable {
 /// [`Unusable::NoDigest`] when that is no SHA-256.
 fn parse_digest(key: &str, bytes: &[u8]) -> Result<String, Unusable> {
     let none = || Unusable::NoDigest { key: key.into() };
+    if is_utf16(bytes) {
+        return Err(Unusable::Utf16 { key: key.into() });
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| none())?.trim_start_matches('\u{feff}');
+    let quoted: Option<String> = serde_json::from_str(text).ok();
+    let text = quoted.as_deref().unwrap_or(text);
     // Comments are skipped by `sha256sum --check` as well.
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let found = lines.map(line).collect::<Option<Vec<_>>>().ok_or_else(none)?;
@@ -103,6 +114,15 @@ fn tagged(line: &str) -> Option<(&str, &str)> {
     let (algorithm, name) = tag.trim_end().strip_suffix(')')?.split_once('(')?;
     let known = ["", "sha256", "sha2-256"].contains(&algorithm.trim().to_ascii_lowercase().as_str());
     known.then_some((hex.trim(), name))
+}
+
+/// By its byte order mark, or by the zeros that every second byte of ASCII is.
+pub(crate) fn is_utf16(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [first, second, ..] => (*first == 0) != (*second == 0),
+        _ => false,
+    }
 }
 
 /// Whether it is a SHA-256 in hexadecimal digits.
@@ -217,6 +237,7 @@ mod tests {
             format!("SHA2-256(stdin)= {lower}\n"),
             format!("(stdin)= {lower}\n"),
             format!("\u{feff}{lower}  v1.tar.gz\n"),
+            format!("\u{feff}\"{lower}\"\r\n"),
             format!("{lower}  name with (a) = in it\n"),
         ] {
             assert_eq!(parse_digest(KEY, text.as_bytes()), Ok(lower.clone()), "{text:?}");
@@ -261,6 +282,9 @@ mod tests {
             );
         }
         assert!(parse_digest(KEY, &[0xff; 64]).is_err());
+        let utf16: Vec<u8> =
+            format!("\u{feff}{}", "a".repeat(64)).encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(parse_digest(KEY, &utf16), Err(Unusable::Utf16 { key: KEY.into() }));
     }
 
     #[test]

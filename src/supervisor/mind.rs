@@ -97,6 +97,14 @@ impl Mind {
         }
     }
 
+    /// A restart of ours is under way.
+    pub fn restart_in_flight(&self) -> bool {
+        match self {
+            Self::Bare { .. } => false,
+            Self::Whole(agent) => agent.restart_in_flight(),
+        }
+    }
+
     /// As [`Agent::settled`]; unknown is no.
     pub fn settled(&self) -> bool {
         match self {

@@ -6,6 +6,7 @@
 //! takes over from what is on disk, and who waits on /prestop goes on waiting.
 
 mod clock;
+mod cuts;
 mod deploy_log;
 mod ledger;
 mod mind;

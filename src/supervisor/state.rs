@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Attention, Inputs, Seen,
+    cuts::Cuts,
     deploy_log::DeployLog,
     ledger::Ledger,
     mind::{self, Mind},
@@ -40,6 +41,7 @@ pub struct State {
     term: Option<Term>,
     last: Last,
     others: Others,
+    cuts: Cuts,
     held: operator::Held,
     current_complete: bool,
     seen_current: bool,
@@ -90,6 +92,7 @@ impl State {
             term: None,
             last: Last::default(),
             others: Others::default(),
+            cuts: Cuts::default(),
             held: operator::Held::default(),
             current_complete: before.current_complete,
             // A configuration that cannot be trusted must not keep a serving pod out of service.
@@ -208,7 +211,10 @@ impl State {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        self.feed(Event::Observed(seen.observation));
+        let (now, ours) = (self.now(), self.mind.restart_in_flight());
+        let cut = self.cuts.look(now, observation, ours);
+        self.inputs.metrics.cut_by_restart(cut.len());
+        self.feed_at(now, Event::Observed(seen.observation));
     }
 
     /// What somebody asks.
@@ -329,12 +335,12 @@ impl State {
 
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
-        let others = self.others.finding(self.now());
+        let (others, cuts) = (self.others.finding(self.now()), self.cuts.finding(self.now()));
         // No app server is expected before there is a release, or other code, to run.
         let nothing_comes = || self.mind.view(self.now()).desired.is_none();
         let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
         let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
-        invalid.iter().chain(seen).chain(standing).chain(&others).cloned().collect()
+        invalid.iter().chain(seen).chain(standing).chain(&others).chain(&cuts).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.

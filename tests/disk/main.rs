@@ -1,5 +1,6 @@
 //! The disk: what may be unpacked, what is published, and that a kill at any moment harms nothing.
 
+mod against_tar;
 mod commands;
 mod crash;
 mod exhaust;

@@ -17,7 +17,7 @@ use tar::{EntryType, Header};
 use crate::{rig::Rig, unpack::gzip};
 
 /// What is below a directory: kind, permissions, number of names, content or target.
-fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
+pub fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut open = vec![dir.to_path_buf()];
     while let Some(at) = open.pop() {

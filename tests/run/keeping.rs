@@ -33,6 +33,8 @@ fn an_agent_that_is_killed_four_times_is_started_again_after_pauses_and_the_cont
         .filter_map(|line| line.split_once("pause_ms=")?.1.split_whitespace().next()?.parse().ok())
         .collect();
     assert!(pauses.len() == 4 && pauses.is_sorted() && pauses[0] < pauses[3], "{pauses:?}\n{log}");
+    let status = http::get(pod.port, "/status").unwrap().body;
+    assert!(status.contains("AGENT_DIED") && status.contains("died 4 times"), "{status}");
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait_for_end().code(), Some(0), "{}", running.log());
 }

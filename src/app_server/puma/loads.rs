@@ -71,10 +71,11 @@ impl Search<'_> {
         if inside && self.found.files.contains(file) {
             return Ok(());
         }
-        let Some(text) = files::text(&self.release.join(file))? else { return Ok(()) };
-        if inside {
+        let text = files::text(&self.release.join(file))?;
+        if inside && (text.is_some() || self.is_file(file)) {
             self.found.files.insert(file.to_owned());
         }
+        let Some(text) = text else { return Ok(()) };
         if self.found.files.len() > MOST_FILES {
             self.unclear(file, "it loads much of the app");
             return Ok(());
@@ -291,7 +292,8 @@ mod tests {
         (others.map(|file| file.display().to_string()).collect(), found.unclear.is_some())
     }
 
-    const FILES: [(&str, &str); 6] = [
+    const FILES: [(&str, &str); 7] = [
+        (".env", "A=1"),
         ("config/shared.rb", "require_relative '../lib/deep'"),
         ("lib/deep.rb", "X = 1"),
         ("lib/puma/plugin/jobs.rb", "require 'deep'"),
@@ -319,7 +321,7 @@ mod tests {
             ("plugin :jobs", &["lib/deep.rb", "lib/puma/plugin/jobs.rb"]),
             ("plugin 'jobs' if ENV['JOBS']", &["lib/deep.rb", "lib/puma/plugin/jobs.rb"]),
             ("workers YAML.load_file('config/puma.yml')['workers']", &["config/puma.yml"]),
-            ("require 'dotenv/load'", &DOTENV),
+            ("require 'dotenv/load'", &[".env"]),
             ("require 'barnes'\nplugin :tmp_restart\nworkers 2", &[]),
             ("rackup 'config.ru'\ndirectory '/srv/app/current'", &[]),
             ("on_worker_boot { App.class_eval { x } }\nApp.instance_eval do\n  x\nend", &[]),

@@ -12,7 +12,10 @@ pub(super) fn failure(watch: &Watch, reason: Reason) -> &'static str {
              Queue's ends Puma when its own process ends), a person, or a lack of memory. See its log"
         }
         Reason::MasterGone => "the app server's master ended during the restart: see its log",
-        Reason::BootLoop => "workers of the release die and are respawned: see the app server's log",
+        Reason::BootLoop => {
+            "workers of the release end before they have booted, again and again: the exception is in the log of the app's \
+             container, from the beginning of this deploy on (kubectl logs POD -c CONTAINER --since=10m)"
+        }
         Reason::BootFailed => "no worker of the release came up: see the app server's log",
         Reason::BootTimeout => "the release did not boot within restart.timeout",
         Reason::WrongCwd => "the app server came back in another directory than the release's",

@@ -366,9 +366,13 @@ impl Deploy {
             (State::Checking(target, Checking::Condemned(why)), _) => {
                 self.condemnation_ended(now, target, why, outcome, out)
             }
-            (State::Checking(target, Checking::Plan { .. }), Outcome::Condemned(trouble)) => {
-                self.condemned(target, trouble)
+            (State::Fetching(target), Outcome::Condemned(trouble)) if target.stand_in.is_some() => {
+                self.not_fetched(now, target, trouble)
             }
+            (
+                State::Fetching(target) | State::Checking(target, Checking::Plan { .. }),
+                Outcome::Condemned(trouble),
+            ) => self.condemned(target, trouble),
             (State::Checking(target, Checking::Plan { images }), Outcome::Failed(trouble))
                 if trouble.reason == Reason::NeedsImage =>
             {

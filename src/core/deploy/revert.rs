@@ -409,7 +409,7 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) -> State {
         let failed = match outcome {
-            Outcome::Failed(trouble) => Some(trouble),
+            Outcome::Failed(trouble) | Outcome::Condemned(trouble) => Some(trouble),
             _ => None,
         };
         let until = now.plus(self.policy.settle_ms);

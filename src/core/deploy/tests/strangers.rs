@@ -85,3 +85,23 @@ fn a_signal_that_the_kernel_refuses_is_tried_ever_more_seldom() {
     assert_eq!(agent.view().rejected, [], "the release is not to blame");
     assert!(said.contains(&(Stage::Steady, Some(Reason::NotPermitted))), "{said:?}");
 }
+
+/// The agent was killed three times in it.
+#[test]
+fn a_release_that_the_agent_does_not_survive_fetching_is_rejected() {
+    let (mut agent, _) = checking_v2();
+    let effects = agent.step(Moment(10), Event::Pointer(Ok(at("v3", 3))));
+    assert_eq!(fetched(&effects), Some("v3"));
+    let attempt = agent.view().attempt;
+    let why = Trouble::new(Reason::Internal, "the agent was killed 3 times during the fetch of v3");
+    let condemned = Event::Finished { attempt, step: Step::Fetch, outcome: Outcome::Condemned(why) };
+    let effects = agent.step(Moment(11), condemned);
+    let [Effect::Record { record, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((record.event, record.revision.release.as_str()), (RecordEvent::Rejected, "v3"));
+    let written = Step::Record(RecordEvent::Rejected);
+    agent.step(Moment(12), Event::Finished { attempt, step: written, outcome: Outcome::Done });
+    for moment in [500, 5_000, 50_000] {
+        assert_eq!(agent.step(Moment(moment), look(moment, serving(), None)), [], "not tried again");
+    }
+    assert!(agent.view().trouble.unwrap().message.contains("killed 3 times"));
+}
