@@ -285,7 +285,7 @@ fn at_rest(world: &World) -> Result<(), String> {
         return broken(world, "/prestop was never answered");
     }
     let view = agent.view();
-    // Where the pod has ended nothing is left to be settled.
+    // In a pod that has ended the agent may find that nobody told it to end, and wait for an app server.
     if agent.drain.active() || !world.pod.alive {
         return Ok(());
     }
