@@ -283,6 +283,8 @@ fn policy() -> Policy {
         wait_in_flight_ms: 0,
         spread_ms: 0,
         fallback: false,
+        unwell_ms: 1_000,
+        unwell_max_ms: 4_000,
         retry_ms: 1_000,
         drain,
     }

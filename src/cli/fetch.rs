@@ -137,10 +137,9 @@ impl Birth {
         journal: &Path,
     ) -> Result<Answer, Trouble> {
         let current = self.releases.current()?.filter(|release| !history.distrusts(release));
-        let previous = desired.as_ref().and_then(|pointer| pointer.previous.clone());
         let mut neighbours = revisions_log::neighbours(journal);
         neighbours.verified.retain(|release| self.releases.is_complete(release).unwrap_or(false));
-        let others = stand_ins(why.reason, previous.as_ref(), history, &neighbours, self.fallback);
+        let others = stand_ins(why.reason, desired.as_ref(), history, &neighbours, self.fallback);
         let named = desired.as_ref().map(|pointer| &pointer.revision.release);
         for release in current.into_iter().chain(others).filter(|release| Some(release) != named) {
             let put = self.fetch(&release, None).and_then(|fetched| self.publish(release.clone(), fetched));

@@ -93,6 +93,8 @@ impl Config {
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
             fallback: self.fallback_dir.is_some(),
             spread_ms: place(&self.pod(), ms(self.restart.spread)),
+            unwell_ms: ms(self.restart.hot_timeout(stop) / 4),
+            unwell_max_ms: ms(self.restart.hot_timeout(stop) * 4),
             retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),
             drain: self.budget(),
         }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     drain::{DrainCommand, DrainEffect},
+    fleet::Fleet,
     observation::{GenerationKey, Moment, Observation, ProcessKey},
     reason::Reason,
 };
@@ -29,6 +30,8 @@ pub enum Mode {
 pub enum Event {
     /// The pointer was read.
     Pointer(Result<Pointer, Trouble>),
+    /// The reports of the other pods were read.
+    Fleet(Fleet),
     /// The app server was looked at.
     Observed(Observation),
     /// An effect ended, or overran its deadline and goes on ([`Outcome::Unknown`]).
@@ -107,6 +110,14 @@ pub enum Outcome {
     Condemned(Trouble),
     /// It failed and changed nothing that matters.
     Failed(Trouble),
+    /// [`Effect::Publish`] failed: where `current` leads since then was looked at. `None`: to no complete release,
+    /// as far as the volume told.
+    NotPublished {
+        /// Why.
+        trouble: Trouble,
+        /// Where it leads.
+        current: Option<ReleaseId>,
+    },
     /// It has not answered in time and may still happen. A later event of the same attempt and
     /// step says how it ended; until then nothing else may change the volume. A signal alone is
     /// called off at its deadline: it was sent by then or never will be, and no event follows.

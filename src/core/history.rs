@@ -21,9 +21,15 @@ pub struct History {
     pub previous: Option<ReleaseId>,
     /// Moves that are not to be tried again, oldest first.
     pub rejected: Vec<(Revision, Reason)>,
+    /// The number of the latest move that was seen here.
+    pub sequence: Option<u64>,
     /// Releases that failed here and were not proved since: no way back leads to them, also when the
     /// move itself may be tried again.
     failed: BTreeSet<ReleaseId>,
+    /// Releases that were put in place here and not proved since.
+    unproved: BTreeSet<ReleaseId>,
+    /// Moves that were rejected before anything was proved here: there was nothing good to compare them with.
+    at_birth: BTreeSet<Revision>,
 }
 
 /// What the journals of the other pods of a shared volume say.
@@ -59,12 +65,19 @@ impl History {
         (history, open)
     }
 
+    /// Notes the number of a move. A lower one than before was accepted by an operator.
+    pub fn see(&mut self, revision: &Revision) {
+        self.sequence = revision.sequence.or(self.sequence);
+    }
+
     fn take(&mut self, record: &Record, open: &mut Option<Open>) {
+        self.see(&record.revision);
         match record.event {
             RecordEvent::Attempt => {
                 let again = open.take().filter(|o| o.revision == record.revision && o.rejected.is_none());
                 let unfinished = again.map_or(1, |o| o.unfinished + 1);
                 self.lift(&record.revision);
+                self.unproved.insert(record.revision.release.clone());
                 *open = Some(Open {
                     revision: record.revision.clone(),
                     signalled: None,
@@ -99,6 +112,7 @@ impl History {
     /// Notes that the release runs, proven.
     pub fn verify(&mut self, release: &ReleaseId) {
         self.failed.remove(release);
+        self.unproved.remove(release);
         if self.verified.as_ref() != Some(release) {
             self.previous = self.verified.replace(release.clone());
         }
@@ -109,6 +123,16 @@ impl History {
         self.rejected.retain(|(r, _)| r != revision);
         self.rejected.push((revision.clone(), reason));
         self.failed.insert(revision.release.clone());
+        if self.verified.is_none() {
+            self.at_birth.insert(revision.clone());
+        } else {
+            self.at_birth.remove(revision);
+        }
+    }
+
+    /// The move was rejected before anything was proved here.
+    pub fn rejected_at_birth(&self, revision: &Revision) -> bool {
+        self.rejection(revision).is_some() && self.at_birth.contains(revision)
     }
 
     /// Why the move is not to be tried again, if it is not.
@@ -125,6 +149,11 @@ impl History {
     /// Whether the release failed here, and has not been proved since.
     pub fn distrusts(&self, release: &ReleaseId) -> bool {
         self.failed.contains(release)
+    }
+
+    /// What was put in place before anything was proved here, by this agent or one before it.
+    pub fn unproved_at_birth(&self) -> BTreeSet<ReleaseId> {
+        if self.verified.is_none() { self.unproved.clone() } else { BTreeSet::new() }
     }
 
     /// Every release that failed here and has not been proved since.

@@ -5,6 +5,7 @@
 
 pub mod deploy;
 pub mod drain;
+mod fleet;
 pub mod history;
 mod mutation;
 pub mod proof;
@@ -22,6 +23,7 @@ pub use effect::{
     Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Record, Step,
     Trouble,
 };
+pub use fleet::Fleet;
 pub use observation::{
     Answer, AppServer, Connection, Cwd, Files, Generation, GenerationKey, Moment, Observation, Probe,
     Process, ProcessKey, Sight, Sockets, Traffic, WorkerLoad,
@@ -67,6 +69,10 @@ pub struct Policy {
     pub spread_ms: u64,
     /// Code in the image can be run when nothing else is left (`fallback_dir` is set).
     pub fallback: bool,
+    /// For how long a pod waits at its birth for its first release to become well, before another one is tried.
+    pub unwell_ms: u64,
+    /// The pauses between two such trials grow up to this.
+    pub unwell_max_ms: u64,
     /// Pause before a failed fetch, check or write is tried again.
     pub retry_ms: u64,
     /// The drain's part.
@@ -260,6 +266,11 @@ impl Agent {
     /// not lead to a release that is about to be taken back.
     pub fn settled(&self) -> bool {
         self.deploy.may_end()
+    }
+
+    /// `current` is known to lead to a complete release.
+    pub fn current_complete(&self) -> bool {
+        self.deploy.current_complete()
     }
 
     /// What an outsider may know.

@@ -20,6 +20,12 @@ pub enum Mutation {
     MismatchIgnored,
     /// Ours begins whatever others are doing.
     BeginsAmidTheirs,
+    /// A newborn pod rejects its release for a health path that fails, whatever fails it.
+    RejectsTheUnwell,
+    /// A way back leads to what somebody rolled back from, or the fleet rejected.
+    TakesAnyWayBack,
+    /// Too many deaths of the agent undo a move, whatever runs.
+    GivesUpUnseen,
     /// A single process that was told to stop counts as one that serves, until it is gone: planted in what is seen.
     #[cfg(test)]
     StopsUnseen,

@@ -75,6 +75,8 @@ reasons! {
     Held = "held",
     /// The pod is about to end.
     Draining = "draining",
+    /// The pointer is older than what this pod has seen.
+    Replayed = "replayed",
     /// The configuration cannot work.
     ConfigInvalid = "config_invalid",
     /// A defect of pitstop's own.

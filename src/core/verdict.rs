@@ -128,6 +128,11 @@ impl Watch {
         }
     }
 
+    /// Which release it is about.
+    pub fn target(&self) -> &ReleaseId {
+        &self.target
+    }
+
     /// No process of it was ever seen, so nothing depends on it.
     pub fn unseen(&self) -> bool {
         self.shape == Shape::Unseen && self.baseline.is_none()

@@ -137,7 +137,7 @@ impl Effects {
     /// Points `current` to the release.
     pub(super) async fn publish(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
         let (tools, holder) = (self.tools.clone(), self.holder.clone());
-        on(&self.volume, move || {
+        let outcome = on(&self.volume, move || {
             // It is named since it was fetched, or since it ran. If not, the way back goes first.
             if let Err(trouble) = holder.hold(&release) {
                 tracing::warn!(
@@ -145,13 +145,17 @@ impl Effects {
                     "the lease of this pod does not name the release yet"
                 );
             }
-            tools.releases.publish(&release)?;
-            holder.moved_current(&release);
-            Ok::<_, Trouble>(())
+            let Err(trouble) = tools.releases.publish(&release) else {
+                holder.moved_current(&release);
+                return Outcome::Done;
+            };
+            Outcome::NotPublished { trouble, current: tools.releases.current().ok().flatten() }
         })
-        .await??;
-        pause_at("effects.after_publish").await;
-        Ok(Outcome::Done)
+        .await?;
+        if outcome == Outcome::Done {
+            pause_at("effects.after_publish").await;
+        }
+        Ok(outcome)
     }
 
     /// Appends a line to the journal, synced.

@@ -44,7 +44,8 @@ impl Releases {
     }
 
     /// Points `current` to a complete release: a new link under a name of its own, renamed over the
-    /// old one, synced and read back. After an error `current` is what it was.
+    /// old one, synced and read back. After an error `current` is what it was, unless the volume refuses that as
+    /// well: who needs to know looks at [`Self::current`].
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] or [`Reason::NoSpace`], naming the path;

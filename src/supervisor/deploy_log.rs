@@ -74,7 +74,9 @@ impl DeployLog {
             return;
         }
         match outcome {
-            Outcome::Failed(trouble) | Outcome::Condemned(trouble) => self.failed(now, *step, trouble),
+            Outcome::Failed(trouble)
+            | Outcome::Condemned(trouble)
+            | Outcome::NotPublished { trouble, .. } => self.failed(now, *step, trouble),
             Outcome::Done | Outcome::Checked(_) | Outcome::Unknown => {}
         }
     }

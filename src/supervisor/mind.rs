@@ -89,6 +89,14 @@ impl Mind {
         }
     }
 
+    /// As [`Agent::current_complete`]; `None` where that is not known yet.
+    pub fn current_complete(&self) -> Option<bool> {
+        match self {
+            Self::Bare { .. } => None,
+            Self::Whole(agent) => Some(agent.current_complete()),
+        }
+    }
+
     /// A restart of ours is under way.
     pub fn restart_in_flight(&self) -> bool {
         match self {

@@ -16,8 +16,7 @@ use super::{
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Effect, Event, Moment, Operator, Outcome, Reason, Recovered, Sight, Step, Trouble,
-        Watchfulness,
+        Attempt, Effect, Event, Moment, Operator, Reason, Recovered, Sight, Trouble, Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
@@ -118,16 +117,22 @@ impl State {
     fn feed_at(&mut self, now: Moment, event: Event) {
         self.ledger.event(&event);
         self.log.event(now, &event);
-        if let Event::Finished { step: Step::Publish, outcome: Outcome::Done, .. } = &event {
-            (self.current_complete, self.seen_current) = (true, true);
-        }
         if let (true, Event::Pointer(_)) = (self.mind.is_bare(), &event) {
             self.pointer = Some(event.clone());
         }
         let effects = self.mind.step(now, event);
+        self.note_current();
         self.start(now, effects);
         if self.mind.drain().active() {
             self.inputs.effects.end_trial();
+        }
+    }
+
+    /// Whether `current` leads to a complete release is known in one place: by the deploys.
+    fn note_current(&mut self) {
+        if let Some(complete) = self.mind.current_complete() {
+            self.current_complete = complete;
+            self.seen_current |= complete;
         }
     }
 

@@ -242,3 +242,25 @@ fn a_release_directory_that_is_somebodys_link_is_left_alone() {
     assert!(rig.fetch("v1").unwrap_err().message.contains("was not made by pitstop"));
     assert_eq!(fs::read_dir(rig.dir.path().join("theirs")).unwrap().count(), 0);
 }
+
+#[test]
+fn names_that_two_tars_read_in_two_ways_are_refused() {
+    let dotted = "is no directory, but named as one";
+    refused(Evil::new().file("a/."), dotted);
+    refused(Evil::new().link("a/.", "b"), dotted);
+    refused(
+        Evil::new().file("a").entry("b", EntryType::Link, "a/", 0o644, b""),
+        "a hard link to a directory",
+    );
+    let needed = "\"a\" needs a directory";
+    refused(Evil::new().file("a").entry("a/./", EntryType::Directory, "", 0o755, b""), needed);
+    arrives(Evil::new().file("a/b").entry("a/./", EntryType::Directory, "", 0o755, b""));
+    let mut long =
+        Evil::new().entry("x", EntryType::GNULongName, "", 0o644, b"ab").file("c").0.into_inner().unwrap();
+    long.splice(124..136, *b"00000000001\0");
+    let sum: u32 = long[..148].iter().chain(&long[156..512]).map(|byte| u32::from(*byte)).sum();
+    long.splice(148..156, format!("{:06o}\0 ", sum + 8 * 32).into_bytes());
+    let rig = Rig::new();
+    rig.put_archive("v1", "tar.gz", &gzip(&long));
+    refused_by(&rig, &rig.releases(), "a name that is longer than it says");
+}

@@ -14,8 +14,11 @@ impl Deploy {
         let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
         let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
         let idle = self.pauses() || self.history.rejection(&revision).is_some() || (trusted && !astray);
-        let hot_only = matches!(self.state, State::Stranded(_));
-        (!idle).then(|| Target { revision, from: self.ran.clone(), previous, hot_only, stand_in: None })
+        // A pod that has nowhere to go but where it is needs no restart: its server boots by itself.
+        let nowhere = self.history.verified.is_none() && in_place;
+        let hot_only = matches!(self.state, State::Stranded(_)) && !nowhere;
+        let from = self.ran.clone().filter(|ran| !self.unwell.contains(ran));
+        (!idle).then(|| Target { revision, from, previous, hot_only, stand_in: None })
     }
 
     /// From rest, begins the wanted move.
@@ -51,10 +54,10 @@ impl Deploy {
             return self.leave_the_way_back(now, out);
         }
         let target = match &self.state {
-            State::Checking(_, Checking::Condemned(_)) => return,
+            State::Checking(_, Checking::Condemned(_) | Checking::TakenUp { .. }) => return,
             State::Fetching(target) | State::Checking(target, _) => target,
             State::Publishing(target, ..) if self.busy.is_none() => target,
-            State::Verifying(target, v) if v.watch.unseen() => target,
+            State::Verifying(target, v) if v.watch.unseen() || v.unwell_until.is_some() => target,
             _ => return,
         };
         let wanted = self

@@ -5,10 +5,10 @@ use super::*;
 
 /// Who may stand in for a release that cannot be had for this reason, best first: what was proved in
 /// this pod, what the pointer named before, what was proved in another pod of the volume, the
-/// image's own code. Never a release that failed.
+/// image's own code. Never a release that failed, or that somebody rolled back from.
 pub fn stand_ins(
     why: Reason,
-    previous: Option<&ReleaseId>,
+    pointer: Option<&Pointer>,
     history: &History,
     neighbours: &Neighbours,
     fallback: bool,
@@ -18,6 +18,8 @@ pub fn stand_ins(
         return Vec::new();
     }
     let store_works = matches!(why, Reason::ReleaseUnknown | Reason::ReleaseCorrupt | Reason::Rejected);
+    let previous = pointer.and_then(|pointer| pointer.previous.as_ref());
+    let rolled_back = |release| pointer.is_some_and(|pointer| pointer.rolled_back.contains(release));
     let here = [history.verified.as_ref(), history.previous.as_ref(), previous.filter(|_| store_works)];
     let fallback = fallback.then(ReleaseId::fallback);
     let all = here.into_iter().flatten().chain(&neighbours.verified).chain(&fallback);
@@ -25,7 +27,7 @@ pub fn stand_ins(
     for release in all {
         let proved_here = history.verified.as_ref() == Some(release);
         let failed = history.distrusts(release) || (!proved_here && neighbours.failed.contains(release));
-        if !failed && !found.contains(release) {
+        if !failed && !rolled_back(release) && !found.contains(release) {
             found.push(release.clone());
         }
     }
@@ -48,11 +50,14 @@ impl Deploy {
     }
 
     fn stand_in(&self, stand_in: StandIn) -> Option<Target> {
-        let previous = self.desired.as_ref().and_then(|pointer| pointer.previous.as_ref());
+        let pointer = self.desired.as_ref();
         let Policy { fallback, .. } = self.policy;
         let desired = stand_in.desired.as_ref().map(|revision| &revision.release);
-        let release = stand_ins(stand_in.why.reason, previous, &self.history, &self.neighbours, fallback)
+        let release = stand_ins(stand_in.why.reason, pointer, &self.history, &self.neighbours, fallback)
             .into_iter()
+            .filter(|release| {
+                self.history.verified.as_ref() == Some(release) || !self.rejected_elsewhere(release)
+            })
             .find(|release| Some(release) != desired && !stand_in.tried.contains(release))?;
         let revision = Revision { release, sequence: None };
         Some(Target { revision, from: None, previous: None, hot_only: false, stand_in: Some(stand_in) })

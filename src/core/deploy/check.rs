@@ -51,10 +51,15 @@ impl Deploy {
     /// The rejection is on disk, or could not be written: it holds for this process all the same.
     pub(super) fn condemnation_ended(
         &mut self,
+        now: Moment,
         target: Target,
         why: Trouble,
+        outcome: &Outcome,
         out: &mut Vec<Effect>,
     ) -> State {
+        if matches!(outcome, Outcome::Failed(_)) {
+            self.write_later(now, target.revision.clone(), why.reason);
+        }
         let wanted = self.desired.as_ref().is_some_and(|desired| desired.revision == target.revision);
         self.trouble = wanted.then(|| why.clone());
         out.push(self.conclude(target.revision, Conclusion::Refused(why)));
@@ -104,6 +109,11 @@ impl Deploy {
             Checking::Look { missing_until } => {
                 if let Some(look) = look {
                     self.check_sight(now, target, missing_until, &look.sight);
+                }
+            }
+            Checking::TakenUp { signalled, given_up } => {
+                if let Some(look) = look {
+                    self.take_up_seen(now, target, signalled, given_up, &look.sight);
                 }
             }
             Checking::Plan { .. } => {
@@ -184,6 +194,35 @@ impl Deploy {
         }
         self.trouble = None;
         self.state = State::Publishing(target, mode, Publishing::Record);
+    }
+}
+
+impl Deploy {
+    /// The volume did not take a rejection: it holds for this process, and is written when the volume takes it.
+    pub(super) fn write_later(&mut self, now: Moment, revision: Revision, reason: Reason) {
+        self.unwritten.push((revision, reason));
+        self.write_again = Some(now.plus(self.policy.retry_ms));
+    }
+
+    /// At rest, what could not be written before.
+    pub(super) fn write_late_rejections(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.unwritten.retain(|(revision, _)| self.history.rejection(revision).is_some());
+        let rests = matches!(self.state, State::Steady | State::Stranded(_)) && self.busy.is_none();
+        let due = self.write_again.is_none_or(|at| now >= at);
+        if let (true, Some((revision, reason))) =
+            (rests && due && self.volume_is_free(), self.unwritten.first().cloned())
+        {
+            out.push(self.record(RecordEvent::Rejected, revision, Extra::Reason(reason)));
+        }
+    }
+
+    pub(super) fn late_rejection_ended(&mut self, now: Moment, outcome: &Outcome) {
+        if *outcome == Outcome::Done {
+            self.unwritten.remove(0);
+            self.write_again = None;
+        } else {
+            self.write_again = Some(now.plus(self.policy.retry_ms));
+        }
     }
 }
 

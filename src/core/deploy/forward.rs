@@ -18,7 +18,7 @@ impl Deploy {
             State::Verifying(target, verifying) => self.verify(now, gate, target, verifying, look, out),
             State::Committing(target, committing) => self.commit(now, target, committing, look, out),
             // Nothing is moved by it, and what is known must not be forgotten.
-            State::Checking(target, checking @ Checking::Condemned(_)) => {
+            State::Checking(target, checking @ (Checking::Condemned(_) | Checking::TakenUp { .. })) => {
                 self.check(now, target, checking, look, out);
             }
             _ if gate.draining => {}
@@ -149,7 +149,7 @@ impl Deploy {
                 if !probed || !alone || self.signalable(server).is_none() {
                     return false;
                 }
-                let healthy = probe != Some(Probe::Unhealthy);
+                let healthy = probe != Some(Probe::Unhealthy) || self.newborn(target);
                 let baseline = self.baseline(now, mode, server, healthy);
                 self.announce(now, target.clone(), mode, baseline);
             }
@@ -174,7 +174,8 @@ impl Deploy {
     }
 
     fn begin_watch(&mut self, target: &Target, watch: Watch) {
-        self.state = State::Verifying(target.clone(), Verifying { watch, ask_again: None });
+        self.state =
+            State::Verifying(target.clone(), Verifying { watch, ask_again: None, unwell_until: None });
     }
 
     /// The app server could not be told within the time a restart may take: undo the flip.
@@ -218,6 +219,12 @@ impl Deploy {
                     look.and_then(|look| Standing::proved(&target.revision.release, look, hearing));
                 self.proven(target);
             }
+            (verdict::Verdict::Failed(Reason::ProbeFailed), _)
+            | (verdict::Verdict::Undecided, Some(Reason::ProbeFailed))
+                if self.newborn(&target) && !self.mutated(Mutation::RejectsTheUnwell) =>
+            {
+                self.unwell(now, gate, target, verifying.unwell_until);
+            }
             (verdict::Verdict::Failed(reason), _) => {
                 self.failed(now, target, self.blame(reason, failure(reason)), over);
             }
@@ -250,6 +257,8 @@ impl Deploy {
         // The next move may begin before anybody looks again.
         self.ran = Some(release.clone());
         self.running = Some(release);
+        self.unwell.clear();
+        self.trials = 0;
         self.unsettled = None;
         self.trouble = None;
         self.state = State::Committing(target, Committing::Record);
@@ -355,7 +364,7 @@ impl Deploy {
                 self.not_fetched(now, target, trouble)
             }
             (State::Checking(target, Checking::Condemned(why)), _) => {
-                self.condemnation_ended(target, why, out)
+                self.condemnation_ended(now, target, why, outcome, out)
             }
             (State::Fetching(target), Outcome::Condemned(trouble)) if target.stand_in.is_some() => {
                 self.not_fetched(now, target, trouble)
@@ -383,9 +392,7 @@ impl Deploy {
                     other => other,
                 }
             }
-            (state, Outcome::Done | Outcome::Unknown | Outcome::Condemned(_)) => {
-                self.forward_done(now, state)
-            }
+            (state, _) => self.forward_done(now, state),
         }
     }
 
@@ -435,7 +442,7 @@ impl Deploy {
         self.unsettled = Some(baseline.clone());
         let until = Some(now.plus(self.timeout_of(&baseline)));
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
-        State::Verifying(target, Verifying { watch, ask_again: None })
+        State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: None })
     }
 
     /// Nothing was signalled. What cannot be announced must not be done: a crash after it would
@@ -472,11 +479,5 @@ impl Deploy {
             // That deploy has ended in the log; whatever is tried again is another one.
             self.attempt = Attempt(self.attempt.0 + 1);
         }
-    }
-}
-
-impl Verifying {
-    fn lost_its_signal(&self, now: Moment) -> bool {
-        self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
     }
 }

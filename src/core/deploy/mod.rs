@@ -23,7 +23,10 @@ mod birth;
 mod check;
 mod failure;
 mod forward;
+mod goal;
+mod newborn;
 mod operator;
+mod pointer;
 mod recover;
 mod rest;
 mod revert;
@@ -37,8 +40,10 @@ mod view;
 
 pub use birth::stand_ins;
 
+use std::collections::BTreeSet;
+
 use super::{
-    Moving, Policy, Recovered, Stage, View, Watchfulness,
+    Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
         Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Record, Step,
         Trouble,
@@ -51,7 +56,6 @@ use super::{
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 use rest::Standing;
-#[cfg(test)]
 use revert::{Revert, RevertStep};
 use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Verifying};
 
@@ -79,6 +83,14 @@ pub struct Deploy {
     ran: Option<ReleaseId>,
     /// The server as it stood when it was last seen whole, and how well its release is proved.
     standing: Option<Standing>,
+    /// What stands while something else is waited for, and is proved meanwhile.
+    proving: Option<Watch>,
+    /// What was put in place at the pod's birth, and did not come to be well.
+    unwell: BTreeSet<ReleaseId>,
+    /// How often another release was tried in its place.
+    trials: u32,
+    /// What the reports of the other pods say.
+    fleet: Option<Fleet>,
     /// The last restart that was asked for and has not been seen to end.
     unsettled: Option<Baseline>,
     state: State,
@@ -92,6 +104,12 @@ pub struct Deploy {
     /// The move that was rejected for it, and those words.
     condemned: Option<(Revision, String)>,
     retry_at: Option<Moment>,
+    /// Rejections that the volume has not taken yet.
+    unwritten: Vec<(Revision, Reason)>,
+    /// They are tried again then.
+    write_again: Option<Moment>,
+    /// A pointer that is older than what this pod has seen.
+    replayed: Option<Pointer>,
     /// How often in a row the kernel has refused a signal.
     denied: u32,
     fresh_after: Moment,
@@ -116,6 +134,10 @@ impl Deploy {
             running: None,
             ran: None,
             standing: None,
+            proving: None,
+            unwell: BTreeSet::new(),
+            trials: 0,
+            fleet: None,
             unsettled: None,
             state: State::Steady,
             attempt: Attempt(0),
@@ -125,6 +147,9 @@ impl Deploy {
             probe_said: None,
             condemned: None,
             retry_at: None,
+            unwritten: Vec::new(),
+            write_again: None,
+            replayed: None,
             denied: 0,
             fresh_after: Moment(0),
             astray_since: None,
@@ -156,6 +181,7 @@ impl Deploy {
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
             Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
+            Event::Fleet(fleet) => self.read_fleet(fleet),
             Event::Observed(_) | Event::Drain(_) | Event::Tick => {}
             Event::Finished { attempt, step, outcome } => {
                 self.finish(now, *attempt, *step, outcome, &mut effects)
@@ -164,32 +190,6 @@ impl Deploy {
         }
         self.advance(now, gate, look, &mut effects);
         effects
-    }
-
-    fn read_pointer(&mut self, pointer: &Result<Pointer, Trouble>) {
-        match pointer {
-            Ok(pointer) => {
-                self.pointer_trouble = None;
-                if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
-                {
-                    self.held = None;
-                }
-                if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
-                    self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
-                    (self.retry_at, self.denied) = (None, 0);
-                    self.forget_condemned();
-                }
-                self.desired = Some(pointer.clone());
-            }
-            Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
-        }
-    }
-
-    /// What was found out about a release is no trouble any more when another one is wanted.
-    fn forget_condemned(&mut self) {
-        if matches!(self.state, State::Steady) {
-            self.trouble.take_if(|trouble| trouble.reason == Reason::HookFailed);
-        }
     }
 
     fn finish(
@@ -227,6 +227,15 @@ impl Deploy {
         if step == Step::Publish {
             self.note_publish(outcome);
         }
+        let outcome = &match outcome {
+            Outcome::NotPublished { trouble, .. } => Outcome::Failed(trouble.clone()),
+            outcome => outcome.clone(),
+        };
+        if step == Step::Record(RecordEvent::Rejected)
+            && matches!(self.state, State::Steady | State::Stranded(_))
+        {
+            return self.late_rejection_ended(now, outcome);
+        }
         let state = std::mem::replace(&mut self.state, State::Steady);
         self.state = match state {
             State::Reverting(target, revert) => self.revert_ended(now, target, revert, outcome, out),
@@ -242,8 +251,12 @@ impl Deploy {
         };
         // What others do to it from here on can no more be told from what we do.
         self.standing = None;
-        // After a failed flip nobody knows where the link points.
-        self.current = if *outcome == Outcome::Done { goal } else { None };
+        self.current = match outcome {
+            Outcome::Done => goal,
+            Outcome::NotPublished { current, .. } => current.clone(),
+            // It was lost on the way: nobody knows where the link points.
+            _ => None,
+        };
     }
 
     /// Begins whatever is wanted and allowed, until nothing is.
@@ -252,6 +265,7 @@ impl Deploy {
             self.watch_at_rest(now, look, out);
         }
         self.supersede(now, out);
+        self.write_late_rejections(now, out);
         // One look is one piece of evidence: it is weighed in the first turn only. Each turn either
         // changes the state or ends the loop; the bound only guards against a defect.
         for turn in 0..16 {
@@ -344,7 +358,8 @@ impl Deploy {
 
     /// What will be due though nothing happens; some of it may be overdue.
     pub fn deadlines(&self) -> Vec<Moment> {
-        let mut due: Vec<Moment> = self.retry_at.into_iter().collect();
+        let late = self.write_again.filter(|_| !self.unwritten.is_empty());
+        let mut due: Vec<Moment> = self.retry_at.into_iter().chain(late).collect();
         match &self.state {
             State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
@@ -357,14 +372,16 @@ impl Deploy {
             State::Verifying(_, verifying) => {
                 due.extend(verifying.watch.deadlines(&self.policy));
                 due.extend(verifying.ask_again);
+                due.extend(verifying.unwell_until);
             }
-            State::Reverting(_, revert) => due.extend(revert.deadlines()),
+            State::Reverting(_, revert) => due.extend(revert.deadlines(&self.policy)),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));
                 due.extend(self.standing.as_ref().and_then(Standing::until));
             }
             _ => {}
         }
+        due.extend(self.proving.iter().flat_map(|watch| watch.deadlines(&self.policy)));
         due
     }
 
@@ -381,9 +398,14 @@ impl Deploy {
     pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match &self.state {
             State::Verifying(target, _) => Some(target.revision.release.clone()),
-            // What is restarted next is not, in a drain.
-            State::Restarting(target, ..) if !gate.draining => Some(target.revision.release.clone()),
-            State::Steady if self.policy.naming && !gate.draining => {
+            State::Reverting(_, revert) => revert.on_trial(),
+            // In a drain our own requests would pass for traffic, and what is restarted next is not.
+            _ if gate.draining => None,
+            State::Restarting(target, ..) => Some(target.revision.release.clone()),
+            State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => {
+                self.proving.as_ref().map(|watch| watch.target().clone())
+            }
+            State::Steady if self.policy.naming => {
                 self.standing.as_ref().filter(|standing| standing.until().is_some()).map(Standing::release)
             }
             _ => None,
@@ -394,6 +416,8 @@ impl Deploy {
     pub fn wants_files(&self) -> bool {
         match &self.state {
             State::Verifying(..) => true,
+            State::Reverting(_, revert) => revert.on_trial().is_some(),
+            State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => true,
             State::Steady => self.standing.as_ref().is_some_and(|standing| standing.until().is_some()),
             _ => false,
         }

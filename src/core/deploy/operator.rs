@@ -11,6 +11,10 @@ impl Deploy {
                 if let State::Checking(_, checking @ Checking::Lacking { .. }) = &mut self.state {
                     *checking = Checking::Look { missing_until: None };
                 }
+                if let (true, Some(pointer)) = (retry, self.replayed.clone()) {
+                    self.history.sequence = pointer.revision.sequence;
+                    self.read_pointer(&Ok(pointer));
+                }
                 if let (true, Some(desired)) = (retry, &self.desired) {
                     self.history.lift(&desired.revision);
                 }

@@ -8,6 +8,7 @@ impl Deploy {
     pub fn recover(policy: Policy, recovered: &Recovered, now: Moment) -> Self {
         let (history, open) = History::fold(&recovered.records);
         let mut deploy = Self::steady(policy, history, recovered.current.clone());
+        deploy.unwell = deploy.history.unproved_at_birth();
         deploy.neighbours = recovered.neighbours.clone();
         match open {
             Some(open) => deploy.take_up(open, &recovered.boot_id, now),
@@ -49,28 +50,72 @@ impl Deploy {
                 Trouble::new(reason, "the release failed; the way back goes on after a restart of the agent");
             self.begin_revert(now, target, why, true);
             self.rejection_is_on_disk(now);
-        } else if open.unfinished >= MAX_UNFINISHED {
-            let why =
-                Trouble::new(Reason::Internal, "the agent ended three times during this move: given up");
-            self.begin_revert(now, target, why, true);
         } else if !published && signalled.is_some() {
             let why = Trouble::new(Reason::Internal, "the agent ended on the way back, which goes on");
-            self.begin_revert(now, target, why, false);
+            match self.newborn(&target) {
+                true => self.begin_trial(now, target, why),
+                false => self.begin_revert(now, target, why, false),
+            }
         } else if !published {
             // The flip never came: from rest the move begins anew.
+        } else if open.unfinished >= MAX_UNFINISHED {
+            self.state = State::Checking(target, Checking::TakenUp { signalled, given_up: true });
         } else if let Some(baseline) = signalled {
-            let until = baseline.at.plus(self.timeout_of(&baseline)).max(now.plus(self.grace()));
-            // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill, unless a second master refuses a third.
-            let ask_again = match baseline.mode {
-                Mode::Hot if !self.policy.second_master => until,
-                Mode::Hot | Mode::Phased => now.plus(self.policy.settle_ms).min(until),
-            };
-            let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
-            self.state = State::Verifying(target, Verifying { watch, ask_again: Some(ask_again) });
+            self.state = self.watch_on(now, target, baseline);
         } else {
-            // Nothing was signalled: how to restart is found out anew.
-            self.state = State::Checking(target, Checking::Look { missing_until: None });
+            // Nothing was signalled: if the release does not run already, how to restart is found out anew.
+            self.state = State::Checking(target, Checking::TakenUp { signalled: None, given_up: false });
         }
+    }
+
+    /// Goes on with a restart that may have been signalled.
+    fn watch_on(&self, now: Moment, target: Target, baseline: Baseline) -> State {
+        let until = baseline.at.plus(self.timeout_of(&baseline)).max(now.plus(self.grace()));
+        // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill, unless a second master refuses a third.
+        let ask_again = match baseline.mode {
+            Mode::Hot if !self.policy.second_master => until,
+            Mode::Hot | Mode::Phased => now.plus(self.policy.settle_ms).min(until),
+        };
+        let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
+        State::Verifying(target, Verifying { watch, ask_again: Some(ask_again), unwell_until: None })
+    }
+
+    /// What runs is looked at before anything is done about the agent's own end: a server that runs the
+    /// release, or boots it, stays and is proved. Only one that runs something else is moved.
+    pub(super) fn take_up_seen(
+        &mut self,
+        now: Moment,
+        target: Target,
+        signalled: Option<Baseline>,
+        given_up: bool,
+        sight: &Sight,
+    ) {
+        let release = &target.revision.release;
+        let there = match sight {
+            // Its container boots it from `current`.
+            Sight::Missing => true,
+            Sight::Seen(server) => {
+                verdict::settled_on(server).as_ref() == Some(release) || verdict::boots(server, release)
+            }
+            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => return,
+        };
+        self.state = match signalled {
+            _ if self.mutated(Mutation::GivesUpUnseen) && given_up => {
+                return self.give_up_after_deaths(now, target);
+            }
+            Some(baseline) if there => self.watch_on(now, target, baseline),
+            None if there => {
+                let watch = Watch::new(release.clone(), None, None);
+                State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: None })
+            }
+            _ if given_up => return self.give_up_after_deaths(now, target),
+            _ => State::Checking(target, Checking::Look { missing_until: None }),
+        };
+    }
+
+    fn give_up_after_deaths(&mut self, now: Moment, target: Target) {
+        let why = Trouble::new(Reason::Internal, "the agent ended three times during this move: given up");
+        self.begin_revert(now, target, why, true);
     }
 
     /// However late the agent is back, a restart that went well gets the time to be proved.

@@ -1,7 +1,5 @@
 //! While no deploy is under way: what runs, is it what `current` says, and has anybody else restarted it?
 
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::core::{
     observation::ProcessKey,
@@ -93,16 +91,11 @@ impl Deploy {
             _ => None,
         };
         self.stand(now, look, settled.as_ref(), out);
+        self.prove_what_stands(now, look, settled.as_ref());
         if !rest {
-            // A stand-in may not have come to its proof before the agent was started anew. What is
-            // desired itself has to.
-            let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
-            let trusted = |r: &ReleaseId| match &self.history.verified {
-                Some(verified) => verified == r,
-                None => desired != Some(r) && !self.history.distrusts(r),
-            };
-            let seen = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
-            self.running = seen.or(self.running.take());
+            let trusted =
+                |r: &ReleaseId| self.current.as_ref() == Some(r) && self.history.verified.as_ref() == Some(r);
+            self.running = settled.filter(trusted).or(self.running.take());
             return;
         }
         self.ran.clone_from(&settled);
@@ -126,6 +119,33 @@ impl Deploy {
         // The app itself says otherwise. Nothing is done about it: a wrong header is no reason to restart.
         let contradicted = self.contradicted();
         self.running = good.filter(|_| !contradicted);
+    }
+
+    /// While something else is waited for (a release that cannot be had, an operator who holds deploys), what
+    /// stands is proved all the same: it runs. Only what never came to be well has to be well for that.
+    fn prove_what_stands(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>) {
+        let taken_up = matches!(self.state, State::Checking(_, Checking::TakenUp { .. }));
+        let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
+        let told = desired.is_some() || self.pointer_trouble.is_some();
+        let unproved = |r: &&ReleaseId| {
+            let elsewhere = desired != Some(*r) || self.pauses();
+            let known = self.history.verified.as_ref() == Some(*r) || self.history.distrusts(r);
+            told && elsewhere && !known && !taken_up && self.current.as_ref() == Some(*r)
+        };
+        let Some(release) = settled.filter(unproved) else {
+            self.proving = None;
+            return;
+        };
+        let mut watch = match self.proving.take() {
+            Some(watch) if watch.target() == release => watch,
+            _ => Watch::new(release.clone(), None, None),
+        };
+        let probing = self.policy.probing && self.unwell.contains(release);
+        match watch.observe(now, look, &Policy { probing, ..self.policy.clone() }) {
+            verdict::Verdict::Undecided => self.proving = Some(watch),
+            verdict::Verdict::Failed(_) => {}
+            verdict::Verdict::Proven => self.history.verify(release),
+        }
     }
 
     /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.

@@ -25,8 +25,10 @@ pub(super) struct Revert {
     repeated: bool,
     /// The last look saw nothing that serves. One look alone may have missed a worker.
     empty: bool,
+    /// Nothing was found against the release: the goal has to show that it is better.
+    pub trial: bool,
     /// Goals that could not be fetched, and whether that is for ever.
-    unfetched: Vec<(ReleaseId, bool)>,
+    pub unfetched: Vec<(ReleaseId, bool)>,
     pub step: RevertStep,
 }
 
@@ -36,6 +38,10 @@ pub(super) enum RevertStep {
     /// The goal may not be on the volume.
     Fetch,
     Look {
+        until: Moment,
+    },
+    /// A trial is an attempt like any other: first the journal.
+    Intend {
         until: Moment,
     },
     Flip {
@@ -51,6 +57,8 @@ pub(super) enum RevertStep {
         until: Moment,
         settle_by: Moment,
     },
+    /// The goal is on trial, and has come up.
+    Try(Watch),
     Recover(GenerationKey),
     /// The goal came up beside what failed, which goes now.
     Leave(GenerationKey),
@@ -62,16 +70,26 @@ impl Revert {
     pub(super) fn flipped(&self) -> bool {
         !matches!(
             self.step,
-            RevertStep::Reject | RevertStep::Fetch | RevertStep::Look { .. } | RevertStep::Flip { .. }
+            RevertStep::Reject
+                | RevertStep::Fetch
+                | RevertStep::Look { .. }
+                | RevertStep::Intend { .. }
+                | RevertStep::Flip { .. }
         )
     }
 
-    pub(super) fn deadlines(&self) -> Vec<Moment> {
-        match self.step {
-            RevertStep::Look { until } | RevertStep::Survey { until } => vec![until],
-            RevertStep::Watch { until, settle_by } => vec![until, settle_by],
+    pub(super) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
+        match &self.step {
+            RevertStep::Look { until } | RevertStep::Survey { until } => vec![*until],
+            RevertStep::Watch { until, settle_by } => vec![*until, *settle_by],
+            RevertStep::Try(watch) => watch.deadlines(policy),
             _ => vec![],
         }
+    }
+
+    /// The release whose health decides.
+    pub(super) fn on_trial(&self) -> Option<ReleaseId> {
+        self.goal.clone().filter(|_| self.trial)
     }
 }
 
@@ -87,9 +105,17 @@ impl Deploy {
         self.trouble = Some(why.clone());
         let goal = self.way_back(&target, &[]);
         let step = if reject { RevertStep::Reject } else { self.first_step(now, &target, goal.as_ref()) };
-        let (killed, repeated, empty, unfetched) = (false, false, false, Vec::new());
-        let revert = Revert { why, reject, goal, killed, repeated, empty, unfetched, step };
+        let (killed, repeated, empty, trial, unfetched) = (false, false, false, false, Vec::new());
+        let revert = Revert { why, reject, goal, killed, repeated, empty, trial, unfetched, step };
         self.state = State::Reverting(target, revert);
+    }
+
+    /// Puts another release in place of one that nothing was found against.
+    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Trouble) {
+        self.begin_revert(now, target, why, false);
+        if let State::Reverting(_, revert) = &mut self.state {
+            revert.trial = true;
+        }
     }
 
     /// The journal already has the rejection.
@@ -97,73 +123,6 @@ impl Deploy {
         if let State::Reverting(target, mut revert) = self.state.clone() {
             revert.step = self.first_step(now, &target, revert.goal.as_ref());
             self.state = State::Reverting(target, revert);
-        }
-    }
-
-    /// What ran here, or was proved here, is on the volume.
-    fn first_step(&self, now: Moment, target: &Target, goal: Option<&ReleaseId>) -> RevertStep {
-        let here = [&target.from, &self.history.verified, &self.history.previous];
-        if goal.is_none() || here.iter().any(|known| known.as_ref() == goal) {
-            self.look_first(now)
-        } else {
-            RevertStep::Fetch
-        }
-    }
-
-    fn look_first(&self, now: Moment) -> RevertStep {
-        RevertStep::Look { until: now.plus(self.policy.settle_ms) }
-    }
-
-    /// The best release to go back to: what ran, then what was verified here, then what the
-    /// pointer named before, then what another pod of the volume has proved, then the image's code.
-    /// Never one that failed.
-    fn way_back(&self, target: &Target, unfetched: &[(ReleaseId, bool)]) -> Option<ReleaseId> {
-        let named = self.desired.as_ref().and_then(|pointer| pointer.previous.as_ref());
-        let here = [target.from.as_ref(), self.history.verified.as_ref(), self.history.previous.as_ref()];
-        let there = [target.previous.as_ref(), named];
-        let there = there.into_iter().flatten().chain(&self.neighbours.verified);
-        let fallback = self.policy.fallback.then(ReleaseId::fallback);
-        let there = there.filter(|release| !self.neighbours.failed.contains(release));
-        let all = here.into_iter().flatten().chain(there).chain(fallback.as_ref());
-        all.into_iter()
-            .find(|r: &&ReleaseId| {
-                **r != target.revision.release
-                    && !self.history.distrusts(r)
-                    && unfetched.iter().all(|(id, _)| id != *r)
-            })
-            .cloned()
-    }
-
-    /// The goal could not be fetched: the next best one, or the same again later.
-    fn goal_not_fetched(&mut self, now: Moment, target: &Target, revert: &mut Revert, trouble: &Trouble) {
-        let for_ever = matches!(trouble.reason, Reason::ReleaseUnknown | Reason::ReleaseCorrupt);
-        revert.unfetched.extend(revert.goal.take().map(|goal| (goal, for_ever)));
-        revert.goal = self.way_back(target, &revert.unfetched);
-        if revert.goal.is_none() {
-            revert.unfetched.retain(|(_, for_ever)| *for_ever);
-            revert.goal = self.way_back(target, &revert.unfetched);
-            self.retry(now, trouble);
-        }
-        revert.step = self.first_step(now, target, revert.goal.as_ref());
-    }
-
-    /// As long as the way back only waits for its goal, a newer move may be the better way out.
-    pub(super) fn way_back_is_outdated(&self) -> bool {
-        let State::Reverting(target, Revert { step: RevertStep::Fetch, .. }) = &self.state else {
-            return false;
-        };
-        let desired = self.desired.as_ref().map(|pointer| &pointer.revision);
-        let new =
-            |desired: &Revision| *desired != target.revision && self.history.rejection(desired).is_none();
-        self.held.is_none() && !self.paused && desired.is_some_and(new)
-    }
-
-    pub(super) fn leave_the_way_back(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if let State::Reverting(target, revert) = self.state.clone() {
-            self.strand(target, revert.why, out);
-            self.attempt = Attempt(self.attempt.0 + 1);
-            (self.busy, self.retry_at) = (None, None);
-            self.fresh_after = Moment(now.0 + 1);
         }
     }
 
@@ -179,7 +138,8 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         let State::Reverting(target, mut revert) = self.state.clone() else { return };
-        let barred = self.barred(gate, look);
+        let begins = revert.trial && !revert.flipped();
+        let barred = self.barred(gate, look) || (begins && gate.draining);
         match revert.step.clone() {
             RevertStep::Reject if self.flips_first(&revert) => revert.step = self.look_first(now),
             RevertStep::Fetch => {
@@ -198,7 +158,14 @@ impl Deploy {
             RevertStep::Look { until } => {
                 return self.revert_look(now, target, revert, until, look, barred, out);
             }
-            RevertStep::Flip { .. } | RevertStep::Signal(_) if gate.draining && barred => {}
+            RevertStep::Intend { .. } | RevertStep::Flip { .. } | RevertStep::Signal(_)
+                if gate.draining && barred => {}
+            RevertStep::Intend { .. } => {
+                if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
+                    let goal = Revision { release: goal, sequence: None };
+                    out.push(self.record(RecordEvent::Attempt, goal, Extra::None));
+                }
+            }
             RevertStep::Flip { .. } => {
                 if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
                     self.busy = Some(Step::Publish);
@@ -209,13 +176,16 @@ impl Deploy {
             RevertStep::Announce(baseline) => {
                 if self.volume_is_free() {
                     let extra = Extra::Baseline(baseline);
-                    out.push(self.record(RecordEvent::Signalled, target.revision.clone(), extra));
+                    let goal = revert.on_trial().map(|release| Revision { release, sequence: None });
+                    let revision = goal.unwrap_or(target.revision.clone());
+                    out.push(self.record(RecordEvent::Signalled, revision, extra));
                 }
             }
             RevertStep::Signal(baseline) => self.revert_signal(&baseline, out),
             RevertStep::Watch { until, settle_by } => {
                 return self.revert_watch(now, target, revert, (until, settle_by), look, barred, out);
             }
+            RevertStep::Try(watch) => return self.try_goal(now, target, revert, watch, look),
             RevertStep::Recover(on) => {
                 out.push(self.perform(Act::Recover, on));
             }
@@ -262,7 +232,7 @@ impl Deploy {
             }
             revert.goal = self.way_back(&target, &revert.unfetched);
             if revert.goal.is_none() {
-                return self.strand(target, revert.why, out);
+                return self.strand(now, target, revert.why, out);
             }
             revert.step = self.first_step(now, &target, revert.goal.as_ref());
             self.state = State::Reverting(target, revert);
@@ -270,7 +240,8 @@ impl Deploy {
         }
         let safe = look.is_some_and(|l| self.may_flip(&l.sight) || now >= until);
         if safe && !barred && self.volume_is_free() {
-            revert.step = RevertStep::Flip { until };
+            revert.step =
+                if revert.trial { RevertStep::Intend { until } } else { RevertStep::Flip { until } };
         }
         self.state = State::Reverting(target, revert);
     }
@@ -349,10 +320,13 @@ impl Deploy {
         if let (Sight::Seen(server), Some(goal)) = (&look.sight, &revert.goal) {
             let home = verdict::settled_on(server).as_ref() == Some(goal);
             if home && (self.settled(server) || now >= until) {
-                self.running = Some(goal.clone());
-                self.history.verify(goal);
-                self.unsettled = None;
-                revert.step = RevertStep::Close;
+                if revert.trial {
+                    let until = Some(now.plus(self.policy.hot_timeout_ms));
+                    revert.step = RevertStep::Try(Watch::new(goal.clone(), None, until));
+                } else {
+                    self.prove_goal(goal);
+                    revert.step = RevertStep::Close;
+                }
                 self.state = State::Reverting(target, revert);
                 return;
             }
@@ -373,7 +347,7 @@ impl Deploy {
         match &look.sight {
             Sight::Seen(server) if empty && self.still_ends(server) && look.traffic.at_work() => {
                 if now >= until {
-                    self.strand(target, ends_its_requests(revert.why.reason), out);
+                    self.strand(now, target, ends_its_requests(revert.why.reason), out);
                 }
             }
             Sight::Seen(server) if empty && !revert.killed => {
@@ -391,7 +365,7 @@ impl Deploy {
                 self.state = State::Reverting(target, revert);
             }
             Sight::Unclear => {}
-            _ => self.strand(target, revert.why, out),
+            _ => self.strand(now, target, revert.why, out),
         }
     }
 
@@ -406,7 +380,18 @@ impl Deploy {
         !only.processes.is_empty() && self.unsettled.as_ref().is_none_or(as_it_was)
     }
 
-    fn strand(&mut self, target: Target, why: Trouble, out: &mut Vec<Effect>) {
+    pub(super) fn prove_goal(&mut self, goal: &ReleaseId) {
+        (self.running, self.ran) = (Some(goal.clone()), Some(goal.clone()));
+        self.history.verify(goal);
+        self.unsettled = None;
+    }
+
+    pub(super) fn strand(&mut self, now: Moment, target: Target, why: Trouble, out: &mut Vec<Effect>) {
+        if let State::Reverting(_, Revert { trial: true, goal, .. }) = &self.state {
+            let goal = goal.clone();
+            return self.leave_trial(target, goal);
+        }
+        self.nothing_came_up(now, &target);
         out.push(self.conclude(target.revision.clone(), Conclusion::Stranded(why.clone())));
         self.trouble = Some(why);
         // Whatever was asked for has had all its time: the next move must not wait for it.
@@ -431,12 +416,28 @@ impl Deploy {
         let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: until };
         revert.step = match revert.step {
             RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => RevertStep::Survey { until },
-            RevertStep::Reject => self.first_step(now, &target, revert.goal.as_ref()),
+            RevertStep::Reject => {
+                if failed.is_some() {
+                    self.write_later(now, target.revision.clone(), revert.why.reason);
+                }
+                self.first_step(now, &target, revert.goal.as_ref())
+            }
             RevertStep::Fetch => match failed {
                 None => RevertStep::Look { until },
                 Some(trouble) => {
                     self.goal_not_fetched(now, &target, &mut revert, trouble);
+                    // Nothing was moved yet.
+                    if revert.trial && revert.goal.is_none() {
+                        return State::Fetching(target);
+                    }
                     return State::Reverting(target, revert);
+                }
+            },
+            RevertStep::Intend { until } => match failed {
+                None => RevertStep::Flip { until },
+                Some(trouble) => {
+                    self.retry(now, trouble);
+                    return State::Fetching(target);
                 }
             },
             // One time for both: whatever did not move before the flip need not be waited for again.

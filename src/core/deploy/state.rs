@@ -53,6 +53,9 @@ pub(super) enum State {
 pub(super) enum Checking {
     /// Is there an app server to be moved?
     Look { missing_until: Option<Moment> },
+    /// An agent that was started anew in the middle of this move: what runs already? `given_up`: too many
+    /// agents have ended in it, so that only what runs can keep it from being undone.
+    TakenUp { signalled: Option<Baseline>, given_up: bool },
     /// Can it be moved? These images were seen when that was asked.
     Plan { images: Vec<GenerationKey> },
     /// The image lacks what the release needs: what else would be there, is seen when another image
@@ -88,6 +91,8 @@ pub(super) struct Verifying {
     /// Taken up from the journal, where it is not known whether the signal was ever sent: with no
     /// trace of it by then, the restart is asked for again.
     pub ask_again: Option<Moment>,
+    /// The health path of a pod's first release fails: as long as this, nothing else is tried.
+    pub unwell_until: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,4 +107,10 @@ pub(super) enum Committing {
     Watch {
         until: Moment,
     },
+}
+
+impl Verifying {
+    pub(super) fn lost_its_signal(&self, now: Moment) -> bool {
+        self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
+    }
 }

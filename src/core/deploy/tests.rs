@@ -1,5 +1,7 @@
 //! What no walk shows: how much evidence a verdict takes.
 
+mod newborn;
+mod refused;
 mod stop;
 mod strangers;
 
@@ -35,6 +37,8 @@ pub(in crate::core) fn policy() -> Policy {
         wait_in_flight_ms: 0,
         spread_ms: 5_000,
         fallback: false,
+        unwell_ms: 1_000,
+        unwell_max_ms: 4_000,
         retry_ms: 100,
         drain,
     }
@@ -88,10 +92,10 @@ fn one_failed_probe_condemns_nobody() {
     agent.step(Moment(20), look(20, serving(), None));
     for at in [30, 40] {
         agent.step(Moment(at), look(at, serving(), Some(Probe::Unhealthy)));
-        assert_eq!(agent.view().stage, Stage::Verifying, "at {at}");
+        assert_eq!(reason(&agent), None, "at {at}");
     }
     agent.step(Moment(50), look(50, serving(), Some(Probe::Unhealthy)));
-    assert_eq!(agent.view().stage, Stage::Reverting);
+    assert_eq!(reason(&agent), Some(Reason::ProbeFailed));
 }
 
 #[test]
@@ -397,7 +401,8 @@ fn nothing_stands_in_that_failed_here_or_elsewhere() {
     let mut history = History::default();
     history.reject(&at("v1", 1).revision, Reason::BootLoop);
     let neighbours = Neighbours { verified: vec![v1, v3], failed: [v2.clone()].into() };
-    let found = stand_ins(Reason::ReleaseCorrupt, Some(&v2), &history, &neighbours, false);
+    let pointer = Pointer { previous: Some(v2.clone()), ..at("v4", 4) };
+    let found = stand_ins(Reason::ReleaseCorrupt, Some(&pointer), &history, &neighbours, false);
     assert_eq!(found.iter().map(|r| r.as_str()).collect::<Vec<_>>(), ["v3"]);
 }
 

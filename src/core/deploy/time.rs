@@ -16,6 +16,7 @@ impl Deploy {
     pub(in crate::core) fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
         let optional = |moment: &mut Option<Moment>| *moment = moment.map(shift);
         optional(&mut self.retry_at);
+        optional(&mut self.write_again);
         optional(&mut self.astray_since);
         self.fresh_after = shift(self.fresh_after);
         if let Some(baseline) = &mut self.unsettled {
@@ -23,6 +24,9 @@ impl Deploy {
         }
         if let Some(standing) = &mut self.standing {
             standing.rebase(shift);
+        }
+        if let Some(watch) = &mut self.proving {
+            watch.rebase(shift);
         }
         match &mut self.state {
             State::Checking(_, Checking::Look { missing_until }) => optional(missing_until),
@@ -37,12 +41,14 @@ impl Deploy {
             | State::Committing(_, Committing::Watch { until } | Committing::TakenUp { until }) => {
                 *until = shift(*until)
             }
-            State::Restarting(_, _, Restarting::Record(baseline) | Restarting::Signal(baseline)) => {
+            State::Checking(_, Checking::TakenUp { signalled: Some(baseline), .. })
+            | State::Restarting(_, _, Restarting::Record(baseline) | Restarting::Signal(baseline)) => {
                 baseline.at = shift(baseline.at);
             }
             State::Verifying(_, verifying) => {
                 verifying.watch.rebase(shift);
                 optional(&mut verifying.ask_again);
+                optional(&mut verifying.unwell_until);
             }
             State::Reverting(_, revert) => revert.rebase(shift),
             _ => {}
@@ -53,12 +59,14 @@ impl Deploy {
 impl Revert {
     fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
         match &mut self.step {
-            RevertStep::Look { until } | RevertStep::Flip { until } | RevertStep::Survey { until } => {
-                *until = shift(*until)
-            }
+            RevertStep::Look { until }
+            | RevertStep::Intend { until }
+            | RevertStep::Flip { until }
+            | RevertStep::Survey { until } => *until = shift(*until),
             RevertStep::Watch { until, settle_by } => {
                 (*until, *settle_by) = (shift(*until), shift(*settle_by))
             }
+            RevertStep::Try(watch) => watch.rebase(shift),
             RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
             RevertStep::Reject
             | RevertStep::Fetch

@@ -17,6 +17,11 @@ impl Deploy {
         }
     }
 
+    /// `current` is known to lead to a complete release.
+    pub fn current_complete(&self) -> bool {
+        self.current.is_some()
+    }
+
     fn moving(&self) -> Option<Moving> {
         let (target, back_to) = match &self.state {
             State::Steady => return None,

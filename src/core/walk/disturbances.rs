@@ -12,6 +12,10 @@ impl World {
         let mut next: Vec<Next> = vec![];
         if self.agent.is_some() {
             next.extend(self.crashes());
+            // A dependency that is away is disturbance enough, besides the agent's deaths.
+            if self.setting.birth.is_some_and(|birth| birth.sick) {
+                return next;
+            }
             next.extend(self.slowness());
             if self.late_look.is_none() && !self.running.is_empty() {
                 let late_look = Some((self.look(), false));

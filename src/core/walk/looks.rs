@@ -43,6 +43,7 @@ impl World {
         }
         let answer = |worker: &Worker| {
             let probe = match self.pod.code(worker) {
+                _ if self.sick => Probe::Unhealthy,
                 code if self.nature(code) == Nature::Unhealthy => Probe::Unhealthy,
                 code if code != wanted => Probe::OtherRelease,
                 _ => Probe::Healthy,

@@ -11,12 +11,14 @@ mod disturbances;
 mod looks;
 mod pod;
 mod rules;
+mod setting;
 mod world;
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
 use pod::{Kind, Nature};
+use setting::{Barred, Birth, Setting};
 use world::World;
 pub(super) use world::{NOW, shifted};
 
@@ -31,6 +33,9 @@ const ABSOLUTE: Kind = Kind { absolute: true, ..CLUSTER };
 /// One worker each: two masters of two have more states than a test has time.
 const BESIDE: Kind = Kind { beside: true, workers: 1, ..CLUSTER };
 const BESIDE_PRELOAD: Kind = Kind { preload: true, ..BESIDE };
+
+const SICK: Birth = Birth { sick: true, barred: None, deaths: false };
+const DEATHS: Birth = Birth { sick: false, barred: None, deaths: true };
 
 /// Keys of processes and images begin here, so that a hasher can tell them from all other numbers.
 const KEYS: u64 = 1 << 40;
@@ -128,7 +133,7 @@ fn walk(start: World, disturbances: u8) -> Walk {
 }
 
 fn start(kind: Kind, mode: super::Mode, second: Nature, mutation: Option<Mutation>) -> World {
-    World::start(world::Setting { kind, mode, second, mutation, birth: false })
+    World::start(Setting { kind, mode, second, mutation, birth: None })
 }
 
 /// How many disturbances a walk is given. `WALK_DISTURBANCES=2` tries every pair of them, with many
@@ -140,13 +145,13 @@ fn passes(kind: Kind, mode: super::Mode, second: Nature) {
 }
 
 fn rests(start: World) {
-    let world::Setting { kind, mode, second, birth, .. } = start.setting;
+    let Setting { kind, mode, second, birth, .. } = start.setting;
     let given = std::env::var("WALK_DISTURBANCES").ok().and_then(|n| n.parse().ok());
     let walk = walk(start, given.unwrap_or(DISTURBANCES));
     if let Some(violation) = walk.violation {
         panic!("{kind:?} {mode:?} {second:?}, after {} states: {violation}", walk.states);
     }
-    println!("{kind:?} {mode:?} {second:?} {birth}: {} states", walk.states);
+    println!("{kind:?} {mode:?} {second:?} {birth:?}: {} states", walk.states);
 }
 
 /// Every kind of Puma with every kind of second release.
@@ -211,9 +216,35 @@ fn births_on_an_empty_volume() {
     use Nature::{Corrupt, Good, Hangs, Raises, Unhealthy};
     for kind in [CLUSTER, PRELOAD] {
         for second in [Good, Raises, Hangs, Unhealthy, Corrupt] {
-            let (mode, mutation, birth) = (super::Mode::Hot, None, true);
-            rests(World::start(world::Setting { kind, mode, second, mutation, birth }));
+            rests(born(kind, second, Birth::default(), None));
         }
+    }
+}
+
+fn born(kind: Kind, second: Nature, birth: Birth, mutation: Option<Mutation>) -> World {
+    World::start(Setting { kind, mode: super::Mode::Hot, second, mutation, birth: Some(birth) })
+}
+
+#[test]
+fn births_beside_a_sick_dependency() {
+    for second in [Nature::Good, Nature::Raises, Nature::Unhealthy] {
+        rests(born(SINGLE, second, SICK, None));
+    }
+}
+
+#[test]
+fn births_where_the_release_before_is_no_way_back() {
+    for barred in [Barred::RolledBack, Barred::ByFleet] {
+        for second in [Nature::Good, Nature::Raises, Nature::Unhealthy] {
+            rests(born(CLUSTER, second, Birth { barred: Some(barred), ..SICK }, None));
+        }
+    }
+}
+
+#[test]
+fn agents_that_die_at_a_birth() {
+    for second in [Nature::Good, Nature::Unhealthy] {
+        rests(born(CLUSTER, second, DEATHS, None));
     }
 }
 
@@ -230,7 +261,12 @@ fn is_found_in(
     disturbances: u8,
     rule: &str,
 ) {
-    let violation = walk(start(kind, mode, second, Some(mutation)), disturbances).violation;
+    found_from(start(kind, mode, second, Some(mutation)), disturbances, rule);
+}
+
+fn found_from(start: World, disturbances: u8, rule: &str) {
+    let mutation = start.setting.mutation.expect("something is planted");
+    let violation = walk(start, disturbances).violation;
     let violation = violation.unwrap_or_else(|| panic!("{mutation:?} went unnoticed"));
     assert!(violation.starts_with(rule), "{mutation:?} was found by another rule: {violation}");
 }
@@ -287,4 +323,25 @@ fn a_restart_that_begins_in_the_middle_of_another_is_found() {
 fn a_stop_that_passes_for_service_is_found() {
     let rule = "it says what runs, and nobody serves";
     is_found_in(SINGLE, Mutation::StopsUnseen, super::Mode::Hot, Nature::Good, 1, rule);
+}
+
+#[test]
+fn a_release_that_is_rejected_for_a_sick_dependency_is_found() {
+    let rule = "a good release was rejected";
+    found_from(born(CLUSTER, Nature::Good, SICK, Some(Mutation::RejectsTheUnwell)), 0, rule);
+}
+
+#[test]
+fn a_way_back_that_is_none_is_found() {
+    for barred in [Barred::RolledBack, Barred::ByFleet] {
+        let birth = Birth { sick: false, barred: Some(barred), deaths: false };
+        let rule = "went to a release that somebody rolled back from, or the fleet rejected";
+        found_from(born(CLUSTER, Nature::Raises, birth, Some(Mutation::TakesAnyWayBack)), 0, rule);
+    }
+}
+
+#[test]
+fn agents_whose_deaths_move_what_runs_are_found() {
+    let rule = "a good release was rejected";
+    found_from(born(CLUSTER, Nature::Good, DEATHS, Some(Mutation::GivesUpUnseen)), 0, rule);
 }

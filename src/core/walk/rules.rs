@@ -34,7 +34,7 @@ pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
     }
     if let Effect::Record { record, .. } = effect {
         let rejected = agent.view().rejected.iter().any(|(r, _)| *r == record.revision)
-            || on_disk(world, RecordEvent::Rejected, |r| *r == record.revision);
+            || (on_disk(world, RecordEvent::Rejected, |r| *r == record.revision) && proved_something(world));
         if record.event == RecordEvent::Attempt && rejected {
             return broken(world, "a rejected move is tried again");
         }
@@ -64,6 +64,12 @@ fn proven(world: &World, rel: u8) -> Result<(), String> {
     broken(world, "verified, but not every worker runs the release")
 }
 
+/// Before that, a rejection says no more than that nothing came up.
+fn proved_something(world: &World) -> bool {
+    let proofs = [RecordEvent::Verified, RecordEvent::Reverted];
+    proofs.into_iter().any(|event| on_disk(world, event, |_| true))
+}
+
 fn on_disk(world: &World, event: RecordEvent, which: impl Fn(&crate::revision::Revision) -> bool) -> bool {
     world.disk.log.iter().any(|(record, _)| record.event == event && which(&record.revision))
 }
@@ -77,6 +83,12 @@ pub fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
             }
             if world.nature(number(release)) == Nature::FailsTrial {
                 return broken(world, "a release that fails its trial was put in place");
+            }
+            if world.barred().is_some() && number(release) == 1 {
+                return broken(
+                    world,
+                    "went to a release that somebody rolled back from, or the fleet rejected",
+                );
             }
             published_by_intent(world, number(release))
         }
@@ -138,13 +150,13 @@ fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
 /// Rules on every state.
 pub fn holds(world: &World) -> Result<(), String> {
     let current = world.disk.current;
-    let unborn = world.setting.birth && current.is_none();
+    let unborn = world.setting.birth.is_some() && current.is_none();
     if !unborn && current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
         return broken(world, "`current` does not resolve to a complete release");
     }
     let touched = world.disturbed.iter().any(|d| matches!(d, Disturbance::Killed));
     if world.setting.kind.beside
-        && !world.setting.birth
+        && world.setting.birth.is_none()
         && !touched
         && world.pod.alive
         && world.pod.booted() == 0
@@ -173,10 +185,10 @@ pub fn holds(world: &World) -> Result<(), String> {
 /// stranded with a reason; and whoever waits on /prestop is answered.
 pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), String> {
     let mut world = world.clone();
-    if !world.setting.birth {
+    if world.setting.birth.is_none() {
         world.pointer = 3;
     }
-    world.announced = false;
+    (world.announced, world.sick) = (false, false);
     let mut path = vec![];
     for turn in 0..600 {
         let mark = fingerprint(&world);
@@ -185,7 +197,8 @@ pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), Strin
         }
         path.push(mark);
         // What cannot be fetched is asked for again for ever: there is no rest but this.
-        let waits = world.setting.second == Nature::Corrupt && world.agent.is_some() && world.announced;
+        let without_end = world.setting.second == Nature::Corrupt || has_no_way(&world);
+        let waits = without_end && world.agent.is_some() && world.announced;
         if waits && at_rest(&world).is_ok() {
             calm.extend(path);
             return Ok(());
@@ -254,11 +267,16 @@ fn helped_in_time(world: &World) -> Result<(), String> {
     let only_drained = world.disturbed.iter().all(|d| matches!(d, Disturbance::Drain | Disturbance::Slow));
     let serves = world.pod.master.is_none() || world.pod.booted() > 0;
     // A pod that ends before it has ever served had no clients.
-    let unborn = world.setting.birth;
+    let unborn = world.setting.birth.is_some();
     if !world.ran_out || serves || hangs || !only_drained || unborn || world.setting.kind.pinnable {
         return Ok(());
     }
     broken(world, "the drain ran out while nothing served, though there was a way back")
+}
+
+/// A newborn pod whose release is bad, and nothing else may take its place.
+fn has_no_way(world: &World) -> bool {
+    world.barred().is_some() && world.setting.second != Nature::Good
 }
 
 fn at_rest(world: &World) -> Result<(), String> {
@@ -271,7 +289,11 @@ fn at_rest(world: &World) -> Result<(), String> {
     if agent.drain.active() || !world.pod.alive {
         return Ok(());
     }
-    let wanted = match (world.setting.birth, world.setting.second) {
+    let unwritten = |r: &crate::revision::Revision| !on_disk(world, RecordEvent::Rejected, |d| d == r);
+    if view.rejected.iter().any(|(revision, _)| unwritten(revision)) {
+        return broken(world, "a rejection is not on disk, though the volume takes it");
+    }
+    let wanted = match (world.setting.birth.is_some(), world.setting.second) {
         (false, _) => 3,
         (true, Nature::Good) => 2,
         (true, _) => 1,
@@ -292,7 +314,8 @@ fn at_rest(world: &World) -> Result<(), String> {
     let explained = view.trouble.is_some() && (settled || view.stage == Stage::Stranded);
     let kind = world.setting.kind;
     let hopeless = kind.pinnable || kind.absolute || !world.disturbed.is_empty();
-    if in_sync || (explained && hopeless) {
+    let waits = has_no_way(world) && matches!(view.stage, Stage::Verifying | Stage::Stranded);
+    if in_sync || (view.trouble.is_some() && waits && view.running.is_none()) || (explained && hopeless) {
         return Ok(());
     }
     broken(world, &format!("it rests neither in sync nor explained: {view:?}"))

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use super::pod::{Keys, Kind, Nature, Pod, Rel, Signal, Stage as PumaStage};
+use super::pod::{Keys, Nature, Pod, Rel, Signal, Stage as PumaStage};
+use super::setting::{Barred, Birth, Setting, policy};
 use super::{KEYS, keys_in, rules};
-use crate::core::drain::{Budget, DrainCommand, DrainEffect, DrainResult, Journal, Origin};
+use crate::core::drain::{DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::history::History;
-use crate::core::mutation::Mutation;
 use crate::core::{
-    Act, Agent, Attempt, Effect, Event, Mode, Moment, Observation, Outcome, Plan, Policy, Reason, Record,
-    Recovered, Step, Trouble,
+    Act, Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Policy, Reason,
+    Record, Recovered, Step, Trouble,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
@@ -70,17 +70,6 @@ pub enum PreStop {
     Answered,
 }
 
-/// How a walk is set up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Setting {
-    pub kind: Kind,
-    pub mode: Mode,
-    pub second: Nature,
-    pub mutation: Option<Mutation>,
-    /// The pod is born on an empty volume, with the pointer on v2 and v1 named as the one before.
-    pub birth: bool,
-}
-
 #[derive(Debug)]
 pub struct Trace {
     pub what: String,
@@ -98,6 +87,8 @@ pub struct World {
     pub late_look: Option<(Observation, bool)>,
     pub pointer: Rel,
     pub announced: bool,
+    /// The health path fails, whatever runs.
+    pub sick: bool,
     pub prestop: PreStop,
     /// The drain's time ran out.
     pub ran_out: bool,
@@ -113,7 +104,7 @@ impl Hash for World {
         self.disk.hash(state);
         self.running.hash(state);
         self.late_look.hash(state);
-        (self.pointer, self.announced, self.prestop).hash(state);
+        (self.pointer, self.announced, self.prestop, self.sick).hash(state);
         (self.disturbed.is_empty(), self.disturbed.contains(&Disturbance::WriteFailed)).hash(state);
     }
 }
@@ -128,28 +119,6 @@ pub fn number(release: &ReleaseId) -> Rel {
 
 fn revision(rel: Rel) -> Revision {
     Revision { release: name(rel), sequence: Some(u64::from(rel)) }
-}
-
-pub fn policy() -> Policy {
-    Policy {
-        hot_timeout_ms: 100,
-        phased_timeout_ms: 200,
-        phased_worker_ms: 0,
-        second_master: false,
-        in_place: true,
-        settle_ms: 20,
-        soak_ms: 5,
-        probing: true,
-        successes: 1,
-        naming: true,
-        hearing_ms: 0,
-        long_request_ms: None,
-        wait_in_flight_ms: 1_000,
-        spread_ms: 0,
-        fallback: false,
-        retry_ms: 10,
-        drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ..Budget::default() },
-    }
 }
 
 /// The smallest keys that nothing in the world remembers.
@@ -172,8 +141,21 @@ impl World {
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
         let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, journal: None };
         let served = Pod::serving(setting.kind, 1);
-        let (disk, pod) =
-            if setting.birth { (Disk::default(), Pod { master: None, ..served }) } else { (disk, served) };
+        let (disk, pod) = match setting.birth {
+            Some(Birth { deaths: true, .. }) => {
+                let attempt = Record {
+                    event: RecordEvent::Attempt,
+                    revision: revision(2),
+                    reason: None,
+                    baseline: None,
+                };
+                let log = vec![(attempt, true); 3];
+                let disk = Disk { current: Some(2), complete: BTreeSet::from([1, 2]), log, journal: None };
+                (disk, Pod::serving(setting.kind, 2))
+            }
+            Some(_) => (Disk::default(), Pod { master: None, ..served }),
+            None => (disk, served),
+        };
         let mut world = Self {
             setting,
             agent: None,
@@ -183,6 +165,7 @@ impl World {
             late_look: None,
             pointer: 2,
             announced: false,
+            sick: setting.birth.is_some_and(|birth| birth.sick),
             prestop: PreStop::Idle,
             ran_out: false,
             disturbed: vec![],
@@ -194,6 +177,10 @@ impl World {
 
     pub fn nature(&self, rel: Rel) -> Nature {
         if rel == 2 { self.setting.second } else { Nature::Good }
+    }
+
+    pub fn barred(&self) -> Option<Barred> {
+        self.setting.birth.and_then(|birth| birth.barred)
     }
 
     fn start_agent(&mut self) {
@@ -208,6 +195,10 @@ impl World {
         let policy = Policy { second_master: beside, in_place: !beside, ..policy() };
         let (mut agent, _) = Agent::recover(policy, recovered, NOW);
         agent.mutate(self.setting.mutation);
+        if self.barred() == Some(Barred::ByFleet) {
+            let fleet = Fleet { rejected: [revision(1)].into(), ..Fleet::default() };
+            agent.step(NOW, Event::Fleet(fleet));
+        }
         self.agent = Some(agent);
         self.announced = false;
     }
@@ -302,7 +293,10 @@ impl World {
         if !self.announced {
             next.push(self.announce());
         }
-        if self.pointer == 2 && !self.setting.birth {
+        if self.sick {
+            next.push(Ok(World { sick: false, ..self.clone() }.note("the dependency is back")));
+        }
+        if self.pointer == 2 && self.setting.birth.is_none() {
             let moved = World { pointer: 3, announced: false, ..self.clone() };
             next.push(Ok(moved.note("the pointer moves")));
         }
@@ -319,7 +313,9 @@ impl World {
 
     pub fn announce(&self) -> Next {
         let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
-        let pointer = Pointer { previous, ..revision(self.pointer).into() };
+        let back = (self.barred() == Some(Barred::RolledBack)).then(|| name(1));
+        let rolled_back = back.into_iter().collect();
+        let pointer = Pointer { previous, rolled_back, ..revision(self.pointer).into() };
         World { announced: true, ..self.clone() }.feed(Event::Pointer(Ok(pointer)))
     }
 
@@ -344,7 +340,8 @@ impl World {
         // A look does not take longer than the shortest of the deadlines.
         world.late_look = None;
         // What is tried again for ever must not outlast all looks: time that no look resets grows.
-        let look = world.setting.second == Nature::Corrupt;
+        let look = world.setting.second == Nature::Corrupt
+            || world.setting.birth.is_some_and(|b| b.sick || b.barred.is_some());
         let event = if look { Event::Observed(world.look()) } else { Event::Tick };
         Some(world.feed(event))
     }
@@ -367,7 +364,12 @@ impl World {
         let mut world = self.clone().note(format!("happens: {:?} {outcome:?}", self.running[index].effect));
         let effect = self.running[index].effect.clone();
         let outcome = world.apply(&effect, outcome)?;
-        world.running[index].outcome = Some(outcome);
+        world.running[index].outcome = Some(match (outcome, &effect) {
+            (Outcome::Failed(trouble), Effect::Publish { .. }) => {
+                Outcome::NotPublished { trouble, current: world.disk.current.map(name) }
+            }
+            (outcome, _) => outcome,
+        });
         if let Some((_, outdated)) = &mut world.late_look {
             *outdated = true;
         }

@@ -1,0 +1,60 @@
+//! How a walk is set up.
+
+use super::pod::{Kind, Nature};
+use crate::core::drain::Budget;
+use crate::core::mutation::Mutation;
+use crate::core::{Mode, Policy};
+
+/// How a walk is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Setting {
+    pub kind: Kind,
+    pub mode: Mode,
+    pub second: Nature,
+    pub mutation: Option<Mutation>,
+    /// The pod is born on an empty volume, with the pointer on v2 and v1 named as the one before.
+    pub birth: Option<Birth>,
+}
+
+/// What a pod is born into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Birth {
+    /// What the health path depends on is away, and comes back at any moment.
+    pub sick: bool,
+    /// v1 is no way back.
+    pub barred: Option<Barred>,
+    /// v2 is in place and runs, and three agents have ended before they could prove it.
+    pub deaths: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Barred {
+    /// Somebody rolled back from it.
+    RolledBack,
+    /// The other pods have rejected it.
+    ByFleet,
+}
+
+pub fn policy() -> Policy {
+    Policy {
+        hot_timeout_ms: 100,
+        phased_timeout_ms: 200,
+        phased_worker_ms: 0,
+        second_master: false,
+        in_place: true,
+        settle_ms: 20,
+        soak_ms: 5,
+        probing: true,
+        successes: 1,
+        naming: true,
+        hearing_ms: 0,
+        long_request_ms: None,
+        wait_in_flight_ms: 1_000,
+        spread_ms: 0,
+        fallback: false,
+        unwell_ms: 10,
+        unwell_max_ms: 20,
+        retry_ms: 10,
+        drain: Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 5_000, ..Budget::default() },
+    }
+}
