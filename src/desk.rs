@@ -4,26 +4,58 @@
 //! /prestop asks anew and goes on waiting.
 
 use std::{
-    sync::Arc,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{
     Operator,
-    drain::{Answer, Undone},
+    drain::{Answer, Origin, Undone},
 };
+
+/// A loop that was lost and started again learns anew where the kubelet asks from.
+const KUBELET_IS_NEWS_AFTER: Duration = Duration::from_secs(60);
+/// Anybody can say that it is a kubelet.
+const KUBELETS_KEPT: usize = 8;
 
 /// A request, with the way to answer it.
 #[derive(Debug)]
 pub enum Command {
-    /// The app server's preStop hook: begin the drain or join it.
-    Prestop(oneshot::Sender<Ending>),
+    /// A call of /prestop, or the like: hold it until the drain is over.
+    Prestop(Origin, oneshot::Sender<Ending>),
+    /// A kubelet asks from this address.
+    Kubelet(IpAddr),
     /// The operator says that the drain was false.
     Undrain(oneshot::Sender<Reply>),
     /// Any other thing that an operator asks.
-    Operator(Operator, oneshot::Sender<Reply>),
+    Operator(Operator, Asked, oneshot::Sender<Reply>),
+}
+
+/// Who asks, and why, as far as they say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Asked {
+    /// A name and where, `deploy@host`.
+    pub by: Option<String>,
+    /// For those who find it like that.
+    pub why: Option<String>,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
+        if let Some(by) = &self.by {
+            write!(f, " by {}", short(by))?;
+        }
+        if let Some(why) = &self.why {
+            write!(f, ": {}", short(why))?;
+        }
+        Ok(())
+    }
 }
 
 /// What an operator is told: what happens now, or why nothing does.
@@ -46,6 +78,8 @@ pub struct Desk {
     commands: mpsc::UnboundedSender<Command>,
     /// /prestop is never held longer, whatever happens inside the agent.
     longest_hold: Duration,
+    /// When a kubelet's address was last passed on.
+    kubelets: Arc<Mutex<Vec<(IpAddr, Instant)>>>,
 }
 
 /// Where the supervisor finds them. Survives it.
@@ -55,17 +89,20 @@ impl Desk {
     /// Both sides of a new desk.
     pub fn new(longest_hold: Duration) -> (Self, Requests) {
         let (commands, requests) = mpsc::unbounded_channel();
-        (Self { commands, longest_hold }, Arc::new(tokio::sync::Mutex::new(requests)))
+        (
+            Self { commands, longest_hold, kubelets: Arc::default() },
+            Arc::new(tokio::sync::Mutex::new(requests)),
+        )
     }
 
     /// Begins the drain, or joins it, and waits for its end. The drain goes on when this future is
     /// dropped: the request is left on the first poll, before anything is waited for.
-    pub async fn prestop(&self) -> Ending {
+    pub async fn prestop(&self, origin: Origin) -> Ending {
         let until = Instant::now() + self.longest_hold;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             let (answer, ending) = oneshot::channel();
             // Refused only when the agent ends, which it does after the app server's end.
-            let _ = self.commands.send(Command::Prestop(answer));
+            let _ = self.commands.send(Command::Prestop(origin, answer));
             match tokio::time::timeout(left, ending).await {
                 Ok(Ok(ending)) => return ending,
                 Err(_) => break,
@@ -74,6 +111,16 @@ impl Desk {
             }
         }
         Ending::OutOfTime
+    }
+
+    /// A kubelet asks from this address. Probes are many, and news only now and then.
+    pub fn kubelet(&self, address: IpAddr) {
+        let mut known = self.kubelets.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, told)| told.elapsed() < KUBELET_IS_NEWS_AFTER);
+        if known.len() < KUBELETS_KEPT && !known.iter().any(|(known, _)| *known == address) {
+            known.push((address, Instant::now()));
+            let _ = self.commands.send(Command::Kubelet(address));
+        }
     }
 
     /// Ends a false drain.
@@ -88,8 +135,8 @@ impl Desk {
     ///
     /// # Errors
     /// When it cannot be done, or the agent does not answer.
-    pub async fn operator(&self, operator: Operator) -> Reply {
-        self.ask(|reply| Command::Operator(operator, reply)).await
+    pub async fn operator(&self, operator: Operator, asked: Asked) -> Reply {
+        self.ask(|reply| Command::Operator(operator, asked, reply)).await
     }
 
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Command) -> Reply {
@@ -110,10 +157,12 @@ mod tests {
     #[tokio::test]
     async fn a_lost_supervisor_does_not_end_the_wait_on_prestop() {
         let (desk, requests) = Desk::new(Duration::from_secs(60));
-        let waiting = tokio::spawn(async move { desk.prestop().await });
-        let Some(Command::Prestop(first)) = requests.lock().await.recv().await else { panic!("no call") };
+        let waiting = tokio::spawn(async move { desk.prestop(Origin::PreStop).await });
+        let Some(Command::Prestop(_, first)) = requests.lock().await.recv().await else { panic!("no call") };
         drop(first);
-        let Some(Command::Prestop(second)) = requests.lock().await.recv().await else { panic!("not again") };
+        let Some(Command::Prestop(_, second)) = requests.lock().await.recv().await else {
+            panic!("not again")
+        };
         second.send(Ending::Undone(Undone::Operator)).unwrap();
         assert_eq!(waiting.await.unwrap(), Ending::Undone(Undone::Operator));
     }
@@ -121,6 +170,6 @@ mod tests {
     #[tokio::test]
     async fn nobody_waits_longer_than_the_hook_may_be_held() {
         let (desk, _requests) = Desk::new(Duration::from_millis(1));
-        assert_eq!(desk.prestop().await, Ending::OutOfTime);
+        assert_eq!(desk.prestop(Origin::Stray).await, Ending::OutOfTime);
     }
 }

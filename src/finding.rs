@@ -123,8 +123,14 @@ macro_rules! codes {
 codes! {
     /// No Puma is to be seen.
     AppServerMissing = "APP_SERVER_MISSING",
+    /// A service mesh's proxy is in the pod.
+    MeshProxy = "MESH_PROXY",
+    /// A restart of pitstop's cut requests.
+    RequestsCutByRestart = "REQUESTS_CUT_BY_RESTART",
     /// Somebody else restarted Puma.
     RestartedByOthers = "RESTARTED_BY_OTHERS",
+    /// Puma's master ended in a deploy, and not because of the release.
+    MasterEnded = "MASTER_ENDED",
     /// Several Pumas could be meant.
     AppServerAmbiguous = "APP_SERVER_AMBIGUOUS",
     /// Puma may not be looked into or signalled.
@@ -153,6 +159,8 @@ codes! {
     ShellInFront = "SHELL_IN_FRONT",
     /// A phased restart keeps the bundle of an earlier release.
     BundleKeptByPhased = "BUNDLE_KEPT_BY_PHASED",
+    /// A phased restart leaves a child of Puma's master as it is.
+    ChildKeptByPhased = "CHILD_KEPT_BY_PHASED",
     /// A file that other pods see restarts Puma.
     TmpRestartShared = "TMP_RESTART_SHARED",
     /// Puma would die of the signal of a hot restart.
@@ -267,10 +275,16 @@ codes! {
     StoreUnreachable = "STORE_UNREACHABLE",
     /// The store refuses us.
     StoreDenied = "STORE_DENIED",
+    /// The store takes no notice of the condition of a write.
+    StoreWithoutConditions = "STORE_WITHOUT_CONDITIONS",
+    /// Who is between the store and the pod can put other code in its place.
+    StorePlainHttp = "STORE_PLAIN_HTTP",
     /// No agent runs beside.
     AgentNotRunning = "AGENT_NOT_RUNNING",
     /// The agent does not answer.
     AgentSilent = "AGENT_SILENT",
+    /// The agent died in this container, and was started again.
+    AgentDied = "AGENT_DIED",
     /// The agent that answers is another pod's.
     AgentOfAnotherPod = "AGENT_OF_ANOTHER_POD",
     /// The agent says that something else runs than what is desired, or that something holds it.

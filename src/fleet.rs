@@ -95,7 +95,7 @@ impl Report {
             running: view.running.clone(),
             desired: view.desired.clone(),
             in_sync: view.in_sync,
-            stage: word(view.stage),
+            stage: view.stage.name().into(),
             reason: view.trouble.as_ref().map(|trouble| trouble.reason.code().into()),
             message: view.trouble.as_ref().map(|trouble| trouble.message.clone()).unwrap_or_default(),
             rejected: view.rejected.iter().map(rejected).collect(),
@@ -124,15 +124,11 @@ impl Report {
     pub fn rejection(&self, revision: &Revision) -> Option<&str> {
         let rejected = self.rejected.iter().find(|rejected| rejected.revision == *revision);
         let stranded = || {
-            let stuck = self.stage == word(Stage::Stranded) && self.desired.as_ref() == Some(revision);
+            let stuck = self.stage == Stage::Stranded.name() && self.desired.as_ref() == Some(revision);
             self.reason.as_deref().filter(|_| stuck)
         };
         rejected.map(|rejected| rejected.reason.as_str()).or_else(stranded)
     }
-}
-
-fn word(stage: Stage) -> String {
-    serde_json::to_value(stage).ok().and_then(|v| v.as_str().map(Into::into)).unwrap_or_default()
 }
 
 /// The prefix of all reports of the pods that follow a pointer.

@@ -80,7 +80,7 @@ where
     Ok(answer.0)
 }
 
-/// As [`get`], but the server is not asked to close the connection: what `meanwhile` finds out, it finds
+/// As [`send`], but the server is not asked to close the connection: what `meanwhile` finds out, it finds
 /// out after the answer has come and before we close.
 ///
 /// # Errors
@@ -88,7 +88,7 @@ where
 pub async fn get_and<S, M>(
     stream: S,
     host: &str,
-    path: &str,
+    request: Request<Full<Bytes>>,
     limit: Duration,
     meanwhile: M,
 ) -> Result<(Response<Bytes>, M::Output), GetError>
@@ -96,7 +96,6 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     M: Future,
 {
-    let request = Request::builder().uri(path).body(Full::default())?;
     let exchange = exchange(stream, host, request, meanwhile);
     tokio::time::timeout(limit, exchange).await.unwrap_or(Err(GetError::TimedOut(limit)))
 }
@@ -112,8 +111,9 @@ where
     M: Future,
 {
     let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_str(host).map_err(hyper::http::Error::from)?);
-    headers.insert(USER_AGENT, HeaderValue::from_static("pitstop"));
+    let host = HeaderValue::from_str(host).map_err(hyper::http::Error::from)?;
+    headers.entry(HOST).or_insert(host);
+    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("pitstop"));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answer = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();

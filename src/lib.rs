@@ -6,6 +6,7 @@
 
 // What the app server is and does: observing it, and telling it to restart.
 pub mod app_server;
+pub mod beneath;
 // The commands, one file each.
 pub mod cli;
 // Keys, defaults, and where each value came from.

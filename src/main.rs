@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use pitstop::cli::{self, Cli, Command, Exit, Failure};
+use pitstop::cli::{self, Cli, Command, Exit, Failure, console, run::Run};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -12,9 +12,7 @@ fn main() -> ExitCode {
     };
     let json = cli.json;
     match perform(cli) {
-        Ok(Exit::Done) => ExitCode::SUCCESS,
-        Ok(Exit::Failed) => ExitCode::FAILURE,
-        Ok(Exit::Code(code)) => ExitCode::from(code),
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(failure) => fail(&failure, json),
     }
 }
@@ -28,6 +26,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn perform(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Exec(exec) => cli::exec::run(cli.config.as_deref(), cli.json, exec),
+        Command::Run(Run { child_of: None, .. }) => cli::run::keep(cli.config.as_deref()),
         _ => runtime().and_then(|runtime| dispatch(runtime, cli)),
     }
 }
@@ -49,7 +48,7 @@ fn fail(failure: &Failure, json: bool) -> ExitCode {
         let reason = failure.reason.map(|reason| reason.code());
         eprintln!("{}", serde_json::json!({ "error": failure.message, "reason": reason }));
     } else {
-        eprintln!("pitstop: {failure}");
+        eprintln!("pitstop: {}", console::printable(&failure.to_string()));
     }
     ExitCode::from(failure.exit_code)
 }

@@ -13,7 +13,7 @@ use prometheus::{
 use crate::{
     core::{
         AppServer, Conclusion, Mode, Observation, ProcessKey, Reason, Sight, Stage, View, WorkerLoad,
-        drain::Answer,
+        drain::{Answer, DrainResult},
     },
     releases::fetch::Fetched,
     revision::ReleaseId,
@@ -55,6 +55,7 @@ pub struct Metrics {
     stage_duration: HistogramVec,
     restarts: IntCounterVec,
     restart_duration: HistogramVec,
+    restart_requests_cut: IntCounter,
     fetch_bytes: IntCounterVec,
     fetch_files: IntCounterVec,
     drains: IntCounterVec,
@@ -128,6 +129,8 @@ impl Metrics {
                 "From the restart signal to the proof that every worker runs the release.",
                 "mode",
             ),
+            restart_requests_cut: b
+                .counter("pitstop_restart_requests_cut_total", "Requests cut by our restarts."),
             fetch_bytes: b.counters(
                 "pitstop_fetch_bytes_total",
                 "Bytes of releases: store (downloaded, packed), or volume (found there complete, unpacked).",
@@ -168,8 +171,8 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage_duration.with_label_values(&[stage.name()]);
         }
-        for result in ["drained", "deadline", "no_app_server", "already_gone"] {
-            self.drains.with_label_values(&[result]);
+        for result in DrainResult::ALL {
+            self.drains.with_label_values(&[result.name()]);
         }
         for mode in [Mode::Hot, Mode::Phased] {
             self.restarts.with_label_values(&[mode_name(mode), "sent"]);
@@ -261,6 +264,11 @@ impl Metrics {
         self.restart_duration.with_label_values(&[mode_name(mode)]).observe(seconds);
     }
 
+    /// So many requests were cut by a restart of ours.
+    pub fn cut_by_restart(&self, requests: usize) {
+        self.restart_requests_cut.inc_by(requests as u64);
+    }
+
     /// A release came onto the volume, or was there already.
     pub fn fetched(&self, fetched: &Fetched) {
         let found = fetched.was_there && fetched.downloaded_bytes == 0;
@@ -273,8 +281,7 @@ impl Metrics {
 
     /// A drain was answered.
     pub fn drained(&self, answer: &Answer) {
-        let result = serde_json::to_value(answer.result).unwrap_or_default();
-        self.drains.with_label_values(&[result.as_str().unwrap_or_default()]).inc();
+        self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
     }

@@ -8,19 +8,40 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
+
+/// What no open waits with, for anybody.
+pub(crate) const FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
 /// Opens it for reading, at once. A link is followed.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] when it is no regular file; else what the system says.
 pub fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    open_with(path, FLAGS)
+}
+
+/// The same, but no link at the end of the path is followed: it may lead to any file that we can read.
+///
+/// # Errors
+/// As [`open`]; `ELOOP` for a link.
+pub fn open_no_link(path: &Path) -> io::Result<File> {
+    open_with(path, FLAGS | OFlags::NOFOLLOW)
+}
+
+fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
+    only(OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path))
+}
+
+/// The file, if it is a regular one.
+pub(crate) fn only(opened: io::Result<File>) -> io::Result<File> {
+    let other = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    match opened {
+        // A socket; or a pipe that nobody reads.
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::NXIO) => Err(other()),
+        Ok(file) if !file.metadata()?.is_file() => Err(other()),
+        opened => opened,
     }
-    Ok(file)
 }
 
 /// Reads all of it, up to `limit_bytes`.
@@ -28,8 +49,13 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As [`open`]; [`io::ErrorKind::FileTooLarge`] when there is more than the limit.
 pub fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    read_all(open(path)?, limit_bytes)
+}
+
+/// The same of a file that is open.
+pub(crate) fn read_all(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|read| read <= limit_bytes) {
         Ok(bytes)
     } else {

@@ -5,8 +5,7 @@
 //! reported as such and looked at again; it never ends the watch.
 
 use std::{
-    fmt, fs, io,
-    io::Read,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,8 +16,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     core::{Reason, Trouble},
+    plain_file,
     revision::{Pointer, ReleaseId, Revision},
-    store::{self, Found, Store, Version},
+    store::{self, Found, Store, Version, archive},
     volume::Lane,
 };
 
@@ -120,32 +120,74 @@ pub async fn read(source: &Source) -> Result<Pointer, Trouble> {
     Looker { source: source.clone(), lane, seen: None, read: None }.look().await
 }
 
-/// What the bytes of a pointer mean: JSON, or the plain id of a release.
+/// What the bytes of a pointer mean: JSON, or the plain id of a release, also as a JSON string. A byte order mark in
+/// front, which some editors and PowerShell write, means nothing.
 ///
 /// # Errors
-/// [`Reason::PointerInvalid`] with what was found instead.
+/// [`Reason::PointerInvalid`] with the shape of what was found instead, and none of its content: a link may have led
+/// to any file.
 pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
-    let text = std::str::from_utf8(bytes).map_err(|_| invalid(bytes, "is no text"))?.trim();
+    if archive::is_utf16(bytes) {
+        return Err(invalid(
+            "is UTF-16: write it as UTF-8 (in PowerShell: Set-Content -Encoding ascii)".into(),
+        ));
+    }
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| invalid(format!("is not text ({} bytes)", bytes.len())))?;
+    let text = text.trim_start_matches('\u{feff}').trim();
     if text.is_empty() {
-        return Err(invalid(bytes, "is empty"));
+        return Err(invalid("is empty".into()));
     }
     if text.starts_with('{') {
-        let pointer: Pointer =
-            serde_json::from_str(text).map_err(|e| invalid(bytes, &format!("is no pointer: {e}")))?;
-        let named = [Some(&pointer.revision.release), pointer.previous.as_ref()];
-        if named.into_iter().flatten().chain(&pointer.rolled_back).any(ReleaseId::is_fallback) {
-            return Err(invalid(bytes, "names no release"));
-        }
-        return Ok(pointer);
+        return of_json(text);
     }
-    let release = text.parse().map_err(|_| invalid(bytes, "is neither JSON nor a release id"))?;
+    let quoted: Option<String> = serde_json::from_str(text).ok();
+    let id = quoted.as_deref().map_or(text, str::trim);
+    let release =
+        id.parse().map_err(|_| invalid(format!("is neither JSON nor a release id: {}", shape(id))))?;
     Ok(Revision { release, sequence: None }.into())
 }
 
-fn invalid(bytes: &[u8], why: &str) -> Trouble {
-    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
-    let message =
-        format!("the pointer {why}; found {shown:?}, expected {{\"release\":\"v42\",\"sequence\":7}} or v42");
+fn of_json(text: &str) -> Result<Pointer, Trouble> {
+    let json: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| invalid(format!("is broken JSON: {e}")))?;
+    // Anything else is some other file, of which nothing is repeated.
+    let Some(release) = json.get("release") else {
+        return Err(invalid("is JSON without \"release\"".into()));
+    };
+    let Some(release) = release.as_str() else {
+        return Err(invalid("has a \"release\" that is no text".into()));
+    };
+    let no_id = || invalid(format!("has a \"release\" that is no release id: {}", shape(release)));
+    if release.parse::<ReleaseId>().is_err() {
+        return Err(no_id());
+    }
+    let mut pointer: Pointer = serde_json::from_value(json)
+        .map_err(|_| invalid("has fields that are not what they should be (docs/ci.md shows them)".into()))?;
+    if pointer.previous.iter().chain(&pointer.rolled_back).any(ReleaseId::is_fallback) {
+        return Err(invalid("names no release".into()));
+    }
+    if let Some(sha256) = &mut pointer.sha256 {
+        sha256.make_ascii_lowercase();
+        if !archive::is_sha256(sha256) {
+            return Err(invalid("has a \"sha256\" that is none (64 hexadecimal digits)".into()));
+        }
+    }
+    Ok(pointer)
+}
+
+/// What a text looks like, without a word of it.
+fn shape(text: &str) -> String {
+    let (lines, bytes) = (text.lines().count(), text.len());
+    match lines {
+        0 | 1 if bytes > 128 => format!("a line of {bytes} bytes, longer than any id"),
+        0 | 1 => format!("a line of {bytes} bytes with characters that no id has"),
+        _ => format!("{lines} lines, {bytes} bytes"),
+    }
+}
+
+fn invalid(why: String) -> Trouble {
+    let message = format!("the pointer {why}; expected {{\"release\":\"v42\",\"sequence\":7}} or v42");
     Trouble::new(Reason::PointerInvalid, message)
 }
 
@@ -197,14 +239,14 @@ impl Looker {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|e| Trouble::new(Reason::PointerUnreadable, format!("{}: {e}", path.display())))?;
-    if bytes.len() as u64 > LIMIT_BYTES {
-        let message = format!("{} is larger than {LIMIT_BYTES} bytes", path.display());
-        return Err(Trouble::new(Reason::PointerInvalid, message));
-    }
-    Ok(bytes)
+    // A ConfigMap's file is a link.
+    plain_file::read(path, LIMIT_BYTES).map_err(|e| {
+        let reason = match e.kind() {
+            io::ErrorKind::FileTooLarge => Reason::PointerInvalid,
+            _ => Reason::PointerUnreadable,
+        };
+        Trouble::new(reason, format!("{}: {e}", path.display()))
+    })
 }
 
 fn unreadable(key: &str, error: store::StoreError) -> Trouble {
@@ -274,10 +316,10 @@ impl Watching {
         match failed {
             Some(trouble) if before != Some(trouble.reason) => {
                 let (reason, detail) = (trouble.reason.code(), &trouble.message);
-                tracing::warn!(reason, detail, ?pointer, "the pointer is not known: no deploys until it is");
+                tracing::warn!(reason, "the pointer cannot be followed, so no deploy begins: {detail}");
             }
             None if before.is_some() => {
-                tracing::info!(?pointer, looks_in_vain = self.failures, "the pointer is known again");
+                tracing::info!(failed_looks = self.failures, "the pointer {pointer:?} is read again");
             }
             Some(_) | None => {}
         }
@@ -337,23 +379,58 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_named() {
-        let bad: [&[u8]; 9] = [
+    fn a_pointer_may_be_written_as_tools_write_text() {
+        let bare = |text: &str| parse(text.as_bytes()).unwrap().revision.to_string();
+        for text in ["\u{feff}v42", "v42\r\n", "\"v42\"\n", "\u{feff}\"v42\"\r\n", "\u{a0}v42 "] {
+            assert_eq!(bare(text), "v42", "{text:?}");
+        }
+        assert_eq!(bare("\u{feff}{\"release\":\"v42\",\r\n\"sequence\":7}\r\n"), "v42#7");
+        for little in [true, false] {
+            let unit = |c: u16| if little { c.to_le_bytes() } else { c.to_be_bytes() };
+            let marked: Vec<u8> = "\u{feff}v42".encode_utf16().flat_map(unit).collect();
+            for bytes in [&marked[..], &marked[2..]] {
+                let trouble = parse(bytes).unwrap_err();
+                assert!(trouble.message.contains("UTF-16"), "{}", trouble.message);
+            }
+        }
+    }
+
+    #[test]
+    fn the_digest_of_the_archive_may_stand_in_it() {
+        let of = |sha256: &str| parse(format!(r#"{{"release":"v1","sha256":{sha256}}}"#).as_bytes());
+        let hex = "ab".repeat(32);
+        assert_eq!(of(&format!("\"{}\"", hex.to_uppercase())).unwrap().sha256, Some(hex));
+        assert_eq!(of("null").unwrap().sha256, None);
+        for wrong in ["\"\"", "\"abc\"", "7"] {
+            assert_eq!(of(wrong).unwrap_err().reason, Reason::PointerInvalid, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_and_none_of_it_is_repeated() {
+        let bad: [&[u8]; 14] = [
             br#"{"release":"(fallback_dir)"}"#,
+            br#"{"release":"v1","previous":"(fallback_dir)"}"#,
             b"",
             b" \n",
             b"\xff\xfe",
-            b"v1\nv2",
-            b"../etc",
+            b"secret\nsecret",
+            b"../secret",
             b"{}",
-            br#"{"release":"a b"}"#,
-            br#"{"release":"v1","sequence":-1}"#,
+            br#"{"password":"secret"}"#,
+            br#"{"release":"a secret"}"#,
+            br#"{"release":{"a":"secret"}}"#,
+            br#"{"release":"v1","sequence":"secret"}"#,
+            b"\"secret\nsecret\"",
+            &[b's'; 200],
         ];
         for bytes in bad {
             let trouble = parse(bytes).unwrap_err();
             assert_eq!(trouble.reason, Reason::PointerInvalid);
+            assert!(!trouble.message.contains("secret"), "{}", trouble.message);
         }
-        assert!(parse(b"{\"release\":7}").unwrap_err().message.contains("found \"{\\\"release\\\":7}\""));
+        let shape = parse(b"two\nlines").unwrap_err().message;
+        assert!(shape.contains("neither JSON nor a release id: 2 lines, 9 bytes"), "{shape}");
     }
 
     #[test]

@@ -2,21 +2,24 @@
 
 use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
-use hyper::{Response, StatusCode, Uri, body::Bytes};
+use http_body_util::Full;
+use hyper::{HeaderMap, Request, Response, StatusCode, body::Bytes};
 use serde_json::Value;
-use tokio::{net::TcpStream, sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    config::Verify,
+    config::{HealthUrl, Verify, parse_header},
     core::{self, Probe, ProcessKey},
     http_get, procs,
     procs::Acceptor,
     revision::ReleaseId,
+    sockets,
 };
 
+mod dial;
 mod paused;
 
-use paused::Paused;
+use dial::Dialled;
 
 /// A server that has a thread free accepts at once; one that has none is asked all the same. Some servers
 /// close the connection with their answer, so that this is the time to look.
@@ -28,6 +31,10 @@ const BEFORE_THE_REQUEST: &[Duration] = &[
     Duration::from_millis(80),
 ];
 const AFTER_THE_ANSWER: &[Duration] = &[Duration::ZERO];
+
+/// So many bytes of an answer are looked at for people, and so many characters shown.
+const LOOKED_AT: usize = 4096;
+const SHOWN: usize = 120;
 
 /// Our end of a connection, and the server's.
 type Ends = (SocketAddr, SocketAddr);
@@ -43,9 +50,8 @@ pub struct InvalidUrl {
 /// The app's health path.
 #[derive(Debug, Clone)]
 pub struct Prober {
-    host: String,
-    address: String,
-    path: String,
+    url: HealthUrl,
+    headers: HeaderMap,
     release_header: Option<String>,
     release_field: Option<String>,
     pid_field: Option<String>,
@@ -61,26 +67,31 @@ pub struct Answer {
     pub release: Option<String>,
     /// The process that gave it, where that is known.
     pub by: Option<ProcessKey>,
+    /// How its text begins, for people.
+    pub begins: Option<String>,
+}
+
+/// What one probe came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// For the core.
+    pub answer: core::Answer,
+    /// What was asked and what came instead of a good answer.
+    pub failure: Option<String>,
 }
 
 impl Prober {
-    /// Will ask `url`, by plain HTTP, with `verify.timeout` for connection and answer together. Where
+    /// Will ask `url`, with `verify.timeout` for connection and answer together. Where
     /// a header or a field for it is configured, the answer must name the release meant.
     ///
     /// # Errors
-    /// When the URL is no `http://` one.
+    /// When the URL names no place that can be asked.
     pub fn new(url: &str, section: &Verify) -> Result<Self, InvalidUrl> {
-        let invalid = |why: &str| InvalidUrl { url: url.to_owned(), why: why.to_owned() };
-        let uri: Uri = url.parse().map_err(|e: hyper::http::uri::InvalidUri| invalid(&e.to_string()))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(invalid("must begin with http://, as this pod reaches the app itself"));
-        }
-        let host = uri.authority().ok_or_else(|| invalid("names no host"))?.to_string();
-        let name = uri.host().unwrap_or_default();
-        let address = format!("{name}:{}", uri.port_u16().unwrap_or(80));
-        let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        let invalid = |why: String| InvalidUrl { url: url.to_owned(), why };
+        let url = HealthUrl::parse(url).map_err(invalid)?;
+        let headers = section.headers.iter().filter_map(|header| parse_header(header).ok()).collect();
         let Verify { release_header, release_field, pid_field, timeout: limit, .. } = section.clone();
-        Ok(Self { host, address, path, release_header, release_field, pid_field, limit })
+        Ok(Self { url, headers, release_header, release_field, pid_field, limit })
     }
 
     /// Whether a healthy answer names its release.
@@ -92,13 +103,30 @@ impl Prober {
     /// answered is found out as well, where it can be.
     ///
     /// Healthy is any 2xx, as Rails' own `/up` answers; a redirect may lead anywhere and proves nothing.
-    pub async fn probe(&self, release: Option<&ReleaseId>, workers: &[(i32, ProcessKey)]) -> core::Answer {
-        match self.ask(workers).await {
+    pub async fn probe(&self, release: Option<&ReleaseId>, workers: &[(i32, ProcessKey)]) -> Said {
+        let asked = self.ask(workers).await;
+        let by = asked.as_ref().ok().and_then(|answer| answer.by);
+        match asked {
             Ok(answer) if answer.status.is_success() => {
-                core::Answer { by: answer.by, probe: self.compare(&answer, release) }
+                let probe = self.compare(&answer, release);
+                Said { answer: core::Answer { by, probe }, failure: None }
             }
-            Ok(answer) => core::Answer { by: answer.by, probe: Probe::Unhealthy },
-            Err(_) => core::Answer { by: None, probe: Probe::Unhealthy },
+            asked => {
+                let failure = Some(self.failure(&asked));
+                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure }
+            }
+        }
+    }
+
+    /// What was asked and what came, for people.
+    fn failure(&self, asked: &Result<Answer, String>) -> String {
+        let question = format!("GET {} on {}", self.url.path, self.url.place());
+        match asked {
+            Err(why) => format!("{question} failed: {why}"),
+            Ok(answer) => {
+                let begins = answer.begins.as_ref().map(|text| format!("; the answer says {text:?}"));
+                format!("{question} answered {} (wanted 2xx){}", answer.status, begins.unwrap_or_default())
+            }
         }
     }
 
@@ -112,10 +140,13 @@ impl Prober {
 
     async fn ask(&self, workers: &[(i32, ProcessKey)]) -> Result<Answer, String> {
         let begun = Instant::now();
-        let connected = tokio::time::timeout(self.limit, TcpStream::connect(&self.address)).await;
+        let connected = tokio::time::timeout(self.limit, Dialled::to(&self.url.at)).await;
         let late = |_| format!("no connection within {:?}", self.limit);
-        let stream = connected.map_err(late)?.map_err(|error| error.to_string())?;
-        let ends = stream.local_addr().ok().zip(stream.peer_addr().ok()).filter(|_| !workers.is_empty());
+        let stream = connected.map_err(late)??;
+        if let Some((local, _)) = stream.ends() {
+            sockets::own::remember(local);
+        }
+        let ends = stream.ends().filter(|_| !workers.is_empty());
         let (go_on, gate) = oneshot::channel();
         let by_kernel = OnceLock::new();
         let early = async {
@@ -131,15 +162,27 @@ impl Prober {
             }
         };
         let left = self.limit.saturating_sub(begun.elapsed());
-        let stream = Paused::until(gate, stream);
-        let asked = http_get::get_and(stream, &self.host, &self.path, left, late);
+        let asked = async {
+            let stream = tokio::time::timeout(left, stream.paused(gate)).await;
+            let stream = stream.map_err(|_| format!("no answer within {left:?}"))??;
+            let asked = http_get::get_and(stream, &self.url.host, self.request()?, left, late);
+            asked.await.map_err(|error| error.to_string())
+        };
         let ((), asked) = tokio::join!(early, asked);
-        let (answer, by_kernel) = asked.map_err(|e| e.to_string())?;
+        let (answer, by_kernel) = asked?;
         let body = || serde_json::from_slice::<Value>(answer.body()).ok();
         let json = if self.release_field.is_some() || self.pid_field.is_some() { body() } else { None };
         let release = self.named_release(&answer, json.as_ref());
         let named = || named_process(json.as_ref()?, self.pid_field.as_ref()?, workers);
-        Ok(Answer { status: answer.status(), release, by: by_kernel.or_else(named) })
+        let begins = beginning(answer.body());
+        Ok(Answer { status: answer.status(), release, by: by_kernel.or_else(named), begins })
+    }
+
+    fn request(&self) -> Result<Request<Full<Bytes>>, String> {
+        let request = Request::builder().uri(&self.url.path).body(Full::default());
+        let mut request = request.map_err(|error| error.to_string())?;
+        request.headers_mut().extend(self.headers.clone());
+        Ok(request)
     }
 
     fn named_release(&self, answer: &Response<Bytes>, json: Option<&Value>) -> Option<String> {
@@ -156,6 +199,15 @@ impl Prober {
         let Some(release) = release.filter(|_| self.names_release()) else { return Probe::Healthy };
         if answer.release.as_deref() == Some(release.as_str()) { Probe::Healthy } else { Probe::OtherRelease }
     }
+}
+
+/// The title of a page, else the first line of a text.
+fn beginning(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body.get(..LOOKED_AT).unwrap_or(body)).into_owned();
+    let title = text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
+    let line =
+        title.map_or_else(|| text.lines().find(|line| !line.trim().is_empty()), |(title, _)| Some(title))?;
+    Some(line.trim().chars().take(SHOWN).collect())
 }
 
 /// `build.release`, or `0.release` in a list.
@@ -223,7 +275,7 @@ mod tests {
 
     async fn told(path: &str, section: Verify, release: &str, workers: &[(i32, ProcessKey)]) -> core::Answer {
         let prober = Prober::new(&format!("{}{path}", app().await), &section).unwrap();
-        prober.probe(Some(&release.parse().unwrap()), workers).await
+        prober.probe(Some(&release.parse().unwrap()), workers).await.answer
     }
 
     async fn ask(path: &str, header: Option<&str>, release: &str, timeout: Duration) -> Probe {
@@ -261,7 +313,10 @@ mod tests {
         assert_eq!(ask("/hangs", None, "v2", Duration::from_millis(50)).await, Probe::Unhealthy);
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let nobody = Prober::new(&format!("http://{free}/up"), &Verify::default()).unwrap();
-        assert_eq!(nobody.probe(None, &[]).await, core::Answer { by: None, probe: Probe::Unhealthy });
+        let said = nobody.probe(None, &[]).await;
+        assert_eq!(said.answer, core::Answer { by: None, probe: Probe::Unhealthy });
+        let failure = said.failure.unwrap();
+        assert!(failure.starts_with(&format!("GET /up on {free} failed: Connection refused")), "{failure}");
     }
 
     #[tokio::test]
@@ -295,10 +350,89 @@ mod tests {
         }
     }
 
+    /// Rails' host authorization and `force_ssl` in one.
+    async fn picky() -> Router {
+        let answer = async |headers: axum::http::HeaderMap| {
+            let is = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+            match (is("host", "shop.example.com"), is("x-forwarded-proto", "https")) {
+                (true, true) => (StatusCode::OK, "up"),
+                (true, false) => (StatusCode::MOVED_PERMANENTLY, ""),
+                _ => (StatusCode::FORBIDDEN, "<html><head><title>Blocked host: x</title></head>"),
+            }
+        };
+        Router::new().route("/up", get(answer))
+    }
+
+    fn with_headers(headers: &[&str]) -> Verify {
+        Verify { headers: headers.iter().map(ToString::to_string).collect(), ..Verify::default() }
+    }
+
+    #[tokio::test]
+    async fn the_headers_that_the_app_wants_are_sent_and_what_came_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = picky().await;
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let url = format!("http://{address}/up");
+        let ask = async |headers: &[&str]| {
+            Prober::new(&url, &with_headers(headers)).unwrap().probe(None, &[]).await
+        };
+        let blocked = ask(&[]).await;
+        let expected = format!(
+            "GET /up on {address} answered 403 Forbidden (wanted 2xx); the answer says \"Blocked host: x\""
+        );
+        assert_eq!((blocked.answer.probe, blocked.failure.unwrap()), (Probe::Unhealthy, expected));
+        let moved = ask(&["Host: shop.example.com"]).await;
+        assert!(moved.failure.unwrap().ends_with("answered 301 Moved Permanently (wanted 2xx)"));
+        let well = ask(&["Host: shop.example.com", "X-Forwarded-Proto: https"]).await;
+        assert_eq!((well.answer.probe, well.failure), (Probe::Healthy, None));
+    }
+
+    #[tokio::test]
+    async fn an_app_on_a_unix_socket_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("app.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let app = picky().await;
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let url = format!("unix://{}:/up", socket.display());
+        let section = with_headers(&["Host: shop.example.com", "X-Forwarded-Proto: https"]);
+        assert_eq!(Prober::new(&url, &section).unwrap().probe(None, &[]).await.answer.probe, Probe::Healthy);
+        let said = Prober::new(&url, &Verify::default()).unwrap().probe(None, &[]).await;
+        assert!(said.failure.unwrap().contains("app.sock answered 403"));
+    }
+
+    #[tokio::test]
+    async fn an_app_that_speaks_tls_is_asked_whatever_its_certificate_says() {
+        let certificate = rcgen::generate_simple_self_signed(vec!["elsewhere.invalid".into()]).unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+        let tls =
+            rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.cert.der().clone()], key)
+                .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nup").await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+        });
+        let prober = Prober::new(&format!("https://{address}/up"), &Verify::default()).unwrap();
+        let us = (i32::try_from(std::process::id()).unwrap(), ProcessKey(7));
+        let said = prober.probe(None, &[us]).await;
+        assert_eq!((said.answer.probe, said.failure, said.answer.by), (Probe::Healthy, None, Some(us.1)));
+    }
+
     #[test]
     fn what_cannot_be_asked_is_refused_with_the_reason() {
-        for (url, why) in [("https://localhost/up", "http://"), ("/up", "http://"), ("http://", "verify.url")]
-        {
+        for (url, why) in [("https://a/up", "own app"), ("/up", "http://"), ("http://", "verify.url")] {
             let error = Prober::new(url, &Verify::default()).unwrap_err().to_string();
             assert!(error.contains(why), "{url}: {error}");
         }

@@ -12,11 +12,14 @@ use std::{
 };
 
 use procfs::{ProcError, process::Process as ProcDir};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
 use sha2::{Digest, Sha256};
 
 use crate::core::{GenerationKey, ProcessKey};
 
+mod descent;
+mod error;
 /// Who uses a directory.
 pub mod in_use;
 /// Which files of releases are loaded.
@@ -25,6 +28,8 @@ mod peer;
 mod root;
 mod unix;
 
+pub use descent::{Descent, age_ms, same_user, share_a_socket};
+pub use error::ProcsError;
 pub use peer::{Acceptor, acceptor};
 pub use root::in_root_of;
 pub use unix::unix_sockets;
@@ -32,54 +37,8 @@ pub use unix::unix_sockets;
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
 
-/// Why a process could not be looked into or signalled.
-#[derive(Debug, thiserror::Error)]
-pub enum ProcsError {
-    /// It is gone, or a zombie.
-    #[error("process {0} is gone")]
-    Gone(i32),
-    /// The kernel does not let us.
-    #[error("process {0} belongs to somebody else: run the agent as the same user")]
-    NotPermitted(i32),
-    /// It changed while it was looked at, as in an exec. Worth another look.
-    #[error("process {0} changed while it was looked at")]
-    Torn(i32),
-    /// The pid is alive, but it is not the image that was meant.
-    #[error("process {0} is another image than the one meant")]
-    AnotherImage(i32),
-    /// Nobody may ever signal this one: pid 1, or the agent itself.
-    #[error("process {0} must never be signalled")]
-    OffLimits(i32),
-    /// Anything else.
-    #[error("reading /proc/{pid}: {source}")]
-    Io {
-        /// Which process.
-        pid: i32,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-impl ProcsError {
-    fn of(pid: i32, error: ProcError) -> Self {
-        match error {
-            ProcError::PermissionDenied(_) => Self::NotPermitted(pid),
-            ProcError::NotFound(_) => Self::Gone(pid),
-            ProcError::Io(source, _) => Self::io(pid, source),
-            ProcError::Incomplete(_) | ProcError::Other(_) | ProcError::InternalError(_) => Self::Torn(pid),
-        }
-    }
-
-    fn io(pid: i32, source: io::Error) -> Self {
-        const NO_SUCH_PROCESS: i32 = 3;
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => Self::NotPermitted(pid),
-            io::ErrorKind::NotFound => Self::Gone(pid),
-            _ if source.raw_os_error() == Some(NO_SUCH_PROCESS) => Self::Gone(pid),
-            _ => Self::Io { pid, source },
-        }
-    }
-}
+/// Whatever a process writes there, in bytes.
+const LONGEST_TITLE: u64 = 64 << 10;
 
 /// One process: a pid together with the time it started at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -160,6 +119,16 @@ impl Image {
             _ => Err(ProcsError::AnotherImage(self.process.pid)),
         })
     }
+
+    /// The same, to none that somebody has stopped (SIGSTOP, a debugger).
+    ///
+    /// # Errors
+    /// As [`Image::signal`].
+    pub fn signal_if_it_runs(self, signal: Signal) -> Result<(), ProcsError> {
+        let pid = self.process.pid;
+        let stat = ProcDir::new(pid).and_then(|dir| dir.stat()).map_err(|e| ProcsError::of(pid, e))?;
+        if matches!(stat.state, 'T' | 't') { Err(ProcsError::Torn(pid)) } else { self.signal(signal) }
+    }
 }
 
 impl ProcessId {
@@ -181,7 +150,12 @@ impl ProcessId {
         let target = Pid::from_raw(pid).filter(|_| !off_limits).ok_or(ProcsError::OffLimits(pid))?;
         let fd = pidfd_open(target, PidfdFlags::empty()).map_err(|e| ProcsError::io(pid, e.into()))?;
         is_meant()?;
-        pidfd_send_signal(&fd, signal).map_err(|e| ProcsError::io(pid, e.into()))
+        pidfd_send_signal(&fd, signal).map_err(|error| match error {
+            Errno::ACCESS => ProcsError::SignalDenied { pid, errno: "EACCES" },
+            // Another user's is refused before, by `may_signal`.
+            Errno::PERM if may_signal(pid) => ProcsError::SignalDenied { pid, errno: "EPERM" },
+            error => ProcsError::io(pid, error.into()),
+        })
     }
 }
 
@@ -225,7 +199,7 @@ fn alive(dir: &ProcDir) -> Result<(ProcessId, i32), ProcsError> {
 
 fn title(dir: &ProcDir) -> Result<String, ProcError> {
     let mut raw = Vec::new();
-    dir.open_relative("cmdline")?.read_to_end(&mut raw)?;
+    dir.open_relative("cmdline")?.take(LONGEST_TITLE).read_to_end(&mut raw)?;
     Ok(String::from_utf8_lossy(&raw).trim_end_matches('\0').replace('\0', " "))
 }
 
@@ -286,9 +260,14 @@ impl fmt::Display for Credentials {
     }
 }
 
-/// Whether we may signal this process.
+/// Whether we may signal this process. Root could signal any; but beside another user's app it would also follow
+/// whatever that user plants on the volume: only root's own are meant for it.
 pub fn may_signal(pid: i32) -> bool {
-    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::PERM))
+    let roots = || Credentials::of(pid).is_ok_and(|theirs| theirs.uid == 0);
+    if rustix::process::geteuid().is_root() && !roots() {
+        return false;
+    }
+    Pid::from_raw(pid).is_some_and(|pid| !matches!(test_kill_process(pid), Err(Errno::PERM | Errno::ACCESS)))
 }
 
 /// Which signals a process has handlers for: bit `n - 1` for signal `n`.

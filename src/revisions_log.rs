@@ -5,12 +5,15 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,10 +22,12 @@ mod neighbours;
 pub use neighbours::neighbours;
 
 use crate::{
+    beneath::{self, Held},
     core::{Reason, Record, Trouble},
     failpoint,
     procs::ProcessId,
     revision::{RecordEvent, Revision},
+    volume,
 };
 
 /// What the journals of all pods add up to.
@@ -40,11 +45,24 @@ const KEEP_REJECTED: usize = 200;
 /// What is read at most; a journal is compacted long before.
 const READ_LIMIT_BYTES: u64 = 16 << 20;
 
+/// Where each pod has a directory.
+const PODS: &str = ".pitstop/pods";
+const FILE: &str = "revisions.log";
+
 /// The path of a pod's journal.
 pub fn path(deploy_to: &Path, pod: &str) -> PathBuf {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let pod: String = pod.chars().map(|c| if plain(c) { c } else { '_' }).collect();
-    deploy_to.join(".pitstop/pods").join(pod).join("revisions.log")
+    deploy_to.join(PODS).join(pod).join(FILE)
+}
+
+/// The volume's root and the journal below it: nothing in between is followed if it is a link, as others may write
+/// there.
+fn place(path: &Path) -> (&Path, &Path) {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let pods = folder.parent().unwrap_or(folder);
+    let root = if pods.ends_with(PODS) { pods.ancestors().nth(2).unwrap_or(folder) } else { folder };
+    (root, path.strip_prefix(root).unwrap_or(path))
 }
 
 /// Within what a moment and a process id mean something: this boot of the kernel, and this life of
@@ -113,16 +131,25 @@ impl Log {
     }
 
     fn trouble(&self, error: &io::Error) -> Trouble {
-        let reason = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::NoSpace,
-            _ => Reason::VolumeUnavailable,
-        };
-        Trouble::new(reason, format!("{}: {error}", self.path.display()))
+        let (path, kind) = (self.path.display(), error.kind());
+        let error = beneath::plain_error(error);
+        match kind {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let full = volume::full(&self.path);
+                Trouble::new(Reason::NoSpace, format!("{full}: free space on it ({path}: {error})"))
+            }
+            io::ErrorKind::InvalidInput => {
+                let message = format!("{path} is not a regular file: move it away, pitstop makes a new one");
+                Trouble::new(Reason::VolumeUnavailable, message)
+            }
+            _ => Trouble::new(Reason::VolumeUnavailable, format!("{path}: {error}")),
+        }
     }
 
     fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        match File::open(&self.path) {
+        let (root, journal) = place(&self.path);
+        match beneath::file(root, journal) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             file => drop(file?.take(READ_LIMIT_BYTES).read_to_end(&mut bytes)?),
         }
@@ -166,40 +193,57 @@ impl Log {
     }
 
     fn open_for_append(&self) -> io::Result<File> {
-        let open = || File::options().read(true).write(true).open(&self.path);
+        let (root, journal) = place(&self.path);
+        let open = || {
+            let folder = Held::open(root, journal.parent().unwrap_or(Path::new("")))?;
+            folder.file(self.name(), OFlags::RDWR)
+        };
         match open() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.create(),
+            // Another name of it may lie anywhere: what is written is a file of our own.
+            Ok(file) if file.metadata()?.nlink() > 1 => {
+                self.rewrite(&self.read()?)?;
+                open()
+            }
             file => file,
         }
     }
 
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
     /// A new journal whose name survives a crash as well, with all directories that lead to it.
     fn create(&self) -> io::Result<File> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir)?;
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path)?;
-        for dir in dir.ancestors().take(4).filter(|d| !d.as_os_str().is_empty()) {
-            File::open(dir)?.sync_all()?;
+        let (root, journal) = place(&self.path);
+        let folder = journal.parent().unwrap_or(Path::new(""));
+        let file = Held::make(root, folder)?.file(self.name(), OFlags::RDWR | OFlags::CREATE)?;
+        for dir in folder.ancestors() {
+            Held::open(root, dir)?.sync()?;
         }
         Ok(file)
     }
 
     /// Rewrites a journal that has grown long, with what still matters.
     fn compact(&self) -> io::Result<()> {
-        if fs::metadata(&self.path)?.len() <= COMPACT_ABOVE_BYTES {
+        if fs::symlink_metadata(&self.path)?.len() <= COMPACT_ABOVE_BYTES {
             return Ok(());
         }
         let bytes = self.read()?;
         let all: Vec<(&[u8], Record)> = lines(&bytes).filter_map(|l| Some((l, parse(l)?))).collect();
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut temp = tempfile::Builder::new().prefix(".revisions-").tempfile_in(dir)?;
-        for line in kept(&all) {
-            temp.write_all(line)?;
-            temp.write_all(b"\n")?;
-        }
+        let text: Vec<u8> = kept(&all).into_iter().flat_map(|line| [line, b"\n"].concat()).collect();
+        self.rewrite(&text)
+    }
+
+    /// Puts a new file in its place.
+    fn rewrite(&self, text: &[u8]) -> io::Result<()> {
+        let (root, journal) = place(&self.path);
+        let dir = Held::open(root, journal.parent().unwrap_or(Path::new("")))?;
+        let mut temp = tempfile::Builder::new().prefix(".revisions-").tempfile_in(dir.path())?;
+        temp.write_all(text)?;
         temp.as_file().sync_all()?;
-        temp.persist(&self.path).map_err(|e| e.error)?;
-        File::open(dir)?.sync_all()
+        temp.persist(dir.join(self.name())).map_err(|e| e.error)?;
+        dir.sync()
     }
 }
 

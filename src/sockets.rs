@@ -10,6 +10,7 @@
 
 mod diag;
 mod ends;
+pub(crate) mod own;
 
 pub use ends::Ends;
 
@@ -84,6 +85,9 @@ fn proc_row(entry: &TcpNetEntry) -> Row {
             sent: None,
             last_received_ms: None,
             last_sent_ms: None,
+            ours: own::is(entry.remote_address),
+            half_closed: entry.state == TcpState::CloseWait,
+            lost: false,
         },
     }
 }

@@ -2,7 +2,7 @@
 
 mod story;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
@@ -66,6 +66,7 @@ impl Snapshot {
             hold: None,
             back: None,
             retry_at: None,
+            moving: None,
         };
         Self {
             at,
@@ -162,8 +163,21 @@ pub struct DrainStatus {
     pub peers_not_quiet: usize,
     /// Requests in flight at the last look; `null` when nothing can tell.
     pub requests_in_flight: Option<u32>,
+    /// Those that the socket table shows, the oldest first; at most ten.
+    pub requests: Vec<RequestStatus>,
     /// Websockets and hijacked connections that are open, whether they are waited for or not.
     pub upgraded: u32,
+    /// Deploys wait for it. Not for a stray call, which is held and means nothing.
+    pub holds_deploys: bool,
+}
+
+/// A request in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RequestStatus {
+    /// Whose.
+    pub peer: IpAddr,
+    /// For how long it has been there.
+    pub seconds: f64,
 }
 
 /// What /prestop answers.
@@ -234,6 +248,7 @@ fn rejections(snapshot: &Snapshot) -> Vec<Rejection> {
 
 impl DrainStatus {
     fn of(drain: &DrainView, answer: Option<&Answer>, now: Moment) -> Self {
+        let answer = answer.filter(|_| drain.answered);
         let held_ms = answer.map_or(now.since(drain.began), |answer| answer.held_ms);
         let left_ms = if drain.answered { 0 } else { drain.deadline.since(now) };
         Self {
@@ -244,7 +259,13 @@ impl DrainStatus {
             waits_for: drain.waits_for.clone(),
             peers_not_quiet: drain.peers_not_quiet,
             requests_in_flight: drain.requests_in_flight,
+            requests: drain
+                .in_work
+                .iter()
+                .map(|request| RequestStatus { peer: request.peer, seconds: seconds(request.age_ms) })
+                .collect(),
             upgraded: drain.upgraded,
+            holds_deploys: drain.meant,
         }
     }
 }
@@ -270,7 +291,10 @@ mod tests {
     use super::*;
     use crate::{
         app_server::WorkerDescription,
-        core::{ProcessKey, drain::Evidence},
+        core::{
+            ProcessKey,
+            drain::{Evidence, InWork},
+        },
         finding::{Code, Severity},
     };
 
@@ -381,11 +405,13 @@ mod tests {
         let mut snapshot = rejected_move();
         snapshot.drain = Some(DrainView {
             drain_id: 58_000,
+            meant: true,
             began: Moment(58_000),
             deadline: Moment(76_000),
             waits_for: vec![WaitsFor::Quiet, WaitsFor::InFlight],
             peers_not_quiet: 2,
             requests_in_flight: Some(1),
+            in_work: vec![InWork { peer: [10, 0, 3, 7].into(), age_ms: 9_400 }],
             upgraded: 3,
             evidence: Evidence { control: true, sockets: true, ends: true },
             answered: false,
@@ -404,7 +430,14 @@ mod tests {
           ],
           "peers_not_quiet": 2,
           "requests_in_flight": 1,
-          "upgraded": 3
+          "requests": [
+            {
+              "peer": "10.0.3.7",
+              "seconds": 9.4
+            }
+          ],
+          "upgraded": 3,
+          "holds_deploys": true
         }
         "#);
     }
@@ -428,7 +461,8 @@ mod tests {
             waits: Vec::new(),
             last_peer: None,
             upgraded: 0,
-            cut: Vec::new(),
+            left: Vec::new(),
+            stuck_ms: None,
             evidence: Evidence { control: true, sockets: true, ends: true },
         };
         insta::assert_json_snapshot!(PrestopAnswer::from(&answer), @r#"

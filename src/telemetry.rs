@@ -10,6 +10,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use serde::Serialize;
+
 use crate::{config::LogFormat, core::Attempt};
 
 /// Sends logs to standard error. `RUST_LOG` chooses the level, also per target (`warn,pitstop=debug`);
@@ -25,6 +27,17 @@ pub fn init(format: LogFormat) {
         LogFormat::Json => registry.with(logs.json().flatten_event(true).with_span_list(false)).try_init(),
         LogFormat::Text => registry.with(logs.with_target(false)).try_init(),
     };
+}
+
+/// Milliseconds for people: seconds with one decimal.
+pub fn seconds(ms: u64) -> f64 {
+    (ms as f64 / 100.0).round() / 10.0
+}
+
+/// How a value is called wherever users meet it: never as Rust would print it.
+pub fn word(value: impl Serialize) -> String {
+    let value = serde_json::to_value(value).ok();
+    value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().into()
 }
 
 /// Names the deploys of one process of the agent.

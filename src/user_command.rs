@@ -12,7 +12,9 @@ use std::{
 };
 
 use humantime::format_duration as show;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process_group, prlimit, waitid,
+};
 use tokio::sync::oneshot;
 
 mod output;
@@ -180,7 +182,9 @@ impl UserCommand {
         for name in ours.filter(|name| is_ours(&name.to_string_lossy())) {
             command.env_remove(name);
         }
-        Ok((command.envs(variables.iter().copied()).spawn()?, output))
+        let child = command.envs(variables.iter().copied()).spawn()?;
+        unlimited(Pid::from_child(&child));
+        Ok((child, output))
     }
 
     /// Waits without reaping: as long as it is not reaped, its number is nobody else's.
@@ -202,6 +206,12 @@ impl UserCommand {
             }
         }
     }
+}
+
+/// The limit of the agent's own memory is not for what the user runs.
+fn unlimited(process: Pid) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Data);
+    let _ = prlimit(Some(process), Resource::Data, Rlimit { current: maximum, maximum });
 }
 
 /// Of our environment, what the app must not see or might mistake for its own.

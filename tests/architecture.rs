@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["user_command"],
     &["http_get", "procs", "sockets", "volume"],
     &["config", "failpoint"],
+    &["beneath"],
     &["plain_file"],
     &["core"],
     &["finding", "revision"],

@@ -250,6 +250,11 @@ fn an_unhealthy_release_is_taken_back() {
     for mode in [PHASED, HOT] {
         let pod = Pod::start(Setup::default(), mode);
         assert_eq!(pod.survives(App::UnhealthyPath), "probe_failed", "{mode}");
+        let told = format!("GET /up on 127.0.0.1:{} answered 5", pod.puma.port());
+        let status = pod.agent.status().unwrap();
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains(&told) && message.contains("(wanted 2xx)"), "{status}");
+        assert!(pod.agent_said(&told), "the log says what was asked and what came");
         pod.takes_a_good_release();
     }
 }

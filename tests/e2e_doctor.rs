@@ -109,6 +109,41 @@ fn e2e_what_doctor_finds_of_puma_is_what_status_shows() {
         assert_eq!(of(&report).len(), 1, "{code}: {report:#}");
         assert_eq!(of(&report), of(&status), "{code}");
     }
+    // What the agent tells, the configuration's notes among it, is not said a second time.
+    let all: Vec<_> = report["findings"].as_array().unwrap().iter().map(|finding| &finding["code"]).collect();
+    let once: std::collections::BTreeSet<_> = all.iter().map(|code| code.as_str()).collect();
+    assert_eq!(all.len(), once.len(), "{all:?}");
+}
+
+#[test]
+fn e2e_a_newborn_pod_without_a_pointer_says_that_and_not_that_puma_is_missing() {
+    let puma = PumaRig::empty(Setup::default());
+    let mut pod = Pod { agent: AgentRig::prepare(Path::new(PITSTOP), &puma), puma };
+    std::fs::create_dir_all(pod.agent.store().join("releases")).unwrap();
+    pod.agent.start();
+    let startup = until("the probe's reason", || {
+        let answer = pod.agent.get("/startup").ok()?;
+        let body: Value = serde_json::from_str(&answer.body).ok()?;
+        (body["reason"] == "pointer_unreadable").then_some(body)
+    });
+    assert!(startup["message"].as_str().unwrap().contains("pitstop promote"), "{startup}");
+    // Also when the app server was looked at.
+    let seen = r#"pitstop_reason{reason="app_server_missing"}"#;
+    let series = r#"pitstop_reason{reason="pointer_unreadable"}"#;
+    until("the metric", || (pod.agent.metric(series) == Some(1.0)).then_some(()));
+    assert_eq!(pod.agent.metric(seen), Some(0.0));
+    let status = pod.agent.status().unwrap();
+    assert_eq!(status["reason"], "pointer_unreadable", "{status:#}");
+    let (code, report) = pod.doctor(&[]);
+    assert_eq!((code, codes(&report, "broken")), (Some(1), vec!["POINTER_UNREADABLE".into()]), "{report:#}");
+    assert!(about(&report, "unknown").contains(&"Puma".to_owned()), "{report:#}");
+    assert!(!codes(&status, "broken").contains(&"APP_SERVER_MISSING".to_owned()), "{status:#}");
+    // A release makes it whole.
+    pod.agent.publish(&pod.puma, App::Good, "v1");
+    pod.agent.promote("v1");
+    until("the release", || (pod.agent.get("/startup").ok()?.status == 200).then_some(()));
+    pod.puma.run();
+    pod.agent.wait_in_sync("v1");
 }
 
 #[test]

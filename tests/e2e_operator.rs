@@ -44,7 +44,7 @@ fn e2e_a_night_with_the_operators_commands() {
     until("the proof is written down", || agent.status().filter(|status| status["stage"] == "steady"));
     says(&agent, &["status"], &["rig: in sync, for ", "running   v1", "next      the pointer's next move"]);
 
-    says(&agent, &["pause"], &["no deploy begins until `pitstop resume`"]);
+    says(&agent, &["pause", "--why", "a long import, until 9"], &["no deploy begins until `pitstop resume`"]);
     says(&agent, &["pause"], &["paused already"]);
     agent.publish(&puma, App::Good, "v2");
     agent.promote("v2");
@@ -53,9 +53,14 @@ fn e2e_a_night_with_the_operators_commands() {
     let output = agent.command(&["status"]).unwrap();
     let status = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "out of sync");
-    for part in
-        ["not in sync", "desired   v2 (move 2)", "(held, for ", "next      nothing until `pitstop resume`"]
-    {
+    for part in [
+        "not in sync",
+        "desired   v2 (move 2)",
+        "(held, for ",
+        "next      nothing until `pitstop resume`",
+        "deploys are paused in this pod: `pitstop resume` goes on (since 20",
+        ": a long import, until 9)",
+    ] {
         assert!(status.contains(part), "{part:?} is missing in\n{status}");
     }
     says(&agent, &["resume"], &["with v2#2"]);

@@ -45,7 +45,7 @@ fn drain(puma: &Puma, mut each: impl FnMut()) -> Answer {
         let look = runtime.block_on(puma.observe());
         let observation = Observation::new(began, look.sight, look.traffic);
         for effect in drain.observe(now(), &observation) {
-            if let DrainEffect::Answer(answer) = effect {
+            if let DrainEffect::Answer { answer, .. } = effect {
                 return answer;
             }
         }

@@ -11,7 +11,7 @@ use std::{
 use pitstop::{
     core::{
         Moment, Operator, Reason, Trouble,
-        drain::{Answer, DrainResult, Evidence, Undone, WaitsFor},
+        drain::{Answer, DrainResult, Evidence, Origin, Undone, WaitsFor},
     },
     desk::{Command, Desk, Ending, Requests},
     metrics::Metrics,
@@ -98,14 +98,22 @@ impl App {
         self.snapshots.send_modify(|snapshot| change(Arc::make_mut(snapshot)));
     }
 
+    /// What was left at the desk, but for where the kubelet asks from.
     async fn next(&self) -> Command {
-        let next = async { self.requests.lock().await.recv().await.unwrap() };
+        let next = async {
+            loop {
+                match self.requests.lock().await.recv().await.unwrap() {
+                    Command::Kubelet(_) => {}
+                    command => break command,
+                }
+            }
+        };
         tokio::time::timeout(PATIENCE, next).await.expect("no request was left at the desk")
     }
 
     async fn next_prestop(&self) -> tokio::sync::oneshot::Sender<Ending> {
         match self.next().await {
-            Command::Prestop(answer) => answer,
+            Command::Prestop(_, answer) => answer,
             other => panic!("not a drain: {other:?}"),
         }
     }
@@ -122,7 +130,8 @@ fn drained() -> Answer {
         last_peer: None,
         evidence: Evidence::default(),
         upgraded: 0,
-        cut: Vec::new(),
+        left: Vec::new(),
+        stuck_ms: None,
     }
 }
 
@@ -144,6 +153,17 @@ async fn startup_waits_for_a_complete_current() {
     assert_eq!(json(&body), why);
     app.publish(|snapshot| snapshot.current_complete = true);
     assert_eq!(app.get("/startup", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn startup_tells_strangers_the_reason_and_no_words() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "s3cret").unwrap();
+    let app = app(Some(file.path().into())).await;
+    let (code, body) = app.get("/startup", "").await;
+    assert_eq!((code, json(&body)), (503, json!({"pending": ["current"], "reason": "volume_unavailable"})));
+    let (_, body) = app.get("/startup", "Authorization: Bearer s3cret\r\n").await;
+    assert_eq!(json(&body)["message"], "/srv/app does not answer");
 }
 
 #[tokio::test]
@@ -186,6 +206,52 @@ async fn prestop_answers_only_when_the_drain_is_over_and_everybody_who_called() 
 }
 
 #[tokio::test]
+async fn only_the_kubelet_and_who_shows_the_token_say_that_the_pod_ends() {
+    async fn origin(app: &App, headers: &str) -> Origin {
+        let origin = async {
+            let Command::Prestop(origin, answer) = app.next().await else { panic!("not a drain") };
+            answer.send(Ending::Answered(drained())).unwrap();
+            origin
+        };
+        let (answer, origin) = tokio::join!(app.get("/prestop", headers), origin);
+        assert_eq!(answer.0, 200, "{headers}");
+        origin
+    }
+    let open = app(None).await;
+    assert_eq!(origin(&open, "User-Agent: kube-lifecycle/1.33\r\n").await, Origin::PreStop);
+    for stray in ["", "User-Agent: curl/8.5.0\r\n", "User-Agent: not kube-lifecycle/1.33\r\n"] {
+        assert_eq!(origin(&open, stray).await, Origin::Stray, "{stray:?}");
+    }
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "s3cret").unwrap();
+    let guarded = app(Some(file.path().into())).await;
+    assert_eq!(origin(&guarded, "Authorization: Bearer s3cret\r\n").await, Origin::PreStop);
+}
+
+#[tokio::test]
+async fn where_the_kubelet_asks_from_is_noted() {
+    let app = app(None).await;
+    app.get("/ready", "").await;
+    for _ in 0..2 {
+        app.get("/ready", "User-Agent: kube-probe/1.33\r\n").await;
+    }
+    let mut requests = app.requests.lock().await;
+    let Some(Command::Kubelet(address)) = requests.recv().await else { panic!("nothing was noted") };
+    assert!(address.is_loopback());
+    assert!(requests.try_recv().is_err(), "once is enough");
+}
+
+#[tokio::test]
+async fn a_head_request_begins_no_drain() {
+    let app = app(None).await;
+    let stream = TcpStream::connect(("127.0.0.1", app.port)).await.unwrap();
+    let answer = ask(stream, "HEAD /prestop HTTP/1.1\r\nUser-Agent: kube-lifecycle/1.33\r\n").await;
+    assert_eq!(answer.0, 405);
+    let left = app.requests.lock().await.try_recv();
+    assert!(!matches!(left, Ok(Command::Prestop(..))), "it left a request");
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_has_asked_all_the_same() {
     let app = app(None).await;
     let mut caller = TcpStream::connect(("127.0.0.1", app.port)).await.unwrap();
@@ -215,6 +281,7 @@ async fn the_token_guards_all_but_the_probes() {
     assert!(app.requests.lock().await.try_recv().is_err(), "a refused call begins no drain");
     for path in ["/status", "/metrics"] {
         assert_eq!(app.get(path, "Authorization: Bearer s3cret\r\n").await.0, 200, "{path}");
+        assert_eq!(app.get(path, "Authorization: bearer  s3cret\r\n").await.0, 200, "{path}, in lower case");
     }
     assert_eq!(app.get("/live", "").await.0, 200);
     assert_eq!(app.get("/ready", "").await.0, 503);
@@ -276,7 +343,7 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
 
     let asked = ask(UnixStream::connect(&socket).await.unwrap(), "POST /sync?retry=true HTTP/1.1\r\n");
     let obey = async {
-        let Command::Operator(operator, reply) = app.next().await else { panic!("not an operator's") };
+        let Command::Operator(operator, _, reply) = app.next().await else { panic!("not an operator's") };
         reply.send(Ok("looking".into())).unwrap();
         operator
     };

@@ -17,7 +17,7 @@ use pitstop::{
     core::{
         Act, AppServer as Server, Cwd, Generation, GenerationKey, Mode, Moment, Plan, Process, ProcessKey,
         Reason, Sight, Traffic, Trouble,
-        drain::{Budget, DrainResult},
+        drain::{Budget, DrainResult, Origin},
     },
     desk::{Desk, Ending, Requests},
     effects::{Effects, Tools},
@@ -131,7 +131,7 @@ async fn a_panic_does_not_end_an_open_prestop() {
     let snapshots = inputs.snapshots.subscribe();
     let drain = || snapshots.borrow().drain.as_ref().map(|drain| drain.drain_id);
     tokio::spawn(supervise(inputs));
-    let open = tokio::spawn(async move { desk.prestop().await });
+    let open = tokio::spawn(async move { desk.prestop(Origin::PreStop).await });
     until("the drain", || drain().is_some()).await;
     until("its journal", || dir.path().join("state/drain.json").exists()).await;
     let before = drain();

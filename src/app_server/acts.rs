@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
+
 use crate::{
     core::{Reason, Trouble},
-    procs::ProcsError,
+    procs::{Image, ProcsError},
     volume::{Lane, Late},
 };
 
@@ -73,10 +75,34 @@ impl Acts {
     }
 }
 
+impl Acts {
+    /// Whether signals reach this image. A security profile may refuse them where looking is allowed, and that shows
+    /// only when one is sent: SIGCONT does nothing to a process that runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses it. Whatever else keeps it from being sent says nothing of the next one.
+    pub async fn try_signal(&self, name: &str, image: Image) -> Result<(), Trouble> {
+        let whose = name.to_owned();
+        let deed = move |permit: &Permit| {
+            permit.take()?;
+            match image.signal_if_it_runs(Signal::CONT) {
+                Err(error @ ProcsError::SignalDenied { .. }) => Err(not_sent(&whose, &error)),
+                _ => Ok(()),
+            }
+        };
+        match self.carry_out(name, deed).await {
+            Err(trouble) if trouble.reason == Reason::NotPermitted => Err(trouble),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Nothing was sent, for this reason.
 pub(super) fn not_sent(name: &str, error: &ProcsError) -> Trouble {
     let reason = match error {
-        ProcsError::NotPermitted(_) | ProcsError::OffLimits(_) => Reason::NotPermitted,
+        ProcsError::NotPermitted(_) | ProcsError::SignalDenied { .. } | ProcsError::OffLimits(_) => {
+            Reason::NotPermitted
+        }
         ProcsError::Gone(_) | ProcsError::AnotherImage(_) => Reason::MasterGone,
         ProcsError::Torn(_) | ProcsError::Io { .. } => Reason::Internal,
     };

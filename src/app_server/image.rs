@@ -16,7 +16,7 @@ use crate::{
         Reason, Sight, Trouble,
         requirement::{Brought, Requirement},
     },
-    procs,
+    plain_file, procs,
     volume::OneAtATime,
 };
 
@@ -127,8 +127,9 @@ fn architecture(exe: &File) -> Option<&'static str> {
 fn ruby(pid: i32, exe: File, mapped: &BTreeSet<String>) -> Option<String> {
     let library = mapped.iter().find(|path| name(path).starts_with("libruby") && name(path).contains(".so"));
     let Some(library) = library else { return search(exe, described) };
-    let told =
-        File::open(procs::in_root_of(pid, Path::new(library))).ok().and_then(|file| search(file, described));
+    let told = plain_file::open(&procs::in_root_of(pid, Path::new(library)))
+        .ok()
+        .and_then(|file| search(file, described));
     told.or_else(|| library.rsplit_once(".so.").map(|(_, version)| version.to_owned()))
 }
 
@@ -162,8 +163,9 @@ fn libc(pid: i32, mapped: &BTreeSet<String>) -> Option<(&'static str, Option<Str
         let version = version(&text[at + 23..]).trim_end_matches('.');
         (!version.is_empty()).then(|| version.to_owned())
     };
-    let version =
-        File::open(procs::in_root_of(pid, Path::new(library))).ok().and_then(|file| search(file, released));
+    let version = plain_file::open(&procs::in_root_of(pid, Path::new(library)))
+        .ok()
+        .and_then(|file| search(file, released));
     Some(("glibc", version))
 }
 

@@ -7,6 +7,7 @@ pub mod command;
 mod connections;
 mod crew;
 mod eyes;
+mod files;
 mod image;
 /// Passenger, observed through /proc and its core's socket, told over the same.
 pub mod passenger;

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::{
     AppServer, Description, Look,
+    acts::Acts,
     eyes::{Eyes, LIMIT, Patience, Place},
     unseen::{self, Kind},
 };
@@ -18,7 +19,6 @@ use crate::{
     finding::{self, Check},
     procs::ProcessId,
     revision::ReleaseId,
-    volume::Lane,
 };
 
 mod api;
@@ -50,7 +50,7 @@ pub struct Passenger {
     eyes: Eyes,
     api: Api,
     /// Signals: never behind a look that hangs.
-    acts: Lane,
+    acts: Acts,
 }
 
 /// There is no app that could be looked into; what its traffic tells all the same.
@@ -102,7 +102,7 @@ impl Passenger {
             memory: Mutex::default(),
             eyes: Eyes::open(&KIND, place)?,
             api: Api::start()?,
-            acts: Lane::start("acts")?,
+            acts: Acts::start()?,
         })
     }
 

@@ -30,6 +30,7 @@ mod checks;
 pub(super) mod config_file;
 mod control;
 pub(super) mod launch;
+mod loads;
 mod means;
 mod perform;
 mod plan;
@@ -103,6 +104,8 @@ struct Memory {
     proven_ours: bool,
     /// What its image was, and whether that was seen to be a cluster.
     image: Option<(Image, Option<bool>)>,
+    /// The title that this image gave itself. An app may write another one into its place.
+    titled: Option<(Image, title::Master)>,
     /// This image was seen to have a reactor.
     reactor: bool,
     /// The most workers that were seen to serve under this master.
@@ -191,7 +194,11 @@ impl Puma {
         let mut patience = Patience::for_a_start();
         while patience.lasts().await {
             match self.see().await {
-                Ok(view) if view.family.title.is_some() => return checks::of(&view),
+                Ok(view) if view.family.title.is_some() => {
+                    let denied = self.acts.try_signal(KIND.name, view.family.image).await.err();
+                    let denied = denied.map(|trouble| unseen::denied(KIND.name, trouble.message));
+                    return checks::of(&view).into_iter().chain(denied).collect();
+                }
                 Ok(_) | Err(Unseen { sight: Sight::Unclear, .. }) => {}
                 Err(Unseen { sight, .. }) => return self.why_unseen(&sight).await,
             }
@@ -260,14 +267,19 @@ impl Puma {
         }
     }
 
-    async fn ask_around(&self, memory: &mut Memory, family: Family) -> View {
+    async fn ask_around(&self, memory: &mut Memory, mut family: Family) -> View {
         let master = family.image.process;
-        let pids = family.workers.iter().map(|worker| worker.id.pid).chain([master.pid]).collect();
+        let below = family.workers.iter().map(|worker| worker.id.pid);
+        let pids = below.chain(family.others.iter().map(|other| other.id.pid)).chain([master.pid]).collect();
         let (cwds, control, sockets) = tokio::join!(
             self.whereabouts.of(pids),
             self.control.ask(master.pid),
             self.connections(family.ports.clone()),
         );
+        if let Control::Stats(stats) = &control {
+            family.adopt(stats.worker_status.iter().filter_map(|status| status.pid));
+        }
+        memory.remember_title(&mut family);
         memory.learn(&family, &control, cwds.get(&master.pid));
         if memory.setting.is_none() && family.title.is_some() {
             memory.setting = self.setting(&family, memory.command_line.clone()).await;
@@ -305,6 +317,13 @@ impl Puma {
 }
 
 impl Memory {
+    /// An image that had its title once does not lose what that says.
+    fn remember_title(&mut self, family: &mut Family) {
+        let known = self.titled.take().filter(|(image, _)| *image == family.image);
+        family.title = family.title.take().or(known.map(|(_, title)| title));
+        self.titled = family.title.clone().map(|title| (family.image, title));
+    }
+
     fn learn(&mut self, family: &Family, control: &Control, cwd: Option<&Cwd>) {
         let master = family.image.process;
         if self.followed != Some(master) {
@@ -313,6 +332,7 @@ impl Memory {
                 followed: Some(master),
                 proven_ours: self.proven_ours,
                 command_line: seen,
+                titled: self.titled.take(),
                 longest_request_ms: self.longest_request_ms,
                 ..Self::default()
             };

@@ -67,6 +67,13 @@ pub(super) fn of(kind: &Kind, sight: &Sight, narrow: Option<&str>) -> Check {
     Check::found(kind.name, found)
 }
 
+/// It can be looked into, and the kernel refuses signals to it.
+pub(super) fn denied(name: &'static str, message: String) -> Check {
+    let remedy =
+        "give both containers the same appArmorProfile and seLinuxOptions, or allow signals between them";
+    Check::found(name, Finding::broken(Code::AppServerNotPermitted, message, remedy))
+}
+
 fn missing(kind: &Kind, narrow: Option<&str>) -> Finding {
     let (name, section) = (kind.name, kind.section);
     if let Some(narrow) = narrow.filter(|_| !(kind.masters)(None).is_empty()) {
@@ -152,7 +159,11 @@ fn not_permitted(kind: &Kind, narrow: Option<&str>) -> Finding {
 /// In which way a process is somebody else's, for us.
 fn difference(name: &str, pid: i32) -> Option<String> {
     let (theirs, ours) = (Credentials::of(pid).ok()?, Credentials::of_this_process().ok()?);
-    Some(told_apart(&format!("{name} {pid}"), theirs, ours))
+    let mut text = told_apart(&format!("{name} {pid}"), theirs, ours);
+    if ours.uid == 0 && theirs.uid != 0 {
+        text.push_str(" (root would follow any link that the other user makes on the volume)");
+    }
+    Some(text)
 }
 
 /// User, group and capabilities of both sides.

@@ -102,7 +102,11 @@ pub async fn ask(state_dir: &Path, method: Method, path: &str) -> Result<Respons
     ask_within(LIMIT, state_dir, method, path).await
 }
 
-async fn ask_within(
+/// The same with another limit.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_within(
     limit: Duration,
     state_dir: &Path,
     method: Method,

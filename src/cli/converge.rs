@@ -1,26 +1,24 @@
 //! `--wait`: until every pod that follows the pointer runs what it names, or one has given up.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
-use super::{Console, Exit, Failure};
+use super::{Console, Exit, console::one_line, reports::Reports};
 use crate::{
     fleet::{self, Report},
-    revision::Revision,
-    store::{Found, Store, StoreError, Version},
+    revision::{ReleaseId, Revision},
+    store::Store,
 };
 
 /// Between two looks at the fleet.
 const PAUSE: Duration = Duration::from_secs(2);
-/// So many reports are read at the same time.
-const AT_ONCE: usize = 8;
+/// Agents report when they start: where none ever has for so long, none can, or there is no pod.
+const NEVER: Duration = Duration::from_secs(120);
 
 /// How far the fleet has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +31,12 @@ pub struct Progress {
     pub failed: Option<String>,
     /// The live pods, by name.
     pub pods: Vec<PodState>,
+    /// How the wait ends, if it does.
+    #[serde(skip)]
+    end: Option<Exit>,
+    /// What there is to say of reports that are missing.
+    #[serde(skip)]
+    gap: Option<String>,
 }
 
 /// One live pod.
@@ -48,16 +52,30 @@ pub struct PodState {
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.pods.is_empty() {
-            return write!(f, "no pod has reported in the last {}s", fleet::LIVE.as_secs());
+        if let Some(gap) = &self.gap {
+            return f.write_str(gap);
         }
         write!(f, "{} of {} pods", self.arrived, self.pods.len())?;
         let others = self.pods.iter().filter(|pod| !pod.arrived);
         for (number, pod) in others.enumerate() {
             let before = if number == 0 { ": waiting for " } else { ", " };
-            write!(f, "{before}{} ({})", pod.pod, pod.state)?;
+            write!(f, "{before}{} ({})", one_line(&pod.pod), one_line(&pod.state))?;
         }
         Ok(())
+    }
+}
+
+impl Progress {
+    /// How it ended, for people.
+    pub(super) fn conclusion(&self, release: &ReleaseId) -> String {
+        match &self.failed {
+            Some(why) => format!("failed: {}", one_line(why)),
+            None => format!("all pods run {release} ({} of {})", self.arrived, self.pods.len()),
+        }
+    }
+
+    fn fail(&mut self, end: Exit, why: String) {
+        (self.converged, self.end, self.failed) = (false, Some(end), Some(why));
     }
 }
 
@@ -75,89 +93,91 @@ pub(super) async fn wait(
     moved: &Revision,
     wait: Wait,
     console: Console,
-) -> Result<(Exit, Progress), Failure> {
+) -> (Exit, Progress) {
     let began = Instant::now();
-    let mut fleet = Fleet { store: store.clone(), prefix: fleet::prefix(pointer), known: BTreeMap::new() };
+    let mut reports = Reports::of(store, pointer);
     let mut said = None;
     loop {
-        // A store that does not answer for a while is no reason to give up.
-        let looked = fleet.look().await;
-        let mut progress = judge(fleet.reports(), moved, SystemTime::now());
-        if let Err(error) = looked {
-            progress.converged = false;
-            tracing::warn!(%error, "the fleet's reports cannot be read");
+        let looked = reports.look().await;
+        let mut progress = judge(reports.all(), moved, SystemTime::now());
+        match looked {
+            // A store that does not answer for a while is no reason to give up.
+            Err(error) => {
+                (progress.converged, progress.end) = (false, progress.end.filter(|end| *end != Exit::Done));
+                progress.gap = Some(format!("the pods' reports cannot be read, trying again: {error}"));
+            }
+            Ok(()) => unheard(&mut progress, pointer, reports.all().next().is_some(), began.elapsed()),
+        }
+        if progress.end.is_none() && began.elapsed() >= wait.timeout {
+            let missing = progress.gap.as_ref().map(|gap| format!("; {gap}")).unwrap_or_default();
+            let time = humantime::format_duration(wait.timeout);
+            progress.fail(Exit::TimedOut, format!("not converged within {time}{missing}"));
         }
         if said.as_ref() != Some(&progress) {
-            tell(&progress, console);
+            console.pulse("");
+            console.tell(&progress);
             said = Some(progress.clone());
         }
-        if progress.converged {
-            return Ok((Exit::Done, progress));
+        if let Some(end) = progress.end {
+            console.pulse("");
+            return (end, progress);
         }
-        if progress.failed.is_none() && began.elapsed() >= wait.timeout {
-            progress.failed =
-                Some(format!("not converged within {}", humantime::format_duration(wait.timeout)));
-        }
-        if progress.failed.is_some() {
-            return Ok((Exit::Failed, progress));
-        }
+        console.pulse(&format!("  for {}s so far", began.elapsed().as_secs()));
         tokio::time::sleep(PAUSE.min(wait.timeout.saturating_sub(began.elapsed()))).await;
     }
 }
 
-fn tell(progress: &Progress, console: Console) {
-    match console.json {
-        true => eprintln!("{}", serde_json::to_string(progress).expect("plain data")),
-        false => eprintln!("{progress}"),
+/// Nobody is there to be waited for, or nobody can say so. `ever`: some pod has reported at some time.
+fn unheard(progress: &mut Progress, pointer: &str, ever: bool, waited: Duration) {
+    if !progress.pods.is_empty() {
+        return;
     }
-}
-
-/// The reports as last read.
-struct Fleet {
-    store: Arc<dyn Store>,
-    prefix: String,
-    known: BTreeMap<String, (Version, Option<Report>)>,
-}
-
-impl Fleet {
-    fn reports(&self) -> impl Iterator<Item = &Report> {
-        self.known.values().filter_map(|(_, report)| report.as_ref())
+    let place = fleet::prefix(pointer);
+    let (gap, limit) = match ever {
+        false => (
+            format!(
+                "no pod has ever reported: agents need write access to {place} in the store (with the chart, \
+                 store.readOnly: false), and at least one pod has to run"
+            ),
+            NEVER,
+        ),
+        true => (
+            format!(
+                "no pod has reported in the last {}: is any running, and may its agent still write to {place}?",
+                humantime::format_duration(fleet::LIVE)
+            ),
+            fleet::LIVE,
+        ),
+    };
+    if waited >= limit {
+        progress.fail(Exit::TimedOut, gap.clone());
     }
-
-    async fn look(&mut self) -> Result<(), StoreError> {
-        let keys = self.store.list(&self.prefix).await?;
-        self.known.retain(|key, _| keys.contains(key));
-        let known = &self.known;
-        let store = &self.store;
-        let reads = stream::iter(keys).map(|key| async move {
-            let version = known.get(&key).map(|(version, _)| version.clone());
-            let found = store.get(&key, version.as_ref(), fleet::LIMIT_BYTES).await;
-            (key, found)
-        });
-        let found: Vec<_> = reads.buffer_unordered(AT_ONCE).collect().await;
-        for (key, found) in found {
-            if let Found::Object { version, bytes } = found? {
-                // What cannot be read is of a version to come, or damaged; it is not waited for.
-                self.known.insert(key, (version, serde_json::from_slice(&bytes).ok()));
-            }
-        }
-        Ok(())
-    }
+    progress.gap = Some(gap);
 }
 
 fn judge<'a>(reports: impl Iterator<Item = &'a Report>, moved: &Revision, now: SystemTime) -> Progress {
     let live: Vec<_> = reports.filter(|report| report.is_live(now)).collect();
-    let failed =
-        live.iter().filter_map(|report| Some(format!("{}: {}", report.pod, report.rejection(moved)?)));
-    let failed: Vec<_> = failed.collect();
-    let newer = live.iter().find_map(|report| {
-        let desired = report.desired.as_ref().filter(|desired| desired.sequence > moved.sequence)?;
-        Some(format!("the pointer was moved again meanwhile, to {desired}"))
-    });
     let pods: Vec<_> = live.iter().map(|report| pod_state(report, moved)).collect();
     let arrived = pods.iter().filter(|pod| pod.arrived).count();
-    let failed = if failed.is_empty() { newer } else { Some(format!("rejected by {}", failed.join(", "))) };
-    Progress { converged: failed.is_none() && arrived > 0 && arrived == pods.len(), arrived, failed, pods }
+    let converged = arrived > 0 && arrived == pods.len();
+    let end = converged.then_some(Exit::Done);
+    let mut progress = Progress { converged, arrived, failed: None, pods, end, gap: None };
+    let rejected =
+        live.iter().filter_map(|report| Some(format!("{}: {}", report.pod, report.rejection(moved)?)));
+    let rejected: Vec<_> = rejected.collect();
+    let newer = live
+        .iter()
+        .find_map(|report| report.desired.as_ref().filter(|desired| desired.sequence > moved.sequence));
+    match newer {
+        _ if !rejected.is_empty() => {
+            progress.fail(Exit::TakenBack, format!("rejected by {}", rejected.join(", ")));
+        }
+        Some(desired) => {
+            progress.fail(Exit::Lost, format!("the pointer was moved again meanwhile, to {desired}"));
+        }
+        None => {}
+    }
+    progress
 }
 
 fn pod_state(report: &Report, moved: &Revision) -> PodState {
@@ -214,10 +234,26 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_no_success() {
-        let progress = judge([].iter(), &moved(7), now());
-        assert!(!progress.converged && progress.failed.is_none());
-        assert_eq!(progress.to_string(), "no pod has reported in the last 360s");
+    fn nobody_there_is_no_success_and_says_what_agents_need() {
+        let unheard = |ever, waited| {
+            let mut progress = judge([].iter(), &moved(7), now());
+            unheard(&mut progress, "production", ever, Duration::from_secs(waited));
+            progress
+        };
+        let first = unheard(false, 0);
+        assert!(!first.converged && first.end.is_none());
+        assert!(
+            first
+                .to_string()
+                .starts_with("no pod has ever reported: agents need write access to fleet/production/")
+        );
+        assert_eq!(unheard(false, 120).end, Some(Exit::TimedOut), "long before any timeout");
+        assert_eq!(unheard(true, 120).end, None, "pods that are being replaced");
+        let gone = unheard(true, 360);
+        assert_eq!(gone.end, Some(Exit::TimedOut));
+        assert!(
+            gone.conclusion(&moved(7).release).starts_with("failed: no pod has reported in the last 6m: ")
+        );
     }
 
     #[test]
@@ -225,8 +261,17 @@ mod tests {
         let rejected = vec![Rejected { revision: moved(7), reason: "boot_failed".into() }];
         let bad = Report { rejected, ..report("b", 7, false) };
         let progress = judge([report("a", 7, true), bad].iter(), &moved(7), now());
+        assert_eq!(progress.end, Some(Exit::TakenBack));
         assert_eq!(progress.failed.unwrap(), "rejected by b: boot_failed");
         let progress = judge([report("a", 8, true)].iter(), &moved(7), now());
+        assert_eq!(progress.end, Some(Exit::Lost));
         assert_eq!(progress.failed.unwrap(), "the pointer was moved again meanwhile, to v2#8");
+    }
+
+    #[test]
+    fn what_a_report_says_begins_no_line_of_its_own() {
+        let loud = Report { stage: "x\r\nall pods run v9\u{1b}[2J".into(), ..report("a", 7, false) };
+        let said = judge([loud].iter(), &moved(7), now()).to_string();
+        assert_eq!(said, "0 of 1 pods: waiting for a (x\\r\\nall pods run v9\\u{1b}[2J)");
     }
 }

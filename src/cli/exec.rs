@@ -11,7 +11,7 @@ use clap::Args;
 use super::{Exit, Failure};
 use crate::{
     config::{self, Config, LogFormat},
-    init::{self, Settings},
+    init::{self, Agent, Settings},
     supervisor::boottime,
     telemetry,
 };
@@ -46,16 +46,21 @@ pub fn run(file: Option<&Path>, json: bool, exec: Exec) -> Result<Exit, Failure>
 }
 
 fn settings(config: &Config, file: Option<&Path>, command: Vec<OsString>, no_deploys: bool) -> Settings {
-    let (state_dir, state_dir_moved) = usable(&config.state_dir);
+    let (state_dir, moved) = usable(&config.state_dir);
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let file = file.map(|file| [OsString::from("--config"), file.into()]);
+    let agent = Agent {
+        arguments: file.into_iter().flatten().chain([OsString::from("run")]).collect(),
+        state_dir: moved.then(|| state_dir.clone()),
+        listen: config.listen,
+    };
     Settings {
         command,
-        agent: file.into_iter().flatten().chain([OsString::from("run")]).collect(),
+        agent,
         json_log: config.log.format == LogFormat::Json,
         state_dir,
-        state_dir_moved,
         no_deploys,
+        stop_is_success: config.exec.stop_is_success,
         hold_ms: config.budget().max_ms,
         grace_ms: ms(config.grace_period),
         reserve_ms: ms(config.drain.reserve),

@@ -84,7 +84,7 @@ impl Birth {
         let history = History::fold(&Log::open(journal.to_owned())?.1).0;
         let desired = pointer.as_ref().ok().cloned();
         let fetched = pointer.and_then(|pointer| {
-            let fetched = self.desired(&pointer.revision, &history)?;
+            let fetched = self.desired(&pointer, &history)?;
             Ok((pointer.revision.release, fetched))
         });
         let answer = match fetched {
@@ -95,9 +95,10 @@ impl Birth {
         answer
     }
 
-    fn desired(&self, desired: &Revision, history: &History) -> Result<Fetched, Trouble> {
+    fn desired(&self, pointer: &Pointer, history: &History) -> Result<Fetched, Trouble> {
+        let desired = &pointer.revision;
         match history.rejection(desired) {
-            None => self.fetch(&desired.release),
+            None => self.fetch(&desired.release, pointer.sha256.as_deref()),
             Some(why) => {
                 let message = format!("{desired} failed in this pod ({why}) and is not tried again");
                 Err(Trouble::new(Reason::Rejected, message))
@@ -105,13 +106,13 @@ impl Birth {
         }
     }
 
-    fn fetch(&self, id: &ReleaseId) -> Result<Fetched, Trouble> {
+    fn fetch(&self, id: &ReleaseId, sha256: Option<&str>) -> Result<Fetched, Trouble> {
         if id.is_fallback() {
             return Ok(Fetched { was_there: true, ..Fetched::default() });
         }
         loop {
             let leased = lease(&self.releases, &self.pod, id);
-            let failed = match leased.and_then(|()| self.releases.fetch(&self.store, id)) {
+            let failed = match leased.and_then(|()| self.releases.fetch(&self.store, id, sha256)) {
                 Ok(fetched) => return Ok(fetched),
                 Err(trouble) => trouble,
             };
@@ -141,7 +142,7 @@ impl Birth {
         let others = stand_ins(why.reason, desired.as_ref(), history, &neighbours, self.fallback);
         let named = desired.as_ref().map(|pointer| &pointer.revision.release);
         for release in current.into_iter().chain(others).filter(|release| Some(release) != named) {
-            let put = self.fetch(&release).and_then(|fetched| self.publish(release.clone(), fetched));
+            let put = self.fetch(&release, None).and_then(|fetched| self.publish(release.clone(), fetched));
             match put {
                 Ok(answer) => {
                     let instead_of = desired.map(|pointer| pointer.revision);

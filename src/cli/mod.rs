@@ -1,9 +1,8 @@
 //! The commands, one file each: what is asked, the dispatch, and how a command ends.
 
-use std::{fmt, io::Write, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
 
 use crate::{
     config::{self, Config, ConfigError},
@@ -15,20 +14,26 @@ use crate::{
 pub mod agent_socket;
 pub mod app_server;
 pub mod config_command;
+pub mod console;
 pub mod converge;
 pub mod doctor;
+mod drain;
 pub mod exec;
 pub mod fetch;
 pub mod install;
+mod moving;
 pub mod operator;
 pub mod promote;
 pub mod prune;
 pub mod publish;
 pub mod releases;
+mod reports;
 pub mod rollback;
 pub mod run;
 pub mod status;
 pub mod verify_tree;
+
+pub use console::Console;
 
 /// Deploys Rails releases into running Puma pods and drains them without losing a request.
 #[derive(Debug, Parser)]
@@ -49,7 +54,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The sidecar: follow the pointer, deploy, answer /prestop; ends with SIGTERM.
-    Run,
+    Run(run::Run),
     /// The container's first process, where there are no sidecars or hooks: the app server and the agent.
     Exec(exec::Exec),
     /// Once: fetch and publish what the pointer names, then exit (for init containers).
@@ -60,14 +65,24 @@ pub enum Command {
     Promote {
         /// The release.
         id: ReleaseId,
+        /// Make the pointer if it is not there yet.
+        #[arg(long)]
+        create: bool,
         /// And the fleet?
         #[command(flatten)]
         wait: Waiting,
     },
-    /// Move the pointer back to where it was before, or to a release.
+    /// Move the pointer back to the release before, unless that was rolled back from or rejected; or to any release.
     Rollback {
-        /// The release; where the pointer was before when absent.
+        /// Like --to.
+        #[arg(conflicts_with = "to")]
         id: Option<ReleaseId>,
+        /// The release, also one that was rolled back from or rejected; the one before when absent.
+        #[arg(long, value_name = "ID")]
+        to: Option<ReleaseId>,
+        /// Move the pointer only if it still names this release; exit code 4 when it does not.
+        #[arg(long, value_name = "ID")]
+        if_current: Option<ReleaseId>,
         /// And the fleet?
         #[command(flatten)]
         wait: Waiting,
@@ -81,13 +96,23 @@ pub enum Command {
         retry: bool,
     },
     /// Start no deploy until `resume`.
-    Pause,
+    Pause {
+        /// For those who find the pod like that.
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
+    },
     /// Deploy again after `pause` or `revert`.
     Resume,
+    /// Begin the drain, or join it, and wait for its end: a command for `lifecycle.preStop.exec`.
+    Drain,
     /// End a drain that was begun by mistake.
     Undrain,
     /// This pod back to its previous release, held until the pointer moves or `resume`.
-    Revert,
+    Revert {
+        /// For those who find the pod like that.
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
+    },
     /// What the store and the volume hold.
     Releases,
     /// Delete old releases from the volume: those that nobody needs any more.
@@ -129,12 +154,12 @@ pub enum Command {
 impl Command {
     fn needs_source(&self, config: &Config) -> bool {
         match self {
-            Self::Run | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
+            Self::Run(_) | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
             Self::VerifyTree { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
-            Self::Status | Self::Sync { .. } | Self::Pause | Self::Resume => false,
-            Self::Undrain | Self::Revert | Self::Config | Self::Exec(_) => false,
+            Self::Status | Self::Sync { .. } | Self::Pause { .. } | Self::Resume => false,
+            Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
             Self::Prune { .. } | Self::Install { .. } => false,
         }
     }
@@ -143,7 +168,7 @@ impl Command {
 /// Whether the fleet is waited for.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Waiting {
-    /// Wait until every pod that reports runs it; exit code 1 when a pod rejects it, or time is up.
+    /// Wait until every pod that reports runs it; exit code 2 when a pod rejects it, 3 when time is up.
     #[arg(long)]
     wait: bool,
     /// For how long.
@@ -200,16 +225,36 @@ fn layout(config: &Config) -> Layout {
 pub enum Exit {
     /// 0: done.
     Done,
-    /// 1: not done, and the output says why (`status` out of sync, `promote` lost the race, …).
+    /// 1: not done, and the output says why (`status` out of sync, `doctor` found something broken, …).
     Failed,
+    /// 2: the pointer was moved, and pods rejected that and went back.
+    TakenBack,
+    /// 3: the pointer was moved, and the pods have not all arrived in time.
+    TimedOut,
+    /// 4: somebody else moved the pointer.
+    Lost,
     /// What `exec` ran ended like this.
     Code(u8),
+}
+
+impl Exit {
+    /// The program's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::TakenBack => 2,
+            Self::TimedOut => 3,
+            Self::Lost => 4,
+            Self::Code(code) => code,
+        }
+    }
 }
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub struct Failure {
-    /// 1: failed; 64: usage or configuration.
+    /// 1: failed; 4: somebody else was faster, or it is frozen; 64: usage or configuration.
     pub exit_code: u8,
     /// The code, where the contract has one.
     pub reason: Option<Reason>,
@@ -221,6 +266,11 @@ impl Failure {
     /// It could not work as asked: exit code 64.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit_code: 64, reason: None, message: message.into() }
+    }
+
+    /// Somebody else moved the pointer, or froze it: exit code 4.
+    pub fn lost(message: impl Into<String>) -> Self {
+        Self { exit_code: 4, reason: None, message: message.into() }
     }
 
     /// It was tried and failed: exit code 1.
@@ -256,25 +306,6 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Where a command's answer goes: standard output, as text or as one line of JSON.
-#[derive(Debug, Clone, Copy)]
-pub struct Console {
-    /// `--json` was given.
-    pub json: bool,
-}
-
-impl Console {
-    /// Prints an answer: its `Display`, or its JSON.
-    pub fn print<T: Serialize + fmt::Display>(self, answer: &T) {
-        let text = match self.json {
-            true => serde_json::to_string(answer).expect("answers are plain data"),
-            false => answer.to_string(),
-        };
-        // Whoever closes the pipe early (`| head`) wants no more of it.
-        let _ = writeln!(std::io::stdout(), "{text}");
-    }
-}
-
 /// Does what was asked.
 ///
 /// # Errors
@@ -282,10 +313,10 @@ impl Console {
 pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let console = Console { json: cli.json };
     let file = cli.config.as_deref();
-    if matches!(cli.command, Command::Run) {
+    if let Command::Run(run) = cli.command {
         let (loaded, invalid) = config::load_degraded(file, config::environment());
         let invalid = invalid.or_else(|| loaded.require_source().err());
-        return run::run(loaded.config, invalid).await;
+        return run::run(loaded.config, invalid, run).await;
     }
     if let Command::Install { dest } = &cli.command {
         return install::run(dest, console);
@@ -302,15 +333,22 @@ pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
 
 async fn with_config(command: Command, config: &Config, console: Console) -> Result<Exit, Failure> {
     use operator::Ask;
-    let ask = |ask| operator::run(&config.state_dir, ask, console);
+    let ask = |ask| operator::run(&config.state_dir, ask, None, console);
+    let hold =
+        async |ask, why: Option<String>| operator::run(&config.state_dir, ask, why.as_deref(), console).await;
     match command {
-        Command::Run | Command::Config | Command::Exec(_) | Command::Install { .. } => {
+        Command::Run(_) | Command::Config | Command::Exec(_) | Command::Install { .. } => {
             unreachable!("dispatched before")
         }
         Command::Fetch => fetch::run(config, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
-        Command::Promote { id, wait } => promote::run(config, id, wait.asked(), console).await,
-        Command::Rollback { id, wait } => rollback::run(config, id, wait.asked(), console).await,
+        Command::Promote { id, create, wait } => {
+            promote::run(config, id, create, wait.asked(), console).await
+        }
+        Command::Rollback { id, to, if_current, wait } => {
+            let back = rollback::Back { to: to.or(id), if_current };
+            rollback::run(config, back, wait.asked(), console).await
+        }
         Command::Doctor { init, config_only, files } => {
             let scope = match (init, config_only) {
                 (true, _) => doctor::Scope::Init,
@@ -327,9 +365,10 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         Command::VerifyTree { id } => verify_tree::run(config, id, console).await,
         Command::Status => status::run(&config.state_dir, console).await,
         Command::Sync { retry } => ask(Ask::Sync { retry }).await,
-        Command::Pause => ask(Ask::Pause).await,
+        Command::Pause { why } => hold(Ask::Pause, why).await,
         Command::Resume => ask(Ask::Resume).await,
+        Command::Drain => drain::run(&config.state_dir, config.drain.min, console).await,
         Command::Undrain => ask(Ask::Undrain).await,
-        Command::Revert => ask(Ask::Revert).await,
+        Command::Revert { why } => hold(Ask::Revert, why).await,
     }
 }

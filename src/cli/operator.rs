@@ -31,14 +31,32 @@ pub enum Ask {
 impl Ask {
     fn path(self) -> &'static str {
         match self {
-            Self::Sync { retry: false } => "/sync",
-            Self::Sync { retry: true } => "/sync?retry=true",
-            Self::Pause => "/pause",
-            Self::Resume => "/resume",
-            Self::Undrain => "/undrain",
-            Self::Revert => "/revert",
+            Self::Sync { retry: false } => "/sync?",
+            Self::Sync { retry: true } => "/sync?retry=true&",
+            Self::Pause => "/pause?",
+            Self::Resume => "/resume?",
+            Self::Undrain => "/undrain?",
+            Self::Revert => "/revert?",
         }
     }
+}
+
+/// The path, with who asks and why.
+fn path(ask: Ask, why: Option<&str>) -> String {
+    let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    let user = name("SUDO_USER").or_else(|| name("USER"));
+    let user = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let by = encoded(&format!("{user}@{host}"));
+    let why = why.map_or_else(String::new, |why| format!("&why={}", encoded(why)));
+    format!("{}by={by}{why}", ask.path())
+}
+
+/// For a query: all but what is plain there is escaped.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escaped).collect()
 }
 
 /// What the agent does now.
@@ -63,12 +81,24 @@ struct Refusal {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(state_dir: &Path, ask: Ask, console: Console) -> Result<Exit, Failure> {
-    let answer = agent_socket::ask(state_dir, Method::POST, ask.path()).await?;
+pub async fn run(state_dir: &Path, ask: Ask, why: Option<&str>, console: Console) -> Result<Exit, Failure> {
+    let answer = agent_socket::ask(state_dir, Method::POST, &path(ask, why)).await?;
     if answer.status() == StatusCode::OK {
         console.print::<Answer>(&parsed(answer.body())?);
         return Ok(Exit::Done);
     }
     let refusal: Refusal = parsed(answer.body())?;
     Err(Failure::failed(refusal.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_reaches_the_agent_as_it_was_written() {
+        assert_eq!(encoded("a&b ü#1"), "a%26b%20%C3%BC%231");
+        assert!(path(Ask::Sync { retry: true }, None).starts_with("/sync?retry=true&by="));
+        assert!(path(Ask::Pause, Some("import")).ends_with("&why=import"));
+    }
 }

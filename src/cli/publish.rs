@@ -18,7 +18,7 @@ use crate::{
     revision::ReleaseId,
     store::{
         self, ArchiveKind, Body, Condition, Store, StoreError,
-        archive::{self, Published},
+        archive::{self, Published, Unusable},
         dir::hex,
     },
 };
@@ -148,6 +148,7 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
     let kind = packed.kind;
     let already_published = is_published(store, &release, &packed).await?;
     if !already_published {
+        refuse_other_kinds(store, &release, kind).await?;
         put_archive(store, &release, &packed).await?;
         let key = kind.key(&release);
         let name = key.rsplit('/').next().unwrap_or(&key);
@@ -155,8 +156,8 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
         let line = Published { kind, sha256, requires }.digest_file(name).into_bytes();
         match store.put(&kind.digest_key(&release), Body::Bytes(line), Condition::Absent).await {
             // Another publish of this id was faster: the same bytes, or not.
-            Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed).await?),
-            done => drop(done.map_err(failure)?),
+            Ok(_) | Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed).await?),
+            Err(error) => return Err(failure(error)),
         }
     }
     Ok(Answer {
@@ -183,8 +184,28 @@ async fn is_published(store: &dyn Store, release: &ReleaseId, packed: &Packed) -
             }
             Err(other_bytes(release, "is in the store with other requirements"))
         }
-        Some(_) => Err(other_bytes(release, "is in the store with other bytes")),
+        Some(Ok(found)) if found.kind != packed.kind => Err(other_kind(release, &found.kind.key(release))),
+        Some(Ok(_) | Err(Unusable::NoDigest { .. } | Unusable::Utf16 { .. })) => {
+            Err(other_bytes(release, "is in the store with other bytes"))
+        }
+        Some(Err(why @ Unusable::TwoArchives(..))) => {
+            Err(Failure::failed(format!("release {release}: {why}")))
+        }
     }
+}
+
+/// Also one without its digest is in the way: whose upload it is, and whether it goes on, nobody knows.
+async fn refuse_other_kinds(store: &dyn Store, release: &ReleaseId, own: ArchiveKind) -> Result<(), Failure> {
+    for kind in ArchiveKind::ALL.into_iter().filter(|kind| *kind != own) {
+        if archive::is_uploaded(store, &kind.key(release)).await {
+            return Err(other_kind(release, &kind.key(release)));
+        }
+    }
+    Ok(())
+}
+
+fn other_kind(release: &ReleaseId, key: &str) -> Failure {
+    other_bytes(release, &format!("is in the store as {key}, and a release has one archive"))
 }
 
 async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {

@@ -1,25 +1,102 @@
-//! `pitstop rollback [ID]`: moves the pointer back.
+//! `pitstop rollback [--to ID] [--if-current ID]`: moves the pointer back, never forward.
 
-use super::{Console, Exit, Failure, converge::Wait, promote::Moving};
-use crate::{config::Config, revision::ReleaseId};
+use super::{Console, Exit, Failure, console::one_line, converge::Wait, moving::Moving, reports::Reports};
+use crate::{
+    config::Config,
+    fleet::Report,
+    revision::{Pointer, ReleaseId},
+};
 
-/// Moves it to its `previous`, or to `id`; [`Exit::Failed`] when somebody else was faster.
+/// Where back to, and from what.
+#[derive(Debug, Clone, Default)]
+pub struct Back {
+    /// The release, whatever is known of it; the one before when absent.
+    pub to: Option<ReleaseId>,
+    /// The pointer moves only if it still names this.
+    pub if_current: Option<ReleaseId>,
+}
+
+/// Moves it to its `previous`, if nobody rolled back from that and no pod rejected it; or to the release that is named.
 ///
 /// # Errors
-/// [`Failure`] with the message for the user.
-pub async fn run(
-    config: &Config,
-    id: Option<ReleaseId>,
-    wait: Option<Wait>,
-    console: Console,
-) -> Result<Exit, Failure> {
-    let moving = Moving::begin(config, id.as_ref()).await?;
-    let previous = moving.now.as_ref().and_then(|now| now.previous.clone());
-    let Some(id) = id.or(previous) else {
-        let name = &config.pointer;
-        return Err(Failure::failed(format!(
-            "{name} names no previous release; say which: pitstop rollback ID (see `pitstop releases`)"
-        )));
+/// [`Failure`] with the message for the user: nothing was moved.
+pub async fn run(config: &Config, back: Back, wait: Option<Wait>, console: Console) -> Result<Exit, Failure> {
+    let mut moving = Moving::begin(config, back.to.as_ref()).await?;
+    if let Some(expected) = &back.if_current {
+        still_names(&moving, expected)?;
+    }
+    if moving.is_new() {
+        return Err(moving.missing().await);
+    }
+    let id = match back.to {
+        Some(id) => id,
+        None => {
+            let reports = reports(&moving).await;
+            way_back(&moving.name, moving.now.as_ref(), moving.rolled_back(), &reports)
+                .map_err(Failure::failed)?
+        }
     };
-    moving.to(id, wait, console).await
+    moving.leave(&id);
+    moving.to(id, false, wait, console).await
+}
+
+fn still_names(moving: &Moving, expected: &ReleaseId) -> Result<(), Failure> {
+    let now = moving.now.as_ref().map(|now| &now.revision.release);
+    if now == Some(expected) {
+        return Ok(());
+    }
+    let names = now.map_or_else(|| "no release".to_owned(), ToString::to_string);
+    Err(Failure::lost(format!(
+        "{} names {names}, not {expected}: somebody has moved it since, so it was left alone",
+        moving.name
+    )))
+}
+
+/// A store that does not tell must not be what keeps a team from going back at night.
+async fn reports(moving: &Moving) -> Vec<Report> {
+    let mut reports = Reports::of(&moving.store, &moving.name);
+    if let Err(error) = reports.look().await {
+        eprintln!("pitstop: the pods' reports cannot be read, so no rejection is known: {error}");
+    }
+    reports.all().cloned().collect()
+}
+
+/// The release before, if it is a way back; else why there is none.
+fn way_back(
+    name: &str,
+    now: Option<&Pointer>,
+    rolled_back: &[ReleaseId],
+    reports: &[Report],
+) -> Result<ReleaseId, String> {
+    let say_which = "name a release with `pitstop rollback --to ID` (`pitstop releases` lists them)";
+    let Some(now) = now else {
+        return Err(format!(
+            "{name} does not hold a valid pointer, so what was before is not known; {say_which}"
+        ));
+    };
+    let current = &now.revision.release;
+    let Some(previous) = now.previous.as_ref().filter(|previous| *previous != current) else {
+        return Err(format!("{name} names {current} and no release before it; {say_which}"));
+    };
+    if rolled_back.contains(previous) {
+        return Err(format!(
+            "{name} was rolled back from {previous} to {current} already, and nothing further back is known; {say_which}"
+        ));
+    }
+    let rejected = reports.iter().find_map(|report| Some((report, rejection(report, previous)?)));
+    if let Some((report, reason)) = rejected {
+        return Err(format!(
+            "the release before {current} is {previous}, which {} rejected ({}); {say_which}",
+            one_line(&report.pod),
+            one_line(reason)
+        ));
+    }
+    Ok(previous.clone())
+}
+
+/// Why this pod rejected the release, whichever move named it.
+fn rejection<'a>(report: &'a Report, release: &ReleaseId) -> Option<&'a str> {
+    let runs_it = report.running.as_ref() == Some(release);
+    let mut rejected = report.rejected.iter().rev();
+    rejected.find(|rejected| !runs_it && rejected.revision.release == *release).map(|one| one.reason.as_str())
 }

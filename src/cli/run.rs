@@ -2,14 +2,18 @@
 //! the end.
 
 use std::{
+    fs::{self, File, TryLockError},
     io,
+    net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use clap::Args;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
 use super::{Exit, Failure};
 use crate::{
@@ -21,6 +25,7 @@ use crate::{
     finding::{self, Code, Finding},
     fleet::Reporter,
     hook::Hook,
+    init::{self, Agent},
     metrics::Metrics,
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
@@ -38,16 +43,49 @@ const STORE_IDLE: Duration = Duration::from_secs(30);
 const HOLD_MARGIN: Duration = Duration::from_secs(5);
 /// Answers under way get so long at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Locked by the agent for as long as it lives.
+const LOCK: &str = "agent.lock";
+const LOCK_ATTEMPTS: u32 = 30;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// So many looks decide whether a Puma is running beside a bad configuration.
 const LOOKS: u32 = 10;
+
+/// How to run.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Be the agent itself, as a child of this process. How `run` and `exec` start it.
+    #[arg(long, hide = true, value_name = "PID")]
+    pub child_of: Option<i32>,
+    /// How many agents have died in this container before.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    deaths: u32,
+}
+
+/// The container's process: starts the agent, and starts it again whenever it dies. Without an async runtime.
+///
+/// # Errors
+/// [`Failure`] when signals cannot be caught.
+pub fn keep(file: Option<&Path>) -> Result<Exit, Failure> {
+    let (loaded, _) = config::load_degraded(file, config::environment());
+    telemetry::init(loaded.config.log.format);
+    let agent = Agent {
+        arguments: std::env::args_os().skip(1).collect(),
+        state_dir: None,
+        listen: loaded.config.listen,
+    };
+    init::keep_agent(agent, boottime).map(Exit::Code).map_err(Failure::from)
+}
 
 /// Runs until SIGTERM. `invalid` is what is wrong with the configuration: exit code 64 while no app
 /// server is running; beside a running one the agent stays up without deploys.
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, Failure> {
+pub async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Result<Exit, Failure> {
     telemetry::init(config.log.format);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = config.pod(), "pitstop's agent started");
+    init::become_agent(run.child_of.unwrap_or_default()).map_err(Failure::failed)?;
+    let _alone = the_only_one(&config.state_dir).await?;
     let app_server = super::app_server::of(&config)?;
     let parts = Parts::of(&config, invalid);
     if let Some(trouble) = &parts.invalid {
@@ -60,8 +98,50 @@ pub async fn run(config: Config, invalid: Option<ConfigError>) -> Result<Exit, F
             "no deploys until this is mended"
         );
     }
-    serve(&config, parts, app_server).await?;
+    serve(&config, parts, app_server, died(run.deaths)).await?;
     Ok(Exit::Done)
+}
+
+/// Kubernetes does not notice, as the container goes on: somebody else has to say it.
+fn died(deaths: u32) -> Vec<Finding> {
+    let times = if deaths == 1 { "once".to_owned() } else { format!("{deaths} times") };
+    let finding = Finding::note(
+        Code::AgentDied,
+        format!("the agent has died {times} in this container and was started again"),
+        "search the container's log for `the agent has died`: exit code 137 is a kill, 134 a lack of memory, 101 a \
+         defect (please report it)",
+    );
+    (deaths > 0).then_some(finding).into_iter().collect()
+}
+
+/// Two agents in one pod would undo each other's work, and the second would take the first one's socket.
+async fn the_only_one(state_dir: &Path) -> Result<Option<File>, Failure> {
+    let path = state_dir.join(LOCK);
+    let file = fs::create_dir_all(state_dir)
+        .and_then(|()| File::options().create(true).truncate(false).write(true).open(&path));
+    let file = match file {
+        Ok(file) => file,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "state_dir cannot be written: operators' commands will not work");
+            return Ok(None);
+        }
+    };
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            // One that was killed a moment ago may still be about to end.
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
+            Err(TryLockError::Error(error)) => {
+                tracing::warn!(path = %path.display(), %error, "this file system has no locks: a second agent would not be noticed");
+                return Ok(Some(file));
+            }
+        }
+    }
+    Err(Failure::usage(format!(
+        "another agent runs in this pod: it holds {}. This one has changed nothing. To look at the running one use \
+         `pitstop status`; to run a second one, give it a state_dir of its own",
+        path.display()
+    )))
 }
 
 /// An agent that is started anew beside a serving app server must not be lost to a typo: its
@@ -121,7 +201,12 @@ impl Parts {
     }
 }
 
-async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) -> Result<(), Failure> {
+async fn serve(
+    config: &Config,
+    parts: Parts,
+    app_server: Arc<dyn AppServer>,
+    found: Vec<Finding>,
+) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let (desk, requests) = Desk::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
     let start =
@@ -133,7 +218,7 @@ async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) ->
         metrics: metrics.clone(),
         desk,
         token: Token::new(config.token_file.clone()),
-        own_findings: Arc::new(Mutex::default()),
+        own_findings: Arc::new(Mutex::new(found)),
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());
@@ -141,7 +226,7 @@ async fn serve(config: &Config, parts: Parts, app_server: Arc<dyn AppServer>) ->
     inputs.fleet = reporter.as_ref().map(Reporter::reader);
     let (stop, stopped) = watch::channel(false);
     let reports = reporter.map(|reporter| tokio::spawn(reporter.run(stopped.clone())));
-    let endpoints = tokio::spawn(server::serve(config.listen, handles.clone(), stopped));
+    let endpoints = tokio::spawn(endpoints(config.listen, handles.clone(), stopped));
     let admin = tokio::spawn(serve_admin(config.state_dir.clone(), handles));
     supervisor::supervise(inputs).await;
     admin.abort();
@@ -165,6 +250,14 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
         None => shared.clone(),
     };
     Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), snapshots })
+}
+
+/// On the parent's port; where it has none, on one of our own.
+async fn endpoints(listen: SocketAddr, handles: Handles, stop: watch::Receiver<bool>) {
+    match server::inherited().and_then(|port| TcpListener::from_std(port).ok()) {
+        Some(port) => server::serve_on(port, handles, stop).await,
+        None => server::serve(listen, handles, stop).await,
+    }
 }
 
 async fn serve_admin(state_dir: std::path::PathBuf, handles: Handles) {
@@ -233,7 +326,8 @@ fn standing(config: &Config, hook: Option<&Hook>, invalid: Option<&Finding>) -> 
     let checks: Vec<_> = config::advice::of(config).into_iter().chain(hook).collect();
     let found = finding::findings(&checks);
     for Finding { code, severity, message, remedy } in &found {
-        tracing::info!(%code, ?severity, remedy, "{message}");
+        let severity = crate::telemetry::word(severity);
+        tracing::info!(code = code.code(), severity, remedy, "{message}");
     }
     found
 }

@@ -83,11 +83,20 @@ impl Shown {
             let (message, remedy) = (plain(&finding["message"]), plain(&finding["remedy"]));
             write!(f, "\n  {severity:<9} {code}: {message}\n            mend: {remedy}")?;
         }
+        let (events, notes): (Vec<_>, Vec<_>) = notes.into_iter().partition(|finding| is_event(finding));
+        for event in events {
+            write!(f, "\n  note      {}", plain(&event["message"]))?;
+        }
         match notes.len() {
             0 => Ok(()),
             count => write!(f, "\n  to note   {count} more, which `pitstop doctor` tells"),
         }
     }
+}
+
+/// What somebody else did to the app server: whoever asks what happened wants to see it here.
+fn is_event(finding: &Value) -> bool {
+    matches!(finding["code"].as_str(), Some("RESTARTED_BY_OTHERS" | "MASTER_ENDED"))
 }
 
 /// `, for 5m 3s`.

@@ -32,7 +32,10 @@ impl fmt::Display for Answer {
         }
         let Self { release, entries, differences } = self;
         match differences.len() {
-            0 => write!(f, "{release} is as it was published ({entries} files, directories and links)"),
+            0 => write!(
+                f,
+                "{release} is as it was published (files, directories and links compared: {entries})"
+            ),
             1 => write!(f, "{release} has 1 difference to what was published"),
             n => write!(f, "{release} has {n} differences to what was published"),
         }

@@ -1,7 +1,7 @@
 //! Values that work, and still leave a promise to luck: what the keys alone can tell of a pod's set-up.
 //! The agent says so on /status from its start, and `pitstop doctor` besides.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{AppServerKind, Config, LongRequests, derived::KUBELET};
 use crate::finding::{Check, Code, Finding};
@@ -16,7 +16,23 @@ pub fn of(config: &Config) -> Vec<Check> {
         long_requests(config),
         restart_time(config),
     ];
-    checks.into_iter().chain(stop_signal(config)).collect()
+    checks.into_iter().chain(stop_signal(config)).chain(plain_http(config)).collect()
+}
+
+/// What comes over plain HTTP is what anybody on the way makes of it, the digests as well.
+fn plain_http(config: &Config) -> Option<Check> {
+    let endpoint: hyper::Uri = config.s3.endpoint.as_ref()?.parse().ok()?;
+    let host = endpoint.host()?.trim_matches(['[', ']']);
+    let near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let plain = endpoint.scheme_str() == Some("http") && !near;
+    plain.then(|| {
+        let message = format!(
+            "s3.endpoint is http://{host}…: whoever is between this pod and the store can read the releases and put \
+             other code in their place"
+        );
+        let remedy = "https in s3.endpoint; SSL_CERT_FILE names an authority of your own";
+        Check::found("store", Finding::risky(Code::StorePlainHttp, message, remedy))
+    })
 }
 
 /// What the kubelet sends is in the image, and nobody in the pod can see it before it comes.
@@ -226,6 +242,21 @@ mod tests {
         config.drain.reserve = seconds(30);
         config.grace_period = seconds(20 + 30 + 2);
         assert!(stop_time(&config).finding().is_none() && drain_budget(&config).finding().is_none());
+    }
+
+    #[test]
+    fn a_store_that_is_asked_over_plain_http_is_risky_unless_it_is_near() {
+        let with = |url: &str| found(|config| config.s3.endpoint = Some(url.into()));
+        let plain = ("STORE_PLAIN_HTTP", Severity::Risky);
+        assert!(with("http://minio.storage.svc:9000").contains(&plain));
+        for fine in [
+            "https://minio.storage.svc:9000",
+            "http://localhost:9000",
+            "http://127.0.0.1:1",
+            "http://[::1]:1",
+        ] {
+            assert!(!with(fine).contains(&plain), "{fine}");
+        }
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{AppServerKind, Command, Config, RestartMode, S3Location, Verify, derived::KUBELET};
+use super::{
+    AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET,
+    parse_header, places,
+};
 
 /// What is wrong with a key's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +134,9 @@ impl Checks {
         ] {
             self.alone(key, path.map_or(Ok(()), |path| absolute(path)));
         }
+        for (key, message) in places::check(config) {
+            self.together(key, Err(message));
+        }
     }
 
     /// A path can be one link only, and nothing can be linked inside of what is a link already.
@@ -173,7 +179,10 @@ impl Checks {
             self.alone("puma.control_url", control_url(url));
         }
         if let Some(url) = &config.verify.url {
-            self.alone("verify.url", health_url(url));
+            self.alone("verify.url", HealthUrl::parse(url).map(drop));
+        }
+        for header in &config.verify.headers {
+            self.alone("verify.headers", parse_header(header).map(drop));
         }
         self.release(&config.verify);
     }
@@ -183,11 +192,12 @@ impl Checks {
             self.alone("verify.release_header", header_name(header));
         }
         for (key, given) in [
-            ("verify.release_header", &verify.release_header),
-            ("verify.release_field", &verify.release_field),
-            ("verify.pid_field", &verify.pid_field),
+            ("verify.headers", !verify.headers.is_empty()),
+            ("verify.release_header", verify.release_header.is_some()),
+            ("verify.release_field", verify.release_field.is_some()),
+            ("verify.pid_field", verify.pid_field.is_some()),
         ] {
-            let heard = given.is_none() || verify.url.is_some();
+            let heard = !given || verify.url.is_some();
             self.together(key, ensure(heard, || "does nothing without verify.url".into()));
         }
         for (key, field) in
@@ -262,6 +272,8 @@ fn pointer(text: &str) -> Result<(), String> {
 }
 
 fn source(text: &str) -> Result<(), String> {
+    let bare = text.starts_with('/') || !text.contains('@');
+    ensure(bare, || "must hold no user and no password: credentials are no keys".into())?;
     match S3Location::parse(text) {
         Some(parsed) => parsed.map(drop),
         None => ensure(text.starts_with('/'), || {
@@ -271,6 +283,7 @@ fn source(text: &str) -> Result<(), String> {
 }
 
 fn endpoint(url: &str) -> Result<(), String> {
+    ensure(!url.contains('@'), || "must hold no user and no password: credentials are no keys".into())?;
     let parsed = url.parse::<hyper::Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
     let good = parsed.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none()
@@ -311,19 +324,9 @@ fn overlap(key: &str, path: &Path, other_key: &str, other: &Path) -> String {
 fn control_url(url: &str) -> Result<(), String> {
     let unix = url.strip_prefix("unix://").is_some_and(|path| path.starts_with('/'));
     let tcp = url.strip_prefix("tcp://").and_then(|address| address.rsplit_once(':'));
-    let tcp = tcp.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    let tcp = tcp
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains('@') && port.parse::<u16>().is_ok());
     ensure(unix || tcp, || format!("{url:?} is neither unix:///path nor tcp://host:port"))
-}
-
-fn health_url(url: &str) -> Result<(), String> {
-    // It would stand on /status and in the log, and no such header is sent.
-    ensure(!url.contains('@'), || {
-        "must hold no user and no password: the health path is asked without".into()
-    })?;
-    let parsed = url.parse::<hyper::Uri>();
-    let good =
-        parsed.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
-    ensure(good, || format!("{url:?} is no http://host:port/path (inside the pod, without TLS)"))
 }
 
 fn header_name(text: &str) -> Result<(), String> {
@@ -446,7 +449,12 @@ mod tests {
         }
         assert_eq!(with(|c| c.verify.url = Some("http://127.0.0.1:3000/up".into())), []);
         refused("verify.url", "no password", |c| c.verify.url = Some("http://me:hush@app/up".into()));
-        refused("verify.url", "without TLS", |c| c.verify.url = Some("https://a/up".into()));
+        refused("verify.url", "own app only", |c| c.verify.url = Some("https://a/up".into()));
+        refused("s3.endpoint", "no password", |c| c.s3.endpoint = Some("https://me:hush@minio".into()));
+        refused("source", "no password", |c| c.source = Some("s3://me:hush@bucket/x".into()));
+        refused("verify.headers", "Name: value", |c| c.verify.headers = vec!["Host".into()]);
+        refused("verify.headers", "without verify.url", |c| c.verify.headers = vec!["Host: a".into()]);
+        refused("current", "each deploy replaces", |c| c.current = Some("/srv/app".into()));
         refused("verify.release_header", "without verify.url", |c| {
             c.verify.release_header = Some("X-Release".into());
         });

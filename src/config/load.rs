@@ -6,15 +6,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    AppServerKind, Config, check, keys,
+    AppServerKind, Config, DRAIN_FILE_VARIABLE, check, keys, secrets,
     yaml::{self, Given, Raw},
 };
 
-/// Belong to the fail points of debug builds, not to the configuration.
-const NO_KEYS: [&str; 2] = ["PITSTOP_FAILPOINTS", "PITSTOP_FAILPOINT_DIR"];
-
-/// Their values are never shown.
-const SECRETS: [&str; 1] = ["puma.control_token"];
+/// Belong to the fail points of debug builds, or to the app, not to the configuration.
+const NO_KEYS: [&str; 3] = ["PITSTOP_FAILPOINTS", "PITSTOP_FAILPOINT_DIR", DRAIN_FILE_VARIABLE];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -92,7 +89,10 @@ impl Loaded {
     /// Every key with its value and origin, sorted; secrets masked, null where nothing is set.
     pub fn values(&self) -> Vec<(String, Value, Origin)> {
         let shown = |key: &str, value: Value| match value {
-            Value::String(_) if SECRETS.contains(&key) => Value::String("(secret)".into()),
+            Value::String(text) => secrets::shown(key, &text).into(),
+            Value::Array(items) => {
+                items.iter().filter_map(Value::as_str).map(|text| secrets::shown(key, text)).collect()
+            }
             value => value,
         };
         keys::values(&self.config)
@@ -272,6 +272,7 @@ impl Loading {
     }
 
     fn problem(&mut self, origin: String, key: Option<String>, message: String) {
+        let message = secrets::without_passwords(&message).into_owned();
         self.problems.push(Problem { origin, key, message });
     }
 }
@@ -365,7 +366,7 @@ mod tests {
         pitstop.yml:1: grace_priod: unknown key, did you mean grace_period?
         pitstop.yml:3: drain.mim: unknown key, did you mean drain.min?
         pitstop.yml:4: drain.quiet: invalid value: string "soon", expected a duration like 5s or 500ms
-        pitstop.yml:5: verify: is a section, with pid_field, release_field, release_header, soak, successes, timeout, url
+        pitstop.yml:5: verify: is a section, with headers, pid_field, release_field, release_header, soak, successes, timeout, url
         pitstop.yml:6: pods_dir: unknown key, did you mean pod_dir?
         pitstop.yml:7: keep_releases: expected one value, found a list
         PITSTOP_DRIAN_MIN: unknown variable, did you mean PITSTOP_DRAIN_MIN?

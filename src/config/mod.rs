@@ -4,7 +4,7 @@
 //! it, `check` looks for what cannot work. No step stops at its first problem.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -14,15 +14,27 @@ use serde::{Deserialize, Serialize};
 pub mod advice;
 mod check;
 mod derived;
+mod headers;
+mod health_url;
 mod keys;
 mod load;
+mod places;
+mod secrets;
 mod source;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
 pub use derived::order;
+pub use headers::parse as parse_header;
+pub use health_url::{HealthAddress, HealthUrl};
+pub use keys::nearest;
 pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
 pub use source::S3Location;
+
+/// In `state_dir`; there while the pod drains, so that the app can know.
+pub const DRAIN_FILE: &str = "draining";
+/// Tells the app where that is. No key: the agent needs no such thing.
+pub const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,7 +94,9 @@ pub struct Config {
     pub grace_period: Duration,
     /// A file with the token that guards /prestop and the read endpoints.
     pub token_file: Option<PathBuf>,
-    /// Where the endpoints listen.
+    /// `pitstop exec`.
+    pub exec: Exec,
+    /// Where the endpoints listen; `[::]` is every address, IPv4 and IPv6.
     pub listen: SocketAddr,
     /// Logs.
     pub log: Log,
@@ -266,6 +280,8 @@ pub struct Hooks {
 pub struct Verify {
     /// The app's health path, as this pod reaches it.
     pub url: Option<String>,
+    /// What it is asked with: `Name: value`.
+    pub headers: Vec<String>,
     /// The response header that names the running release.
     pub release_header: Option<String>,
     /// The same where the answer is JSON: the field's path, with dots.
@@ -326,6 +342,14 @@ impl From<Port> for String {
     }
 }
 
+/// `pitstop exec`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Exec {
+    /// An app server that was ended by the signal that asked for it has ended well.
+    pub stop_is_success: bool,
+}
+
 /// Logs.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -367,6 +391,7 @@ impl Default for Verify {
     fn default() -> Self {
         Self {
             url: None,
+            headers: Vec::new(),
             release_header: None,
             release_field: None,
             pid_field: None,
@@ -420,7 +445,8 @@ impl Default for Config {
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,
-            listen: SocketAddr::from(([0, 0, 0, 0], 9750)),
+            exec: Exec::default(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 9750)),
             log: Log::default(),
         }
     }

@@ -140,6 +140,8 @@ pub enum Effect {
         attempt: Attempt,
         /// What.
         release: ReleaseId,
+        /// The digest of its archive, where the pointer names one.
+        sha256: Option<String>,
     },
     /// See whether the app server could be moved to the release, and how.
     Check {
@@ -200,6 +202,8 @@ pub enum Notice {
         /// While a restart of ours was under way.
         amid_ours: bool,
     },
+    /// Its master ended during a restart of ours, after processes of the release had booted.
+    MasterEnded,
 }
 
 /// What the app server can be told.

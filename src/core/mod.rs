@@ -171,6 +171,17 @@ pub struct View {
     pub back: Option<ReleaseId>,
     /// What failed is tried again then.
     pub retry_at: Option<Moment>,
+    /// The deploy that is under way; the pointer may name another move by now.
+    pub moving: Option<Moving>,
+}
+
+/// A deploy that is under way, or stranded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moving {
+    /// What it is to put in place, also when it is being undone.
+    pub revision: Revision,
+    /// What the pod goes back to, while it does.
+    pub back_to: Option<ReleaseId>,
 }
 
 /// What an operator holds deploys with.
@@ -235,7 +246,7 @@ impl Agent {
 
     /// How closely to watch.
     pub fn watchfulness(&self) -> Watchfulness {
-        if self.drain.active() { Watchfulness::Close } else { self.deploy.watchfulness() }
+        if self.drain.watches() { Watchfulness::Close } else { self.deploy.watchfulness() }
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
@@ -251,6 +262,11 @@ impl Agent {
     /// Whether the files that processes have loaded matter now.
     pub fn wants_files(&self) -> bool {
         self.deploy.wants_files()
+    }
+
+    /// A restart that we asked for may still change the app server.
+    pub fn restart_in_flight(&self) -> bool {
+        self.deploy.restart_in_flight()
     }
 
     /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does

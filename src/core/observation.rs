@@ -43,6 +43,8 @@ pub struct Observation {
     pub sight: Sight,
     /// What the app's own health path said, if it was asked.
     pub answers: Vec<Answer>,
+    /// What was asked and what came, in words, where an answer was not a good one.
+    pub said: Option<String>,
     /// The files of releases that processes have loaded; `None` when nobody looked, or the look failed.
     pub files: Option<BTreeMap<ProcessKey, Files>>,
     /// Requests and connections.
@@ -52,7 +54,7 @@ pub struct Observation {
 impl Observation {
     /// A look in which the app was not asked anything.
     pub fn new(began: Moment, sight: Sight, traffic: Traffic) -> Self {
-        Self { began, sight, answers: Vec::new(), files: None, traffic }
+        Self { began, sight, answers: Vec::new(), said: None, files: None, traffic }
     }
 
     /// The answers in one: the worst of them.
@@ -193,6 +195,9 @@ pub struct Sockets {
     pub ended: Option<Vec<Connection>>,
 }
 
+/// The mark of a connection's end counts as one byte received. No request is that short.
+pub(crate) const END_MARK: u64 = 1;
+
 /// One established connection, from the server's side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Connection {
@@ -212,6 +217,12 @@ pub struct Connection {
     pub last_received_ms: Option<u64>,
     /// Milliseconds since the last byte went out.
     pub last_sent_ms: Option<u64>,
+    /// The agent's own: it asks for the health path.
+    pub ours: bool,
+    /// The peer has sent its end mark: it may still read, or have gone.
+    pub half_closed: bool,
+    /// What was sent last was sent again and again, and nobody has acknowledged it: the peer is gone.
+    pub lost: bool,
 }
 
 impl Connection {
@@ -222,6 +233,13 @@ impl Connection {
         let asked_after_answer =
             matches!((self.last_received_ms, self.last_sent_ms), (Some(r), Some(s)) if r < s);
         self.unread > 0 || self.unsent > 0 || unanswered || asked_after_answer
+    }
+
+    /// A request came in, and no byte of an answer has gone out since.
+    pub fn unanswered(&self) -> bool {
+        let never = self.sent == Some(0);
+        let since = matches!((self.last_received_ms, self.last_sent_ms), (Some(r), Some(s)) if r < s);
+        self.received.is_some_and(|bytes| bytes > END_MARK) && (never || since)
     }
 
     /// Something came in after the last answer, and all of it was read. A request, most often.
@@ -283,6 +301,9 @@ mod tests {
             sent: Some(sent),
             last_received_ms: Some(50),
             last_sent_ms: Some(if sent > 0 { 10 } else { 50 }),
+            ours: false,
+            half_closed: false,
+            lost: false,
         }
     }
 

@@ -88,6 +88,18 @@ pub struct Watch {
     shape: Shape,
     /// Something was seen to differ from the baseline.
     touched: bool,
+    /// A process of the release was seen to accept requests.
+    served: bool,
+    ended: Ended,
+}
+
+/// Whether the master ended after the release had booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Ended {
+    Not,
+    /// Its container has yet to start another one.
+    Away,
+    Back,
 }
 
 impl Watch {
@@ -111,6 +123,8 @@ impl Watch {
             alone_again: false,
             shape: Shape::Unseen,
             touched: false,
+            served: false,
+            ended: Ended::Not,
         }
     }
 
@@ -137,6 +151,11 @@ impl Watch {
     /// The signal has left no trace.
     pub fn unchanged(&self) -> bool {
         !self.touched
+    }
+
+    /// The master ended after processes of the release had booted.
+    pub fn ended_after_boot(&self) -> bool {
+        self.ended != Ended::Not
     }
 
     /// How often others restarted the server meanwhile, as far as that counts.
@@ -190,13 +209,29 @@ impl Watch {
     pub fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
         match &observation.sight {
             Sight::Seen(server) => self.see(now, server, observation, policy),
-            Sight::Missing if self.baseline.is_some() => Verdict::Failed(Reason::MasterGone),
+            Sight::Missing if self.baseline.is_some() => self.master_ended(now, policy),
             Sight::Missing => {
                 self.newcomers.take(now, &BTreeMap::new());
                 self.good_since = None;
                 self.looping(1)
             }
             Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => Verdict::Undecided,
+        }
+    }
+
+    /// A release that has booted is not why its master ends: a plugin, a person or the kernel ended it. Its container
+    /// starts it again, and that start is watched like the first one; a second end is the release's.
+    fn master_ended(&mut self, now: Moment, policy: &Policy) -> Verdict {
+        match self.ended {
+            Ended::Not if self.served => {
+                self.ended = Ended::Away;
+                self.newcomers.forget();
+                (self.good_since, self.elsewhere_since, self.shape) = (None, None, Shape::NoProcess);
+                self.until = self.until.max(Some(now.plus(policy.hot_timeout_ms)));
+                Verdict::Undecided
+            }
+            Ended::Away => Verdict::Undecided,
+            Ended::Not | Ended::Back => Verdict::Failed(Reason::MasterGone),
         }
     }
 
@@ -218,6 +253,10 @@ impl Watch {
         }
         self.shape = self.shape_of(newest, server.old_workers);
         self.touched |= self.differs(newest, server.old_workers);
+        self.served |= self.has_booted(newest);
+        if self.ended == Ended::Away {
+            self.ended = Ended::Back;
+        }
         self.track(now, newest);
         if self.gave_up(newest) {
             return Verdict::Failed(Reason::BootFailed);
@@ -323,6 +362,12 @@ impl Watch {
 
     fn is_old(&self, key: ProcessKey) -> bool {
         self.baseline.as_ref().is_some_and(|b| b.processes.contains(&key))
+    }
+
+    /// A process of the release accepts requests.
+    fn has_booted(&self, newest: &Generation) -> bool {
+        let here = Cwd::Release(self.target.clone());
+        newest.processes.iter().any(|p| p.booted && p.cwd == here && !self.is_old(p.key))
     }
 
     fn all_new(&self, newest: &Generation) -> bool {

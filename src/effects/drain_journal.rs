@@ -5,14 +5,19 @@ use std::{
     fs, io,
     io::Write,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{core::drain::Journal, revisions_log::boot_id};
+use crate::{config::DRAIN_FILE, core::drain::Journal, plain_file, revisions_log::boot_id, volume::Lane};
 
 const FILE: &str = "drain.json";
+/// It is some hundred bytes.
+const LIMIT_BYTES: u64 = 64 << 10;
+/// Nothing begins before it was read, or this is over.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// The file's content: moments mean nothing on another boot of the kernel.
 #[derive(Serialize, Deserialize)]
@@ -21,10 +26,30 @@ struct Content {
     journal: Journal,
 }
 
-/// The journal of a drain of this boot, if there is one that can be read.
-pub fn read(state_dir: &Path) -> Option<Journal> {
+/// The journal of a drain of this boot, if there is one that can be read in time.
+pub async fn read(state_dir: &Path) -> Option<Journal> {
+    let dir = state_dir.to_owned();
+    let read = Lane::start("drain-journal").ok()?.run(READ_LIMIT, move || read_now(&dir)).await;
+    read.unwrap_or_else(|_| {
+        tracing::warn!(path = %state_dir.join(FILE).display(), "the drain's journal was not read in time");
+        None
+    })
+}
+
+/// Where nothing drains, the app must not think so.
+fn read_now(state_dir: &Path) -> Option<Journal> {
+    let journal = journal_in(state_dir);
+    if journal.is_none()
+        && let Err(error) = tell_the_app(state_dir, false)
+    {
+        tracing::warn!(path = %state_dir.join(DRAIN_FILE).display(), %error, "the app may think that the pod drains");
+    }
+    journal
+}
+
+fn journal_in(state_dir: &Path) -> Option<Journal> {
     let path = state_dir.join(FILE);
-    let text = match fs::read(&path) {
+    let text = match plain_file::read(&path, LIMIT_BYTES) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -56,15 +81,32 @@ pub fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journ
 fn write(state_dir: &Path, journal: Option<Journal>) -> io::Result<()> {
     let path = state_dir.join(FILE);
     let Some(journal) = journal else {
-        return match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
+        return removed(&path).and(tell_the_app(state_dir, false));
     };
     fs::create_dir_all(state_dir)?;
+    tell_the_app(state_dir, true)?;
     let mut file = tempfile::Builder::new().prefix(".drain").tempfile_in(state_dir)?;
     file.write_all(&serde_json::to_vec(&Content { boot_id: boot_id(), journal })?)?;
     file.persist(&path).map(drop).map_err(|error| error.error)
+}
+
+fn tell_the_app(state_dir: &Path, draining: bool) -> io::Result<()> {
+    let path = state_dir.join(DRAIN_FILE);
+    if !draining {
+        return removed(&path);
+    }
+    // Whatever lies there already says the same, and is not followed.
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn removed(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -87,10 +129,23 @@ mod tests {
     fn what_was_written_is_read_back_until_it_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), Some(journal())).unwrap();
-        assert_eq!(read(dir.path()), Some(journal()));
+        assert!(dir.path().join(DRAIN_FILE).exists(), "the app can know");
+        assert_eq!(read_now(dir.path()), Some(journal()));
         write(dir.path(), None).unwrap();
         write(dir.path(), None).unwrap();
-        assert_eq!(read(dir.path()), None);
+        assert_eq!(read_now(dir.path()), None);
+    }
+
+    #[test]
+    fn an_agent_that_drains_nothing_leaves_no_app_in_a_drain() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), Some(journal())).unwrap();
+        write(dir.path(), None).unwrap();
+        assert!(!dir.path().join(DRAIN_FILE).exists());
+        tell_the_app(dir.path(), true).unwrap();
+        tell_the_app(dir.path(), true).unwrap();
+        assert_eq!(read_now(dir.path()), None);
+        assert!(!dir.path().join(DRAIN_FILE).exists());
     }
 
     #[test]
@@ -98,8 +153,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let other = Content { boot_id: "another".into(), journal: journal() };
         fs::write(dir.path().join(FILE), serde_json::to_vec(&other).unwrap()).unwrap();
-        assert_eq!(read(dir.path()), None);
+        assert_eq!(read_now(dir.path()), None);
         fs::write(dir.path().join(FILE), "{").unwrap();
-        assert_eq!(read(dir.path()), None);
+        assert_eq!(read_now(dir.path()), None);
+    }
+
+    #[test]
+    fn a_pipe_or_a_file_without_end_in_its_place_holds_up_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_now(dir.path()), None);
+        write(dir.path(), Some(journal())).unwrap();
+        assert_eq!(read_now(dir.path()), Some(journal()), "it was replaced");
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read_now(dir.path()), None);
     }
 }

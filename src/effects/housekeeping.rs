@@ -130,17 +130,18 @@ impl Effects {
             tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace)
         })
         .await??;
-        self.tell(&pruned);
+        self.tell(&pruned, need == Need::Room);
         Ok(pruned)
     }
 
-    fn tell(&self, pruned: &Pruned) {
-        let news = self.gear.is_news(&pruned.kept);
+    /// What stays is of interest where room is needed; else `pitstop prune --dry-run` says it to those who ask.
+    fn tell(&self, pruned: &Pruned, room: bool) {
+        let news = room && self.gear.is_news(&pruned.kept);
         for one in &pruned.deleted {
-            let (release, class, bytes) = (one.release.as_str(), one.class, one.bytes);
-            tracing::info!(release, ?class, bytes, "an old release was deleted");
+            let (release, bytes) = (one.release.as_str(), one.bytes);
+            tracing::info!(was = one.class.word(), bytes, "old release {release} was deleted");
         }
-        for one in pruned.kept.iter().filter(|_| news || !pruned.deleted.is_empty()) {
+        for one in pruned.kept.iter().filter(|_| news) {
             tracing::info!(release = one.release.as_str(), why = one.why, "a release stays");
         }
         for detail in &pruned.failed {

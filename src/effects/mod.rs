@@ -10,6 +10,7 @@ mod housekeeping;
 mod leases;
 mod recovery;
 mod trial;
+mod unfinished;
 mod volume_work;
 
 use std::{
@@ -33,7 +34,7 @@ use crate::{
     hook::Hook,
     metrics::Metrics,
     releases::Releases,
-    revision::Revision,
+    revision::{ReleaseId, Revision},
     revisions_log::Log,
     store::{Blocking, CallOff},
     telemetry::DeployIds,
@@ -152,8 +153,8 @@ impl Effects {
     }
 
     /// The drain that was under way when the last process of the agent ended.
-    pub fn read_drain_journal(&self) -> Option<Journal> {
-        drain_journal::read(&self.tools.state_dir)
+    pub async fn read_drain_journal(&self) -> Option<Journal> {
+        drain_journal::read(&self.tools.state_dir).await
     }
 
     /// Writes the drain's journal, or removes it: best effort, in the background.
@@ -165,17 +166,21 @@ impl Effects {
     /// here: who waits on /prestop waits at the supervisor's desk.
     pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
         match effect {
-            Effect::Fetch { attempt, release } => {
+            Effect::Fetch { attempt, release, sha256 } => {
                 let (this, off) = (self.clone(), CallOff::default());
                 self.call_off_fetch(off.clone());
-                let work = async move { this.fetch(release, off).await };
+                let work = async move {
+                    this.noted("fetch", release.clone(), this.fetch(release, sha256, off)).await
+                };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
             Effect::Check { attempt, release, running, trial } => {
                 let (this, limit) = (self.clone(), VOLUME_LIMIT.saturating_add(self.trial_limit()));
                 // Also where this one needs none: the one before is wanted no more.
                 let turn = self.begin_trial().filter(|_| trial);
-                let work = async move { this.check(release, running, turn).await };
+                let work = async move {
+                    this.noted("check", release.clone(), this.check(release, running, turn)).await
+                };
                 self.run(attempt, Step::Check, limit, work, done);
             }
             Effect::Record { attempt, record } => {
@@ -193,11 +198,25 @@ impl Effects {
                 let work = async move { this.act(act, on).await };
                 self.run(attempt, Step::Perform(act), limit, work, done);
             }
-            Effect::Conclude { attempt, revision, conclusion } => {
-                self.conclude(attempt, &revision, &conclusion);
-            }
+            Effect::Conclude { conclusion, .. } => self.conclude(&conclusion),
             Effect::Notice(_) | Effect::Drain(_) => {}
         }
+    }
+
+    /// What the agent does not survive is not tried for ever.
+    async fn noted(
+        &self,
+        step: &'static str,
+        release: ReleaseId,
+        work: impl Future<Output = Result<Outcome, Trouble>>,
+    ) -> Result<Outcome, Trouble> {
+        let state_dir = self.tools.state_dir.clone();
+        let begin = move || unfinished::begin(&state_dir, step, &release);
+        let _begun = match tokio::task::spawn_blocking(begin).await {
+            Ok(Err(trouble)) => return Ok(Outcome::Condemned(trouble)),
+            begun => begun.ok(),
+        };
+        work.await
     }
 
     /// Runs the work of one effect, and reports: in time, late, or as failed when it panics.
@@ -210,18 +229,17 @@ impl Effects {
         done: &mpsc::UnboundedSender<Event>,
     ) {
         let done = done.clone();
-        let span = self.span(attempt, name(step));
         let report = move |outcome| {
             // Nobody listens when the loop has ended.
             let _ = done.send(Event::Finished { attempt, step, outcome });
         };
         let task = async move {
-            tracing::info!("begins");
             let mut work = tokio::spawn(work.in_current_span());
             let ended = match tokio::time::timeout(limit, &mut work).await {
                 Ok(ended) => ended,
                 Err(_) => {
-                    tracing::error!(?limit, "has not ended in time; its result is unknown");
+                    let (what, limit) = (name(step), humantime::format_duration(limit));
+                    tracing::error!("{what} has not ended within {limit}: whether it will is not known");
                     report(Outcome::Unknown);
                     if matches!(step, Step::Perform(_)) {
                         // A signal that comes when nobody waits for it any more must not be sent.
@@ -231,11 +249,10 @@ impl Effects {
                     work.await
                 }
             };
-            let outcome = outcome(ended);
-            log_outcome(&outcome);
-            report(outcome);
+            report(outcome(ended));
         };
-        tokio::spawn(task.instrument(span));
+        // Whatever is logged inside belongs to the deploy.
+        tokio::spawn(task.in_current_span());
     }
 
     /// The fetch before is needed no more, and must not keep the next one waiting.
@@ -244,53 +261,25 @@ impl Effects {
         std::mem::replace(&mut *fetching, next).now();
     }
 
-    /// Whatever is logged inside belongs to the deploy.
-    fn span(&self, attempt: Attempt, step: &'static str) -> tracing::Span {
-        tracing::info_span!("deploy", deploy_id = self.tools.ids.of(attempt), step)
-    }
-
     /// Tells the app server.
     async fn act(&self, act: Act, on: GenerationKey) -> Result<Outcome, Trouble> {
         pause_at("effects.before_signal").await;
-        tracing::info!(?act, "tells the app server");
         self.tools.app_server.perform(act, on).await?;
         pause_at("effects.after_signal").await;
         Ok(Outcome::Done)
     }
 
-    /// A deploy is over: one line that says all, and the volume is tidied in the background.
-    fn conclude(&self, attempt: Attempt, revision: &Revision, conclusion: &Conclusion) {
-        let _inside = self.span(attempt, "conclude").entered();
+    /// A deploy is over: what it held is let go.
+    fn conclude(&self, conclusion: &Conclusion) {
         // Of a pod that is stranded nobody knows what it will need.
         if !matches!(conclusion, Conclusion::Stranded(_)) {
             self.let_go();
         }
-        let (release, sequence) = (revision.release.as_str(), revision.sequence);
-        match conclusion {
-            Conclusion::Verified => {
-                tracing::info!(release, sequence, result = "verified", "deploy ended");
-            }
-            Conclusion::Superseded => {
-                self.call_off_fetch(CallOff::default());
-                self.end_trial();
-                tracing::info!(release, sequence, result = "superseded", "deploy ended");
-            }
-            Conclusion::Reverted(trouble) => report_failed(revision, "reverted", trouble),
-            Conclusion::Stranded(trouble) => report_failed(revision, "stranded", trouble),
-            Conclusion::Refused(trouble) => report_failed(revision, "refused", trouble),
+        if matches!(conclusion, Conclusion::Superseded) {
+            self.call_off_fetch(CallOff::default());
+            self.end_trial();
         }
     }
-}
-
-fn report_failed(revision: &Revision, result: &str, trouble: &Trouble) {
-    tracing::warn!(
-        release = revision.release.as_str(),
-        sequence = revision.sequence,
-        result,
-        reason = trouble.reason.code(),
-        detail = trouble.message,
-        "deploy ended"
-    );
 }
 
 fn outcome(ended: Result<Result<Outcome, Trouble>, tokio::task::JoinError>) -> Outcome {
@@ -304,22 +293,13 @@ fn outcome(ended: Result<Result<Outcome, Trouble>, tokio::task::JoinError>) -> O
     }
 }
 
-fn log_outcome(outcome: &Outcome) {
-    match outcome {
-        Outcome::Failed(trouble) | Outcome::Condemned(trouble) | Outcome::NotPublished { trouble, .. } => {
-            tracing::warn!(reason = trouble.reason.code(), detail = trouble.message, "failed");
-        }
-        outcome => tracing::info!(?outcome, "ended"),
-    }
-}
-
 fn name(step: Step) -> &'static str {
     match step {
-        Step::Fetch => "fetch",
-        Step::Check => "check",
-        Step::Record(_) => "record",
-        Step::Publish => "publish",
-        Step::Perform(_) => "perform",
+        Step::Fetch => "the fetch",
+        Step::Check => "the check",
+        Step::Record(_) => "a line of revisions.log",
+        Step::Publish => "the switch of `current`",
+        Step::Perform(_) => "the call of the app server",
     }
 }
 

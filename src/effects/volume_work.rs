@@ -35,16 +35,21 @@ pub(super) async fn on<T: Send + 'static>(
 
 impl Effects {
     /// Makes the release complete on the volume.
-    pub(super) async fn fetch(&self, release: ReleaseId, off: CallOff) -> Result<Outcome, Trouble> {
+    pub(super) async fn fetch(
+        &self,
+        release: ReleaseId,
+        sha256: Option<String>,
+        off: CallOff,
+    ) -> Result<Outcome, Trouble> {
         pause_at("effects.before_fetch").await;
         if release.is_fallback() {
             // It is in the image.
             return Ok(Outcome::Done);
         }
         self.ask_volume().await?;
-        let mut fetched = self.fetch_once(&release, &off).await;
+        let mut fetched = self.fetch_once(&release, sha256.as_deref(), &off).await;
         while fetched.as_ref().is_err_and(|t| t.reason == Reason::NoSpace) && self.make_room().await {
-            fetched = self.fetch_once(&release, &off).await;
+            fetched = self.fetch_once(&release, sha256.as_deref(), &off).await;
         }
         if let Some(fetched) = fetched? {
             self.tools.metrics.fetched(&fetched);
@@ -54,13 +59,18 @@ impl Effects {
     }
 
     /// Answers how it came onto the volume; nothing where there is no store that it could have come from.
-    async fn fetch_once(&self, release: &ReleaseId, off: &CallOff) -> Result<Option<Fetched>, Trouble> {
-        let off = off.clone();
+    async fn fetch_once(
+        &self,
+        release: &ReleaseId,
+        sha256: Option<&str>,
+        off: &CallOff,
+    ) -> Result<Option<Fetched>, Trouble> {
+        let (sha256, off) = (sha256.map(ToOwned::to_owned), off.clone());
         let (tools, holder, release) = (self.tools.clone(), self.holder.clone(), release.clone());
         on(&self.volume, move || {
             holder.hold(&release)?;
             match &tools.store {
-                Some(store) => tools.releases.fetch(&store.until(off), &release).map(Some),
+                Some(store) => tools.releases.fetch(&store.until(off), &release, sha256.as_deref()).map(Some),
                 None if tools.releases.is_complete(&release)? => Ok(None),
                 None => Err(Trouble::new(
                     Reason::ReleaseUnknown,

@@ -2,11 +2,15 @@
 
 use std::{
     env, fs,
+    io::Read,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use crate::user_command::SHELL;
+use crate::{plain_file, user_command::SHELL};
+
+/// The kernel itself looks at 256 bytes.
+const LONGEST_LINE: u64 = 4096;
 
 /// What the shell itself does.
 const BUILT_IN: [&str; 24] = [
@@ -47,7 +51,9 @@ fn program(command: &str) -> Option<&str> {
 
 /// What a script names in its first line: the program itself, or the one that `env` looks up.
 fn interpreter(script: &Path) -> Option<String> {
-    let text = fs::read(script).ok()?;
+    // Its first line is all that matters; a program itself may be of any size.
+    let mut text = Vec::new();
+    plain_file::open(script).ok()?.take(LONGEST_LINE).read_to_end(&mut text).ok()?;
     let line = text.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
     let line = String::from_utf8_lossy(line).into_owned();
     let mut words = line.split_whitespace();

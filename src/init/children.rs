@@ -1,21 +1,28 @@
 //! The init's children: the command, the agent, and whatever orphans they leave.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use nix::sys::prctl;
-use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
+use rustix::{
+    io::Errno,
+    process::{Signal, WaitOptions, WaitStatus, wait},
+};
 
 use super::{
     Settings,
+    agent::Starter,
     reach::{self, Tree},
     signals,
 };
-use crate::procs::ProcessId;
+use crate::{
+    config::{DRAIN_FILE, DRAIN_FILE_VARIABLE},
+    procs::ProcessId,
+};
 
 /// This very binary, also after its file was replaced.
 const OURSELVES: &str = "/proc/self/exe";
@@ -40,8 +47,8 @@ pub fn adopt_orphans() {
 #[derive(Debug)]
 pub struct Children {
     command_line: Vec<OsString>,
-    agent_line: Vec<OsString>,
-    state_dir: Option<PathBuf>,
+    drain_file: PathBuf,
+    starter: Starter,
     json_log: bool,
     command: Option<i32>,
     agent: Option<i32>,
@@ -53,8 +60,8 @@ impl Children {
     pub fn new(settings: &Settings) -> Self {
         Self {
             command_line: settings.command.clone(),
-            agent_line: settings.agent.clone(),
-            state_dir: settings.state_dir_moved.then(|| settings.state_dir.clone()),
+            drain_file: settings.state_dir.join(DRAIN_FILE),
+            starter: Starter::new(settings.agent.clone()),
             json_log: settings.json_log,
             command: None,
             agent: None,
@@ -69,7 +76,7 @@ impl Children {
     /// Its exit code, when there is no process to be had. Whether the program can be run shows in
     /// the exit code of the process.
     pub fn start_command(&mut self) -> Result<(), u8> {
-        let pid = spawn(self.trampoline(self.command_line.iter().map(OsString::as_os_str)))?;
+        let pid = spawn(self.trampoline())?;
         tracing::info!(pid, "the command starts");
         self.command = Some(pid);
         self.none_left = false;
@@ -81,15 +88,7 @@ impl Children {
     /// # Errors
     /// As [`Self::start_command`].
     pub fn start_agent(&mut self) -> Result<(), u8> {
-        let ourselves = named_path();
-        let line = [ourselves.as_os_str()].into_iter().chain(self.agent_line.iter().map(OsString::as_os_str));
-        let mut agent = self.trampoline(line);
-        agent.stdin(Stdio::null());
-        if let Some(state_dir) = &self.state_dir {
-            agent.env("PITSTOP_STATE_DIR", state_dir);
-        }
-        let pid = spawn(agent)?;
-        tracing::info!(pid, "the agent starts");
+        let pid = self.starter.start()?;
         self.agent = Some(pid);
         self.none_left = false;
         Ok(())
@@ -97,30 +96,30 @@ impl Children {
 
     /// `pitstop exec --child-of US -- LINE`: see `trampoline`. Its group is its own, so that signals to the
     /// whole group of ours (`dumb-init`) reach nobody but us.
-    fn trampoline<'a>(&self, line: impl Iterator<Item = &'a OsStr>) -> Command {
+    fn trampoline(&self) -> Command {
         let mut command = Command::new(OURSELVES);
         command.arg0("pitstop").args(self.json_log.then_some("--json")).arg("exec");
-        command.arg("--child-of").arg(own_pid().to_string()).arg("--").args(line).process_group(0);
+        command.arg("--child-of").arg(own_pid().to_string()).arg("--").args(&self.command_line);
+        command.env(DRAIN_FILE_VARIABLE, &self.drain_file).process_group(0);
         command
     }
 
     /// Takes one dead process away; `None` when there is none at the moment.
     pub fn reap(&mut self) -> Option<Dead> {
-        let (pid, status) = match wait(WaitOptions::NOHANG) {
+        let (pid, code) = match reaped() {
             Ok(found) => found?,
             Err(error) => {
-                self.none_left = error == rustix::io::Errno::CHILD;
+                self.none_left = error == Errno::CHILD;
                 return None;
             }
         };
-        let (pid, code) = (pid.as_raw_nonzero().get(), exit_code(status));
         Some(if self.command == Some(pid) {
             self.command = None;
             Dead::Command(code)
         } else if self.agent == Some(pid) {
             self.agent = None;
             if !self.agent_told {
-                tracing::error!(pid, code, "the agent has ended; it is started again");
+                tracing::error!(pid, code, "the agent has died; it is started again");
             }
             Dead::Agent(code)
         } else {
@@ -179,18 +178,24 @@ impl Children {
     }
 }
 
-fn own_pid() -> i32 {
+/// Takes any dead process away: its pid and its exit code.
+pub fn reaped() -> Result<Option<(i32, u8)>, Errno> {
+    let dead = wait(WaitOptions::NOHANG)?;
+    Ok(dead.map(|(pid, status)| (pid.as_raw_nonzero().get(), exit_code(status))))
+}
+
+pub fn own_pid() -> i32 {
     std::process::id().cast_signed()
 }
 
 /// To exactly the process that has the pid now. One that is gone needs no signal.
-fn send(pid: i32, signal: Signal) {
+pub fn send(pid: i32, signal: Signal) {
     if let Err(error) = ProcessId::of(pid).and_then(|process| process.signal(signal)) {
         tracing::debug!(pid, %error, signal = signals::name(signal), "not sent");
     }
 }
 
-fn spawn(mut command: Command) -> Result<i32, u8> {
+pub fn spawn(mut command: Command) -> Result<i32, u8> {
     match command.spawn() {
         Ok(child) => Ok(child.id().cast_signed()),
         Err(error) => {
@@ -202,7 +207,7 @@ fn spawn(mut command: Command) -> Result<i32, u8> {
 
 /// The path by which this binary was started, while it is still the same file: processes are named
 /// after it.
-fn named_path() -> PathBuf {
+pub fn named_path() -> PathBuf {
     let same = |path: &PathBuf| {
         let (named, ours) = (path.metadata().ok()?, std::fs::metadata(OURSELVES).ok()?);
         ((named.dev(), named.ino()) == (ours.dev(), ours.ino())).then_some(())

@@ -18,7 +18,7 @@
 
 use rustix::process::Signal;
 
-use super::{Answer, Question, Settings};
+use super::{Answer, Question, Settings, pauses::Pauses};
 use crate::core::Moment;
 
 /// A first release gets so long to arrive before the command is started without one.
@@ -33,21 +33,17 @@ const SETTLE_MS: u64 = 15_000;
 const AFTER_KILL_MS: u64 = 2_000;
 /// Before a question is asked again.
 const ASK_AGAIN_MS: u64 = 200;
-/// The pauses before the agent is started again double from here to there.
-const FIRST_PAUSE_MS: u64 = 250;
-const LONGEST_PAUSE_MS: u64 = 10_000;
-/// During a drain nobody waits that long.
-const LONGEST_PAUSE_IN_DRAIN_MS: u64 = 1_000;
-/// An agent that lived so long begins with the first pause again.
-const STABLE_MS: u64 = 60_000;
+/// 128 and SIGTERM, SIGINT.
+const BY_A_STOP: [u8; 2] = [143, 130];
 /// 128 and SIGKILL.
 const KILLED: u8 = 137;
 /// The agent's exit code for a configuration that cannot work, with no app server beside it.
 const CONFIG: u8 = 64;
 
-/// How long things may take.
+/// How long things may take, and what they end with.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    pub stop_is_success: bool,
     pub hold_ms: u64,
     pub grace_ms: u64,
     pub reserve_ms: u64,
@@ -55,8 +51,8 @@ pub struct Limits {
 
 impl Limits {
     pub fn of(settings: &Settings) -> Self {
-        let Settings { hold_ms, grace_ms, reserve_ms, .. } = *settings;
-        Self { hold_ms, grace_ms, reserve_ms }
+        let Settings { stop_is_success, hold_ms, grace_ms, reserve_ms, .. } = *settings;
+        Self { stop_is_success, hold_ms, grace_ms, reserve_ms }
     }
 }
 
@@ -132,7 +128,7 @@ pub struct Course {
     no_deploys: bool,
     stage: Stage,
     agent: Agent,
-    pause_ms: u64,
+    pauses: Pauses,
     /// The question under way.
     asked: Option<Question>,
     ask_at: Moment,
@@ -148,7 +144,7 @@ impl Course {
             no_deploys,
             stage: Stage::Preparing { until },
             agent: Agent::Down(now),
-            pause_ms: FIRST_PAUSE_MS,
+            pauses: Pauses::new(),
             asked: None,
             ask_at: now,
             stopped_at: None,
@@ -157,7 +153,9 @@ impl Course {
 
     /// The exit code, once everything is over.
     pub fn over(&self) -> Option<u8> {
-        if let Stage::Over(code) = self.stage { Some(code) } else { None }
+        let Stage::Over(code) = self.stage else { return None };
+        let well = self.limits.stop_is_success && self.stopped_at.is_some() && BY_A_STOP.contains(&code);
+        Some(if well { 0 } else { code })
     }
 
     /// When something is due though nothing happens.
@@ -252,11 +250,7 @@ impl Course {
 
     fn agent_ended(&mut self, now: Moment, code: u8, acts: &mut Vec<Act>) {
         let Agent::Up(since) = self.agent else { return };
-        if now.since(since) >= STABLE_MS {
-            self.pause_ms = FIRST_PAUSE_MS;
-        }
-        self.agent = Agent::Down(now.plus(self.pause_ms));
-        self.pause_ms = (self.pause_ms * 2).min(LONGEST_PAUSE_MS);
+        self.agent = Agent::Down(now.plus(self.pauses.after(now.since(since))));
         match self.stage {
             Stage::Preparing { .. } if code == CONFIG => {
                 self.no_deploys = true;
@@ -271,7 +265,7 @@ impl Course {
     /// Somebody waits for the agent.
     fn hurry_agent(&mut self, now: Moment) {
         if let Agent::Down(at) = &mut self.agent {
-            *at = (*at).min(now.plus(self.pause_ms.min(LONGEST_PAUSE_IN_DRAIN_MS)));
+            *at = (*at).min(now.plus(self.pauses.in_a_hurry()));
         }
     }
 

@@ -1,4 +1,5 @@
-//! `pitstop exec`: the container's first process, where the platform has neither sidecars nor hooks.
+//! The parents of the agent. `pitstop run` is one that starts the agent again (`parent`); the rest is about
+//! `pitstop exec`, the container's first process where the platform has neither sidecars nor hooks.
 //!
 //! ```text
 //!   init (this) ─┬─ CMD: the app server, perhaps behind a shell
@@ -11,9 +12,13 @@
 //!
 //! No volume is touched here, and nothing is waited for without an end.
 
+mod agent;
 mod ask;
 mod children;
 mod course;
+mod limits;
+mod parent;
+mod pauses;
 mod reach;
 mod signals;
 mod trampoline;
@@ -34,6 +39,8 @@ use ask::{Answer, Question};
 use children::{Children, Dead};
 use course::{Act, Course, Input, Limits, Why};
 
+pub use agent::{Agent, become_agent};
+pub use parent::keep_agent;
 pub use trampoline::become_command;
 
 /// The loop looks up at least so often, whatever the clocks and the signals do.
@@ -44,16 +51,16 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The command whose end is the container's end; never empty.
     pub command: Vec<OsString>,
-    /// Arguments of the agent.
-    pub agent: Vec<OsString>,
+    /// The agent.
+    pub agent: Agent,
     /// Logs are JSON.
     pub json_log: bool,
     /// Where the agent's admin socket is.
     pub state_dir: PathBuf,
-    /// Set when that is another than the configured one: the agent must be told.
-    pub state_dir_moved: bool,
     /// The configuration allows no deploys, so that the command need not wait for a first release.
     pub no_deploys: bool,
+    /// A command that was ended by the signal that asked for it counts as one that ended with 0.
+    pub stop_is_success: bool,
     /// How long SIGTERM is held back at most, in milliseconds.
     pub hold_ms: u64,
     /// From the first SIGTERM to the SIGKILL that ends what still runs, in milliseconds.
@@ -77,7 +84,7 @@ enum Event {
 /// When signals cannot be caught: nothing was started then.
 pub fn run(settings: Settings) -> io::Result<u8> {
     let (send, events) = mpsc::channel();
-    signals::catch(send.clone())?;
+    signals::catch(send.clone(), &signals::all())?;
     children::adopt_orphans();
     let course = Course::new((settings.clock)(), Limits::of(&settings), settings.no_deploys);
     let children = Children::new(&settings);

@@ -25,10 +25,15 @@ const CAUGHT: &[(Signal, &str)] = &[
     (Signal::CONT, "SIGCONT"),
 ];
 
-/// From now on each signal is an event.
-pub fn catch(events: Sender<Event>) -> io::Result<()> {
+/// All that `exec` catches.
+pub fn all() -> Vec<Signal> {
+    CAUGHT.iter().map(|(signal, _)| *signal).collect()
+}
+
+/// From now on each of these signals is an event.
+pub fn catch(events: Sender<Event>, caught: &[Signal]) -> io::Result<()> {
     debug_assert_eq!(Signal::TERM.as_raw(), signal::SIGTERM);
-    let mut signals = Signals::new(CAUGHT.iter().map(|(signal, _)| signal.as_raw()))?;
+    let mut signals = Signals::new(caught.iter().map(|signal| signal.as_raw()))?;
     let pass = move || {
         for number in signals.forever() {
             if events.send(Event::Signal(number)).is_err() {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The contract's names, less those that nothing feeds yet.
-const NAMES: [(&str, &str); 21] = [
+const NAMES: [(&str, &str); 22] = [
     ("pitstop_release_info", "gauge"),
     ("pitstop_in_sync", "gauge"),
     ("pitstop_stage", "gauge"),
@@ -19,6 +19,7 @@ const NAMES: [(&str, &str); 21] = [
     ("pitstop_deploy_duration_seconds", "histogram"),
     ("pitstop_stage_duration_seconds", "histogram"),
     ("pitstop_restarts_total", "counter"),
+    ("pitstop_restart_requests_cut_total", "counter"),
     ("pitstop_restart_duration_seconds", "histogram"),
     ("pitstop_fetch_bytes_total", "counter"),
     ("pitstop_fetch_files_total", "counter"),
@@ -51,6 +52,7 @@ fn view() -> View {
         hold: None,
         back: None,
         retry_at: None,
+        moving: None,
     }
 }
 
@@ -92,7 +94,8 @@ fn fed() -> Metrics {
         last_peer: None,
         evidence: Evidence::default(),
         upgraded: 0,
-        cut: Vec::new(),
+        left: Vec::new(),
+        stuck_ms: None,
     });
     metrics
 }

@@ -23,6 +23,9 @@ pub enum How {
     OpenFile,
     /// A file in it is mapped into memory, as libraries are.
     MappedFile,
+    /// A variable of the environment that it was started with names it, as Bundler's do: whatever it starts in turn will
+    /// look there.
+    Environment,
 }
 
 /// A process that uses a directory.
@@ -40,6 +43,7 @@ impl fmt::Display for User {
             How::WorkingDirectory => write!(f, "process {} works in it", self.pid),
             How::OpenFile => write!(f, "process {} has a file of it open", self.pid),
             How::MappedFile => write!(f, "process {} has a file of it mapped", self.pid),
+            How::Environment => write!(f, "the environment of process {} names it", self.pid),
         }
     }
 }
@@ -52,6 +56,24 @@ pub fn user_of(dir: &Path) -> std::io::Result<Option<User>> {
     let mut search = Search { dir: Inode::of(dir)?, known: HashMap::new() };
     let all = procfs::process::all_processes().map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(all.flatten().find_map(|process| search.user(&process)))
+}
+
+/// Where a process was started is no place that it looks in.
+const PLACES: [&str; 2] = ["PWD", "OLDPWD"];
+
+/// The absolute paths in the values of a process's variables: `BUNDLE_GEMFILE=/x/Gemfile`, `RUBYOPT=-r/x/setup`,
+/// `GEM_PATH=/x:/y`.
+fn paths_in_environment(pid: i32) -> Vec<PathBuf> {
+    let raw = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&raw);
+    let variables = text.split('\0').filter_map(|variable| variable.split_once('='));
+    let values = variables.filter(|(name, _)| !PLACES.contains(name)).map(|(_, value)| value);
+    let words = values.flat_map(|value| value.split([':', ' ', ';', ',', '=']));
+    let paths = words.filter_map(|word| {
+        let path = word.strip_prefix("-r").or(word.strip_prefix("-I")).unwrap_or(word);
+        path.starts_with('/').then(|| PathBuf::from(path))
+    });
+    paths.collect()
 }
 
 struct Search {
@@ -81,7 +103,11 @@ impl Search {
             MMapPath::Path(path) => Some(path),
             _ => None,
         });
-        if mapped.any(|path| self.has(pid, root, &path)) { uses(How::MappedFile) } else { None }
+        if mapped.any(|path| self.has(pid, root, &path)) {
+            return uses(How::MappedFile);
+        }
+        let named = paths_in_environment(pid).into_iter().any(|path| self.has(pid, root, &path));
+        if named { uses(How::Environment) } else { None }
     }
 
     /// Walks up from a directory as the kernel sees it.
@@ -174,6 +200,34 @@ mod tests {
         assert!(user_of(&release).unwrap().is_some(), "deleted, and still open");
         drop(child);
         assert_eq!(user_of(&release).unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_that_a_process_was_told_to_look_in_is_in_use() {
+        let home = tempfile::tempdir().unwrap();
+        let release = home.path().join("releases/v1");
+        fs::create_dir_all(release.join("lib")).unwrap();
+        let path = |file: &str| release.join(file).display().to_string();
+        for (name, value) in [
+            ("BUNDLE_GEMFILE", path("Gemfile")),
+            ("RUBYOPT", format!("-W0 -r{}", path("lib/setup"))),
+            ("GEM_PATH", format!("/usr/lib/gems:{}", path("lib"))),
+        ] {
+            let child = Ended::start(
+                Command::new("sleep").arg("60").env_clear().env(name, value).env("PATH", "/bin:/usr/bin"),
+            );
+            wait_for(&release, How::Environment, &child);
+        }
+        let child = Ended::start(
+            Command::new("sleep").arg("60").env("PWD", release.join("lib")).env("X", "/nowhere/v1"),
+        );
+        let pid = i32::try_from(child.0.id()).unwrap();
+        let told = |pid: i32| crate::procs::environment(pid, "X").is_some();
+        assert!((0..3000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            told(pid)
+        }));
+        assert_eq!(user_of(&release).unwrap(), None, "where it was started is no such place");
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(super) struct Downloaded {
     pub(super) sha256: String,
     /// Its size.
     pub(super) bytes: u64,
+    /// How it was changed on its way, where the store says so.
+    pub(super) encoding: Option<String>,
 }
 
 /// Copies the object into the file. `accept` is asked with the number of bytes that are promised.
@@ -60,7 +62,7 @@ pub(super) fn download<E>(
     file: File,
     accept: impl Fn(u64) -> Result<(), E>,
 ) -> Result<Downloaded, DownloadError<E>> {
-    let mut copy = Copy { file, hash: Sha256::new(), bytes: 0, version: None };
+    let mut copy = Copy { file, hash: Sha256::new(), bytes: 0, version: None, encoding: None };
     let mut patience = Patience::default();
     loop {
         match copy.go_on(store, key, &accept) {
@@ -79,7 +81,7 @@ pub(super) fn download<E>(
     }
     // A network file system may say only now that it could not write.
     nix::unistd::close(copy.file).map_err(io::Error::from)?;
-    Ok(Downloaded { sha256: hex(&copy.hash.finalize()), bytes: copy.bytes })
+    Ok(Downloaded { sha256: hex(&copy.hash.finalize()), bytes: copy.bytes, encoding: copy.encoding })
 }
 
 struct Copy {
@@ -87,6 +89,7 @@ struct Copy {
     hash: Sha256,
     bytes: u64,
     version: Option<Version>,
+    encoding: Option<String>,
 }
 
 impl Copy {
@@ -98,6 +101,7 @@ impl Copy {
     ) -> Result<(), DownloadError<E>> {
         let mut object = store.read(key, self.bytes, self.version.as_ref())?;
         self.version = Some(object.version.clone());
+        self.encoding.clone_from(&object.encoding);
         accept(object.size_bytes).map_err(DownloadError::Refused)?;
         loop {
             let chunk = store.next(key, &mut object)?;

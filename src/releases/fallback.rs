@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Releases, disk_trouble, sync_dir};
+use super::{Releases, disk_trouble};
 use crate::core::{Reason, Trouble};
 
 impl Releases {
@@ -20,7 +20,7 @@ impl Releases {
         self.link_before()?;
         let dir = self.current_dir()?;
         self.swap(&dir, target)?;
-        sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e))?;
+        dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
         match fs::read_link(&self.current) {
             Ok(found) if found == *target => Ok(()),
             Ok(found) => Err(Trouble::new(

@@ -18,6 +18,7 @@ use super::{
     download::{DownloadError, Downloaded, download},
     is_absence,
     layout::Link,
+    places::RELEASES,
     staging::Stage,
     sync_dir,
     unpack::{Unpacked, unpack},
@@ -28,6 +29,7 @@ use crate::{
     failpoint,
     revision::ReleaseId,
     store::{ArchiveKind, Blocking, CallOff, StoreError, archive::Published},
+    volume,
 };
 
 /// An archive and its tree take at least so many times the archive's size.
@@ -48,25 +50,47 @@ pub struct Fetched {
 
 impl Releases {
     /// Makes the release complete on the volume, or leaves it absent. Blocks for as long as that takes.
+    /// `promised` is the digest of the archive that was promoted, where the pointer names one: nothing that was
+    /// made of another archive counts as this release.
     ///
     /// # Errors
     /// [`Trouble`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
     /// `store_denied`, `no_space` or `volume_unavailable`.
-    pub fn fetch(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
+    pub fn fetch(
+        &self,
+        store: &Blocking,
+        id: &ReleaseId,
+        promised: Option<&str>,
+    ) -> Result<Fetched, Trouble> {
         let off = || StoreError::CalledOff(format!("fetching {id}")).into();
-        self.fetch_all(store, id).map_err(|trouble| if store.off().is_called() { off() } else { trouble })
+        self.fetch_all(store, id, promised)
+            .map_err(|trouble| if store.off().is_called() { off() } else { trouble })
     }
 
-    fn fetch_all(&self, store: &Blocking, id: &ReleaseId) -> Result<Fetched, Trouble> {
+    fn fetch_all(
+        &self,
+        store: &Blocking,
+        id: &ReleaseId,
+        promised: Option<&str>,
+    ) -> Result<Fetched, Trouble> {
         if let Some(marker) = self.marker(id)? {
+            self.check_promise(id, &marker, promised)?;
             self.use_as_it_is(&marker)?;
             let Marker { entries, bytes, .. } = marker;
             return Ok(Fetched { downloaded_bytes: 0, was_there: true, entries, bytes });
         }
         self.refuse_foreign(id)?;
-        self.check_way_to_shared(&self.layout.links())?;
-        let published = find(store, id)?;
-        let stage = self.stage()?;
+        self.place(RELEASES)?;
+        let published = store.require(id)?;
+        if let Some(promised) = promised.filter(|promised| *promised != published.sha256) {
+            let (key, now) = (published.kind.key(id), &published.sha256);
+            let why = format!(
+                "{key} has the digest {now} in the store, and the pointer names {promised}: the archive was replaced \
+                 after {id} was promoted"
+            );
+            return Err(corrupt(id, &why));
+        }
+        let stage = self.stage(store.off())?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
@@ -81,6 +105,17 @@ impl Releases {
         let was_there = !self.settle(&stage, &tree, id)?;
         failpoint::hit("fetch.done");
         Ok(Fetched { downloaded_bytes, was_there, entries, bytes })
+    }
+
+    /// Whether the tree on the volume was made from the archive that was promoted.
+    fn check_promise(&self, id: &ReleaseId, marker: &Marker, promised: Option<&str>) -> Result<(), Trouble> {
+        let Some(promised) = promised.filter(|promised| *promised != marker.sha256) else { return Ok(()) };
+        let why = format!(
+            "{} was made from an archive with the digest {}, and the pointer names {promised}",
+            self.path(id).display(),
+            marker.sha256
+        );
+        Err(corrupt(id, &why))
     }
 
     /// A release that is on the volume is never changed. What its links lead to may be missing all the
@@ -153,17 +188,17 @@ impl Releases {
     }
 
     fn check_space(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
-        let staging = self.staging_dir();
-        let stat = rustix::fs::statvfs(&staging).map_err(|e| disk_trouble(&staging, &e.into()))?;
+        let stat =
+            rustix::fs::statvfs(&self.deploy_to).map_err(|e| disk_trouble(&self.deploy_to, &e.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let need = archive_bytes.saturating_mul(SPACE_FACTOR);
         if free >= need {
             return Ok(());
         }
-        let volume = self.deploy_to.display();
-        let message = format!(
-            "{id} needs about {need} bytes on {volume}, where {free} are free; free space or lower keep_releases"
-        );
+        let no_room = volume::says(&self.deploy_to, &format!("has no room for {id}"));
+        let need = need.div_ceil(1 << 20);
+        let message =
+            format!("{no_room}: it needs about {need} MB; free space on it, or lower keep_releases");
         Err(Trouble::new(Reason::NoSpace, message))
     }
 
@@ -221,9 +256,8 @@ impl Releases {
 
     /// The one rename; false when another agent's was first.
     fn settle(&self, stage: &Stage, tree: &Path, id: &ReleaseId) -> Result<bool, Trouble> {
-        let (dir, path) = (self.releases_dir(), self.path(id));
-        fs::create_dir_all(&dir).map_err(|e| disk_trouble(&dir, &e))?;
-        let renamed = match fs::rename(tree, &path) {
+        let (releases, path) = (self.make_place(RELEASES)?, self.path(id));
+        let renamed = match fs::rename(tree, releases.join(id.as_str())) {
             Ok(()) => true,
             // Something is there: the rename of a directory replaces nothing but an empty one.
             Err(_) if self.is_complete(id)? => false,
@@ -233,28 +267,30 @@ impl Releases {
             }
         };
         failpoint::hit("fetch.renamed");
-        for dir in [stage.dir(), &dir, &self.deploy_to] {
+        for dir in [stage.place(), &releases] {
+            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
+        }
+        for dir in [stage.dir(), &self.deploy_to] {
             sync_dir(dir).map_err(|e| disk_trouble(dir, &e))?;
         }
         Ok(renamed)
     }
 }
 
-/// Which archive the store has for the release.
-pub(super) fn find(store: &Blocking, id: &ReleaseId) -> Result<Published, Trouble> {
-    let found = store.find(id)?.ok_or_else(|| {
-        let message = format!("the store has no release {id}: publish it, or promote another");
-        Trouble::new(Reason::ReleaseUnknown, message)
-    })?;
-    found.map_err(|e| corrupt(id, &e.to_string()))
-}
-
 fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Result<(), Trouble> {
     if came.sha256 == published.sha256 {
         return Ok(());
     }
-    let (key, Downloaded { sha256, bytes }, expected) = (published.kind.key(id), came, &published.sha256);
-    Err(corrupt(id, &format!("{key} has the digest {sha256} ({bytes} bytes), published was {expected}")))
+    let (key, Downloaded { sha256, bytes, encoding }, expected) =
+        (published.kind.key(id), came, &published.sha256);
+    let mut why = format!("{key} has the digest {sha256} ({bytes} bytes), published was {expected}");
+    if let Some(encoding) = encoding {
+        why += &format!(
+            "; it came with Content-Encoding {encoding}, so the server or a proxy may have changed it on its way: \
+             upload it without, and let nothing in between compress"
+        );
+    }
+    Err(corrupt(id, &why))
 }
 
 fn corrupt(id: &ReleaseId, why: &str) -> Trouble {

@@ -11,14 +11,13 @@
 //! changed afterwards. What they lead to belongs to the volume or to the pod, and is made where it is missing.
 
 use std::{
-    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Releases, disk_trouble, is_absence, unpack_error::UnpackError};
+use super::{Releases, disk_trouble, is_absence, places::make_dir_below, unpack_error::UnpackError};
 use crate::{
     core::{Reason, Trouble},
     revision::ReleaseId,
@@ -26,6 +25,12 @@ use crate::{
 
 /// What keeps an empty directory in a repository, and nothing else.
 const PLACEHOLDERS: [&str; 2] = [".keep", ".gitkeep"];
+
+/// So many directories and files are not there to keep a place.
+const EMPTY_MAX: usize = 1000;
+
+/// Where the directories and files of the volume are that releases share.
+const SHARED: &str = "shared";
 
 /// How a release is laid out, beyond what its archive says.
 #[derive(Debug, Clone)]
@@ -152,7 +157,10 @@ pub(super) fn in_the_way(link: &Link, what: &Path) -> UnpackError {
 
 /// The directories in `dir`, as seen from `top`; or the first thing that is content.
 fn only_placeholders(dir: &Path, top: &Path, dirs: &mut Vec<PathBuf>) -> io::Result<Option<PathBuf>> {
-    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    let mut entries = fs::read_dir(dir)?.take(EMPTY_MAX).collect::<io::Result<Vec<_>>>()?;
+    if entries.len() == EMPTY_MAX || dirs.len() >= EMPTY_MAX {
+        return Ok(Some(dir.into()));
+    }
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, name) = (entry.path(), entry.file_name());
@@ -182,12 +190,13 @@ impl Releases {
     /// only its owner knows what belongs into it.
     pub fn make_targets(&self, links: &[Link]) -> Result<(), Trouble> {
         links.iter().try_for_each(|link| match link.key {
-            LinkKey::LinkedDirs => make_dirs(link, &self.shared_dir().join(&link.path)),
-            LinkKey::LinkedFiles => find_file(&self.shared_dir().join(&link.path)),
+            LinkKey::LinkedDirs => make_dirs(link, &self.deploy_to, &Path::new(SHARED).join(&link.path)),
+            LinkKey::LinkedFiles => find_file(&self.deploy_to, &Path::new(SHARED).join(&link.path)),
+            // Made when `pod_dir` was another one, or by somebody else: nothing is made there.
+            LinkKey::PodDirs if link.target != self.layout.pod_dir.join(&link.path) => found(link),
             LinkKey::PodDirs => {
-                let pod_dir = link.target.ancestors().nth(link.path.components().count());
-                find_pod_dir(pod_dir.unwrap_or(&link.target))?;
-                make_dirs(link, &link.target)
+                find_pod_dir(&self.layout.pod_dir)?;
+                make_dirs(link, &self.layout.pod_dir, &link.path)
             }
         })
     }
@@ -210,43 +219,38 @@ impl Releases {
             tracing::warn!(detail = trouble.message, "a link of the release leads nowhere");
         }
     }
-
-    fn shared_dir(&self) -> PathBuf {
-        self.deploy_to.join("shared")
-    }
-
-    /// The links lead from where the release is to `deploy_to/shared`: a `releases` that is
-    /// itself a link elsewhere would lead them astray.
-    pub(super) fn check_way_to_shared(&self, links: &[Link]) -> Result<(), Trouble> {
-        let dir = self.releases_dir();
-        let is_link = fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_symlink());
-        if !is_link || links.iter().all(|link| link.key == LinkKey::PodDirs) {
-            return Ok(());
-        }
-        let dir = dir.display();
-        Err(lacking(format!("{dir} is a link, and linked_dirs would lead astray; make it a directory")))
-    }
 }
 
-fn make_dirs(link: &Link, target: &Path) -> Result<(), Trouble> {
+fn make_dirs(link: &Link, root: &Path, target: &Path) -> Result<(), Trouble> {
     let all = std::iter::once(target.to_path_buf()).chain(link.dirs.iter().map(|dir| target.join(dir)));
     for dir in all {
-        match fs::create_dir_all(&dir) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {
-                let (dir, key) = (dir.display(), link.key.name());
-                return Err(lacking(format!("{dir} is no directory, but `{key}` needs one; move it away")));
-            }
-            done => done.map_err(|e| disk_trouble(&dir, &e))?,
+        let whole = root.join(&dir);
+        if fs::metadata(&whole).is_ok_and(|meta| !meta.is_dir()) {
+            let (dir, key) = (whole.display(), link.key.name());
+            return Err(lacking(format!("{dir} is no directory, but `{key}` needs one; move it away")));
         }
+        make_dir_below(root, &dir)?;
     }
     Ok(())
 }
 
-/// An empty file in place of a missing one would boot, and then be the wrong key or database.
-fn find_file(target: &Path) -> Result<(), Trouble> {
-    if let Some(dir) = target.parent() {
-        fs::create_dir_all(dir).map_err(|e| disk_trouble(dir, &e))?;
+fn found(link: &Link) -> Result<(), Trouble> {
+    if link.target.is_dir() {
+        return Ok(());
     }
+    let (path, target) = (link.path.display(), link.target.display());
+    Err(lacking(format!(
+        "the release's link {path} leads to {target}, which is not there and not below today's `pod_dir`: publish the \
+         release again under another id, or make the directory"
+    )))
+}
+
+/// An empty file in place of a missing one would boot, and then be the wrong key or database.
+fn find_file(root: &Path, target: &Path) -> Result<(), Trouble> {
+    if let Some(dir) = target.parent() {
+        make_dir_below(root, dir)?;
+    }
+    let target = &root.join(target);
     let shown = target.display();
     match fs::metadata(target) {
         Ok(meta) if meta.is_file() => Ok(()),
@@ -273,10 +277,8 @@ fn lacking(message: String) -> Trouble {
     Trouble::new(Reason::VolumeUnavailable, message)
 }
 
-/// Whether an app seems to be in the directory.
-pub(super) fn is_app(names: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
-    names.into_iter().any(|name| ["Gemfile", "config.ru"].iter().any(|known| name.as_ref() == *known))
-}
+/// What an app has at its top: one of them at least.
+pub(super) const APP_FILES: [&str; 2] = ["Gemfile", "config.ru"];
 
 #[cfg(test)]
 mod tests {

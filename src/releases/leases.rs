@@ -10,17 +10,18 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, File},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
+    io::{self, Write},
+    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{Releases, disk_trouble, is_absence, sync_dir};
-use crate::{core::Trouble, failpoint, revision::ReleaseId};
+use super::{Releases, disk_trouble, places::LEASES};
+use crate::{beneath::Held, core::Trouble, failpoint, plain_file, revision::ReleaseId};
 
 /// A lease that nobody has refreshed for so long counts no more.
 const EXPIRES: Duration = Duration::from_secs(24 * 3600);
@@ -92,35 +93,31 @@ pub struct Leases {
 pub(super) struct Guard(#[expect(dead_code, reason = "holds the lock")] Option<File>);
 
 impl Releases {
-    fn leases_dir(&self) -> PathBuf {
-        self.deploy_to.join(".pitstop/leases")
-    }
-
     /// Writes the lease of this pod, in place of the one before.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not take it; the one before counts on.
     pub fn write_lease(&self, lease: &Lease) -> Result<(), Trouble> {
-        let dir = self.leases_dir();
-        let path = dir.join(&self.pod);
+        let dir = self.make_place(LEASES)?;
+        let path = dir.name().join(&self.pod);
         let failed = |e: io::Error| disk_trouble(&path, &e);
         let text = serde_json::to_vec(lease).map_err(|e| failed(e.into()))?;
-        fs::create_dir_all(&dir).map_err(failed)?;
-        let mut temp = tempfile::Builder::new().prefix(".lease-").tempfile_in(&dir).map_err(failed)?;
+        let mut temp = tempfile::Builder::new().prefix(".lease-").tempfile_in(dir.path()).map_err(failed)?;
         temp.write_all(&text).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
         readable_by_all(temp.as_file()).map_err(failed)?;
         failpoint::hit("lease.written");
         let guard = self.guard(FlockOperation::NonBlockingLockShared);
-        temp.persist(&path).map_err(|e| failed(e.error))?;
+        temp.persist(dir.join(&self.pod)).map_err(|e| failed(e.error))?;
         drop(guard);
-        sync_dir(&dir).map_err(failed)?;
+        dir.sync().map_err(failed)?;
         failpoint::hit("lease.renamed");
         Ok(())
     }
 
     /// The lease that this pod has now; `None` when there is none that can be read.
     pub fn own_lease(&self) -> Option<Lease> {
-        read(&self.leases_dir().join(&self.pod)).ok().flatten()
+        let dir = self.place(LEASES).ok().flatten()?;
+        read(&dir, OsStr::new(&self.pod)).ok().flatten()
     }
 
     /// All leases that count, and those that cannot be read. Files that mean nothing any more are removed.
@@ -128,17 +125,13 @@ impl Releases {
     /// # Errors
     /// [`Trouble`] when the volume does not tell.
     pub fn leases(&self) -> Result<Leases, Trouble> {
-        let dir = self.leases_dir();
+        let Some(dir) = self.place(LEASES)? else { return Ok(Leases::default()) };
+        let failed = |e: io::Error| disk_trouble(dir.name(), &e);
         // It tells the time, and makes a network file system ask its server for the directory.
-        let now = now_by(&dir);
-        let entries = match fs::read_dir(&dir) {
-            Err(e) if is_absence(&e) => return Ok(Leases::default()),
-            entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
-        };
+        let now = now_by(&dir.path());
         let mut leases = Leases::default();
-        for entry in entries {
-            let path = entry.map_err(|e| disk_trouble(&dir, &e))?.path();
-            take(&mut leases, &path, now);
+        for entry in fs::read_dir(dir.path()).map_err(failed)? {
+            take(&mut leases, &dir, &entry.map_err(failed)?.file_name(), now);
         }
         leases.live.sort_by(|a, b| a.pod.cmp(&b.pod));
         Ok(leases)
@@ -151,8 +144,8 @@ impl Releases {
     }
 
     fn try_guard(&self, operation: FlockOperation) -> Option<File> {
-        let path = self.deploy_to.join(".pitstop/lock");
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(path).ok()?;
+        let dir = Held::open(&self.deploy_to, Path::new(".pitstop")).ok()?;
+        let file = dir.file(OsStr::new("lock"), OFlags::RDWR | OFlags::CREATE).ok()?;
         let began = Instant::now();
         loop {
             match flock(&file, operation) {
@@ -178,38 +171,37 @@ fn now_by(dir: &Path) -> Option<SystemTime> {
     file.as_file().metadata().and_then(|meta| meta.modified()).ok()
 }
 
-fn take(leases: &mut Leases, path: &Path, now: Option<SystemTime>) {
-    let age = match fs::symlink_metadata(path).and_then(|meta| meta.modified()) {
+fn take(leases: &mut Leases, dir: &Held, name: &OsStr, now: Option<SystemTime>) {
+    let age = match fs::symlink_metadata(dir.join(name)).and_then(|meta| meta.modified()) {
         Ok(modified) => now.and_then(|now| now.duration_since(modified).ok()).unwrap_or_default(),
-        Err(e) if is_absence(&e) => return,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
         // It may be young.
         Err(_) => Duration::ZERO,
     };
     if age > FORGOTTEN {
-        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(dir.join(name));
     }
-    let temporary = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let temporary = name.as_encoded_bytes().starts_with(b".");
     if temporary || age > EXPIRES {
         return;
     }
-    match read(path) {
+    match read(dir, name) {
         Ok(Some(lease)) if lease.ended && age > EXPIRES_ENDED => {}
         Ok(Some(lease)) => leases.live.push(lease),
         Ok(None) => {}
-        Err(error) => leases.unreadable.push(format!("{}: {error}", path.display())),
+        Err(error) => leases.unreadable.push(format!("{}: {error}", dir.name().join(name).display())),
     }
 }
 
 /// A lease may be replaced while it is read, which a network file system may report as an error.
-fn read(path: &Path) -> io::Result<Option<Lease>> {
+fn read(dir: &Held, name: &OsStr) -> io::Result<Option<Lease>> {
     let once = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(LIMIT_BYTES).read_to_end(&mut bytes)?;
+        let bytes = plain_file::read_all(dir.file(name, OFlags::RDONLY)?, LIMIT_BYTES)?;
         Ok(serde_json::from_slice(&bytes)?)
     };
     match once().or_else(|_: io::Error| once()) {
         Ok(lease) => Ok(Some(lease)),
-        Err(e) if is_absence(&e) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
 }

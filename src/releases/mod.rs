@@ -18,7 +18,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -27,23 +27,30 @@ use serde::{Deserialize, Serialize};
 
 use self::layout::{Layout, Link};
 use crate::{
+    beneath,
     core::{Reason, Trouble},
     revision::ReleaseId,
+    volume,
 };
 
+mod decoder;
 mod download;
 mod fallback;
 pub mod fetch;
+mod inside;
 pub mod layout;
 pub mod leases;
+mod links;
 pub mod pack;
 mod pax;
+mod places;
 pub mod protection;
 pub mod prune;
 pub mod publish;
 pub mod staging;
+mod tar_stream;
 pub mod trash;
-pub mod tree;
+mod tree;
 pub mod unpack;
 pub mod unpack_error;
 pub mod verify_tree;
@@ -88,6 +95,10 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of one path inside the release.
     pub path_bytes: usize,
+    /// Symbolic links: where each leads is kept in memory until the last entry was read.
+    pub links: usize,
+    /// Bytes of their paths and targets together.
+    pub link_bytes: usize,
     /// How many times its archive's size a large release may have. Code packs to a tenth at best; an
     /// archive that grows a thousandfold is made to fill the volume.
     pub expansion: u64,
@@ -100,6 +111,8 @@ impl Default for Limits {
             unpacked_bytes: 16 << 30,
             entries: 1_000_000,
             path_bytes: 1024,
+            links: 100_000,
+            link_bytes: 16 << 20,
             expansion: 200,
         }
     }
@@ -218,12 +231,13 @@ impl Releases {
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
     pub fn marker(&self, id: &ReleaseId) -> Result<Option<Marker>, Trouble> {
-        let path = self.path(id).join(MARKER);
-        let mut text = String::new();
-        match File::open(&path).and_then(|file| file.take(MARKER_BYTES_MAX).read_to_string(&mut text)) {
-            Ok(_) => Ok(serde_json::from_str(&text).ok().filter(|m: &Marker| m.release == *id)),
-            Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidData => Ok(None),
-            Err(e) => Err(disk_trouble(&path, &e)),
+        use io::ErrorKind as K;
+        let path = marker_path(id);
+        match beneath::read(&self.deploy_to, &path, MARKER_BYTES_MAX) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok().filter(|m: &Marker| m.release == *id)),
+            // What is no file that we could have written is no marker.
+            Err(e) if is_absence(&e) || matches!(e.kind(), K::InvalidInput | K::FileTooLarge) => Ok(None),
+            Err(e) => Err(disk_trouble(&self.deploy_to.join(path), &e)),
         }
     }
 
@@ -261,9 +275,14 @@ impl Releases {
     }
 
     fn completed(&self, id: &ReleaseId) -> Result<SystemTime, Trouble> {
-        let path = self.path(id).join(MARKER);
-        fs::metadata(&path).and_then(|m| m.modified()).map_err(|e| disk_trouble(&path, &e))
+        let path = marker_path(id);
+        let modified = beneath::file(&self.deploy_to, &path).and_then(|file| file.metadata()?.modified());
+        modified.map_err(|e| disk_trouble(&self.deploy_to.join(path), &e))
     }
+}
+
+fn marker_path(id: &ReleaseId) -> PathBuf {
+    Path::new(places::RELEASES).join(id.as_str()).join(MARKER)
 }
 
 /// The path is not there, or leads nowhere.
@@ -276,12 +295,16 @@ fn is_absence(error: &io::Error) -> bool {
 /// What an error of the volume is called.
 fn disk_trouble(path: &Path, error: &io::Error) -> Trouble {
     use io::ErrorKind as K;
+    let (path, kind) = (beneath::shown(path), error.kind());
+    let error = beneath::plain_error(error);
+    if matches!(kind, K::StorageFull | K::QuotaExceeded) {
+        let full = volume::full(&path);
+        let message =
+            format!("{full}: free space on it, or lower keep_releases ({}: {error})", path.display());
+        return Trouble::new(Reason::NoSpace, message);
+    }
     let path = path.display();
-    match error.kind() {
-        K::StorageFull | K::QuotaExceeded => Trouble::new(
-            Reason::NoSpace,
-            format!("{path}: {error}; free space on the volume, or lower keep_releases"),
-        ),
+    match kind {
         K::ReadOnlyFilesystem => Trouble::new(
             Reason::VolumeUnavailable,
             format!("{path}: the volume is read-only; mount it writable for the agent"),

@@ -1,7 +1,7 @@
 //! Packing a directory, always into the same bytes for the same content: sorted, without times and owners.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
     os::unix::{
@@ -13,10 +13,8 @@ use std::{
 
 use tar::{Builder, EntryType, Header};
 
-use super::{
-    Limits, MARKER,
-    tree::{Inside, check_links},
-};
+use super::{Limits, MARKER, inside::Inside, links::Links, unpack_error::UnpackError};
+use crate::store::CallOff;
 
 /// Smaller costs much more time, larger is no faster on two cores.
 const LEVEL: i32 = 9;
@@ -45,9 +43,9 @@ pub fn pack(dir: &Path, exclude: &[PathBuf], out: File) -> Result<u64, PackError
         left_out.insert(excluded(path)?);
     }
     let tar = Builder::new(encoder);
-    let mut packing = Packing { tar, root: dir, left_out, links: BTreeMap::new(), entries: 0 };
+    let mut packing = Packing { tar, root: dir, left_out, links: Links::default(), entries: 0 };
     packing.directory(Path::new(""))?;
-    check_links(&packing.links, &BTreeSet::new()).map_err(|e| {
+    packing.links.check(&BTreeSet::new(), &CallOff::default()).map_err(|e| {
         PackError::Refused(format!("{}: {e}; leave it out (--exclude), or see linked_dirs", dir.display()))
     })?;
     if packing.entries == 0 {
@@ -83,7 +81,7 @@ struct Packing<'a, W: Write> {
     tar: Builder<W>,
     root: &'a Path,
     left_out: BTreeSet<PathBuf>,
-    links: BTreeMap<Inside, Vec<u8>>,
+    links: Links,
     entries: u64,
 }
 
@@ -109,8 +107,8 @@ impl<W: Write> Packing<'_, W> {
         let on_disk = self.root.join(path);
         let failed = |e| disk(&on_disk, e);
         let meta = fs::symlink_metadata(&on_disk).map_err(failed)?;
-        let inside = Inside::parse(path.as_os_str().as_bytes(), Limits::default().path_bytes)
-            .map_err(|e| PackError::Refused(e.to_string()))?;
+        let (limits, refused) = (Limits::default(), |e: UnpackError| PackError::Refused(e.to_string()));
+        let inside = Inside::parse(path.as_os_str().as_bytes(), limits.path_bytes).map_err(refused)?;
         self.entries += 1;
         let mut header = header(meta.permissions().mode());
         if meta.is_dir() {
@@ -121,8 +119,7 @@ impl<W: Write> Packing<'_, W> {
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(&on_disk).map_err(failed)?;
             self.tar.append_link(&mut header, path, &target).map_err(failed)?;
-            self.links.insert(inside, target.as_os_str().as_bytes().into());
-            Ok(())
+            self.links.insert(inside, target.as_os_str().as_bytes(), &limits).map_err(refused)
         } else if meta.is_file() {
             header.set_entry_type(EntryType::Regular);
             self.file(path, &on_disk, header)

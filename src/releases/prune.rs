@@ -10,6 +10,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -205,11 +206,12 @@ impl Releases {
         }
         let of = |lease: &Lease| revisions_log::path(&self.deploy_to, &lease.pod);
         let live: BTreeSet<_> = leases.live.iter().map(of).collect();
+        let Some(pods) = self.place(".pitstop/pods")? else { return Ok(()) };
         for journal in standings::journals(&self.deploy_to).filter(|journal| !live.contains(journal)) {
-            let written = fs::metadata(&journal).and_then(|meta| meta.modified());
+            let written = fs::symlink_metadata(&journal).and_then(|meta| meta.modified());
             let old = written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > FORGOTTEN));
-            if let (true, Some(home)) = (old, journal.parent()) {
-                let _ = fs::remove_dir_all(home);
+            if let (true, Some(pod)) = (old, journal.parent().and_then(Path::file_name)) {
+                let _ = fs::remove_dir_all(pods.join(pod));
             }
         }
         Ok(())

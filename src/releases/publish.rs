@@ -7,8 +7,9 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Releases, disk_trouble, is_absence, sync_dir};
+use super::{Releases, disk_trouble, is_absence, places};
 use crate::{
+    beneath::Held,
     core::{Reason, Trouble},
     failpoint,
     revision::ReleaseId,
@@ -63,7 +64,7 @@ impl Releases {
         let dir = self.current_dir()?;
         let target = self.target_from(&dir, id)?;
         self.swap(&dir, &target)?;
-        let done = sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e)).and_then(|()| self.read_back(id));
+        let done = dir.sync().map_err(|e| disk_trouble(dir.name(), &e)).and_then(|()| self.read_back(id));
         failpoint::hit("publish.synced");
         if let (Err(_), Some(before)) = (&done, before) {
             // A move that is not proven must not stay; if this fails too, the volume is beyond help.
@@ -92,28 +93,35 @@ impl Releases {
         Trouble::new(Reason::VolumeUnavailable, message)
     }
 
-    /// The directory that holds `current`, without links on the way.
-    pub(super) fn current_dir(&self) -> Result<PathBuf, Trouble> {
+    /// The directory that holds `current`, open. On the volume and in `pod_dir` others may put links on the way:
+    /// there none is followed.
+    ///
+    /// # Errors
+    /// [`Reason::VolumeUnavailable`] naming the directory, or the link.
+    pub fn current_dir(&self) -> Result<Held, Trouble> {
         let dir = self.current.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        dir.canonicalize().map_err(|e| disk_trouble(dir, &e))
+        let shared = [&self.deploy_to, &self.layout.pod_dir];
+        let below = shared.iter().find_map(|root| Some((root.as_path(), dir.strip_prefix(root).ok()?)));
+        let (root, rest) = below.unwrap_or((dir, Path::new("")));
+        Held::open(root, rest).map_err(|e| places::refused(root, rest, &e))
     }
 
     /// The release as seen from `dir`: relative, so that containers may mount the volume at
     /// different paths; absolute where they have nothing but the root in common.
-    fn target_from(&self, dir: &Path, id: &ReleaseId) -> Result<PathBuf, Trouble> {
-        let path = self.path(id);
-        let path = path.canonicalize().map_err(|e| disk_trouble(&path, &e))?;
-        Ok(relative(dir, &path).unwrap_or(path))
+    fn target_from(&self, dir: &Held, id: &ReleaseId) -> Result<PathBuf, Trouble> {
+        let real = |path: &Path| path.canonicalize().map_err(|e| disk_trouble(path, &e));
+        let (dir, path) = (real(&dir.path())?, real(&self.path(id))?);
+        Ok(relative(&dir, &path).unwrap_or(path))
     }
 
-    pub(super) fn swap(&self, dir: &Path, target: &Path) -> Result<(), Trouble> {
+    pub(super) fn swap(&self, dir: &Held, target: &Path) -> Result<(), Trouble> {
         let link = |path: &Path| std::os::unix::fs::symlink(target, path);
         let temp = tempfile::Builder::new()
             .prefix(&self.temp_link_prefix())
-            .make_in(dir, link)
-            .map_err(|e| disk_trouble(dir, &e))?;
+            .make_in(dir.path(), link)
+            .map_err(|e| disk_trouble(dir.name(), &e))?;
         failpoint::hit("publish.linked");
-        match fs::rename(temp.path(), &self.current) {
+        match fs::rename(temp.path(), dir.join(self.current.file_name().unwrap_or_default())) {
             Err(e) if e.kind() == io::ErrorKind::IsADirectory => return Err(self.no_link("a directory")),
             done => done.map_err(|e| disk_trouble(&self.current, &e))?,
         }
@@ -142,8 +150,9 @@ impl Releases {
     pub(super) fn clean_links(&self) -> Result<(), Trouble> {
         let Ok(dir) = self.current_dir() else { return Ok(()) };
         let prefix = OsString::from(self.temp_link_prefix());
-        for entry in fs::read_dir(&dir).map_err(|e| disk_trouble(&dir, &e))? {
-            let entry = entry.map_err(|e| disk_trouble(&dir, &e))?;
+        let failed = |e: io::Error| disk_trouble(dir.name(), &e);
+        for entry in fs::read_dir(dir.path()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
             let ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
             if ours && entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 match fs::remove_file(entry.path()) {

@@ -11,19 +11,22 @@ use std::{
     ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
     Releases, disk_trouble, is_absence,
+    places::STAGING,
     trash::{Pace, delete_gently},
 };
-use crate::core::Trouble;
+use crate::{beneath::Held, core::Trouble, store::CallOff};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+/// Work that was called off is taken away for so long, before others may go on.
+const TIDYING: Duration = Duration::from_secs(1);
 
 /// A pod's name as a part of file names: `+` separates it from what follows.
 pub(super) fn plain(pod: &str) -> String {
@@ -36,48 +39,59 @@ pub(super) fn plain(pod: &str) -> String {
 pub struct Stage {
     dir: PathBuf,
     lock: PathBuf,
-    _held: File,
+    _locked: File,
+    place: Held,
+    off: CallOff,
 }
 
 impl Stage {
-    /// The directory.
+    /// The directory. It is reached by a descriptor, so that nobody can put another into its place.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where it lies.
+    pub(super) fn place(&self) -> &Held {
+        &self.place
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = delete_tree(&self.dir);
-        let _ = fs::remove_file(&self.lock);
+        let began = Instant::now();
+        // Whoever called it off waits: what is left then is a leftover like others.
+        let pace = |_| match self.off.is_called() && began.elapsed() > TIDYING {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let name = self.dir.file_name().unwrap_or_default();
+        if !delete_gently(&self.place, name, &pace).is_ok_and(|done| done.is_break()) {
+            let _ = fs::remove_file(&self.lock);
+        }
     }
 }
 
 impl Releases {
-    pub(super) fn staging_dir(&self) -> PathBuf {
-        self.deploy_to.join(".pitstop/staging")
-    }
-
-    /// A new empty directory for work on the volume.
+    /// A new empty directory for work on the volume, until that is called off.
     ///
     /// # Errors
     /// [`Trouble`] naming the path when the volume does not take it.
-    pub fn stage(&self) -> Result<Stage, Trouble> {
-        let staging = self.staging_dir();
+    pub fn stage(&self, off: &CallOff) -> Result<Stage, Trouble> {
+        let place = self.make_place(STAGING)?;
         let make = || {
-            fs::create_dir_all(&staging)?;
             let lock = tempfile::Builder::new()
                 .prefix(&format!("{}+", self.pod))
                 .suffix(".lock")
-                .make_in(&staging, take_new)?;
-            let (held, lock) = lock.into_parts();
+                .make_in(place.path(), take_new)?;
+            let (locked, lock) = lock.into_parts();
             let lock = lock.keep().map_err(|e| e.error)?;
             let dir = lock.with_extension("dir");
             use std::os::unix::fs::DirBuilderExt;
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
-            Ok(Stage { dir, lock, _held: held })
+            Ok((dir, lock, locked))
         };
-        make().map_err(|e| disk_trouble(&staging, &e))
+        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_trouble(place.name(), &e))?;
+        Ok(Stage { dir, lock, _locked: locked, place, off: off.clone() })
     }
 
     /// Removes what an agent of this pod left behind when it was killed, and what other pods left
@@ -87,14 +101,12 @@ impl Releases {
     /// [`Trouble`] naming the path when the volume does not let it.
     pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<(), Trouble> {
         self.clean_links()?;
-        let staging = self.staging_dir();
-        let entries = match fs::read_dir(&staging) {
-            Err(e) if is_absence(&e) => return Ok(()),
-            entries => entries.map_err(|e| disk_trouble(&staging, &e))?,
-        };
-        for entry in entries {
-            let path = entry.map_err(|e| disk_trouble(&staging, &e))?.path();
-            let done = self.clean(&path, pace).map_err(|e| disk_trouble(&path, &e))?;
+        let Some(staging) = self.place(STAGING)? else { return Ok(()) };
+        let failed = |e: io::Error| disk_trouble(staging.name(), &e);
+        for entry in fs::read_dir(staging.path()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let done = self.clean(&staging, Path::new(&name), pace);
+            let done = done.map_err(|e| disk_trouble(&staging.name().join(&name), &e))?;
             if done.is_break() {
                 break;
             }
@@ -103,22 +115,23 @@ impl Releases {
     }
 
     /// Takes away one entry of the staging directory, if its maker is gone.
-    fn clean(&self, path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-        let lock = path.with_extension("lock");
-        if !self.is_own(path.file_name()) && !is_stale(path)? {
+    fn clean(&self, staging: &Held, name: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
+        let lock = name.with_extension("lock");
+        if !self.is_own(name.file_name()) && !is_stale(&staging.join(name))? {
             return Ok(ControlFlow::Continue(()));
         }
-        let _held = match File::options().write(true).open(&lock) {
+        let _locked = match staging.file(lock.as_os_str(), OFlags::WRONLY) {
             Ok(file) => match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => Some(file),
                 Err(_) => return Ok(ControlFlow::Continue(())),
             },
-            Err(e) if is_absence(&e) => None,
+            // No lock of ours.
+            Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidInput => None,
             Err(e) => return Err(e),
         };
-        let done = delete_gently(&path.with_extension("dir"), pace)?;
+        let done = delete_gently(staging, name.with_extension("dir").as_os_str(), pace)?;
         if done.is_continue() {
-            gone_is_fine(fs::remove_file(&lock))?;
+            gone_is_fine(fs::remove_file(staging.join(&lock)))?;
         }
         Ok(done)
     }
@@ -146,29 +159,6 @@ fn is_stale(path: &Path) -> io::Result<bool> {
         Err(e) if is_absence(&e) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// Deletes a tree, directories without write permission included. Absent is fine.
-pub(super) fn delete_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            make_deletable(dir)?;
-            gone_is_fine(fs::remove_dir_all(dir))
-        }
-        done => gone_is_fine(done),
-    }
-}
-
-fn make_deletable(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            make_deletable(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn gone_is_fine(done: io::Result<()>) -> io::Result<()> {

@@ -11,23 +11,28 @@
 //! next look deals with.
 
 use std::{
-    ffi::{CStr, OsString},
+    ffi::{CStr, CString, OsStr},
     fs, io,
     ops::ControlFlow,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, statat, unlinkat,
+        AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, renameat, statat,
+        unlinkat,
     },
     io::Errno,
 };
 
-use super::{MARKER, Releases, disk_trouble, is_absence, protection::Protection, sync_dir};
-use crate::{core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
+use super::{
+    MARKER, Releases, disk_trouble, is_absence,
+    places::{RELEASES, TRASH},
+    protection::Protection,
+};
+use crate::{beneath::Held, core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
 
 /// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
 /// or says that the rest is for another time.
@@ -38,6 +43,9 @@ const HANDFUL: u32 = 32;
 
 /// So many directories may have to be listed a second time.
 const TURNS_MAX: u32 = 16;
+
+/// So many directories are open at once; what is deeper is moved up first.
+const OPEN_MAX: usize = 64;
 
 /// What became of a release that was to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +69,6 @@ pub(super) struct Emptied {
 }
 
 impl Releases {
-    fn trash_dir(&self) -> PathBuf {
-        self.deploy_to.join(".pitstop/trash")
-    }
-
     /// Moves a release aside and deletes it, unless it is needed after all.
     pub(super) fn discard(
         &self,
@@ -77,40 +81,38 @@ impl Releases {
         if let Some(user) = in_use::user_of(&path).map_err(failed)? {
             return Ok(Fate::Kept(user.to_string()));
         }
-        fs::create_dir_all(self.trash_dir()).map_err(failed)?;
-        let aside = self.trash_dir().join(format!("{id}+{}+{:x}", self.pod, fastrand::u64(..)));
+        let Some(releases) = self.place(RELEASES)? else { return Ok(Fate::Deleted) };
+        let trash = self.make_place(TRASH)?;
+        let aside = format!("{id}+{}+{:x}", self.pod, fastrand::u64(..));
         {
             let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
             if let Some(why) = self.needed(id, protection)? {
                 return Ok(Fate::Kept(why));
             }
-            match fs::rename(&path, &aside) {
+            match fs::rename(releases.join(id.as_str()), trash.join(&aside)) {
                 // Another agent of this volume was faster.
                 Err(e) if is_absence(&e) => return Ok(Fate::Deleted),
                 done => done.map_err(failed)?,
             }
         }
         failpoint::hit("prune.renamed");
-        for dir in [self.releases_dir(), self.trash_dir()] {
-            sync_dir(&dir).map_err(|e| disk_trouble(&dir, &e))?;
+        for dir in [&releases, &trash] {
+            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
         }
-        self.finish(&aside, protection, pace)
+        self.finish(&trash, OsStr::new(&aside), protection, pace)
     }
 
     /// Goes on with whatever was left in the trash, by whomever.
     pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Trouble> {
-        let dir = self.trash_dir();
         let mut done = Emptied::default();
-        let entries = match fs::read_dir(&dir) {
-            Err(e) if is_absence(&e) => return Ok(done),
-            entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
-        };
-        for entry in entries {
-            let path = entry.map_err(|e| disk_trouble(&dir, &e))?.path();
-            match self.finish(&path, protection, pace) {
+        let Some(trash) = self.place(TRASH)? else { return Ok(done) };
+        let failed = |e: io::Error| disk_trouble(trash.name(), &e);
+        for entry in fs::read_dir(trash.path()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            match self.finish(&trash, &name, protection, pace) {
                 Ok(Fate::Deleted) => done.emptied += 1,
                 Ok(Fate::Kept(why)) => {
-                    tracing::info!(path = %path.display(), why, "a release that was moved aside is needed");
+                    tracing::info!(path = %trash.name().join(&name).display(), why, "a release that was moved aside is needed");
                 }
                 Ok(Fate::Unfinished) => {
                     done.unfinished = true;
@@ -123,39 +125,50 @@ impl Releases {
     }
 
     /// Decides for the last time about something in the trash, then deletes it.
-    fn finish(&self, aside: &Path, protection: Protection<'_>, pace: Pace<'_>) -> Result<Fate, Trouble> {
-        let failed = |e: io::Error| disk_trouble(aside, &e);
-        let name = aside.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let id = name.split('+').next().and_then(|id| id.parse::<ReleaseId>().ok());
-        let user = match in_use::user_of(aside) {
-            Err(e) if is_absence(&e) => return Ok(Fate::Deleted),
+    fn finish(
+        &self,
+        trash: &Held,
+        aside: &OsStr,
+        protection: Protection<'_>,
+        pace: Pace<'_>,
+    ) -> Result<Fate, Trouble> {
+        let failed = |e: io::Error| disk_trouble(&trash.name().join(aside), &e);
+        let id = aside.to_str().and_then(|name| name.split('+').next()?.parse::<ReleaseId>().ok());
+        // Before it is opened here, too.
+        let user = match in_use::user_of(&trash.join(aside)) {
+            Err(e) if is_absence(&e) => None,
             user => user.map_err(failed)?,
         };
+        // Of a link, or what else is no directory, nothing is taken but itself.
+        let tree = Held::open(&self.deploy_to, &Path::new(TRASH).join(aside)).ok();
         {
             let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
-            let whole = aside.join(MARKER).exists();
+            let marker = tree.as_ref().map(|tree| tree.join(MARKER));
+            let whole = marker.as_ref().is_some_and(|marker| fs::symlink_metadata(marker).is_ok());
             let why = match &id {
                 Some(id) if whole => user.map(|u| u.to_string()).or(self.needed(id, protection)?),
                 _ => None,
             };
             if let (Some(id), Some(why)) = (&id, why)
-                && self.put_back(aside, id, user.is_some())?
+                && self.put_back(&trash.join(aside), id, user.is_some())?
             {
                 return Ok(Fate::Kept(why));
             }
-            gone_is_fine(fs::remove_file(aside.join(MARKER))).map_err(failed)?;
+            if let Some(marker) = marker {
+                gone_is_fine(fs::remove_file(marker)).map_err(failed)?;
+            }
         }
         failpoint::hit("prune.unmarked");
-        let done = delete_gently(aside, pace).map_err(failed)?;
+        let done = delete_gently(trash, aside, pace).map_err(failed)?;
         Ok(if done.is_break() { Fate::Unfinished } else { Fate::Deleted })
     }
 
     /// Answers whether it stays. Where the release was fetched anew meanwhile, this copy stays as long as
     /// a process is in it.
     fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Trouble> {
-        let path = self.path(id);
-        match fs::rename(aside, &path) {
-            Ok(()) => sync_dir(&self.releases_dir()).map(|()| true).map_err(|e| disk_trouble(&path, &e)),
+        let (path, releases) = (self.path(id), self.make_place(RELEASES)?);
+        match fs::rename(aside, releases.join(id.as_str())) {
+            Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_trouble(&path, &e)),
             Err(_) if in_use => Ok(true),
             Err(_) if self.is_complete(id)? => Ok(false),
             Err(e) => Err(disk_trouble(&path, &e)),
@@ -169,18 +182,12 @@ impl Releases {
     }
 }
 
-/// Deletes a tree a handful at a time. Absent is fine: several may delete the same one.
-pub(super) fn delete_gently(path: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-    let mut deleting = Deleting { pace, count: 0, since: Instant::now(), turns_left: TURNS_MAX };
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let Some(name) = path.file_name() else { return Ok(ControlFlow::Continue(())) };
-    let parent = match openat(CWD, parent, FOLDER, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
-        parent => parent?,
-    };
-    let name = OsString::from(name).into_encoded_bytes();
-    let name = std::ffi::CString::new(name)?;
-    deleting.entry(&parent, &name, FileType::Unknown)
+/// Deletes a tree a handful at a time, however deep. Absent is fine: several may delete the same one.
+pub(super) fn delete_gently(parent: &Held, name: &OsStr, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
+    let (count, since, turns_left) = (0, Instant::now(), TURNS_MAX);
+    let mut deleting = Deleting { pace, count, since, turns_left, top: None, depth: 0, moved: false };
+    let name = CString::new(name.as_encoded_bytes())?;
+    deleting.entry(parent.as_fd(), &name, FileType::Unknown)
 }
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -190,10 +197,15 @@ struct Deleting<'a> {
     count: u32,
     since: Instant,
     turns_left: u32,
+    /// The directory that is deleted, and how many are open below it.
+    top: Option<OwnedFd>,
+    depth: usize,
+    /// Something was moved up, which has to be listed there.
+    moved: bool,
 }
 
 impl Deleting<'_> {
-    fn entry(&mut self, parent: &OwnedFd, name: &CStr, kind: FileType) -> io::Result<ControlFlow<()>> {
+    fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<ControlFlow<()>> {
         let kind = match kind {
             FileType::Unknown => match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
@@ -202,7 +214,13 @@ impl Deleting<'_> {
             kind => kind,
         };
         let flags = if kind == FileType::Directory {
-            if self.content(parent, name)?.is_break() {
+            if self.depth >= OPEN_MAX && self.move_up(parent, name)? {
+                return Ok(self.breathe());
+            }
+            self.depth += 1;
+            let content = self.content(parent, name);
+            self.depth -= 1;
+            if content?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             AtFlags::REMOVEDIR
@@ -217,8 +235,24 @@ impl Deleting<'_> {
         }
     }
 
+    /// Moves a directory to the top, so that neither descriptors nor the stack run out.
+    fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
+        let Some(top) = &self.top else { return Ok(false) };
+        let move_up = || renameat(parent, name, top, format!("+{:x}", fastrand::u64(..)));
+        match move_up() {
+            Err(Errno::ACCESS) => {
+                chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+                move_up()?;
+            }
+            Err(Errno::NOENT) => {}
+            moved => moved?,
+        }
+        self.moved = true;
+        Ok(true)
+    }
+
     /// Empties a directory; one without write permission as well.
-    fn content(&mut self, parent: &OwnedFd, name: &CStr) -> io::Result<ControlFlow<()>> {
+    fn content(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<ControlFlow<()>> {
         let open = || openat(parent, name, FOLDER, Mode::empty());
         let folder = match open() {
             Err(Errno::ACCESS) => {
@@ -232,13 +266,17 @@ impl Deleting<'_> {
             // Not ours to change, perhaps: then deleting says so.
             let _ = rustix::fs::fchmod(folder.as_fd(), Mode::RWXU);
         }
-        for entry in Dir::read_from(&folder)? {
+        if self.top.is_none() {
+            self.top = Some(folder.try_clone()?);
+        }
+        let mut listed = Dir::new(folder)?;
+        while let Some(entry) = listed.read() {
             let entry = entry?;
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
             }
-            if self.entry(&folder, name, entry.file_type())?.is_break() {
+            if self.entry(listed.fd()?, name, entry.file_type())?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -246,6 +284,9 @@ impl Deleting<'_> {
     }
 
     fn again(&mut self) -> bool {
+        if std::mem::take(&mut self.moved) {
+            return true;
+        }
         self.turns_left = self.turns_left.saturating_sub(1);
         self.turns_left > 0
     }

@@ -1,27 +1,27 @@
 //! Unpacking an archive that nobody vouches for. What is refused: absolute paths, `..`, links that
-//! lead out of the tree (also through each other), devices, fifos, sparse files, anything twice, an
+//! lead out of the tree (also through each other), devices, fifos, sparse files, parts of several volumes, an
 //! archive without its end or with more behind it, and whatever exceeds the limits. What is ignored:
-//! owners, times, extended attributes (macOS puts them into files of their own, `._name`), and the setuid,
+//! owners, times, extended attributes (macOS puts them into files of their own, `._name`), labels, and the setuid,
 //! setgid and sticky bits (directories of a developer's machine often carry setgid; nobody means it).
 //!
-//! Extended headers are read here and not by the tar library, which would take one of any size into memory.
+//! Of what GNU tar and bsdtar unpack without a complaint, the rest becomes the same tree. Where two readers may
+//! see two trees in one archive, it is refused.
 
 use std::{
-    cell::Cell,
     ffi::OsString,
     fs::File,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufReader, Read, Write},
     path::Path,
-    rc::Rc,
 };
-
-use tar::{Archive, Entry, EntryType};
 
 use super::{
     Limits, MARKER,
+    decoder::decoder,
+    inside::{Inside, names},
     layout::{Layout, Link},
-    pax::Records,
-    tree::{Inside, Tree},
+    pax::{Extended, VALUE_BYTES_MAX},
+    tar_stream::{BLOCK_BYTES, Header, TarStream, fill, text},
+    tree::Tree,
     unpack_error::UnpackError,
 };
 use crate::{
@@ -29,18 +29,14 @@ use crate::{
     store::{ArchiveKind, CallOff},
 };
 
-/// A long name or an extended header may be so long.
-const HEADER_BYTES_MAX: u64 = 64 << 10;
-/// zstd windows up to 128 MiB; the format allows gigabytes.
-const WINDOW_LOG_MAX: u32 = 27;
 /// Where the test of a kill in the middle stops.
 const MIDDLE_ENTRY: u64 = 2;
-/// Archives are made of blocks of so many bytes.
-const BLOCK_BYTES: u64 = 512;
 /// What a file of macOS's attributes begins with.
 const APPLE_DOUBLE: [u8; 4] = [0x00, 0x05, 0x16, 0x07];
 /// How well an archive is packed does not matter below this.
 const SMALL_BYTES: u64 = 256 << 20;
+/// Only a file of so many bytes needs another size than its header's own.
+const LARGE_BYTES: u64 = 8 << 30;
 
 /// What was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +67,11 @@ pub fn unpack(
     let archive_bytes = archive.metadata().map_err(disk)?.len();
     let limits = limits.of_archive(archive_bytes, SMALL_BYTES);
     let tree = Tree::at(into).map_err(disk)?;
-    let mut unpacking = Unpacking { tree, limits: &limits, entries: 0, bytes: 0, next: Extended::default() };
-    read_all(decoder(off.reader(archive), kind)?, &mut unpacking)?;
+    let next = Next::default();
+    let mut unpacking = Unpacking { tree, limits: &limits, off, entries: 0, bytes: 0, next, last: None };
+    let plain = decoder(off.reader(archive), kind)?;
+    // A few bytes of an archive may be minutes of work.
+    unpacking.read_all(off.reader(plain))?;
     let Unpacking { mut tree, entries, bytes, .. } = unpacking;
     if entries == 0 {
         return Err(UnpackError::Refused("it is empty".into()));
@@ -81,7 +80,7 @@ pub fn unpack(
     if tree.has(MARKER) {
         return Err(UnpackError::Refused(format!("it has a {MARKER}, a name kept for pitstop's own proof")));
     }
-    let links = tree.finish(layout)?;
+    let links = tree.finish(layout, off)?;
     Ok(Unpacked { entries, bytes, prefix, links })
 }
 
@@ -97,157 +96,143 @@ pub fn check(archive: &Path, kind: ArchiveKind, limits: &Limits, layout: &Layout
     unpack(file, kind, dir.path(), limits, layout, &CallOff::default()).map(drop)
 }
 
-/// Every entry, and that the archive ends where it says.
-fn read_all(plain: Box<dyn Read>, unpacking: &mut Unpacking<'_>) -> Result<(), UnpackError> {
-    // Headers and padding count as well: more than this is a bomb of empty entries.
-    let headers = unpacking.limits.entries.saturating_mul(2 * BLOCK_BYTES);
-    let bound = unpacking.limits.unpacked_bytes.saturating_add(headers);
-    let position = Rc::new(Cell::new(0));
-    let counted = Counted { inner: plain.take(bound), position: position.clone() };
-    let mut archive = Archive::new(counted);
-    let mut end = 0;
-    for entry in archive.entries().map_err(UnpackError::Archive)?.raw(true) {
-        let entry = entry.map_err(UnpackError::Archive)?;
-        let size = entry.header().entry_size().map_err(UnpackError::Archive)?;
-        end = entry.raw_file_position().saturating_add(size.next_multiple_of(BLOCK_BYTES));
-        unpacking.take(entry)?;
-    }
-    let refuse = |why: &str| Err(UnpackError::Refused(why.into()));
-    if position.get() <= end && end > 0 {
-        return refuse("it ends without tar's end mark: whatever packed it was interrupted");
-    }
-    // A damaged end shows only when it is read.
-    if !only_zeros(archive.into_inner()).map_err(UnpackError::Archive)? {
-        return refuse("there is more behind its end: are these two archives in one?");
-    }
-    if position.get() >= bound { refuse("it is endless") } else { Ok(()) }
-}
-
-/// Knows how much was read.
-struct Counted<R> {
-    inner: R,
-    position: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.position.set(self.position.get() + n as u64);
-        Ok(n)
-    }
-}
-
 /// Reads to the end.
 fn only_zeros(mut rest: impl Read) -> io::Result<bool> {
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = [0; 64 << 10];
     let mut zeros = true;
     loop {
-        match rest.read(&mut buffer) {
-            Ok(0) => return Ok(zeros),
-            Ok(n) => zeros &= buffer[..n].iter().all(|byte| *byte == 0),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+        match fill(&mut rest, &mut buffer)? {
+            0 => return Ok(zeros),
+            n => zeros &= buffer[..n].iter().all(|byte| *byte == 0),
         }
     }
 }
 
-fn decoder(archive: impl Read + 'static, kind: ArchiveKind) -> Result<Box<dyn Read>, UnpackError> {
-    let mut archive = BufReader::with_capacity(128 << 10, archive);
-    let begins = ArchiveKind::of(archive.fill_buf().map_err(UnpackError::Archive)?);
-    if begins != Some(kind) {
-        let found = begins.map_or("neither zstd nor gzip", ArchiveKind::extension);
-        let why = format!("it is named {}, but by its first bytes it is {found}", kind.extension());
-        return Err(UnpackError::Refused(why));
-    }
-    match kind {
-        ArchiveKind::TarGz => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(archive))),
-        ArchiveKind::TarZst => {
-            let zstd = zstd::Decoder::with_buffer(archive).and_then(|mut decoder| {
-                decoder.window_log_max(WINDOW_LOG_MAX)?;
-                Ok(decoder)
-            });
-            Ok(Box::new(Windowed(zstd.map_err(UnpackError::Archive)?)))
-        }
-    }
-}
-
-/// Says what to do about a window that is too large; zstd only names its memory.
-struct Windowed<R>(R);
-
-impl<R: Read> Read for Windowed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|e| {
-            if !e.to_string().contains("too much memory") {
-                return e;
-            }
-            let why = "it was compressed with a window of more than 128 MiB; use at most `zstd --long=27`";
-            io::Error::new(e.kind(), why)
-        })
-    }
-}
-
-/// What extended headers say about the entry that follows.
+/// What other headers say about the entry that follows.
 #[derive(Default)]
-struct Extended {
-    path: Option<Vec<u8>>,
+struct Next {
+    name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
+    extended: Option<Extended>,
 }
 
 struct Unpacking<'a> {
     tree: Tree,
     limits: &'a Limits,
+    off: &'a CallOff,
     entries: u64,
     bytes: u64,
-    next: Extended,
+    next: Next,
+    /// The entry that came last, for messages.
+    last: Option<String>,
 }
 
 impl Unpacking<'_> {
-    fn take(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), UnpackError> {
-        match entry.header().entry_type() {
-            EntryType::GNULongName => self.next.path = Some(text(&mut entry)?),
-            EntryType::GNULongLink => self.next.link = Some(text(&mut entry)?),
-            EntryType::XHeader => self.extend(&small(&mut entry)?)?,
+    /// Every entry, and that the archive ends where it says.
+    fn read_all(&mut self, plain: impl Read) -> Result<(), UnpackError> {
+        // Headers and padding count as well: more than this is a bomb of empty entries.
+        let headers = self.limits.entries.saturating_mul(2 * BLOCK_BYTES);
+        let bound = self.limits.unpacked_bytes.saturating_add(headers);
+        let mut tar = TarStream::new(BufReader::with_capacity(64 << 10, plain.take(bound)));
+        while let Some(header) = tar.next().map_err(|e| self.behind_last(e))? {
+            self.take(&header, &mut tar)?;
+        }
+        let refuse = |why: &str| Err(UnpackError::Refused(why.into()));
+        if self.next.name.is_some() || self.next.link.is_some() || self.next.extended.is_some() {
+            return refuse("it ends where an entry should follow: whatever packed it was interrupted");
+        }
+        let mut rest = tar.into_rest();
+        // A damaged end shows only when it is read.
+        if !only_zeros(&mut rest).map_err(UnpackError::Archive)? {
+            return refuse("there is more behind its end: are these two archives in one?");
+        }
+        if rest.into_inner().limit() == 0 { refuse("it is endless") } else { Ok(()) }
+    }
+
+    /// Says behind which entry the archive is not as it should be.
+    fn behind_last(&self, error: UnpackError) -> UnpackError {
+        match (error, &self.last) {
+            (UnpackError::Refused(why), Some(last)) => UnpackError::Refused(format!("behind {last}, {why}")),
+            (error, _) => error,
+        }
+    }
+
+    fn take(&mut self, header: &Header, tar: &mut TarStream<impl Read>) -> Result<(), UnpackError> {
+        let twice = || UnpackError::Refused("it has an entry with two names, one for each reader".into());
+        match header.kind() {
+            b'L' if self.next.name.is_some() => return Err(twice()),
+            b'K' if self.next.link.is_some() => return Err(twice()),
+            b'x' | b'X' if self.next.extended.is_some() => return Err(twice()),
+            b'L' => self.next.name = Some(long_name(header, tar)?),
+            b'K' => self.next.link = Some(long_name(header, tar)?),
+            b'x' | b'X' => self.next.extended = Some(Extended::read(content(header, tar)?)?),
             // Comments for the whole archive: git writes the commit here.
-            EntryType::XGlobalHeader => drop(small(&mut entry)?),
-            _ => self.make(entry)?,
-        }
-        Ok(())
-    }
-
-    fn extend(&mut self, header: &[u8]) -> Result<(), UnpackError> {
-        for record in Records::of(header) {
-            match record.map_err(UnpackError::Archive)? {
-                (b"path", path) => self.next.path = Some(path.into()),
-                (b"linkpath", link) => self.next.link = Some(link.into()),
-                // Files of 8 GiB and more, or a trick to make two readers see two archives.
-                (b"size", _) => {
-                    return Err(UnpackError::Refused("it has a file with an extended size".into()));
+            b'g' => {
+                if !Extended::read(content(header, tar)?)?.says_nothing() {
+                    let why = "it has a header that gives all entries one path, target or size, or that \
+                               belongs to an archive of several volumes";
+                    return Err(UnpackError::Refused(why.into()));
                 }
-                (key, _) if key.starts_with(b"GNU.sparse") => {
-                    return Err(UnpackError::Refused(format!("it has {SPARSE}")));
-                }
-                _ => {}
             }
+            // A label. What was said about the next entry was said about this.
+            b'V' => {
+                self.next = Next::default();
+                if header.size() != Some(0) {
+                    return Err(UnpackError::Refused("it has a volume label with content".into()));
+                }
+            }
+            _ => self.make(header, tar)?,
         }
         Ok(())
     }
 
-    fn make(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), UnpackError> {
-        let Extended { path, link } = std::mem::take(&mut self.next);
-        let path = path.unwrap_or_else(|| entry.header().path_bytes().into_owned());
-        // As tar wrote directories before there was a type for them.
-        let named_as_directory = path.ends_with(b"/");
-        let path = Inside::parse(&path, self.limits.path_bytes)?;
+    fn make(&mut self, header: &Header, tar: &mut TarStream<impl Read>) -> Result<(), UnpackError> {
+        let Next { name, link, extended } = std::mem::take(&mut self.next);
+        let extended = extended.unwrap_or_default();
+        let raw = one_of(extended.path, name)?.unwrap_or_else(|| header.name());
+        let path = Inside::parse(&raw, self.limits.path_bytes)?;
+        self.last = Some(path.show());
+        let refuse = |why: &str| Err(UnpackError::Refused(format!("{} {why}", path.show())));
+        if extended.sparse {
+            return refuse(SPARSE);
+        }
+        if extended.part {
+            return refuse(PART);
+        }
         self.count(&path)?;
-        let mode = entry.header().mode().map_err(UnpackError::Archive)?;
-        let link = link.or_else(|| entry.header().link_name_bytes().map(Into::into)).unwrap_or_default();
-        match entry.header().entry_type() {
-            EntryType::Directory => self.tree.directory(&path, mode),
-            EntryType::Regular if named_as_directory => self.tree.directory(&path, mode),
-            EntryType::Regular | EntryType::Continuous => self.file(&path, mode, &mut entry),
-            EntryType::Symlink => self.symlink(path, &link),
-            EntryType::Link => self.tree.hard_link(path, &Inside::parse(&link, self.limits.path_bytes)?),
-            kind => Err(UnpackError::Refused(format!("{} is {}", path.show(), name_of(kind)))),
+        let link = one_of(extended.link, link)?.unwrap_or_else(|| header.link_name());
+        let Some(mode) = header.mode().map(|mode| mode as u32 & 0o777) else {
+            return refuse("has permissions that are no number; pack it anew, with another tool");
+        };
+        // Of a hard link nobody reads it.
+        let Some(size) = header.size().or((header.kind() == b'1').then_some(0)) else {
+            return refuse("has a size that is no number; pack it anew, with another tool");
+        };
+        // `d/.` is the directory that is there, if one is.
+        let dotted = names(&raw).next_back() == Some(b".");
+        match header.kind() {
+            b'0' | b'\0' | b'7' if dotted && !raw.ends_with(b"/") => refuse(NO_DIRECTORY),
+            b'1' | b'2' if dotted => refuse(NO_DIRECTORY),
+            b'1' if link.ends_with(b"/") || link.ends_with(b"/.") => refuse("is a hard link to a directory"),
+            // As tar wrote directories before there was a type for them.
+            b'0' | b'\0' | b'7' if raw.ends_with(b"/") => self.tree.directory(&path, mode, dotted),
+            b'0' | b'\0' | b'7' => {
+                let size = agreed(size, extended.size, &path)?;
+                self.file(&path, mode, tar, size)
+            }
+            b'5' => self.tree.directory(&path, mode, dotted),
+            // Of an incremental dump: what it lists is not for us.
+            b'D' => tar.content(size).and_then(|_| self.tree.directory(&path, mode, dotted)),
+            b'2' => self.symlink(path, &link),
+            b'1' => self.hard_link(&path, &link),
+            b'3' | b'4' => refuse("is a device; leave it out of the archive"),
+            b'6' => refuse("is a fifo; leave it out of the archive"),
+            b'S' => refuse(SPARSE),
+            b'M' => refuse(PART),
+            kind => refuse(&format!(
+                "is of a kind that a release must not have ({:?}); pack it anew, with GNU tar or bsdtar",
+                char::from(kind)
+            )),
         }
     }
 
@@ -256,7 +241,7 @@ impl Unpacking<'_> {
             failpoint::hit("fetch.mid_unpack");
         }
         self.entries += u64::from(!path.is_root());
-        if self.entries > self.limits.entries {
+        if self.entries + self.tree.made() > self.limits.entries {
             return Err(UnpackError::Refused(format!("it has more than {} entries", self.limits.entries)));
         }
         Ok(())
@@ -266,20 +251,17 @@ impl Unpacking<'_> {
         &mut self,
         path: &Inside,
         mode: u32,
-        entry: &mut Entry<'_, impl Read>,
+        tar: &mut TarStream<impl Read>,
+        size: u64,
     ) -> Result<(), UnpackError> {
-        let size = entry.header().entry_size().map_err(UnpackError::Archive)?;
+        let mut content = tar.content(size)?;
         let mut buffer = [0; 64 << 10];
-        let mut n = fill(entry, &mut buffer).map_err(UnpackError::Archive)?;
+        let mut n = fill(&mut content, &mut buffer).map_err(UnpackError::Archive)?;
         if path.is_apple_double() && buffer[..n].starts_with(&APPLE_DOUBLE) {
             self.entries -= 1;
             return Ok(());
         }
-        self.bytes = self.bytes.saturating_add(size);
-        if self.bytes > self.limits.unpacked_bytes {
-            let limit = self.limits.unpacked_bytes;
-            return Err(UnpackError::Refused(format!("it unpacks to more than {limit} bytes")));
-        }
+        self.grow(size)?;
         let mut file = self.tree.file(path, mode)?;
         let disk = |e| UnpackError::Disk(path.show(), e);
         let mut left = size;
@@ -289,59 +271,91 @@ impl Unpacking<'_> {
             }
             file.write_all(&buffer[..n]).map_err(disk)?;
             left -= n as u64;
-            n = fill(entry, &mut buffer).map_err(UnpackError::Archive)?;
+            n = fill(&mut content, &mut buffer).map_err(UnpackError::Archive)?;
         }
-        // Network file systems report a full disk here.
-        nix::unistd::close(file).map_err(|e| disk(e.into()))
+        close(file).map_err(disk)
+    }
+
+    fn grow(&mut self, bytes: u64) -> Result<(), UnpackError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let limit = self.limits.unpacked_bytes;
+        if self.bytes > limit {
+            return Err(UnpackError::Refused(format!("it unpacks to more than {limit} bytes")));
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, path: &Inside, to: &[u8]) -> Result<(), UnpackError> {
+        let to = Inside::parse(to, self.limits.path_bytes)?;
+        let Some((file, mut copy)) = self.tree.hard_link(path, &to, self.limits)? else { return Ok(()) };
+        let disk = |e| UnpackError::Disk(path.show(), e);
+        self.grow(file.metadata().map_err(disk)?.len())?;
+        io::copy(&mut self.off.reader(file), &mut copy).map_err(disk)?;
+        close(copy).map_err(disk)
     }
 
     fn symlink(&mut self, path: Inside, target: &[u8]) -> Result<(), UnpackError> {
         if target.is_empty() || target.contains(&0) || target.len() > self.limits.path_bytes {
             return Err(UnpackError::Refused(format!("{} is a link without a proper target", path.show())));
         }
-        self.tree.link(path, target)
+        self.tree.link(path, target, self.limits)
     }
 }
 
-/// Reads until the buffer is full or the entry ends: decoders give as little as they like.
-fn fill(entry: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match entry.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
+/// Network file systems report a full disk here.
+fn close(file: File) -> io::Result<()> {
+    nix::unistd::close(file).map_err(Into::into)
 }
 
-fn small(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, UnpackError> {
-    let mut bytes = Vec::new();
-    entry.take(HEADER_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(UnpackError::Archive)?;
-    if bytes.len() as u64 > HEADER_BYTES_MAX {
-        return Err(UnpackError::Refused(format!("it has a header of more than {HEADER_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
-}
-
-/// GNU's long names end with a NUL.
-fn text(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, UnpackError> {
-    let mut bytes = small(entry)?;
-    while bytes.last() == Some(&0) {
-        bytes.pop();
-    }
-    Ok(bytes)
-}
-
-const SPARSE: &str = "a sparse file; pack it without --sparse (bsdtar: with --no-read-sparse)";
-
-fn name_of(kind: EntryType) -> &'static str {
-    match kind {
-        EntryType::Block | EntryType::Char => "a device",
-        EntryType::Fifo => "a fifo",
-        EntryType::GNUSparse => SPARSE,
-        _ => "of a kind that a release must not have",
+/// What two headers say about one entry.
+fn one_of(extended: Option<Vec<u8>>, long: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, UnpackError> {
+    match (extended, long) {
+        (Some(a), Some(b)) if a != b => Err(UnpackError::Refused(format!(
+            "{:?} has two names, one for each reader",
+            String::from_utf8_lossy(&a)
+        ))),
+        (a, b) => Ok(a.or(b)),
     }
 }
+
+/// Some writers repeat the size in an extended header; a large one stands only there.
+fn agreed(size: u64, extended: Option<u64>, path: &Inside) -> Result<u64, UnpackError> {
+    match extended {
+        Some(large) if large >= LARGE_BYTES && (size == 0 || size >= LARGE_BYTES - 1) => Ok(large),
+        Some(other) if other != size => Err(UnpackError::Refused(format!(
+            "{} has an extended size ({other}) that is not its size ({size}); pack it anew, with another tool",
+            path.show()
+        ))),
+        _ => Ok(size),
+    }
+}
+
+/// The content of a header that is about another entry.
+fn content<'a, R: Read>(
+    header: &Header,
+    tar: &'a mut TarStream<R>,
+) -> Result<impl Read + use<'a, R>, UnpackError> {
+    let size = header.size().ok_or_else(|| UnpackError::Refused("it has a header of no size".into()))?;
+    tar.content(size)
+}
+
+/// GNU's long names end with a NUL. GNU tar reads up to it and others as much as the header says: that has to be
+/// the same.
+fn long_name(header: &Header, tar: &mut TarStream<impl Read>) -> Result<Vec<u8>, UnpackError> {
+    let refuse = |why: &str| Err(UnpackError::Refused(format!("it has a header of {why}")));
+    let Some(size) = header.size() else { return refuse("no size") };
+    if size > VALUE_BYTES_MAX {
+        return refuse(&format!("more than {VALUE_BYTES_MAX} bytes"));
+    }
+    let mut blocks = vec![0; size.next_multiple_of(BLOCK_BYTES) as usize];
+    let read = fill(&mut tar.content(blocks.len() as u64)?, &mut blocks).map_err(UnpackError::Archive)?;
+    if read < blocks.len() {
+        return Err(UnpackError::Refused("it ends in the middle of an entry".into()));
+    }
+    let name = text(&blocks);
+    if name.len() as u64 > size { refuse("a name that is longer than it says") } else { Ok(name.into()) }
+}
+
+const NO_DIRECTORY: &str = "is no directory, but named as one; pack it anew, with another tool";
+const SPARSE: &str = "is a sparse file; pack it without --sparse (bsdtar: with --no-read-sparse)";
+const PART: &str = "is a part of an archive in several volumes; pack it as one (tar without -M)";

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -12,9 +12,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{MARKER, Marker, Releases, disk_trouble, fetch, layout::Layout};
+use super::{MARKER, Marker, Releases, disk_trouble, layout::Layout};
 use crate::{
     core::{Reason, Trouble},
+    plain_file,
     revision::ReleaseId,
     store::Blocking,
 };
@@ -65,8 +66,8 @@ impl Releases {
             let message = format!("{} is not a complete release", self.path(id).display());
             Trouble::new(Reason::ReleaseUnknown, message)
         })?;
-        let published = fetch::find(store, id)?;
-        let stage = self.stage()?;
+        let published = store.require(id)?;
+        let stage = self.stage(store.off())?;
         let archive = stage.dir().join("archive");
         self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");
@@ -222,7 +223,7 @@ fn names(dir: &Path) -> Result<std::collections::BTreeSet<std::ffi::OsString>, F
 }
 
 fn same(ours: &Path, published: &Path) -> Result<bool, Failed> {
-    let open = |path: &Path| File::open(path).map_err(|e| (path.to_owned(), e));
+    let open = |path: &Path| plain_file::open_no_link(path).map_err(|e| (path.to_owned(), e));
     let (mut here, mut there) = (open(ours)?, open(published)?);
     let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {

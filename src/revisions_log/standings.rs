@@ -2,14 +2,13 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fs::{self, File},
-    io::Read,
+    fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use super::{READ_LIMIT_BYTES, lines, parse};
+use super::{FILE, Log, PODS, lines, parse};
 use crate::revision::{RecordEvent, ReleaseId};
 
 /// The last verdict on a release, in whichever pod.
@@ -33,11 +32,7 @@ impl Standing {
 pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
     let mut known: HashMap<ReleaseId, Standing> = HashMap::new();
     for journal in journals(deploy_to) {
-        let mut bytes = Vec::new();
-        let read = File::open(&journal).and_then(|file| file.take(READ_LIMIT_BYTES).read_to_end(&mut bytes));
-        if read.is_err() {
-            continue;
-        }
+        let Ok(bytes) = (Log { path: journal, cut_at: None }).read() else { continue };
         let of_this_pod: HashMap<ReleaseId, Standing> = lines(&bytes).filter_map(verdict).collect();
         for (release, standing) in of_this_pod {
             match known.entry(release) {
@@ -52,8 +47,8 @@ pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
 
 /// The journals of all pods that ever used the volume.
 pub fn journals(deploy_to: &Path) -> impl Iterator<Item = PathBuf> {
-    let pods = fs::read_dir(deploy_to.join(".pitstop/pods")).into_iter().flatten().flatten();
-    pods.map(|pod| pod.path().join("revisions.log"))
+    let pods = fs::read_dir(deploy_to.join(PODS)).into_iter().flatten().flatten();
+    pods.map(|pod| pod.path().join(FILE))
 }
 
 fn verdict(line: &[u8]) -> Option<(ReleaseId, Standing)> {

@@ -16,10 +16,13 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::watch};
 
-use super::{Handles, prestop};
-use crate::{core::Operator, desk::Reply};
+use super::{Handles, connections, prestop};
+use crate::{
+    core::{Operator, drain::Origin},
+    desk::{Asked, Reply},
+};
 
 /// The socket's name in `state_dir`.
 pub const SOCKET_NAME: &str = "admin.sock";
@@ -40,7 +43,10 @@ pub async fn serve(state_dir: PathBuf, handles: Handles) -> Result<(), AdminErro
     let path = state_dir.join(SOCKET_NAME);
     let failed = |source| AdminError { path: path.clone(), source };
     let listener = listen(&state_dir, &path).map_err(failed)?;
-    axum::serve(listener, router(handles)).await.map_err(failed)
+    // Nothing there is worth waiting for at the end.
+    let (_never, stop) = watch::channel(false);
+    connections::serve(listener, router(handles), stop).await;
+    Ok(())
 }
 
 /// Made in a directory of our own and moved into place: nobody else can ever open it, and there is
@@ -79,20 +85,24 @@ async fn status(State(handles): State<Handles>) -> Response {
     Json(handles.status()).into_response()
 }
 
-async fn sync(State(handles): State<Handles>, Query(sync): Query<Sync>) -> Response {
-    answer(handles.desk.operator(Operator::Sync { retry: sync.retry }).await)
+async fn sync(
+    State(handles): State<Handles>,
+    Query(sync): Query<Sync>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    answer(handles.desk.operator(Operator::Sync { retry: sync.retry }, asked).await)
 }
 
-async fn pause(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.operator(Operator::Pause).await)
+async fn pause(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
+    answer(handles.desk.operator(Operator::Pause, asked).await)
 }
 
-async fn resume(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.operator(Operator::Resume).await)
+async fn resume(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
+    answer(handles.desk.operator(Operator::Resume, asked).await)
 }
 
-async fn revert(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.operator(Operator::Revert).await)
+async fn revert(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
+    answer(handles.desk.operator(Operator::Revert, asked).await)
 }
 
 async fn undrain(State(handles): State<Handles>) -> Response {
@@ -102,7 +112,7 @@ async fn undrain(State(handles): State<Handles>) -> Response {
 /// For `pitstop exec`: this socket is private, so that no token is asked for.
 async fn drain(State(handles): State<Handles>) -> Response {
     tracing::info!("the container's first process got the signal to end");
-    prestop::answer(handles.desk.prestop().await)
+    prestop::answer(handles.desk.prestop(Origin::PreStop).await)
 }
 
 /// For `pitstop exec`: may the app server boot? Not from a release that is about to be taken back.

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -13,7 +13,7 @@ use axum::{
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{Handles, prestop};
+use super::{Handles, connections, listen::listen_on, prestop};
 use crate::finding::{Code, Finding};
 
 /// The pauses between attempts at a taken port double up to this.
@@ -32,34 +32,34 @@ pub fn router(handles: Handles) -> Router {
         .route("/ready", get(ready))
         .route("/prestop", get(prestop::prestop).post(prestop::prestop))
         .merge(guarded)
+        .layer(middleware::from_fn_with_state(handles.clone(), prestop::note_kubelet))
         .with_state(handles)
 }
 
 /// Serves the endpoints until `stop` is true. A port that is taken is tried again and again: the agent stays
 /// for its deploys, and says what is wrong in the log and on the admin socket.
 pub async fn serve(listen: SocketAddr, handles: Handles, mut stop: watch::Receiver<bool>) {
-    let app = router(handles.clone());
     let listener = tokio::select! {
         listener = bind(listen, &handles) => listener,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    tracing::info!(%listen, "serving");
-    // No time-out of any kind: /prestop is held for as long as the drain takes.
-    let stop = async move {
-        // The sender's end is an end as well.
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
-        tracing::error!(%listen, %error, "the endpoints are lost");
+    serve_on(listener, handles, stop).await;
+}
+
+/// The same on a port that is open already.
+pub async fn serve_on(listener: TcpListener, handles: Handles, stop: watch::Receiver<bool>) {
+    if let Ok(listen) = listener.local_addr() {
+        tracing::info!(%listen, "serving");
     }
+    connections::serve(listener, router(handles), stop).await;
 }
 
 async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
     let mut pause = Duration::from_millis(250);
     loop {
-        match TcpListener::bind(listen).await {
+        match listen_on(listen).and_then(TcpListener::from_std) {
             Ok(listener) => {
-                handles.findings().clear();
+                about_the_rest(handles);
                 return listener;
             }
             Err(error) => {
@@ -74,7 +74,13 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
 fn report(listen: SocketAddr, error: &io::Error, handles: &Handles) {
     let finding = cannot_listen(listen, error);
     tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
-    *handles.findings() = vec![finding];
+    about_the_rest(handles);
+    handles.findings().push(finding);
+}
+
+/// What was said of the port holds no longer.
+fn about_the_rest(handles: &Handles) {
+    handles.findings().retain(|finding| !matches!(finding.code, Code::PortTaken | Code::NotListening));
 }
 
 /// What it means that the endpoints cannot be served there.
@@ -100,15 +106,19 @@ async fn live() -> &'static str {
 
 /// Until the first release is in place, the probe's answer says what keeps it out: the kubelet shows
 /// it among the pod's events, also where nobody can ask for /status.
-async fn startup(State(handles): State<Handles>) -> Response {
+/// The words may hold paths, or pieces of files: they are for those who may ask for /status.
+async fn startup(State(handles): State<Handles>, headers: HeaderMap) -> Response {
     let snapshot = handles.snapshots.borrow().clone();
     if snapshot.current_complete {
         return pending(&[]);
     }
+    let told = handles.token.admits(&headers).await;
     let trouble = snapshot.view.trouble.as_ref();
     let reason = trouble.map(|trouble| trouble.reason.code());
-    let message = trouble.map(|trouble| trouble.message.as_str());
-    let body = json!({ "pending": ["current"], "reason": reason, "message": message });
+    let mut body = json!({ "pending": ["current"], "reason": reason });
+    if let Some(trouble) = trouble.filter(|_| told) {
+        body["message"] = trouble.message.as_str().into();
+    }
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 

@@ -4,7 +4,9 @@
 //! volume or for the supervisor's loop, /prestop excepted, which waits for the drain.
 
 mod admin;
+mod connections;
 mod http;
+mod listen;
 mod prestop;
 mod token;
 
@@ -21,7 +23,8 @@ use crate::{
 };
 
 pub use admin::{AdminError, SOCKET_NAME, serve as serve_admin};
-pub use http::{cannot_listen, router, serve};
+pub use http::{cannot_listen, serve, serve_on};
+pub use listen::{inherited, listen_on};
 pub use token::Token;
 
 /// What the endpoints work with.

@@ -3,19 +3,39 @@
 
 use axum::{
     Json,
-    extract::State,
-    http::{HeaderMap, StatusCode},
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::Handles;
+use super::{Handles, connections::Caller};
 use crate::{
-    core::drain::{DrainResult, Undone},
+    core::drain::{DrainResult, Origin, Undone},
     desk::Ending,
     status::PrestopAnswer,
 };
 
-pub(super) async fn prestop(State(handles): State<Handles>, headers: HeaderMap) -> Response {
+/// What the kubelet's hooks call themselves, and its probes.
+const KUBELET: &str = "kube-lifecycle/";
+const PROBE: &str = "kube-probe/";
+
+/// Where a kubelet asks from, its probes of the app server come from as well.
+pub(super) async fn note_kubelet(State(handles): State<Handles>, request: Request, next: Next) -> Response {
+    let caller =
+        request.headers().get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if let (true, Some(Caller(Some(peer)))) =
+        (caller.starts_with(KUBELET) || caller.starts_with(PROBE), request.extensions().get::<Caller>())
+    {
+        handles.desk.kubelet(*peer);
+    }
+    next.run(request).await
+}
+
+pub(super) async fn prestop(State(handles): State<Handles>, method: Method, headers: HeaderMap) -> Response {
+    if method == Method::HEAD {
+        return (StatusCode::METHOD_NOT_ALLOWED, [("allow", "GET, POST")]).into_response();
+    }
     if !handles.token.admits(&headers).await {
         tracing::error!(
             "/prestop was called with a missing or wrong token and refused: the kubelet now sends SIGTERM \
@@ -24,8 +44,17 @@ pub(super) async fn prestop(State(handles): State<Handles>, headers: HeaderMap) 
         return refused();
     }
     let caller = headers.get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or("?");
-    tracing::info!(caller, "/prestop was called");
-    answer(handles.desk.prestop().await)
+    let meant = handles.token.is_asked_for() || caller.starts_with(KUBELET);
+    let origin = if meant { Origin::PreStop } else { Origin::Stray };
+    match origin {
+        Origin::Stray => tracing::warn!(
+            caller,
+            "/prestop was called, and not by a kubelet: the call is held, but deploys go on; a hook that is \
+             meant runs `pitstop drain` or sends the token of token_file"
+        ),
+        _ => tracing::info!(caller, "/prestop was called"),
+    }
+    answer(handles.desk.prestop(origin).await)
 }
 
 /// 401: the same for every guarded endpoint.

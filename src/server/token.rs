@@ -1,17 +1,20 @@
 //! The token that guards /prestop and the read endpoints.
 
 use std::{
-    fmt,
+    fmt, io,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
-use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::plain_file;
 
 /// A secret's mount is memory; one that takes longer hangs.
 const READ_LIMIT: Duration = Duration::from_secs(1);
+const LARGEST_BYTES: u64 = 64 * 1024;
 
 /// Who may ask: everybody, or who sends `Authorization: Bearer` with the content of a file. The file
 /// is read at each request, so that a rotated secret holds at once; the last content stands in when
@@ -20,18 +23,24 @@ const READ_LIMIT: Duration = Duration::from_secs(1);
 pub struct Token {
     file: Option<PathBuf>,
     last: Arc<Mutex<Option<String>>>,
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Token {
     /// Guards by the content of the file; without one everybody may ask.
     pub fn new(file: Option<PathBuf>) -> Self {
-        Self { file, last: Arc::default() }
+        Self { file, last: Arc::default(), reading: Arc::default() }
+    }
+
+    /// There is one: who is admitted has shown it.
+    pub fn is_asked_for(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Whether a request with these headers may be answered.
     pub async fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(file) = &self.file else { return true };
-        let read = tokio::time::timeout(READ_LIMIT, tokio::fs::read_to_string(file)).await;
+        let read = tokio::time::timeout(READ_LIMIT, self.read(file.clone())).await;
         let token = match read {
             Ok(Ok(text)) => self.remember(text.trim()),
             Ok(Err(error)) => {
@@ -40,9 +49,17 @@ impl Token {
             }
             Err(_) => self.last(),
         };
-        let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let sent = sent.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
-        matches!((token, sent), (Some(token), Some(sent)) if same(&token, sent))
+        matches!((token, sent(headers)), (Some(token), Some(sent)) if same(&token, sent))
+    }
+
+    /// One at a time, so that a mount that hangs takes one thread and not all.
+    async fn read(&self, file: PathBuf) -> io::Result<String> {
+        let one = self.reading.clone().lock_owned().await;
+        let read = move || {
+            let _one = one;
+            plain_file::read_to_string(&file, LARGEST_BYTES)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
     }
 
     fn remember(&self, token: &str) -> Option<String> {
@@ -57,9 +74,15 @@ impl Token {
     }
 }
 
-/// Compared by digest, so that the time it takes tells nothing about the token.
+/// The name of the scheme is the same in any case (RFC 9110).
+fn sent(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The time it takes tells nothing about the token but its length.
 fn same(a: &str, b: &str) -> bool {
-    Sha256::digest(a) == Sha256::digest(b)
+    a.as_bytes().ct_eq(b.as_bytes()).into()
 }
 
 impl fmt::Debug for Token {

@@ -1,7 +1,10 @@
 //! `inet_diag` over netlink: requests and answers as bytes, by the kernel's `linux/inet_diag.h`,
 //! `linux/netlink.h` and `linux/tcp.h`.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use nix::sys::{
     socket::{
@@ -10,7 +13,7 @@ use nix::sys::{
     time::TimeVal,
 };
 
-use super::{Row, SocketsError, State, Table, address};
+use super::{Row, SocketsError, State, Table, address, own};
 use crate::core::{Connection, Sockets};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -34,6 +37,9 @@ const CLOSING: u8 = 11;
 /// Those whose queues can matter. Sockets in TIME_WAIT are many and tell nothing.
 const STATES: u32 =
     1 << ESTABLISHED | 1 << FIN_WAIT1 | 1 << CLOSE_WAIT | 1 << LAST_ACK | 1 << LISTEN | 1 << CLOSING;
+
+/// So many repetitions, and so many milliseconds since the last answer.
+const LOST_AFTER: (u8, u32) = (3, 10_000);
 
 const NLMSG_HEADER: usize = 16;
 const SOCKET_ID: usize = 48;
@@ -154,18 +160,33 @@ fn row(body: &[u8]) -> Option<(u16, Row)> {
     };
     let port = u16::from_be_bytes(body.get(4..6)?.try_into().ok()?);
     let info = attribute(body.get(MESSAGE..)?, INET_DIAG_INFO).unwrap_or_default();
+    let peer = address(body.get(24..40)?.try_into().ok()?, v6);
+    let peer_port = u16::from_be_bytes(body.get(6..8)?.try_into().ok()?);
+    let unsent = u32_at(body, 60)?;
     let connection = Connection {
         key: u64_at(body, 44)?,
-        peer: address(body.get(24..40)?.try_into().ok()?, v6),
+        peer,
         unread: u32_at(body, 56)?,
-        unsent: u32_at(body, 60)?,
+        unsent,
         received: u64_at(info, 128),
-        // bytes_sent since Linux 4.19, else bytes_acked.
-        sent: u64_at(info, 200).or_else(|| u64_at(info, 120)),
+        // bytes_sent less bytes_retrans since Linux 4.19, else bytes_acked.
+        sent: u64_at(info, 200)
+            .map(|sent| sent.saturating_sub(u64_at(info, 208).unwrap_or(0)))
+            .or_else(|| u64_at(info, 120)),
         last_received_ms: u32_at(info, 52).map(u64::from),
         last_sent_ms: u32_at(info, 44).map(u64::from),
+        ours: own::is(SocketAddr::new(peer, peer_port)),
+        half_closed: *body.get(1)? == CLOSE_WAIT,
+        lost: unsent > 0 && lost(info),
     };
     Some((port, Row { state, inode: u32_at(body, 68)?.into(), connection }))
+}
+
+/// Sent again without an answer, so often and for so long that nobody is there: `tcpi_retransmits`, which
+/// begins anew with each answer, and `tcpi_last_ack_recv`.
+fn lost(info: &[u8]) -> bool {
+    let again = info.get(2).copied().unwrap_or(0);
+    again >= LOST_AFTER.0 && u32_at(info, 56).is_some_and(|ms| ms >= LOST_AFTER.1)
 }
 
 /// The first attribute of this type. An older kernel's `tcp_info` is shorter: fields beyond its end
@@ -257,6 +278,34 @@ mod tests {
         assert_eq!((c.received, c.sent), (Some(400), Some(310)));
         assert_eq!((c.last_received_ms, c.last_sent_ms), (Some(20), Some(900)));
         assert!(c.busy());
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_nothing_is_lost() {
+        let seen = |unsent: u32, again: u8, silent_ms: u32| {
+            let mut bytes = message(232);
+            let info = NLMSG_HEADER + MESSAGE + 4;
+            bytes[NLMSG_HEADER + 60..][..4].copy_from_slice(&unsent.to_ne_bytes());
+            bytes[info + 2] = again;
+            bytes[info + 56..][..4].copy_from_slice(&silent_ms.to_ne_bytes());
+            let mut table = Table::default();
+            take_datagram(&bytes, &[3000], &mut table).unwrap();
+            table.finish().connections.remove(0).lost
+        };
+        assert!(seen(500, 6, 12_000));
+        assert!(!seen(0, 6, 12_000), "all was acknowledged");
+        assert!(!seen(500, 0, 12_000), "it takes its time, and says so");
+        assert!(!seen(500, 6, 3_000), "it may come back");
+    }
+
+    #[test]
+    fn what_is_sent_again_is_counted_once() {
+        let mut bytes = message(232);
+        let info = NLMSG_HEADER + MESSAGE + 4;
+        bytes[info + 208..][..8].copy_from_slice(&110u64.to_ne_bytes());
+        let mut table = Table::default();
+        take_datagram(&bytes, &[3000], &mut table).unwrap();
+        assert_eq!(table.finish().connections[0].sent, Some(200));
     }
 
     #[test]

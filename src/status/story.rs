@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::{Snapshot, seconds};
-use crate::core::{Hold, Moment, Reason, Stage, View, drain::DrainView};
+use crate::core::{
+    Hold, Moment, Reason, Stage, View,
+    drain::{DrainView, InWork, WaitsFor},
+};
 
 /// Since when things are as they are, as far as this process has seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl Since {
 /// What is being done.
 pub fn doing(snapshot: &Snapshot) -> String {
     let view = &snapshot.view;
-    if let Some(drain) = &snapshot.drain {
+    if let Some(drain) = snapshot.drain.as_ref().filter(|drain| drain.meant) {
         return draining(drain);
     }
     let to = goal(view);
@@ -97,17 +100,46 @@ fn draining(drain: &DrainView) -> String {
     if drain.answered {
         return "nothing: the drain was answered".into();
     }
-    let waits: Vec<_> = drain.waits_for.iter().map(|wait| wait.name()).collect();
+    let waits: Vec<_> = drain.waits_for.iter().map(|wait| waits_for(*wait, drain)).collect();
     match &waits[..] {
         [] => "draining".into(),
-        waits => format!("draining: waits for {}", waits.join(", ")),
+        waits => format!("draining: waits for {}", waits.join("; for ")),
     }
+}
+
+/// One thing that a drain waits for, with what is known of it.
+fn waits_for(wait: WaitsFor, drain: &DrainView) -> String {
+    match wait {
+        WaitsFor::Min => "drain.min".into(),
+        WaitsFor::Quiet => match drain.peers_not_quiet {
+            0 => "silence (just begun to listen)".into(),
+            1 => "the silence of 1 sender".into(),
+            senders => format!("the silence of {senders} senders"),
+        },
+        WaitsFor::InFlight => in_flight(drain),
+    }
+}
+
+fn in_flight(drain: &DrainView) -> String {
+    let count = drain.requests_in_flight.unwrap_or(0) as usize;
+    let requests = match count.max(drain.in_work.len()) {
+        0 if drain.upgraded > 0 => {
+            return format!("{} upgraded connections (websockets) to close", drain.upgraded);
+        }
+        0 => return "proof that no request is in flight".into(),
+        1 => "1 request".into(),
+        count => format!("{count} requests"),
+    };
+    let age =
+        |request: &InWork| format!("from {}, {:.0} s old", request.peer, seconds(request.age_ms).floor());
+    let known: Vec<_> = drain.in_work.iter().map(age).collect();
+    if known.is_empty() { requests } else { format!("{requests}: {}", known.join(", ")) }
 }
 
 /// What will happen if nobody does anything, or what has to happen.
 pub fn next(snapshot: &Snapshot, now: Moment) -> String {
     let view = &snapshot.view;
-    if let Some(drain) = &snapshot.drain {
+    if let Some(drain) = snapshot.drain.as_ref().filter(|drain| drain.meant) {
         return after_the_drain(drain, now);
     }
     let in_seconds = |at: Moment| format!("{:.0} s", seconds(at.since(now)).ceil());
@@ -162,7 +194,7 @@ fn after_the_drain(drain: &DrainView, now: Moment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Trouble;
+    use crate::core::{Trouble, drain::Evidence};
 
     fn snapshot(change: impl FnOnce(&mut View)) -> Snapshot {
         let mut snapshot = Snapshot::unknown(Moment(1_000), Trouble::new(Reason::Internal, ""));
@@ -207,6 +239,38 @@ mod tests {
             let next = next(&snapshot, Moment(0));
             assert!(next.contains(part), "{next}");
         }
+    }
+
+    #[test]
+    fn a_drain_says_whose_requests_it_waits_for() {
+        let request = |last: u8, age_ms| InWork { peer: [10, 0, 3, last].into(), age_ms };
+        let drain = |waits_for: &[WaitsFor], count, in_work| DrainView {
+            drain_id: 1,
+            meant: true,
+            began: Moment(0),
+            deadline: Moment(9_000),
+            waits_for: waits_for.into(),
+            peers_not_quiet: 2,
+            requests_in_flight: count,
+            in_work,
+            upgraded: 0,
+            evidence: Evidence::default(),
+            answered: false,
+            result: None,
+        };
+        let one = drain(&[WaitsFor::InFlight], Some(1), vec![request(7, 9_400)]);
+        assert_eq!(draining(&one), "draining: waits for 1 request: from 10.0.3.7, 9 s old");
+        let two =
+            drain(&[WaitsFor::Quiet, WaitsFor::InFlight], Some(2), vec![request(7, 9_400), request(8, 10)]);
+        let all = "the silence of 2 senders; for 2 requests: from 10.0.3.7, 9 s old, from 10.0.3.8, 0 s old";
+        assert_eq!(draining(&two), format!("draining: waits for {all}"));
+        let unseen = drain(&[WaitsFor::InFlight], Some(3), Vec::new());
+        assert_eq!(draining(&unseen), "draining: waits for 3 requests");
+        let websocket = DrainView { upgraded: 1, ..drain(&[WaitsFor::InFlight], Some(0), Vec::new()) };
+        assert!(draining(&websocket).contains("1 upgraded"), "{}", draining(&websocket));
+        let mut pod = snapshot(|_| ());
+        pod.drain = Some(DrainView { meant: false, ..one });
+        assert_eq!(doing(&pod), "nothing: follows the pointer", "a stray call holds nothing");
     }
 
     #[test]

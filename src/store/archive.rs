@@ -1,7 +1,10 @@
 //! Finding the archive of a release: the digest is the commit, so a release without one is unknown.
 
 use super::{ArchiveKind, Found, Store, StoreError};
-use crate::{core::requirement::Requirement, revision::ReleaseId};
+use crate::{
+    core::{Reason, Trouble, requirement::Requirement},
+    revision::ReleaseId,
+};
 
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
 pub const DIGEST_LIMIT_BYTES: u64 = 4096;
@@ -22,8 +25,8 @@ impl Published {
     /// `# requires ruby=3.3` say what the image must bring.
     ///
     /// # Errors
-    /// [`NoDigest`] when it holds none.
-    pub fn parse(kind: ArchiveKind, key: &str, bytes: &[u8]) -> Result<Self, NoDigest> {
+    /// [`Unusable::NoDigest`] when it holds none.
+    pub fn parse(kind: ArchiveKind, key: &str, bytes: &[u8]) -> Result<Self, Unusable> {
         let sha256 = parse_digest(key, bytes)?;
         let text = String::from_utf8_lossy(bytes);
         let needs = text.lines().filter_map(|line| {
@@ -43,24 +46,44 @@ impl Published {
     }
 }
 
-/// The content of a digest file was no SHA-256.
+/// Why no archive of a release can be used, though there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{key} holds no SHA-256 digest; publish the release under another id, or write what `sha256sum` prints"
-)]
-pub struct NoDigest {
-    /// The digest's key.
-    pub key: String,
+pub enum Unusable {
+    /// The content of a digest file is no SHA-256.
+    #[error(
+        "{key} holds no SHA-256 digest; publish the release under another id, or write what `sha256sum` prints"
+    )]
+    NoDigest {
+        /// The digest's key.
+        key: String,
+    },
+    /// The digest file is UTF-16, as PowerShell's `>` writes it.
+    #[error("{key} is UTF-16: write it as UTF-8 (in PowerShell: Set-Content -Encoding ascii)")]
+    Utf16 {
+        /// The digest's key.
+        key: String,
+    },
+    /// A release has one archive; which of several was meant, nobody can tell.
+    #[error(
+        "the store has two archives of it, {0} and {1}, and a release has one: delete the one that should not be \
+         there and its digest, or publish the release under another id"
+    )]
+    TwoArchives(String, String),
 }
 
 /// The digest that a digest file names, in any form that tools write: `hex`, `hex  name`, `hex *name`,
 /// `SHA256 (name) = hex`. Of several digests, the one of the archive's own name.
 ///
 /// # Errors
-/// [`NoDigest`] when that is no SHA-256.
-fn parse_digest(key: &str, bytes: &[u8]) -> Result<String, NoDigest> {
-    let none = || NoDigest { key: key.into() };
+/// [`Unusable::NoDigest`] when that is no SHA-256.
+fn parse_digest(key: &str, bytes: &[u8]) -> Result<String, Unusable> {
+    let none = || Unusable::NoDigest { key: key.into() };
+    if is_utf16(bytes) {
+        return Err(Unusable::Utf16 { key: key.into() });
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| none())?.trim_start_matches('\u{feff}');
+    let quoted: Option<String> = serde_json::from_str(text).ok();
+    let text = quoted.as_deref().unwrap_or(text);
     // Comments are skipped by `sha256sum --check` as well.
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let found = lines.map(line).collect::<Option<Vec<_>>>().ok_or_else(none)?;
@@ -93,32 +116,88 @@ fn tagged(line: &str) -> Option<(&str, &str)> {
     known.then_some((hex.trim(), name))
 }
 
-fn is_sha256(word: &str) -> bool {
+/// By its byte order mark, or by the zeros that every second byte of ASCII is.
+pub(crate) fn is_utf16(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [first, second, ..] => (*first == 0) != (*second == 0),
+        _ => false,
+    }
+}
+
+/// Whether it is a SHA-256 in hexadecimal digits.
+pub(crate) fn is_sha256(word: &str) -> bool {
     word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Which archive a release has been committed with; `None`: the store does not know the release.
 ///
 /// # Errors
-/// [`StoreError`]; a digest file that holds none counts as unknown only to callers that say so.
+/// [`StoreError`]; an archive that nobody can use counts as unknown only to callers that say so.
 pub async fn find(
     store: &dyn Store,
     id: &ReleaseId,
-) -> Result<Option<Result<Published, NoDigest>>, StoreError> {
+) -> Result<Option<Result<Published, Unusable>>, StoreError> {
+    let mut found: Option<(ArchiveKind, Vec<u8>)> = None;
     let mut denied = None;
     for kind in ArchiveKind::ALL {
-        let key = kind.digest_key(id);
-        match store.get(&key, None, DIGEST_LIMIT_BYTES).await {
-            Ok(Found::Object { bytes, .. }) => {
-                return Ok(Some(Published::parse(kind, &key, &bytes)));
-            }
+        match store.get(&kind.digest_key(id), None, DIGEST_LIMIT_BYTES).await {
+            Ok(Found::Object { bytes, .. }) => match &found {
+                None => found = Some((kind, bytes)),
+                Some((other, _)) => return Ok(Some(Err(Unusable::TwoArchives(other.key(id), kind.key(id))))),
+            },
             Ok(Found::Absent | Found::NotModified) => {}
             // Without the permission to list, S3 says so of what is not there: the other kind may be.
             Err(error @ StoreError::Denied(_)) => denied = denied.or(Some(error)),
             Err(error) => return Err(error),
         }
     }
-    denied.map_or(Ok(None), Err)
+    match (found, denied) {
+        (Some((kind, bytes)), _) => Ok(Some(Published::parse(kind, &kind.digest_key(id), &bytes))),
+        (None, Some(denied)) => Err(denied),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The archive of a release that has to be there.
+///
+/// # Errors
+/// [`Reason::ReleaseUnknown`] when it is not, [`Reason::ReleaseCorrupt`] when it cannot be used; else what the store
+/// says.
+pub async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Trouble> {
+    match find(store, id).await? {
+        Some(Ok(published)) => Ok(published),
+        Some(Err(why)) => Err(Trouble::new(Reason::ReleaseCorrupt, format!("release {id}: {why}"))),
+        None => {
+            let message = match uploaded(store, id).await {
+                Some(key) => format!(
+                    "release {id}: its archive is in the store ({key}), its digest is not ({key}.sha256): the upload \
+                     never finished, or somebody deleted the digest; publish {id} again, or promote another release"
+                ),
+                None => format!(
+                    "the store has no release {id}: publish it, or promote another (`pitstop releases` lists them)"
+                ),
+            };
+            Err(Trouble::new(Reason::ReleaseUnknown, message))
+        }
+    }
+}
+
+/// The key of an archive of the release, with a digest or without; `None` also where the store does not tell.
+async fn uploaded(store: &dyn Store, id: &ReleaseId) -> Option<String> {
+    for kind in ArchiveKind::ALL {
+        let key = kind.key(id);
+        if is_uploaded(store, &key).await {
+            return Some(key);
+        }
+    }
+    None
+}
+
+/// Whether there is such an archive, with a digest or without; false also where the store does not tell.
+pub async fn is_uploaded(store: &dyn Store, key: &str) -> bool {
+    // Nothing of it has to be read for that.
+    matches!(store.get(key, None, 0).await, Ok(Found::Object { .. }) | Err(StoreError::TooLarge { .. }))
 }
 
 /// The releases that the store holds, sorted.
@@ -158,6 +237,7 @@ mod tests {
             format!("SHA2-256(stdin)= {lower}\n"),
             format!("(stdin)= {lower}\n"),
             format!("\u{feff}{lower}  v1.tar.gz\n"),
+            format!("\u{feff}\"{lower}\"\r\n"),
             format!("{lower}  name with (a) = in it\n"),
         ] {
             assert_eq!(parse_digest(KEY, text.as_bytes()), Ok(lower.clone()), "{text:?}");
@@ -172,7 +252,7 @@ mod tests {
         let nobodys = format!("{a}  x\n{b}  y\n");
         let twice = format!("{a}  v1.tar.gz\n{b}  v1.tar.gz\n");
         for bad in [nobodys, twice] {
-            assert_eq!(parse_digest(KEY, bad.as_bytes()), Err(NoDigest { key: KEY.into() }));
+            assert_eq!(parse_digest(KEY, bad.as_bytes()), Err(Unusable::NoDigest { key: KEY.into() }));
         }
     }
 
@@ -195,9 +275,16 @@ mod tests {
         let sha512 = format!("SHA512 (v1.tar.gz) = {}", "a".repeat(64));
         let long = "a".repeat(128);
         for bad in ["", "\n", "abc", "<html>", &"z".repeat(64), &sha512, &long, "SHA256 (x) ="] {
-            assert_eq!(parse_digest(KEY, bad.as_bytes()), Err(NoDigest { key: KEY.into() }), "{bad:?}");
+            assert_eq!(
+                parse_digest(KEY, bad.as_bytes()),
+                Err(Unusable::NoDigest { key: KEY.into() }),
+                "{bad:?}"
+            );
         }
         assert!(parse_digest(KEY, &[0xff; 64]).is_err());
+        let utf16: Vec<u8> =
+            format!("\u{feff}{}", "a".repeat(64)).encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(parse_digest(KEY, &utf16), Err(Unusable::Utf16 { key: KEY.into() }));
     }
 
     #[test]

@@ -22,6 +22,14 @@ impl CallOff {
         *self.0.borrow()
     }
 
+    /// For work in steps.
+    ///
+    /// # Errors
+    /// When it is needed no more.
+    pub fn check(&self) -> io::Result<()> {
+        if self.is_called() { Err(io::Error::other("called off")) } else { Ok(()) }
+    }
+
     /// Ends when it is needed no more.
     pub async fn called(&self) {
         // The sender lives as long as `self`.
@@ -41,9 +49,7 @@ struct Needed<R> {
 
 impl<R: Read> Read for Needed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.off.is_called() {
-            return Err(io::Error::other("called off"));
-        }
+        self.off.check()?;
         self.reader.read(buffer)
     }
 }

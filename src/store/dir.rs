@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,11 +17,14 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 use sha2::{Digest, Sha256};
 
 use super::{Body, Chunks, Condition, Found, Object, Store, StoreError, Version};
-use crate::volume::Lane;
+use crate::{plain_file, volume::Lane};
 
 /// How long one look or one piece may take.
 const SHORT: Duration = Duration::from_secs(15);
@@ -129,7 +132,7 @@ impl Store for DirStore {
             let open = move || open_at(&name, &path, offset, same);
             let (file, size_bytes, version) = self.big.run(&self.root, SHORT, open).await?;
             let chunks = FileChunks { file: Some(file), path: self.path(key)?, slot: self.big.clone() };
-            Ok(Object { size_bytes, version, chunks: Box::new(chunks) })
+            Ok(Object { size_bytes, version, encoding: None, chunks: Box::new(chunks) })
         })
     }
 
@@ -204,8 +207,16 @@ fn failed(path: &Path, error: &io::Error) -> StoreError {
 /// Opens an object. An object is absent only in a store that is there: without its folder, and without
 /// the others, the store itself is gone (an unmounted share looks like an empty directory).
 fn open(path: &Path) -> Result<Option<File>, StoreError> {
-    match File::open(path) {
+    match plain_file::open_no_link(path) {
         Ok(file) => Ok(Some(file)),
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::LOOP) => Err(StoreError::Denied(format!(
+            "{} is a link, and links in a store are not followed: put the file itself there",
+            path.display()
+        ))),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(StoreError::Unreachable(format!(
+            "{} is not a regular file: remove it, and write it again",
+            path.display()
+        ))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().unwrap_or(path);
             let gone = |e: io::Error| match e.kind() {
@@ -260,9 +271,6 @@ fn open_at(
 /// Leaves the file at its beginning.
 fn version(path: &Path, file: &mut File) -> Result<Version, StoreError> {
     let meta = file.metadata().map_err(|e| failed(path, &e))?;
-    if meta.is_dir() {
-        return Err(StoreError::Unreachable(format!("{} is a directory", path.display())));
-    }
     if meta.len() > CONTENT_VERSION_LIMIT_BYTES {
         let stamp = format!(
             "{}-{}-{}-{}-{}",
@@ -303,7 +311,7 @@ fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Ver
     compare(key, path, condition)?;
     temp.persist(path).map_err(|e| failed(path, &e.error))?;
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(folder, &e))?;
-    let mut file = File::open(path).map_err(|e| failed(path, &e))?;
+    let mut file = plain_file::open_no_link(path).map_err(|e| failed(path, &e))?;
     version(path, &mut file)
 }
 
@@ -349,8 +357,10 @@ fn write_temp(folder: &Path, body: &Body) -> Result<tempfile::NamedTempFile, Sto
 /// Waits for the folder's lock without blocking in the kernel, where no deadline would reach.
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(".lock");
-    let open = || File::options().create(true).truncate(false).write(true).open(&path);
-    let file = open().map_err(|e| failed(&path, &e))?;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).custom_flags(flags.bits().cast_signed());
+    let file = options.open(&path).map_err(|e| failed(&path, &e))?;
     let began = Instant::now();
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -376,8 +386,8 @@ fn compare(key: &str, path: &Path, condition: &Condition) -> Result<(), StoreErr
 fn list(folder: &str, dir: &Path) -> Result<Vec<String>, StoreError> {
     let mut keys = Vec::new();
     let entries = match fs::read_dir(dir) {
-        // No report has been written yet. (Without the other folders there is no store.)
-        Err(e) if e.kind() == io::ErrorKind::NotFound && folder.contains('/') => return Ok(keys),
+        // No pointer, or no report, has been written yet. (Without releases there is no store.)
+        Err(e) if e.kind() == io::ErrorKind::NotFound && folder != "releases" => return Ok(keys),
         entries => entries.map_err(|e| failed(dir, &e))?,
     };
     for entry in entries {

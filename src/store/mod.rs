@@ -23,7 +23,7 @@ mod call_off;
 pub mod dir;
 pub mod s3;
 
-use archive::{NoDigest, Published};
+use archive::Published;
 pub use call_off::CallOff;
 
 /// Which content an object had. Opaque: versions are compared, never read.
@@ -72,6 +72,8 @@ pub struct Object {
     pub size_bytes: u64,
     /// Its version, to ask for the same one when the read has to go on after a break.
     pub version: Version,
+    /// How the bytes were changed on their way, where an answer says so: they may not be what was uploaded.
+    pub encoding: Option<String>,
     /// The bytes from the offset on.
     pub chunks: Box<dyn Chunks>,
 }
@@ -111,6 +113,9 @@ pub enum StoreError {
     /// The store is full.
     #[error("the store is full: {0}")]
     Full(String),
+    /// It cannot do what was asked, nor will it later.
+    #[error("{0}")]
+    Unfit(String),
     /// What was to be written could not be read.
     #[error("{0}")]
     Source(String),
@@ -124,7 +129,7 @@ impl StoreError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Unreachable(_) | Self::Changed(_) | Self::CalledOff(_) => Reason::StoreUnreachable,
-            Self::Denied(_) => Reason::StoreDenied,
+            Self::Denied(_) | Self::Unfit(_) => Reason::StoreDenied,
             Self::Missing(_) => Reason::ReleaseUnknown,
             Self::TooLarge { .. } => Reason::ReleaseCorrupt,
             Self::InvalidKey(_) => Reason::ConfigInvalid,
@@ -268,12 +273,12 @@ impl Blocking {
         &self.off
     }
 
-    /// Like [`archive::find`]. Must not be called from an async task.
+    /// Like [`archive::require`]. Must not be called from an async task.
     ///
     /// # Errors
-    /// [`StoreError`], also when there is no answer in time.
-    pub fn find(&self, id: &ReleaseId) -> Result<Option<Result<Published, NoDigest>>, StoreError> {
-        self.wait(&format!("releases/{id}"), Box::pin(archive::find(self.store.as_ref(), id)))
+    /// As there; also when there is no answer in time.
+    pub fn require(&self, id: &ReleaseId) -> Result<Published, Trouble> {
+        self.wait(&format!("releases/{id}"), Box::pin(archive::require(self.store.as_ref(), id)))
     }
 
     /// Like [`Store::read`]. Must not be called from an async task.
@@ -292,13 +297,13 @@ impl Blocking {
         self.wait(key, object.chunks.next())
     }
 
-    fn wait<T>(&self, key: &str, call: BoxFuture<'_, Result<T, StoreError>>) -> Result<T, StoreError> {
+    fn wait<T, E: From<StoreError>>(&self, key: &str, call: BoxFuture<'_, Result<T, E>>) -> Result<T, E> {
         let late = || StoreError::Unreachable(format!("{key}: no answer within {:?}", self.idle));
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = self.off.called() => Err(StoreError::CalledOff(key.into())),
-                answer = tokio::time::timeout(self.idle, call) => answer.unwrap_or_else(|_| Err(late())),
+                () = self.off.called() => Err(StoreError::CalledOff(key.into()).into()),
+                answer = tokio::time::timeout(self.idle, call) => answer.unwrap_or_else(|_| Err(late().into())),
             }
         })
     }

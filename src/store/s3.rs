@@ -17,6 +17,7 @@ use crate::config::S3Location;
 
 mod connection;
 mod failure;
+mod http;
 mod reading;
 mod writing;
 
@@ -81,7 +82,7 @@ impl S3Store {
             let request = client.get_object().bucket(&self.place.bucket).key(&whole);
             let answer = request.set_if_none_match(known.map(|version| version.0.clone())).send().await;
             let object = match answer {
-                Ok(object) => self.object(key, 0, object)?,
+                Ok(object) => plain(key, self.object(key, 0, object)?)?,
                 Err(error) => match self.explain(Action::Get, &whole, error).await {
                     Failure::NotModified => return Ok(Found::NotModified),
                     Failure::Absent => return Ok(Found::Absent),
@@ -98,14 +99,18 @@ impl S3Store {
 
     fn object(&self, key: &str, offset: u64, answer: GetObjectOutput) -> Result<Object, StoreError> {
         let odd = |what: &str| StoreError::Unreachable(format!("{key}: {what}; is this a server of S3?"));
-        let version = answer.e_tag.map(Version).ok_or_else(|| odd("the answer has no ETag"))?;
+        let version = answer.e_tag.map(version).ok_or_else(|| odd("the answer has no ETag"))?;
         let length = answer.content_length.and_then(|n| u64::try_from(n).ok());
-        let length = length.ok_or_else(|| odd("the answer has no length"))?;
+        let length = length.ok_or_else(|| {
+            odd("the answer has no length: the server or a proxy changes the content on its way (upload it without \
+                 Content-Encoding, and let nothing in between compress)")
+        })?;
+        let encoding = answer.content_encoding.filter(|encoding| changes_content(encoding));
         if offset > 0 && answer.content_range.is_none() {
             return Err(odd("the answer is the whole object, where a part was asked for"));
         }
         let chunks = StreamChunks::new(key, answer.body, length, self.limits.idle);
-        Ok(Object { size_bytes: offset + length, version, chunks: Box::new(chunks) })
+        Ok(Object { size_bytes: offset + length, version, encoding, chunks: Box::new(chunks) })
     }
 
     async fn read_now(&self, key: &str, offset: u64, same: Option<&Version>) -> Result<Object, StoreError> {
@@ -140,7 +145,10 @@ impl S3Store {
             let page = match page {
                 Ok(page) => page,
                 Err(error) => {
-                    return Err(self.explain(Action::List, &whole, error).await.or_changed(prefix));
+                    return Err(match self.explain(Action::List, &whole, error).await {
+                        Failure::Absent => self.no_lists(&whole),
+                        failure => failure.or_changed(prefix),
+                    });
                 }
             };
             let names = page.contents().iter().filter_map(|object| object.key()?.strip_prefix(&whole));
@@ -148,6 +156,14 @@ impl S3Store {
         }
         keys.sort();
         Ok(keys)
+    }
+
+    fn no_lists(&self, whole: &str) -> StoreError {
+        let (bucket, at) = (&self.place.bucket, self.connection.endpoint().unwrap_or("AWS"));
+        StoreError::Unreachable(format!(
+            "s3://{bucket}/{whole}: {at} answers a list with 404: the bucket is not found there, or the server has no \
+             ListObjectsV2; check s3.endpoint (without the bucket's name) and s3.path_style"
+        ))
     }
 
     async fn within<T>(
@@ -158,6 +174,27 @@ impl S3Store {
     ) -> Result<T, StoreError> {
         let late = |_| StoreError::Unreachable(format!("{key}: no answer within {limit:?}"));
         tokio::time::timeout(limit, call).await.map_err(late)?
+    }
+}
+
+/// An ETag that a proxy has made weak (`W/"…"`) would never match again in `If-Match`; the one that it was made from does.
+fn version(e_tag: String) -> Version {
+    Version(e_tag.strip_prefix("W/").map(ToOwned::to_owned).unwrap_or(e_tag))
+}
+
+/// Others, such as `aws-chunked` or what some uploaders write there by mistake, say nothing about the bytes.
+fn changes_content(encoding: &str) -> bool {
+    let known = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress"];
+    encoding.split(',').any(|name| known.iter().any(|known| name.trim().eq_ignore_ascii_case(known)))
+}
+
+/// A small object is text; with an encoding it is not the one that was written.
+fn plain(key: &str, object: Object) -> Result<Object, StoreError> {
+    match &object.encoding {
+        None => Ok(object),
+        Some(encoding) => Err(StoreError::Unreachable(format!(
+            "{key} came with Content-Encoding {encoding}: upload it without, and let nothing in between compress"
+        ))),
     }
 }
 

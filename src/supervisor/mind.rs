@@ -69,7 +69,7 @@ impl Mind {
 
     pub fn watchfulness(&self) -> Watchfulness {
         match self {
-            Self::Bare { drain, .. } if drain.active() => Watchfulness::Close,
+            Self::Bare { drain, .. } if drain.watches() => Watchfulness::Close,
             Self::Bare { .. } => Watchfulness::Calm,
             Self::Whole(agent) => agent.watchfulness(),
         }
@@ -101,6 +101,14 @@ impl Mind {
         match self {
             Self::Bare { .. } => None,
             Self::Whole(agent) => Some(agent.current_complete()),
+        }
+    }
+
+    /// A restart of ours is under way.
+    pub fn restart_in_flight(&self) -> bool {
+        match self {
+            Self::Bare { .. } => false,
+            Self::Whole(agent) => agent.restart_in_flight(),
         }
     }
 

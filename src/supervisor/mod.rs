@@ -6,6 +6,8 @@
 //! takes over from what is on disk, and who waits on /prestop goes on waiting.
 
 mod clock;
+mod cuts;
+mod deploy_log;
 mod ledger;
 mod mind;
 mod observer;
@@ -111,7 +113,8 @@ impl Loop {
     /// Breaks when the agent is to end; continues when something was lost.
     async fn begin(inputs: Inputs) -> ControlFlow<(), &'static str> {
         let (done, finished) = mpsc::unbounded_channel();
-        let state = State::new(&inputs, done.clone());
+        let journal = inputs.effects.read_drain_journal().await;
+        let state = State::new(&inputs, done.clone(), journal);
         if let Some(reader) = inputs.fleet.clone() {
             tokio::spawn(reader.run(state.reads_fleet(), done));
         }

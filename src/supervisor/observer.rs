@@ -15,7 +15,7 @@ use crate::{
     app_server::{AppServer, Description, Look},
     core::{Answer, Files, Moment, Observation, Probe, ProcessKey, Sight, Traffic, Watchfulness, pace::Pace},
     finding::Finding,
-    probe::Prober,
+    probe::{Prober, Said},
     revision::ReleaseId,
 };
 
@@ -82,7 +82,7 @@ struct Asking {
     release: ReleaseId,
     began: Moment,
     since: Instant,
-    answers: JoinHandle<Vec<Answer>>,
+    answers: JoinHandle<Vec<Said>>,
 }
 
 impl Observer {
@@ -110,12 +110,21 @@ impl Observer {
         let probed = self.probe(&mut ongoing.asking, &look.description).await;
         let files = self.files(&mut ongoing.files).await;
         // Nothing in an observation may be older than its beginning.
-        let (began, answers) = match probed {
-            Some((since, answers)) => (began.min(since), answers),
+        let (began, probed) = match probed {
+            Some((since, probed)) => (began.min(since), probed),
             None => (began, Vec::new()),
         };
+        let said = probed.iter().find_map(|probed| probed.failure.clone());
+        let answers = probed.into_iter().map(|probed| probed.answer).collect();
         Seen {
-            observation: Observation { began, sight: look.sight, answers, files, traffic: look.traffic },
+            observation: Observation {
+                began,
+                sight: look.sight,
+                answers,
+                said,
+                files,
+                traffic: look.traffic,
+            },
             description: Arc::new(look.description),
             findings: look.findings,
         }
@@ -137,7 +146,10 @@ impl Observer {
         match tokio::time::timeout(LONGEST_LOOK, &mut look).await {
             Ok(Ok(look)) => return look,
             Ok(Err(panic)) => tracing::error!(%panic, "a defect in pitstop: a look at the app server failed"),
-            Err(_) => tracing::error!(limit = ?LONGEST_LOOK, "looking at the app server took too long"),
+            Err(_) => tracing::error!(
+                "looking at the app server took longer than {}",
+                humantime::format_duration(LONGEST_LOOK)
+            ),
         }
         look.abort();
         Look {
@@ -150,11 +162,7 @@ impl Observer {
 
     /// The answers of probes that have ended, and when they began. Sees to it that some are under way
     /// while the core wants to know.
-    async fn probe(
-        &self,
-        asking: &mut Option<Asking>,
-        server: &Description,
-    ) -> Option<(Moment, Vec<Answer>)> {
+    async fn probe(&self, asking: &mut Option<Asking>, server: &Description) -> Option<(Moment, Vec<Said>)> {
         let (wanted, beside) = {
             let attention = self.attention.borrow();
             (attention.probe_for.clone(), attention.beside)
@@ -201,7 +209,7 @@ impl Observer {
 }
 
 /// What a probe that panicked is taken for.
-const UNHEALTHY: Answer = Answer { by: None, probe: Probe::Unhealthy };
+const UNHEALTHY: Said = Said { answer: Answer { by: None, probe: Probe::Unhealthy }, failure: None };
 
 impl Drop for Asking {
     fn drop(&mut self) {

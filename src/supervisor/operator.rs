@@ -1,9 +1,11 @@
 //! What an operator is told: what happens now, what does not, and until when. Whoever asks at night
 //! must not have to guess.
 
+use std::time::SystemTime;
+
 use crate::{
-    core::{Hold, Operator, Stage, View},
-    desk::Reply,
+    core::{Hold, Operator, Reason, Stage, View},
+    desk::{Asked, Reply},
     revision::Revision,
 };
 
@@ -14,6 +16,48 @@ pub fn told(operator: Operator, view: &View, draining: bool) -> Reply {
         Operator::Pause => Ok(pause(view)),
         Operator::Resume => Ok(resume(view, draining)),
         Operator::Revert => revert(view, draining),
+    }
+}
+
+/// Since when deploys are held, and by whom: whoever finds the pod like that has to know whom to ask.
+#[derive(Default)]
+pub struct Held(Option<String>);
+
+impl Held {
+    /// What was asked is done.
+    pub fn note(&mut self, operator: Operator, view: &View, asked: &Asked) {
+        let again = matches!(
+            (operator, &view.hold),
+            (Operator::Pause, Some(_)) | (Operator::Revert, Some(Hold::Reverted(_)))
+        );
+        match operator {
+            Operator::Resume => self.0 = None,
+            Operator::Pause | Operator::Revert if !again => {
+                let since = humantime::format_rfc3339_seconds(SystemTime::now());
+                self.0 = Some(format!("since {since}{asked}"));
+            }
+            Operator::Sync { .. } | Operator::Pause | Operator::Revert => {}
+        }
+    }
+
+    /// The same view, with it.
+    pub fn told(&self, mut view: View) -> View {
+        let held = view.trouble.as_mut().filter(|trouble| trouble.reason == Reason::Held);
+        if let (Some(trouble), Some(note)) = (held, &self.0) {
+            trouble.message = format!("{} ({note})", trouble.message);
+        }
+        view
+    }
+}
+
+/// The command that asks it.
+pub fn name(operator: Operator) -> &'static str {
+    match operator {
+        Operator::Sync { retry: false } => "sync",
+        Operator::Sync { retry: true } => "sync --retry",
+        Operator::Pause => "pause",
+        Operator::Resume => "resume",
+        Operator::Revert => "revert",
     }
 }
 
@@ -163,6 +207,24 @@ mod tests {
         for part in parts {
             assert!(reply.contains(part), "{part:?} is missing in {reply:?}");
         }
+    }
+
+    #[test]
+    fn a_hold_says_since_when_and_by_whom_until_it_ends() {
+        let asked = Asked { by: Some("deploy@host".into()), why: Some("a long import".into()) };
+        let trouble = |view: &mut View| view.trouble = Some(Trouble::new(Reason::Held, "paused"));
+        let mut held = Held::default();
+        held.note(Operator::Pause, &view(|_| ()), &asked);
+        let said = held.told(view(trouble)).trouble.unwrap().message;
+        assert!(
+            said.starts_with("paused (since 20") && said.ends_with("Z by deploy@host: a long import)"),
+            "{said}"
+        );
+        // Who asks again has not begun it.
+        held.note(Operator::Pause, &view(|view| view.hold = Some(Hold::Paused)), &Asked::default());
+        assert_eq!(held.told(view(trouble)).trouble.unwrap().message, said);
+        held.note(Operator::Resume, &view(|_| ()), &asked);
+        assert_eq!(held.told(view(trouble)).trouble.unwrap().message, "paused");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Attention, Inputs, Seen,
+    cuts::Cuts,
+    deploy_log::DeployLog,
     ledger::Ledger,
     mind::{self, Mind},
     operator,
@@ -15,30 +17,34 @@ use crate::{
     app_server::Description,
     core::{
         Attempt, Effect, Event, Moment, Operator, Reason, Recovered, Sight, Trouble, Watchfulness,
-        drain::{Answer, DrainCommand, DrainEffect, Origin, Undone},
+        drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
-    desk::{Command, Ending, Reply},
-    finding::Finding,
+    desk::{Asked, Command, Ending, Reply},
+    finding::{Code, Finding},
     status::{Since, Snapshot},
+    telemetry::word,
 };
 
 pub struct State {
     inputs: Inputs,
     mind: Mind,
     ledger: Ledger,
+    log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
     /// How often the other pods' reports are read.
     fleet: watch::Sender<Option<u64>>,
-    /// The callers of /prestop.
-    waiting: Vec<oneshot::Sender<Ending>>,
+    /// The callers of /prestop, and since when they wait.
+    waiting: Vec<(Moment, oneshot::Sender<Ending>)>,
     /// What the pointer said while the mind was bare.
     pointer: Option<Event>,
     answer: Option<Answer>,
     term: Option<Term>,
     last: Last,
     others: Others,
+    cuts: Cuts,
+    held: operator::Held,
     current_complete: bool,
     seen_current: bool,
     seen_booted: bool,
@@ -60,13 +66,13 @@ struct Last {
 }
 
 impl State {
-    pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>) -> Self {
+    /// `journal` is that of a drain that was under way when the last process ended.
+    pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
         let now = (inputs.clock)();
         let trouble = match &inputs.invalid {
             Some(finding) => Trouble::new(Reason::ConfigInvalid, finding.message.clone()),
             None => mind::not_read_yet(),
         };
-        let journal = inputs.effects.read_drain_journal();
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,
@@ -79,6 +85,7 @@ impl State {
             answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
             mind: Mind::bare(&inputs.policy, journal, trouble),
             ledger: Ledger::new(inputs.metrics.clone(), now),
+            log: DeployLog::new(inputs.effects.ids().clone(), now),
             inputs: inputs.clone(),
             done,
             attention: watch::channel(calm).0,
@@ -88,6 +95,8 @@ impl State {
             term: None,
             last: Last::default(),
             others: Others::default(),
+            cuts: Cuts::default(),
+            held: operator::Held::default(),
             current_complete: before.current_complete,
             // A configuration that cannot be trusted must not keep a serving pod out of service.
             seen_current: before.seen_current || inputs.invalid.is_some(),
@@ -109,8 +118,12 @@ impl State {
 
     /// One event through the core.
     pub fn feed(&mut self, event: Event) {
-        let now = self.now();
+        self.feed_at(self.now(), event);
+    }
+
+    fn feed_at(&mut self, now: Moment, event: Event) {
         self.ledger.event(&event);
+        self.log.event(now, &event);
         if let (true, Event::Pointer(_)) = (self.mind.is_bare(), &event) {
             self.pointer = Some(event.clone());
         }
@@ -131,8 +144,10 @@ impl State {
     }
 
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
+        self.log.step(now, &effects, &self.mind.view(now));
         for effect in effects {
             self.ledger.effect(now, &effect);
+            let _inside = self.log.span_of(&effect).entered();
             match effect {
                 Effect::Drain(effect) => self.drain(effect),
                 Effect::Notice(notice) => self.others.take(now, notice),
@@ -158,25 +173,38 @@ impl State {
     fn drain(&mut self, effect: DrainEffect) {
         match effect {
             DrainEffect::Journal(journal) => self.inputs.effects.write_drain_journal(journal),
-            DrainEffect::Answer(answer) => {
-                if self.answer.as_ref() != Some(&answer) {
-                    tracing::info!(drain_id = answer.drain_id, result = ?answer.result, "drain: {answer}");
+            DrainEffect::Answer { called, ends, answer } => {
+                if ends {
+                    tracing::info!(
+                        drain_id = answer.drain_id,
+                        result = word(answer.result),
+                        "drain: {answer}"
+                    );
                     self.inputs.metrics.drained(&answer);
+                    self.answer = Some(answer.clone());
+                } else {
+                    tracing::info!(
+                        drain_id = answer.drain_id,
+                        result = word(answer.result),
+                        "a call of /prestop: {answer}"
+                    );
                 }
-                self.answer = Some(answer.clone());
-                self.release(&Ending::Answered(answer));
+                self.release(called, &Ending::Answered(answer));
             }
+            DrainEffect::Cut(cut) => log_cut(&cut),
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
-                self.release(&Ending::Undone(why));
+                if why == Undone::Operator {
+                    self.release(Moment(u64::MAX), &Ending::Undone(why));
+                }
             }
         }
     }
 
-    /// Whoever waits on /prestop is answered. Some have gone; the drain was for them as well.
-    fn release(&mut self, ending: &Ending) {
-        for caller in self.waiting.drain(..) {
+    /// Answers who waits on /prestop since `called` or before. Some have gone; the drain was for them as well.
+    fn release(&mut self, called: Moment, ending: &Ending) {
+        for (_, caller) in self.waiting.extract_if(.., |(since, _)| *since <= called) {
             let _ = caller.send(ending.clone());
         }
     }
@@ -190,22 +218,27 @@ impl State {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        self.feed(Event::Observed(seen.observation));
+        let (now, ours) = (self.now(), self.mind.restart_in_flight());
+        let cut = self.cuts.look(now, observation, ours);
+        self.inputs.metrics.cut_by_restart(cut.len());
+        self.feed_at(now, Event::Observed(seen.observation));
     }
 
     /// What somebody asks.
     pub fn command(&mut self, command: Command) {
         match command {
-            Command::Prestop(caller) => {
-                self.waiting.push(caller);
-                self.feed(Event::Drain(DrainCommand::Begin(Origin::PreStop)));
+            Command::Prestop(origin, caller) => {
+                let now = self.now();
+                self.waiting.push((now, caller));
+                self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
+            Command::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
             Command::Undrain(reply) => {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
             }
-            Command::Operator(operator, reply) => {
-                let answer = self.obey(operator);
+            Command::Operator(operator, asked, reply) => {
+                let answer = self.obey(operator, &asked);
                 let _ = reply.send(answer);
             }
         }
@@ -213,7 +246,7 @@ impl State {
 
     fn undrain(&mut self) -> Reply {
         let drain = self.mind.drain();
-        if !drain.active() {
+        if !drain.watches() {
             return Err("no drain is under way: there is nothing to undo".into());
         }
         let told = operator::undrained(drain.answered());
@@ -221,13 +254,14 @@ impl State {
         Ok(told)
     }
 
-    fn obey(&mut self, operator: Operator) -> Reply {
+    fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
         let view = self.mind.view(self.now());
         if let (true, Some(trouble)) = (self.mind.is_bare(), &view.trouble) {
             return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
         }
         let told = operator::told(operator, &view, self.mind.drain().active())?;
-        tracing::info!(?operator, "an operator asks");
+        tracing::info!("an operator asks: {}{asked}", operator::name(operator));
+        self.held.note(operator, &view, asked);
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
             kick.now();
         }
@@ -240,11 +274,6 @@ impl State {
         match recovered {
             Ok(recovered) => self.wake(recovered),
             Err(trouble) => {
-                tracing::warn!(
-                    reason = trouble.reason.code(),
-                    detail = trouble.message,
-                    "deploys cannot begin"
-                );
                 if self.inputs.invalid.is_none() {
                     self.mind.hold(trouble);
                 }
@@ -313,16 +342,21 @@ impl State {
 
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
-        let others = self.others.finding(self.now());
-        invalid.iter().chain(&self.last.findings).chain(standing).chain(&others).cloned().collect()
+        let (others, cuts) = (self.others.finding(self.now()), self.cuts.finding(self.now()));
+        // No app server is expected before there is a release, or other code, to run.
+        let nothing_comes = || self.mind.view(self.now()).desired.is_none();
+        let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
+        let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
+        invalid.iter().chain(seen).chain(standing).chain(&others).chain(&cuts).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.
     pub fn publish(&mut self) {
         let now = self.now();
         self.tell_needs(now);
-        let view = self.mind.view(now);
+        let view = self.held.told(self.mind.view(now));
         self.ledger.view(now, &view);
+        self.log.view(now, &view);
         let wanted = Attention {
             watchfulness: self.mind.watchfulness(),
             probe_for: self.mind.probe_for(),
@@ -343,7 +377,7 @@ impl State {
             deploy_id: self.inputs.effects.ids().of(attempt),
             view,
             since,
-            drain: self.mind.drain().view(),
+            drain: self.mind.drain().view(now),
             answer: self.answer.clone(),
             app_server: self.last.description.clone(),
             findings: self.findings(),
@@ -357,12 +391,18 @@ impl State {
     }
 }
 
+/// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.
+fn log_cut(cut: &[InWork]) {
+    let named: Vec<_> = cut.iter().take(10).map(ToString::to_string).collect();
+    tracing::warn!(requests = cut.len(), "drain: cut off by the app server's end: {}", named.join(", "));
+}
+
 fn log_undone(why: Undone) {
     match why {
         Undone::NewImage => tracing::info!("drain undone: a new app server serves, the pod lives on"),
         Undone::Operator => tracing::warn!("drain undone by an operator"),
         Undone::FalseDrain => tracing::warn!(
-            "drain undone: the app server serves on and nobody sent SIGTERM; was /prestop called by mistake?"
+            "drain undone: a minute after the answer nobody has sent SIGTERM; was /prestop called by mistake?"
         ),
     }
 }

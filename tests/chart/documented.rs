@@ -106,6 +106,8 @@ fn the_schema_knows_exactly_the_agents_keys() {
 
 /// Durations that have no default to be known by.
 const DURATIONS: &[&str] = &["restart.timeout", "restart.wait_in_flight", "drain.max"];
+/// Lists of numbers, which are empty by default.
+const NUMBERS: &[&str] = &["drain.ports"];
 const DURATION: &str = "^([0-9]+ *(ms|s|m|h|d) *)+$";
 
 /// The schema of one of the agent's keys, by its default. Empty texts stand for keys that are not set.
@@ -116,6 +118,9 @@ fn of_key(path: &str, default: &Value) -> Value {
             let properties: Map<_, _> =
                 keys.iter().map(|(key, value)| (key.clone(), of_key(&inner(key), value))).collect();
             json!({ "type": "object", "additionalProperties": false, "properties": properties })
+        }
+        Value::Array(_) if NUMBERS.contains(&path) => {
+            json!({ "type": "array", "items": { "type": ["integer", "string"] } })
         }
         Value::Array(_) => json!({ "type": "array", "items": { "type": "string" } }),
         Value::Number(_) => json!({ "type": "integer" }),

@@ -2,11 +2,11 @@
 
 use std::{fs, path::Path};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     agent_config::{pitstop, variables},
-    rig::{Questions, chart, container, merge, root},
+    rig::{Questions, chart, container, root},
 };
 
 const INCLUDED_LINES_AT_MOST: usize = 15;
@@ -79,7 +79,7 @@ fn an_own_chart_gets_the_sidecar_of_either_kind() {
 fn both_ways_in_render_the_same_agent() {
     let shop = shop();
     let Some(answers) =
-        Questions::default().render(shop.path(), &json!({})).render(&chart(), &complete()).ask()
+        Questions::default().render(shop.path(), &json!({})).render(&chart(), &super::cases::least()).ask()
     else {
         return;
     };
@@ -93,13 +93,6 @@ fn both_ways_in_render_the_same_agent() {
         (agent, told)
     };
     assert_eq!(agent(library), agent(complete));
-}
-
-/// The example's values, for a whole app.
-fn complete() -> Value {
-    let mut values = super::cases::least();
-    merge(&mut values, &json!({ "app": { "container": "web" } }));
-    values
 }
 
 #[test]
@@ -126,7 +119,7 @@ fn a_line_that_was_forgotten_is_found_in_the_rendered_pod() {
         ("{{- include \"pitstop.initContainers\" . | nindent 8 }}", "[]", "include pitstop.initContainers"),
         ("{{- include \"pitstop.lifecycle\" . | nindent 12 }}", "{}", "include pitstop.lifecycle"),
         ("{{- include \"pitstop.securityContext\" . | nindent 12 }}", "{}", "does not say its runAsUser"),
-        ("name: web", "name: puma", "set pitstop.app.container to the name of Puma's container"),
+        ("name: app", "name: puma", "set pitstop.app.container to the name of Puma's container"),
         (liveness, "livenessProbe:\n            httpGet:\n              path: /up", "gives up after 30s"),
     ];
     let charts: Vec<_> = forgotten.iter().map(|(from, to, _)| changed(from, to)).collect();

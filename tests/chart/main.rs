@@ -4,6 +4,7 @@
 mod agent_config;
 mod cases;
 mod documented;
+mod documented_pods;
 mod in_documents;
 mod least_privilege;
 mod library;

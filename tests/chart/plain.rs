@@ -35,13 +35,8 @@ fn the_plain_manifests_are_the_charts() {
 
 /// What only makes sense where Helm renders it anew: its labels, and the digest of the configuration.
 fn without_helm(text: &str) -> String {
-    let helms = [
-        "app.kubernetes.io/managed-by:",
-        "app.kubernetes.io/version:",
-        "helm.sh/",
-        "checksum/config:",
-        "# The agent reads its configuration",
-    ];
+    let helms =
+        ["app.kubernetes.io/managed-by:", "app.kubernetes.io/version:", "helm.sh/", "checksum/config:"];
     let lines =
         text.trim().lines().filter(|line| !helms.iter().any(|label| line.trim_start().starts_with(label)));
     lines.map(str::trim_end).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
@@ -103,7 +98,7 @@ fn kustomize_builds_a_pod_that_the_chart_would_have_let_pass() {
     for kind in ["native", "classic"] {
         let Some(built) = build(&example(kind).path().join("example")) else { return };
         assert!(!built.contains("kind: ConfigMap"), "the settings do not go to the cluster");
-        let values = json!({ "pitstop": { "agent": { "kind": kind }, "app": { "container": "app" } } });
+        let values = json!({ "pitstop": { "agent": { "kind": kind } } });
         let chart = checked(&built);
         let Some(answers) = Questions::default().render(chart.path(), &values).ask() else { return };
         let rendered = answers.renders[0].expect(kind);

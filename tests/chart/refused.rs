@@ -67,6 +67,10 @@ fn of_images_and_volumes() -> Vec<Refusal> {
         ),
         (json!({ "app": { "image": "" } }), &["app.image is empty", "Ruby"]),
         (
+            json!({ "podLabels": { "app.kubernetes.io/instance": "shop" } }),
+            &["podLabels has app.kubernetes.io/instance", "another label"],
+        ),
+        (
             json!({ "app": { "image": "" }, "agent": { "inAppImage": true } }),
             &["agent.inAppImage", "set app.image"],
         ),
@@ -111,6 +115,14 @@ fn of_sources() -> Vec<Refusal> {
 fn of_pods() -> Vec<Refusal> {
     let hook = |http_get: Value| json!({ "app": { "lifecycle": { "preStop": { "httpGet": http_get } } } });
     vec![
+        (
+            json!({ "app": { "lifecycle": { "preStop": { "exec": { "command": ["/opt/pitstop/pitstop", "drain"] } } } } }),
+            &[
+                "runs `pitstop drain`",
+                "nothing is mounted at /opt/pitstop",
+                "nothing is mounted at /run/pitstop",
+            ],
+        ),
         (
             json!({ "app": { "lifecycle": { "preStop": { "exec": { "command": ["sleep", "30"] } } } } }),
             &["`app` has no preStop hook that asks /prestop", "leave app.lifecycle empty"],

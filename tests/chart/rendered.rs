@@ -153,3 +153,56 @@ fn rendering_twice_gives_the_same_bytes() {
     let Some(answers) = twice.ask() else { return };
     assert_eq!(answers.renders[0].expect("once").files, answers.renders[1].files);
 }
+
+/// YAML with a key that stands twice is no YAML to some, and to others the last one counts.
+#[test]
+fn no_key_is_written_twice_whatever_labels_and_annotations_are_yours() {
+    assert!(serde_saphyr::from_str::<Value>("a: 1\na: 2").is_err(), "a key that stands twice is found");
+    let on = json!({ "enabled": true, "labels": { "app.kubernetes.io/name": "mine" } });
+    let mut cases = matrix();
+    cases.push((
+        "yours",
+        with(json!({
+            "podLabels": { "track": "canary" },
+            "podAnnotations": { "kubectl.kubernetes.io/default-container": "pitstop" },
+            "serviceAccount": {
+                "roleArn": "arn:aws:iam::111122223333:role/shop",
+                "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/other" },
+            },
+            "podMonitor": on, "prometheusRule": on, "dashboard": on,
+        })),
+    ));
+    let questions = cases.iter().fold(Questions::default(), |all, (_, values)| all.render(&chart(), values));
+    let Some(answers) = questions.without_judging().ask() else { return };
+    for ((name, _), rendered) in cases.iter().zip(&answers.renders) {
+        let files = &rendered.expect(name).files;
+        for (path, text) in files.iter().filter(|(path, _)| path.ends_with(".yaml")) {
+            for document in text.split("\n---") {
+                let read = serde_saphyr::from_str::<Value>(document);
+                assert!(read.is_ok(), "{name}: {path}: {}\n{document}", read.unwrap_err());
+            }
+        }
+    }
+    let yours = answers.renders.last().unwrap();
+    let template = &yours.of("Deployment")[0]["spec"]["template"]["metadata"];
+    assert_eq!(template["annotations"]["kubectl.kubernetes.io/default-container"], "pitstop", "yours win");
+}
+
+#[test]
+fn helms_notes_name_the_namespace_and_how_long_a_pod_waits() {
+    let pointer = with(json!({ "pointer": { "configMap": { "name": "shop-release" } } }));
+    let patient = with(json!({ "agent": { "startup": { "periodSeconds": 2, "failureThreshold": 450 } } }));
+    let asked = [&with(json!({})), &pointer, &patient];
+    let questions = asked.iter().fold(Questions::default(), |all, values| all.render(&chart(), values));
+    let Some(answers) = questions.ask() else { return };
+    for rendered in &answers.renders {
+        let notes = &rendered.expect("notes").files["pitstop/templates/NOTES.txt"];
+        let commands: Vec<_> = notes.lines().filter(|line| line.starts_with("  kubectl ")).collect();
+        assert!(
+            commands.len() >= 3 && commands.iter().all(|line| line.contains(" -n apps ")),
+            "{commands:#?}"
+        );
+    }
+    let seconds = |at: usize| &answers.renders[at].files["pitstop/templates/NOTES.txt"];
+    assert!(seconds(0).contains("waited for 600 seconds") && seconds(2).contains("waited for 900 seconds"));
+}

@@ -278,5 +278,5 @@ fn a_releases_directory_that_is_a_link_is_refused_before_links_lead_astray() {
     fs::create_dir_all(&linked.rig.deploy_to).unwrap();
     fs::create_dir_all(linked.rig.dir.path().join("big/releases")).unwrap();
     symlink(linked.rig.dir.path().join("big/releases"), linked.rig.deploy_to.join("releases")).unwrap();
-    linked.refused("v1", Reason::VolumeUnavailable, &["is a link, and linked_dirs would lead astray"]);
+    linked.refused("v1", Reason::VolumeUnavailable, &["releases is a link", "put a directory in its place"]);
 }

@@ -1,11 +1,17 @@
 //! The disk: what may be unpacked, what is published, and that a kill at any moment harms nothing.
 
+mod against_tar;
 mod commands;
 mod crash;
+mod exhaust;
 mod fleet;
 mod linked;
+mod matrix;
+mod moves;
 mod odd;
+mod one_archive;
 mod packing;
+mod plants;
 mod pointer;
 mod prune;
 mod publish;

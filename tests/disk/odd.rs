@@ -91,18 +91,39 @@ fn extended_headers_that_mislead_are_refused() {
     refused(extended(&record("GNU.sparse.major", b"1"), EntryType::XHeader), "a sparse file");
     refused(extended(&record("path", b"a\0b"), EntryType::XHeader), "a NUL");
     refused(extended(&record("path", b"../outside"), EntryType::XHeader), "has a `..`");
-    refused(extended(&record("path", b""), EntryType::XHeader), "twice");
+    refused(extended(&record("path", b""), EntryType::XHeader), "without a name");
+    refused(
+        extended(&record("GNU.volume.offset", b"5"), EntryType::XHeader),
+        "\"a\" is a part of an archive in several",
+    );
+    refused(extended(&record("path", b"b"), EntryType::XGlobalHeader), "gives all entries one path");
+    let two = |kind, other: &[u8]| {
+        let both = Evil::new().entry("x", EntryType::XHeader, "", 0o644, &record("path", b"a"));
+        both.entry("x", kind, "", 0o644, other).file("c")
+    };
+    refused(two(EntryType::XHeader, &record("path", b"b")), "two names");
+    refused(two(EntryType::GNULongName, b"b\0"), "two names");
+    let last = Evil::new().file("a").entry("x", EntryType::XHeader, "", 0o644, &record("path", b"a"));
+    refused(last, "ends where an entry should follow");
     refused(extended(b"999 path=a\n", EntryType::XHeader), "a damaged extended header");
 }
 
 #[test]
 fn kinds_that_a_release_has_no_use_for() {
-    for kind in [b'D', b'M', b'N', b'V', b'Z', b'9', 0xff] {
+    for kind in [b'N', b'Z', b'9', 0xff] {
         refused(
             Evil::new().entry("a", EntryType::new(kind), "", 0o644, b""),
-            "of a kind that a release must not have",
+            "\"a\" is of a kind that a release must not have",
         );
     }
+    refused(
+        Evil::new().entry("a", EntryType::new(b'M'), "", 0o644, b"x"),
+        "\"a\" is a part of an archive in several volumes",
+    );
+    refused(
+        Evil::new().entry("label", EntryType::new(b'V'), "", 0o644, b"x").file("a"),
+        "a volume label with content",
+    );
     let rig = arrives(Evil::new().entry("a", EntryType::Continuous, "", 0o644, b"x"));
     assert_eq!(fs::read_to_string(rig.deploy_to.join("releases/v1/a")).unwrap(), "x");
 }
@@ -113,6 +134,7 @@ fn hard_links_go_through_no_link_and_to_no_directory() {
     refused(hard(Evil::new().file("b/f").link("a", "b"), "a/f"), "which is no file before it");
     refused(hard(Evil::new().file("b/f"), "b"), "which is no file before it");
     refused(hard(Evil::new().file("b/f"), "b/f/g"), "needs a directory");
+    refused(hard(Evil::new(), "x"), "which is no file before it");
 }
 
 #[test]
@@ -122,28 +144,47 @@ fn headers_that_do_not_add_up() {
     let rig = Rig::new();
     rig.put_archive("v1", "tar.gz", &gzip(&tar));
     refused_by(&rig, &rig.releases(), "checksum mismatch");
-    let mut tar = Builder::new(Vec::new());
-    let mut header = Header::new_gnu();
-    header.set_path("d").unwrap();
-    header.set_entry_type(EntryType::Directory);
-    header.set_mode(0o755);
-    header.set_size(u64::MAX / 2);
-    header.set_cksum();
-    tar.append(&header, &b""[..]).unwrap();
-    let rig = Rig::new();
-    rig.put_archive("v1", "tar.zst", &Evil(tar).zst());
-    refused_by(&rig, &rig.releases(), "the archive");
+    let endless = |kind| {
+        let mut header = Header::new_gnu();
+        header.set_path("d").unwrap();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(u64::MAX / 2);
+        header.set_cksum();
+        let mut tar = Builder::new(Vec::new());
+        tar.append(&header, &b""[..]).unwrap();
+        Evil(tar)
+    };
+    refused(endless(EntryType::Regular), "unpacks to more than");
+    refused(endless(EntryType::GNULongName), "a header of more than");
+    refused(endless(EntryType::XHeader), "in the middle of an entry");
+    arrives(endless(EntryType::Directory));
+    for (field, bytes, why) in [
+        (124, &b"000000000x "[..], "\"a\" has a size that is no number"),
+        (124, b"            ", "\"a\" has a size that is no number"),
+        (124, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\"a\" has a size that is no number"),
+        (100, b"rw-r--r-", "\"a\" has permissions that are no number"),
+    ] {
+        let mut header = Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_mode(0o644);
+        header.set_size(0);
+        header.as_mut_bytes()[field..field + bytes.len()].copy_from_slice(bytes);
+        header.set_cksum();
+        let mut tar = Builder::new(Vec::new());
+        tar.append(&header, &b""[..]).unwrap();
+        refused(Evil(tar), why);
+    }
 }
 
 #[test]
-fn a_tree_five_hundred_directories_deep_comes_and_goes() {
-    let deep = "d/".repeat(500) + "f";
+fn a_tree_a_hundred_directories_deep_comes_and_goes() {
+    let deep = "d/".repeat(127) + "f";
     let rig = arrives(extended(&record("path", deep.as_bytes()), EntryType::XHeader));
     assert_eq!(fs::read_to_string(rig.deploy_to.join("releases/v1").join(&deep)).unwrap(), "evil");
-    refused(
-        extended(&record("path", "d/".repeat(513).as_bytes()), EntryType::XHeader),
-        "more than 1024 bytes",
-    );
+    let too_deep = |depth| extended(&record("path", "d/".repeat(depth).as_bytes()), EntryType::XHeader);
+    refused(too_deep(129), "more than 128 directories deep");
+    refused(too_deep(513), "more than 1024 bytes");
 }
 
 #[test]
@@ -200,4 +241,26 @@ fn a_release_directory_that_is_somebodys_link_is_left_alone() {
     symlink(rig.dir.path().join("theirs"), rig.deploy_to.join("releases/v1")).unwrap();
     assert!(rig.fetch("v1").unwrap_err().message.contains("was not made by pitstop"));
     assert_eq!(fs::read_dir(rig.dir.path().join("theirs")).unwrap().count(), 0);
+}
+
+#[test]
+fn names_that_two_tars_read_in_two_ways_are_refused() {
+    let dotted = "is no directory, but named as one";
+    refused(Evil::new().file("a/."), dotted);
+    refused(Evil::new().link("a/.", "b"), dotted);
+    refused(
+        Evil::new().file("a").entry("b", EntryType::Link, "a/", 0o644, b""),
+        "a hard link to a directory",
+    );
+    let needed = "\"a\" needs a directory";
+    refused(Evil::new().file("a").entry("a/./", EntryType::Directory, "", 0o755, b""), needed);
+    arrives(Evil::new().file("a/b").entry("a/./", EntryType::Directory, "", 0o755, b""));
+    let mut long =
+        Evil::new().entry("x", EntryType::GNULongName, "", 0o644, b"ab").file("c").0.into_inner().unwrap();
+    long.splice(124..136, *b"00000000001\0");
+    let sum: u32 = long[..148].iter().chain(&long[156..512]).map(|byte| u32::from(*byte)).sum();
+    long.splice(148..156, format!("{:06o}\0 ", sum + 8 * 32).into_bytes());
+    let rig = Rig::new();
+    rig.put_archive("v1", "tar.gz", &gzip(&long));
+    refused_by(&rig, &rig.releases(), "a name that is longer than it says");
 }

@@ -63,52 +63,6 @@ fn what_cannot_be_a_release_is_refused_by_name() {
     assert!(rig.fails(&args).1.contains("puma.sock is a socket"));
 }
 
-#[test]
-fn a_move_counts_and_remembers_and_rollback_goes_back() {
-    let rig = Rig::new();
-    rig.promote("v1");
-    rig.promote("v2");
-    let pointer = || fs::read_to_string(rig.store_dir().join("pointers/production")).unwrap();
-    assert_eq!(pointer(), "{\"release\":\"v2\",\"sequence\":2,\"previous\":\"v1\"}\n");
-    rig.ok(&["promote", "v2"]);
-    assert_eq!(pointer(), "{\"release\":\"v2\",\"sequence\":3,\"previous\":\"v1\"}\n");
-    rig.ok(&["rollback"]);
-    assert_eq!(pointer(), "{\"release\":\"v1\",\"sequence\":4,\"previous\":\"v2\"}\n");
-    let (code, _) = rig.fails(&["promote", "v9"]);
-    assert_eq!((code, pointer().contains("\"v1\"")), (1, true));
-}
-
-#[test]
-fn of_promotes_at_the_same_time_no_move_is_lost_unseen() {
-    let rig = Rig::new();
-    ["v1", "v2", "v3", "v4"].iter().for_each(|v| rig.publish(v));
-    let all: Vec<_> = (1..=4).map(|n| rig.command(&["promote", &format!("v{n}")]).output_later()).collect();
-    let won = all.into_iter().map(|c| c.wait_with_output().unwrap()).filter(|o| match o.status.code() {
-        Some(0) => true,
-        Some(1) => {
-            assert!(String::from_utf8_lossy(&o.stderr).contains("at the same time"));
-            false
-        }
-        code => panic!("{code:?}"),
-    });
-    let won = won.count() as u64;
-    let text = fs::read_to_string(rig.store_dir().join("pointers/production")).unwrap();
-    let sequence = pitstop::pointer::parse(text.as_bytes()).unwrap().revision.sequence;
-    assert!(won >= 1);
-    assert_eq!(sequence, Some(won), "each move that was told to have won is counted");
-}
-
-trait Later {
-    fn output_later(self) -> std::process::Child;
-}
-
-impl Later for std::process::Command {
-    fn output_later(mut self) -> std::process::Child {
-        use std::process::Stdio;
-        self.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-}
-
 #[tokio::test]
 async fn of_two_writers_that_saw_the_same_exactly_one_wins() {
     use pitstop::store::{Body, Condition, Found, Store, StoreError, dir::DirStore};

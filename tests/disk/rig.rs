@@ -102,10 +102,20 @@ impl Rig {
     }
 
     pub fn fetch_with(&self, releases: &Releases, release: &str) -> Result<Fetched, Trouble> {
+        self.fetch_promised(releases, release, None)
+    }
+
+    /// With the digest that a pointer names.
+    pub fn fetch_promised(
+        &self,
+        releases: &Releases,
+        release: &str,
+        sha256: Option<&str>,
+    ) -> Result<Fetched, Trouble> {
         let runtime = Runtime::new().unwrap();
         let store = store::open(self.store_dir().to_str(), &S3::default()).unwrap();
         let store = Blocking::new(Arc::clone(&store), runtime.handle().clone(), Duration::from_secs(30));
-        releases.fetch(&store, &id(release))
+        releases.fetch(&store, &id(release), sha256)
     }
 
     /// Puts an archive into the store as a CI would.

@@ -89,7 +89,9 @@ fn packed(rig: &Rig, app: &Path, script: &str) -> Vec<u8> {
 #[track_caller]
 fn arrives(rig: &Rig, app: &Path, extension: &str, script: &str) {
     let bytes = packed(rig, app, script);
-    let _ = fs::remove_dir_all(rig.deploy_to.join("releases"));
+    for place in [rig.deploy_to.join("releases"), rig.store_dir().join("releases")] {
+        let _ = fs::remove_dir_all(place);
+    }
     rig.put_archive("v1", extension, &bytes);
     rig.fetch("v1").unwrap_or_else(|e| panic!("{script}: {}", e.message));
     let (expected, found) = (listing(app), listing(&rig.deploy_to.join("releases/v1")));

@@ -90,8 +90,17 @@ fn links_in_a_circle() {
 
 #[test]
 fn a_file_through_a_link() {
-    refused(Evil::new().link("a", "b").file("a/f").file("b/g"), "twice");
-    refused(Evil::new().link("a", "b").file("a"), "twice");
+    let needed = "\"a/f\" needs a directory where the archive has a file or link";
+    refused(Evil::new().link("a", "b").file("a/f").file("b/g"), needed);
+    refused(
+        Evil::new().file("b/g").entry("a", EntryType::Directory, "", 0o755, b"").link("a", "b").file("a/f"),
+        needed,
+    );
+    refused(Evil::new().link("a", "b").link("a/f", "c"), needed);
+    refused(
+        Evil::new().file("a/f").link("a", "b"),
+        "\"a\" is a file or link where the archive has a directory",
+    );
 }
 
 #[test]
@@ -109,10 +118,9 @@ fn devices_and_fifos() {
 }
 
 #[test]
-fn anything_twice() {
-    refused(Evil::new().file("a").file("a"), "twice");
-    refused(Evil::new().file("a").file("a/b"), "needs a directory");
-    refused(Evil::new().file("a/b").file("a"), "twice");
+fn a_directory_with_something_in_it_gives_way_to_nothing() {
+    refused(Evil::new().file("a").file("a/b"), "\"a/b\" needs a directory");
+    refused(Evil::new().file("a/b").file("a"), "\"a\" is a file or link where the archive has a directory");
 }
 
 #[test]
@@ -151,7 +159,9 @@ fn a_bomb() {
 fn a_bomb_in_a_header() {
     let zeros = vec![b'a'; 8 << 20];
     refused(Evil::new().entry("x", EntryType::GNULongName, "", 0o644, &zeros), "a header of more than");
-    refused(Evil::new().entry("x", EntryType::XHeader, "", 0o644, &zeros), "a header of more than");
+    refused(Evil::new().entry("x", EntryType::XHeader, "", 0o644, &zeros), "a damaged extended header");
+    let record = [b"1048590 path=".to_vec(), vec![b'a'; 1 << 20], b"\n".to_vec()].concat();
+    refused(Evil::new().entry("x", EntryType::XHeader, "", 0o644, &record), "a header of more than");
 }
 
 #[test]

@@ -57,6 +57,10 @@ fn a_volume_that_fills_up_while_unpacking_keeps_what_runs() {
     publish_big(&rig, "v2", 8 << 20);
     let trouble = rig.fetch("v2").unwrap_err();
     assert_eq!(trouble.reason, Reason::NoSpace, "{}", trouble.message);
+    let first =
+        format!("the volume at {} is full (0 of 2 MB free): free space on it", rig.deploy_to.display());
+    assert!(trouble.message.starts_with(&first), "{}", trouble.message);
+    assert!(!trouble.message.contains("/proc/self"), "{}", trouble.message);
     assert_eq!(rig.leftovers(), Vec::<String>::new());
     assert_eq!(rig.release_at_current().as_deref(), Some("v1"));
 }
@@ -72,7 +76,12 @@ fn a_volume_without_room_is_known_before_the_download() {
     fs::write(rig.deploy_to.join("filler"), vec![0; 900 << 10]).unwrap();
     let trouble = rig.fetch("v1").unwrap_err();
     assert_eq!(trouble.reason, Reason::NoSpace);
-    assert!(trouble.message.contains("needs about"), "{}", trouble.message);
+    let first = format!("the volume at {} has no room for v1 (0 of 1 MB free)", rig.deploy_to.display());
+    assert!(
+        trouble.message.starts_with(&first) && trouble.message.contains("needs about"),
+        "{}",
+        trouble.message
+    );
 }
 
 #[test]
@@ -87,6 +96,8 @@ fn a_full_volume_refuses_the_journal_and_takes_it_again_later() {
     // A page holds some lines yet.
     let refused = (0..200).find_map(|_| log.append(&attempt()).err()).unwrap();
     assert_eq!(refused.reason, Reason::NoSpace);
+    let first = format!("the volume at {} is full (0 of 1 MB free)", rig.deploy_to.display());
+    assert!(refused.message.starts_with(&first), "{}", refused.message);
     let before = Log::open(path.clone()).unwrap().1.len();
     fs::remove_file(filler).unwrap();
     log.append(&attempt()).unwrap();

@@ -1,6 +1,7 @@
 //! The documents keep up with the code: no block that nobody checks, no command that is not there, no code
 //! without its heading. What takes Kubernetes' schemas is in `tests/chart`, what takes Prometheus in `tests/monitoring`.
 
+mod deploying;
 mod image;
 mod kinds;
 mod links;

@@ -71,7 +71,7 @@ fn the_roles_together_may_do_what_the_code_calls_and_no_more() {
 
 #[test]
 fn each_role_writes_in_its_own_place_only() {
-    for (role, place) in [("agent", "fleet"), ("ci", "releases"), ("promoter", "pointers")] {
+    for (role, place) in [("agent", "fleet/POINTER"), ("ci", "releases"), ("promoter", "pointers")] {
         let allowed = allowed(role);
         let writes: Vec<_> = allowed.iter().filter(|(action, _)| action == "s3:PutObject").collect();
         let [(_, resource)] = writes[..] else { panic!("{role}: {writes:?}") };

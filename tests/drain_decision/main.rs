@@ -31,7 +31,7 @@ fn drain(world: &World, budget: Budget) -> (u64, Answer) {
     let mut since = BEGIN_MS - 1000;
     for at in (BEGIN_MS..=BEGIN_MS + max_ms + 100).step_by(100) {
         for effect in drain.observe(Moment(at), &world.look(since, at)) {
-            if let DrainEffect::Answer(answer) = effect {
+            if let DrainEffect::Answer { answer, .. } = effect {
                 return (at, answer);
             }
         }

@@ -281,6 +281,9 @@ pub fn connection(key: u64, sender: usize) -> Connection {
         sent: Some(0),
         last_received_ms: Some(u64::MAX),
         last_sent_ms: Some(u64::MAX),
+        ours: false,
+        half_closed: false,
+        lost: false,
     }
 }
 

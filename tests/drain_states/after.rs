@@ -12,18 +12,33 @@ fn a_stray_call_does_not_freeze_the_pod() {
 }
 
 #[test]
-fn a_server_that_is_stopping_or_gone_is_no_false_drain() {
+fn a_server_that_is_stopping_or_has_just_gone_is_no_false_drain() {
     let closed = Some(Sockets { closed: true, ..Sockets::default() });
     let stopping = |at| look(at, server(1), Traffic { workers: None, sockets: closed.clone() });
     let gone = |at| look(at, Sight::Missing, Traffic::default());
     let (drain, at, _) = answered();
-    for seen in [&stopping as &dyn Fn(u64) -> Observation, &gone] {
+    for (seen, laters) in [(&stopping as &dyn Fn(u64) -> Observation, [100, 90_000]), (&gone, [100, 59_000])]
+    {
         let mut drain = drain.clone();
-        for later in [100, 60_000, 90_000] {
+        for later in laters {
             assert!(drain.observe(Moment(at + later), &seen(at + later)).is_empty());
         }
         assert!(drain.answered());
     }
+}
+
+#[test]
+fn a_container_that_ended_in_a_pod_that_lives_on_is_deployed_to_again() {
+    // A liveness probe's kill, and what is started after it does not boot: only a deploy can help.
+    let (mut drain, at, _) = answered();
+    let gone = |at| look(at, Sight::Missing, Traffic::default());
+    drain.observe(Moment(at + 500), &gone(at + 500));
+    assert_eq!(undone(&drain.tick(Moment(at + 60_000))), Some(Undone::FalseDrain));
+    // Where the agent is told to end as well, the pod ends.
+    let (mut drain, at, _) = answered();
+    drain.observe(Moment(at + 500), &gone(at + 500));
+    drain.command(Moment(at + 600), DrainCommand::Begin(Origin::Term));
+    assert!(drain.tick(Moment(at + 90_000)).is_empty() && drain.answered());
 }
 
 #[test]
@@ -48,7 +63,8 @@ fn a_call_while_the_server_stops_gets_the_answer_that_stopped_it() {
     let stopping = look(at + 100, server(1), Traffic { workers: None, sockets: closed });
     drain.observe(Moment(at + 100), &stopping);
     let again = drain.command(Moment(at + 5000), DrainCommand::Begin(Origin::PreStop));
-    assert_eq!(again, [DrainEffect::Answer(answer)]);
+    let called = Moment(at + 5000);
+    assert_eq!(again, [DrainEffect::Answer { called, ends: false, answer }]);
 }
 
 #[test]
@@ -68,8 +84,10 @@ fn sigterm_to_the_agent_means_that_the_drain_is_true() {
     assert!(drain.observe(Moment(at + 90_000), &idle(at + 90_000)).is_empty());
     assert_eq!(drain.deadline(), None);
     let mut drain = begun(budget());
-    assert!(drain.command(Moment(BEGIN + 10), DrainCommand::Begin(Origin::Term)).is_empty());
+    let joined = drain.command(Moment(BEGIN + 10), DrainCommand::Begin(Origin::Term));
+    assert!(matches!(&joined[..], [DrainEffect::Journal(Some(_))]), "{joined:?}");
     let (after, _) = watch(&mut drain, BEGIN + 100, BEGIN + 20_000, idle).unwrap();
+    let (after, _) = watch(&mut drain, BEGIN + after + 100, BEGIN + 20_000, idle).unwrap();
     let later = BEGIN + after + 90_000;
     assert!(drain.observe(Moment(later), &idle(later)).is_empty());
 }

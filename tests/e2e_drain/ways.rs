@@ -89,7 +89,9 @@ fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
     assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
     let metrics = pod.agent.get("/metrics").unwrap().body;
     assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
-    assert!(pod.said().contains("cut off: 127.0.0.1 after "), "{}", pod.said());
+    assert!(pod.said().contains("left: from 127.0.0.1, "), "{}", pod.said());
+    let cut = "cut off by the app server's end: from 127.0.0.1, ";
+    until("what was really cut", || pod.said().contains(cut).then_some(()));
 }
 
 #[test]
@@ -162,4 +164,78 @@ fn e2e_a_drain_in_the_middle_of_a_phased_restart_waits_for_it_and_begins_nothing
     assert!(stable.is_none(), "a deploy was begun in a pod that ends");
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(60));
     assert!(!end.killed);
+}
+
+/// The first block of Ruby in the page about drains.
+fn middleware() -> String {
+    let blocks = pitstop_rig::documents::blocks("docs/drain.md");
+    blocks.into_iter().find(|block| block.info() == "ruby").expect("the middleware").text
+}
+
+#[test]
+fn e2e_an_app_that_knows_of_the_drain_sends_its_clients_away() {
+    let mut puma = PumaRig::empty(Setup::default());
+    let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
+    let file = agent.state_dir().join("draining");
+    puma.set_env("PITSTOP_DRAIN_FILE", file.to_string_lossy());
+    let dir = agent.build(&puma, App::Good, "v1");
+    let app = std::fs::read_to_string(dir.join("config.ru")).unwrap();
+    std::fs::write(dir.join("config.ru"), format!("{}\nuse DrainCloses\n{app}", middleware())).unwrap();
+    agent.must(&["publish", &dir.to_string_lossy(), "--release", "v1"]);
+    agent.promote("v1");
+    agent.must(&["fetch"]);
+    puma.run();
+    puma.wait_for_release("v1");
+    agent.start();
+    agent.wait_in_sync("v1");
+    let mut pooled = Pooled::connect(puma.port());
+    assert_eq!((pooled.ask(), pooled.ask()), (false, false), "nothing drains yet");
+    // A stray call tells nobody to go.
+    let stray = agent.port();
+    let stray = thread::spawn(move || http::get_within(stray, "/prestop", Duration::from_secs(60)));
+    until("the stray call", || (agent.status()?["drain"]["holds_deploys"] == false).then_some(()));
+    assert!(!pooled.ask());
+    let call = agent.prestop();
+    until("the client is sent away", || pooled.ask().then_some(()));
+    assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
+    assert_eq!(stray.join().unwrap().unwrap().status, 200);
+    agent.must(&["undrain"]);
+    until("the app serves on", || (!file.exists()).then_some(()));
+    assert!(!Pooled::connect(puma.port()).ask());
+}
+
+/// A client that keeps its connection.
+struct Pooled(std::net::TcpStream);
+
+impl Pooled {
+    fn connect(port: u16) -> Self {
+        Self(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap())
+    }
+
+    /// Whether the answer says that the connection ends with it.
+    fn ask(&mut self) -> bool {
+        use std::io::{Read, Write};
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").unwrap();
+        let mut answer = [0; 4096];
+        let read = self.0.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).to_lowercase();
+        assert!(answer.starts_with("http/1.1 200"), "{answer}");
+        answer.contains("connection: close")
+    }
+}
+
+#[test]
+fn e2e_the_command_holds_as_long_as_the_request_does() {
+    let mut pod = Pod::start(Setup::default(), &[]);
+    let request = slow_request(&pod, 3);
+    let told = pod.agent.must(&["drain"]);
+    assert!(request.is_finished(), "it ended with a request in flight");
+    assert!(told.starts_with("drained after"), "{told}");
+    assert!(pod.drain()["holds_deploys"] == true, "it is meant");
+    // Without an agent it holds for drain.min, and says so.
+    pod.agent.kill();
+    let alone = pod.agent.command(&["drain"]).unwrap();
+    let said = String::from_utf8_lossy(&alone.stderr).into_owned();
+    assert_eq!(alone.status.code(), Some(1), "{said}");
+    assert!(said.contains("(drain.min) without a drain"), "{said}");
 }

@@ -98,7 +98,7 @@ impl Pod {
         let first = self.first();
         let agent = |pid: &i32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.ends_with(b"run\0") && !String::from_utf8_lossy(&line).contains("child-of")
+            String::from_utf8_lossy(&line).contains("\0run\0--child-of\0")
         };
         until("the agent", || children(first).into_iter().find(agent))
     }

@@ -40,11 +40,34 @@ fn e2e_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
             (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
         });
         until("the finding", || pod.found(CODE).then_some(()));
+        let shown = pod.agent.must(&["status"]);
+        assert!(shown.contains("restarted by somebody else at 2"), "{command}: {shown}");
     }
     let status = pod.wait_for_proof("v1", "every_worker");
     assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 1));
     let log = std::fs::read_to_string(pod.agent.log()).unwrap();
     assert_eq!(log.matches("and not by pitstop").count(), 2, "{log}");
+}
+
+/// As Solid Queue's plugin does it when its own process ends, or a person: the release had booted by then.
+#[test]
+fn e2e_a_master_that_somebody_ends_in_a_deploy_is_not_the_releases_fault() {
+    let setup = Setup { restarted: true, ..Setup::default() };
+    let slowly = |yaml: String| yaml.replace("soak: 1s", "soak: 3s");
+    let pod = Pod::born(setup, App::Good, slowly, &[]).started();
+    pod.deploy(App::Good, "v2");
+    let on_v2 = |worker: &serde_json::Value| worker["booted"] == true && worker["release"] == "v2";
+    until("workers of v2", || {
+        let status = pod.status();
+        let there = status["app_server"]["workers"].as_array()?.iter().filter(|worker| on_v2(worker)).count();
+        (status["stage"] == "verifying" && there == 2).then_some(())
+    });
+    signal(pod.puma.master().unwrap(), "TERM");
+    until("the finding", || pod.found("MASTER_ENDED").then_some(()));
+    let status = pod.wait_for_proof("v2", "every_worker");
+    assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 2));
+    let shown = pod.agent.must(&["status"]);
+    assert!(shown.contains("the app server's master ended at 2"), "{shown}");
 }
 
 /// As many rounds as `RIG_OTHERS` says; each moves the pod to a new release, and somebody restarts Puma at

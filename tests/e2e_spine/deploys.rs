@@ -1,7 +1,6 @@
 //! Releases that come, and how.
 
 use pitstop_rig::{App, Setup, until};
-use serde_json::Value;
 
 use crate::pod::Pod;
 
@@ -27,33 +26,6 @@ fn e2e_a_hot_restart_where_it_is_asked_for() {
     pod.agent.wait_in_sync("v2");
     pod.assert_runs("v2");
     assert_eq!(pod.metric(r#"pitstop_restarts_total{mode="hot",result="sent"}"#), Some(1.0));
-}
-
-#[test]
-fn e2e_one_id_leads_through_the_log_of_a_deploy() {
-    let pod = Pod::in_sync();
-    pod.deploy(App::Good, "v2");
-    pod.agent.wait_in_sync("v2");
-    let id = pod.status()["deploy_id"].as_str().unwrap().to_owned();
-    let told = until("the end of the deploy in the log", || story(&pod.log(), &id));
-    let steps: Vec<_> = told.iter().map(|line| line["span"]["step"].as_str().unwrap()).collect();
-    for step in ["fetch", "check", "record", "publish", "perform", "conclude"] {
-        assert!(steps.contains(&step), "{step} is missing in {steps:?}");
-    }
-    // Also what a thread of the volume's says.
-    assert!(told.iter().any(|line| line["message"] == "unpacked"));
-}
-
-/// Every line from the first of the deploy to its end; whatever happens in between belongs to it.
-fn story(log: &str, id: &str) -> Option<Vec<Value>> {
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut told: Vec<_> = lines.skip_while(|line| line["span"]["deploy_id"] != id).collect();
-    let end = told.iter().position(|line| line["message"] == "deploy ended")?;
-    told.truncate(end + 1);
-    for line in &told {
-        assert_eq!(line["span"]["deploy_id"], id, "{line}");
-    }
-    Some(told)
 }
 
 #[test]

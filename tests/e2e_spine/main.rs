@@ -8,6 +8,7 @@ mod end;
 mod fleet;
 mod hooks;
 mod linked;
+mod log;
 mod needs_image;
 mod on_6_6;
 mod pod;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use pitstop_rig::{AgentRig, App, PumaRig, Setup, until};
 use serde_json::Value;
 
-const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
+pub const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
 
 pub struct Pod {
     pub agent: AgentRig,

@@ -121,6 +121,17 @@ fn e2e_a_puma_of_another_user_is_left_alone() {
     pod.wait_for_reason("not_permitted");
     assert_untouched(&pod, "not_permitted");
     pod.agent.kill();
+    // Root may signal it, and would follow whatever its user has planted on the volume.
+    pod.agent.run_as(&pod.puma, None);
+    pod.agent.start();
+    pod.wait_for_reason("not_permitted");
+    let findings = pod.status()["findings"].to_string();
+    assert!(
+        findings.contains("APP_SERVER_NOT_PERMITTED") && findings.contains("root would follow"),
+        "{findings}"
+    );
+    assert_untouched(&pod, "not_permitted");
+    pod.agent.kill();
     pod.agent.run_as(&pod.puma, Some(PUMAS_UID));
     pod.agent.start();
     pod.agent.wait_in_sync("v2");

@@ -200,7 +200,7 @@ impl Running {
             children(self.first()).into_iter().find(|pid| {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                line.contains(text) && !line.contains("--child-of")
+                line.contains(text) && !line.contains("exec --child-of")
             })
         };
         until(&format!("a child {text}; the log: {}", self.log()), found)

@@ -20,6 +20,17 @@ fn the_exit_code_is_the_commands() {
 }
 
 #[test]
+fn a_stop_that_was_asked_for_ends_with_0_where_that_is_wanted() {
+    for (wanted, code) in [("true", 0), ("false", 143)] {
+        let recipe = Recipe::with_release().env("PITSTOP_EXEC_STOP_IS_SUCCESS", wanted);
+        let mut running = recipe.script("echo >$DIR/up; exec sleep 60");
+        running.wait_for_file("up");
+        running.kill(Signal::SIGTERM);
+        assert_eq!(running.code(), Some(code), "{}", running.log());
+    }
+}
+
+#[test]
 fn a_command_that_cannot_be_run_ends_as_in_a_shell() {
     let mut missing = Recipe::with_release().run(&["no-such-program"]);
     assert_eq!(missing.code(), Some(127));

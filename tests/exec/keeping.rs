@@ -22,7 +22,7 @@ fn an_agent_that_dies_is_started_again_and_the_command_runs_on() {
     kill(agent);
     until("another agent", || (running.agent() != agent).then_some(()));
     assert_eq!(running.child("trap"), command);
-    running.wait_for_log("the agent has ended; it is started again");
+    running.wait_for_log("the agent has died; it is started again");
     running.kill(Signal::SIGTERM);
     assert_eq!(running.code(), Some(5));
 }

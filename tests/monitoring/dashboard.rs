@@ -45,6 +45,7 @@ fn every_metric_but_those_for_alerts_alone_is_drawn() {
     insta::assert_snapshot!(left.join("\n"), @r"
     pitstop_fetch_files_total
     pitstop_puma_threads
+    pitstop_restart_requests_cut_total
     ");
 }
 

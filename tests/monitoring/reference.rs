@@ -44,6 +44,8 @@ fn prometheus_takes_the_configuration_that_the_page_shows() {
     // Debian's Prometheus is built without the discovery of pods; everything else of the block is checked.
     let discovery = "kubernetes_sd_configs: [{ role: pod }]";
     assert!(block.contains(discovery));
+    // Every pod that the documents show has a token, without which /metrics answers 401.
+    assert!(block.contains("authorization: { credentials: "), "{block}");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("prometheus.yml");
     fs::write(&file, block.replace(discovery, "static_configs: [{ targets: ['127.0.0.1:9750'] }]")).unwrap();

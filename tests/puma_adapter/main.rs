@@ -9,6 +9,7 @@ mod plan;
 mod restarts;
 mod seen;
 mod signals;
+mod strangers;
 mod which_puma;
 mod wrappers;
 

@@ -8,17 +8,17 @@ use std::{
 use pitstop_rig::{Fault, S3Rig};
 
 /// A pod's volume, and a bucket.
-struct Pod {
-    rig: S3Rig,
+pub struct Pod {
+    pub rig: S3Rig,
     dir: tempfile::TempDir,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { rig: S3Rig::start(), dir: tempfile::tempdir().unwrap() }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pitstop"));
         command.args(args).env_clear().envs(self.rig.env());
         command.env("PITSTOP_DEPLOY_TO", self.deploy_to()).env("PITSTOP_POD", "web-0");
@@ -29,31 +29,31 @@ impl Pod {
         self.dir.path().join("srv")
     }
 
-    fn app(&self, release: &str) -> PathBuf {
+    pub fn app(&self, release: &str) -> PathBuf {
         let app = self.dir.path().join("apps").join(release);
         std::fs::create_dir_all(&app).unwrap();
         std::fs::write(app.join("config.ru"), release).unwrap();
         app
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn fails(&self, args: &[&str]) -> (i32, String) {
+    pub fn fails(&self, args: &[&str]) -> (i32, String) {
         ended(&self.command(args).output().unwrap())
     }
 
-    fn publish(&self, release: &str) -> String {
+    pub fn publish(&self, release: &str) -> String {
         let app = self.app(release);
         self.ok(&["publish", app.to_str().unwrap(), "--release", release])
     }
 }
 
 /// The exit code and what it said.
-fn ended(output: &Output) -> (i32, String) {
+pub fn ended(output: &Output) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
 }
 
@@ -74,7 +74,7 @@ fn a_release_goes_out_and_back() {
     assert!(pod.ok(&["fetch"]).contains("current is v1 (fetched"));
     assert_eq!(release_at(&current), "v1");
     pod.publish("v2");
-    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), before v1"));
+    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), was v1"));
     pod.ok(&["fetch"]);
     assert_eq!(release_at(&current), "v2");
     pod.ok(&["rollback"]);
@@ -105,11 +105,39 @@ fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
     let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, output)| output.status.success());
     let ([(winner, _)], [(_, loser)]) = (&won[..], &lost[..]) else { panic!("{outcomes:?}") };
     let (code, said) = ended(loser);
-    assert_eq!(code, 1);
+    assert_eq!(code, 4);
     assert!(said.contains("somebody else moved production at the same time"), "{said}");
     let pointer = text(&pod.rig.object("pointers/production").unwrap());
     let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();
-    assert_eq!(pointer, serde_json::json!({"release": winner, "sequence": 2, "previous": "v1"}));
+    assert_eq!(
+        (&pointer["release"], &pointer["sequence"], &pointer["previous"]),
+        (&(*winner).into(), &2.into(), &"v1".into())
+    );
+}
+
+#[test]
+fn where_conditions_are_ignored_who_promoted_in_vain_is_told() {
+    let pod = Pod::new();
+    for release in ["v1", "v2", "v3"] {
+        pod.publish(release);
+    }
+    pod.ok(&["promote", "v1"]);
+    pod.rig.ignore_conditions();
+    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production"));
+    let promote = |release: &str| {
+        let mut command = pod.command(&["promote", release]);
+        std::thread::spawn(move || command.output().unwrap())
+    };
+    let (second, third) = (promote("v2"), promote("v3"));
+    let outcomes = [("v2", second.join().unwrap()), ("v3", third.join().unwrap())];
+    let pointer = text(&pod.rig.object("pointers/production").unwrap());
+    let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();
+    for (release, output) in outcomes {
+        let (code, said) = ended(&output);
+        let won = pointer["release"] == release;
+        assert_eq!(code, if won { 0 } else { 4 }, "{release}: {said}");
+        assert!(won || said.contains("the store ignores the condition of a write"), "{said}");
+    }
 }
 
 #[test]

@@ -167,3 +167,51 @@ fn from_pod_identity() {
     assert!(case.with_session());
     assert!(agent.asked.lock().unwrap().concat().contains("the-pod"));
 }
+
+/// `aws sso login` leaves a token, which the portal trades for credentials of the role.
+#[test]
+fn from_single_sign_on_and_who_is_not_signed_in_is_told_how() {
+    let case = Case::new();
+    let keys = case.rig.keys();
+    let config = "[profile night]\nsso_session = night\nsso_account_id = 123456789012\nsso_role_name = promoter\n\
+                  [sso-session night]\nsso_region = eu-central-1\nsso_start_url = https://company.awsapps.com/start\n";
+    let config = case.file("config", config);
+    let document = serde_json::json!({ "roleCredentials": {
+        "accessKeyId": keys.access, "secretAccessKey": keys.secret, "sessionToken": "a-session",
+        "expiration": 4_070_908_800_000_u64,
+    }});
+    let portal = Issuer::start("application/json", document.to_string());
+    let url = format!("http://127.0.0.1:{}", portal.port);
+    let env = [
+        ("AWS_CONFIG_FILE", config.to_str().unwrap()),
+        ("AWS_PROFILE", "night"),
+        ("HOME", case.dir.path().to_str().unwrap()),
+        ("AWS_ENDPOINT_URL_SSO", &url),
+    ];
+    let (listed, said) = case.releases(&env);
+    assert!(!listed && said.contains("aws sso login"), "{said}");
+    assert!(!said.contains("cargo"), "{said}");
+    let cache = case.dir.path().join(".aws/sso/cache");
+    std::fs::create_dir_all(&cache).unwrap();
+    let token = r#"{"accessToken":"the-token","expiresAt":"2099-01-01T00:00:00Z"}"#;
+    // By the SHA-1 of the session's name.
+    std::fs::write(cache.join("1be2a44cb53dde903be8466c08dee9067da8ede3.json"), token).unwrap();
+    case.lists(&env);
+    assert!(case.with_session());
+    assert!(portal.asked.lock().unwrap().concat().contains("the-token"));
+}
+
+#[test]
+fn from_a_process_that_the_profile_names() {
+    let case = Case::new();
+    let keys = case.rig.keys();
+    let document = serde_json::json!({
+        "Version": 1, "AccessKeyId": keys.access, "SecretAccessKey": keys.secret, "SessionToken": "a-session",
+        "Expiration": "2099-01-01T00:00:00Z",
+    });
+    let answer = case.file("answer.json", &document.to_string());
+    let config = case
+        .file("config", &format!("[profile vault]\ncredential_process = /bin/cat {}\n", answer.display()));
+    case.lists(&[("AWS_CONFIG_FILE", config.to_str().unwrap()), ("AWS_PROFILE", "vault")]);
+    assert!(case.with_session());
+}

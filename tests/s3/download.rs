@@ -57,7 +57,7 @@ impl Volume {
         let store = Blocking::new(store(&self.rig), runtime.handle().clone(), Duration::from_secs(30));
         let current = self.deploy_to().join("current");
         let releases = Releases::new(self.deploy_to(), current, "web-0", Limits::default());
-        releases.fetch(&store.until(off), &"v1".parse().unwrap())
+        releases.fetch(&store.until(off), &"v1".parse().unwrap(), None)
     }
 
     fn fault(&self, fault: impl Into<Rule>) {

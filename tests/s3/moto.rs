@@ -91,7 +91,7 @@ fn another_server_understands_all_of_it_and_the_documented_policies_are_enough()
     assert!(moto.may("ci", &["publish", app, "--release", "v1"]).contains("already published"));
     moto.may("ci", &["publish", app, "--release", "v2"]);
     moto.may("promoter", &["promote", "v1"]);
-    assert!(moto.may("promoter", &["promote", "v2"]).contains("(move 2), before v1"));
+    assert!(moto.may("promoter", &["promote", "v2"]).contains("(move 2), was v1"));
     assert!(moto.may("agent", &["fetch"]).contains("current is v2 (fetched"));
     moto.may("promoter", &["rollback"]);
     assert!(moto.may("agent", &["fetch"]).contains("current is v1 (fetched"));

@@ -20,7 +20,7 @@ def client(service, url):
 
 def user(iam, name, policy):
     iam.create_user(UserName=name)
-    policy = policy.replace("BUCKET", BUCKET).replace("PREFIX", PREFIX)
+    policy = policy.replace("BUCKET", BUCKET).replace("PREFIX", PREFIX).replace("POINTER", "production")
     iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
     key = iam.create_access_key(UserName=name)["AccessKey"]
     return {"access": key["AccessKeyId"], "secret": key["SecretAccessKey"]}

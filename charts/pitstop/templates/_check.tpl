@@ -76,9 +76,20 @@
 
 {{- define "pitstop.problemsOfHook" -}}
 {{- $v := index . 0 -}}{{- $p := index . 1 -}}{{- $puma := index . 4 -}}
-{{- $hook := default dict (default dict (default dict $puma.lifecycle).preStop).httpGet }}
-{{- if ne (default "" $hook.path) "/prestop" }}
-- the container `{{ $puma.name }}` has no preStop hook that asks /prestop, so that its pod ends without a drain: include pitstop.lifecycle in its lifecycle{{ if not $p }}, or leave app.lifecycle empty{{ end }}.
+{{- $preStop := default dict (default dict $puma.lifecycle).preStop }}
+{{- $hook := default dict $preStop.httpGet }}
+{{- $command := default list (default dict $preStop.exec).command }}
+{{- if and (has "drain" $command) (hasSuffix "pitstop" (toString (first $command))) }}
+{{- range list "/opt/pitstop" $v.config.state_dir }}
+{{- $path := . }}
+{{- $mounted := false }}
+{{- range $puma.volumeMounts }}{{ if eq .mountPath $path }}{{ $mounted = true }}{{ end }}{{ end }}
+{{- if and (not $mounted) (or (ne $path "/opt/pitstop") (hasPrefix "/opt/pitstop/" (toString (first $command)))) }}
+- the preStop hook of the container `{{ $puma.name }}` runs `pitstop drain`, and nothing is mounted at {{ $path }} there: add the volume {{ ternary "pitstop-bin (agent.inAppImage)" "pitstop-state" (eq $path "/opt/pitstop") }} to its volumeMounts.
+{{- end }}
+{{- end }}
+{{- else if ne (default "" $hook.path) "/prestop" }}
+- the container `{{ $puma.name }}` has no preStop hook that asks /prestop or runs `pitstop drain`, so that its pod ends without a drain: include pitstop.lifecycle in its lifecycle{{ if not $p }}, or leave app.lifecycle empty{{ end }}.
 {{- else }}
 {{- if kindIs "string" $hook.port }}
 - the preStop hook of the container `{{ $puma.name }}` names its port (`{{ $hook.port }}`), and a name is looked for in that container only: Kubernetes would send SIGTERM without a drain. Write the number, {{ int $v.agent.port }} ({{ $p }}agent.port).

@@ -53,6 +53,10 @@
 {{- if and $v.app.healthPath (not $config.verify.url) -}}
 {{- $_ := set $config.verify "url" (printf "http://127.0.0.1:%d%s" (int $v.app.port) $v.app.healthPath) -}}
 {{- end -}}
+{{- if ne (default "puma" $config.app_server) "puma" -}}
+{{- /* The agent refuses keys of another server; these have defaults here. */}}
+{{- $_ := unset $config "puma" -}}
+{{- end -}}
 {{- if not $config.pod_dirs -}}
 {{- $_ := unset $config "pod_dir" -}}
 {{- end -}}

@@ -29,6 +29,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* The labels of an object, and the user's: those win, and no key is written twice. (list context more) */}}
+{{- define "pitstop.labelsAnd" -}}
+{{- mergeOverwrite (include "pitstop.labels" (index . 0) | fromYaml) (index . 1) | toYaml }}
+{{- end }}
+
 {{- define "pitstop.serviceAccount" -}}
 {{- default (ternary (include "pitstop.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}

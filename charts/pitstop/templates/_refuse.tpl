@@ -11,6 +11,13 @@
 {{ include "pitstop.problemsOfBudget" (list $v $p) }}
 {{ include "pitstop.problemsOfVolumes" (list $v $p (include "pitstop.currentDir" .)) }}
 {{ include "pitstop.problemsOfSources" (list $v $p) }}
+{{- if include "pitstop.isComplete" . }}
+{{- range $label, $_ := include "pitstop.selector" . | fromYaml }}
+{{- if hasKey $v.podLabels $label }}
+- podLabels has {{ $label }}, which the chart sets: its Deployment finds its pods by it. For a Service that selects the pods of several releases (a canary), give the pods of all of them another label.
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and (include "pitstop.isComplete" .) (not $v.app.image) (not $v.agent.inAppImage) }}
 - app.image is empty: name the image with Ruby and what your gems need. (As a dependency of your chart, this one only lends its templates.)
 {{- end }}

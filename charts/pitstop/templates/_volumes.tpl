@@ -45,7 +45,9 @@
 {{- if $v.store.volume }}
 - name: pitstop-store
   mountPath: {{ $v.config.source }}
-  readOnly: {{ $v.store.readOnly }}
+  {{- if $v.store.readOnly }}
+  readOnly: true
+  {{- end }}
 {{- end }}
 {{- if $v.agent.inAppImage }}
 - name: pitstop-bin
@@ -86,6 +88,8 @@
     items:
       - path: token
         fieldRef:
+          {{- /* The API server's own default: without it, `kubectl apply` finds a change each time. */}}
+          apiVersion: v1
           fieldPath: metadata.annotations['pitstop/token']
 {{- end }}
 {{- with $v.pointer.configMap.name }}

@@ -7,6 +7,16 @@
 {{- join "," $names }}
 {{- end }}
 
+{{/* The pod's annotations. Yours win, and no key is written twice. The agent reads its configuration when it starts, so a change of it
+replaces the pods; the pointer's value has no part in that: it moves in the pods that run. */}}
+{{- define "pitstop.wholeAnnotations" -}}
+{{- $all := dict "checksum/config" (include "pitstop.environment" . | sha256sum) "kubectl.kubernetes.io/default-container" .Values.app.container -}}
+{{- if eq .Values.releases.kind "emptyDir" -}}
+{{- $_ := set $all "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" (include "pitstop.localVolumes" .) -}}
+{{- end -}}
+{{- mergeOverwrite $all (include "pitstop.podAnnotations" . | fromYaml) .Values.podAnnotations | toYaml }}
+{{- end }}
+
 {{- define "pitstop.wholePod" -}}
 serviceAccountName: {{ include "pitstop.serviceAccount" . }}
 {{ include "pitstop.pod" . }}

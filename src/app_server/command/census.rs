@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use crate::plain_file;
 use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+
+/// A pid, and a line's end, in bytes.
+const LARGEST: u64 = 64;
 
 /// Which processes are meant.
 #[derive(Debug, Clone)]
@@ -58,7 +62,7 @@ impl Named {
             Some(text) => without_ours(procs::list(|_| true).map_err(drop)?, text),
             None => Vec::new(),
         };
-        let pid = self.pid_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        let pid = self.pid_file.as_ref().and_then(|file| plain_file::read_to_string(file, LARGEST).ok());
         let pid = pid.and_then(|text| text.trim().parse().ok());
         let known = |entry: &Entry| entries.iter().any(|other| other.id == entry.id);
         if let Some(entry) = pid.and_then(|pid| Entry::read(pid).ok()).filter(|entry| !known(entry)) {

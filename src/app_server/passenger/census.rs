@@ -1,11 +1,9 @@
 //! Which process is Passenger's core, and where its socket for orders is.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::boots::Children;
+use crate::plain_file;
 use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
 
 /// What the core calls itself.
@@ -16,6 +14,9 @@ const WATCHDOG: &str = "Passenger watchdog";
 
 /// Its name below the instance directory.
 const API_SOCKET: &str = "agents.s/core_api";
+
+/// A few lines that the core has written.
+const LARGEST: u64 = 256 << 10;
 
 /// What a look at the process table gave.
 #[derive(Debug)]
@@ -78,7 +79,8 @@ impl Instance {
         let sockets = procs::unix_sockets(core);
         let dir = sockets.iter().find(|path| path.ends_with(API_SOCKET))?.parent()?.parent()?;
         let dir = procs::in_root_of(core, dir);
-        let front = fs::read(dir.join("properties.json")).map_or(Front::Unknown, |json| Front::of(&json));
+        let front = plain_file::read(&dir.join("properties.json"), LARGEST);
+        let front = front.map_or(Front::Unknown, |json| Front::of(&json));
         Some(Self { dir, front })
     }
 }

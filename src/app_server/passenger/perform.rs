@@ -1,18 +1,16 @@
 //! Telling Passenger: an order over its core's socket, for exactly the generation that is meant.
 
-use std::time::Duration;
-
 use rustix::process::Signal;
 
 use super::{KIND, Passenger, Unseen, view::View};
 use crate::{
-    app_server::unseen,
+    app_server::{
+        acts::{Permit, not_sent},
+        unseen,
+    },
     core::{Act, GenerationKey, Reason, Sight, Trouble},
-    procs::{Image, ProcsError},
+    procs::Image,
 };
-
-/// A signal takes microseconds; the rest is for a machine that is very busy.
-const LIMIT: Duration = Duration::from_secs(5);
 
 impl Passenger {
     pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
@@ -48,19 +46,12 @@ impl Passenger {
 
     /// Its watchdog starts another one at once, which boots the app from `current`.
     async fn end_core(&self, core: Image) -> Result<(), Trouble> {
-        let ended = self.acts.run(LIMIT, move || core.signal(Signal::KILL)).await;
-        let late = |_| Trouble::new(Reason::Internal, "/proc did not answer in time");
-        ended.map_err(late)?.map_err(|error| not_sent(&error))
+        let end = move |permit: &Permit| {
+            permit.take()?;
+            core.signal(Signal::KILL).map_err(|error| not_sent("Passenger's core", &error))
+        };
+        self.acts.carry_out("Passenger's core", end).await
     }
-}
-
-fn not_sent(error: &ProcsError) -> Trouble {
-    let reason = match error {
-        ProcsError::NotPermitted(_) | ProcsError::OffLimits(_) => Reason::NotPermitted,
-        ProcsError::Gone(_) | ProcsError::AnotherImage(_) => Reason::MasterGone,
-        ProcsError::Torn(_) | ProcsError::Io { .. } => Reason::Internal,
-    };
-    Trouble::new(reason, format!("nothing was sent to Passenger's core: {error}"))
 }
 
 /// Nothing that could be told.

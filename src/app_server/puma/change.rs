@@ -6,18 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{config_file::PumaConfig, launch::release_named};
+use super::{
+    config_file::PumaConfig,
+    launch::release_named,
+    loads::{Loads, ending_in},
+};
+use crate::app_server::files::{differ, text};
 
 /// What a phased restart does not load anew: the bundle, the Ruby, Puma's own configuration.
-const NOT_LOADED_BY_PHASED: [&str; 7] = [
-    "Gemfile",
-    "Gemfile.lock",
-    "gems.rb",
-    "gems.locked",
-    ".bundle/config",
-    ".ruby-version",
-    "config/puma.rb",
-];
+const NOT_LOADED_BY_PHASED: [&str; 7] =
+    ["Gemfile", "Gemfile.lock", "gems.rb", "gems.locked", ".bundle/config", ".ruby-version", CONFIGURATION];
+const CONFIGURATION: &str = "config/puma.rb";
 /// The same of every file in it.
 const DIR_NOT_LOADED_BY_PHASED: &str = "config/puma";
 const LOCKS: [&str; 2] = ["Gemfile.lock", "gems.locked"];
@@ -40,20 +39,27 @@ pub(super) struct Change {
 
 impl Change {
     /// Compares. `keeps_bundle`: a phased restart leaves the master with the bundle that it has; `also` is Puma's
-    /// configuration, where it is another file of the release.
+    /// configuration, where it is another file, as the agent names it if it is none of the release's.
     ///
     /// # Errors
     /// When a file is there and cannot be read.
     pub fn between(old: &Path, new: &Path, keeps_bundle: bool, also: Option<&Path>) -> io::Result<Self> {
         let mut files: BTreeSet<PathBuf> = NOT_LOADED_BY_PHASED.iter().map(PathBuf::from).collect();
-        files.extend(also.filter(|path| path.is_relative()).map(Path::to_owned));
-        files.extend(listed(old)?);
-        files.extend(listed(new)?);
         let mut change = Self::default();
+        for release in [old, new] {
+            let mut configurations = vec![PathBuf::from(CONFIGURATION)];
+            configurations.extend(listed(release)?);
+            configurations.extend(also.map(|path| ending_in(release, path).unwrap_or(path.to_owned())));
+            let loads = Loads::of(release, &configurations)?;
+            files.extend(configurations.into_iter().filter(|path| path.is_relative()));
+            files.extend(loads.files);
+            let what = |unclear| format!("what Puma's configuration loads cannot be told ({unclear})");
+            change.not_by_phased = change.not_by_phased.or(loads.unclear.map(what));
+        }
         for file in files {
-            if content(&old.join(&file))? != content(&new.join(&file))? {
+            if differ(&old.join(&file), &new.join(&file))? {
                 change.bundle |= LOCKS.iter().any(|lock| file == Path::new(lock));
-                change.not_by_phased.get_or_insert_with(|| format!("{} differs", file.display()));
+                change.not_by_phased = Some(format!("{} differs", file.display()));
             }
         }
         if keeps_bundle && change.not_by_phased.is_none() && has_gems_of_its_own(new)? {
@@ -78,19 +84,10 @@ fn listed(release: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// `None` where there is no such file.
-fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => Ok(None),
-        Err(e) => Err(io::Error::new(e.kind(), format!("reading {}: {e}", path.display()))),
-    }
-}
-
 fn first_of(release: &Path, names: &[&str]) -> io::Result<Option<String>> {
     for name in names {
-        if let Some(bytes) = content(&release.join(name))? {
-            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+        if let Some(found) = text(&release.join(name))? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
@@ -125,8 +122,8 @@ fn ruby_of(release: &Path) -> io::Result<Option<String>> {
     match exact {
         Some(Insists::Version(version)) => return Ok(Some(version)),
         Some(Insists::File) => {
-            let version = content(&release.join(".ruby-version"))?.unwrap_or_default();
-            let version = String::from_utf8_lossy(&version).trim().trim_start_matches("ruby-").to_owned();
+            let version = text(&release.join(".ruby-version"))?.unwrap_or_default();
+            let version = version.trim().trim_start_matches("ruby-").to_owned();
             return Ok(Some(version).filter(|version| is_version(version)));
         }
         None => {}
@@ -159,8 +156,8 @@ fn is_version(text: &str) -> bool {
 
 /// A hot restart reads the new release's configuration; what that names is loaded.
 fn rackup_of_another(release: &Path) -> io::Result<Option<String>> {
-    let Some(text) = content(&release.join("config/puma.rb"))? else { return Ok(None) };
-    let rackup = PumaConfig::scan(&String::from_utf8_lossy(&text)).rackup;
+    let Some(text) = text(&release.join(CONFIGURATION))? else { return Ok(None) };
+    let rackup = PumaConfig::scan(&text).rackup;
     let own = release.file_name().and_then(|name| name.to_str());
     Ok(rackup.filter(|path| release_named(Path::new(path)).is_some_and(|named| Some(named) != own)))
 }
@@ -217,6 +214,56 @@ mod tests {
         releases.both("config/puma.rb", "workers 2");
         releases.write("v2", "app/models/user.rb", "new code");
         assert_eq!(releases.change(), Change::default());
+    }
+
+    #[test]
+    fn what_the_configuration_loads_is_compared_and_what_cannot_be_told_is_said() {
+        for (config, file) in [
+            ("require_relative '../lib/settings'", "lib/settings.rb"),
+            ("plugin :jobs", "lib/puma/plugin/jobs.rb"),
+            ("eval File.read('config/shared.rb')", "config/shared.rb"),
+        ] {
+            let releases = Releases::new();
+            releases.both("config/puma.rb", config);
+            releases.both(file, "a = 1");
+            assert_eq!(releases.change(), Change::default(), "{config}");
+            releases.write("v2", file, "a = 2");
+            assert_eq!(releases.change().not_by_phased, Some(format!("{file} differs")), "{config}");
+        }
+        let releases = Releases::new();
+        releases.both("config/puma.rb", "workers 2\nload extra");
+        let said = releases.change().not_by_phased.unwrap();
+        assert!(said.contains("cannot be told (config/puma.rb, line 2, `load extra`)"), "{said}");
+    }
+
+    #[test]
+    fn a_configuration_is_found_by_the_end_of_its_path_and_read_where_it_lies_outside() {
+        let also = |releases: &Releases, path: &Path| {
+            Change::between(&releases.dir("v1"), &releases.dir("v2"), true, Some(path)).unwrap().not_by_phased
+        };
+        let releases = Releases::new();
+        releases.write("v1", "deploy/web.rb", "workers 2");
+        releases.write("v2", "deploy/web.rb", "workers 3");
+        let said = also(&releases, Path::new("/srv/app/current/deploy/web.rb"));
+        assert_eq!(said.as_deref(), Some("deploy/web.rb differs"));
+        let outside = releases.0.path().join("puma.rb");
+        fs::write(&outside, "load '/srv/app/current/config/web.rb'").unwrap();
+        releases.write("v1", "config/web.rb", "workers 2");
+        releases.write("v2", "config/web.rb", "workers 3");
+        assert_eq!(also(&releases, &outside).as_deref(), Some("config/web.rb differs"));
+    }
+
+    /// An archive of a few kilobytes can bring a file of any size.
+    #[test]
+    fn a_huge_or_odd_file_differs_and_is_not_read() {
+        let releases = Releases::new();
+        releases.both("Gemfile.lock", "GEM\n");
+        let lock = releases.dir("v2").join("Gemfile.lock");
+        fs::File::create(&lock).unwrap().set_len(1 << 40).unwrap();
+        assert!(releases.change().bundle);
+        fs::remove_file(&lock).unwrap();
+        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(releases.change().bundle);
     }
 
     #[test]

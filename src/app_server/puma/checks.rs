@@ -30,6 +30,7 @@ pub(super) fn of(view: &View) -> Vec<Check> {
     }
     checks.push(hot(view));
     checks.extend(phased(view));
+    checks.extend(kept_child(view));
     checks.extend(next_puma(view));
     checks.push(random_addresses(PUMA));
     checks
@@ -130,11 +131,15 @@ fn hot(view: &View) -> Check {
 
 fn phased(view: &View) -> Option<Check> {
     let preloads = view.memory.setting.as_ref().is_some_and(|setting| setting.preloads);
+    let unclear = view.memory.setting.as_ref().and_then(|setting| setting.unclear.as_deref());
     let cause = match (view.cluster()?, view.app_in_master()) {
         (false, _) => "Puma runs in single mode".to_owned(),
         (true, _) if !can_be_phased(view) => "Puma has one worker".to_owned(),
         (true, Some(why)) => why,
         (true, None) if preloads => "Puma preloads its app".to_owned(),
+        (true, None) if view.mode == RestartMode::Auto && unclear.is_some() => {
+            format!("what Puma's configuration loads cannot be told ({})", unclear.unwrap_or_default())
+        }
         (true, None) => {
             return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells"));
         }
@@ -147,6 +152,27 @@ fn phased_unavailable(cause: &str, mode: RestartMode) -> Check {
     let make = if mode == RestartMode::Phased { Finding::risky } else { Finding::note };
     let remedy = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
     Check::found(RESTARTS, make(Code::PhasedRestartUnavailable, message.as_str(), remedy))
+}
+
+/// A job process of a plugin's, most often: only a hot restart renews it.
+fn kept_child(view: &View) -> Option<Check> {
+    let child = view.family.long_lived_child().filter(|_| can_be_phased(view))?;
+    let title: String = child.title.chars().take(80).collect();
+    let is = format!("Puma's master has a child that is no worker: process {} `{title}`", child.id.pid);
+    let finding = match view.mode {
+        RestartMode::Phased => Finding::risky(
+            Code::ChildKeptByPhased,
+            format!("{is}. Phased restarts leave it as it is, so it keeps the code of an earlier release"),
+            "restart.mode: auto or hot, if it runs code of the release",
+        ),
+        RestartMode::Auto => Finding::note(
+            Code::ChildKeptByPhased,
+            format!("{is}. Only a hot restart renews it, so every restart is a hot one"),
+            "run it in a container of its own (docs/job-workers.md), or set restart.mode: phased if its code may be old",
+        ),
+        RestartMode::Hot => return None,
+    };
+    Some(Check::found(RESTARTS, finding))
 }
 
 /// What the plan of a restart has found in the bundles.

@@ -16,12 +16,15 @@ use crate::{
     app_server::unix::connect,
     config,
     http_get::{self, GetError},
-    procs,
+    plain_file, procs,
     volume::OneAtATime,
 };
 
 /// The control server answers from memory.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// Puma's state file has a handful of lines.
+const LARGEST: u64 = 64 << 10;
 
 /// Where Rails applications keep Puma's state file, below the master's working directory.
 const USUAL_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
@@ -189,9 +192,19 @@ struct StateFile {
 
 impl StateFile {
     fn first_of(master: i32, candidates: &[PathBuf]) -> Result<Access, Control> {
-        let found = candidates.iter().find_map(|path| Some((path, std::fs::read_to_string(path).ok()?)));
+        let odd = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+            )
+        };
+        let found = candidates.iter().find_map(|path| match plain_file::read_to_string(path, LARGEST) {
+            Err(error) if !odd(&error) => None,
+            read => Some((path, read.ok())),
+        });
         let Some((path, text)) = found else { return Err(Control::Absent) };
         let unreadable = || Control::Silent(format!("{} is no state file of Puma's", path.display()));
+        let text = text.ok_or_else(unreadable)?;
         let state: Self = serde_saphyr::from_str(&text).map_err(|_| unreadable())?;
         if state.pid != master {
             return Err(Control::StaleStateFile(path.clone()));
@@ -273,6 +286,22 @@ mod tests {
             "max_threads":5,"requests_count":9,"io_threads":0,"versions":{"puma":"8.0.2"}}"#,
         );
         assert_eq!((stats.workers, stats.single.busy(), stats.single.backlog), (None, Some(3), Some(1)));
+    }
+
+    #[test]
+    fn a_state_file_that_is_huge_or_a_device_is_said_to_be_none() {
+        let place = tempfile::tempdir().unwrap();
+        let sparse = place.path().join("puma.state");
+        std::fs::File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+        let of = |path: &Path| StateFile::first_of(1, &[place.path().join("none"), path.to_owned()]);
+        for path in [&sparse, Path::new("/dev/zero")] {
+            assert!(
+                matches!(of(path), Err(Control::Silent(said)) if said.contains("no state file")),
+                "{path:?}"
+            );
+        }
+        std::fs::write(&sparse, "pid: 1\ncontrol_url: tcp://127.0.0.1:9293\n").unwrap();
+        assert_eq!(of(&sparse).ok().unwrap().url, "tcp://127.0.0.1:9293");
     }
 
     #[test]

@@ -16,9 +16,21 @@ impl Puma {
         let master = memory.followed.ok_or_else(|| gone("no Puma was seen yet"))?;
         // The way back may have to go through whatever is going on.
         let serving = if matches!(act, Act::Begin(_)) { memory.serving.clone() } else { Vec::new() };
+        let titled = memory.titled.as_ref().is_some_and(|(image, _)| image.generation_key() == on);
         drop(memory);
-        self.acts.carry_out("Puma", move |permit| order.carry_out(master, on, &serving, permit)).await
+        let target = Target { master, on, titled, serving };
+        self.acts.carry_out("Puma", move |permit| order.carry_out(&target, permit)).await
     }
+}
+
+/// Whom an order is for.
+struct Target {
+    master: ProcessId,
+    on: GenerationKey,
+    /// That image was seen with its title, whatever the app has made of it since.
+    titled: bool,
+    /// Those must still serve.
+    serving: Vec<ProcessId>,
 }
 
 /// What an act means for Puma.
@@ -38,13 +50,8 @@ impl Order {
         }
     }
 
-    fn carry_out(
-        self,
-        master: ProcessId,
-        on: GenerationKey,
-        serving: &[ProcessId],
-        permit: &Permit,
-    ) -> Result<(), Trouble> {
+    fn carry_out(self, target: &Target, permit: &Permit) -> Result<(), Trouble> {
+        let Target { master, on, titled, ref serving } = *target;
         let family = match census::of(master) {
             Found::One(family) => family,
             Found::NotPermitted(_) => return Err(not_sent("Puma", &ProcsError::NotPermitted(master.pid))),
@@ -64,18 +71,19 @@ impl Order {
                 master.pid
             )));
         }
+        let titled = titled || family.title.is_some();
         let signal = match self {
             Self::Kill => Signal::KILL,
-            Self::Restart(Mode::Hot) if family.takes_hot() && family.title.is_some() => Signal::USR2,
-            Self::Restart(Mode::Phased) if family.catches_phased && family.title.is_some() => Signal::USR1,
+            Self::Restart(Mode::Hot) if family.takes_hot() && titled => Signal::USR2,
+            Self::Restart(Mode::Phased) if family.catches_phased && titled => Signal::USR1,
             Self::Restart(mode) => return Err(would_kill(mode, master.pid)),
         };
         permit.take()?;
         family.image.signal(signal).map_err(|error| not_sent("Puma", &error))?;
         if matches!(self, Self::Kill) {
             // A worker that hangs does not notice that its master is gone.
-            for worker in census::workers_of(master.pid) {
-                let _ = worker.signal(Signal::KILL);
+            for worker in family.workers {
+                let _ = worker.id.signal(Signal::KILL);
             }
         }
         Ok(())

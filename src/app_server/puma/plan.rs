@@ -17,6 +17,7 @@ use crate::{
     app_server::{addresses::same_addresses, eyes::Patience, image, unseen},
     config::RestartMode,
     core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    procs,
     revision::ReleaseId,
 };
 
@@ -43,6 +44,7 @@ impl Puma {
             RestartMode::Auto => choose_mode(&view, change.as_ref()),
         };
         may_be_told(&view, mode)?;
+        self.acts.try_signal(KIND.name, view.family.image).await?;
         Ok(Plan { mode })
     }
 
@@ -84,9 +86,13 @@ impl Puma {
         let (Some(running), Some(setting)) = (running, &view.memory.setting) else { return Ok(None) };
         let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
         let keeps_bundle = setting.keeps_bundle();
-        let also =
-            setting.launch.arguments.as_ref().and_then(|given| given.config.clone()).map(PathBuf::from);
-        let compare = move || Change::between(&old, &new, keeps_bundle, also.as_deref());
+        let given = setting.launch.arguments.as_ref().and_then(|given| given.config.as_deref());
+        let pid = view.master();
+        let also = given.filter(|path| *path != "-").map(|path| PathBuf::from(path.to_owned()));
+        let compare = move || {
+            let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
+            Change::between(&old, &new, keeps_bundle, also.map(named).as_deref())
+        };
         let trouble = |message: String| Trouble::new(Reason::VolumeUnavailable, message);
         match self.files.run(LIMIT, compare).await {
             Some(compared) => compared.map(Some).map_err(|error| trouble(error.to_string())),
@@ -120,6 +126,11 @@ impl Puma {
 fn choose_mode(view: &View, change: Option<&Change>) -> Mode {
     let allows = view.memory.setting.as_ref().is_some_and(allows_phased) && view.app_in_master().is_none();
     let Some(change) = change.filter(|_| can_be_phased(view) && allows) else { return Mode::Hot };
+    if let Some(child) = view.family.long_lived_child() {
+        let (pid, title) = (child.id.pid, &child.title);
+        tracing::info!(pid, title, "hot: a phased restart would not renew this child of Puma's master");
+        return Mode::Hot;
+    }
     match &change.not_by_phased {
         None => Mode::Phased,
         Some(what) => {

@@ -1,7 +1,7 @@
 //! What an app's own files tell of its Puma, where none runs: in CI, before there is a pod.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use super::{
     checks::written::{self, Files},
     config_file::PumaConfig,
 };
-use crate::finding::Check;
+use crate::{app_server::files::LARGEST_TEXT, finding::Check, plain_file};
 
 pub use super::checks::written::Told;
 
@@ -41,7 +41,7 @@ fn configuration(app: &App<'_>) -> io::Result<Option<(PathBuf, PumaConfig)>> {
         None => USUAL.map(Path::new).into(),
     };
     for path in candidates {
-        match fs::read(app.dir.join(path)) {
+        match plain_file::read(&app.dir.join(path), LARGEST_TEXT) {
             Ok(bytes) => {
                 let config = PumaConfig::scan(&String::from_utf8_lossy(&bytes));
                 return Ok(Some((path.to_owned(), config)));

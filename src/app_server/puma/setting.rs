@@ -9,12 +9,20 @@ use std::{
 use super::{
     config_file::{Directory, PumaConfig},
     launch::{Launch, release_named},
+    loads::{Loads, ending_in},
     starter,
 };
-use crate::procs::{self, WorkingDirectory};
+use crate::{
+    app_server::files,
+    plain_file,
+    procs::{self, WorkingDirectory},
+};
 
 /// Of `rails server`, which had it everywhere before Rails 7.1, and has it in development since.
 const USUAL_PID_FILE: &str = "tmp/pids/server.pid";
+
+/// A pid, and a line's end, in bytes.
+const LARGEST_NUMBER: u64 = 64;
 
 /// What the evidence says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +35,8 @@ pub(super) struct Setting {
     pub surely_preloads: bool,
     /// An extension of the app's that is loaded in the master itself.
     pub app_in_master: Option<&'static str>,
+    /// What its configuration loads, where that cannot be told.
+    pub unclear: Option<String>,
     /// Puma's configuration, where there is one that can be read.
     pub config: Option<PumaConfig>,
     /// How it was started.
@@ -89,6 +99,7 @@ impl Setting {
             preloads: preload.unwrap_or(by_default),
             surely_preloads: preload == Some(true),
             app_in_master: starter::extension_of_an_app(pid),
+            unclear: unclear(pid, &files),
             tmp: if told.tmp_restart { tmp(pid) } else { Tmp::Own },
             pid_file: pid_file(pid),
             config,
@@ -138,7 +149,15 @@ fn environment(pid: i32) -> String {
 
 /// By a path as the process names it.
 fn read(pid: i32, path: &Path) -> Option<String> {
-    fs::read_to_string(place(pid, path)).ok()
+    files::text(&place(pid, path)).ok().flatten()
+}
+
+/// What the configuration that is read has loaded besides, where that cannot be told.
+fn unclear(pid: i32, files: &[PathBuf]) -> Option<String> {
+    let release = place(pid, Path::new(""));
+    let file = files.iter().find(|file| place(pid, file).is_file())?;
+    let named = ending_in(&release, file).unwrap_or_else(|| place(pid, file));
+    Loads::of(&release, &[named]).ok()?.unclear
 }
 
 fn place(pid: i32, path: &Path) -> PathBuf {
@@ -203,7 +222,8 @@ fn pid_file(pid: i32) -> Option<String> {
     let given = procs::environment(pid, "PIDFILE").filter(|path| !path.is_empty());
     let name = given.unwrap_or_else(|| USUAL_PID_FILE.into());
     let cwd = WorkingDirectory::of(pid).ok().filter(|_| Path::new(&name).is_relative())?;
-    let number = fs::read_to_string(procs::in_root_of(pid, &cwd.name.join(&name))).ok()?;
+    let number =
+        plain_file::read_to_string(&procs::in_root_of(pid, &cwd.name.join(&name)), LARGEST_NUMBER).ok()?;
     (number.trim().parse().ok() == own_number(pid)).then_some(name)
 }
 

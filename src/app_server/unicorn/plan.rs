@@ -1,6 +1,6 @@
 //! Whether this Unicorn can be moved to a release.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use super::{
     KIND, Unicorn,
@@ -9,7 +9,7 @@ use super::{
     view::View,
 };
 use crate::{
-    app_server::{eyes::Patience, unseen},
+    app_server::{eyes::Patience, files::differ, unseen},
     core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
     revision::ReleaseId,
 };
@@ -110,13 +110,5 @@ fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Troub
 }
 
 fn same_bundle(before: &Path, next: &Path) -> io::Result<bool> {
-    Ok(content(&before.join("Gemfile.lock"))? == content(&next.join("Gemfile.lock"))?)
-}
-
-fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io::Error::new(e.kind(), format!("reading {}: {e}", path.display()))),
-    }
+    Ok(!differ(&before.join("Gemfile.lock"), &next.join("Gemfile.lock"))?)
 }

@@ -1,12 +1,10 @@
 //! How a Unicorn was set up, as far as its environment and a release's configuration tell: evidence, and
 //! never proof.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
+    app_server::files,
     app_server::puma::{
         config_file::{call, literal},
         launch::names_a_release,
@@ -67,7 +65,7 @@ impl Lines {
     }
 
     fn read(path: &Path) -> Self {
-        fs::read_to_string(path).map(|text| Self::scan(&text)).unwrap_or_default()
+        files::text(path).ok().flatten().map(|text| Self::scan(&text)).unwrap_or_default()
     }
 
     fn scan(text: &str) -> Self {

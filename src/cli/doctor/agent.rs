@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use hyper::Method;
 use serde_json::Value;
-use tokio::net::TcpListener;
 
 use crate::{
     cli::agent_socket::{self, Unreachable, Why},
@@ -28,7 +27,7 @@ pub async fn checks(config: &Config) -> Answer {
     let status = match agent_socket::ask(&config.state_dir, Method::GET, "/status").await {
         Ok(answer) => serde_json::from_slice::<Value>(answer.body()).unwrap_or_default(),
         Err(unreachable) => {
-            let own = [Some(absent(&unreachable)), port(config.listen).await].into_iter().flatten().collect();
+            let own = vec![absent(&unreachable), port(config.listen)];
             return Answer { own, told: Vec::new() };
         }
     };
@@ -52,10 +51,10 @@ fn absent(unreachable: &Unreachable) -> Check {
 }
 
 /// As the agent itself would find it.
-async fn port(listen: SocketAddr) -> Option<Check> {
-    match TcpListener::bind(listen).await {
-        Ok(_) => Some(Check::fine(ABOUT, format!("{listen} is free for it"))),
-        Err(error) => Some(Check::found(ABOUT, server::cannot_listen(listen, &error))),
+fn port(listen: SocketAddr) -> Check {
+    match server::listen_on(listen) {
+        Ok(_) => Check::fine(ABOUT, format!("{listen} is free for it")),
+        Err(error) => Check::found(ABOUT, server::cannot_listen(listen, &error)),
     }
 }
 

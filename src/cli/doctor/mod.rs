@@ -48,7 +48,7 @@ pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit
     let more = match scope {
         Scope::ConfigOnly(files) => config_only(config, &files, &mut checks)?,
         Scope::Init => before_puma(config).await?,
-        Scope::Pod => whole_pod(config).await?,
+        Scope::Pod => whole_pod(config, &checks).await?,
     };
     checks.extend(more);
     let report = Report::of(checks);
@@ -71,7 +71,7 @@ async fn before_puma(config: &Config) -> Result<Vec<Check>, Failure> {
     Ok([volume?, store, pod?].into_iter().flatten().chain(left_out).collect())
 }
 
-async fn whole_pod(config: &Config) -> Result<Vec<Check>, Failure> {
+async fn whole_pod(config: &Config, advice: &[Check]) -> Result<Vec<Check>, Failure> {
     let server_there = super::app_server::of(config)?;
     // First: a look tells what the plan has found in the two releases.
     let next = next_release(server_there.as_ref(), config).await;
@@ -84,12 +84,32 @@ async fn whole_pod(config: &Config) -> Result<Vec<Check>, Failure> {
     );
     let all = [server, volume?, store, next, pod?, agent.own];
     let mut checks: Vec<Check> = all.into_iter().flatten().collect();
-    let known: Vec<Code> = checks.iter().filter_map(Check::finding).map(|finding| finding.code).collect();
+    if is_unborn(config).await {
+        checks.iter_mut().for_each(not_expected_yet);
+    }
+    let known = advice.iter().chain(&checks).filter_map(Check::finding).map(|finding| finding.code);
+    let known: Vec<Code> = known.collect();
     checks.extend(agent.told.into_iter().filter(|check| {
         let code = check.finding().map(|finding| finding.code);
         code.is_none_or(|code| !known.contains(&code))
     }));
     Ok(checks)
+}
+
+/// Whether there is nothing that an app server could run, and nothing to come: what keeps the first release out is what
+/// is wrong.
+async fn is_unborn(config: &Config) -> bool {
+    let current = config.current();
+    let Ok(lane) = Lane::start("doctor-current") else { return false };
+    let bare =
+        config.fallback_dir.is_none() && lane.run(HERE, move || !current.exists()).await.unwrap_or(false);
+    bare && store::desired(config).await.is_none()
+}
+
+fn not_expected_yet(check: &mut Check) {
+    if check.finding().is_some_and(|finding| finding.code == Code::AppServerMissing) {
+        *check = Check::unknown(check.about, "none runs: there is no release yet that it could run");
+    }
 }
 
 /// What the agent would do about the release that the pointer names, where that is on the volume already.

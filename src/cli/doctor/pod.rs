@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     finding::{Check, Code, Finding},
     hook::Hook,
+    procs,
     releases::Releases,
     volume::Lane,
 };
@@ -34,6 +35,7 @@ pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
         let mut checks = vec![writable(&state_dir), apart(&state_dir, &deploy_to)];
         checks.extend(pod_dir.map(|pod_dir| per_pod(&pod_dir, &deploy_to)));
         checks.extend(token.as_deref().map(readable));
+        checks.extend(mesh());
         checks
     };
     let neighbours = Neighbours {
@@ -52,6 +54,30 @@ pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     }
     checks.push(lane.run(LIMIT, move || neighbours.check()).await.unwrap_or_else(|_| late()));
     Ok(checks)
+}
+
+/// The proxies of Istio and Linkerd, and what starts them.
+const MESHES: [&str; 4] = ["pilot-agent", "envoy", "linkerd2-proxy", "linkerd-proxy"];
+
+fn mesh() -> Option<Check> {
+    let found = procs::list(|title| mesh_of(title).is_some()).ok()?;
+    Some(mesh_proxy(mesh_of(&found.first()?.title)?))
+}
+
+/// A mesh that demands its own TLS refuses the kubelet's plain request, so that SIGTERM comes at once.
+fn mesh_proxy(name: &str) -> Check {
+    let message = format!(
+        "a service mesh's proxy ({name}) is in this pod: where it demands mutual TLS, the kubelet's call of /prestop is \
+         refused, and SIGTERM comes without a drain"
+    );
+    let remedy = "let the hook run `pitstop drain` (lifecycle.preStop.exec), and let the proxy outlive Puma";
+    Check::found(ABOUT, Finding::risky(Code::MeshProxy, message, remedy))
+}
+
+fn mesh_of(title: &str) -> Option<&'static str> {
+    let program = title.split(' ').next().unwrap_or_default();
+    let name = program.rsplit('/').next().unwrap_or_default();
+    MESHES.into_iter().find(|mesh| *mesh == name)
 }
 
 fn writable(state_dir: &Path) -> Check {
@@ -171,5 +197,21 @@ impl Neighbours {
                 "set `current` to a place of each pod's own, an emptyDir for instance (and Puma's `directory` with it)",
             ),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Outcome;
+
+    #[test]
+    fn the_proxies_of_meshes_are_known_by_their_program() {
+        assert_eq!(mesh_of("/usr/local/bin/pilot-agent proxy sidecar"), Some("pilot-agent"));
+        assert_eq!(mesh_of("linkerd2-proxy"), Some("linkerd2-proxy"));
+        assert_eq!(mesh_of("puma 6.6.0 (tcp://0.0.0.0:3000) [envoy]"), None);
+        let Outcome::Found(finding) = mesh_proxy("envoy").outcome else { panic!("nothing is found") };
+        assert_eq!(finding.code.code(), "MESH_PROXY");
+        assert!(finding.remedy.contains("pitstop drain"), "{}", finding.remedy);
     }
 }

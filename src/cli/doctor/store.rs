@@ -6,9 +6,10 @@ use crate::{
     config::Config,
     core::{Reason, Trouble},
     finding::{Check, Code, Finding},
+    fleet,
     pointer::{self, Source},
     revision::{Pointer, ReleaseId},
-    store::{self, Store, archive},
+    store::{self, ArchiveKind, Body, Condition, Found, Store, StoreError, archive},
 };
 
 const ABOUT: &str = "store";
@@ -35,11 +36,44 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
     };
     let read = Check::fine(ABOUT, format!("the pointer is readable and names {}", pointer.revision));
-    let release = match &store {
-        Some(store) => release(store.as_ref(), &pointer).await,
-        None => Check::unknown(ABOUT, "`source` is not set"),
-    };
-    vec![read, release]
+    let Some(store) = store else { return vec![read, Check::unknown(ABOUT, "`source` is not set")] };
+    let mut checks = vec![read, release(store.as_ref(), &pointer).await];
+    // Amazon's own has them.
+    if config.s3.endpoint.is_some() {
+        checks.extend(conditions(config, store.as_ref(), &pointer.revision.release).await);
+    }
+    checks
+}
+
+/// Writes once more what is there already, on the condition that nothing is: that must fail. Done with what nobody
+/// else writes at the same time: this pod's own report, or a digest, which never changes.
+async fn conditions(config: &Config, store: &dyn Store, id: &ReleaseId) -> Option<Check> {
+    let report = format!("{}{}", fleet::prefix(&config.pointer), config.pod());
+    let digests = ArchiveKind::ALL.map(|kind| kind.digest_key(id));
+    for key in std::iter::once(report).chain(digests) {
+        let Ok(Found::Object { bytes, .. }) = store.get(&key, None, fleet::LIMIT_BYTES).await else {
+            continue;
+        };
+        let message = match store.put(&key, Body::Bytes(bytes), Condition::Absent).await {
+            Ok(_) => {
+                "the store takes no notice of the condition of a write (If-None-Match): of two promotes at once \
+                      both are told that they won, and a publish can overwrite a release"
+            }
+            Err(StoreError::Unfit(_)) => {
+                "the store has no conditional writes (If-None-Match, If-Match): `pitstop \
+                      publish` and `pitstop promote` do not work with it"
+            }
+            Err(StoreError::Changed(_)) => {
+                return Some(Check::fine(ABOUT, "writes happen only under their condition"));
+            }
+            // Not ours to write, perhaps.
+            Err(_) => continue,
+        };
+        let remedy = "a server that has them; else one person or job at a time that promotes, and uploads by another \
+                      tool: docs/s3.md, other servers";
+        return Some(Check::found(ABOUT, Finding::risky(Code::StoreWithoutConditions, message, remedy)));
+    }
+    None
 }
 
 /// What the pointer names, if it can be read now. That it cannot is said by [`checks`].
@@ -55,16 +89,13 @@ pub async fn desired(config: &Config) -> Option<ReleaseId> {
 
 async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     let id = &pointer.revision.release;
-    match tokio::time::timeout(LIMIT, archive::find(store, id)).await {
-        Ok(Ok(Some(Ok(_)))) => Check::fine(ABOUT, format!("it has {id}, with its digest")),
-        Ok(Ok(Some(Err(no_digest)))) => {
-            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseCorrupt, no_digest.to_string())))
+    match tokio::time::timeout(LIMIT, archive::require(store, id)).await {
+        Ok(Ok(published)) if pointer.sha256.as_ref().is_some_and(|sha256| *sha256 != published.sha256) => {
+            let message = format!("the digest of {id} in the store is not the one that the pointer names");
+            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseCorrupt, message)))
         }
-        Ok(Ok(None)) => {
-            let message = format!("the pointer names {id}, and the store has no digest of it");
-            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseUnknown, message)))
-        }
-        Ok(Err(error)) => Check::found(ABOUT, named(&error.into())),
+        Ok(Ok(_)) => Check::fine(ABOUT, format!("it has {id}, with its digest")),
+        Ok(Err(trouble)) => Check::found(ABOUT, named(&trouble)),
         Err(_) => Check::unknown(ABOUT, format!("{id}: no answer within {LIMIT:?}")),
     }
 }

@@ -75,9 +75,31 @@ async fn releases_on_another_file_system_than_their_staging_are_broken() {
     let device = |path: &Path| fs::metadata(path).unwrap().dev();
     assert_ne!(device(dir.path()), device(memory.path()), "this test needs two file systems");
     let config = config(dir.path());
-    fs::remove_dir(config.deploy_to.join("releases")).unwrap();
-    symlink(memory.path(), config.deploy_to.join("releases")).unwrap();
+    let releases = config.deploy_to.join("releases");
+    let mounted = Mounted::bind(memory.path(), &releases);
     assert_eq!(of_volume(&config).await, ["VOLUME_SPLIT"]);
+    drop(mounted);
+    fs::remove_dir(&releases).unwrap();
+    symlink(memory.path(), &releases).unwrap();
+    let found = volume::checks(&config).await.unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(codes(&found), ["VOLUME_NOT_WRITABLE"]);
+    assert!(findings(&found)[0].message.contains("releases is a link"), "{found:?}");
+}
+
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn bind(what: &Path, at: &'a Path) -> Self {
+        let done = std::process::Command::new("mount").arg("--bind").args([what, at]).status();
+        assert!(done.unwrap().success(), "mount needs root");
+        Self(at)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0).status();
+    }
 }
 
 #[tokio::test]

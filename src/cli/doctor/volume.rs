@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use crate::{
     cli::Failure,
     config::Config,
+    core::Trouble,
     finding::{Check, Code, Finding},
     releases::Releases,
     volume::Lane,
@@ -77,11 +78,15 @@ impl Volume {
     /// A directory made where releases are made ready, and moved to where they stand.
     fn takes_releases(&self) -> Check {
         let (staging, releases) = (self.deploy_to.join(".pitstop/staging"), self.deploy_to.join("releases"));
-        let (from, to) = (nearest(&staging), nearest(&releases));
-        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&from);
-        let made = match made {
+        let held = (self.releases.nearest(".pitstop/staging"), self.releases.nearest("releases"));
+        let (from, to) = match held {
+            (Ok(from), Ok(to)) => (from, to),
+            (Err(trouble), _) => return Check::found(ABOUT, refused(&staging, trouble)),
+            (_, Err(trouble)) => return Check::found(ABOUT, refused(&releases, trouble)),
+        };
+        let made = match tempfile::Builder::new().prefix(PREFIX).tempdir_in(from.path()) {
             Ok(made) => made,
-            Err(error) => return Check::found(ABOUT, not_writable(&from, &error)),
+            Err(error) => return Check::found(ABOUT, not_writable(from.name(), &error)),
         };
         let moved = to.join(format!("{PREFIX}-{}", std::process::id()));
         match fs::rename(made.path(), &moved) {
@@ -89,13 +94,13 @@ impl Volume {
                 let _ = fs::remove_dir(&moved);
                 Check::fine(
                     ABOUT,
-                    format!("releases can be made and moved into place below {}", to.display()),
+                    format!("releases can be made and moved into place below {}", to.name().display()),
                 )
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 Check::found(ABOUT, split(&staging, &releases))
             }
-            Err(error) => Check::found(ABOUT, not_writable(&to, &error)),
+            Err(error) => Check::found(ABOUT, not_writable(to.name(), &error)),
         }
     }
 
@@ -104,7 +109,11 @@ impl Volume {
         let Some(dir) = self.current.parent() else {
             return Check::unknown(ABOUT, "`current` is the root of the file system");
         };
-        let (link, over) = (dir.join(format!("{PREFIX}-link")), dir.join(format!("{PREFIX}-over")));
+        let held = match self.releases.current_dir() {
+            Ok(held) => held,
+            Err(trouble) => return Check::found(ABOUT, refused(dir, trouble)),
+        };
+        let (link, over) = (held.join(format!("{PREFIX}-link")), held.join(format!("{PREFIX}-over")));
         let swapped = symlink("a", &over).and_then(|()| symlink("b", &link)).and_then(|()| {
             fs::rename(&link, &over)?;
             fs::read_link(&over)
@@ -125,8 +134,11 @@ impl Volume {
 
     /// Unfinished work carries a lock, so that nobody takes it away from who lives.
     fn locks(&self) -> Check {
-        let dir = nearest(&self.deploy_to.join(".pitstop/staging"));
-        let locked = tempfile::Builder::new().prefix(PREFIX).tempfile_in(&dir).and_then(|file| {
+        let dir = self.deploy_to.join(".pitstop/staging");
+        let held = self.releases.nearest(".pitstop/staging");
+        let held = held.map_err(|trouble| io::Error::new(io::ErrorKind::PermissionDenied, trouble.message));
+        let locked = held.and_then(|held| {
+            let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(held.path())?;
             let other = File::open(file.path())?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             Ok(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err())
@@ -215,6 +227,10 @@ pub(super) fn room_for((bytes, entries): (u64, u64), free: u64, inodes: u64) -> 
     );
     let remedy = "free space, lower keep_releases, or enlarge the volume";
     Check::found(ABOUT, Finding::risky(Code::VolumeNearlyFull, message, remedy))
+}
+
+fn refused(dir: &Path, trouble: Trouble) -> Finding {
+    not_writable(dir, &io::Error::other(trouble.message))
 }
 
 fn not_writable(dir: &Path, error: &io::Error) -> Finding {

@@ -41,6 +41,13 @@ impl Deploy {
         self.state = State::Fetching(target);
     }
 
+    /// What the pointer says of the release's archive counts on every way to it.
+    pub(super) fn fetch_effect(&self, release: ReleaseId) -> Effect {
+        let named = self.desired.as_ref().filter(|pointer| pointer.revision.release == release);
+        let sha256 = named.and_then(|pointer| pointer.sha256.clone());
+        Effect::Fetch { attempt: self.attempt, release, sha256 }
+    }
+
     /// A newer move ends an attempt that has changed nothing yet.
     pub(super) fn supersede(&mut self, now: Moment, out: &mut Vec<Effect>) {
         if self.way_back_is_outdated() {

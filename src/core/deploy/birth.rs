@@ -103,6 +103,9 @@ impl Deploy {
             Sight::Seen(_) | Sight::Missing => {
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
+            sight if self.only_strangers(sight) => {
+                self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
+            }
             Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
         }
     }

@@ -123,7 +123,8 @@ impl Deploy {
         if target.stand_in.is_some() {
             return self.check_stand_in(now, target, sight);
         }
-        let lacks = self.trouble.take().filter(|t| t.reason == Reason::NeedsImage);
+        let denied = self.denied > 0;
+        let lacks = self.trouble.take().filter(|t| denied || t.reason == Reason::NeedsImage);
         self.trouble = sight_trouble(sight).or(lacks);
         match sight {
             Sight::Seen(server) => {
@@ -137,6 +138,9 @@ impl Deploy {
                 } else {
                     State::Publishing(target, Mode::Hot, Publishing::Record)
                 };
+            }
+            sight if self.only_strangers(sight) => {
+                self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
             Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
         }

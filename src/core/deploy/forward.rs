@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{check::back_to_the_look, view::failure, *};
+use super::{check::back_to_the_look, failure::failure, *};
 use crate::core::observation::{Generation, Probe};
 
 impl Deploy {
@@ -36,7 +36,7 @@ impl Deploy {
     fn fetch(&mut self, target: &Target, out: &mut Vec<Effect>) {
         if self.volume_is_free() {
             self.busy = Some(Step::Fetch);
-            out.push(Effect::Fetch { attempt: self.attempt, release: target.revision.release.clone() });
+            out.push(self.fetch_effect(target.revision.release.clone()));
         }
     }
 
@@ -76,7 +76,7 @@ impl Deploy {
         match sight {
             Sight::Seen(server) => self.signalable(server).is_some(),
             Sight::Missing => true,
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => false,
+            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => self.only_strangers(sight),
         }
     }
 
@@ -153,6 +153,9 @@ impl Deploy {
                 let baseline = self.baseline(now, mode, server, healthy);
                 self.announce(now, target.clone(), mode, baseline);
             }
+            sight if self.strangers_so_far(sight) => {
+                self.begin_watch(target, Watch::new(release, None, None));
+            }
             Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => return false,
         }
         true
@@ -195,23 +198,20 @@ impl Deploy {
         // While the pod ends, a master that is gone is no failure of the release's.
         let look = look.filter(|l| !(gate.draining && l.sight == Sight::Missing));
         let heard = look.map(|look| self.heard(look));
-        let theirs = verifying.watch.theirs();
+        let (theirs, ended) = (verifying.watch.theirs(), verifying.watch.ended_after_boot());
         let verdict = heard
             .map_or(verdict::Verdict::Undecided, |look| verifying.watch.observe(now, &look, &self.policy));
         if verifying.watch.theirs() > theirs {
             out.push(Effect::Notice(Notice::RestartedByOthers { mode: Mode::Hot, amid_ours: true }));
         }
+        if verifying.watch.ended_after_boot() && !ended {
+            out.push(Effect::Notice(Notice::MasterEnded));
+        }
         // Time alone condemns nobody: what has become of it may just not have been seen.
         let seen = look.is_some_and(|l| l.sight != Sight::Unclear);
         let expired = verifying.watch.expired(now).filter(|_| seen);
         let over = verifying.watch.second_master_gone();
-        let failure = |reason| match reason {
-            Reason::BootTimeout if verifying.watch.signalled() && verifying.watch.unchanged() => {
-                "the app server was told to restart and has not begun to within restart.timeout: the release was \
-                 never loaded"
-            }
-            reason => failure(reason),
-        };
+        let failure = |reason| failure(&verifying.watch, reason);
         match (verdict, expired) {
             (verdict::Verdict::Proven, _) => {
                 let hearing = verifying.watch.hearing().clone();
@@ -226,7 +226,7 @@ impl Deploy {
                 self.unwell(now, gate, target, verifying.unwell_until);
             }
             (verdict::Verdict::Failed(reason), _) => {
-                self.failed(now, target, Trouble::new(reason, failure(reason)), over);
+                self.failed(now, target, self.blame(reason, failure(reason)), over);
             }
             (verdict::Verdict::Undecided, _) if seen && verifying.lost_its_signal(now) => {
                 // The agent died around the signal and nothing ever came of it.
@@ -234,7 +234,7 @@ impl Deploy {
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
             (verdict::Verdict::Undecided, Some(reason)) => {
-                self.failed(now, target, Trouble::new(reason, failure(reason)), over);
+                self.failed(now, target, self.blame(reason, failure(reason)), over);
             }
             (verdict::Verdict::Undecided, None) => self.state = State::Verifying(target, verifying),
         }
@@ -366,9 +366,13 @@ impl Deploy {
             (State::Checking(target, Checking::Condemned(why)), _) => {
                 self.condemnation_ended(now, target, why, outcome, out)
             }
-            (State::Checking(target, Checking::Plan { .. }), Outcome::Condemned(trouble)) => {
-                self.condemned(target, trouble)
+            (State::Fetching(target), Outcome::Condemned(trouble)) if target.stand_in.is_some() => {
+                self.not_fetched(now, target, trouble)
             }
+            (
+                State::Fetching(target) | State::Checking(target, Checking::Plan { .. }),
+                Outcome::Condemned(trouble),
+            ) => self.condemned(target, trouble),
             (State::Checking(target, Checking::Plan { images }), Outcome::Failed(trouble))
                 if trouble.reason == Reason::NeedsImage =>
             {

@@ -21,14 +21,17 @@
 mod begin;
 mod birth;
 mod check;
+mod failure;
 mod forward;
 mod goal;
 mod newborn;
 mod operator;
+mod pointer;
 mod recover;
 mod rest;
 mod revert;
 mod state;
+mod strangers;
 #[cfg(test)]
 pub(super) mod tests;
 #[cfg(test)]
@@ -41,7 +44,7 @@ pub use birth::stand_ins;
 use std::collections::BTreeSet;
 
 use super::{
-    Fleet, Policy, Recovered, Stage, View, Watchfulness,
+    Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
         Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Record, Step,
         Trouble,
@@ -97,6 +100,10 @@ pub struct Deploy {
     /// Effects that overran their deadline: until they report, nothing touches the volume.
     stuck: Vec<(Attempt, Step)>,
     trouble: Option<Trouble>,
+    /// What the health path said when it last failed.
+    probe_said: Option<String>,
+    /// The move that was rejected for it, and those words.
+    condemned: Option<(Revision, String)>,
     retry_at: Option<Moment>,
     /// Rejections that the volume has not taken yet.
     unwritten: Vec<(Revision, Reason)>,
@@ -104,6 +111,8 @@ pub struct Deploy {
     write_again: Option<Moment>,
     /// A pointer that is older than what this pod has seen.
     replayed: Option<Pointer>,
+    /// How often in a row the kernel has refused a signal.
+    denied: u32,
     fresh_after: Moment,
     /// Since when the app server, at rest, runs something else than `current`.
     astray_since: Option<Moment>,
@@ -136,10 +145,13 @@ impl Deploy {
             busy: None,
             stuck: Vec::new(),
             trouble: None,
+            probe_said: None,
+            condemned: None,
             retry_at: None,
             unwritten: Vec::new(),
             write_again: None,
             replayed: None,
+            denied: 0,
             fresh_after: Moment(0),
             astray_since: None,
             paused: false,
@@ -149,10 +161,24 @@ impl Deploy {
         }
     }
 
+    /// A failure in words; the health path's own where it is to blame.
+    fn blame(&self, reason: Reason, words: &str) -> Trouble {
+        match (&self.probe_said, reason) {
+            (Some(said), Reason::ProbeFailed) => {
+                let times = self.policy.successes;
+                Trouble::new(reason, format!("the health path failed {times} of {times} times: {said}"))
+            }
+            _ => Trouble::new(reason, words),
+        }
+    }
+
     /// Takes one event.
     pub fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut look = None;
+        if let Event::Observed(Observation { said: Some(said), .. }) = event {
+            self.probe_said = Some(said.clone());
+        }
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
             Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
@@ -165,42 +191,6 @@ impl Deploy {
         }
         self.advance(now, gate, look, &mut effects);
         effects
-    }
-
-    fn read_pointer(&mut self, pointer: &Result<Pointer, Trouble>) {
-        match pointer {
-            Ok(pointer) if self.is_older(pointer) => {
-                self.pointer_trouble = Some(replayed(pointer, self.history.sequence));
-                self.replayed = Some(pointer.clone());
-            }
-            Ok(pointer) => {
-                (self.pointer_trouble, self.replayed) = (None, None);
-                self.history.see(&pointer.revision);
-                if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
-                {
-                    self.held = None;
-                }
-                if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
-                    self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
-                    self.retry_at = None;
-                    self.forget_condemned();
-                }
-                self.desired = Some(pointer.clone());
-            }
-            Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
-        }
-    }
-
-    /// Somebody put an old pointer back, or the store is another one.
-    fn is_older(&self, pointer: &Pointer) -> bool {
-        pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.history.sequence)
-    }
-
-    /// What was found out about a release is no trouble any more when another one is wanted.
-    fn forget_condemned(&mut self) {
-        if matches!(self.state, State::Steady) {
-            self.trouble.take_if(|trouble| trouble.reason == Reason::HookFailed);
-        }
     }
 
     fn finish(
@@ -318,7 +308,8 @@ impl Deploy {
 
     fn retry(&mut self, now: Moment, trouble: &Trouble) {
         self.trouble = Some(trouble.clone());
-        self.retry_at = Some(now.plus(self.policy.retry_ms));
+        let pause = self.pause(trouble.reason);
+        self.retry_at = Some(now.plus(pause));
     }
 
     fn volume_is_free(&self) -> bool {
@@ -408,15 +399,14 @@ impl Deploy {
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match &self.state {
-            State::Restarting(target, ..) | State::Verifying(target, _) => {
-                Some(target.revision.release.clone())
-            }
+            State::Verifying(target, _) => Some(target.revision.release.clone()),
             State::Reverting(_, revert) => revert.on_trial(),
+            // In a drain our own requests would pass for traffic, and what is restarted next is not.
             _ if gate.draining => None,
+            State::Restarting(target, ..) => Some(target.revision.release.clone()),
             State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => {
                 self.proving.as_ref().map(|watch| watch.target().clone())
             }
-            // In a drain our own requests would pass for traffic.
             State::Steady if self.policy.naming => {
                 self.standing.as_ref().filter(|standing| standing.until().is_some()).map(Standing::release)
             }
@@ -458,17 +448,6 @@ fn sight_trouble(sight: &Sight) -> Option<Trouble> {
         Sight::Unclear | Sight::Seen(_) => return None,
     };
     Some(Trouble::new(reason, message))
-}
-
-fn replayed(pointer: &Pointer, seen: Option<u64>) -> Trouble {
-    let seen = seen.unwrap_or_default();
-    let message = format!(
-        "the pointer names {}, and this pod has seen move {seen} before: an older pointer was put back, or the store \
-         was built anew. Nothing is deployed. `pitstop promote` and `pitstop rollback` write a higher number; if the \
-         store is new, `pitstop sync --retry` in each pod accepts it",
-        pointer.revision
-    );
-    Trouble::new(Reason::Replayed, message)
 }
 
 fn from_sight(reason: Reason) -> bool {

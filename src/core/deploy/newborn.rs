@@ -12,7 +12,7 @@ impl Deploy {
     }
 
     /// How long it is waited this time, and longer the next time.
-    fn pause(&mut self) -> u64 {
+    fn growing_pause(&mut self) -> u64 {
         let Policy { unwell_ms, unwell_max_ms, .. } = self.policy;
         let pause = unwell_ms.saturating_mul(1 << self.trials.min(16)).min(unwell_max_ms);
         self.trials += u32::from(pause < unwell_max_ms);
@@ -39,7 +39,7 @@ impl Deploy {
         }
         let until = match until {
             Some(until) => until,
-            None => now.plus(self.pause()),
+            None => now.plus(self.growing_pause()),
         };
         let well_elsewhere = self.fleet.as_ref().is_some_and(|fleet| fleet.well.contains(&target.revision));
         let tries =
@@ -90,7 +90,7 @@ impl Deploy {
     pub(super) fn nothing_came_up(&mut self, now: Moment, target: &Target) {
         if self.newborn(target) {
             self.history.lift(&target.revision);
-            self.retry_at = Some(now.plus(self.pause()));
+            self.retry_at = Some(now.plus(self.growing_pause()));
         }
     }
 

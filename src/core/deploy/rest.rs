@@ -112,8 +112,9 @@ impl Deploy {
             (self.state, self.trouble, self.unsettled) = (State::Steady, None, None);
         }
         if matches!(self.state, State::Steady) {
-            self.trouble =
-                sight_trouble(&look.sight).or(self.trouble.take().filter(|t| !from_sight(t.reason)));
+            let denied = self.denied > 0;
+            let known = self.trouble.take().filter(|t| denied || !from_sight(t.reason));
+            self.trouble = sight_trouble(&look.sight).or(known);
         }
         // The app itself says otherwise. Nothing is done about it: a wrong header is no reason to restart.
         let contradicted = self.contradicted();

@@ -98,6 +98,8 @@ impl Deploy {
     pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Trouble, reject: bool) {
         if reject {
             self.history.reject(&target.revision, why.reason);
+            let words = self.probe_said.as_ref().filter(|_| why.reason == Reason::ProbeFailed);
+            self.condemned = words.map(|words| (target.revision.clone(), words.clone()));
         }
         self.running = None;
         self.trouble = Some(why.clone());
@@ -143,7 +145,7 @@ impl Deploy {
             RevertStep::Fetch => {
                 if let (true, Some(goal)) = (self.volume_is_free(), revert.goal.clone()) {
                     self.busy = Some(Step::Fetch);
-                    out.push(Effect::Fetch { attempt: self.attempt, release: goal });
+                    out.push(self.fetch_effect(goal));
                 }
             }
             RevertStep::Reject => {
@@ -407,7 +409,7 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) -> State {
         let failed = match outcome {
-            Outcome::Failed(trouble) => Some(trouble),
+            Outcome::Failed(trouble) | Outcome::Condemned(trouble) => Some(trouble),
             _ => None,
         };
         let until = now.plus(self.policy.settle_ms);
@@ -471,7 +473,9 @@ impl Deploy {
             RevertStep::Close => {
                 self.trouble = failed.cloned();
                 if !revert.reject {
-                    self.retry_at = Some(now.plus(self.policy.retry_ms));
+                    let pause = self.pause(revert.why.reason);
+                    self.retry_at = Some(now.plus(pause));
+                    self.trouble = self.trouble.take().or((self.denied > 0).then(|| revert.why.clone()));
                 }
                 out.push(self.conclude(target.revision, Conclusion::Reverted(revert.why)));
                 return State::Steady;

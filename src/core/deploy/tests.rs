@@ -3,6 +3,7 @@
 mod newborn;
 mod refused;
 mod stop;
+mod strangers;
 mod turn;
 
 use crate::core::{

@@ -22,6 +22,21 @@ impl Deploy {
         self.current.is_some()
     }
 
+    fn moving(&self) -> Option<Moving> {
+        let (target, back_to) = match &self.state {
+            State::Steady => return None,
+            State::Reverting(target, revert) => (target, revert.goal.clone()),
+            State::Fetching(target)
+            | State::Checking(target, _)
+            | State::Publishing(target, ..)
+            | State::Restarting(target, ..)
+            | State::Verifying(target, _)
+            | State::Committing(target, _)
+            | State::Stranded(target) => (target, None),
+        };
+        Some(Moving { revision: target.revision.clone(), back_to })
+    }
+
     /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
     pub fn may_end(&self) -> bool {
         match &self.state {
@@ -61,6 +76,7 @@ impl Deploy {
             hold: self.hold(),
             back: self.way_back_for_operators(),
             retry_at: self.retry_at,
+            moving: self.moving(),
         }
     }
 
@@ -77,7 +93,8 @@ impl Deploy {
 
     /// The one reason that matters most, if the pod is not simply in sync.
     fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
-        if let Some(trouble) = self.stand_in_trouble().or_else(|| self.trouble.clone()) {
+        let trouble = self.stand_in_trouble().or_else(|| self.trouble.clone());
+        if let Some(trouble) = trouble.filter(|trouble| !self.is_unborn(trouble)) {
             return Some(trouble);
         }
         if gate.draining {
@@ -99,10 +116,18 @@ impl Deploy {
         self.rejected_trouble(desired.filter(|_| !in_sync)?)
     }
 
+    /// No app server can run before the first release is in place: what keeps that out is the reason.
+    fn is_unborn(&self, trouble: &Trouble) -> bool {
+        let missing = trouble.reason == Reason::AppServerMissing;
+        missing && self.current.is_none() && self.pointer_trouble.is_some()
+    }
+
     pub(super) fn rejected_trouble(&self, desired: &Revision) -> Option<Trouble> {
         let why = self.history.rejection(desired)?;
+        let words = self.condemned.as_ref().filter(|(revision, _)| revision == desired);
+        let words = words.map(|(_, words)| format!(": {words}")).unwrap_or_default();
         let message = format!(
-            "{desired} failed in this pod ({why}) and is not tried again: promote another release, or `pitstop sync --retry`"
+            "{desired} failed in this pod ({why}{words}) and is not tried again: promote another release, or `pitstop sync --retry`"
         );
         Some(Trouble::new(Reason::Rejected, message))
     }
@@ -121,24 +146,5 @@ impl Deploy {
         let why = &target.stand_in.as_ref()?.why;
         let message = format!("{}; until then {} stands in", why.message, target.revision.release);
         Some(Trouble::new(why.reason, message))
-    }
-}
-
-/// What a failure means, for people.
-pub(super) fn failure(reason: Reason) -> &'static str {
-    match reason {
-        Reason::MasterGone => "the app server's master ended during the restart: see its log",
-        Reason::BootLoop => "workers of the release die and are respawned: see the app server's log",
-        Reason::BootFailed => "no worker of the release came up: see the app server's log",
-        Reason::BootTimeout => "the release did not boot within restart.timeout",
-        Reason::WrongCwd => "the app server came back in another directory than the release's",
-        Reason::RestartDirPinned => {
-            "the restart did not leave the old directory: set `directory` to the current link in Puma's config"
-        }
-        Reason::ProbeFailed => "verify.url does not answer well from the release",
-        Reason::ReleaseMismatch => {
-            "a worker names another release in verify.url's answers, or has files of another release loaded only"
-        }
-        _ => "the restart failed",
     }
 }

@@ -7,23 +7,10 @@
 use std::collections::BTreeMap;
 
 use crate::core::ProcessKey;
-use crate::core::observation::{AppServer, Moment, Traffic, WorkerLoad};
+use crate::core::observation::{AppServer, Moment, WorkerLoad};
 
 /// How many check-ins after the last traffic make a worker's numbers fresh.
 const CHECKINS: u8 = 2;
-
-/// Requests in flight as far as the traffic tells: the greater of what workers say (which may be
-/// seconds old) and what sockets show. `None` when neither could be read.
-pub fn in_flight(traffic: &Traffic) -> Option<u32> {
-    let workers = traffic.workers.as_ref().map(|workers| {
-        workers.iter().fold(0u32, |sum, w| sum.saturating_add(w.busy).saturating_add(w.backlog))
-    });
-    let sockets = traffic.sockets.as_ref().map(|sockets| {
-        let busy = sockets.connections.iter().filter(|c| c.busy()).count();
-        sockets.accept_queue.saturating_add(u32::try_from(busy).unwrap_or(u32::MAX))
-    });
-    workers.max(sockets)
-}
 
 /// Numbers are under way from a worker to us for less than this.
 const UNDER_WAY_MS: u64 = 1000;
@@ -41,6 +28,8 @@ struct Seen {
     checkin: u64,
     requests: u64,
     idle: bool,
+    /// Requests being served or waiting.
+    work: u32,
     /// Check-ins since the last traffic, at most [`CHECKINS`].
     advances: u8,
     /// The last traffic.
@@ -61,7 +50,8 @@ pub(super) enum Beside {
 impl Seen {
     fn first(worker: &WorkerLoad, now: Moment) -> Self {
         let idle = worker.busy == 0 && worker.backlog == 0;
-        Self { checkin: worker.checkin, requests: worker.requests, idle, advances: 0, disturbed: now }
+        let work = worker.busy.saturating_add(worker.backlog);
+        Self { checkin: worker.checkin, requests: worker.requests, idle, work, advances: 0, disturbed: now }
     }
 
     /// With sockets as a second witness, a check-in that told of work is itself the first of the
@@ -111,14 +101,19 @@ impl Freshness {
         self.workers.values_mut().for_each(|seen| seen.disturbed = shift(seen.disturbed));
     }
 
-    /// Whether every worker is idle by fresh numbers. Workers of an ended phase finish their
-    /// requests without telling any more.
-    pub fn idle(&self, server: Option<&AppServer>) -> bool {
-        let fresh = |seen: &Seen| seen.idle && seen.advances >= CHECKINS;
+    /// Whether no worker has more to do, by fresh numbers, than so many requests in all. Workers of an ended
+    /// phase finish their requests without telling any more.
+    pub fn idle(&self, server: Option<&AppServer>, but_for: u32) -> bool {
+        let fresh = |seen: &Seen| match seen.idle {
+            true => seen.advances >= CHECKINS,
+            false => but_for > 0 && seen.advances > 0,
+        };
+        let busy = self.workers.values().fold(0u32, |sum, seen| sum.saturating_add(seen.work));
         let processes = server.into_iter().flat_map(|s| &s.generations).flat_map(|g| &g.processes);
         let told = processes.filter(|p| p.booted).all(|p| self.workers.contains_key(&p.key));
         told && !server.is_some_and(|s| s.old_workers)
             && !self.workers.is_empty()
             && self.workers.values().all(fresh)
+            && busy <= but_for
     }
 }

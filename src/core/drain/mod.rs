@@ -1,19 +1,23 @@
 //! The end of a pod: when may SIGTERM come?
 //!
 //! ```text
-//!            Begin                    drained, deadline,
-//!                                     no app server, gone
-//!   Serving ───────▶ Draining ─────────────────────────────▶ Answered
-//!      ▲                │                                        │
-//!      │                │ operator                               │ operator, new image,
-//!      └────────────────┴────────────────────────────────────────┘ false drain
+//!            a call            each call answered:
+//!                              drained, deadline,
+//!                              no app server, gone
+//!   Serving ───────▶ Draining ─────────────────────▶ Answered
+//!      ▲                │                               │
+//!      │                │ operator                      │ operator, new image,
+//!      └────────────────┴───────────────────────────────┘ false drain
 //! ```
 //!
-//! A drain is answered when three things hold at one look: `drain.min` is over, every sender has
+//! A call is answered when three things hold at one look: `drain.min` is over since it came, every sender has
 //! been silent for longer than chance explains (`quiet`), and nothing is in flight
-//! (`in_flight`). Looks that began before the drain, and looks that saw no app server clearly,
+//! (`in_flight`). Looks that began before the call, and looks that saw no app server clearly,
 //! prove nothing. Without a control server the socket table decides alone, without a socket table
 //! the control server does, and with neither the deadline.
+//!
+//! Each call has a minimum and a deadline of its own, and all share what is seen. A call that nothing
+//! shows to be the kubelet's is stray: held like any other, and without a meaning for the pod.
 //!
 //! Before the answer a new image undoes nothing: while the kubelet waits for the hook, it starts no
 //! container anew, so that the image was changed by a restart in place; and an answer, of whatever
@@ -21,68 +25,51 @@
 //! restarted and the pod lives on (the hook is called for a failed liveness probe as well).
 //!
 //! SIGTERM is remembered in this process only, not in the journal: the kubelet starts no container
-//! anew in a pod that it ends, so a restarted agent is itself a sign that the pod may live on.
+//! anew in a pod that it ends, so a restarted agent is itself a sign that the pod may live on. A drain
+//! that found no app server is not remembered at all: what it let through ended with the process.
 
 mod course;
 mod in_flight;
+mod left;
+mod progress;
 mod quiet;
 mod regular;
 mod rhythm;
 mod table;
+mod weigh;
 mod words;
 
-pub use in_flight::in_flight;
 pub use words::{
-    Answer, Budget, Cut, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, Journal, Origin,
+    Answer, Budget, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, InWork, Journal, Origin,
     Undone, Upgraded, Wait, WaitsFor,
 };
 
-use super::observation::{
-    AppServer, Connection, Generation, GenerationKey, Moment, Observation, Sight, Sockets, Traffic,
-};
-use course::{Course, Testimony, Witness};
-use in_flight::{Beside, Freshness};
-use quiet::{Quiet, Source};
-use table::Look;
+use super::observation::{Generation, GenerationKey, Moment, Observation, Sight};
+use course::{After, Call, Course, End, Witness};
+use in_flight::Freshness;
+use left::Left;
+use progress::Progress;
+use quiet::Quiet;
 
 /// After the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
 const FALSE_DRAIN_MS: u64 = 60_000;
-
-/// A call that comes so soon after the answer was under way with the others: two containers' hooks.
-const SAME_CALL_MS: u64 = 2000;
-/// So many requests that were cut off are named.
-const CUT_NAMED: usize = 10;
 
 /// The drain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Drain {
     budget: Budget,
-    phase: Phase,
+    /// Somebody waits.
+    course: Option<Course>,
+    /// The pod is to end. Stray calls say nothing of that.
+    end: Option<End>,
     /// The image that was last seen, `None` when the last clear look saw none.
     generation: Option<GenerationKey>,
     image_change_expected: bool,
     quiet: Quiet,
     freshness: Freshness,
+    progress: Progress,
     control: Witness,
     sockets: Witness,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Phase {
-    Serving,
-    Draining(Course),
-    Answered(Course, After),
-}
-
-/// What came after the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct After {
-    answer: Answer,
-    at: Moment,
-    /// The image that was answered for still serves, by the last look after the answer.
-    serves: bool,
-    /// The app server was gone at a look after the answer.
-    went: bool,
 }
 
 impl Drain {
@@ -91,23 +78,16 @@ impl Drain {
         for peer in &mut budget.ignore_peers {
             *peer = peer.to_canonical();
         }
-        let phase = journal.map_or(Phase::Serving, |journal| {
-            let course = Course::resumed(&journal);
-            match journal.answer {
-                Some(answer) => {
-                    let at = journal.began.plus(answer.held_ms);
-                    Phase::Answered(course, After { answer, at, serves: false, went: false })
-                }
-                None => Phase::Draining(course),
-            }
-        });
+        let (end, course) = journal.and_then(End::resumed).unzip();
         Self {
             budget,
-            phase,
+            course: course.flatten(),
+            end,
             generation: None,
             image_change_expected: false,
             quiet: Quiet::default(),
             freshness: Freshness::default(),
+            progress: Progress::default(),
             control: Witness::default(),
             sockets: Witness::default(),
         }
@@ -117,57 +97,62 @@ impl Drain {
     pub fn command(&mut self, now: Moment, command: DrainCommand) -> Vec<DrainEffect> {
         match command {
             DrainCommand::Begin(origin) => self.begin(now, origin),
-            DrainCommand::Undrain => self.undo(Undone::Operator),
+            DrainCommand::Undrain => self.undrain(),
+            DrainCommand::Kubelet(address) => {
+                self.quiet.kubelet(address);
+                Vec::new()
+            }
         }
     }
 
     /// Takes a look at the app server. Also called while serving, to learn the peers' rhythms.
     pub fn observe(&mut self, now: Moment, observation: &Observation) -> Vec<DrainEffect> {
         let clear = self.take_in(now, observation);
-        match &self.phase {
-            Phase::Draining(course) if observation.began >= course.began => {
-                if clear {
-                    self.weigh(now, observation);
-                }
-                self.judge(now, observation, clear)
+        let after = self.end.as_ref().and_then(|end| end.answered.as_ref()).map(|after| after.at);
+        let mut effects = Vec::new();
+        if self.course.as_ref().is_some_and(|course| observation.began >= course.began) {
+            if clear {
+                self.weigh(now, observation);
             }
-            Phase::Answered(_, after) if observation.began >= after.at => {
-                self.doubt(now, &observation.sight, observation)
-            }
-            _ => self.tick(now),
+            effects.extend(self.judge(now, observation, clear));
         }
+        if after.is_some_and(|at| observation.began >= at) {
+            effects.extend(self.doubt(observation));
+        }
+        effects.extend(self.tick(now));
+        effects
     }
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Moment) -> Vec<DrainEffect> {
-        match &self.phase {
-            Phase::Draining(course) if now >= course.deadline => self.answer(now, DrainResult::Deadline),
-            Phase::Answered(course, after)
-                if after.serves && !course.termed && now.since(after.at) >= FALSE_DRAIN_MS =>
-            {
-                self.undo(Undone::FalseDrain)
-            }
-            _ => Vec::new(),
+        let mut effects = self.answer(now, |call| (now >= call.deadline).then_some(DrainResult::Deadline));
+        if self.doubtful_from().is_some_and(|at| now >= at) {
+            effects.extend(self.undo(Undone::FalseDrain));
         }
+        effects
     }
 
     /// When something will be due though nothing happens. May lie in the past after an answer.
     pub fn deadline(&self) -> Option<Moment> {
-        match &self.phase {
-            Phase::Serving => None,
-            Phase::Draining(course) => Some(course.deadline),
-            Phase::Answered(course, after) => (!course.termed).then(|| after.at.plus(FALSE_DRAIN_MS)),
-        }
+        let calls = self.course.iter().flat_map(|course| &course.calls).map(|call| call.deadline);
+        let end = self.end.as_ref().filter(|end| !end.termed);
+        let doubted = end.and_then(|end| end.answered.as_ref()).map(|after| after.at.plus(FALSE_DRAIN_MS));
+        calls.chain(doubted).min()
     }
 
-    /// No forward stage may start: draining or answered.
+    /// No forward stage may start: the pod is to end.
     pub fn active(&self) -> bool {
-        !matches!(self.phase, Phase::Serving)
+        self.end.is_some()
+    }
+
+    /// Somebody waits for an answer, or the pod is to end.
+    pub fn watches(&self) -> bool {
+        self.active() || self.course.is_some()
     }
 
     /// /prestop was answered and the drain not undone.
     pub fn answered(&self) -> bool {
-        matches!(self.phase, Phase::Answered(..))
+        self.end.as_ref().is_some_and(|end| end.answered.is_some())
     }
 
     /// While a restart of our own is under way, a new image is no sign that the pod lives on. To be
@@ -176,32 +161,33 @@ impl Drain {
         self.image_change_expected = expected;
     }
 
-    /// What is waited for at this time; empty when nothing drains.
-    pub fn waiting(&self) -> Vec<WaitsFor> {
-        match &self.phase {
-            Phase::Draining(course) => course.waiting.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The drain for /status; `None` while serving.
-    pub fn view(&self) -> Option<DrainView> {
-        let (course, answer) = match &self.phase {
-            Phase::Serving => return None,
-            Phase::Draining(course) => (course, None),
-            Phase::Answered(course, after) => (course, Some(&after.answer)),
+    /// The drain for /status; `None` while serving. What a stray call waits for is shown as long as it waits.
+    pub fn view(&self, now: Moment) -> Option<DrainView> {
+        let end = self.end.as_ref();
+        let after = end.and_then(|end| end.answered.as_ref());
+        // Of a drain that has ended the answer says all.
+        let course = self.course.as_ref().filter(|course| end.is_none() || course.meant());
+        let call = course.and_then(Course::main);
+        let (drain_id, began, deadline) = match (call, end) {
+            (Some(call), _) => (course?.drain_id, call.began, call.deadline),
+            (None, Some(end)) => (end.drain_id, end.began, end.deadline),
+            (None, None) => return None,
         };
+        let min = call.filter(|call| now.since(call.began) < self.budget.min_ms).map(|_| WaitsFor::Min);
+        let waiting = course.iter().flat_map(|course| course.waiting.iter().copied());
         Some(DrainView {
-            drain_id: course.drain_id,
-            began: course.began,
-            deadline: course.deadline,
-            waits_for: self.waiting(),
-            peers_not_quiet: course.peers_not_quiet,
-            requests_in_flight: course.in_flight,
-            upgraded: course.upgraded,
-            evidence: course.evidence,
-            answered: answer.is_some(),
-            result: answer.map(|a| a.result),
+            drain_id,
+            meant: end.is_some(),
+            began,
+            deadline,
+            waits_for: min.into_iter().chain(waiting).collect(),
+            peers_not_quiet: course.map_or(0, |course| course.peers_not_quiet),
+            requests_in_flight: course.and_then(|course| course.in_flight),
+            in_work: course.map_or_else(Vec::new, Course::named),
+            upgraded: course.map_or(0, |course| course.upgraded),
+            evidence: course.map_or_else(Evidence::default, |course| course.evidence),
+            answered: after.is_some(),
+            result: after.map(|after| after.answer.result),
         })
     }
 
@@ -211,263 +197,165 @@ impl Drain {
         let shift = |m: Moment| Moment((m.0 + then.0).saturating_sub(now.0));
         self.quiet.rebase(shift);
         self.freshness.rebase(shift);
+        self.progress.rebase(shift);
         for witness in [&mut self.control, &mut self.sockets] {
             witness.last = witness.last.map(shift);
         }
-        let course = match &mut self.phase {
-            Phase::Serving => return,
-            Phase::Draining(course) => course,
-            Phase::Answered(course, after) => {
-                after.at = shift(after.at);
-                after.answer.drain_id = shift(Moment(after.answer.drain_id)).0;
-                course
-            }
-        };
-        course.drain_id = shift(Moment(course.drain_id)).0;
-        for moment in [&mut course.began, &mut course.deadline] {
-            *moment = shift(*moment);
-        }
-        course.watched_since = course.watched_since.map(shift);
+        self.course.iter_mut().for_each(|course| course.rebase(shift));
+        self.end.iter_mut().for_each(|end| end.rebase(shift));
     }
 
     fn begin(&mut self, now: Moment, origin: Origin) -> Vec<DrainEffect> {
-        let unmeant = self.unmeant(now);
-        match &mut self.phase {
-            Phase::Serving => {}
-            Phase::Draining(course) => {
-                course.termed |= origin == Origin::Term;
+        let after = self.end.as_ref().and_then(|end| end.answered.as_ref());
+        match (origin, after) {
+            (Origin::Term, Some(_)) => {
+                self.end.iter_mut().for_each(|end| end.termed = true);
                 return Vec::new();
             }
-            Phase::Answered(course, after) if origin == Origin::Term || !unmeant => {
-                course.termed |= origin == Origin::Term;
-                return vec![DrainEffect::Answer(after.answer.clone())];
+            (_, Some(after)) if after.over() => {
+                return vec![DrainEffect::Answer { called: now, ends: false, answer: after.answer.clone() }];
             }
-            // The answer was somebody else's: this call gets a drain of its own.
-            Phase::Answered(..) => {}
+            _ => {}
         }
-        self.quiet.begin();
-        if !self.sockets.here() {
-            // What the workers said before is as old as their last check-in, and nobody saw what came since.
-            self.freshness.disturb(now);
-        }
-        let course = Course::new(now, origin, self.budget.max_ms, self.generation);
-        let effects = vec![course.journal(None)];
-        self.phase = Phase::Draining(course);
-        effects
-    }
-
-    /// The answer let nobody's SIGTERM through: the app server serves on.
-    fn unmeant(&self, now: Moment) -> bool {
-        match &self.phase {
-            Phase::Answered(course, after) => {
-                after.serves && !course.termed && now.since(after.at) >= SAME_CALL_MS
+        let call = Call::new(now, self.budget.max_ms, origin != Origin::Stray);
+        let course = match self.course.take() {
+            Some(mut course) => {
+                course.join(call);
+                course
             }
-            _ => false,
-        }
-    }
-
-    fn undo(&mut self, why: Undone) -> Vec<DrainEffect> {
-        if !self.active() {
+            None => {
+                self.quiet.begin();
+                if !self.sockets.here() {
+                    // What the workers said before is as old as their last check-in, and nobody saw what came
+                    // since.
+                    self.freshness.disturb(now);
+                }
+                Course::new(call, self.generation)
+            }
+        };
+        let (drain_id, generation) = (course.drain_id, course.generation);
+        self.course = Some(course);
+        if !call.meant {
             return Vec::new();
         }
-        self.phase = Phase::Serving;
+        let termed = origin == Origin::Term || self.end.as_ref().is_some_and(|end| end.termed);
+        let (began, deadline) = (call.began, call.deadline);
+        let end = End { drain_id, began, deadline, origin, termed, generation, answered: None };
+        vec![self.end.insert(end).journal()]
+    }
+
+    fn undrain(&mut self) -> Vec<DrainEffect> {
+        if self.course.take().is_none() && self.end.is_none() {
+            return Vec::new();
+        }
+        self.undo(Undone::Operator)
+    }
+
+    /// The pod lives on. Who waits, waits on.
+    fn undo(&mut self, why: Undone) -> Vec<DrainEffect> {
+        self.end = None;
         vec![DrainEffect::Undone(why), DrainEffect::Journal(None)]
     }
 
-    fn answer(&mut self, now: Moment, result: DrainResult) -> Vec<DrainEffect> {
-        let Phase::Draining(mut course) = std::mem::replace(&mut self.phase, Phase::Serving) else {
-            return Vec::new();
-        };
-        if result == DrainResult::Deadline {
-            let waiting = course.waiting.clone();
-            course.wait_for(now, waiting);
+    /// From when on an answer is taken back that nobody has followed by SIGTERM.
+    fn doubtful_from(&self) -> Option<Moment> {
+        let end = self.end.as_ref().filter(|end| !end.termed)?;
+        let after = end.answered.as_ref()?;
+        (after.serves || after.went).then(|| after.at.plus(FALSE_DRAIN_MS))
+    }
+
+    /// Answers the calls for which something is due.
+    fn answer(&mut self, now: Moment, due: impl Fn(&Call) -> Option<DrainResult>) -> Vec<DrainEffect> {
+        let Some(mut course) = self.course.take() else { return Vec::new() };
+        let (mut answers, mut last) = (Vec::new(), None);
+        course.calls = std::mem::take(&mut course.calls)
+            .into_iter()
+            .filter(|call| {
+                let Some(result) = due(call) else { return true };
+                let answer = course.answer(now, *call, self.budget.min_ms, result);
+                if call.meant {
+                    last = Some(answers.len());
+                }
+                answers.push((call.began, answer));
+                false
+            })
+            .collect();
+        let ends = last.filter(|_| !course.meant());
+        let mut effects = Vec::new();
+        if let Some((_, answer)) = ends.and_then(|last| answers.get(last)) {
+            effects.push(self.ended(now, &course, answer.clone()));
         }
-        let answer = course.answer(now, result);
-        let effects = vec![course.journal(Some(&answer)), DrainEffect::Answer(answer.clone())];
-        self.phase = Phase::Answered(course, After { answer, at: now, serves: false, went: false });
+        self.course = Some(course).filter(|course| !course.calls.is_empty());
+        effects.extend(answers.into_iter().enumerate().map(|(i, (called, answer))| DrainEffect::Answer {
+            called,
+            ends: ends == Some(i),
+            answer,
+        }));
         effects
     }
 
-    /// Learns from a look, whatever the state; says whether it tells of traffic at all.
-    fn take_in(&mut self, now: Moment, observation: &Observation) -> bool {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
-            Sight::NotPermitted => None,
-            Sight::Missing => {
-                self.generation = None;
-                return false;
-            }
-            Sight::Unclear | Sight::Ambiguous => return false,
-        };
-        if let Some(server) = server {
-            self.generation = server.generations.first().map(|g| g.key);
-        }
-        let traffic = &observation.traffic;
-        let patience = self.budget.quiet_max_ms;
-        self.control.look(observation.began, traffic.workers.is_some(), patience);
-        self.sockets.look(observation.began, traffic.sockets.is_some(), patience);
-        let draining = matches!(&self.phase, Phase::Draining(c) if observation.began >= c.began);
-        let beside = beside(traffic);
-        let look = Look {
-            now,
-            draining,
-            count_sent: traffic.workers.is_none(),
-            unseen_is_ignored: beside == Beside::Sockets && !self.budget.ignore_peers.is_empty(),
-            busy: traffic.workers.as_ref().map(|w| w.iter().map(|w| u64::from(w.busy)).sum()),
-            all_idle: self.control.here() && self.freshness.idle(server),
-        };
-        if !draining {
-            self.quiet.forget(now);
-        }
-        let arrived = traffic.sockets.as_ref().is_some_and(|s| self.quiet.sockets(&look, s, &self.budget));
-        if let Some(workers) = &traffic.workers {
-            self.quiet.workers(&look, workers);
-            self.freshness.look(now, workers, beside);
-        }
-        if arrived || self.veto(observation) {
-            self.freshness.disturb(now);
-        }
-        true
-    }
-
-    /// The socket table shows work. Without a control server a connection that may be busy counts
-    /// as such for as long as the longest silence.
-    fn veto(&self, observation: &Observation) -> bool {
-        let Some(sockets) = &observation.traffic.sockets else { return false };
-        let doubtful = |c: &Connection| {
-            let age_ms = c.last_received_ms.unwrap_or(0);
-            observation.traffic.workers.is_none() && c.ambiguous() && age_ms < self.budget.quiet_max_ms
-        };
-        let busy = |c: &Connection| (c.busy() || doubtful(c)) && self.counts(c);
-        sockets.accept_queue > 0 || sockets.connections.iter().any(busy)
-    }
-
-    /// Whether this connection can hold the drain as one that carries requests.
-    fn counts(&self, connection: &Connection) -> bool {
-        !self.budget.ignores(connection.peer) && !self.quiet.upgraded(connection)
-    }
-
-    /// How many connections have become websockets or the like.
-    fn upgraded(&self, sockets: Option<&Sockets>) -> u32 {
-        let upgraded = |c: &&Connection| self.quiet.upgraded(c) && !self.budget.ignores(c.peer);
-        let count = sockets.map_or(0, |s| s.connections.iter().filter(upgraded).count());
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    /// Finds out what is still to be waited for.
-    fn weigh(&mut self, now: Moment, observation: &Observation) {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
-            _ => None,
-        };
-        let traffic = &observation.traffic;
-        let ends = beside(traffic) == Beside::AllConnections;
-        let evidence = Evidence { control: self.control.here(), sockets: self.sockets.here(), ends };
-        let loud = self.quiet.loud(observation.began, &self.budget);
-        let upgraded = self.upgraded(traffic.sockets.as_ref());
-        let idle = self.idle(server, observation);
-        if idle && evidence.control {
-            self.quiet.settle();
-        }
-        let provable = self.provable(traffic.sockets.as_ref());
-        let (min_ms, quiet_min_ms) = (self.budget.min_ms, self.budget.quiet_min_ms);
-        let waits_for_upgraded = self.budget.upgraded == Upgraded::Wait;
-        let cut = self.in_flight_now(traffic.sockets.as_ref());
-        let Phase::Draining(course) = &mut self.phase else { return };
-        if course.watched_since.is_none() && (evidence.control || evidence.sockets) {
-            course.watched_since = Some(observation.began);
-        }
-        let watched =
-            course.watched_since.is_some_and(|since| observation.began.since(since) >= quiet_min_ms);
-        let unmet = [
-            (WaitsFor::Min, now.since(course.began) < min_ms),
-            (WaitsFor::Quiet, !(watched && provable && loud.is_empty())),
-            (WaitsFor::InFlight, !idle || (upgraded > 0 && waits_for_upgraded)),
-        ];
-        course.wait_for(now, unmet.into_iter().filter(|(_, unmet)| *unmet).map(|(what, _)| what).collect());
-        course.evidence = evidence;
-        course.in_flight = in_flight(traffic);
-        (course.upgraded, course.cut) = (upgraded, cut);
-        course.peers_not_quiet = loud.len();
-        if let Some(source) = loud.last() {
-            course.last_peer = if let Source::Peer(peer) = source { Some(*peer) } else { None };
-        }
-    }
-
-    /// The requests that the table shows, the oldest first.
-    fn in_flight_now(&self, sockets: Option<&Sockets>) -> Vec<Cut> {
-        let connections = sockets.into_iter().flat_map(|s| &s.connections).filter(|c| self.counts(c));
-        let in_flight = |c: &Connection| Some(Cut { peer: c.peer, age_ms: c.request_age_ms()? });
-        let mut cut: Vec<Cut> = connections.filter_map(in_flight).collect();
-        cut.sort_by_key(|cut| std::cmp::Reverse(cut.age_ms));
-        cut.truncate(CUT_NAMED);
-        cut
-    }
-
-    /// Nothing is in flight, by every witness there is.
-    fn idle(&self, server: Option<&AppServer>, observation: &Observation) -> bool {
-        let proven = match (self.control.state, self.sockets.state) {
-            (Testimony::Missed, _) | (_, Testimony::Missed) => false,
-            (Testimony::Here, _) => self.freshness.idle(server),
-            (Testimony::Absent, sockets) => sockets == Testimony::Here,
-        };
-        proven && !self.veto(observation)
-    }
-
-    /// Whether silence can be seen at all: without a control server a connection whose byte counters
-    /// are unknown may carry requests that no look catches.
-    fn provable(&self, sockets: Option<&Sockets>) -> bool {
-        let counted =
-            |s: &Sockets| s.connections.iter().all(|c| c.received.is_some() || self.budget.ignores(c.peer));
-        self.control.here() || sockets.is_some_and(counted)
+    /// Every call that was meant has been answered. A drain that no app server was there for leaves nothing
+    /// behind: nobody's SIGTERM is to come, but this process's own.
+    fn ended(&mut self, now: Moment, course: &Course, answer: Answer) -> DrainEffect {
+        let none = answer.result == DrainResult::NoAppServer;
+        self.end = self.end.take().filter(|end| !none || end.termed);
+        let Some(end) = &mut self.end else { return DrainEffect::Journal(None) };
+        end.generation = course.generation;
+        end.answered = Some(After { left: Left::of(&answer, &course.in_work), ..After::new(answer, now) });
+        if none { DrainEffect::Journal(None) } else { end.journal() }
     }
 
     fn judge(&mut self, now: Moment, observation: &Observation, clear: bool) -> Vec<DrainEffect> {
-        let Phase::Draining(course) = &mut self.phase else { return Vec::new() };
+        let Some(course) = &mut self.course else { return Vec::new() };
+        let looked = observation.began;
         if observation.sight == Sight::Missing {
             let known = course.generation.is_some();
-            return self.answer(now, if known { DrainResult::AlreadyGone } else { DrainResult::NoAppServer });
+            let result = if known { DrainResult::AlreadyGone } else { DrainResult::NoAppServer };
+            return self.answer(now, |call| (looked >= call.began).then_some(result));
         }
         let known = self.generation.or(course.generation);
         let news = known != course.generation;
         course.generation = known;
+        let met = clear && course.waiting.is_empty();
         // An agent that starts in mid-drain must know whom it drains, to tell that it went.
-        let mut effects: Vec<_> = news.then(|| course.journal(None)).into_iter().collect();
-        let drained = clear && course.waiting.is_empty();
-        effects.extend(if drained { self.answer(now, DrainResult::Drained) } else { self.tick(now) });
-        effects
+        let end = self.end.as_mut().filter(|end| news && end.answered.is_none());
+        let journal = end.map(|end| {
+            end.generation = known;
+            end.journal()
+        });
+        let min_ms = self.budget.min_ms;
+        let stuck = self.progress.stuck_ms(now).is_some();
+        let result = if met { Some(DrainResult::Drained) } else { stuck.then_some(DrainResult::Stuck) };
+        let due = |call: &Call| looked >= call.began && now.since(call.began) >= min_ms;
+        let answers = self.answer(now, |call| result.filter(|_| due(call)));
+        journal.into_iter().chain(answers).collect()
     }
 
     /// After the answer: does the pod live on?
-    fn doubt(&mut self, now: Moment, sight: &Sight, observation: &Observation) -> Vec<DrainEffect> {
-        let Phase::Answered(course, after) = &mut self.phase else { return Vec::new() };
-        let closed = observation.traffic.sockets.as_ref().is_some_and(|s| s.closed);
-        match sight {
+    fn doubt(&mut self, observation: &Observation) -> Vec<DrainEffect> {
+        let expected = self.image_change_expected;
+        let Some(end) = &mut self.end else { return Vec::new() };
+        let Some(after) = &mut end.answered else { return Vec::new() };
+        let gone = observation.sight == Sight::Missing;
+        let cut = after.left.look(observation.traffic.sockets.as_ref(), gone).map(DrainEffect::Cut);
+        after.closed = observation.traffic.sockets.as_ref().is_some_and(|s| s.closed);
+        match &observation.sight {
             Sight::Seen(server) => {
-                let ours = server.generations.iter().find(|g| Some(g.key) == course.generation);
+                let ours = server.generations.iter().find(|g| Some(g.key) == end.generation);
                 let other = server.generations.iter().find(|g| serves(g));
-                after.serves = ours.is_some_and(serves) && !closed;
+                after.serves = ours.is_some_and(serves) && !after.closed;
                 match (ours, other) {
-                    (None, Some(other)) if self.image_change_expected && !after.went => {
-                        course.generation = Some(other.key)
+                    (None, Some(other)) if expected && !after.went => end.generation = Some(other.key),
+                    (None, Some(_)) if !end.termed => {
+                        return cut.into_iter().chain(self.undo(Undone::NewImage)).collect();
                     }
-                    (None, Some(_)) if !course.termed => return self.undo(Undone::NewImage),
                     _ => {}
                 }
             }
             Sight::Missing => (after.serves, after.went) = (false, true),
             Sight::Unclear | Sight::Ambiguous | Sight::NotPermitted => {}
         }
-        self.tick(now)
-    }
-}
-
-/// What there is beside the workers' own numbers.
-fn beside(traffic: &Traffic) -> Beside {
-    match &traffic.sockets {
-        None => Beside::Nothing,
-        Some(sockets) if sockets.ended.is_some() => Beside::AllConnections,
-        Some(_) => Beside::Sockets,
+        cut.into_iter().collect()
     }
 }
 

@@ -3,7 +3,10 @@
 //! `rhythm.rs`), within the budget's bounds; what a sparse sender's silence cannot prove, `drain.min`
 //! covers. Probers (see `regular.rs`) go on to the very end and are not waited for.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
 
 use super::{
     regular::Pattern,
@@ -12,7 +15,7 @@ use super::{
     words::Budget,
 };
 use crate::core::ProcessKey;
-use crate::core::observation::{Connection, Moment, Sockets, WorkerLoad};
+use crate::core::observation::{Moment, Sockets, WorkerLoad};
 
 /// Senders told apart; all further ones count as one that needs the longest silence.
 const PEERS_KEPT: usize = 1024;
@@ -20,6 +23,8 @@ const PEERS_KEPT: usize = 1024;
 const CREDIT_KEPT: u64 = 4096;
 /// The shortest request: so many bytes may be so many requests on one connection.
 const SHORTEST_REQUEST: u64 = 27;
+/// Addresses that are known as a kubelet's.
+const KUBELETS_KEPT: usize = 8;
 /// Patterns of the slowest probers are kept for as long as this.
 const FORGET_PATTERN_MS: u64 = 2 * FORGET_MS;
 
@@ -38,6 +43,8 @@ pub(super) enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Quiet {
     sources: BTreeMap<Source, Sender>,
+    /// Kubelets have asked the agent from here.
+    kubelets: VecDeque<IpAddr>,
     table: Table,
     counts: BTreeMap<ProcessKey, u64>,
     /// Arrivals seen on sockets that a worker's request count has yet to confirm.
@@ -61,6 +68,18 @@ impl Quiet {
         self.sources.values_mut().filter_map(|sender| sender.rhythm.as_mut()).for_each(Rhythm::begin);
     }
 
+    /// A kubelet asks from this address: what it has asked the app server were probes, if they look like it.
+    pub fn kubelet(&mut self, address: IpAddr) {
+        let address = address.to_canonical();
+        if !self.kubelets.contains(&address) {
+            self.kubelets.truncate(KUBELETS_KEPT - 1);
+            self.kubelets.push_front(address);
+        }
+        if let Some(sender) = self.sources.get_mut(&Source::Peer(address)) {
+            sender.forgive();
+        }
+    }
+
     /// Takes in a socket table; says whether something arrived from a peer that counts.
     pub fn sockets(&mut self, look: &Look, sockets: &Sockets, budget: &Budget) -> bool {
         let news = self.table.next(look, sockets);
@@ -72,7 +91,7 @@ impl Quiet {
         let mut arrived = news.crowd;
         for arrival in news.arrivals {
             let requests = (arrival.bytes / SHORTEST_REQUEST).max(1);
-            if budget.ignores(arrival.peer) {
+            if arrival.ours || budget.ignores(arrival.peer) {
                 self.background = (self.background + requests).min(CREDIT_KEPT);
             } else if self.arrival(&arrival) {
                 self.credit = (self.credit + requests).min(CREDIT_KEPT);
@@ -139,9 +158,9 @@ impl Quiet {
         });
     }
 
-    /// Whether this connection has turned into a websocket or the like.
-    pub fn upgraded(&self, connection: &Connection) -> bool {
-        self.table.upgraded(connection)
+    /// The connections, as the last look saw them.
+    pub fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Moves every stored moment.
@@ -150,20 +169,30 @@ impl Quiet {
             sender.rhythm.iter_mut().for_each(|rhythm| rhythm.rebase(shift));
             sender.pattern.rebase(shift);
         }
+        self.table.rebase(shift);
     }
 
     /// One request or more; whether they are no prober's.
     fn arrival(&mut self, arrival: &Arrival) -> bool {
         let source = self.source(arrival.peer);
+        let kubelet = self.kubelets.contains(&arrival.peer.to_canonical());
         let sender = self.sender(source);
-        let probe =
-            arrival.request && source != Source::Crowd && sender.pattern.request(arrival.at, arrival.bytes);
+        let (at, bytes) = (arrival.at, arrival.bytes);
+        let probe = arrival.request
+            && source != Source::Crowd
+            && if kubelet {
+                sender.pattern.request_of_a_kubelet(at, bytes)
+            } else {
+                sender.pattern.request(at, bytes)
+            };
         match probe {
             // Who is known by now to do nothing else has done nothing else before.
-            true if sender.pattern.is_alone() => (sender.rhythm, sender.seen) = (None, None),
+            true if sender.pattern.is_alone() && !kubelet => (sender.rhythm, sender.seen) = (None, None),
+            true if kubelet => sender.forgive(),
             true => {}
             false => sender.seen = sender.seen.max(Some(arrival.at)),
         }
+        self.table.is_probe(arrival.key, probe);
         !probe
     }
 
@@ -200,6 +229,13 @@ impl Quiet {
 }
 
 impl Sender {
+    /// Of a kubelet, when all that it has done were probes.
+    fn forgive(&mut self) {
+        if self.pattern.is_all_probes() {
+            (self.rhythm, self.seen) = (None, None);
+        }
+    }
+
     fn counted(&mut self, look: &Look, requests: u64) {
         match &mut self.rhythm {
             Some(rhythm) => rhythm.counted(look.now, requests, look.draining),

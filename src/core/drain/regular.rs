@@ -18,6 +18,12 @@ const SLACK_MS: (u64, u64) = (80, 250);
 const SHARE: usize = 3;
 /// Shorter intervals than this are not shared: who asks several times a second is a client.
 const SHARED_FROM_MS: u64 = 2000;
+/// The kubelet's probes have a connection each, few headers, and periods of whole seconds, as measured here.
+const PROBE_BYTES: u64 = 200;
+const SECOND_MS: u64 = 1000;
+const SECOND_SLACK_MS: u64 = 80;
+/// So many probes of different lengths may be the first of their kind: readiness and liveness.
+const FIRST_OF_THEIR_KIND: usize = 2;
 /// Lengths told apart for one peer, and the requests of each that are remembered.
 const LENGTHS_KEPT: usize = 32;
 const REQUESTS_KEPT: usize = 40;
@@ -48,6 +54,28 @@ impl Pattern {
         regular
     }
 
+    /// The same of a peer that is a kubelet. Proxies share its address, so that not all of it is probes: one is
+    /// if it is short, and the first of its length or some whole seconds after another.
+    pub fn request_of_a_kubelet(&mut self, at: Moment, bytes: u64) -> bool {
+        let known = self.lengths.iter().position(|length| length.is(bytes));
+        let probe = bytes <= PROBE_BYTES
+            && match known {
+                Some(known) => self.lengths[known].after_whole_seconds(at),
+                None => self.lengths.len() < FIRST_OF_THEIR_KIND,
+            };
+        self.request(at, bytes) || probe
+    }
+
+    /// Whether all that is known of a peer are a kubelet's probes.
+    pub fn is_all_probes(&self) -> bool {
+        let first = self.lengths.iter().filter(|length| length.at.len() == 1).count();
+        let probes = |length: &Length| {
+            let explained = |at: &Moment| length.after_whole_seconds(*at) || length.before_whole_seconds(*at);
+            length.bytes <= PROBE_BYTES && (length.at.len() == 1 || length.at.iter().all(explained))
+        };
+        first <= FIRST_OF_THEIR_KIND && self.lengths.iter().all(probes)
+    }
+
     /// The latest request of a length that may be a prober's.
     pub fn last(&self) -> Option<Moment> {
         let several = self.lengths.iter().filter(|length| length.at.len() > 1);
@@ -61,7 +89,7 @@ impl Pattern {
 
     /// The end mark of a connection counts as one byte, and is seen or not.
     fn length(&mut self, bytes: u64) -> &mut Length {
-        let known = self.lengths.iter().position(|length| length.bytes.abs_diff(bytes) <= 1);
+        let known = self.lengths.iter().position(|length| length.is(bytes));
         let index = known.unwrap_or_else(|| {
             if self.lengths.len() == LENGTHS_KEPT {
                 let least = |length: &Length| (length.at.len(), length.at.last().copied());
@@ -81,6 +109,26 @@ impl Pattern {
 }
 
 impl Length {
+    fn is(&self, bytes: u64) -> bool {
+        self.bytes.abs_diff(bytes) <= 1
+    }
+
+    fn after_whole_seconds(&self, at: Moment) -> bool {
+        self.at.iter().any(|earlier| self.whole_seconds(*earlier, at))
+    }
+
+    fn before_whole_seconds(&self, at: Moment) -> bool {
+        self.at.iter().any(|later| self.whole_seconds(at, *later))
+    }
+
+    fn whole_seconds(&self, earlier: Moment, later: Moment) -> bool {
+        let interval_ms = later.since(earlier);
+        let off = (interval_ms + SECOND_SLACK_MS) % SECOND_MS;
+        (SHORTEST_MS..=LONGEST_MS).contains(&interval_ms)
+            && off <= 2 * SECOND_SLACK_MS
+            && self.at.iter().filter(|at| **at > earlier && **at < later).count() < SHARE
+    }
+
     /// Several probers may share a peer and a length: any earlier request may be the one before.
     fn on_the_beat(&self, at: Moment) -> bool {
         let intervals = self.at.iter().rev().map(|earlier| at.since(*earlier));

@@ -6,15 +6,22 @@ use std::{
     net::IpAddr,
 };
 
-use crate::core::observation::{Connection, Moment, Sockets};
+use crate::core::observation::{Connection, END_MARK, Moment, Sockets};
 
 /// Connections told apart; the counters of all further ones are summed.
 const CONNECTIONS_KEPT: usize = 16_384;
-/// The mark of a connection's end counts as one byte received. No request is that short.
-const END_MARK: u64 = 1;
 /// Puma gives up a request that is not complete after 30 s (`first_data_timeout`), so that one that
 /// seems to wait for its answer longer, while no worker is busy, is none.
 const NO_REQUEST_MS: u64 = 35_000;
+/// An answer that has come in so many pieces, with pauses between, for so long after its request was read, is
+/// one that does not end by itself: server-sent events.
+const ENDLESS: (u8, u64) = (3, 10_000);
+/// Between two pieces of it.
+const LONGEST_PAUSE_MS: u64 = 60_000;
+/// What goes out after a pause of this is another piece.
+const PAUSE_MS: u64 = 500;
+/// A websocket speaks each few seconds (Action Cable: 3), or is none that could be known as one.
+const SPEAKS_WITHIN_MS: u64 = 6000;
 
 /// The circumstances of one look.
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +32,7 @@ pub(super) struct Look {
     pub count_sent: bool,
     /// Requests that no socket showed may be those of ignored peers, so that they say nothing.
     pub unseen_is_ignored: bool,
-    /// So many requests are being served, as the workers last told.
-    pub busy: Option<u64>,
-    /// None is, by fresh numbers.
+    /// No request is being served, by fresh numbers.
     pub all_idle: bool,
 }
 
@@ -61,23 +66,48 @@ impl Counters {
 struct Known {
     counters: Counters,
     busy: bool,
+    /// Something went out though nobody asks and no worker is busy.
     upgraded: bool,
+    /// An answer that does not end by itself: a worker is busy with it.
+    endless: bool,
+    /// It was opened by a prober: what goes out on it is its answer.
+    probe: bool,
+    /// In so many pieces, with pauses between, something has gone out since something came in.
+    pieces: u8,
+    pushed_at: Option<Moment>,
 }
 
 impl Known {
-    /// Something went out though nobody asks and no worker is busy; or something came in that nobody
-    /// answers.
     fn next(self, connection: &Connection, look: &Look) -> Self {
         let counters = Counters::of(connection);
-        let pushed = !self.busy && self.pushed(counters);
-        let endless = connection.waits_for_an_answer() && is_old(connection);
-        let upgraded = self.upgraded || (look.all_idle && (pushed || endless));
-        Self { counters, busy: connection.busy(), upgraded }
+        let pushed = self.pushed(counters);
+        let unasked = (pushed && !self.busy) || (connection.waits_for_an_answer() && is_old(connection));
+        let paused = self.pushed_at.is_none_or(|at| look.now.since(at) >= PAUSE_MS);
+        let (pieces, pushed_at) = match counters.received_since(self.counters) {
+            Some(_) => (0, None),
+            None if pushed => (self.pieces.saturating_add(u8::from(paused)), Some(look.now)),
+            None => (self.pieces, self.pushed_at),
+        };
+        let for_long = connection.last_received_ms.is_some_and(|ms| ms >= ENDLESS.1);
+        let upgraded = self.upgraded || (look.all_idle && unasked);
+        // While it goes on, a worker is busy with it; without the workers' numbers, something is sent.
+        let lately = |ms| pushed_at.is_some_and(|at| look.now.since(at) < ms);
+        let goes_on =
+            if look.count_sent { lately(ENDLESS.1) } else { !look.all_idle && lately(LONGEST_PAUSE_MS) };
+        // Whose peer takes what it gets slowly is a download: that ends.
+        let endless = !upgraded && pieces >= ENDLESS.0 && for_long && goes_on && connection.unsent == 0;
+        Self { counters, busy: connection.busy(), upgraded, endless, pieces, pushed_at, ..self }
     }
 
     /// Something went out and nothing came in.
     fn pushed(self, now: Counters) -> bool {
         now.received_since(self.counters).is_none() && now.sent > self.counters.sent
+    }
+
+    /// It speaks again and again, and has done so lately: more than a request and its answer, perhaps.
+    fn speaks(self, now: Moment) -> bool {
+        let lately = self.pushed_at.is_some_and(|at| now.since(at) < SPEAKS_WITHIN_MS);
+        self.pieces > 1 && lately && !self.upgraded && !self.endless
     }
 }
 
@@ -88,7 +118,10 @@ fn is_old(connection: &Connection) -> bool {
 /// A request, or more than one; or a part of an answer, where no control server tells of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arrival {
+    pub key: u64,
     pub peer: IpAddr,
+    /// The agent's own.
+    pub ours: bool,
     pub at: Moment,
     pub bytes: u64,
     /// Something came in. What only goes out comes at a pace that is not the sender's.
@@ -138,27 +171,9 @@ impl Table {
             let known = last.compare(look, connection, false, &mut news);
             self.connections.insert(connection.key, known);
         }
-        self.name_upgraded(look, &last, sockets);
         news.crowd = last.begun && last.rest != self.rest;
         news.arrivals.sort_by_key(|arrival| arrival.at);
         news
-    }
-
-    /// More old connections are sent something than workers are busy: not all of it is streamed
-    /// answers. A streamed answer that is taken for more is forgotten when Puma closes its connection,
-    /// some seconds after its end.
-    fn name_upgraded(&mut self, look: &Look, last: &Self, sockets: &Sockets) {
-        let Some(busy) = look.busy else { return };
-        let sent_to = |c: &&Connection| {
-            let before = last.connections.get(&c.key);
-            is_old(c) && before.is_some_and(|before| before.pushed(Counters::of(c)))
-        };
-        let sent_to: Vec<u64> = sockets.connections.iter().filter(sent_to).map(|c| c.key).collect();
-        if sent_to.len() as u64 > busy {
-            for key in sent_to {
-                self.connections.entry(key).and_modify(|known| known.upgraded = true);
-            }
-        }
     }
 
     fn compare(&self, look: &Look, connection: &Connection, ended: bool, news: &mut News) -> Known {
@@ -167,7 +182,7 @@ impl Table {
         let known = self.connections.get(&connection.key);
         // What ended is known for sure to be news, also at the first look: the listener began with it.
         if known.is_none() && !self.begun && !ended {
-            if connection.received.is_none_or(|bytes| bytes > END_MARK) {
+            if !connection.ours && connection.received.is_none_or(|bytes| bytes > END_MARK) {
                 news.known_before.push((peer, at));
             }
             return Known::default().next(connection, look);
@@ -175,18 +190,40 @@ impl Table {
         let before = known.copied().unwrap_or_default();
         let next = before.next(connection, look);
         let new = known.is_none() && connection.received.is_none();
-        let sent = look.count_sent && next.counters.sent != before.counters.sent;
+        let sent = next.counters.sent != before.counters.sent && !ended && !next.probe;
         let received = next.counters.received_since(before.counters);
-        let bytes = received.or((new || (sent && !ended)).then_some(1));
-        if let Some(bytes) = bytes {
-            let at = if sent { look.now } else { at };
-            news.arrivals.push(Arrival { peer, at, bytes, request: received.is_some() || new });
+        let arrival =
+            Arrival { key: connection.key, peer, ours: connection.ours, at, bytes: 1, request: true };
+        if received.is_some() || new {
+            news.arrivals.push(Arrival { bytes: received.unwrap_or(1), ..arrival });
+        } else if look.count_sent && sent {
+            news.arrivals.push(Arrival { at: look.now, request: false, ..arrival });
         }
         next
     }
 
-    /// Whether this connection has turned into something else: a websocket, a hijacked socket.
+    /// What came in on this connection was a probe, or not.
+    pub fn is_probe(&mut self, key: u64, probe: bool) {
+        self.connections.entry(key).and_modify(|known| known.probe = probe);
+    }
+
+    /// Whether this connection has turned into something else: a websocket, a hijacked socket, an endless answer.
     pub fn upgraded(&self, connection: &Connection) -> bool {
-        self.connections.get(&connection.key).is_some_and(|known| known.upgraded)
+        self.connections.get(&connection.key).is_some_and(|known| known.upgraded || known.endless)
+    }
+
+    /// Whether a worker is busy with an answer on it that does not end.
+    pub fn endless(&self, connection: &Connection) -> bool {
+        self.connections.get(&connection.key).is_some_and(|known| known.endless)
+    }
+
+    /// Whether it may be a websocket that nothing has shown to be one yet.
+    pub fn speaks(&self, connection: &Connection, now: Moment) -> bool {
+        self.connections.get(&connection.key).is_some_and(|known| known.speaks(now))
+    }
+
+    /// As [`Drain::rebase`](super::Drain::rebase).
+    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
+        self.connections.values_mut().for_each(|known| known.pushed_at = known.pushed_at.map(&shift));
     }
 }

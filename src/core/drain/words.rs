@@ -13,6 +13,8 @@ pub enum DrainCommand {
     Begin(Origin),
     /// The operator says that the drain was false.
     Undrain,
+    /// The kubelet has asked the agent something from this address, from which its probes come too.
+    Kubelet(IpAddr),
 }
 
 /// Who asks for the end.
@@ -23,6 +25,9 @@ pub enum Origin {
     PreStop,
     /// SIGTERM to the agent.
     Term,
+    /// A call of /prestop that nothing shows to be the kubelet's. It is held like any other, but says nothing
+    /// about the pod: deploys go on, and nobody else's drain is changed by it.
+    Stray,
 }
 
 /// What the drain wants done.
@@ -30,9 +35,18 @@ pub enum Origin {
 pub enum DrainEffect {
     /// Write the journal in `state_dir`, best effort; `None` removes it.
     Journal(Option<Journal>),
-    /// Answer everybody who waits on /prestop.
-    Answer(Answer),
-    /// The drain was undone; those who still wait are answered as well.
+    /// Answer who waits on /prestop since `called` or before.
+    Answer {
+        /// When the call came that is answered.
+        called: Moment,
+        /// No call is open any more that was meant: the drain has ended with this answer.
+        ends: bool,
+        /// What it is told.
+        answer: Answer,
+    },
+    /// The app server has gone, and these requests were not answered.
+    Cut(Vec<InWork>),
+    /// The drain was undone. Who still waits is told so if an operator did it, and goes on waiting else.
     Undone(Undone),
 }
 
@@ -75,7 +89,8 @@ impl Journal {
 pub enum Undone {
     /// A new image serves: the container was restarted, the pod lives on.
     NewImage,
-    /// 60 s after the answer the same master still served and nobody had sent SIGTERM.
+    /// 60 s after the answer nobody had sent SIGTERM: the same master still served, or the container had ended
+    /// and the pod had not.
     FalseDrain,
     /// An operator said so.
     Operator,
@@ -93,6 +108,30 @@ pub enum DrainResult {
     NoAppServer,
     /// The app server went during the drain.
     AlreadyGone,
+    /// Nothing was answered any more, though requests waited: the app server hangs.
+    Stuck,
+}
+
+impl DrainResult {
+    /// Every result.
+    pub const ALL: [Self; 5] =
+        [Self::Drained, Self::Deadline, Self::NoAppServer, Self::AlreadyGone, Self::Stuck];
+
+    /// Its name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Deadline => "deadline",
+            Self::NoAppServer => "no_app_server",
+            Self::AlreadyGone => "already_gone",
+            Self::Stuck => "stuck",
+        }
+    }
+
+    /// It was answered though requests were left.
+    pub(super) fn gives_up(self) -> bool {
+        matches!(self, Self::Deadline | Self::Stuck)
+    }
 }
 
 /// What the drain waits (or waited) for.
@@ -105,17 +144,6 @@ pub enum WaitsFor {
     Quiet,
     /// Requests in flight.
     InFlight,
-}
-
-impl WaitsFor {
-    /// Its name, as on /status.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Min => "min",
-            Self::Quiet => "quiet",
-            Self::InFlight => "in_flight",
-        }
-    }
 }
 
 /// One thing that the drain waited for, and until when.
@@ -139,13 +167,19 @@ pub struct Evidence {
     pub ends: bool,
 }
 
-/// A request that was still in flight.
+/// A request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Cut {
+pub struct InWork {
     /// Whose.
     pub peer: IpAddr,
-    /// For how long it had been there, in milliseconds.
+    /// For how long it has been there, in milliseconds.
     pub age_ms: u64,
+}
+
+impl fmt::Display for InWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}, {} old", self.peer, Seconds(self.age_ms))
+    }
 }
 
 /// What to do about connections that have become something else than requests and answers:
@@ -182,9 +216,13 @@ pub struct Answer {
     /// Websockets and the like that were still open.
     #[serde(default)]
     pub upgraded: u32,
-    /// Requests that were cut off when the time ran out, the oldest first; at most ten.
+    /// Requests that were left when the time ran out, the oldest first; at most ten. The app server may still
+    /// finish them after SIGTERM.
     #[serde(default)]
-    pub cut: Vec<Cut>,
+    pub left: Vec<InWork>,
+    /// For how long nothing had been answered, in milliseconds, where that was the reason.
+    #[serde(default)]
+    pub stuck_ms: Option<u64>,
 }
 
 impl fmt::Display for Answer {
@@ -195,18 +233,22 @@ impl fmt::Display for Answer {
             DrainResult::Deadline => "out of time",
             DrainResult::NoAppServer => "no app server to drain",
             DrainResult::AlreadyGone => "the app server went by itself",
+            DrainResult::Stuck => "the app server hangs",
         };
         write!(f, "{head} after {}", Seconds(self.held_ms))?;
-        if self.result == DrainResult::Deadline {
+        if self.result.gives_up() {
             write!(f, " with {} requests left", self.requests_left)?;
+        }
+        if let Some(ms) = self.stuck_ms {
+            write!(f, "; nothing was answered for {} though requests waited", Seconds(ms))?;
         }
         for (i, wait) in self.waits.iter().enumerate() {
             f.write_str(if i == 0 { "; waited " } else { ", " })?;
             self.wait(f, wait)?;
         }
-        for (i, Cut { peer, age_ms }) in self.cut.iter().enumerate() {
-            let word = if i == 0 { "; cut off: " } else { ", " };
-            write!(f, "{word}{peer} after {}", Seconds(*age_ms))?;
+        for (i, request) in self.left.iter().enumerate() {
+            let word = if i == 0 { "; left: " } else { ", " };
+            write!(f, "{word}{request}")?;
         }
         if self.upgraded > 0 {
             write!(f, "; {} upgraded connections (websockets) were open", self.upgraded)?;
@@ -273,6 +315,8 @@ impl Budget {
 pub struct DrainView {
     /// Names the drain.
     pub drain_id: u64,
+    /// No deploy begins meanwhile; false when nothing but stray calls are held.
+    pub meant: bool,
     /// When it began.
     pub began: Moment,
     /// When it must be answered.
@@ -283,6 +327,8 @@ pub struct DrainView {
     pub peers_not_quiet: usize,
     /// Requests in flight at the last look; `None` when there is nothing to tell it by.
     pub requests_in_flight: Option<u32>,
+    /// Those that the socket table shows, the oldest first; at most ten.
+    pub in_work: Vec<InWork>,
     /// Websockets and the like that are open, whether they are waited for or not.
     pub upgraded: u32,
     /// What there is to decide by.

@@ -99,7 +99,7 @@ fn workers_that_die_before_they_boot_are_a_loop_and_those_that_others_end_are_no
 
 /// Of each worker: after how many milliseconds it ends without ever having booted; what comes of it within a minute.
 #[test]
-fn workers_that_are_given_long_to_boot_are_ended_by_slowness_as_well() {
+fn workers_that_are_ended_twice_before_they_have_booted_are_a_loop_however_slow() {
     let minute = |life: u64| {
         let mut watch = fresh(Mode::Hot);
         (0..60_000).step_by(100).find_map(|at| {
@@ -112,9 +112,58 @@ fn workers_that_are_given_long_to_boot_are_ended_by_slowness_as_well() {
     let looping = |seconds| Some((seconds, Verdict::Failed(Reason::BootLoop)));
     assert_eq!(minute(500), looping(1), "they die of their release");
     assert_eq!(minute(3_000), looping(6));
-    // Puma ends them, as their boot takes too long, and starts others.
-    assert_eq!(minute(10_000), None);
+    // Puma ends them, as their boot takes too long, and starts others: the first time may be slowness.
+    assert_eq!(minute(10_000), looping(20));
+    assert_eq!(minute(25_000), looping(50));
     assert_eq!(minute(60_000), None);
+}
+
+/// A phased restart: the other worker serves, and is of the release before.
+#[test]
+fn a_worker_that_hangs_twice_beside_one_that_serves_is_a_loop_and_one_that_boots_in_between_is_none() {
+    let hangs = |boots_at: Option<u64>| {
+        let mut watch = fresh(Mode::Phased);
+        (0..60_000).step_by(100).find_map(|at| {
+            let booted = boots_at.is_some_and(|from| (from..from + 1_000).contains(&at));
+            let workers = vec![(3, true), (100 + at / 10_000, booted)];
+            let mut look = Server { image: 1, master: 1, workers }.look(at, vec![]);
+            let Sight::Seen(server) = &mut look.sight else { unreachable!() };
+            server.generations[0].processes[0].cwd = Cwd::Release("v1".parse().unwrap());
+            let verdict = watch.observe(Moment(at), &look, &policy(true));
+            (verdict != Verdict::Undecided).then_some((at / 1_000, verdict))
+        })
+    };
+    assert_eq!(hangs(None), Some((20, Verdict::Failed(Reason::BootLoop))));
+    assert_eq!(hangs(Some(15_000)), Some((40, Verdict::Failed(Reason::BootLoop))), "counted anew");
+}
+
+#[test]
+fn a_master_that_ends_after_its_workers_had_booted_is_watched_once_more() {
+    let missing = |at: u64| Observation::new(Moment(at), Sight::Missing, Traffic::default());
+    let mut watch = fresh(Mode::Phased);
+    let booting = Server { image: 1, master: 1, workers: vec![(20, false), (3, true)] };
+    assert_eq!(watch.observe(Moment(0), &booting.look(0, vec![]), &policy(true)), Verdict::Undecided);
+    let never = watch.clone().observe(Moment(50), &missing(50), &policy(true));
+    assert_eq!((never, watch.ended_after_boot()), (Verdict::Failed(Reason::MasterGone), false));
+    // A plugin that stops Puma, or a person; the container is started again.
+    let first = Server { image: 1, master: 1, ..up() };
+    assert_eq!(watch.observe(Moment(50), &first.look(50, vec![]), &policy(true)), Verdict::Undecided);
+    for at in [100, 150, 5_000] {
+        assert_eq!(watch.observe(Moment(at), &missing(at), &policy(true)), Verdict::Undecided, "{at}");
+    }
+    let again = Server { image: 30, master: 31, workers: vec![(32, true), (33, true)] };
+    let mut ended_again = watch.clone();
+    assert_eq!(hold(&mut watch, &again, 6_000, &policy(true)).1, Verdict::Proven);
+    assert!(watch.ended_after_boot());
+    // Twice is the release's own doing.
+    ended_again.observe(Moment(6_000), &again.look(6_000, vec![]), &policy(true));
+    let verdict = ended_again.observe(Moment(6_050), &missing(6_050), &policy(true));
+    assert_eq!(verdict, Verdict::Failed(Reason::MasterGone));
+    // And one that never comes back is none that runs.
+    let mut away = fresh(Mode::Phased);
+    away.observe(Moment(0), &first.look(0, vec![]), &policy(true));
+    away.observe(Moment(50), &missing(50), &policy(true));
+    assert_eq!(away.expired(Moment(200_000)), Some(Reason::BootFailed));
 }
 
 #[test]

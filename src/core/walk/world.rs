@@ -248,11 +248,11 @@ impl World {
     fn drained(&mut self, effect: DrainEffect) {
         match effect {
             DrainEffect::Journal(journal) => self.disk.journal = journal,
-            DrainEffect::Answer(answer) if self.prestop == PreStop::Waiting => {
+            DrainEffect::Answer { answer, .. } if self.prestop == PreStop::Waiting => {
                 self.prestop = PreStop::Answered;
                 self.ran_out = answer.result == DrainResult::Deadline;
             }
-            DrainEffect::Answer(_) => {}
+            DrainEffect::Answer { .. } | DrainEffect::Cut(_) => {}
             DrainEffect::Undone(_) => self.prestop = PreStop::Idle,
         }
     }

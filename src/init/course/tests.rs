@@ -1,6 +1,7 @@
 use super::*;
 
-const LIMITS: Limits = Limits { hold_ms: 18_000, grace_ms: 30_000, reserve_ms: 10_000 };
+const LIMITS: Limits =
+    Limits { stop_is_success: false, hold_ms: 18_000, grace_ms: 30_000, reserve_ms: 10_000 };
 
 struct Life {
     course: Course,
@@ -103,7 +104,7 @@ fn an_agent_that_dies_in_mid_drain_is_started_again_and_asked_again() {
     assert_eq!(life.take(Input::Answered(Question::Drain, Answer::No)), []);
     let acts = [life.next(), life.next()].concat();
     assert!(acts.contains(&Act::StartAgent) && acts.contains(&Act::Ask(Question::Drain)), "{acts:?}");
-    assert!(life.now.since(Moment(3_000)) <= LONGEST_PAUSE_IN_DRAIN_MS);
+    assert!(life.now.since(Moment(3_000)) <= Pauses::new().in_a_hurry());
     assert_eq!(life.yes(Question::Drain), passed(Why::Answered("drained".into())));
 }
 
@@ -189,10 +190,26 @@ fn an_agent_that_keeps_dying_is_started_less_and_less_often() {
         assert_eq!(life.next(), [Act::StartAgent]);
         pauses.push(life.now.since(died));
     }
-    assert!(pauses.is_sorted() && pauses[0] == FIRST_PAUSE_MS && pauses[7] == LONGEST_PAUSE_MS, "{pauses:?}");
-    life.after(STABLE_MS);
-    life.take(Input::AgentEnded(1));
-    assert_eq!(life.course.due(), Some(life.now.plus(FIRST_PAUSE_MS)));
+    assert!(pauses.is_sorted() && pauses[0] < pauses[7], "{pauses:?}");
+}
+
+#[test]
+fn an_end_that_was_asked_for_is_a_success_where_that_is_wanted_and_no_other_end_is() {
+    let ended = |stop: bool, code: u8| {
+        let mut life = Life::serving();
+        life.course.limits.stop_is_success = true;
+        if stop {
+            life.take(Input::Stop(Signal::TERM));
+            life.yes(Question::Drain);
+        }
+        life.take(Input::CommandEnded(code));
+        life.yes(Question::Settled);
+        life.take(Input::Alone);
+        life.course.over()
+    };
+    assert_eq!([ended(true, 143), ended(true, 130), ended(true, 0)], [Some(0); 3]);
+    assert_eq!([ended(true, 1), ended(true, 137)], [Some(1), Some(137)]);
+    assert_eq!(ended(false, 143), Some(143), "somebody else's signal");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use aws_sdk_s3::{
     Client,
     config::{SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig},
 };
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_types::{retry::RetryConfig, timeout::TimeoutConfig};
 use tokio::sync::Mutex;
 
@@ -71,9 +70,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(settings: Settings) -> Self {
-        let tls = Provider::Rustls(CryptoMode::Ring);
-        let http = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
-        Self { settings, http, client: Mutex::default() }
+        Self { settings, http: super::http::client(), client: Mutex::default() }
     }
 
     pub(super) fn endpoint(&self) -> Option<&str> {

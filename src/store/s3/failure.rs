@@ -98,9 +98,13 @@ impl Answer<'_> {
             )),
             (404, _) => Failure::Absent,
             (301 | 307 | 308, _)
-            | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
-                unreachable(self.other_region())
-            }
+            | (
+                400,
+                "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException"
+                | "PermanentRedirect"
+                | "InvalidRegion",
+            ) => unreachable(self.other_region()),
             (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") => {
                 Failure::Credentials(denied(
                     "the credentials have expired: renew them; what reads them from a file finds new ones by itself",
@@ -115,6 +119,16 @@ impl Answer<'_> {
                     self.code
                 )))
             }
+            (_, "InvalidObjectState") => Failure::Other(StoreError::Unfit(format!(
+                "{url}: the object is archived ({}): restore it (`aws s3api restore-object`), and let no lifecycle rule \
+                 archive what lies below releases/ and pointers/",
+                self.shown()
+            ))),
+            (501, _) if action == Action::Put => Failure::Other(StoreError::Unfit(format!(
+                "{url}: {at} has no conditional writes ({}), and pitstop writes nothing without: upload the archive and \
+                 its digest with another tool, and move the pointer by hand or use `pointer: file:` (docs/s3.md)",
+                self.shown()
+            ))),
             (401 | 403, _) => Failure::Other(denied(&self.no_permission(action))),
             (507, _) | (_, "QuotaExceeded" | "XMinioStorageFull") => {
                 Failure::Other(StoreError::Full(format!("{url}: {}", self.shown())))
@@ -125,10 +139,16 @@ impl Answer<'_> {
 
     fn other_region(&self) -> String {
         let told = format!("the bucket is in another region ({})", self.shown());
-        match self.region {
+        match self.region.or_else(|| self.expected_region()) {
             Some(region) => format!("{told}: set s3.region to {region}"),
             None => format!("{told}: set s3.region to the bucket's"),
         }
+    }
+
+    /// "the region 'us-east-1' is wrong; expecting 'eu-central-1'"
+    fn expected_region(&self) -> Option<&str> {
+        let (_, rest) = self.message.split_once("expecting '")?;
+        rest.split('\'').next().filter(|region| !region.is_empty())
     }
 
     fn no_permission(&self, action: Action) -> String {
@@ -155,7 +175,7 @@ fn no_answer<E: Coded>(url: &str, endpoint: Option<&str>, error: &SdkError<E>) -
     if about_credentials(error) {
         return Failure::Credentials(StoreError::Denied(format!(
             "{url}: no credentials ({why}). In a pod: a service account with a role (IRSA or Pod Identity); elsewhere: \
-             AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+             AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (after `aws sso login`, where the profile is one of SSO)"
         )));
     }
     let hint = if why.contains("certificate") {

@@ -41,7 +41,7 @@ impl S3Store {
         let request = self.put_request(key, condition).await?.body(ByteStream::from(bytes.clone()));
         let answer = request.customize().interceptor(tries.clone()).send().await;
         match answer {
-            Ok(answer) => version(key, answer.e_tag),
+            Ok(answer) => written(key, answer.e_tag),
             Err(error) => {
                 let failure = self.explain(Action::Put, &self.key(key)?, error).await;
                 match self.refused(key, failure) {
@@ -72,7 +72,7 @@ impl S3Store {
         let body = ByteStream::from_path(path).await.map_err(|e| unreadable(io::Error::other(e)))?;
         let request = self.put_request(key, condition).await?.checksum_sha256(sha256).body(body);
         match request.customize().config_override(self.upload_limits(bytes)).send().await {
-            Ok(answer) => version(key, answer.e_tag),
+            Ok(answer) => written(key, answer.e_tag),
             Err(error) => {
                 let failure = self.explain(Action::Put, &self.key(key)?, error).await;
                 Err(self.refused(key, failure))
@@ -123,9 +123,9 @@ impl S3Store {
     }
 }
 
-fn version(key: &str, e_tag: Option<String>) -> Result<Version, StoreError> {
+fn written(key: &str, e_tag: Option<String>) -> Result<Version, StoreError> {
     let odd = || StoreError::Unreachable(format!("{key}: written, but the answer has no ETag"));
-    e_tag.map(Version).ok_or_else(odd)
+    e_tag.map(super::version).ok_or_else(odd)
 }
 
 /// The SHA-256 in base64, and the size.

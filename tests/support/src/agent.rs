@@ -17,6 +17,8 @@ pub struct AgentRig {
     port: u16,
     container: Option<Container>,
     uid: Option<u32>,
+    /// As in a container, below the parent that starts it again; else the agent alone is the process.
+    pub kept: bool,
     /// Further variables of the agent's and the commands' environment: `PITSTOP_VERIFY_SOAK` and so on.
     pub env: Vec<(String, String)>,
 }
@@ -33,6 +35,7 @@ impl AgentRig {
             port: free_port(),
             container: None,
             uid: None,
+            kept: false,
             env: Vec::new(),
         };
         fs::create_dir_all(rig.store()).expect("the store's directory");
@@ -94,10 +97,13 @@ impl AgentRig {
     pub fn launch(&mut self) {
         let (binary, uid) = (self.binary.clone(), self.uid);
         let (config, env) = (self.config(), self.env.clone());
+        let us = std::process::id().to_string();
+        let child = if self.kept { Vec::new() } else { vec!["--child-of".to_owned(), us] };
         let recipe = Box::new(move || {
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL"]).args(uid.map(unprivileged).unwrap_or_default());
-            command.arg("--").arg(&binary).arg("--config").arg(&config).arg("run").envs(env.iter().cloned());
+            command.arg("--").arg(&binary).arg("--config").arg(&config).arg("run").args(&child);
+            command.envs(env.iter().cloned());
             command
         });
         // The last one must be gone before the next one takes its port.
@@ -251,7 +257,9 @@ impl AgentRig {
     pub fn prestop(&self) -> JoinHandle<io::Result<Value>> {
         let port = self.port;
         thread::spawn(move || {
-            let answer = http::get_within(port, "/prestop", Duration::from_secs(120))?;
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+            let headers = [("User-Agent", "kube-lifecycle/1.33")];
+            let answer = http::get_from(address, "/prestop", &headers, Duration::from_secs(120))?;
             serde_json::from_str(&answer.body).map_err(io::Error::other)
         })
     }

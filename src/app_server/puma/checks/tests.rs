@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     app_server::puma::{
         Memory,
-        census::{Family, Server, Worker},
+        census::{Family, Other, Server, Worker},
         config_file::PumaConfig,
         control::Stats,
         launch::{Arguments, InFront, Launch},
@@ -40,6 +40,7 @@ fn well(version: &str) -> View {
             server: Server::default(),
             ports: vec![3000],
             workers: workers.into(),
+            others: vec![],
         },
         cwds: HashMap::from([(MASTER, Cwd::Release("v1".parse().unwrap()))]),
         control: Control::Stats(Box::new(stats)),
@@ -56,6 +57,7 @@ fn setting() -> Setting {
         preloads: false,
         surely_preloads: false,
         app_in_master: None,
+        unclear: None,
         config: Some(PumaConfig::scan("persistent_timeout 75")),
         launch: Launch::default(),
         tmp: Tmp::Own,
@@ -279,4 +281,38 @@ fn idle_connections_that_puma_closes_before_a_balancer_does() {
     assert_eq!(keepalive("6.6.0", "persistent_timeout ENV.fetch('X')"), []);
     let told = Duration::from_secs(30);
     assert_eq!(well("6.6.0").told.worker_shutdown_timeout, told, "as Puma's own default");
+}
+
+#[test]
+fn a_child_of_the_master_that_is_no_worker() {
+    let child = |view: &mut View, age_ms, is_child| {
+        let id = ProcessId { pid: 200, start: 1 };
+        let title = "solid-queue-supervisor".into();
+        view.family.others = vec![Other { id, title, is_child, serves: false, age_ms }];
+    };
+    finds(("CHILD_KEPT_BY_PHASED", Note), |view| child(view, 60_000, true));
+    finds(("CHILD_KEPT_BY_PHASED", Risky), |view| {
+        child(view, 60_000, true);
+        view.mode = RestartMode::Phased;
+    });
+    let mut view = well("6.6.0");
+    for (age_ms, is_child) in [(100, true), (60_000, false)] {
+        child(&mut view, age_ms, is_child);
+        assert_eq!(found(&view), [], "a moment's work, or a worker's own child");
+    }
+    child(&mut view, 60_000, true);
+    view.mode = RestartMode::Hot;
+    assert_eq!(found(&view), []);
+}
+
+#[test]
+fn a_configuration_that_loads_what_cannot_be_told() {
+    let unclear = |view: &mut View| {
+        with(view, |setting| setting.unclear = Some("config/puma.rb, line 2, `load extra`".into()));
+    };
+    finds(("PHASED_RESTART_UNAVAILABLE", Note), unclear);
+    let mut view = well("6.6.0");
+    unclear(&mut view);
+    view.mode = RestartMode::Phased;
+    assert_eq!(found(&view), [], "it was chosen");
 }

@@ -419,6 +419,8 @@ pub struct Item {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Field {
+    /// `v1`.
+    pub api_version: Option<String>,
     /// `metadata.annotations['…']`.
     pub field_path: String,
 }

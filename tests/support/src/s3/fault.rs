@@ -7,7 +7,15 @@ use tokio::sync::Barrier;
 pub enum Fault {
     /// This status, with this code of S3's; nothing is done.
     Answer(u16, &'static str),
-    /// The same, with `x-amz-bucket-region`: the bucket is elsewhere.
+    /// The same, with this message.
+    Says(u16, &'static str, &'static str),
+    /// A refusal whose body never ends.
+    Endless,
+    /// The answer has this header besides, or instead of its own.
+    Header(&'static str, &'static str),
+    /// The answer's ETag is a weak one, as a proxy that compresses makes it.
+    WeakETag,
+    /// As [`Fault::Answer`], with `x-amz-bucket-region`: the bucket is elsewhere.
     OtherRegion(&'static str),
     /// A missing object is 403, and a list as well: as without the permission to list.
     NoListing,

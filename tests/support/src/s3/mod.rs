@@ -180,6 +180,11 @@ impl S3Rig {
         self.shared.rules.lock().expect("the rules").push(rule.into());
     }
 
+    /// From now on writes happen whatever their condition says, as some servers of S3's protocol have it.
+    pub fn ignore_conditions(&self) {
+        self.shared.bucket.ignores_conditions.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Behaves again.
     ///
     /// # Panics

@@ -9,7 +9,13 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::{Request, Response, body::Incoming, header::HeaderMap, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    header::{HeaderMap, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use s3s::{
     Body, S3Error, S3ErrorCode,
@@ -30,6 +36,7 @@ use super::{
 
 /// Time to send what was written before a connection breaks.
 const FLUSH: Duration = Duration::from_millis(20);
+const MESSAGE: &str = "a fault of the rig";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -165,12 +172,20 @@ impl Server {
         seen: &Seen,
     ) -> Result<Response<Faulty>, Error> {
         match &fault {
-            Some(Fault::Answer(status, code)) => return refusal(request, *status, code, None).await,
+            Some(Fault::Answer(status, code)) => return refusal(request, *status, code, MESSAGE).await,
+            Some(Fault::Says(status, code, message)) => {
+                return refusal(request, *status, code, message).await;
+            }
             Some(Fault::OtherRegion(region)) => {
-                return refusal(request, 301, "PermanentRedirect", Some(region)).await;
+                let mut answer = refusal(request, 301, "PermanentRedirect", MESSAGE).await?;
+                answer.headers_mut().insert("x-amz-bucket-region", HeaderValue::from_static(region));
+                return Ok(answer);
+            }
+            Some(Fault::Endless) => {
+                return Ok(refusal(request, 403, "Endless", MESSAGE).await?.map(Faulty::endless));
             }
             Some(Fault::NoListing) if seen.is_list() => {
-                return refusal(request, 403, "AccessDenied", None).await;
+                return refusal(request, 403, "AccessDenied", MESSAGE).await;
             }
             Some(Fault::Silence) => std::future::pending().await,
             Some(Fault::Together(barrier)) => {
@@ -178,7 +193,8 @@ impl Server {
             }
             _ => {}
         }
-        let answer = self.service.call(request.map(Body::from)).await?;
+        let mut answer = self.service.call(request.map(Body::from)).await?;
+        change(answer.headers_mut(), fault.as_ref())?;
         let missing = answer.status() == 404;
         if let Some(Fault::CutAndReplace(_, bytes)) = &fault {
             self.shared.bucket.replace(&format!("{PREFIX}/{}", seen.key), bytes.clone()).await?;
@@ -216,15 +232,27 @@ async fn refusal(
     request: Request<Incoming>,
     status: u16,
     code: &str,
-    region: Option<&str>,
+    message: &str,
 ) -> Result<Response<Faulty>, Error> {
     let _ = request.into_body().collect().await;
-    let xml = format!("<Error><Code>{code}</Code><Message>a fault of the rig</Message></Error>");
-    let mut answer = Response::builder().status(status).header("content-type", "application/xml");
-    if let Some(region) = region {
-        answer = answer.header("x-amz-bucket-region", region);
-    }
+    let xml = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    let answer = Response::builder().status(status).header("content-type", "application/xml");
     Ok(answer.body(Faulty::new(Body::from(xml), None))?)
+}
+
+fn change(headers: &mut HeaderMap, fault: Option<&Fault>) -> Result<(), Error> {
+    match fault {
+        Some(Fault::Header(name, value)) => {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
+        Some(Fault::WeakETag) => {
+            if let Some(tag) = text(headers, "etag") {
+                headers.insert("etag", format!("W/{tag}").parse()?);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn denied() -> Result<Response<Faulty>, Error> {
@@ -240,6 +268,7 @@ struct Faulty {
     breaks: bool,
     pause: Option<Duration>,
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    endless: bool,
 }
 
 impl Faulty {
@@ -250,7 +279,11 @@ impl Faulty {
             Some(Fault::Slow(pause)) => (None, false, Some(pause)),
             _ => (None, false, None),
         };
-        Self { body, left, breaks, pause, sleep: None }
+        Self { body, left, breaks, pause, sleep: None, endless: false }
+    }
+
+    fn endless(self) -> Self {
+        Self { endless: true, ..self }
     }
 
     fn pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -270,6 +303,9 @@ impl HttpBody for Faulty {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.endless {
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b' '; 1 << 16])))));
+        }
         if self.left == Some(0) {
             if !self.breaks {
                 // Nobody wakes it.
@@ -292,6 +328,6 @@ impl HttpBody for Faulty {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.endless { SizeHint::default() } else { self.body.size_hint() }
     }
 }

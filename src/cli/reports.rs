@@ -1,0 +1,77 @@
+//! The pods' reports, read for commands.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+
+use crate::{
+    fleet::{self, Report},
+    store::{Found, Store, StoreError, Version},
+};
+
+/// So many reports are read at the same time.
+const AT_ONCE: usize = 8;
+
+/// The reports as last read.
+pub(super) struct Reports {
+    store: Arc<dyn Store>,
+    prefix: String,
+    known: BTreeMap<String, (Version, Option<Report>)>,
+}
+
+impl Reports {
+    /// Those of the pods that follow this pointer. None is read yet.
+    pub(super) fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
+        Self { store: store.clone(), prefix: fleet::prefix(pointer), known: BTreeMap::new() }
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Report> {
+        self.known.values().filter_map(|(_, report)| report.as_ref())
+    }
+
+    /// Reads what has changed.
+    pub(super) async fn look(&mut self) -> Result<(), StoreError> {
+        let keys = self.store.list(&self.prefix).await?;
+        self.known.retain(|key, _| keys.contains(key));
+        let known = &self.known;
+        let store = &self.store;
+        let reads = stream::iter(keys).map(|key| async move {
+            let version = known.get(&key).map(|(version, _)| version.clone());
+            let found = store.get(&key, version.as_ref(), fleet::LIMIT_BYTES).await;
+            (key, found)
+        });
+        let found: Vec<_> = reads.buffer_unordered(AT_ONCE).collect().await;
+        for (key, found) in found {
+            match found {
+                Ok(Found::Object { version, bytes }) => {
+                    let report = key.strip_prefix(&self.prefix).and_then(|pod| report(pod, &bytes));
+                    self.known.insert(key, (version, report));
+                }
+                // No agent of ours writes so much: it is no report, and must not hide the others.
+                Ok(Found::Absent | Found::NotModified) | Err(StoreError::TooLarge { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What cannot be read is of a version to come, or damaged; what speaks for another pod is forged. Neither is waited for.
+fn report(pod: &str, bytes: &[u8]) -> Option<Report> {
+    serde_json::from_slice(bytes).ok().filter(|report: &Report| report.pod == pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_speaks_for_its_own_pod_only() {
+        let text =
+            br#"{"v":1,"pod":"web-0","running":null,"desired":null,"in_sync":true,"stage":"steady","at":""}"#;
+        assert!(report("web-0", text).is_some());
+        assert!(report("web-1", text).is_none());
+        assert!(report("web-0", b"{").is_none());
+    }
+}

@@ -1,0 +1,38 @@
+//! `verify.headers`: what the health path is asked with.
+
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+
+/// A header from `Name: value`.
+///
+/// # Errors
+/// What is wrong with it. The value is not repeated: it may be a secret.
+pub fn parse(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| "a header is `Name: value`, like `Host: shop.example.com`".to_owned())?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes())
+        .map_err(|_| format!("{:?} is no name of a header", name.trim()))?;
+    if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name) {
+        return Err(format!("{name} is pitstop's own to send"));
+    }
+    let value = HeaderValue::from_str(value.trim())
+        .map_err(|_| format!("{name} has a value that no header can have"))?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_a_name_and_a_value() {
+        let (name, value) = parse("X-Forwarded-Proto:  https ").unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-forwarded-proto", "https"));
+        assert_eq!(parse("Host: [::1]:3000").unwrap().1, "[::1]:3000");
+        assert!(parse("Host").unwrap_err().contains("Name: value"));
+        assert!(parse("a b: c").unwrap_err().contains("no name"));
+        assert!(parse("Connection: close").unwrap_err().contains("own"));
+        let broken = parse("X-A: hu\u{1}sh").unwrap_err();
+        assert!(broken.contains("x-a") && !broken.contains("sh"), "{broken}");
+    }
+}

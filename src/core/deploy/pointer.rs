@@ -1,0 +1,52 @@
+//! What the pointer says.
+
+use super::*;
+
+impl Deploy {
+    pub(super) fn read_pointer(&mut self, pointer: &Result<Pointer, Trouble>) {
+        match pointer {
+            Ok(pointer) if self.is_older(pointer) => {
+                self.pointer_trouble = Some(replayed(pointer, self.history.sequence));
+                self.replayed = Some(pointer.clone());
+            }
+            Ok(pointer) => {
+                (self.pointer_trouble, self.replayed) = (None, None);
+                self.history.see(&pointer.revision);
+                if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
+                {
+                    self.held = None;
+                }
+                if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
+                    self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
+                    (self.retry_at, self.denied) = (None, 0);
+                    self.forget_condemned();
+                }
+                self.desired = Some(pointer.clone());
+            }
+            Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
+        }
+    }
+
+    /// Somebody put an old pointer back, or the store is another one.
+    fn is_older(&self, pointer: &Pointer) -> bool {
+        pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.history.sequence)
+    }
+
+    /// What was found out about a release is no trouble any more when another one is wanted.
+    fn forget_condemned(&mut self) {
+        if matches!(self.state, State::Steady) {
+            self.trouble.take_if(|trouble| trouble.reason == Reason::HookFailed);
+        }
+    }
+}
+
+fn replayed(pointer: &Pointer, seen: Option<u64>) -> Trouble {
+    let seen = seen.unwrap_or_default();
+    let message = format!(
+        "the pointer names {}, and this pod has seen move {seen} before: an older pointer was put back, or the store \
+         was built anew. Nothing is deployed. `pitstop promote` and `pitstop rollback` write a higher number; if the \
+         store is new, `pitstop sync --retry` in each pod accepts it",
+        pointer.revision
+    );
+    Trouble::new(Reason::Replayed, message)
+}

@@ -1,0 +1,28 @@
+//! Processes that are not ours, or that the kernel keeps from us.
+
+use super::*;
+
+/// A pause grows to so many doublings.
+const DOUBLINGS: u32 = 6;
+
+impl Deploy {
+    /// Whoever is there and cannot be told or may not be looked into: as long as nothing is in place, it runs nothing
+    /// of ours, and what is put in place disturbs it in nothing.
+    pub(super) fn only_strangers(&self, sight: &Sight) -> bool {
+        matches!(sight, Sight::Ambiguous | Sight::NotPermitted) && self.current.is_none()
+    }
+
+    /// The same once the first release is in place, and nothing was seen to run it.
+    pub(super) fn strangers_so_far(&self, sight: &Sight) -> bool {
+        let nothing_yet = self.history.verified.is_none() && self.ran.is_none();
+        matches!(sight, Sight::Ambiguous | Sight::NotPermitted) && nothing_yet
+    }
+
+    /// How long to wait before the next try. What the kernel refuses it goes on refusing until somebody changes the
+    /// pod, and each try may move `current` to and fro.
+    pub(super) fn pause(&mut self, why: Reason) -> u64 {
+        let denied = if why == Reason::NotPermitted { self.denied } else { 0 };
+        self.denied = if why == Reason::NotPermitted { (denied + 1).min(DOUBLINGS) } else { 0 };
+        self.policy.retry_ms << denied
+    }
+}
