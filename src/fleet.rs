@@ -279,9 +279,9 @@ fn add_up(reports: &[Report], own: &str, now: SystemTime) -> Fleet {
         let moves = [Stage::Publishing, Stage::Restarting, Stage::Verifying, Stage::Committing];
         if report.in_sync {
             fleet.well.insert(desired.clone());
-        } else if moves.iter().any(|stage| word(*stage) == report.stage) {
+        } else if moves.iter().any(|stage| stage.name() == report.stage) {
             fleet.proving.insert(desired.clone());
-        } else if report.stage == word(Stage::Stranded) {
+        } else if report.stage == Stage::Stranded.name() {
             fleet.rejected.insert(desired.clone());
         }
     }
