@@ -221,6 +221,7 @@ fn planned(attempt: u64, mode: Mode) -> Event {
 #[test]
 fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was_proved() {
     let mut agent = checked(Mode::Phased);
+    agent.step(Moment(6), look(6, loading(1, false, 1), None));
     agent.step(Moment(6), look(6, Sight::Missing, None));
     agent.step(Moment(6), done(Step::Record(RecordEvent::Attempt)));
     agent.step(Moment(8), look(8, Sight::Missing, None));
