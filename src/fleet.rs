@@ -4,7 +4,8 @@
 //! fleet/<pointer>/<pod>     JSON: what the pod runs, what it should, and why not
 //! ```
 //!
-//! Nothing of a deploy depends on it. It is written when it changes and now and then in between, so that
+//! Reports can be forged by whoever may write them. A pod that reads them waits or tries once more because of them,
+//! and goes nowhere. A report is written when it changes and now and then in between, so that
 //! who reads it can tell a pod that lives from one that is gone; `promote --wait` reads it.
 
 use std::{
@@ -13,13 +14,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
-    core::{Reason, Stage},
+    config::order,
+    core::{Event, Fleet, Reason, Stage},
     revision::{ReleaseId, Revision},
     status::Snapshot,
-    store::{Body, Condition, Store, StoreError},
+    store::{Body, Condition, Found, Store, StoreError},
 };
 
 /// A report that says nothing new is written so often.
@@ -34,6 +36,8 @@ const RETRY: Duration = Duration::from_secs(30);
 const RETRY_DENIED: Duration = Duration::from_secs(3600);
 /// The last report holds up the agent's end no longer than this.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// So many reports are read: those of the pods that go first.
+const READ_AT_MOST: usize = 100;
 /// A report is some hundred bytes.
 pub const LIMIT_BYTES: u64 = 64 << 10;
 
@@ -145,6 +149,11 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// Who reads what the others write.
+    pub fn reader(&self) -> Reader {
+        Reader { store: self.store.clone(), pointer: self.pointer.clone(), pod: self.pod.clone() }
+    }
+
     /// Reports until the agent ends, and that it ends. Failures are said once, and tried again later.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut said: Option<(Report, Instant)> = None;
@@ -202,6 +211,83 @@ impl Reporter {
     }
 }
 
+/// Reads what the other pods say, while that matters to this one.
+#[derive(Clone)]
+pub struct Reader {
+    /// Where from.
+    pub store: Arc<dyn Store>,
+    /// The name of the pointer that this pod follows.
+    pub pointer: String,
+    /// This pod.
+    pub pod: String,
+}
+
+impl Reader {
+    /// Reads as often as `wanted` says, in milliseconds, until nobody listens.
+    pub async fn run(self, mut wanted: watch::Receiver<Option<u64>>, events: mpsc::UnboundedSender<Event>) {
+        loop {
+            let each = *wanted.borrow_and_update();
+            let Some(each) = each else {
+                match wanted.changed().await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            };
+            match self.read().await {
+                Ok(Some(fleet)) => {
+                    if events.send(Event::Fleet(fleet)).is_err() {
+                        return;
+                    }
+                }
+                // Where this pod cannot tell the others, they cannot tell it either.
+                Ok(None) => {}
+                // Without reports a pod goes by its own place.
+                Err(error) => tracing::debug!(%error, "the other pods' reports were not read"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(each)) => {}
+                changed = wanted.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Option<Fleet>, StoreError> {
+        let prefix = prefix(&self.pointer);
+        let mut keys = self.store.list(&prefix).await?;
+        if !keys.contains(&format!("{prefix}{}", self.pod)) {
+            return Ok(None);
+        }
+        keys.sort_by_key(|key| order(key.strip_prefix(&prefix).unwrap_or(key)));
+        let mut reports = Vec::new();
+        for key in keys.iter().take(READ_AT_MOST) {
+            if let Found::Object { bytes, .. } = self.store.get(key, None, LIMIT_BYTES).await? {
+                reports.extend(serde_json::from_slice::<Report>(&bytes));
+            }
+        }
+        Ok(Some(add_up(&reports, &self.pod, SystemTime::now())))
+    }
+}
+
+fn add_up(reports: &[Report], own: &str, now: SystemTime) -> Fleet {
+    let mut fleet = Fleet { first: true, ..Fleet::default() };
+    for report in reports.iter().filter(|report| report.pod != own && report.is_live(now)) {
+        fleet.others += 1;
+        let held = report.reason.as_deref() == Some(Reason::Held.code());
+        fleet.first &= held || order(own) < order(&report.pod);
+        fleet.rejected.extend(report.rejected.iter().map(|rejected| rejected.revision.clone()));
+        let Some(desired) = &report.desired else { continue };
+        let moves = [Stage::Publishing, Stage::Restarting, Stage::Verifying, Stage::Committing];
+        if report.in_sync {
+            fleet.well.insert(desired.clone());
+        } else if moves.iter().any(|stage| stage.name() == report.stage) {
+            fleet.proving.insert(desired.clone());
+        } else if report.stage == Stage::Stranded.name() {
+            fleet.rejected.insert(desired.clone());
+        }
+    }
+    fleet
+}
+
 fn tell(error: &StoreError, before: Option<&StoreError>) {
     match (error, before) {
         (StoreError::Denied(_), Some(StoreError::Denied(_))) => {}
@@ -236,6 +322,41 @@ mod tests {
 
     fn moved(sequence: u64) -> Revision {
         Revision { release: "v2".parse().unwrap(), sequence: Some(sequence) }
+    }
+
+    #[test]
+    fn live_reports_of_other_pods_add_up() {
+        let at = humantime::parse_rfc3339("2026-11-21T10:01:00Z").unwrap();
+        let pod = |name: &str, report: Report| Report { pod: name.into(), ..report };
+        let proving = Report { stage: "verifying".into(), ..report(false, 8) };
+        let rejected = vec![Rejected { revision: moved(6), reason: "boot_failed".into() }];
+        let reports = [
+            pod("own", report(true, 9)),
+            pod("web-1", report(true, 7)),
+            pod("web-2", proving),
+            pod("web-3", Report { rejected, ..report(false, 7) }),
+            pod("gone", Report { leaving: true, ..report(true, 5) }),
+        ];
+        let fleet = add_up(&reports, "own", at);
+        assert_eq!((fleet.others, fleet.well), (3, [moved(7)].into()));
+        assert_eq!((fleet.proving, fleet.rejected), ([moved(8)].into(), [moved(6)].into()));
+        assert_eq!(add_up(&reports, "own", at + LIVE * 2), Fleet { first: true, ..Fleet::default() });
+    }
+
+    #[test]
+    fn one_pod_of_a_fleet_comes_first_and_none_that_is_held() {
+        let at = humantime::parse_rfc3339("2026-11-21T10:01:00Z").unwrap();
+        let held = |held: Option<&str>| {
+            let all = ["a", "b", "c", "d"].map(|pod| {
+                let reason = held.filter(|held| *held == pod).map(|_| "held".to_owned());
+                Report { pod: pod.into(), reason, ..report(true, 7) }
+            });
+            let first = |pod: &&str| add_up(&all, pod, at).first;
+            ["a", "b", "c", "d"].into_iter().filter(first).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let first = held(None);
+        assert_eq!(first.len(), 1);
+        assert_eq!(held(Some(&first[0])).len(), 2, "it is first itself once it is not held any more");
     }
 
     #[test]

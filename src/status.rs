@@ -227,7 +227,7 @@ fn message(view: &View, now: Moment) -> String {
     match (&view.trouble, &view.running, &view.desired) {
         (Some(trouble), ..) => trouble.message.clone(),
         (None, _, Some(desired)) if let Some(turn) = view.turn => format!(
-            "the hot restart onto {desired} waits for this pod's turn (restart.spread), {:.0} s more",
+            "the restart onto {desired} waits for this pod's turn (restart.spread), {:.0} s more at most",
             seconds(turn.since(now)).ceil()
         ),
         (None, Some(running), _) if view.in_sync => format!("runs {running}, as desired"),

@@ -104,6 +104,7 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
         app_server,
         prober: None,
         pointer: None,
+        fleet: None,
         requests,
         terms,
         snapshots: watch::channel(Arc::new(start)).0,

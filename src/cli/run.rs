@@ -222,7 +222,8 @@ async fn serve(
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());
-    let inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
+    let mut inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
+    inputs.fleet = reporter.as_ref().map(Reporter::reader);
     let (stop, stopped) = watch::channel(false);
     let reports = reporter.map(|reporter| tokio::spawn(reporter.run(stopped.clone())));
     let endpoints = tokio::spawn(endpoints(config.listen, handles.clone(), stopped));
@@ -298,6 +299,7 @@ fn inputs(
         app_server,
         prober: parts.prober,
         pointer,
+        fleet: None,
         requests,
         terms: terms()?,
         snapshots,

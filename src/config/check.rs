@@ -72,7 +72,7 @@ impl Checks {
             ("command.timeout", Some(config.command.timeout), least),
             ("restart.timeout", config.restart.timeout, least),
             ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
-            ("restart.spread", Some(config.restart.spread), zero),
+            ("restart.spread", config.restart.spread, zero),
             ("hooks.check_timeout", Some(config.hooks.check_timeout), least),
             ("verify.soak", Some(config.verify.soak), zero),
             ("verify.timeout", Some(config.verify.timeout), least),

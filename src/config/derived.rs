@@ -92,7 +92,8 @@ impl Config {
             long_request_ms: self.restart.long_request(stop).filter(|_| self.restart_cuts()).map(ms),
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
             fallback: self.fallback_dir.is_some(),
-            spread_ms: place(&self.pod(), ms(self.restart.spread)),
+            spread_ms: self.spread(stop).map(|spread| place(&self.pod(), ms(spread))),
+            reports: !self.pointer.starts_with("file:"),
             unwell_ms: ms(self.restart.hot_timeout(stop) / 4),
             unwell_max_ms: ms(self.restart.hot_timeout(stop) * 4),
             retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),
@@ -156,13 +157,25 @@ impl Restart {
     }
 }
 
-/// Where in `[0, spread)` this pod's hot restarts begin: always the same for the same name, and
+impl Config {
+    /// Over how long a fleet's restarts are spread: half of what a hot one may take, unless it is set; 0s is never.
+    fn spread(&self, stop: Duration) -> Option<Duration> {
+        let spread = self.restart.spread.unwrap_or(self.restart.hot_timeout(stop) / 2);
+        (!spread.is_zero()).then_some(spread)
+    }
+}
+
+/// Where in `[0, spread)` this pod's restarts begin: always the same for the same name, and
 /// even over many names. Not the standard library's hash, which may change from version to version.
 fn place(pod: &str, spread_ms: u64) -> u64 {
-    let digest = Sha256::digest(pod);
-    let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    let share = (u128::from(number) * u128::from(spread_ms)) >> 64;
+    let share = (u128::from(order(pod)) * u128::from(spread_ms)) >> 64;
     u64::try_from(share).unwrap_or(0)
+}
+
+/// In which order the pods of a fleet go, by their names.
+pub fn order(pod: &str) -> u64 {
+    let digest = Sha256::digest(pod);
+    digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -226,7 +239,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::test_runner::Config { cases: 12, ..Default::default() })]
         #[test]
-        fn hot_restarts_of_a_fleet_are_spread_evenly(deployment in "[a-z]{1,20}", spread in 1_000_u64..1_000_000) {
+        fn restarts_of_a_fleet_are_spread_evenly(deployment in "[a-z]{1,20}", spread in 1_000_u64..1_000_000) {
             const PODS: u64 = 4_000;
             let mut tenths = [0; 10];
             for pod in 0..PODS {
@@ -243,7 +256,14 @@ mod tests {
     fn a_pod_keeps_its_place_and_without_a_spread_nobody_waits() {
         assert_eq!(place("web-0", 60_000), place("web-0", 60_000));
         assert_eq!(place("web-0", 60_000), 6_305);
-        assert_eq!(place("web-0", 0), 0);
+        let spread = |spread| {
+            let mut config = Config { pod: Some("web-0".into()), ..Config::default() };
+            config.restart.spread = spread;
+            config.policy().spread_ms
+        };
+        assert_eq!(spread(Some(Duration::ZERO)), None);
+        assert_eq!(spread(Some(seconds(60))), Some(6_305));
+        assert_eq!(spread(None), Some(6_305), "half of two minutes");
     }
 
     #[test]

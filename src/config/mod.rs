@@ -24,6 +24,7 @@ mod source;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
+pub use derived::order;
 pub use headers::parse as parse_header;
 pub use health_url::{HealthAddress, HealthUrl};
 pub use keys::nearest;
@@ -256,9 +257,10 @@ pub struct Restart {
     /// For how long; 10m by default.
     #[serde(with = "humantime_serde")]
     pub wait_in_flight: Option<Duration>,
-    /// Over how long the hot restarts of a fleet are spread, each pod at its own place.
+    /// Over how long the restarts of a fleet are spread, each pod at its own place; half of a hot restart's
+    /// `timeout` by default, and 0s: they wait for nobody.
     #[serde(with = "humantime_serde")]
-    pub spread: Duration,
+    pub spread: Option<Duration>,
 }
 
 /// Commands of the user's.

@@ -8,6 +8,12 @@ use crate::revision::{ReleaseId, Revision};
 /// write them: they may make a pod wait, or try once more, and never go anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Fleet {
+    /// How many other live pods there are.
+    pub others: usize,
+    /// This pod comes first in their order.
+    pub first: bool,
+    /// Moves that some pod is being restarted onto.
+    pub proving: BTreeSet<Revision>,
     /// Moves that some pod runs, proved.
     pub well: BTreeSet<Revision>,
     /// Moves that some pod has rejected.

@@ -65,8 +65,10 @@ pub struct Policy {
     pub long_request_ms: Option<u64>,
     /// For how long they are waited for.
     pub wait_in_flight_ms: u64,
-    /// How long this pod's hot restarts wait after the check: its place in `restart.spread`.
-    pub spread_ms: u64,
+    /// How long this pod's restarts wait after the check: its place in `restart.spread`. `None`: they wait for nobody.
+    pub spread_ms: Option<u64>,
+    /// The other pods' reports can be read.
+    pub reports: bool,
     /// Code in the image can be run when nothing else is left (`fallback_dir` is set).
     pub fallback: bool,
     /// For how long a pod waits at its birth for its first release to become well, before another one is tried.
@@ -159,7 +161,7 @@ pub struct View {
     pub in_sync: bool,
     /// What holds, if something does.
     pub trouble: Option<Trouble>,
-    /// The hot restart waits until then for this pod's turn (`restart.spread`).
+    /// The restart waits until then, at the latest, for this pod's turn (`restart.spread`).
     pub turn: Option<Moment>,
     /// Moves that are not tried again, with the reason.
     pub rejected: Vec<(Revision, Reason)>,
@@ -250,6 +252,11 @@ impl Agent {
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self) -> Option<ReleaseId> {
         self.deploy.probe_for(self.gate())
+    }
+
+    /// How often the other pods' reports are to be read, in milliseconds, while they matter.
+    pub fn reads_fleet_each(&self) -> Option<u64> {
+        self.deploy.reads_fleet_each()
     }
 
     /// Whether the files that processes have loaded matter now.

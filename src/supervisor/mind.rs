@@ -82,6 +82,13 @@ impl Mind {
         }
     }
 
+    pub fn reads_fleet_each(&self) -> Option<u64> {
+        match self {
+            Self::Bare { .. } => None,
+            Self::Whole(agent) => agent.reads_fleet_each(),
+        }
+    }
+
     pub fn wants_files(&self) -> bool {
         match self {
             Self::Bare { .. } => false,

@@ -25,6 +25,7 @@ use crate::{
     desk::{Command, Requests},
     effects::Effects,
     finding::Finding,
+    fleet::Reader,
     metrics::Metrics,
     pointer::{Kick, Latest},
     probe::Prober,
@@ -62,6 +63,8 @@ pub struct Inputs {
     pub prober: Option<Prober>,
     /// What the pointer says, where there is one that can be followed.
     pub pointer: Option<(watch::Receiver<Latest>, Kick)>,
+    /// Who reads the other pods' reports, where there are any.
+    pub fleet: Option<Reader>,
     /// What the outside asks.
     pub requests: Requests,
     /// How many SIGTERMs there have been.
@@ -110,7 +113,11 @@ impl Loop {
     /// Breaks when the agent is to end; continues when something was lost.
     async fn begin(inputs: Inputs) -> ControlFlow<(), &'static str> {
         let (done, finished) = mpsc::unbounded_channel();
-        let state = State::new(&inputs, done, inputs.effects.read_drain_journal().await);
+        let journal = inputs.effects.read_drain_journal().await;
+        let state = State::new(&inputs, done.clone(), journal);
+        if let Some(reader) = inputs.fleet.clone() {
+            tokio::spawn(reader.run(state.reads_fleet(), done));
+        }
         let (send, looks) = mpsc::channel(1);
         let observer = Observer {
             app_server: inputs.app_server.clone(),

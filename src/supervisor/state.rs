@@ -33,6 +33,8 @@ pub struct State {
     log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
+    /// How often the other pods' reports are read.
+    fleet: watch::Sender<Option<u64>>,
     /// The callers of /prestop, and since when they wait.
     waiting: Vec<(Moment, oneshot::Sender<Ending>)>,
     /// What the pointer said while the mind was bare.
@@ -87,6 +89,7 @@ impl State {
             inputs: inputs.clone(),
             done,
             attention: watch::channel(calm).0,
+            fleet: watch::channel(None).0,
             waiting: Vec::new(),
             pointer: None,
             term: None,
@@ -103,6 +106,10 @@ impl State {
 
     pub fn attention(&self) -> watch::Receiver<Attention> {
         self.attention.subscribe()
+    }
+
+    pub fn reads_fleet(&self) -> watch::Receiver<Option<u64>> {
+        self.fleet.subscribe()
     }
 
     fn now(&self) -> Moment {
@@ -361,6 +368,8 @@ impl State {
             *attention = wanted;
             changed
         });
+        let each = self.mind.reads_fleet_each();
+        self.fleet.send_if_modified(|wanted| std::mem::replace(wanted, each) != each);
         let attempt: Attempt = view.attempt;
         let since = Since::after(&self.inputs.snapshots.borrow(), &view, now);
         self.inputs.snapshots.send_replace(Arc::new(Snapshot {

@@ -53,6 +53,7 @@ impl Pod {
             ("PITSTOP_POD", "jobs".into()),
             ("PITSTOP_POLL_INTERVAL", "500ms".into()),
             ("PITSTOP_VERIFY_SOAK", "1s".into()),
+            ("PITSTOP_RESTART_SPREAD", "0s".into()),
             ("PITSTOP_COMMAND_TIMEOUT", "60s".into()),
         ] {
             agent.env.push((key.into(), value));

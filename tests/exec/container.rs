@@ -50,6 +50,7 @@ impl Recipe {
             ("PITSTOP_LISTEN", text("127.0.0.1:0")),
             ("PITSTOP_LOG_FORMAT", text("text")),
             ("PITSTOP_POLL_INTERVAL", text("500ms")),
+            ("PITSTOP_RESTART_SPREAD", text("0s")),
             ("PITSTOP_DRAIN_MIN", text("0s")),
             ("PITSTOP_POD", text("rig")),
             ("DIR", dir.path().into()),

@@ -3,22 +3,6 @@
 use super::*;
 
 impl Deploy {
-    /// How the app server is moved is known; when is the next question.
-    pub(super) fn planned(&self, now: Moment, target: Target, mode: Mode) -> State {
-        let mode = if target.hot_only { Mode::Hot } else { mode };
-        // Nobody's clients wait in a phased restart, and who was sent back must get there at once.
-        let at_once = mode == Mode::Phased || target.hot_only || self.held.is_some();
-        let checking = match self.policy.spread_ms {
-            ms if ms > 0 && !at_once => Checking::Spread { until: now.plus(ms) },
-            _ => self.requests(now, mode),
-        };
-        State::Checking(target, checking)
-    }
-
-    fn requests(&self, now: Moment, mode: Mode) -> Checking {
-        Checking::Requests { mode, until: now.plus(self.policy.wait_in_flight_ms) }
-    }
-
     /// The release needs another image: nothing is asked again until there is one.
     pub(super) fn lacking(
         &mut self,
@@ -84,19 +68,6 @@ impl Deploy {
         self.state = State::Checking(target, checking);
     }
 
-    /// A hot restart waits for this pod's turn among the fleet's. Where nothing serves, no client
-    /// would wait for the boot, so nothing is waited for.
-    fn wait_for_turn(&mut self, now: Moment, target: Target, until: Moment, sight: &Sight) {
-        match sight {
-            Sight::Missing => self.state = State::Checking(target, Checking::Look { missing_until: None }),
-            sight if now >= until || !verdict::any_booted(sight) => {
-                let requests = self.requests(now, Mode::Hot);
-                self.state = State::Checking(target, requests);
-            }
-            _ => {}
-        }
-    }
-
     pub(super) fn check(
         &mut self,
         now: Moment,
@@ -132,9 +103,9 @@ impl Deploy {
                     self.wait_for_image(now, target, images, again, &look.sight);
                 }
             }
-            Checking::Spread { until } => {
+            Checking::Spread(turn) => {
                 if let Some(look) = look {
-                    self.wait_for_turn(now, target, until, &look.sight);
+                    self.wait_for_turn(now, target, turn, &look.sight);
                 }
             }
             Checking::Requests { mode, until } => {

@@ -36,6 +36,7 @@ mod strangers;
 pub(super) mod tests;
 #[cfg(test)]
 mod time;
+mod turn;
 mod view;
 
 pub use birth::stand_ins;
@@ -57,7 +58,7 @@ use super::{
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 use rest::Standing;
 use revert::{Revert, RevertStep};
-use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Verifying};
+use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Turn, Verifying};
 
 /// What the end of the pod forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -363,7 +364,7 @@ impl Deploy {
         match &self.state {
             State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
             State::Checking(_, Checking::Requests { until, .. })
-            | State::Checking(_, Checking::Spread { until } | Checking::Lacking { again: until, .. })
+            | State::Checking(_, Checking::Lacking { again: until, .. })
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until } | Committing::TakenUp { until }) => {
@@ -374,6 +375,7 @@ impl Deploy {
                 due.extend(verifying.ask_again);
                 due.extend(verifying.unwell_until);
             }
+            State::Checking(_, Checking::Spread(turn)) => due.extend([turn.place, turn.last]),
             State::Reverting(_, revert) => due.extend(revert.deadlines(&self.policy)),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));
@@ -389,7 +391,7 @@ impl Deploy {
     pub fn watchfulness(&self) -> Watchfulness {
         match self.state {
             State::Steady | State::Stranded(_) | State::Fetching(_) => Watchfulness::Calm,
-            State::Checking(_, Checking::Spread { .. } | Checking::Lacking { .. }) => Watchfulness::Calm,
+            State::Checking(_, Checking::Spread(_) | Checking::Lacking { .. }) => Watchfulness::Calm,
             _ => Watchfulness::Close,
         }
     }

@@ -15,6 +15,9 @@ impl Deploy {
                     self.history.sequence = pointer.revision.sequence;
                     self.read_pointer(&Ok(pointer));
                 }
+                if let State::Checking(_, Checking::Spread(turn)) = &mut self.state {
+                    turn.at_once |= retry;
+                }
                 if let (true, Some(desired)) = (retry, &self.desired) {
                     self.history.lift(&desired.revision);
                 }

@@ -63,10 +63,22 @@ pub(super) enum Checking {
     Lacking { images: Vec<GenerationKey>, again: Moment },
     /// The release itself was found to be bad, before anything was moved: that goes on disk.
     Condemned(Trouble),
-    /// Is it this pod's turn, so that a fleet's hot restarts do not coincide?
-    Spread { until: Moment },
+    /// Is it this pod's turn, so that no fleet serves an unproved release everywhere at the same moment?
+    Spread(Turn),
     /// Would requests be cut?
     Requests { mode: Mode, until: Moment },
+}
+
+/// How long a restart waits for the other pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Turn {
+    pub mode: Mode,
+    /// This pod's place by its name.
+    pub place: Moment,
+    /// No longer than this, whatever others report: reports can be forged.
+    pub last: Moment,
+    /// An operator wants it tried, whatever the others have found.
+    pub at_once: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

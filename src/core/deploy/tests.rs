@@ -4,6 +4,7 @@ mod newborn;
 mod refused;
 mod stop;
 mod strangers;
+mod turn;
 
 use crate::core::{
     Agent, Answer, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment,
@@ -35,7 +36,8 @@ pub(in crate::core) fn policy() -> Policy {
         hearing_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 0,
-        spread_ms: 5_000,
+        spread_ms: Some(5_000),
+        reports: false,
         fallback: false,
         unwell_ms: 1_000,
         unwell_max_ms: 4_000,
@@ -219,6 +221,7 @@ fn planned(attempt: u64, mode: Mode) -> Event {
 #[test]
 fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was_proved() {
     let mut agent = checked(Mode::Phased);
+    agent.step(Moment(6), look(6, loading(1, false, 1), None));
     agent.step(Moment(6), look(6, Sight::Missing, None));
     agent.step(Moment(6), done(Step::Record(RecordEvent::Attempt)));
     agent.step(Moment(8), look(8, Sight::Missing, None));
@@ -250,13 +253,6 @@ fn a_hot_restart_waits_for_its_turn_and_says_until_when() {
     agent.step(Moment(5_005), look(5_005, serving(), None));
     assert_eq!(agent.view().turn, None);
     assert!(begins(&agent.step(Moment(5_006), look(5_006, serving(), None))));
-}
-
-#[test]
-fn a_phased_restart_waits_for_nobody() {
-    let mut agent = checked(Mode::Phased);
-    assert_eq!(agent.view().turn, None);
-    assert!(begins(&agent.step(Moment(7), look(7, serving(), None))));
 }
 
 #[test]

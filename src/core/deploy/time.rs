@@ -30,16 +30,14 @@ impl Deploy {
         }
         match &mut self.state {
             State::Checking(_, Checking::Look { missing_until }) => optional(missing_until),
-            State::Checking(
-                _,
-                Checking::Requests { until, .. }
-                | Checking::Spread { until }
-                | Checking::Lacking { again: until, .. },
-            )
+            State::Checking(_, Checking::Requests { until, .. } | Checking::Lacking { again: until, .. })
             | State::Publishing(_, _, Publishing::Flip { until })
             | State::Restarting(_, _, Restarting::Look { until })
             | State::Committing(_, Committing::Watch { until } | Committing::TakenUp { until }) => {
                 *until = shift(*until)
+            }
+            State::Checking(_, Checking::Spread(turn)) => {
+                (turn.place, turn.last) = (shift(turn.place), shift(turn.last));
             }
             State::Checking(_, Checking::TakenUp { signalled: Some(baseline), .. })
             | State::Restarting(_, _, Restarting::Record(baseline) | Restarting::Signal(baseline)) => {

@@ -91,13 +91,6 @@ impl Deploy {
         }
     }
 
-    fn turn(&self) -> Option<Moment> {
-        match self.state {
-            State::Checking(_, Checking::Spread { until }) => Some(until),
-            _ => None,
-        }
-    }
-
     /// The one reason that matters most, if the pod is not simply in sync.
     fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
         let trouble = self.stand_in_trouble().or_else(|| self.trouble.clone());

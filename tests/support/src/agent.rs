@@ -55,7 +55,7 @@ impl AgentRig {
         format!(
             "source: {store}\npointer: production\npod: rig\ndeploy_to: {deploy_to}\nstate_dir: {state}\n\
              poll_interval: 500ms\ngrace_period: 60s\nlisten: 127.0.0.1:{listen}\n\
-             {section}verify:\n  url: http://127.0.0.1:{app}/up\n  release_header: X-Release\n  soak: 1s\n\
+             {section}restart:\n  spread: 0s\nverify:\n  url: http://127.0.0.1:{app}/up\n  release_header: X-Release\n  soak: 1s\n\
              drain:\n  min: 1s\n  quiet: 3s\n",
             store = self.store().display(),
             deploy_to = puma.deploy_to().display(),
