@@ -8,6 +8,10 @@
 //! and goes nowhere. A report is written when it changes and now and then in between, so that
 //! who reads it can tell a pod that lives from one that is gone; `promote --wait` reads it.
 
+mod reports;
+
+pub use reports::Reports;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -21,7 +25,7 @@ use crate::{
     core::{Event, Fleet, Reason, Stage},
     revision::{ReleaseId, Revision},
     status::Snapshot,
-    store::{Body, Condition, Found, Store, StoreError},
+    store::{Body, Condition, Store, StoreError},
 };
 
 /// A report that says nothing new is written so often.
@@ -225,6 +229,7 @@ pub struct Reader {
 impl Reader {
     /// Reads as often as `wanted` says, in milliseconds, until nobody listens.
     pub async fn run(self, mut wanted: watch::Receiver<Option<u64>>, events: mpsc::UnboundedSender<Event>) {
+        let mut reports = Reports::of(&self.store, &self.pointer);
         loop {
             let each = *wanted.borrow_and_update();
             let Some(each) = each else {
@@ -233,7 +238,7 @@ impl Reader {
                     Err(_) => return,
                 }
             };
-            match self.read().await {
+            match self.read(&mut reports).await {
                 Ok(Some(fleet)) => {
                     if events.send(Event::Fleet(fleet)).is_err() {
                         return;
@@ -251,26 +256,16 @@ impl Reader {
         }
     }
 
-    async fn read(&self) -> Result<Option<Fleet>, StoreError> {
-        let prefix = prefix(&self.pointer);
-        let mut keys = self.store.list(&prefix).await?;
-        if !keys.contains(&format!("{prefix}{}", self.pod)) {
-            return Ok(None);
-        }
-        keys.sort_by_key(|key| order(key.strip_prefix(&prefix).unwrap_or(key)));
-        let mut reports = Vec::new();
-        for key in keys.iter().take(READ_AT_MOST) {
-            if let Found::Object { bytes, .. } = self.store.get(key, None, LIMIT_BYTES).await? {
-                reports.extend(serde_json::from_slice::<Report>(&bytes));
-            }
-        }
-        Ok(Some(add_up(&reports, &self.pod, SystemTime::now())))
+    async fn read(&self, reports: &mut Reports) -> Result<Option<Fleet>, StoreError> {
+        let pods = reports.look_at(READ_AT_MOST).await?;
+        let seen = pods.contains(&self.pod);
+        Ok(seen.then(|| add_up(reports.all(), &self.pod, SystemTime::now())))
     }
 }
 
-fn add_up(reports: &[Report], own: &str, now: SystemTime) -> Fleet {
+fn add_up<'a>(reports: impl Iterator<Item = &'a Report>, own: &str, now: SystemTime) -> Fleet {
     let mut fleet = Fleet { first: true, ..Fleet::default() };
-    for report in reports.iter().filter(|report| report.pod != own && report.is_live(now)) {
+    for report in reports.filter(|report| report.pod != own && report.is_live(now)) {
         fleet.others += 1;
         let held = report.reason.as_deref() == Some(Reason::Held.code());
         fleet.first &= held || order(own) < order(&report.pod);
@@ -337,10 +332,10 @@ mod tests {
             pod("web-3", Report { rejected, ..report(false, 7) }),
             pod("gone", Report { leaving: true, ..report(true, 5) }),
         ];
-        let fleet = add_up(&reports, "own", at);
+        let fleet = add_up(reports.iter(), "own", at);
         assert_eq!((fleet.others, fleet.well), (3, [moved(7)].into()));
         assert_eq!((fleet.proving, fleet.rejected), ([moved(8)].into(), [moved(6)].into()));
-        assert_eq!(add_up(&reports, "own", at + LIVE * 2), Fleet { first: true, ..Fleet::default() });
+        assert_eq!(add_up(reports.iter(), "own", at + LIVE * 2), Fleet { first: true, ..Fleet::default() });
     }
 
     #[test]
@@ -351,7 +346,7 @@ mod tests {
                 let reason = held.filter(|held| *held == pod).map(|_| "held".to_owned());
                 Report { pod: pod.into(), reason, ..report(true, 7) }
             });
-            let first = |pod: &&str| add_up(&all, pod, at).first;
+            let first = |pod: &&str| add_up(all.iter(), pod, at).first;
             ["a", "b", "c", "d"].into_iter().filter(first).map(str::to_owned).collect::<Vec<_>>()
         };
         let first = held(None);

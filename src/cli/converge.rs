@@ -8,9 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Console, Exit, console::one_line, reports::Reports};
+use super::{Console, Exit, console::one_line};
 use crate::{
-    fleet::{self, Report},
+    fleet::{self, Report, Reports},
     revision::{ReleaseId, Revision},
     store::Store,
 };

@@ -27,7 +27,6 @@ pub mod promote;
 pub mod prune;
 pub mod publish;
 pub mod releases;
-mod reports;
 pub mod rollback;
 pub mod run;
 pub mod status;

@@ -1,9 +1,9 @@
 //! `pitstop rollback [--to ID] [--if-current ID]`: moves the pointer back, never forward.
 
-use super::{Console, Exit, Failure, console::one_line, converge::Wait, moving::Moving, reports::Reports};
+use super::{Console, Exit, Failure, console::one_line, converge::Wait, moving::Moving};
 use crate::{
     config::Config,
-    fleet::Report,
+    fleet::{Report, Reports},
     revision::{Pointer, ReleaseId},
 };
 

@@ -111,6 +111,7 @@ fn pod(values: Value) -> Value {
         "config": {
             "source": "/store",
             "poll_interval": "1s",
+            "restart": { "spread": "0s" },
             "verify": { "soak": "1s", "release_header": "X-Release" },
             "drain": { "min": "1s", "quiet": "2s", "reserve": "6s" },
             "puma": { "worker_shutdown_timeout": "5s" },

@@ -34,6 +34,45 @@ fn e2e_promote_waits_until_the_fleet_has_arrived_or_a_pod_gives_up() {
     assert_eq!(output.status.code(), Some(3), "nobody is there");
 }
 
+/// Another pod of the fleet is played by its report: that is all that pods know of each other.
+fn other_pod_says(pod: &Pod, more: Value) {
+    let mut report = serde_json::json!({
+        "v": 1, "pod": "other", "running": "v1", "in_sync": false, "stage": "verifying",
+        "desired": { "release": "v2", "sequence": 2 },
+        "at": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+    });
+    report.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let fleet = pod.agent.store().join("fleet/production");
+    std::fs::write(fleet.join(".other"), report.to_string()).unwrap();
+    std::fs::rename(fleet.join(".other"), fleet.join("other")).unwrap();
+}
+
+#[test]
+fn e2e_a_pod_lets_another_prove_a_release_first_and_does_not_try_what_was_rejected_there() {
+    let mut pod = Pod::born(Setup::default());
+    pod.set("PITSTOP_RESTART_SPREAD", "10m");
+    let pod = pod.started();
+    until("the first report", || (report(&pod)["running"] == "v1").then_some(()));
+    other_pod_says(&pod, serde_json::json!({}));
+    pod.deploy(App::Good, "v2");
+    let waits =
+        |status: Value| status["message"].as_str()?.contains("waits for this pod's turn").then_some(());
+    until("the other pod's turn", || waits(pod.status()));
+    let rejected = serde_json::json!([{ "release": "v2", "sequence": 2, "reason": "boot_loop" }]);
+    other_pod_says(&pod, serde_json::json!({ "stage": "steady", "rejected": rejected }));
+    assert!(
+        pod.wait_for_reason("rejected")["message"]
+            .as_str()
+            .unwrap()
+            .contains("another pod has rejected v2#2")
+    );
+    assert_eq!(pod.attempts("v2"), 0);
+    pod.assert_runs("v1");
+    other_pod_says(&pod, serde_json::json!({ "stage": "steady", "in_sync": true, "running": "v2" }));
+    pod.agent.wait_in_sync("v2");
+    pod.assert_runs("v2");
+}
+
 #[test]
 fn e2e_without_room_old_releases_go_but_never_what_the_lease_of_the_pod_names() {
     if !is_root() {

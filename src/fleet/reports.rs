@@ -1,11 +1,12 @@
-//! The pods' reports, read for commands.
+//! Reading the pods' reports.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
+use super::{LIMIT_BYTES, Report, prefix};
 use crate::{
-    fleet::{self, Report},
+    config::order,
     store::{Found, Store, StoreError, Version},
 };
 
@@ -13,7 +14,7 @@ use crate::{
 const AT_ONCE: usize = 8;
 
 /// The reports as last read.
-pub(super) struct Reports {
+pub struct Reports {
     store: Arc<dyn Store>,
     prefix: String,
     known: BTreeMap<String, (Version, Option<Report>)>,
@@ -21,24 +22,39 @@ pub(super) struct Reports {
 
 impl Reports {
     /// Those of the pods that follow this pointer. None is read yet.
-    pub(super) fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
-        Self { store: store.clone(), prefix: fleet::prefix(pointer), known: BTreeMap::new() }
+    pub fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
+        Self { store: store.clone(), prefix: prefix(pointer), known: BTreeMap::new() }
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Report> {
+    pub fn all(&self) -> impl Iterator<Item = &Report> {
         self.known.values().filter_map(|(_, report)| report.as_ref())
     }
 
     /// Reads what has changed.
-    pub(super) async fn look(&mut self) -> Result<(), StoreError> {
-        let keys = self.store.list(&self.prefix).await?;
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn look(&mut self) -> Result<(), StoreError> {
+        self.look_at(usize::MAX).await.map(drop)
+    }
+
+    /// Reads what has changed of the `most` pods that come first in their order. Returns the names of all pods.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn look_at(&mut self, most: usize) -> Result<Vec<String>, StoreError> {
+        let mut keys = self.store.list(&self.prefix).await?;
+        let pods: Vec<String> =
+            keys.iter().filter_map(|key| key.strip_prefix(&self.prefix)).map(str::to_owned).collect();
+        keys.sort_by_key(|key| order(key.strip_prefix(&self.prefix).unwrap_or(key)));
+        keys.truncate(most);
         self.known.retain(|key, _| keys.contains(key));
         let known = &self.known;
         let store = &self.store;
         let reads = stream::iter(keys).map(|key| async move {
             let version = known.get(&key).map(|(version, _)| version.clone());
-            let found = store.get(&key, version.as_ref(), fleet::LIMIT_BYTES).await;
+            let found = store.get(&key, version.as_ref(), LIMIT_BYTES).await;
             (key, found)
         });
         let found: Vec<_> = reads.buffer_unordered(AT_ONCE).collect().await;
@@ -53,7 +69,7 @@ impl Reports {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(pods)
     }
 }
 
