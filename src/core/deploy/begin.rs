@@ -18,7 +18,7 @@ impl Deploy {
         let nowhere = self.history.verified.is_none() && in_place;
         let hot_only = matches!(self.state, State::Stranded(_)) && !nowhere;
         let from = self.ran.clone().filter(|ran| !self.unwell.contains(ran));
-        (!idle).then(|| Target { revision, from, previous, hot_only, stand_in: None })
+        (!idle).then_some(Target { revision, from, previous, hot_only, stand_in: None })
     }
 
     /// From rest, begins the wanted move.

@@ -52,6 +52,14 @@ impl Deploy {
             State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: Some(until) });
     }
 
+    /// Puts another release in place of one that nothing was found against.
+    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Trouble) {
+        self.begin_revert(now, target, why, false);
+        if let State::Reverting(_, revert) = &mut self.state {
+            revert.trial = true;
+        }
+    }
+
     /// The other release has come up. Is it well?
     pub(super) fn try_goal(
         &mut self,
@@ -72,7 +80,7 @@ impl Deploy {
             }
             (verdict::Verdict::Failed(_), _) => return self.leave_trial(target, revert.goal),
             _ if over => return self.leave_trial(target, revert.goal),
-            _ => revert.step = RevertStep::Try(watch),
+            _ => revert.step = RevertStep::Try(Box::new(watch)),
         }
         self.state = State::Reverting(target, revert);
     }

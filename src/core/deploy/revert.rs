@@ -58,7 +58,7 @@ pub(super) enum RevertStep {
         settle_by: Moment,
     },
     /// The goal is on trial, and has come up.
-    Try(Watch),
+    Try(Box<Watch>),
     Recover(GenerationKey),
     /// The goal came up beside what failed, which goes now.
     Leave(GenerationKey),
@@ -98,9 +98,10 @@ impl Deploy {
     pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Trouble, reject: bool) {
         if reject {
             self.history.reject(&target.revision, why.reason);
-            let words = self.probe_said.as_ref().filter(|_| why.reason == Reason::ProbeFailed);
+            let words = self.evidence(why.reason);
             self.condemned = words.map(|words| (target.revision.clone(), words.clone()));
         }
+        self.raised = None;
         self.running = None;
         self.trouble = Some(why.clone());
         let goal = self.way_back(&target, &[]);
@@ -108,14 +109,6 @@ impl Deploy {
         let (killed, repeated, empty, trial, unfetched) = (false, false, false, false, Vec::new());
         let revert = Revert { why, reject, goal, killed, repeated, empty, trial, unfetched, step };
         self.state = State::Reverting(target, revert);
-    }
-
-    /// Puts another release in place of one that nothing was found against.
-    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Trouble) {
-        self.begin_revert(now, target, why, false);
-        if let State::Reverting(_, revert) = &mut self.state {
-            revert.trial = true;
-        }
     }
 
     /// The journal already has the rejection.
@@ -185,7 +178,7 @@ impl Deploy {
             RevertStep::Watch { until, settle_by } => {
                 return self.revert_watch(now, target, revert, (until, settle_by), look, barred, out);
             }
-            RevertStep::Try(watch) => return self.try_goal(now, target, revert, watch, look),
+            RevertStep::Try(watch) => return self.try_goal(now, target, revert, *watch, look),
             RevertStep::Recover(on) => {
                 out.push(self.perform(Act::Recover, on));
             }
@@ -322,7 +315,7 @@ impl Deploy {
             if home && (self.settled(server) || now >= until) {
                 if revert.trial {
                     let until = Some(now.plus(self.policy.hot_timeout_ms));
-                    revert.step = RevertStep::Try(Watch::new(goal.clone(), None, until));
+                    revert.step = RevertStep::Try(Box::new(Watch::new(goal.clone(), None, until)));
                 } else {
                     self.prove_goal(goal);
                     revert.step = RevertStep::Close;
@@ -399,6 +392,24 @@ impl Deploy {
         self.state = State::Stranded(target);
     }
 
+    fn flip_ended(
+        &mut self,
+        now: Moment,
+        until: Moment,
+        reject: bool,
+        failed: Option<&Trouble>,
+    ) -> RevertStep {
+        match failed {
+            Some(trouble) if trouble.reason == Reason::ReleaseCorrupt => RevertStep::Fetch,
+            Some(trouble) => {
+                self.retry(now, trouble);
+                RevertStep::Flip { until }
+            }
+            None if reject && self.mutated(Mutation::RejectAfterFlip) => RevertStep::Reject,
+            None => RevertStep::Survey { until },
+        }
+    }
+
     /// An effect of the way back has ended. Nothing that fails here ends the way back.
     pub(super) fn revert_ended(
         &mut self,
@@ -441,15 +452,7 @@ impl Deploy {
                 }
             },
             // One time for both: whatever did not move before the flip need not be waited for again.
-            RevertStep::Flip { until } => match failed {
-                Some(trouble) if trouble.reason == Reason::ReleaseCorrupt => RevertStep::Fetch,
-                Some(trouble) => {
-                    self.retry(now, trouble);
-                    RevertStep::Flip { until }
-                }
-                None if revert.reject && self.mutated(Mutation::RejectAfterFlip) => RevertStep::Reject,
-                None => RevertStep::Survey { until },
-            },
+            RevertStep::Flip { until } => self.flip_ended(now, until, revert.reject, failed),
             RevertStep::Announce(baseline) => RevertStep::Signal(baseline),
             // Nothing was sent: the image meant is gone or has changed. Look again.
             RevertStep::Signal(_) if failed.is_some() => {
