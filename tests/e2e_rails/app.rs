@@ -48,6 +48,12 @@ impl Shop {
         shop.edit("config/environments/production.rb", |text| {
             text.replace("# config.assume_ssl = true", "config.assume_ssl = true")
         });
+        let pod_dir = puma.scratch().join("pod");
+        shop.edit("config/boot.rb", |text| {
+            let line = from_docs("config/boot.rb, above: require \"bootsnap/setup\"");
+            let line = line.replace("/srv/pod", &pod_dir.to_string_lossy());
+            text.replace("require \"bootsnap/setup\"", &format!("{line}require \"bootsnap/setup\""))
+        });
         for initializer in ["release", "assets_of_other_releases"] {
             let path = format!("config/initializers/{initializer}.rb");
             fs::write(shop.dir.join(&path), from_docs(&path)).unwrap();

@@ -55,14 +55,17 @@ fn e2e_a_rails_app_is_deployed_under_load() {
     assert!((tally.requests..=tally.requests + tally.resets).contains(&visits), "{visits} rows of {tally:?}");
 }
 
-/// Bootsnap keeps what it compiled by path. With paths through `current`, one release would get another's.
+/// Bootsnap keeps what it compiled by path, in a directory of each release. With paths through `current`, one would get another's.
 fn assert_caches_are_the_releases_own(pod: &Pod) {
-    let cache = pod.puma.scratch().join("pod/tmp/cache/bootsnap/load-path-cache");
-    let cache = String::from_utf8_lossy(&fs::read(cache).unwrap()).into_owned();
-    for id in ["v1", "v2", "v3", "v4"] {
-        assert!(cache.contains(&format!("/srv/app/releases/{id}/lib")), "{id}");
+    let ids = ["v1", "v2", "v3", "v4"];
+    for id in ids {
+        let cache = pod.puma.scratch().join(format!("pod/bootsnap/{id}/bootsnap/load-path-cache"));
+        let cache = String::from_utf8_lossy(&fs::read(cache).unwrap()).into_owned();
+        let named = |other: &&str| cache.contains(&format!("/srv/app/releases/{other}/lib"));
+        assert_eq!(ids.into_iter().filter(named).collect::<Vec<_>>(), [id]);
+        assert!(!cache.contains("/srv/app/current"));
     }
-    assert!(!cache.contains("/srv/app/current"));
+    assert!(!pod.puma.scratch().join("pod/tmp/cache/bootsnap").exists());
 }
 
 /// The pod is deleted while requests come in, which end when its removal has spread.
