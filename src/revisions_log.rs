@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -132,6 +132,12 @@ impl Log {
 
     fn trouble(&self, error: &io::Error) -> Trouble {
         let (path, kind) = (self.path.display(), error.kind());
+        if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+            let message = format!(
+                "{path} is a link, or lies below one, and pitstop follows none here: remove the link"
+            );
+            return Trouble::new(Reason::VolumeUnavailable, message);
+        }
         let error = beneath::plain_error(error);
         match kind {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -326,6 +332,17 @@ mod tests {
 
     fn reopen(log: &Log) -> Vec<Record> {
         Log::open(log.path.clone()).unwrap().1
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_journal_is_named_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("revisions.log"), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, "no journal").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        let trouble = Log::open(path).unwrap_err();
+        assert!(trouble.message.contains("revisions.log is a link"), "{trouble:?}");
+        assert_eq!(fs::read_to_string(elsewhere).unwrap(), "no journal");
     }
 
     #[test]

@@ -77,6 +77,13 @@ impl Pod {
         fs::read_to_string(self.agent.log()).expect("the agent's log").contains(what)
     }
 
+    /// Both the status and the log name the exception.
+    fn tells(&self, exception: &str) {
+        let status = self.agent.status().unwrap();
+        assert!(status["message"].as_str().unwrap().contains(exception), "{status}");
+        assert!(self.agent_said(exception), "the log names it as well");
+    }
+
     /// After all that, a good release goes out as ever.
     fn takes_a_good_release(&self) {
         self.agent.publish(&self.puma, App::Good, "v3");
@@ -137,6 +144,7 @@ fn phased_and_raises_on_boot_nobody_notices() {
     let client = Client::of(&pod);
     assert_eq!(pod.survives(App::RaisesOnBoot), "boot_loop");
     assert_eq!(client.bad_answers(), Vec::<String>::new());
+    pod.tells("an exception at config.ru:2:in `block in <main>' (this Puma does not log its message)");
     pod.takes_a_good_release();
 }
 
@@ -161,6 +169,7 @@ fn hot_and_raises_on_boot() {
 fn hot_and_raises_on_boot_in_preload_ends_the_master_and_the_container_boots_good_code() {
     let pod = Pod::start(Setup::preloading(), HOT);
     assert_eq!(pod.survives(App::RaisesOnBoot), "master_gone");
+    pod.tells("RuntimeError: this release is broken on purpose (config.ru:2)");
     pod.takes_a_good_release();
 }
 

@@ -86,6 +86,11 @@ pub trait AppServer: Send + Sync {
         Box::pin(async { Some(BTreeMap::new()) })
     }
 
+    /// The last exception in what it has written since it was told to restart, where that can be read.
+    fn raised(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async { None })
+    }
+
     /// Everything that can be said of its set-up; the findings among them are those of a look.
     fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
         Box::pin(async { Vec::new() })

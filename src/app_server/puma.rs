@@ -34,6 +34,7 @@ mod loads;
 mod means;
 mod perform;
 mod plan;
+mod raised;
 /// What the files of an app tell of its Puma, without one.
 pub mod repository;
 pub(super) mod setting;
@@ -44,6 +45,7 @@ mod view;
 
 use census::{Family, Found};
 use control::{Control, ControlServer};
+use raised::Output;
 use setting::Setting;
 use starter::Starter;
 use view::View;
@@ -74,6 +76,8 @@ pub struct Puma {
     loaded: OneAtATime,
     /// Signals: never behind a look that hangs.
     acts: Acts,
+    /// What it writes since it was told to restart, where that can be read.
+    output: Mutex<Option<Arc<Output>>>,
 }
 
 /// Which of several masters is meant.
@@ -150,6 +154,7 @@ impl Puma {
             files: OneAtATime::start("files")?,
             loaded: OneAtATime::start("loaded")?,
             acts: Acts::start()?,
+            output: Mutex::default(),
             releases,
         })
     }
@@ -173,6 +178,7 @@ impl Puma {
     }
 
     async fn look(&self) -> Look {
+        let _ = self.output.lock().await.take_if(|output| output.is_old());
         match self.see().await {
             Ok(view) => Look {
                 sight: Sight::Seen(view.app_server()),
@@ -380,6 +386,13 @@ impl AppServer for Puma {
 
     fn files(&self) -> BoxFuture<'_, Option<BTreeMap<ProcessKey, Files>>> {
         Box::pin(self.loaded_files())
+    }
+
+    fn raised(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async {
+            let output = self.output.lock().await.clone()?;
+            self.files.run(LIMIT, move || output.raised()).await?
+        })
     }
 
     fn examine(&self) -> BoxFuture<'_, Vec<Check>> {

@@ -45,6 +45,8 @@ pub struct Observation {
     pub answers: Vec<Answer>,
     /// What was asked and what came, in words, where an answer was not a good one.
     pub said: Option<String>,
+    /// The last exception in what the app server wrote since its restart, in words.
+    pub raised: Option<String>,
     /// The files of releases that processes have loaded; `None` when nobody looked, or the look failed.
     pub files: Option<BTreeMap<ProcessKey, Files>>,
     /// Requests and connections.
@@ -54,7 +56,7 @@ pub struct Observation {
 impl Observation {
     /// A look in which the app was not asked anything.
     pub fn new(began: Moment, sight: Sight, traffic: Traffic) -> Self {
-        Self { began, sight, answers: Vec::new(), said: None, files: None, traffic }
+        Self { began, sight, answers: Vec::new(), said: None, raised: None, files: None, traffic }
     }
 
     /// The answers in one: the worst of them.

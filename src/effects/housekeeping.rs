@@ -127,7 +127,11 @@ impl Effects {
             if !holder.is_sure() {
                 return Ok(Pruned::default());
             }
-            tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace)
+            let pruned = tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace);
+            if let Err(trouble) = tools.releases.clean_caches(&pace) {
+                tracing::warn!(detail = trouble.message, "a cache of an old release could not be deleted");
+            }
+            pruned
         })
         .await??;
         self.tell(&pruned, need == Need::Room);

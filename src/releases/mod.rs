@@ -33,6 +33,7 @@ use crate::{
     volume,
 };
 
+mod caches;
 mod decoder;
 mod download;
 mod fallback;

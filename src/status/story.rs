@@ -158,10 +158,24 @@ pub fn next(snapshot: &Snapshot, now: Moment) -> String {
         },
         Stage::Publishing => "the app server is told to restart".into(),
         Stage::Restarting => "every worker is watched until it runs the release".into(),
+        Stage::Verifying if newborn_unwell(view) => {
+            "in sync as soon as verify.url answers well; if that takes long, the release before is tried".into()
+        }
         Stage::Verifying => "believed once everything has held for verify.soak; undone if it does not".into(),
         Stage::Committing => "in sync".into(),
+        Stage::Reverting if newborn_unwell(view) => {
+            "if the release before is well, it serves and the desired one is tried again; else the pod goes back \
+             to the desired one and waits"
+                .into()
+        }
         Stage::Reverting => "steady on the release before, and this move is not tried again".into(),
     }
+}
+
+/// The health path fails in a pod that has nothing good to compare the release with: nothing is rejected.
+fn newborn_unwell(view: &View) -> bool {
+    let failed = view.trouble.as_ref().is_some_and(|trouble| trouble.reason == Reason::ProbeFailed);
+    failed && !view.rejected.iter().any(|(revision, _)| Some(revision) == view.desired.as_ref())
 }
 
 fn at_rest(view: &View) -> String {
@@ -238,6 +252,26 @@ mod tests {
         ] {
             let next = next(&snapshot, Moment(0));
             assert!(next.contains(part), "{next}");
+        }
+    }
+
+    #[test]
+    fn a_newborn_pod_beside_a_sick_dependency_is_not_told_that_its_release_will_be_undone() {
+        for (stage, promise) in
+            [(Stage::Verifying, "as soon as verify.url answers well"), (Stage::Reverting, "goes back")]
+        {
+            let unwell = |view: &mut View| {
+                view.stage = stage;
+                view.trouble = Some(Trouble::new(Reason::ProbeFailed, ""));
+            };
+            let said = next(&snapshot(unwell), Moment(0));
+            assert!(said.contains(promise) && !said.contains("undone"), "{said}");
+            let rejected = snapshot(|view| {
+                unwell(view);
+                view.rejected =
+                    view.desired.clone().map(|desired| (desired, Reason::ProbeFailed)).into_iter().collect();
+            });
+            assert!(!next(&rejected, Moment(0)).contains(promise), "{stage:?}");
         }
     }
 

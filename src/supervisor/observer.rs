@@ -109,6 +109,8 @@ impl Observer {
         let look = self.observe().await;
         let probed = self.probe(&mut ongoing.asking, &look.description).await;
         let files = self.files(&mut ongoing.files).await;
+        let verifying = self.attention.borrow().probe_for.is_some();
+        let raised = if verifying { self.app_server.raised().await } else { None };
         // Nothing in an observation may be older than its beginning.
         let (began, probed) = match probed {
             Some((since, probed)) => (began.min(since), probed),
@@ -122,6 +124,7 @@ impl Observer {
                 sight: look.sight,
                 answers,
                 said,
+                raised,
                 files,
                 traffic: look.traffic,
             },

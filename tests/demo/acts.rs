@@ -6,7 +6,7 @@ use pitstop_rig::{App, load::Record, poll};
 use serde_json::Value;
 
 use crate::{
-    end,
+    birth, end,
     narrator::{act, say},
     pod::{Pod, Stopped, in_sync, rejection},
     report::{BAD, Report, phase},
@@ -21,7 +21,9 @@ pub fn play(report: &mut Report) -> Result<(), Stopped> {
          From now on about 100 requests a second come in, on kept and on fresh connections.",
     );
     let mut pod = Pod::start()?;
-    let played = deploys(&mut pod, report).and_then(|()| end::end_of_the_pod(&mut pod, report));
+    let played = deploys(&mut pod, report)
+        .and_then(|()| end::end_of_the_pod(&mut pod, report))
+        .and_then(|()| birth::beside_a_sick_dependency(&mut pod, report));
     report.records = pod.load.finish();
     played
 }

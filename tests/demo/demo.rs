@@ -1,11 +1,12 @@
-//! `make demo`: one pod with a real Puma under load, deployed to, broken, killed and ended, and a
-//! count of what its clients noticed.
+//! `make demo`: one pod with a real Puma under load, deployed to, broken, killed, ended and replaced,
+//! and a count of what its clients noticed.
 
 use std::{any::Any, panic, process::ExitCode};
 
 use pitstop_rig::Interrupted;
 
 mod acts;
+mod birth;
 mod end;
 mod narrator;
 mod pod;

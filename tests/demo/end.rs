@@ -1,4 +1,4 @@
-//! The last act: the pod is deleted, and the demo plays the kubelet's part.
+//! The pod is deleted, and the demo plays the kubelet's part.
 
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! The pod: Puma, pitstop beside it, and clients; and watching what the agent says.
 
 use std::{
-    fmt,
+    fmt, fs,
     io::{Error, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -64,10 +64,26 @@ impl Pod {
         Ok(Self { puma, agent, load, more_puma_config: "" })
     }
 
+    /// After the pod's end, another one takes its place on an empty volume, with the same two containers.
+    pub fn replace(&mut self) -> Result<(), Stopped> {
+        self.agent.kill();
+        fs::remove_dir_all(self.puma.deploy_to())?;
+        fs::remove_dir_all(self.agent.state_dir())?;
+        fs::create_dir(self.puma.deploy_to())?;
+        self.agent.env.push(("PITSTOP_POD".into(), "newborn".into()));
+        run(&self.agent, &["fetch"])?;
+        // What the Puma of the old pod said says nothing about this one.
+        fs::remove_file(self.puma.log())?;
+        self.puma.run();
+        self.agent.start();
+        narrator::say("A new pod has started: an empty volume, another Puma, another pitstop.");
+        Ok(())
+    }
+
     /// Builds a release and publishes it, as a user's CI would.
     pub fn publish(&self, app: App, id: &str) -> Result<(), Stopped> {
         let dir = self.agent.build(&self.puma, app, id);
-        let mut config = std::fs::File::options().append(true).open(dir.join("config/puma.rb"))?;
+        let mut config = fs::File::options().append(true).open(dir.join("config/puma.rb"))?;
         write!(config, "{}", self.more_puma_config)?;
         publish(&self.agent, &dir, id)
     }

@@ -36,6 +36,8 @@ pub struct Report {
     pub reverts: u32,
     /// How long /prestop was held.
     pub drain_seconds: Option<f64>,
+    /// How long the pod that was born beside a sick dependency needed once that was back.
+    pub birth_seconds: Option<f64>,
 }
 
 impl Report {
@@ -49,7 +51,7 @@ impl Report {
     pub fn conclude(&mut self) -> io::Result<bool> {
         let tally = self.records.tally(&BAD);
         narrator::act("Summary", "");
-        self.expect("the demo was played to its end", self.drain_seconds.is_some(), "");
+        self.expect("the demo was played to its end", self.birth_seconds.is_some(), "");
         self.expect(
             "no request failed",
             tally.failed == 0,
@@ -99,6 +101,11 @@ impl Report {
         if let Some(seconds) = self.drain_seconds {
             println!("   the end of the pod was held for {seconds:.1} s");
         }
+        if let Some(seconds) = self.birth_seconds {
+            println!(
+                "   the pod that was born while the database was away was in sync {seconds:.1} s after it was back"
+            );
+        }
         println!();
     }
 
@@ -115,6 +122,7 @@ impl Report {
             "p99_ms_during_phased": self.records.during(phase::PHASED).percentile_ms(0.99),
             "p99_ms_during_hot": self.records.during(phase::HOT).percentile_ms(0.99),
             "drain_seconds": self.drain_seconds,
+            "birth_seconds": self.birth_seconds,
         });
         let dir = root.join("target/demo");
         fs::create_dir_all(&dir)?;

@@ -85,6 +85,7 @@ fn work(rig: &Rig, current: PathBuf) {
         let _ = log.append(&record(RecordEvent::Attempt));
     }
     let _ = releases.clean_leftovers(&at_once);
+    let _ = releases.clean_caches(&at_once);
     let _ = releases.prune(0, pitstop::releases::prune::Need::Room, &nothing, &at_once);
     let _ = rig.run(&["fetch"]);
     let _ = rig.run(&["prune", "--keep", "1"]);
@@ -121,6 +122,9 @@ const PLANTS: &[(&str, Plant)] = &[
     ("in shared", |rig, out| link(out, rig.deploy_to.join("shared/storage"))),
     ("in shared, to nothing", |rig, out| link(&out.join("new"), rig.deploy_to.join("shared/storage"))),
     ("in pod_dir", |rig, out| link(out, rig.dir.path().join("pod/log"))),
+    ("caches", |rig, out| link(out, rig.dir.path().join("pod/bootsnap"))),
+    ("a cache", |rig, out| link(out, rig.dir.path().join("pod/bootsnap/v9"))),
+    ("in a cache", |rig, out| link(out, rig.dir.path().join("pod/bootsnap/v9/sub"))),
     ("above current", |rig, out| link(out, rig.deploy_to.join("cur"))),
     ("a marker that asks for directories", |rig, out| {
         let release = rig.deploy_to.join("releases/v1");

@@ -13,6 +13,7 @@ use pitstop::{
     core::{Reason, Record},
     releases::{
         FAIL_POINTS, Limits, Releases,
+        layout::Layout,
         leases::Lease,
         prune::{Class, Need, Pruned},
     },
@@ -332,4 +333,40 @@ fn a_lease_and_a_deletion_at_the_same_time_never_cost_a_release_that_is_relied_o
         pods.map(|pod| pod.join().unwrap()).into_iter().sum()
     });
     assert!(relied > 0, "it was found there now and then");
+}
+
+#[test]
+fn the_cache_of_a_release_goes_with_it_and_nothing_else_does() {
+    let rig = Rig::with(&["v1", "v2"]);
+    let pod_dir = rig.dir.path().join("pod");
+    let caches = pod_dir.join("bootsnap");
+    for name in ["v0/bootsnap/compile-cache-iseq", "v1", "v2", "app", ".hidden", "no id", "foreign"] {
+        fs::create_dir_all(caches.join(name)).unwrap();
+    }
+    fs::write(caches.join("v0/bootsnap/load-path-cache"), "x").unwrap();
+    fs::create_dir_all(pod_dir.join("log/v0")).unwrap();
+    fs::create_dir(rig.deploy_to.join("releases/foreign")).unwrap();
+    let clean = |pod_dirs: &[&str]| {
+        let layout = Layout {
+            pod_dirs: pod_dirs.iter().map(Into::into).collect(),
+            pod_dir: pod_dir.clone(),
+            ..Layout::default()
+        };
+        let releases = rig.releases().laid_out(layout).with_fallback(Some("/rails/app".into()));
+        releases.clean_caches(&at_once).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(&caches).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        left
+    };
+    let all = [".hidden", "app", "foreign", "no id", "v0", "v1", "v2"];
+    assert_eq!(clean(&["bootsnap"]), all, "it is the app's own");
+    let releases = rig.deploy_to.join("releases");
+    fs::rename(&releases, rig.deploy_to.join("aside")).unwrap();
+    assert_eq!(clean(&["log"]), all, "without releases nobody knows which are there");
+    fs::rename(rig.deploy_to.join("aside"), &releases).unwrap();
+    assert_eq!(clean(&["log"]), [".hidden", "app", "foreign", "no id", "v1", "v2"]);
+    rig.prune(1);
+    assert_eq!(clean(&["log"]), [".hidden", "app", "foreign", "no id", "v2"]);
+    assert!(pod_dir.join("log/v0").exists());
 }

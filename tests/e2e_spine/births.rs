@@ -37,6 +37,33 @@ fn e2e_a_pod_born_on_a_broken_release_goes_to_the_one_before() {
 }
 
 #[test]
+fn e2e_a_pod_born_beside_a_sick_dependency_rejects_nothing_and_arrives_by_itself() {
+    let mut pod = Pod::unborn(Setup::default());
+    pod.deploy(App::Good, "v2");
+    let outage = pod.puma.run_dir().join("outage");
+    fs::write(&outage, "").unwrap();
+    // A quarter of it is the wait for v2, before v1 is tried.
+    pod.set("PITSTOP_RESTART_TIMEOUT", "12s");
+    pod.agent.start();
+    wait_for_startup(&pod);
+    pod.puma.run();
+    let waits_for = |id| {
+        let in_place = fs::canonicalize(pod.puma.current()).ok()? == pod.puma.releases().join(id);
+        pod.agent.status().filter(|s| in_place && s["reason"] == "probe_failed")
+    };
+    let status = until("the wait for v2", || waits_for("v2"));
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("v2 is not rejected") && status["stage"] == "verifying", "{status}");
+    until("the trial of v1", || waits_for("v1"));
+    let status = until("v2 again", || waits_for("v2").filter(|s| s["stage"] == "verifying"));
+    assert_eq!((&status["rejected"], &status["running"]), (&serde_json::json!([]), &Value::Null));
+    fs::remove_file(outage).unwrap();
+    pod.agent.wait_in_sync("v2");
+    assert_eq!(pod.status()["rejected"], serde_json::json!([]));
+    pod.assert_runs("v2");
+}
+
+#[test]
 fn e2e_a_pod_born_on_a_release_that_cannot_be_had_runs_the_one_before() {
     let mut pod = Pod::unborn(Setup::default());
     pod.point_to(r#"{"release":"v404","sequence":2,"previous":"v1"}"#);

@@ -1,8 +1,10 @@
 //! Telling Puma, by signals to exactly the image that is meant.
 
+use std::sync::Arc;
+
 use rustix::process::Signal;
 
-use super::{Puma, census, census::Found};
+use super::{LIMIT, Output, Puma, census, census::Found};
 use crate::{
     app_server::acts::{Permit, gone, not_sent},
     core::{Act, GenerationKey, Mode, Reason, Trouble},
@@ -18,6 +20,11 @@ impl Puma {
         let serving = if matches!(act, Act::Begin(_)) { memory.serving.clone() } else { Vec::new() };
         let titled = memory.titled.as_ref().is_some_and(|(image, _)| image.generation_key() == on);
         drop(memory);
+        let beginning = matches!(act, Act::Begin(_)).then_some(master.pid);
+        *self.output.lock().await = match beginning {
+            Some(pid) => self.files.run(LIMIT, move || Output::of(pid)).await.map(Arc::new),
+            None => None,
+        };
         let target = Target { master, on, titled, serving };
         self.acts.carry_out("Puma", move |permit| order.carry_out(&target, permit)).await
     }

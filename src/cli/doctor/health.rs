@@ -12,9 +12,14 @@ const ABOUT: &str = "health path";
 const REACH: &str =
     "make verify.url answer 2xx, as this pod reaches the app itself (http://127.0.0.1:3000/up)";
 
+/// Rails' `config.hosts` answers 403, a server with several sites 404 or 421.
+const OWN_HOST: &str = "if the app answers its own host only, name that in verify.headers (`Host: shop.example.com`); \
+                        else name a path in verify.url that answers 2xx";
+
 /// Rails 7.2 generates `force_ssl` alone.
 const NO_REDIRECT: &str = "in Rails, where TLS ends in front of the pod: config.assume_ssl = true beside \
-                           config.force_ssl; else name in verify.url what is redirected to";
+                           config.force_ssl, or verify.headers: [\"X-Forwarded-Proto: https\"]; else \
+                           name in verify.url what is redirected to";
 
 /// Asks once. That none is set is the configuration's to say.
 pub async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Check> {
@@ -27,6 +32,9 @@ pub async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Che
         Err(why) => fails(url, &format!("does not answer: {why}"), REACH),
         Ok(answer) if answer.status.is_redirection() => {
             fails(url, &format!("answers {}, and a redirect proves nothing", answer.status), NO_REDIRECT)
+        }
+        Ok(answer) if answer.status.is_client_error() => {
+            fails(url, &format!("answers {}", answer.status), OWN_HOST)
         }
         Ok(answer) if !answer.status.is_success() => fails(url, &format!("answers {}", answer.status), REACH),
         Ok(answer) => named(section, &answer, running),
@@ -89,6 +97,13 @@ mod tests {
         let found = found(StatusCode::MOVED_PERMANENTLY).await;
         assert_eq!(found.code, Code::HealthPathFails);
         assert!(found.remedy.contains("assume_ssl"), "{found:?}");
+        assert!(found.remedy.contains("X-Forwarded-Proto: https"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn an_app_that_answers_its_own_host_only_is_told_the_key_for_it() {
+        let found = found(StatusCode::FORBIDDEN).await;
+        assert!(found.message.contains("403") && found.remedy.contains("verify.headers"), "{found:?}");
     }
 
     #[tokio::test]

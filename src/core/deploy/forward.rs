@@ -440,6 +440,7 @@ impl Deploy {
 
     fn signalled(&mut self, now: Moment, target: Target, baseline: Baseline) -> State {
         self.unsettled = Some(baseline.clone());
+        self.raised = None;
         let until = Some(now.plus(self.timeout_of(&baseline)));
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
         State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: None })

@@ -102,7 +102,9 @@ pub struct Deploy {
     trouble: Option<Trouble>,
     /// What the health path said when it last failed.
     probe_said: Option<String>,
-    /// The move that was rejected for it, and those words.
+    /// The exception that was seen last since the restart.
+    raised: Option<String>,
+    /// The move that was rejected for one of these, and those words.
     condemned: Option<(Revision, String)>,
     retry_at: Option<Moment>,
     /// Rejections that the volume has not taken yet.
@@ -146,6 +148,7 @@ impl Deploy {
             stuck: Vec::new(),
             trouble: None,
             probe_said: None,
+            raised: None,
             condemned: None,
             retry_at: None,
             unwritten: Vec::new(),
@@ -161,14 +164,28 @@ impl Deploy {
         }
     }
 
-    /// A failure in words; the health path's own where it is to blame.
+    /// A failure in words; the health path's own, or the exception, where that is to blame.
     fn blame(&self, reason: Reason, words: &str) -> Trouble {
-        match (&self.probe_said, reason) {
+        let times = self.policy.successes;
+        let message = match (self.evidence(reason), reason) {
             (Some(said), Reason::ProbeFailed) => {
-                let times = self.policy.successes;
-                Trouble::new(reason, format!("the health path failed {times} of {times} times: {said}"))
+                format!("the health path failed {times} of {times} times: {said}")
             }
-            _ => Trouble::new(reason, words),
+            // What follows the colon says where to look for it.
+            (Some(raised), _) => {
+                format!("{}: {raised}", words.split_once(':').map_or(words, |(what, _)| what))
+            }
+            (None, _) => words.to_owned(),
+        };
+        Trouble::new(reason, message)
+    }
+
+    /// What the app itself said to such a failure.
+    fn evidence(&self, reason: Reason) -> Option<&String> {
+        match reason {
+            Reason::ProbeFailed => self.probe_said.as_ref(),
+            Reason::BootLoop | Reason::BootFailed | Reason::MasterGone => self.raised.as_ref(),
+            _ => None,
         }
     }
 
@@ -178,6 +195,11 @@ impl Deploy {
         let mut look = None;
         if let Event::Observed(Observation { said: Some(said), .. }) = event {
             self.probe_said = Some(said.clone());
+        }
+        if let Event::Observed(Observation { raised: Some(raised), began, .. }) = event
+            && *began >= self.fresh_after
+        {
+            self.raised = Some(raised.clone());
         }
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),

@@ -98,9 +98,10 @@ impl Deploy {
     pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Trouble, reject: bool) {
         if reject {
             self.history.reject(&target.revision, why.reason);
-            let words = self.probe_said.as_ref().filter(|_| why.reason == Reason::ProbeFailed);
+            let words = self.evidence(why.reason);
             self.condemned = words.map(|words| (target.revision.clone(), words.clone()));
         }
+        self.raised = None;
         self.running = None;
         self.trouble = Some(why.clone());
         let goal = self.way_back(&target, &[]);

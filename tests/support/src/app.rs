@@ -77,7 +77,7 @@ impl App {
     }
 }
 
-/// `/up` health, `/slow?s=N` (`after=FILE`: once there is such a file where the sockets are), `/stream?n=N` (one chunk per 100 ms), `/socket?s=N` (hijacked), `POST /upload`,
+/// `/up` health (503 while there is a file `outage` where the sockets are: what it depends on is away), `/slow?s=N` (`after=FILE`: once there is such a file where the sockets are), `/stream?n=N` (one chunk per 100 ms), `/socket?s=N` (hijacked), `POST /upload`,
 /// anything else.
 const APP: &str = r#"
 Stream = Struct.new(:chunks) do
@@ -107,7 +107,8 @@ run lambda { |env|
   headers = { 'X-Release' => RELEASE, 'Content-Type' => 'application/json' }
   case env['PATH_INFO']
   when '/up'
-    status = [HEALTH, STATUS].max
+    away = File.exist?(File.join(ENV['RIG_RUN'].to_s, 'outage'))
+    status = away ? 503 : [HEALTH, STATUS].max
   when '/slow'
     awaited = env['QUERY_STRING'].to_s[/(?:\A|&)after=([a-z]+)/, 1]
     sleep 0.02 until awaited.nil? || File.exist?(File.join(ENV.fetch('RIG_RUN'), awaited))
