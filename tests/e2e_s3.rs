@@ -66,6 +66,9 @@ fn e2e_a_release_in_s3_runs_in_the_pod_and_an_outage_of_s3_is_no_outage_of_the_p
     pod.s3.recover();
     pod.deploy("v3");
     let log = fs::read_to_string(pod.agent.log()).unwrap();
-    assert!(log.contains("store_unreachable") && log.contains("the pointer is known again"), "{log}");
+    assert!(
+        log.contains("store_unreachable") && log.contains("the pointer pointers/production is read again"),
+        "{log}"
+    );
     assert!(!log.contains(&pod.s3.keys().secret));
 }

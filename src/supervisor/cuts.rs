@@ -11,6 +11,8 @@ use crate::{
 const SHOWN_MS: u64 = 3_600_000;
 /// So many are named.
 const MOST_NAMED: usize = 10;
+/// A kept connection may be closed just as its client sends the next request. Clients and proxies send that again.
+const CROSSED_MS: u64 = 1_000;
 
 /// What the last look showed, and what was cut.
 #[derive(Default)]
@@ -28,7 +30,9 @@ impl Cuts {
             return Vec::new();
         };
         let given_up = |c: &Connection| self.in_work.get(&c.key) == Some(&true);
-        let cut = |c: &&Connection| restarting && c.unanswered() && !c.ours && !c.lost && !given_up(c);
+        let cut = |c: &&Connection| {
+            restarting && c.unanswered() && !c.ours && !c.lost && !given_up(c) && !crossed(c)
+        };
         let of = |c: &Connection| InWork { peer: c.peer, age_ms: c.last_received_ms.unwrap_or(0) };
         let mut cut: Vec<_> = sockets.ended.iter().flatten().filter(cut).map(of).collect();
         let in_work = sockets.connections.iter().filter(|c| c.unanswered());
@@ -58,6 +62,12 @@ impl Cuts {
     pub fn finding(&self, now: Moment) -> Option<Finding> {
         self.last.as_ref().filter(|(at, _)| now.since(*at) < SHOWN_MS).map(|(_, finding)| finding.clone())
     }
+}
+
+/// It had answers before, and the request was too young to have been waited for.
+fn crossed(connection: &Connection) -> bool {
+    connection.sent.is_some_and(|sent| sent > 0)
+        && connection.last_received_ms.is_some_and(|age| age < CROSSED_MS)
 }
 
 #[cfg(test)]
@@ -106,6 +116,8 @@ mod tests {
         let given_up = Connection { half_closed: true, ..request(2) };
         cuts.look(Moment(2), &look(vec![given_up.clone()], Vec::new()), true);
         assert!(cuts.look(Moment(3), &look(Vec::new(), vec![given_up]), true).is_empty());
+        let crossed = Connection { sent: Some(90), last_received_ms: Some(300), ..request(5) };
+        assert!(cuts.look(Moment(4), &look(Vec::new(), vec![crossed]), true).is_empty(), "a kept connection");
         let probe = Connection { ours: true, ..request(3) };
         let closed = Connection { received: Some(1), ..request(4) };
         assert!(cuts.look(Moment(4), &look(Vec::new(), vec![probe, closed]), true).is_empty());

@@ -10,10 +10,13 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{PATIENCE, http};
+use pitstop_rig::http;
 
 /// A page stays open for so many further looks, and asks for its stylesheet once more then.
 const STAYS_OPEN: usize = 20;
+/// A hot restart holds a client up for a boot, and for 30 s before it where a worker of Puma's hangs in its stop: now and
+/// then one does, with nothing in flight.
+const STALL: Duration = Duration::from_secs(120);
 
 pub struct Browser {
     closed: Arc<AtomicBool>,
@@ -46,13 +49,13 @@ impl Browser {
 fn look_around(port: u16, closed: &AtomicBool) -> Seen {
     let (mut seen, mut open) = (Seen::default(), VecDeque::new());
     while !closed.load(Ordering::SeqCst) {
-        let page = http::get_within(port, "/page", PATIENCE).unwrap();
+        let page = http::get_within(port, "/page", STALL).unwrap();
         let link = page.body.split("href=\"").nth(1).and_then(|rest| rest.split('"').next());
         let link = link.unwrap_or_else(|| panic!("no page: {page:?}")).to_owned();
         open.push_back(link.clone());
         let old = (open.len() > STAYS_OPEN).then(|| open.pop_front()).flatten();
         for link in [Some(link), old].into_iter().flatten() {
-            let answer = http::get_within(port, &link, PATIENCE).unwrap();
+            let answer = http::get_within(port, &link, STALL).unwrap();
             seen.stylesheets += 1;
             if answer.status != 200 {
                 seen.missing.push(format!("{link}: {} of {:?}", answer.status, page.release));
