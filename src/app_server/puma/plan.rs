@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app_server::{addresses::same_addresses, eyes::Patience, image, unseen},
     config::RestartMode,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     procs,
     revision::ReleaseId,
 };
@@ -29,7 +29,7 @@ impl Puma {
         &self,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Plan, Trouble> {
+    ) -> Result<Plan, Problem> {
         let view = self.see_clearly().await?;
         self.refuse_a_stranger(&view)?;
         let change = self.change(&view, running, release).await?;
@@ -49,7 +49,7 @@ impl Puma {
     }
 
     /// A Puma that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, view: &View) -> Result<(), Problem> {
         let known = view.memory.proven_ours || self.narrow.is_some();
         if known || view.cwd(view.master()) != Cwd::Elsewhere {
             return Ok(());
@@ -57,16 +57,16 @@ impl Puma {
         Err(unseen::stranger(&KIND, view.master(), &self.releases))
     }
 
-    async fn see_clearly(&self) -> Result<View, Trouble> {
+    async fn see_clearly(&self) -> Result<View, Problem> {
         let mut patience = Patience::for_a_restart();
         while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => return Ok(view),
-                Ok(_) | Err(Unseen { sight: Sight::Unclear | Sight::Seen(_), .. }) => {}
-                Err(Unseen { sight, .. }) => return Err(unseen::trouble(&KIND, &sight)),
+                Ok(_) | Err(Unseen { detection: Detection::Unclear | Detection::Seen(_), .. }) => {}
+                Err(Unseen { detection, .. }) => return Err(unseen::problem(&KIND, &detection)),
             }
         }
-        Err(unseen::trouble(&KIND, &Sight::Unclear))
+        Err(unseen::problem(&KIND, &Detection::Unclear))
     }
 
     /// What differs between what was started and what is to be; `None` where that cannot be compared.
@@ -75,7 +75,7 @@ impl Puma {
         view: &View,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Option<Change>, Trouble> {
+    ) -> Result<Option<Change>, Problem> {
         // Before anything was proved, where it works says what it was started from.
         let started_in = match view.cwd(view.master()) {
             Cwd::Release(release) => Some(release),
@@ -93,12 +93,12 @@ impl Puma {
             let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
             Change::between(&old, &new, keeps_bundle, also.map(named).as_deref())
         };
-        let trouble = |message: String| Trouble::new(Reason::VolumeUnavailable, message);
+        let problem = |message: String| Problem::new(Reason::VolumeUnavailable, message);
         match self.files.run(LIMIT, compare).await {
-            Some(compared) => compared.map(Some).map_err(|error| trouble(error.to_string())),
+            Some(compared) => compared.map(Some).map_err(|error| problem(error.to_string())),
             None => {
                 let releases = self.releases.display();
-                Err(trouble(format!("{releases} did not answer within {LIMIT:?}")))
+                Err(problem(format!("{releases} did not answer within {LIMIT:?}")))
             }
         }
     }
@@ -109,7 +109,7 @@ impl Puma {
         view: &View,
         change: Option<&Change>,
         release: &ReleaseId,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Problem> {
         let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
         let other = image::another_ruby(&KIND, &self.files, view.master(), wanted.clone()).await?;
         let Some(found) = other else { return Ok(()) };
@@ -117,7 +117,7 @@ impl Puma {
             "the Gemfile of {release} wants Ruby {wanted}, and this image brings {found}; roll the pods onto an image that \
              has it, and it is deployed"
         );
-        Err(Trouble::new(Reason::NeedsImage, message))
+        Err(Problem::new(Reason::NeedsImage, message))
     }
 }
 
@@ -145,7 +145,7 @@ fn refuse_what_no_restart_loads(
     view: &View,
     change: Option<&Change>,
     release: &ReleaseId,
-) -> Result<(), Trouble> {
+) -> Result<(), Problem> {
     let Some(setting) = view.memory.setting.as_ref().filter(|_| !release.is_fallback()) else {
         return Ok(());
     };
@@ -169,12 +169,12 @@ fn refuse_what_no_restart_loads(
         ),
         _ => return Ok(()),
     };
-    Err(Trouble::new(Reason::RestartDirPinned, why))
+    Err(Problem::new(Reason::RestartDirPinned, why))
 }
 
 /// Puma would end by the signal, or come back as something else.
-fn may_be_told(view: &View, mode: Mode) -> Result<(), Trouble> {
-    let refused = |message: String| Err(Trouble::new(Reason::ConfigInvalid, message));
+fn may_be_told(view: &View, mode: Mode) -> Result<(), Problem> {
+    let refused = |message: String| Err(Problem::new(Reason::ConfigInvalid, message));
     let pid = view.master();
     match mode {
         Mode::Hot if !view.family.takes_hot() => Err(deaf(pid, "SIGUSR2")),
@@ -192,9 +192,9 @@ fn may_be_told(view: &View, mode: Mode) -> Result<(), Trouble> {
     }
 }
 
-fn deaf(pid: i32, signal: &str) -> Trouble {
+fn deaf(pid: i32, signal: &str) -> Problem {
     let message = format!(
         "Puma's master {pid} has no handler for {signal} and would die of it: start Puma without PUMA_SKIP_SIGUSR2"
     );
-    Trouble::new(Reason::ConfigInvalid, message)
+    Problem::new(Reason::ConfigInvalid, message)
 }
