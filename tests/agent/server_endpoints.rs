@@ -13,7 +13,7 @@ use pitstop::{
         Moment, Operator, Reason, Trouble,
         drain::{Answer, DrainResult, Evidence, Origin, Undone, WaitsFor},
     },
-    desk::{Command, Desk, Ending, Requests},
+    handle::{PrestopEnd, Request, Requests, SupervisorHandle},
     metrics::Metrics,
     server::{self, Handles, Token},
     status::Snapshot,
@@ -42,12 +42,12 @@ fn snapshot() -> Snapshot {
 
 fn handles(token_file: Option<PathBuf>) -> (Handles, Requests, watch::Sender<Arc<Snapshot>>) {
     let (snapshots, seen) = watch::channel(Arc::new(snapshot()));
-    let (desk, requests) = Desk::new(PATIENCE);
+    let (supervisor, requests) = SupervisorHandle::new(PATIENCE);
     let handles = Handles {
         pod: "web-0".into(),
         snapshots: seen,
         metrics: Arc::new(Metrics::new()),
-        desk,
+        supervisor,
         token: Token::new(token_file),
         own_findings: Arc::new(Mutex::default()),
         clock: || Moment(0),
@@ -98,22 +98,22 @@ impl App {
         self.snapshots.send_modify(|snapshot| change(Arc::make_mut(snapshot)));
     }
 
-    /// What was left at the desk, but for where the kubelet asks from.
-    async fn next(&self) -> Command {
+    /// What was sent to the supervisor, but for where the kubelet asks from.
+    async fn next(&self) -> Request {
         let next = async {
             loop {
                 match self.requests.lock().await.recv().await.unwrap() {
-                    Command::Kubelet(_) => {}
+                    Request::Kubelet(_) => {}
                     command => break command,
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, next).await.expect("no request was left at the desk")
+        tokio::time::timeout(PATIENCE, next).await.expect("no request was sent to the supervisor")
     }
 
-    async fn next_prestop(&self) -> tokio::sync::oneshot::Sender<Ending> {
+    async fn next_prestop(&self) -> tokio::sync::oneshot::Sender<PrestopEnd> {
         match self.next().await {
-            Command::Prestop(_, answer) => answer,
+            Request::Prestop(_, answer) => answer,
             other => panic!("not a drain: {other:?}"),
         }
     }
@@ -193,8 +193,8 @@ async fn prestop_answers_only_when_the_drain_is_over_and_everybody_who_called() 
     let app = app(None).await;
     let release = async {
         let (first, second) = (app.next_prestop().await, app.next_prestop().await);
-        first.send(Ending::Answered(drained())).unwrap();
-        second.send(Ending::Answered(drained())).unwrap();
+        first.send(PrestopEnd::Answered(drained())).unwrap();
+        second.send(PrestopEnd::Answered(drained())).unwrap();
     };
     let (first, second, ()) = tokio::join!(app.get("/prestop", ""), app.get("/prestop", ""), release);
     assert_eq!(first, second);
@@ -209,8 +209,8 @@ async fn prestop_answers_only_when_the_drain_is_over_and_everybody_who_called() 
 async fn only_the_kubelet_and_who_shows_the_token_say_that_the_pod_ends() {
     async fn origin(app: &App, headers: &str) -> Origin {
         let origin = async {
-            let Command::Prestop(origin, answer) = app.next().await else { panic!("not a drain") };
-            answer.send(Ending::Answered(drained())).unwrap();
+            let Request::Prestop(origin, answer) = app.next().await else { panic!("not a drain") };
+            answer.send(PrestopEnd::Answered(drained())).unwrap();
             origin
         };
         let (answer, origin) = tokio::join!(app.get("/prestop", headers), origin);
@@ -236,7 +236,7 @@ async fn where_the_kubelet_asks_from_is_noted() {
         app.get("/ready", "User-Agent: kube-probe/1.33\r\n").await;
     }
     let mut requests = app.requests.lock().await;
-    let Some(Command::Kubelet(address)) = requests.recv().await else { panic!("nothing was noted") };
+    let Some(Request::Kubelet(address)) = requests.recv().await else { panic!("nothing was noted") };
     assert!(address.is_loopback());
     assert!(requests.try_recv().is_err(), "once is enough");
 }
@@ -248,7 +248,7 @@ async fn a_head_request_begins_no_drain() {
     let answer = ask(stream, "HEAD /prestop HTTP/1.1\r\nUser-Agent: kube-lifecycle/1.33\r\n").await;
     assert_eq!(answer.0, 405);
     let left = app.requests.lock().await.try_recv();
-    assert!(!matches!(left, Ok(Command::Prestop(..))), "it left a request");
+    assert!(!matches!(left, Ok(Request::Prestop(..))), "it left a request");
 }
 
 #[tokio::test]
@@ -264,7 +264,7 @@ async fn a_caller_that_hangs_up_has_asked_all_the_same() {
 #[tokio::test]
 async fn an_undone_drain_is_a_conflict_for_who_still_waits() {
     let app = app(None).await;
-    let undo = async { app.next_prestop().await.send(Ending::Undone(Undone::Operator)).unwrap() };
+    let undo = async { app.next_prestop().await.send(PrestopEnd::Undone(Undone::Operator)).unwrap() };
     let (answer, ()) = tokio::join!(app.get("/prestop", ""), undo);
     assert_eq!(answer.0, 409);
 }
@@ -324,7 +324,7 @@ async fn the_end_of_the_server_waits_for_an_answer_under_way() {
     let end = async {
         let answer = app.next_prestop().await;
         app.stop.send(true).unwrap();
-        answer.send(Ending::Answered(drained())).unwrap();
+        answer.send(PrestopEnd::Answered(drained())).unwrap();
     };
     let (answer, ()) = tokio::join!(app.get("/prestop", ""), end);
     assert_eq!(answer.0, 200);
@@ -343,7 +343,7 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
 
     let asked = ask(UnixStream::connect(&socket).await.unwrap(), "POST /sync?retry=true HTTP/1.1\r\n");
     let obey = async {
-        let Command::Operator(operator, _, reply) = app.next().await else { panic!("not an operator's") };
+        let Request::Operator(operator, _, reply) = app.next().await else { panic!("not an operator's") };
         reply.send(Ok("looking".into())).unwrap();
         operator
     };
@@ -353,7 +353,7 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
 
     let asked = ask(UnixStream::connect(&socket).await.unwrap(), "POST /undrain HTTP/1.1\r\n");
     let obey = async {
-        let Command::Undrain(reply) = app.next().await else { panic!("not an undrain") };
+        let Request::Undrain(reply) = app.next().await else { panic!("not an undrain") };
         reply.send(Err("no drain is under way".into())).unwrap();
     };
     let (answer, ()) = tokio::join!(asked, obey);

@@ -19,8 +19,8 @@ use pitstop::{
         Reason, Sight, Traffic, Trouble,
         drain::{Budget, DrainResult, Origin},
     },
-    desk::{Desk, Ending, Requests},
     effects::{Effects, Tools},
+    handle::{PrestopEnd, Requests, SupervisorHandle},
     metrics::Metrics,
     releases::{Limits, Releases},
     revision::ReleaseId,
@@ -126,12 +126,12 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_does_not_end_an_open_prestop() {
     let dir = tempfile::tempdir().unwrap();
-    let (desk, requests) = Desk::new(PATIENCE * 2);
+    let (supervisor, requests) = SupervisorHandle::new(PATIENCE * 2);
     let (inputs, _term) = inputs(dir.path(), requests);
     let snapshots = inputs.snapshots.subscribe();
     let drain = || snapshots.borrow().drain.as_ref().map(|drain| drain.drain_id);
     tokio::spawn(supervise(inputs));
-    let open = tokio::spawn(async move { desk.prestop(Origin::PreStop).await });
+    let open = tokio::spawn(async move { supervisor.prestop(Origin::PreStop).await });
     until("the drain", || drain().is_some()).await;
     until("its journal", || dir.path().join("state/drain.json").exists()).await;
     let before = drain();
@@ -141,7 +141,7 @@ async fn a_panic_does_not_end_an_open_prestop() {
     }
     assert!(!open.is_finished(), "the hook was let go: {:?}", open.await);
     GONE.store(true, Ordering::SeqCst);
-    let Ok(Ok(Ending::Answered(answer))) = tokio::time::timeout(PATIENCE, open).await else {
+    let Ok(Ok(PrestopEnd::Answered(answer))) = tokio::time::timeout(PATIENCE, open).await else {
         panic!("no answer")
     };
     assert_eq!((Some(answer.drain_id), answer.result), (before, DrainResult::AlreadyGone));

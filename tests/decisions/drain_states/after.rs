@@ -8,7 +8,7 @@ fn a_stray_call_does_not_freeze_the_pod() {
     assert_eq!(drain.deadline(), Some(Moment(at + 60_000)));
     assert!(drain.observe(Moment(at + 59_900), &idle(at + 59_900)).is_empty());
     assert_eq!(undone(&drain.tick(Moment(at + 60_000))), Some(Undone::FalseDrain));
-    assert!(!drain.active());
+    assert!(!drain.blocks_deploys());
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn a_stray_call_is_held_and_means_nothing() {
     let mut drain = Drain::new(budget(), None);
     drain.observe(Moment(BEGIN - 1000), &idle(BEGIN - 1000));
     assert_eq!(call(&mut drain, BEGIN, Origin::Stray), [], "no journal");
-    assert!(!drain.active() && drain.watches(), "deploys go on");
+    assert!(!drain.blocks_deploys() && drain.watches(), "deploys go on");
     assert!(!drain.view(Moment(BEGIN)).unwrap().meant);
     let told = answers(&mut drain, BEGIN + 100, BEGIN + 20_000, idle);
     assert_eq!(told, [(BEGIN, BEGIN + 5000, DrainResult::Drained, false)]);
@@ -107,7 +107,7 @@ fn a_stray_call_beside_an_answer_is_held_while_the_pod_lives_on_or_ends() {
     // The drain is found to be false meanwhile, and the call waits on.
     let told = answers(&mut drain, at + 58_100, at + 80_000, idle);
     assert_eq!(told, [(at + 58_000, at + 63_000, DrainResult::Drained, false)]);
-    assert!(!drain.active());
+    assert!(!drain.blocks_deploys());
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_drain_that_no_app_server_was_there_for_leaves_nothing_behind() {
         });
         assert_eq!(last, Some(None), "{origin:?}");
         // What is to end is this process, if it was told so; else nothing is.
-        assert_eq!(drain.active(), origin == Origin::Term);
+        assert_eq!(drain.blocks_deploys(), origin == Origin::Term);
     }
 }
 
@@ -156,12 +156,12 @@ fn a_journal_of_a_drain_without_an_app_server_freezes_no_pod() {
     // Killed before the first look.
     let mut resumed = Drain::new(budget(), Some(unanswered.clone()));
     resumed.observe(Moment(BEGIN + 900), &missing(BEGIN + 900));
-    assert!(!resumed.active());
+    assert!(!resumed.blocks_deploys());
     // Written by an earlier version.
     let (_, _, answer) = answered();
     let answer = Some(Answer { result: DrainResult::NoAppServer, ..answer });
     let resumed = Drain::new(budget(), Some(Journal { answer, ..unanswered.clone() }));
-    assert!(!resumed.active());
+    assert!(!resumed.blocks_deploys());
 }
 
 #[test]

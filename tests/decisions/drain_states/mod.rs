@@ -240,7 +240,7 @@ fn the_deadline_needs_no_look() {
     assert!(
         matches!(&effects[..], [DrainEffect::Journal(Some(_)), DrainEffect::Answer { answer: a, .. }] if a.result == DrainResult::Deadline)
     );
-    assert!(drain.answered() && drain.active());
+    assert!(drain.answered() && drain.blocks_deploys());
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn the_journal_carries_a_drain_over_a_crash_with_the_time_that_is_left() {
     let [DrainEffect::Journal(Some(journal))] = &effects[..] else { panic!("no journal") };
     let read: Journal = serde_json::from_str(&serde_json::to_string(journal).unwrap()).unwrap();
     let mut restarted = Drain::new(budget(), Some(read));
-    assert_eq!((restarted.active(), restarted.deadline()), (true, Some(Moment(BEGIN + 18_000))));
+    assert_eq!((restarted.blocks_deploys(), restarted.deadline()), (true, Some(Moment(BEGIN + 18_000))));
     // It has to learn anew what it knew: the silence and the check-ins.
     let (after, answer) = watch(&mut restarted, BEGIN + 4000, BEGIN + 20_000, idle).unwrap();
     assert_eq!((answer.result, answer.drain_id), (DrainResult::Drained, journal.drain_id));

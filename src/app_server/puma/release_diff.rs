@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
+    command_line::release_named,
     config_file::PumaConfig,
-    launch::release_named,
     loads::{Loads, ending_in},
 };
 use crate::app_server::files::{differ, text};
@@ -24,7 +24,7 @@ const GEMFILES: [&str; 2] = ["Gemfile", "gems.rb"];
 
 /// What differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct ReleaseDiff {
     /// What a phased restart would not load, where there is something.
     pub not_by_phased: Option<String>,
     /// The bundle is another one.
@@ -37,7 +37,7 @@ pub(super) struct Change {
     pub rackup: Option<String>,
 }
 
-impl Change {
+impl ReleaseDiff {
     /// Compares. `keeps_bundle`: a phased restart leaves the master with the bundle that it has; `also` is Puma's
     /// configuration, where it is another file, as the agent names it if it is none of the release's.
     ///
@@ -189,8 +189,8 @@ mod tests {
             self.0.path().join("releases").join(release)
         }
 
-        fn change(&self) -> Change {
-            Change::between(&self.dir("v1"), &self.dir("v2"), true, Some(Path::new("deploy/puma.rb")))
+        fn change(&self) -> ReleaseDiff {
+            ReleaseDiff::between(&self.dir("v1"), &self.dir("v2"), true, Some(Path::new("deploy/puma.rb")))
                 .unwrap()
         }
     }
@@ -213,7 +213,7 @@ mod tests {
         let releases = Releases::new();
         releases.both("config/puma.rb", "workers 2");
         releases.write("v2", "app/models/user.rb", "new code");
-        assert_eq!(releases.change(), Change::default());
+        assert_eq!(releases.change(), ReleaseDiff::default());
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
             let releases = Releases::new();
             releases.both("config/puma.rb", config);
             releases.both(file, "a = 1");
-            assert_eq!(releases.change(), Change::default(), "{config}");
+            assert_eq!(releases.change(), ReleaseDiff::default(), "{config}");
             releases.write("v2", file, "a = 2");
             assert_eq!(releases.change().not_by_phased, Some(format!("{file} differs")), "{config}");
         }
@@ -239,7 +239,9 @@ mod tests {
     #[test]
     fn a_configuration_is_found_by_the_end_of_its_path_and_read_where_it_lies_outside() {
         let also = |releases: &Releases, path: &Path| {
-            Change::between(&releases.dir("v1"), &releases.dir("v2"), true, Some(path)).unwrap().not_by_phased
+            ReleaseDiff::between(&releases.dir("v1"), &releases.dir("v2"), true, Some(path))
+                .unwrap()
+                .not_by_phased
         };
         let releases = Releases::new();
         releases.write("v1", "deploy/web.rb", "workers 2");
@@ -275,7 +277,7 @@ mod tests {
                 &format!("GEM\n  remote: https://x/\nPATH\n  remote: {remote}\n  specs:\n"),
             );
             assert_eq!(releases.change().not_by_phased.is_some(), own, "{remote}");
-            let pruned = Change::between(&releases.dir("v1"), &releases.dir("v2"), false, None).unwrap();
+            let pruned = ReleaseDiff::between(&releases.dir("v1"), &releases.dir("v2"), false, None).unwrap();
             assert_eq!(pruned.not_by_phased, None, "{remote}");
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     metrics::Metrics,
 };
 
-pub struct Ledger {
+pub struct DeployTimings {
     metrics: Arc<Metrics>,
     stage: (Stage, Moment),
     /// What the metrics say already.
@@ -16,7 +16,7 @@ pub struct Ledger {
     signal: Option<(Attempt, Mode, Moment)>,
 }
 
-impl Ledger {
+impl DeployTimings {
     pub fn new(metrics: Arc<Metrics>, now: Moment) -> Self {
         Self { metrics, stage: (Stage::Steady, now), told: None, begun: HashMap::new(), signal: None }
     }

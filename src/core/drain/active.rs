@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::left::{Left, Request};
-use super::words::{Answer, DrainEffect, DrainResult, Evidence, InWork, Journal, Origin, Wait, WaitsFor};
+use super::types::{Answer, DrainEffect, DrainResult, Evidence, InWork, Journal, Origin, Wait, WaitsFor};
 use crate::core::observation::{GenerationKey, Moment};
 
 /// So many requests are named.
@@ -11,7 +11,7 @@ const MOST_NAMED: usize = 10;
 
 /// A drain under way: what is seen for all that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Course {
+pub(super) struct ActiveDrain {
     pub began: Moment,
     pub drain_id: u64,
     /// Those that are not answered yet, the earliest first. Never empty.
@@ -46,7 +46,7 @@ pub(super) struct Call {
 
 /// The pod is to end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct End {
+pub(super) struct PodEnd {
     pub drain_id: u64,
     pub began: Moment,
     pub deadline: Moment,
@@ -56,12 +56,12 @@ pub(super) struct End {
     /// The image that is to end.
     pub generation: Option<GenerationKey>,
     /// Every call that was meant has been answered.
-    pub answered: Option<After>,
+    pub answered: Option<Answered>,
 }
 
 /// What came after the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct After {
+pub(super) struct Answered {
     pub answer: Answer,
     pub at: Moment,
     /// The image that was answered for still serves, by the last look after the answer.
@@ -77,33 +77,33 @@ pub(super) struct After {
 /// Whether a source of evidence is there. One that was there a moment ago is missed before it is
 /// given up: a control server refuses for some 100 ms in a hot restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(super) struct Witness {
+pub(super) struct Source {
     pub last: Option<Moment>,
-    pub state: Testimony,
+    pub state: Availability,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(super) enum Testimony {
+pub(super) enum Availability {
     Here,
     Missed,
     #[default]
     Absent,
 }
 
-impl Witness {
+impl Source {
     pub fn look(&mut self, began: Moment, here: bool, patience_ms: u64) {
         if here {
             self.last = Some(began);
         }
         self.state = match self.last {
-            _ if here => Testimony::Here,
-            Some(last) if began.since(last) <= patience_ms => Testimony::Missed,
-            _ => Testimony::Absent,
+            _ if here => Availability::Here,
+            Some(last) if began.since(last) <= patience_ms => Availability::Missed,
+            _ => Availability::Absent,
         };
     }
 
     pub fn here(self) -> bool {
-        self.state == Testimony::Here
+        self.state == Availability::Here
     }
 }
 
@@ -113,7 +113,7 @@ impl Call {
     }
 }
 
-impl After {
+impl Answered {
     pub fn new(answer: Answer, at: Moment) -> Self {
         Self { answer, at, serves: false, closed: false, went: false, left: Left::default() }
     }
@@ -124,18 +124,19 @@ impl After {
     }
 }
 
-impl End {
+impl PodEnd {
     /// What a journal tells, with the drain that goes on unless it was answered. Where no app server
     /// was there for it, it ended with the process that began it.
-    pub fn resumed(journal: Journal) -> Option<(Self, Option<Course>)> {
+    pub fn resumed(journal: Journal) -> Option<(Self, Option<ActiveDrain>)> {
         let Journal { drain_id, began, deadline, origin, generation, answer } = journal;
         if answer.as_ref().is_some_and(|answer| answer.result == DrainResult::NoAppServer) {
             return None;
         }
-        let answered = answer.map(|answer| After::new(answer.clone(), began.plus(answer.held_ms)));
+        let answered = answer.map(|answer| Answered::new(answer.clone(), began.plus(answer.held_ms)));
         let call = Call { began, deadline, meant: true };
-        let course = answered.is_none().then(|| Course { drain_id, ..Course::new(call, generation) });
-        Some((Self { drain_id, began, deadline, origin, termed: false, generation, answered }, course))
+        let active =
+            answered.is_none().then(|| ActiveDrain { drain_id, ..ActiveDrain::new(call, generation) });
+        Some((Self { drain_id, began, deadline, origin, termed: false, generation, answered }, active))
     }
 
     pub fn journal(&self) -> DrainEffect {
@@ -162,7 +163,7 @@ impl End {
     }
 }
 
-impl Course {
+impl ActiveDrain {
     pub fn new(call: Call, generation: Option<GenerationKey>) -> Self {
         Self {
             drain_id: call.began.0,

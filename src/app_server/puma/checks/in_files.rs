@@ -8,12 +8,12 @@ use std::{
 
 use humantime::format_duration as show;
 
-use super::{CONTROL, PUMA, RESTARTS, control_absent, phased_unavailable, started, time_outs};
+use super::{CONTROL, PUMA, RESTARTS, control_absent, live, phased_unavailable, time_outs};
 use crate::{
     app_server::puma::{
+        command_line::release_named,
         config_file::{Directory, Place, PumaConfig, Said, Seconds, TIME_OUTS},
-        launch::release_named,
-        setting::{Pinned, Tmp},
+        setup::{Pinned, Tmp},
     },
     config::{self, RestartMode},
     finding::{Check, Code, Finding},
@@ -128,18 +128,18 @@ impl Written<'_> {
                 Check::fine(RESTARTS, format!("go to where {current} leads then (`directory`)"))
             }
             Some(Directory::Literal(path)) if release_named(Path::new(path)).is_some() => {
-                started::never_follows(&format!("{}, names one release", self.at(&place)))
+                live::never_follows(&format!("{}, names one release", self.at(&place)))
             }
             Some(Directory::Literal(_)) => {
-                started::may_not_follow(&format!("{}, does not lead through {current}", self.at(&place)))
+                live::may_not_follow(&format!("{}, does not lead through {current}", self.at(&place)))
             }
             Some(Directory::Computed(text)) if text.contains("__dir__") || text.contains("__FILE__") => {
                 let evidence = "is the release that the configuration was read from";
-                started::may_not_follow(&format!("{}, {evidence}", self.at(&place)))
+                live::may_not_follow(&format!("{}, {evidence}", self.at(&place)))
             }
             Some(Directory::Computed(text)) if text.contains("realpath") => {
                 let evidence = "is resolved once: a phased restart goes to the old release";
-                started::may_not_follow(&format!("{}, {evidence}", self.at(&place)))
+                live::may_not_follow(&format!("{}, {evidence}", self.at(&place)))
             }
             _ => self.unclear(RESTARTS, "where they go to", &place),
         }
@@ -150,7 +150,7 @@ impl Written<'_> {
             Said::Plainly(_) => {
                 let path = self.config.rackup.clone()?;
                 let names_one = release_named(Path::new(&path)).is_some();
-                names_one.then(|| started::pinned(&Pinned { what: "the rackup file is", path }))
+                names_one.then(|| live::pinned(&Pinned { what: "the rackup file is", path }))
             }
             Said::Unclearly(place) => Some(self.unclear(RESTARTS, "which rackup file they load", &place)),
             Said::Nowhere => None,
@@ -159,7 +159,7 @@ impl Written<'_> {
 
     fn restart_command(&self) -> Option<Check> {
         match self.config.said("restart_command") {
-            Said::Plainly(_) => started::restart_command(self.config),
+            Said::Plainly(_) => live::restart_command(self.config),
             Said::Unclearly(place) => Some(self.unclear(RESTARTS, "what a hot one runs", &place)),
             Said::Nowhere => None,
         }
@@ -240,8 +240,8 @@ impl Written<'_> {
         let own = self.told.pod_dirs.iter().any(|dir| dir == Path::new("tmp"));
         match self.config.said("tmp_restart") {
             Said::Nowhere => None,
-            _ if own => Some(started::tmp_restart(Tmp::Own)),
-            Said::Plainly(_) => Some(started::tmp_restart(Tmp::OnVolume)),
+            _ if own => Some(live::tmp_restart(Tmp::Own)),
+            Said::Plainly(_) => Some(live::tmp_restart(Tmp::OnVolume)),
             Said::Unclearly(place) => Some(self.unclear(RESTARTS, "the plugin tmp_restart", &place)),
         }
     }

@@ -13,12 +13,12 @@ const SHOWN_MS: u64 = 3_600_000;
 
 /// The last restart by others.
 #[derive(Default)]
-pub struct Others {
+pub struct ForeignRestarts {
     last: Option<(Moment, Finding)>,
     count: u64,
 }
 
-impl Others {
+impl ForeignRestarts {
     pub fn take(&mut self, now: Moment, notice: Notice) {
         let finding = match notice {
             Notice::RestartedByOthers { mode, amid_ours } => {
@@ -78,16 +78,16 @@ mod tests {
 
     #[test]
     fn a_restart_by_others_is_shown_for_an_hour() {
-        let mut others = Others::default();
-        assert_eq!(others.finding(Moment(0)), None);
-        others.take(Moment(5), Notice::RestartedByOthers { mode: Mode::Phased, amid_ours: false });
-        others.take(Moment(9), Notice::RestartedByOthers { mode: Mode::Hot, amid_ours: true });
-        let found = others.finding(Moment(SHOWN_MS)).expect("it is shown");
+        let mut restarts = ForeignRestarts::default();
+        assert_eq!(restarts.finding(Moment(0)), None);
+        restarts.take(Moment(5), Notice::RestartedByOthers { mode: Mode::Phased, amid_ours: false });
+        restarts.take(Moment(9), Notice::RestartedByOthers { mode: Mode::Hot, amid_ours: true });
+        let found = restarts.finding(Moment(SHOWN_MS)).expect("it is shown");
         for part in ["by somebody else at 2", "during a deploy of pitstop's", "a hot restart", "2 since"] {
             assert!(found.message.contains(part), "{part:?} is missing in {}", found.message);
         }
-        assert_eq!(others.finding(Moment(SHOWN_MS + 9)), None);
-        others.take(Moment(10), Notice::MasterEnded);
-        assert_eq!(others.finding(Moment(11)).unwrap().code, Code::MasterEnded);
+        assert_eq!(restarts.finding(Moment(SHOWN_MS + 9)), None);
+        restarts.take(Moment(10), Notice::MasterEnded);
+        assert_eq!(restarts.finding(Moment(11)).unwrap().code, Code::MasterEnded);
     }
 }

@@ -36,7 +36,7 @@ struct Newcomer {
 
 /// Processes that were not there before the restart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Lives {
+pub(super) struct CrashLoop {
     present: BTreeMap<ProcessKey, Newcomer>,
     /// How many vanished after a short life, and after a long one.
     died: u32,
@@ -45,7 +45,7 @@ pub(super) struct Lives {
     slow: u32,
 }
 
-impl Lives {
+impl CrashLoop {
     /// Takes in who is there now, and whether it is booted.
     pub fn take(&mut self, now: Moment, present: &BTreeMap<ProcessKey, bool>) {
         for newcomer in self.present.values_mut() {

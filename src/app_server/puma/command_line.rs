@@ -43,7 +43,7 @@ const BUNDLER_FOUND_NOTHING: &str = "BUNDLER_ENVIRONMENT_PRESERVER_INTENTIONALLY
 
 /// How a Puma was started, as far as that is still to be seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Launch {
+pub(super) struct CommandLine {
     /// `None` when nobody shows them any more.
     pub arguments: Option<Arguments>,
     /// It was started by `rackup`, whose arguments a hot restart leaves out.
@@ -75,7 +75,7 @@ pub(super) struct Arguments {
     pub preload: bool,
 }
 
-impl Launch {
+impl CommandLine {
     /// `seen` is the command line that it had before its title.
     pub fn of(pid: i32, seen: Option<&str>) -> Self {
         let in_front = in_front(pid);
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn which_configuration_is_read_is_sure_only_with_the_command_line() {
-        let with = |arguments| Launch { arguments, ..Launch::default() }.config_files("production");
+        let with = |arguments| CommandLine { arguments, ..CommandLine::default() }.config_files("production");
         let usual: Vec<PathBuf> = vec!["config/puma/production.rb".into(), "config/puma.rb".into()];
         assert_eq!(with(None), (usual.clone(), false));
         assert_eq!(with(Some(Arguments::default())), (usual, true));

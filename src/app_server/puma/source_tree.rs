@@ -6,13 +6,13 @@ use std::{
 };
 
 use super::{
-    change::locked_puma,
-    checks::written::{self, Files},
+    checks::in_files::{self, Files},
     config_file::PumaConfig,
+    release_diff::locked_puma,
 };
 use crate::{app_server::files::LARGEST_TEXT, finding::Check, plain_file};
 
-pub use super::checks::written::Told;
+pub use super::checks::in_files::Told;
 
 /// What Puma reads where `-C` names nothing, best first. The environment that chooses is production's.
 const USUAL: [&str; 2] = ["config/puma/production.rb", "config/puma.rb"];
@@ -32,7 +32,7 @@ pub struct App<'a> {
 /// When a file is there and cannot be read, or a file that was named is not there.
 pub fn examine(app: &App<'_>, told: &Told<'_>) -> io::Result<Vec<Check>> {
     let files = Files { config: configuration(app)?, version: locked_puma(app.dir)? };
-    Ok(written::of(&files, told))
+    Ok(in_files::of(&files, told))
 }
 
 fn configuration(app: &App<'_>) -> io::Result<Option<(PathBuf, PumaConfig)>> {

@@ -1,4 +1,4 @@
-//! The desk between the outside and the supervisor: requests are left here, and waited for here.
+//! How the endpoints ask the supervisor: a request goes into a channel, and its answer is awaited here.
 //!
 //! It outlives the supervisor. When the loop is lost to a panic and started again, whoever waits on
 //! /prestop asks anew and goes on waiting.
@@ -25,9 +25,9 @@ const KUBELETS_KEPT: usize = 8;
 
 /// A request, with the way to answer it.
 #[derive(Debug)]
-pub enum Command {
+pub enum Request {
     /// A call of /prestop, or the like: hold it until the drain is over.
-    Prestop(Origin, oneshot::Sender<Ending>),
+    Prestop(Origin, oneshot::Sender<PrestopEnd>),
     /// A kubelet asks from this address.
     Kubelet(IpAddr),
     /// The operator says that the drain was false.
@@ -63,7 +63,7 @@ pub type Reply = Result<String, String>;
 
 /// How a wait on /prestop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
+pub enum PrestopEnd {
     /// With the drain's answer.
     Answered(Answer),
     /// The drain was undone meanwhile.
@@ -74,8 +74,8 @@ pub enum Ending {
 
 /// Where requests are left.
 #[derive(Debug, Clone)]
-pub struct Desk {
-    commands: mpsc::UnboundedSender<Command>,
+pub struct SupervisorHandle {
+    commands: mpsc::UnboundedSender<Request>,
     /// /prestop is never held longer, whatever happens inside the agent.
     longest_hold: Duration,
     /// When a kubelet's address was last passed on.
@@ -83,10 +83,10 @@ pub struct Desk {
 }
 
 /// Where the supervisor finds them. Survives it.
-pub type Requests = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Command>>>;
+pub type Requests = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Request>>>;
 
-impl Desk {
-    /// Both sides of a new desk.
+impl SupervisorHandle {
+    /// A handle, and the receiving end of it.
     pub fn new(longest_hold: Duration) -> (Self, Requests) {
         let (commands, requests) = mpsc::unbounded_channel();
         (
@@ -97,12 +97,12 @@ impl Desk {
 
     /// Begins the drain, or joins it, and waits for its end. The drain goes on when this future is
     /// dropped: the request is left on the first poll, before anything is waited for.
-    pub async fn prestop(&self, origin: Origin) -> Ending {
+    pub async fn prestop(&self, origin: Origin) -> PrestopEnd {
         let until = Instant::now() + self.longest_hold;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             let (answer, ending) = oneshot::channel();
             // Refused only when the agent ends, which it does after the app server's end.
-            let _ = self.commands.send(Command::Prestop(origin, answer));
+            let _ = self.commands.send(Request::Prestop(origin, answer));
             match tokio::time::timeout(left, ending).await {
                 Ok(Ok(ending)) => return ending,
                 Err(_) => break,
@@ -110,7 +110,7 @@ impl Desk {
                 Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
-        Ending::OutOfTime
+        PrestopEnd::OutOfTime
     }
 
     /// A kubelet asks from this address. Probes are many, and news only now and then.
@@ -119,7 +119,7 @@ impl Desk {
         known.retain(|(_, told)| told.elapsed() < KUBELET_IS_NEWS_AFTER);
         if known.len() < KUBELETS_KEPT && !known.iter().any(|(known, _)| *known == address) {
             known.push((address, Instant::now()));
-            let _ = self.commands.send(Command::Kubelet(address));
+            let _ = self.commands.send(Request::Kubelet(address));
         }
     }
 
@@ -128,7 +128,7 @@ impl Desk {
     /// # Errors
     /// When there is none, or the agent does not answer.
     pub async fn undrain(&self) -> Reply {
-        self.ask(Command::Undrain).await
+        self.ask(Request::Undrain).await
     }
 
     /// Passes on what an operator asks.
@@ -136,10 +136,10 @@ impl Desk {
     /// # Errors
     /// When it cannot be done, or the agent does not answer.
     pub async fn operator(&self, operator: Operator, asked: Asked) -> Reply {
-        self.ask(|reply| Command::Operator(operator, asked, reply)).await
+        self.ask(|reply| Request::Operator(operator, asked, reply)).await
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Command) -> Reply {
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Request) -> Reply {
         let (reply, answer) = oneshot::channel();
         let _ = self.commands.send(command(reply));
         let lost = || "the agent did not answer; see its log".to_owned();
@@ -156,20 +156,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_supervisor_does_not_end_the_wait_on_prestop() {
-        let (desk, requests) = Desk::new(Duration::from_secs(60));
-        let waiting = tokio::spawn(async move { desk.prestop(Origin::PreStop).await });
-        let Some(Command::Prestop(_, first)) = requests.lock().await.recv().await else { panic!("no call") };
+        let (supervisor, requests) = SupervisorHandle::new(Duration::from_secs(60));
+        let waiting = tokio::spawn(async move { supervisor.prestop(Origin::PreStop).await });
+        let Some(Request::Prestop(_, first)) = requests.lock().await.recv().await else { panic!("no call") };
         drop(first);
-        let Some(Command::Prestop(_, second)) = requests.lock().await.recv().await else {
+        let Some(Request::Prestop(_, second)) = requests.lock().await.recv().await else {
             panic!("not again")
         };
-        second.send(Ending::Undone(Undone::Operator)).unwrap();
-        assert_eq!(waiting.await.unwrap(), Ending::Undone(Undone::Operator));
+        second.send(PrestopEnd::Undone(Undone::Operator)).unwrap();
+        assert_eq!(waiting.await.unwrap(), PrestopEnd::Undone(Undone::Operator));
     }
 
     #[tokio::test]
     async fn nobody_waits_longer_than_the_hook_may_be_held() {
-        let (desk, _requests) = Desk::new(Duration::from_millis(1));
-        assert_eq!(desk.prestop(Origin::Stray).await, Ending::OutOfTime);
+        let (supervisor, _requests) = SupervisorHandle::new(Duration::from_millis(1));
+        assert_eq!(supervisor.prestop(Origin::Stray).await, PrestopEnd::OutOfTime);
     }
 }

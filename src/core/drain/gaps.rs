@@ -64,7 +64,7 @@ impl Ages {
 
 /// One sender's rhythm.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Rhythm {
+pub(super) struct GapEstimator {
     last: Moment,
     /// Until when it was watched.
     watched: Moment,
@@ -76,7 +76,7 @@ pub(super) struct Rhythm {
     pending: Ages,
 }
 
-impl Rhythm {
+impl GapEstimator {
     /// One arrival, at this moment.
     pub fn first(at: Moment) -> Self {
         let none = Ages::default();
@@ -161,7 +161,7 @@ mod tests {
 
     /// Looks each `look_ms` for a minute; arrivals at these moments.
     fn watched(look_ms: u64, arrivals: impl Fn(u64) -> Option<u64>) -> u64 {
-        let mut rhythm = Rhythm::first(Moment(0));
+        let mut rhythm = GapEstimator::first(Moment(0));
         for now in (look_ms..60_000).step_by(look_ms as usize) {
             match arrivals(now).filter(|at| *at > rhythm.last().0) {
                 Some(at) => rhythm.arrived(Moment(now), Moment(at), false),
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_sender_of_whom_little_is_known_needs_a_longer_silence() {
-        let mut rhythm = Rhythm::first(Moment(0));
+        let mut rhythm = GapEstimator::first(Moment(0));
         assert_eq!(rhythm.silence_ms(), u64::MAX);
         for at in [200, 400, 600, 800, 1000, 1200] {
             rhythm.arrived(Moment(at), Moment(at - 100), true);
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_sender_that_has_become_slower_is_measured_by_what_it_is_now() {
-        let mut rhythm = Rhythm::first(Moment(0));
+        let mut rhythm = GapEstimator::first(Moment(0));
         for at in (100..20_000).step_by(100) {
             rhythm.arrived(Moment(at), Moment(at - 20), false);
         }

@@ -8,16 +8,16 @@ use crate::core::{
     reason::Reason,
 };
 
-/// Answers in a row.
+/// Results in a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Answers {
+pub(super) struct ProbeResults {
     healthy: u32,
     unhealthy: u32,
     /// How often nobody but the older master was heard, as far as could be told.
     missed: u32,
 }
 
-impl Answers {
+impl ProbeResults {
     /// Takes in those of one look. `processes` are the newest master's; `several`: an older one serves as well.
     pub fn take(
         &mut self,
@@ -26,7 +26,7 @@ impl Answers {
         several: bool,
         policy: &Policy,
     ) {
-        let enough = Enough::of(policy, several);
+        let thresholds = Thresholds::of(policy, several);
         let up = |count: u32, enough: u32| (count + 1).min(enough);
         let of_others = |answer: &&Answer| several && is_of_others(answer, processes);
         let said = |probe| {
@@ -37,16 +37,16 @@ impl Answers {
             return;
         }
         if said(Probe::Unhealthy) {
-            (self.healthy, self.unhealthy) = (0, up(self.unhealthy, enough.unhealthy));
+            (self.healthy, self.unhealthy) = (0, up(self.unhealthy, thresholds.unhealthy));
         } else if !several && said(Probe::OtherRelease) {
             (self.healthy, self.unhealthy) = (0, 0);
         } else if said(Probe::Healthy) {
-            let healthy = up(self.healthy, enough.healthy);
+            let healthy = up(self.healthy, thresholds.healthy);
             // Where two masters answer, only so many in a row are no accident any more.
-            let outweighed = !several || healthy == enough.healthy;
+            let outweighed = !several || healthy == thresholds.healthy;
             *self = Self { healthy, unhealthy: if outweighed { 0 } else { self.unhealthy }, missed: 0 };
         } else {
-            self.missed = up(self.missed, enough.missed);
+            self.missed = up(self.missed, thresholds.missed);
         }
     }
 
@@ -57,8 +57,8 @@ impl Answers {
 
     /// What they prove against the release.
     pub fn condemn(&self, several: bool, policy: &Policy) -> Option<Reason> {
-        let enough = Enough::of(policy, several);
-        match (self.missed >= enough.missed, self.unhealthy >= enough.unhealthy) {
+        let thresholds = Thresholds::of(policy, several);
+        match (self.missed >= thresholds.missed, self.unhealthy >= thresholds.unhealthy) {
             (true, _) => Some(Reason::ReleaseMismatch),
             (false, true) => Some(Reason::ProbeFailed),
             (false, false) => None,
@@ -67,7 +67,7 @@ impl Answers {
 
     /// There were enough good ones.
     pub fn suffice(&self, several: bool, policy: &Policy) -> bool {
-        self.healthy >= Enough::of(policy, several).healthy && self.unhealthy == 0
+        self.healthy >= Thresholds::of(policy, several).healthy && self.unhealthy == 0
     }
 }
 
@@ -94,13 +94,13 @@ fn is_of_others(answer: &Answer, processes: &BTreeSet<ProcessKey>) -> bool {
 }
 
 /// How many looks with answers decide.
-struct Enough {
+struct Thresholds {
     healthy: u32,
     unhealthy: u32,
     missed: u32,
 }
 
-impl Enough {
+impl Thresholds {
     /// Beside another master that serves as well, only an answer with the release's name is surely the new one's:
     /// without names it takes more of them, until chance is ruled out.
     fn of(policy: &Policy, several: bool) -> Self {

@@ -3,11 +3,11 @@
 use super::{PUMA, RESTARTS};
 use crate::{
     app_server::puma::{
+        command_line::names,
         config_file::PumaConfig,
-        launch::names,
-        means::{allows_phased, can_be_phased, loses_its_arguments},
-        setting::{Pinned, RestartDir, Setting, Tmp},
-        starter::Starter,
+        restart_modes::{allows_phased, can_be_phased, loses_its_arguments},
+        setup::{Pinned, RestartDir, Setup, Tmp},
+        started_by::StartedBy,
         view::View,
     },
     config::RestartMode,
@@ -15,25 +15,23 @@ use crate::{
 };
 
 /// Everything about it.
-pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
-    let mut checks = vec![restart_dir(view, setting)];
-    checks.extend(setting.pinned().iter().map(pinned));
-    checks.extend(setting.pinned_config().as_ref().map(pinned_config));
-    checks.extend(in_front(setting));
-    checks.extend(rackup(view, setting));
-    checks.extend(rails_pid_file(view, setting));
-    checks.extend(setting.config.as_ref().and_then(restart_command));
-    checks.extend(bundle(view, setting));
-    checks.extend(
-        setting.config.as_ref().filter(|config| config.tmp_restart).map(|_| tmp_restart(setting.tmp)),
-    );
+pub(super) fn of(view: &View, setup: &Setup) -> Vec<Check> {
+    let mut checks = vec![restart_dir(view, setup)];
+    checks.extend(setup.pinned().iter().map(pinned));
+    checks.extend(setup.pinned_config().as_ref().map(pinned_config));
+    checks.extend(in_front(setup));
+    checks.extend(rackup(view, setup));
+    checks.extend(rails_pid_file(view, setup));
+    checks.extend(setup.config.as_ref().and_then(restart_command));
+    checks.extend(bundle(view, setup));
+    checks.extend(setup.config.as_ref().filter(|config| config.tmp_restart).map(|_| tmp_restart(setup.tmp)));
     checks
 }
 
 const LITERAL: &str = "in config/puma.rb: directory '/srv/app/current', with the path of your link, as a literal; then restart the container once";
 
-fn restart_dir(view: &View, setting: &Setting) -> Check {
-    match &setting.restart_dir {
+fn restart_dir(view: &View, setup: &Setup) -> Check {
+    match &setup.restart_dir {
         RestartDir::Follows => Check::fine(RESTARTS, "go to where `current` leads then"),
         _ if view.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
         RestartDir::Fixed(evidence) => may_not_follow(evidence),
@@ -77,8 +75,8 @@ fn pinned_config(pinned: &Pinned) -> Check {
 }
 
 /// Only Puma itself is ever signalled by pitstop; the kubelet's SIGTERM goes to the container's first process.
-fn in_front(setting: &Setting) -> Option<Check> {
-    let front = setting.launch.in_front.as_ref()?;
+fn in_front(setup: &Setup) -> Option<Check> {
+    let front = setup.command_line.in_front.as_ref()?;
     let (pid, title) = (front.pid, &front.title);
     if !front.is_shell {
         return Some(Check::fine(
@@ -97,8 +95,8 @@ fn in_front(setting: &Setting) -> Option<Check> {
     Some(Check::found(PUMA, finding))
 }
 
-fn rackup(view: &View, setting: &Setting) -> Option<Check> {
-    if !setting.launch.by_rackup {
+fn rackup(view: &View, setup: &Setup) -> Option<Check> {
+    if !setup.command_line.by_rackup {
         return None;
     }
     let make = if loses_its_arguments(view) { Finding::broken } else { Finding::risky };
@@ -109,10 +107,10 @@ fn rackup(view: &View, setting: &Setting) -> Option<Check> {
 }
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
-fn rails_pid_file(view: &View, setting: &Setting) -> Option<Check> {
-    let path = setting.pid_file.as_deref()?;
+fn rails_pid_file(view: &View, setup: &Setup) -> Option<Check> {
+    let path = setup.pid_file.as_deref()?;
     let command = view.memory.command_line.as_deref();
-    let by_rails = view.memory.starter == Some(Starter::RailsServer)
+    let by_rails = view.memory.started_by == Some(StartedBy::RailsServer)
         || command.is_some_and(|command| names(command, "rails") && !names(command, "puma"));
     let finding = Finding::risky(
         Code::RailsPidFileStays,
@@ -139,10 +137,10 @@ pub(super) fn restart_command(config: &PumaConfig) -> Option<Check> {
 }
 
 /// Only where a phased restart is a possibility.
-fn bundle(view: &View, setting: &Setting) -> Option<Check> {
-    let possible = can_be_phased(view) && allows_phased(setting);
-    let through_link = setting.launch.gemfile.is_some() && setting.pinned().is_empty();
-    if !possible || !setting.launch.by_bundler || !setting.keeps_bundle() || through_link {
+fn bundle(view: &View, setup: &Setup) -> Option<Check> {
+    let possible = can_be_phased(view) && allows_phased(setup);
+    let through_link = setup.command_line.gemfile.is_some() && setup.pinned().is_empty();
+    if !possible || !setup.command_line.by_bundler || !setup.keeps_bundle() || through_link {
         return None;
     }
     let (code, remedy) = (

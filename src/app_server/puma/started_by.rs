@@ -13,7 +13,7 @@ const OF_AN_APP: [&str; 5] = ["bootsnap.so", "nokogiri.so", "pg_ext.so", "mysql2
 
 /// Who called Puma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Starter {
+pub(super) enum StartedBy {
     /// `puma`, behind whatever wrapper.
     Puma,
     /// `rails server`.
@@ -31,7 +31,7 @@ pub(super) struct Thread {
     backtrace: Option<Vec<String>>,
 }
 
-impl Starter {
+impl StartedBy {
     /// Its caller is still on the stack of the master's main thread.
     pub fn of(threads: &[Thread]) -> Self {
         let frames: Vec<_> =
@@ -72,10 +72,10 @@ fn in_maps(maps: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn starter(frames: &[&str]) -> Starter {
+    fn started_by(frames: &[&str]) -> StartedBy {
         let control = serde_json::json!({ "name": "puma ctl", "backtrace": null });
         let main = serde_json::json!({ "name": "Thread: TID-50k", "backtrace": frames });
-        Starter::of(&serde_json::from_value::<Vec<Thread>>(serde_json::json!([control, main])).unwrap())
+        StartedBy::of(&serde_json::from_value::<Vec<Thread>>(serde_json::json!([control, main])).unwrap())
     }
 
     #[test]
@@ -87,12 +87,12 @@ mod tests {
             "/gems/railties-7.2.2.2/lib/rails/commands/server/server_command.rb:38:in 'Rails::Server#start'";
         let cli = "/gems/puma-6.6.0/lib/puma/cli.rb:75:in `run'";
         for (frames, expected, loads_first) in [
-            (&[cluster, handler, rackup, rails][..], Starter::RailsServer, true),
-            (&[cluster, handler, rackup], Starter::RackHandler, true),
-            (&[cluster, cli], Starter::Puma, false),
-            (&[cluster], Starter::Unknown, false),
+            (&[cluster, handler, rackup, rails][..], StartedBy::RailsServer, true),
+            (&[cluster, handler, rackup], StartedBy::RackHandler, true),
+            (&[cluster, cli], StartedBy::Puma, false),
+            (&[cluster], StartedBy::Unknown, false),
         ] {
-            assert_eq!(starter(frames), expected);
+            assert_eq!(started_by(frames), expected);
             assert_eq!(expected.loads_first().is_some(), loads_first, "{expected:?}");
         }
     }

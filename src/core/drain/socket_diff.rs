@@ -23,9 +23,9 @@ const PAUSE_MS: u64 = 500;
 /// A websocket speaks each few seconds (Action Cable: 3), or is none that could be known as one.
 const SPEAKS_WITHIN_MS: u64 = 6000;
 
-/// The circumstances of one look.
+/// What the look at the table is taken with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct Sample {
     pub now: Moment,
     pub draining: bool,
     /// Bytes sent count as traffic: no control server tells of answers under way.
@@ -78,22 +78,22 @@ struct Known {
 }
 
 impl Known {
-    fn next(self, connection: &Connection, look: &Look) -> Self {
+    fn next(self, connection: &Connection, sample: &Sample) -> Self {
         let counters = Counters::of(connection);
         let pushed = self.pushed(counters);
         let unasked = (pushed && !self.busy) || (connection.waits_for_an_answer() && is_old(connection));
-        let paused = self.pushed_at.is_none_or(|at| look.now.since(at) >= PAUSE_MS);
+        let paused = self.pushed_at.is_none_or(|at| sample.now.since(at) >= PAUSE_MS);
         let (pieces, pushed_at) = match counters.received_since(self.counters) {
             Some(_) => (0, None),
-            None if pushed => (self.pieces.saturating_add(u8::from(paused)), Some(look.now)),
+            None if pushed => (self.pieces.saturating_add(u8::from(paused)), Some(sample.now)),
             None => (self.pieces, self.pushed_at),
         };
         let for_long = connection.last_received_ms.is_some_and(|ms| ms >= ENDLESS.1);
-        let upgraded = self.upgraded || (look.all_idle && unasked);
+        let upgraded = self.upgraded || (sample.all_idle && unasked);
         // While it goes on, a worker is busy with it; without the workers' numbers, something is sent.
-        let lately = |ms| pushed_at.is_some_and(|at| look.now.since(at) < ms);
+        let lately = |ms| pushed_at.is_some_and(|at| sample.now.since(at) < ms);
         let goes_on =
-            if look.count_sent { lately(ENDLESS.1) } else { !look.all_idle && lately(LONGEST_PAUSE_MS) };
+            if sample.count_sent { lately(ENDLESS.1) } else { !sample.all_idle && lately(LONGEST_PAUSE_MS) };
         // Whose peer takes what it gets slowly is a download: that ends.
         let endless = !upgraded && pieces >= ENDLESS.0 && for_long && goes_on && connection.unsent == 0;
         Self { counters, busy: connection.busy(), upgraded, endless, pieces, pushed_at, ..self }
@@ -128,34 +128,34 @@ pub(super) struct Arrival {
     pub request: bool,
 }
 
-/// What a look at the table tells beyond the look before.
+/// What has come in since the sample before.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct Arrivals {
     /// In the order of their time.
-    pub arrivals: Vec<Arrival>,
+    pub counted: Vec<Arrival>,
     /// Something came in on one of too many connections to be told apart.
     pub crowd: bool,
     /// Connections of the very first table: whom they are with, and when they were last used.
     pub known_before: Vec<(IpAddr, Moment)>,
 }
 
-/// The last table.
+/// The connections of the last sample.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Table {
+pub(super) struct SocketDiff {
     /// There was one: connections that are new in the next one really are.
     begun: bool,
     connections: BTreeMap<u64, Known>,
     rest: (usize, u64),
 }
 
-impl Table {
+impl SocketDiff {
     /// Takes in the next one.
-    pub fn next(&mut self, look: &Look, sockets: &Sockets) -> News {
+    pub fn next(&mut self, sample: &Sample, sockets: &Sockets) -> Arrivals {
         let last = std::mem::take(self);
-        let mut news = News::default();
+        let mut arrivals = Arrivals::default();
         let ended = sockets.ended.as_deref().unwrap_or_default();
         for connection in ended {
-            last.compare(look, connection, true, &mut news);
+            last.compare(sample, connection, true, &mut arrivals);
         }
         // What ended while the table was read may be in both.
         let gone: BTreeSet<u64> = ended.iter().map(|connection| connection.key).collect();
@@ -168,36 +168,42 @@ impl Table {
                     self.rest.1.wrapping_add(counters.received.unwrap_or(0) + u64::from(counters.unread));
                 continue;
             }
-            let known = last.compare(look, connection, false, &mut news);
+            let known = last.compare(sample, connection, false, &mut arrivals);
             self.connections.insert(connection.key, known);
         }
-        news.crowd = last.begun && last.rest != self.rest;
-        news.arrivals.sort_by_key(|arrival| arrival.at);
-        news
+        arrivals.crowd = last.begun && last.rest != self.rest;
+        arrivals.counted.sort_by_key(|arrival| arrival.at);
+        arrivals
     }
 
-    fn compare(&self, look: &Look, connection: &Connection, ended: bool, news: &mut News) -> Known {
+    fn compare(
+        &self,
+        sample: &Sample,
+        connection: &Connection,
+        ended: bool,
+        arrivals: &mut Arrivals,
+    ) -> Known {
         let peer = connection.peer;
-        let at = Moment(look.now.0.saturating_sub(connection.last_received_ms.unwrap_or(0)));
+        let at = Moment(sample.now.0.saturating_sub(connection.last_received_ms.unwrap_or(0)));
         let known = self.connections.get(&connection.key);
-        // What ended is known for sure to be news, also at the first look: the listener began with it.
+        // What ended surely arrived in between, also at the first sample: the listener began with it.
         if known.is_none() && !self.begun && !ended {
             if !connection.ours && connection.received.is_none_or(|bytes| bytes > END_MARK) {
-                news.known_before.push((peer, at));
+                arrivals.known_before.push((peer, at));
             }
-            return Known::default().next(connection, look);
+            return Known::default().next(connection, sample);
         }
         let before = known.copied().unwrap_or_default();
-        let next = before.next(connection, look);
+        let next = before.next(connection, sample);
         let new = known.is_none() && connection.received.is_none();
         let sent = next.counters.sent != before.counters.sent && !ended && !next.probe;
         let received = next.counters.received_since(before.counters);
         let arrival =
             Arrival { key: connection.key, peer, ours: connection.ours, at, bytes: 1, request: true };
         if received.is_some() || new {
-            news.arrivals.push(Arrival { bytes: received.unwrap_or(1), ..arrival });
-        } else if look.count_sent && sent {
-            news.arrivals.push(Arrival { at: look.now, request: false, ..arrival });
+            arrivals.counted.push(Arrival { bytes: received.unwrap_or(1), ..arrival });
+        } else if sample.count_sent && sent {
+            arrivals.counted.push(Arrival { at: sample.now, request: false, ..arrival });
         }
         next
     }

@@ -30,7 +30,7 @@ const REQUESTS_KEPT: usize = 40;
 
 /// One peer's requests, by their length.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Pattern {
+pub(super) struct ProberDetector {
     lengths: Vec<Length>,
 }
 
@@ -41,7 +41,7 @@ struct Length {
     at: Vec<Moment>,
 }
 
-impl Pattern {
+impl ProberDetector {
     /// Takes in a request of this length, and says whether it is one more of a prober's.
     pub fn request(&mut self, at: Moment, bytes: u64) -> bool {
         let length = self.length(bytes);
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn recognised(requests: impl IntoIterator<Item = (u64, u64)>) -> Vec<bool> {
-        let mut pattern = Pattern::default();
+        let mut pattern = ProberDetector::default();
         requests.into_iter().map(|(at, bytes)| pattern.request(Moment(at), bytes)).collect()
     }
 

@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::{
+    command_line::{CommandLine, release_named},
     config_file::{Directory, PumaConfig},
-    launch::{Launch, release_named},
     loads::{Loads, ending_in},
-    starter,
+    started_by,
 };
 use crate::{
     app_server::files,
@@ -26,7 +26,7 @@ const LARGEST_NUMBER: u64 = 64;
 
 /// What the evidence says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Setting {
+pub(super) struct Setup {
     /// Where a restart goes to.
     pub restart_dir: RestartDir,
     /// The app seems to be loaded before the workers are forked: no phased restart then.
@@ -40,7 +40,7 @@ pub(super) struct Setting {
     /// Puma's configuration, where there is one that can be read.
     pub config: Option<PumaConfig>,
     /// How it was started.
-    pub launch: Launch,
+    pub command_line: CommandLine,
     /// Where the `tmp` of the release lies.
     pub tmp: Tmp,
     /// A file below the release that has this process's number.
@@ -77,12 +77,12 @@ pub(super) struct Pinned {
     pub path: String,
 }
 
-impl Setting {
+impl Setup {
     /// Reads the evidence; `seen` is the command line that Puma had before its title. Asks the volume, so it
     /// may hang as long as that does.
     pub fn read(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
-        let launch = Launch::of(pid, seen);
-        let (files, sure) = launch.config_files(&environment(pid));
+        let command_line = CommandLine::of(pid, seen);
+        let (files, sure) = command_line.config_files(&environment(pid));
         let mut config = files.iter().find_map(|path| read(pid, path)).map(|text| PumaConfig::scan(&text));
         // Puma 8 takes it from there as well; what is written in the configuration goes first.
         let by_variable = procs::environment(pid, "PUMA_PERSISTENT_TIMEOUT").filter(|text| !text.is_empty());
@@ -92,25 +92,25 @@ impl Setting {
         let told = config.clone().unwrap_or_default();
         let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY");
         let by_default = preloads_by_default(major, web_concurrency.as_deref(), told.prunes_bundler);
-        let by_argument = launch.arguments.as_ref().is_some_and(|arguments| arguments.preload);
+        let by_argument = command_line.arguments.as_ref().is_some_and(|arguments| arguments.preload);
         let preload = told.preload.or(by_argument.then_some(true));
         Self {
-            restart_dir: restart_dir(pid, &launch, &told, sure),
+            restart_dir: restart_dir(pid, &command_line, &told, sure),
             preloads: preload.unwrap_or(by_default),
             surely_preloads: preload == Some(true),
-            app_in_master: starter::extension_of_an_app(pid),
+            app_in_master: started_by::extension_of_an_app(pid),
             unclear: unclear(pid, &files),
             tmp: if told.tmp_restart { tmp(pid) } else { Tmp::Own },
             pid_file: pid_file(pid),
             config,
-            launch,
+            command_line,
         }
     }
 
     /// Paths of one release that every restart goes on with: the rackup file is read at each boot by the path
     /// that was given, Bundler keeps to its own, and a restart command is what it is.
     pub fn pinned(&self) -> Vec<Pinned> {
-        let arguments = self.launch.arguments.as_ref();
+        let arguments = self.command_line.arguments.as_ref();
         let config = self.config.as_ref();
         let rackup = arguments.and_then(|given| given.rackup.as_deref());
         let command = config.and_then(|config| config.restart_command.as_deref());
@@ -118,7 +118,7 @@ impl Setting {
             .and_then(|text| text.split_whitespace().find(|word| release_named(Path::new(word)).is_some()));
         let given = [
             ("the rackup file is", rackup.or(config.and_then(|config| config.rackup.as_deref()))),
-            ("BUNDLE_GEMFILE was", self.launch.gemfile.as_deref()),
+            ("BUNDLE_GEMFILE was", self.command_line.gemfile.as_deref()),
             ("`restart_command` names", named),
         ];
         given.into_iter().filter_map(|(what, path)| pinned(what, path)).collect()
@@ -126,7 +126,7 @@ impl Setting {
 
     /// `-C` into a release.
     pub fn pinned_config(&self) -> Option<Pinned> {
-        let arguments = self.launch.arguments.as_ref();
+        let arguments = self.command_line.arguments.as_ref();
         pinned("`-C` is", arguments.and_then(|given| given.config.as_deref()))
     }
 
@@ -179,10 +179,10 @@ fn preloads_by_default(major: Option<u32>, web_concurrency: Option<&str>, prunes
 }
 
 /// The rules of Puma: `directory`, else PWD where that is the working directory, else the working directory.
-fn restart_dir(pid: i32, launch: &Launch, config: &PumaConfig, sure: bool) -> RestartDir {
+fn restart_dir(pid: i32, command_line: &CommandLine, config: &PumaConfig, sure: bool) -> RestartDir {
     let fixed =
         |evidence: String| if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) };
-    let by_argument = launch.arguments.as_ref().and_then(|arguments| arguments.dir.clone());
+    let by_argument = command_line.arguments.as_ref().and_then(|arguments| arguments.dir.clone());
     match by_argument.map(Directory::Literal).as_ref().or(config.directory.as_ref()) {
         Some(Directory::Literal(path)) if follows(pid, path) => RestartDir::Follows,
         Some(Directory::Literal(path)) => fixed(format!("`directory` is {path}, which is no link")),
@@ -196,7 +196,7 @@ fn restart_dir(pid: i32, launch: &Launch, config: &PumaConfig, sure: bool) -> Re
         Some(Directory::Computed(_)) => {
             RestartDir::Fixed("`directory` is computed, and a computed path is mostly a resolved one".into())
         }
-        None => match &launch.pwd {
+        None => match &command_line.pwd {
             Some(path) if follows(pid, path) => RestartDir::Follows,
             Some(path) => fixed(format!("there is no `directory`, and PWD was {path}, which is no link")),
             None => fixed("there is no `directory`, and PWD was not set".into()),
