@@ -25,20 +25,20 @@ use crate::{
 };
 
 mod census;
-mod change;
 mod checks;
+pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
-pub(super) mod launch;
 mod loads;
-mod means;
 mod perform;
 mod plan;
 mod raised;
+mod release_diff;
+mod restart_modes;
+pub(super) mod setup;
 /// What the files of an app tell of its Puma, without one.
-pub mod repository;
-pub(super) mod setting;
-mod starter;
+pub mod source_tree;
+mod started_by;
 mod statements;
 mod title;
 mod view;
@@ -46,8 +46,8 @@ mod view;
 use census::{Family, Found};
 use control::{Control, ControlServer};
 use raised::Output;
-use setting::Setting;
-use starter::Starter;
+use setup::Setup;
+use started_by::StartedBy;
 use view::View;
 
 /// How it is called where it cannot be seen.
@@ -126,11 +126,11 @@ struct Memory {
     /// The longest time for which a request was seen in flight, in milliseconds.
     longest_request_ms: u64,
     /// How the image was set up, once that was read.
-    setting: Option<Setting>,
+    setup: Option<Setup>,
     /// Puma's version in the bundle that runs and in that of the release that was planned last, where they differ.
     next_puma: Option<(String, String)>,
     /// Who called the image, once its control server said so.
-    starter: Option<Starter>,
+    started_by: Option<StartedBy>,
 }
 
 impl Puma {
@@ -287,11 +287,11 @@ impl Puma {
         }
         memory.remember_title(&mut family);
         memory.learn(&family, &control, cwds.get(&master.pid));
-        if memory.setting.is_none() && family.title.is_some() {
-            memory.setting = self.setting(&family, memory.command_line.clone()).await;
+        if memory.setup.is_none() && family.title.is_some() {
+            memory.setup = self.setup(&family, memory.command_line.clone()).await;
         }
-        if memory.starter.is_none() && matches!(control, Control::Stats(_)) {
-            memory.starter = self.control.starter(master.pid).await;
+        if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {
+            memory.started_by = self.control.started_by(master.pid).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
         let mut view = View { family, cwds, control, sockets, memory: memory.clone(), mode, told };
@@ -316,9 +316,9 @@ impl Puma {
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
-    async fn setting(&self, family: &Family, seen: Option<String>) -> Option<Setting> {
+    async fn setup(&self, family: &Family, seen: Option<String>) -> Option<Setup> {
         let (pid, major) = (family.image.process.pid, family.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setting::read(pid, major, seen.as_deref())).await
+        self.files.run(LIMIT, move || Setup::read(pid, major, seen.as_deref())).await
     }
 }
 
@@ -352,7 +352,7 @@ impl Memory {
             self.command_line.clone_from(&family.command_line);
         }
         if self.image.is_none_or(|(image, _)| image != family.image) {
-            (self.setting, self.starter, self.next_puma) = (None, None, None);
+            (self.setup, self.started_by, self.next_puma) = (None, None, None);
             self.reactor = false;
         }
         self.reactor |= family.server.reactor;
