@@ -4,8 +4,9 @@
 use std::{ffi::OsStr, fs, io, path::Path};
 
 use super::{
-    Releases, disk_trouble, places,
-    trash::{Pace, delete_gently},
+    Releases,
+    delete::{Pace, delete_gently},
+    disk_trouble, places,
 };
 use crate::{beneath::Held, core::Trouble, revision::ReleaseId};
 

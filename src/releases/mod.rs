@@ -35,6 +35,7 @@ use crate::{
 
 mod caches;
 mod decoder;
+mod delete;
 mod download;
 mod fallback;
 pub mod fetch;
@@ -75,6 +76,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.marked",
     "fetch.renamed",
     "fetch.done",
+    "fetch.abandoned",
     "publish.linked",
     "publish.renamed",
     "publish.synced",

@@ -17,10 +17,12 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Marker, Releases, disk_trouble,
+    Marker, Releases,
+    delete::Pace,
+    disk_trouble,
     leases::Lease,
     protection::{Protected, Protection},
-    trash::{Emptied, Fate, Pace},
+    trash::{Emptied, Fate},
 };
 use crate::{
     core::Trouble,
