@@ -19,8 +19,8 @@ use super::{
 use crate::{
     config,
     core::{
-        Act, Cwd, Generation, GenerationKey, Mode, Plan, Process, Reason, Sight, Sockets, Traffic, Trouble,
-        requirement::Requirement,
+        Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, Reason, ServerCommand,
+        Sockets, Traffic, requirement::Requirement,
     },
     finding::{self, Check, Code, Finding},
     procs::{Image, ProcessId, ProcsError},
@@ -98,7 +98,7 @@ impl CommandServer {
                 self.trial.see_to(&view.family.serving);
                 let generation = self.generation(&view);
                 Look {
-                    sight: Sight::Seen(crate::core::AppServer {
+                    detection: Detection::Seen(crate::core::AppServer {
                         generations: vec![generation],
                         old_workers: false,
                     }),
@@ -107,14 +107,14 @@ impl CommandServer {
                     findings: finding::findings(&self.checks(&view)),
                 }
             }
-            Err(sight) => {
-                let why = [self.why_unseen(&sight)];
-                self.eyes.without(sight, &why).await
+            Err(detection) => {
+                let why = [self.why_unseen(&detection)];
+                self.eyes.without(detection, &why).await
             }
         }
     }
 
-    async fn see(&self) -> Result<View, Sight> {
+    async fn see(&self) -> Result<View, Detection> {
         let mut memory = self.memory.lock().await;
         let named = self.named.clone();
         let family =
@@ -122,11 +122,11 @@ impl CommandServer {
                 Found::Processes(family) => family,
                 // A restart may end all of them before it starts others.
                 Found::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
-                    return Err(Sight::Unclear);
+                    return Err(Detection::Unclear);
                 }
-                Found::Nothing => return Err(Sight::Missing),
-                Found::NotPermitted => return Err(Sight::NotPermitted),
-                Found::Torn => return Err(Sight::Unclear),
+                Found::Nothing => return Err(Detection::Missing),
+                Found::NotPermitted => return Err(Detection::NotPermitted),
+                Found::Torn => return Err(Detection::Unclear),
             };
         let ports = self.eyes.watched(family.ports.clone());
         let pids = family.serving.iter().map(|image| image.process.pid).chain([family.root.process.pid]);
@@ -197,16 +197,16 @@ impl CommandServer {
         checks
     }
 
-    fn why_unseen(&self, sight: &Sight) -> Check {
+    fn why_unseen(&self, detection: &Detection) -> Check {
         let named = match &self.named {
             Named { text: Some(text), .. } => format!("whose command line contains {text:?} (command.match)"),
             Named { pid_file, .. } => {
                 format!("of {} (command.pid_file)", pid_file.clone().unwrap_or_default().display())
             }
         };
-        let (code, message) = match sight {
-            Sight::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
-            Sight::NotPermitted => {
+        let (code, message) = match detection {
+            Detection::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
+            Detection::NotPermitted => {
                 let there = census::all(&self.named).len();
                 (Code::AppServerNotPermitted, format!("{there} processes {named} belong to somebody else"))
             }
@@ -217,38 +217,38 @@ impl CommandServer {
         Check::found(KIND.name, Finding::broken(code, message, remedy))
     }
 
-    async fn plan_restart(&self) -> Result<Plan, Trouble> {
+    async fn plan_restart(&self) -> Result<Plan, Problem> {
         match self.see().await {
-            Ok(_) | Err(Sight::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
-            Ok(_) | Err(Sight::Unclear | Sight::Seen(_) | Sight::Ambiguous) => Err(Trouble::new(
+            Ok(_) | Err(Detection::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
+            Ok(_) | Err(Detection::Unclear | Detection::Seen(_) | Detection::Ambiguous) => Err(Problem::new(
                 Reason::ConfigInvalid,
                 "command.restart cannot be run: there is no /bin/sh in the agent's container",
             )),
-            Err(sight) => Err(unseen::trouble(&KIND, &sight)),
+            Err(detection) => Err(unseen::problem(&KIND, &detection)),
         }
     }
 
-    async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
-        let family = self.see().await.map_err(|sight| unseen::trouble(&KIND, &sight))?.family;
+    async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
+        let family = self.see().await.map_err(|detection| unseen::problem(&KIND, &detection))?.family;
         if family.root.generation_key() != on {
             return Err(gone("the app server was restarted meanwhile"));
         }
-        match act {
-            Act::Begin(_) | Act::Abort(_) => self.run_restart().await,
-            Act::Commit => Ok(()),
-            Act::Recover => self.end(family).await,
+        match command {
+            ServerCommand::Restart(_) | ServerCommand::Abort(_) => self.run_restart().await,
+            ServerCommand::Commit => Ok(()),
+            ServerCommand::Recover => self.end(family).await,
         }
     }
 
-    async fn run_restart(&self) -> Result<(), Trouble> {
+    async fn run_restart(&self) -> Result<(), Problem> {
         let release = std::fs::read_link(&self.current).unwrap_or_default();
         let release = release.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let result = self.restart.run(&self.current, &[("PITSTOP_RELEASE", &release)]).await;
         self.memory.lock().await.restarted = Some(Instant::now());
-        result.map_err(|error| Trouble::new(Reason::HookFailed, error.to_string()))
+        result.map_err(|error| Problem::new(Reason::HookFailed, error.to_string()))
     }
 
-    async fn end(&self, family: Family) -> Result<(), Trouble> {
+    async fn end(&self, family: Family) -> Result<(), Problem> {
         let deed = move |permit: &super::acts::Permit| {
             permit.take()?;
             for image in family.serving.iter().chain([&family.root]) {
@@ -320,7 +320,7 @@ impl AppServer for CommandServer {
         Box::pin(async {
             match self.see().await {
                 Ok(view) => self.checks(&view),
-                Err(sight) => vec![self.why_unseen(&sight), shell(UserCommand::can_run())],
+                Err(detection) => vec![self.why_unseen(&detection), shell(UserCommand::can_run())],
             }
         })
     }
@@ -329,11 +329,11 @@ impl AppServer for CommandServer {
         &'a self,
         _: Option<&'a ReleaseId>,
         _: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart())
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let root = self.memory.lock().await.family.as_ref().map(|family| family.root.process.pid);
             self.eyes.lacks(root, requires).await
@@ -344,8 +344,8 @@ impl AppServer for CommandServer {
         self.restart.limit.saturating_add(MARGIN)
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }
 

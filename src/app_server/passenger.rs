@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, GenerationKey, Plan, Problem, ServerCommand, Traffic, requirement::Requirement},
     finding::{self, Check},
     procs::ProcessId,
     revision::ReleaseId,
@@ -56,15 +56,15 @@ pub struct Passenger {
 /// There is no app that could be looked into; what its traffic tells all the same.
 #[derive(Debug)]
 struct Unseen {
-    sight: Sight,
+    detection: Detection,
     traffic: Traffic,
     /// Why the core's socket gave nothing, where that is it.
     silent: Option<String>,
 }
 
-impl From<Sight> for Unseen {
-    fn from(sight: Sight) -> Self {
-        Self { sight, traffic: Traffic::default(), silent: None }
+impl From<Detection> for Unseen {
+    fn from(detection: Detection) -> Self {
+        Self { detection, traffic: Traffic::default(), silent: None }
     }
 }
 
@@ -109,14 +109,14 @@ impl Passenger {
     async fn look(&self) -> Look {
         match self.see().await {
             Ok(view) => Look {
-                sight: Sight::Seen(view.app_server()),
+                detection: Detection::Seen(view.app_server()),
                 traffic: view.traffic(),
                 description: view.description(),
                 findings: finding::findings(&checks::of(&view)),
             },
             Err(unseen) => {
                 let why = self.why_unseen(&unseen).await;
-                self.eyes.unseen(unseen.sight, unseen.traffic, &why)
+                self.eyes.unseen(unseen.detection, unseen.traffic, &why)
             }
         }
     }
@@ -127,21 +127,21 @@ impl Passenger {
         while patience.lasts().await {
             match self.see().await {
                 Ok(view) => return checks::of(&view),
-                Err(Unseen { sight: Sight::Unclear, silent: None, .. }) => {}
+                Err(Unseen { detection: Detection::Unclear, silent: None, .. }) => {}
                 Err(unseen) => return self.why_unseen(&unseen).await,
             }
         }
-        self.why_unseen(&Sight::Unclear.into()).await
+        self.why_unseen(&Detection::Unclear.into()).await
     }
 
     async fn why_unseen(&self, unseen: &Unseen) -> Vec<Check> {
         if let Some(silent) = &unseen.silent {
             return vec![checks::silent(silent)];
         }
-        let (sight, narrow) = (unseen.sight.clone(), self.narrow.clone());
-        let look = move || match sight {
-            Sight::Missing if !census::all(None).is_empty() => checks::not_started(),
-            sight => unseen::of(&KIND, &sight, narrow.as_deref()),
+        let (detection, narrow) = (unseen.detection.clone(), self.narrow.clone());
+        let look = move || match detection {
+            Detection::Missing if !census::all(None).is_empty() => checks::not_started(),
+            detection => unseen::of(&KIND, &detection, narrow.as_deref()),
         };
         self.eyes.census.run(LIMIT, look).await.into_iter().collect()
     }
@@ -152,19 +152,23 @@ impl Passenger {
         let found = self.eyes.census.run(LIMIT, move || census::take(followed)).await;
         let core = match found.unwrap_or(Found::Torn) {
             Found::One(core) => *core,
-            Found::Nothing => return Err(Sight::Missing.into()),
-            Found::Several => return Err(Sight::Ambiguous.into()),
-            Found::NotPermitted => return Err(Sight::NotPermitted.into()),
-            Found::Starting | Found::Torn => return Err(Sight::Unclear.into()),
+            Found::Nothing => return Err(Detection::Missing.into()),
+            Found::Several => return Err(Detection::Ambiguous.into()),
+            Found::NotPermitted => return Err(Detection::NotPermitted.into()),
+            Found::Starting | Found::Torn => return Err(Detection::Unclear.into()),
         };
-        let Some(instance) = core.instance.clone() else { return Err(Sight::Unclear.into()) };
+        let Some(instance) = core.instance.clone() else { return Err(Detection::Unclear.into()) };
         let ports = self.eyes.watched(core.ports.clone());
         let (pool, sockets) = tokio::join!(self.api.pool(&instance), self.eyes.connections(&ports));
         let pool = match pool {
             Ok(pool) => pool,
             Err(error) => {
                 let traffic = Traffic { workers: None, sockets };
-                return Err(Unseen { sight: Sight::Unclear, traffic, silent: Some(error.to_string()) });
+                return Err(Unseen {
+                    detection: Detection::Unclear,
+                    traffic,
+                    silent: Some(error.to_string()),
+                });
             }
         };
         memory.follow(core.image.process);
@@ -173,9 +177,9 @@ impl Passenger {
             // It boots from `current` with the first request that comes.
             Choice::Nobody => {
                 let traffic = Traffic { workers: None, sockets };
-                return Err(Unseen { sight: Sight::Missing, traffic, silent: None });
+                return Err(Unseen { detection: Detection::Missing, traffic, silent: None });
             }
-            Choice::Several => return Err(Sight::Ambiguous.into()),
+            Choice::Several => return Err(Detection::Ambiguous.into()),
         };
         memory.boots.look(&core.children, &group);
         let mut view = self.view(core, &pool, group).await;
@@ -266,18 +270,18 @@ impl AppServer for Passenger {
         &'a self,
         _running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let app = self.memory.lock().await.app;
             self.eyes.lacks(app, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

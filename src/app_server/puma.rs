@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config,
     core::{
-        Act, Cwd, Files, GenerationKey, Plan, ProcessKey, Sight, Sockets, Traffic, Trouble,
+        Cwd, Detection, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, Sockets, Traffic,
         requirement::Requirement,
     },
     finding::{self, Check},
@@ -25,20 +25,20 @@ use crate::{
 };
 
 mod census;
-mod change;
 mod checks;
+pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
-pub(super) mod launch;
 mod loads;
-mod means;
 mod perform;
 mod plan;
 mod raised;
+mod release_diff;
+mod restart_modes;
+pub(super) mod setup;
 /// What the files of an app tell of its Puma, without one.
-pub mod repository;
-pub(super) mod setting;
-mod starter;
+pub mod source_tree;
+mod started_by;
 mod statements;
 mod title;
 mod view;
@@ -46,8 +46,8 @@ mod view;
 use census::{Family, Found};
 use control::{Control, ControlServer};
 use raised::Output;
-use setting::Setting;
-use starter::Starter;
+use setup::Setup;
+use started_by::StartedBy;
 use view::View;
 
 /// How it is called where it cannot be seen.
@@ -89,13 +89,13 @@ enum Choice {
 
 /// There is no app server that could be looked into; what its traffic tells all the same.
 struct Unseen {
-    sight: Sight,
+    detection: Detection,
     traffic: Traffic,
 }
 
-impl From<Sight> for Unseen {
-    fn from(sight: Sight) -> Self {
-        Self { sight, traffic: Traffic::default() }
+impl From<Detection> for Unseen {
+    fn from(detection: Detection) -> Self {
+        Self { detection, traffic: Traffic::default() }
     }
 }
 
@@ -126,11 +126,11 @@ struct Memory {
     /// The longest time for which a request was seen in flight, in milliseconds.
     longest_request_ms: u64,
     /// How the image was set up, once that was read.
-    setting: Option<Setting>,
+    setup: Option<Setup>,
     /// Puma's version in the bundle that runs and in that of the release that was planned last, where they differ.
     next_puma: Option<(String, String)>,
     /// Who called the image, once its control server said so.
-    starter: Option<Starter>,
+    started_by: Option<StartedBy>,
 }
 
 impl Puma {
@@ -181,14 +181,14 @@ impl Puma {
         let _ = self.output.lock().await.take_if(|output| output.is_old());
         match self.see().await {
             Ok(view) => Look {
-                sight: Sight::Seen(view.app_server()),
+                detection: Detection::Seen(view.app_server()),
                 traffic: view.traffic(),
                 description: view.description(),
                 findings: finding::findings(&checks::of(&view)),
             },
-            Err(Unseen { sight, traffic }) => Look {
-                findings: finding::findings(&self.why_unseen(&sight).await),
-                sight,
+            Err(Unseen { detection, traffic }) => Look {
+                findings: finding::findings(&self.why_unseen(&detection).await),
+                detection,
                 traffic,
                 description: nameless(),
             },
@@ -202,19 +202,19 @@ impl Puma {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => {
                     let denied = self.acts.try_signal(KIND.name, view.family.image).await.err();
-                    let denied = denied.map(|trouble| unseen::denied(KIND.name, trouble.message));
+                    let denied = denied.map(|problem| unseen::denied(KIND.name, problem.message));
                     return checks::of(&view).into_iter().chain(denied).collect();
                 }
-                Ok(_) | Err(Unseen { sight: Sight::Unclear, .. }) => {}
-                Err(Unseen { sight, .. }) => return self.why_unseen(&sight).await,
+                Ok(_) | Err(Unseen { detection: Detection::Unclear, .. }) => {}
+                Err(Unseen { detection, .. }) => return self.why_unseen(&detection).await,
             }
         }
-        self.why_unseen(&Sight::Unclear).await
+        self.why_unseen(&Detection::Unclear).await
     }
 
-    async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
-        let (sight, narrow) = (sight.clone(), self.narrow.clone());
-        let told = self.census.run(LIMIT, move || unseen::of(&KIND, &sight, narrow.as_deref())).await;
+    async fn why_unseen(&self, detection: &Detection) -> Vec<Check> {
+        let (detection, narrow) = (detection.clone(), self.narrow.clone());
+        let told = self.census.run(LIMIT, move || unseen::of(&KIND, &detection, narrow.as_deref())).await;
         told.into_iter().collect()
     }
 
@@ -222,18 +222,18 @@ impl Puma {
         let mut memory = self.memory.lock().await;
         match self.find(&memory).await {
             Found::One(family) => Ok(self.ask_around(&mut memory, *family).await),
-            Found::Nothing => Err(Sight::Missing.into()),
-            Found::Candidates(_) => Err(Sight::Ambiguous.into()),
+            Found::Nothing => Err(Detection::Missing.into()),
+            Found::Candidates(_) => Err(Detection::Ambiguous.into()),
             // The socket table belongs to the pod: its end can be seen all the same.
             Found::NotPermitted(ports) => {
                 let traffic = Traffic { workers: None, sockets: self.connections(ports).await };
-                Err(Unseen { sight: Sight::NotPermitted, traffic })
+                Err(Unseen { detection: Detection::NotPermitted, traffic })
             }
             Found::Starting(processes) => {
                 memory.starting = processes;
-                Err(Sight::Unclear.into())
+                Err(Detection::Unclear.into())
             }
-            Found::Torn => Err(Sight::Unclear.into()),
+            Found::Torn => Err(Detection::Unclear.into()),
         }
     }
 
@@ -287,11 +287,11 @@ impl Puma {
         }
         memory.remember_title(&mut family);
         memory.learn(&family, &control, cwds.get(&master.pid));
-        if memory.setting.is_none() && family.title.is_some() {
-            memory.setting = self.setting(&family, memory.command_line.clone()).await;
+        if memory.setup.is_none() && family.title.is_some() {
+            memory.setup = self.setup(&family, memory.command_line.clone()).await;
         }
-        if memory.starter.is_none() && matches!(control, Control::Stats(_)) {
-            memory.starter = self.control.starter(master.pid).await;
+        if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {
+            memory.started_by = self.control.started_by(master.pid).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
         let mut view = View { family, cwds, control, sockets, memory: memory.clone(), mode, told };
@@ -316,9 +316,9 @@ impl Puma {
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
-    async fn setting(&self, family: &Family, seen: Option<String>) -> Option<Setting> {
+    async fn setup(&self, family: &Family, seen: Option<String>) -> Option<Setup> {
         let (pid, major) = (family.image.process.pid, family.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setting::read(pid, major, seen.as_deref())).await
+        self.files.run(LIMIT, move || Setup::read(pid, major, seen.as_deref())).await
     }
 }
 
@@ -352,7 +352,7 @@ impl Memory {
             self.command_line.clone_from(&family.command_line);
         }
         if self.image.is_none_or(|(image, _)| image != family.image) {
-            (self.setting, self.starter, self.next_puma) = (None, None, None);
+            (self.setup, self.started_by, self.next_puma) = (None, None, None);
             self.reactor = false;
         }
         self.reactor |= family.server.reactor;
@@ -403,18 +403,18 @@ impl AppServer for Puma {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(running, release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let Some(master) = self.memory.lock().await.followed else { return Ok(Vec::new()) };
             image::lacks(&KIND, &self.files, master.pid, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

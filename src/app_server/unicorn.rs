@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, GenerationKey, Plan, Problem, ServerCommand, requirement::Requirement},
     finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
@@ -92,15 +92,15 @@ impl Unicorn {
             Ok(view) => {
                 self.mind_the_holder(&view).await;
                 Look {
-                    sight: Sight::Seen(view.app_server()),
+                    detection: Detection::Seen(view.app_server()),
                     traffic: view.traffic(),
                     description: view.description(),
                     findings: finding::findings(&checks::of(&view)),
                 }
             }
-            Err(sight) => {
-                let why = self.why_unseen(&sight).await;
-                self.eyes.without(sight, &why).await
+            Err(detection) => {
+                let why = self.why_unseen(&detection).await;
+                self.eyes.without(detection, &why).await
             }
         }
     }
@@ -117,18 +117,18 @@ impl Unicorn {
         while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.newest().title.is_some() => return checks::of(&view),
-                Ok(_) | Err(Sight::Unclear) => {}
-                Err(sight) => return self.why_unseen(&sight).await,
+                Ok(_) | Err(Detection::Unclear) => {}
+                Err(detection) => return self.why_unseen(&detection).await,
             }
         }
-        self.why_unseen(&Sight::Unclear).await
+        self.why_unseen(&Detection::Unclear).await
     }
 
-    async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
-        self.eyes.why_unseen(sight, self.narrow.as_deref()).await
+    async fn why_unseen(&self, detection: &Detection) -> Vec<Check> {
+        self.eyes.why_unseen(detection, self.narrow.as_deref()).await
     }
 
-    async fn see(&self) -> Result<View, Sight> {
+    async fn see(&self) -> Result<View, Detection> {
         let mut memory = self.memory.lock().await;
         let (known, narrow) = (memory.known.clone(), self.narrow.clone());
         let found = self.eyes.census.run(LIMIT, move || census::take(&known, narrow.as_deref())).await;
@@ -137,15 +137,15 @@ impl Unicorn {
                 let family = self.choose(families, &memory).await?;
                 Ok(self.ask_around(&mut memory, family).await)
             }
-            Found::Nothing => Err(Sight::Missing),
-            Found::NotPermitted => Err(Sight::NotPermitted),
-            Found::Starting | Found::Torn => Err(Sight::Unclear),
+            Found::Nothing => Err(Detection::Missing),
+            Found::NotPermitted => Err(Detection::NotPermitted),
+            Found::Starting | Found::Torn => Err(Detection::Unclear),
         }
     }
 
     /// The one that is followed, else the only one that runs a release of ours. A stranger is adopted only if
     /// it is alone and ours was never seen: when our container restarts, a sidecar's must not take its place.
-    async fn choose(&self, mut families: Vec<Family>, memory: &Memory) -> Result<Family, Sight> {
+    async fn choose(&self, mut families: Vec<Family>, memory: &Memory) -> Result<Family, Detection> {
         let pids = families.iter().flat_map(|family| &family.masters).map(|master| master.image.process.pid);
         let cwds = self.eyes.cwds(pids.collect()).await;
         let is_ours = |master: &Master| matches!(cwds.get(&master.image.process.pid), Some(Cwd::Release(_)));
@@ -158,8 +158,8 @@ impl Unicorn {
             (Some(at), ..) => Ok(families.swap_remove(at)),
             (None, [at], _) => Ok(families.swap_remove(*at)),
             (None, [], 1) if stranger_is_meant => Ok(families.swap_remove(0)),
-            (None, [], _) if memory.proven_ours => Err(Sight::Missing),
-            _ => Err(Sight::Ambiguous),
+            (None, [], _) if memory.proven_ours => Err(Detection::Missing),
+            _ => Err(Detection::Ambiguous),
         }
     }
 
@@ -235,18 +235,18 @@ impl AppServer for Unicorn {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(running, release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let newest = self.memory.lock().await.known.last().map(|newest| newest.pid);
             self.eyes.lacks(newest, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

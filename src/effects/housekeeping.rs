@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Stage, Trouble},
+    core::{Problem, Stage},
     releases::prune::{Kept, Need, Pruned},
 };
 
@@ -99,8 +99,8 @@ impl Effects {
     }
 
     pub(super) async fn tidy(&self) {
-        if let Err(trouble) = self.delete(Need::Tidy).await {
-            tracing::warn!(detail = trouble.message, "old releases could not be deleted");
+        if let Err(problem) = self.delete(Need::Tidy).await {
+            tracing::warn!(detail = problem.message, "old releases could not be deleted");
         }
     }
 
@@ -110,23 +110,23 @@ impl Effects {
         match self.delete(Need::Room).await {
             // One is what the fetch without room has left itself.
             Ok((cleaned, pruned)) => cleaned > 1 || pruned.emptied > 0 || !pruned.deleted.is_empty(),
-            Err(trouble) => {
-                tracing::warn!(detail = trouble.message, "no room could be made");
+            Err(problem) => {
+                tracing::warn!(detail = problem.message, "no room could be made");
                 false
             }
         }
     }
 
     /// Answers how much unfinished work is gone, and which releases.
-    async fn delete(&self, need: Need) -> Result<(usize, Pruned), Trouble> {
+    async fn delete(&self, need: Need) -> Result<(usize, Pruned), Problem> {
         let (tools, holder, gear) = (self.tools.clone(), self.holder.clone(), self.gear.clone());
         let deleted = on(&self.pruning, move || {
             let pace = |took| gear.pace(took);
             // Nothing starts in the middle of a deploy either.
             let _ = pace(Duration::ZERO);
-            let cleaned = tools.releases.clean_leftovers(&pace).unwrap_or_else(|trouble| {
+            let cleaned = tools.releases.clean_leftovers(&pace).unwrap_or_else(|problem| {
                 tracing::warn!(
-                    detail = trouble.message,
+                    detail = problem.message,
                     "unfinished work of earlier fetches could not be deleted"
                 );
                 0
@@ -135,8 +135,8 @@ impl Effects {
                 return Ok((cleaned, Pruned::default()));
             }
             let pruned = tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace);
-            if let Err(trouble) = tools.releases.clean_caches(&pace) {
-                tracing::warn!(detail = trouble.message, "a cache of an old release could not be deleted");
+            if let Err(problem) = tools.releases.clean_caches(&pace) {
+                tracing::warn!(detail = problem.message, "a cache of an old release could not be deleted");
             }
             pruned.map(|pruned| (cleaned, pruned))
         })

@@ -21,10 +21,10 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use super::{
     Releases,
     delete::{Pace, delete_gently},
-    disk_trouble, is_absence,
+    disk_problem, is_absence,
     places::{STAGING, TRASH},
 };
-use crate::{beneath::Held, core::Trouble, failpoint};
+use crate::{beneath::Held, core::Problem, failpoint};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -82,8 +82,8 @@ impl Releases {
     /// A new empty directory for work on the volume.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not take it.
-    pub fn stage(&self) -> Result<Stage, Trouble> {
+    /// [`Problem`] naming the path when the volume does not take it.
+    pub fn stage(&self) -> Result<Stage, Problem> {
         let (place, trash) = (self.make_place(STAGING)?, self.make_place(TRASH)?);
         let make = || {
             let lock = tempfile::Builder::new()
@@ -97,7 +97,7 @@ impl Releases {
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
             Ok((dir, lock, locked))
         };
-        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_trouble(place.name(), &e))?;
+        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_problem(place.name(), &e))?;
         Ok(Stage { dir, lock, _locked: locked, place, trash })
     }
 
@@ -106,20 +106,20 @@ impl Releases {
     /// time. Answers how many are gone.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not let it.
-    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<usize, Trouble> {
+    /// [`Problem`] naming the path when the volume does not let it.
+    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<usize, Problem> {
         self.clean_links()?;
         if let Some(staging) = self.place(STAGING)? {
             for name in names(&staging)? {
                 let done = self.clean(&staging, &self.make_place(TRASH)?, Path::new(&name));
-                done.map_err(|e| disk_trouble(&staging.name().join(&name), &e))?;
+                done.map_err(|e| disk_problem(&staging.name().join(&name), &e))?;
             }
         }
         let Some(trash) = self.place(TRASH)? else { return Ok(0) };
         let mut gone = 0;
         for name in names(&trash)?.into_iter().filter(|name| is_abandoned(name)) {
             let done = delete_gently(&trash, &name, pace);
-            if done.map_err(|e| disk_trouble(&trash.name().join(&name), &e))?.is_break() {
+            if done.map_err(|e| disk_problem(&trash.name().join(&name), &e))?.is_break() {
                 break;
             }
             gone += 1;
@@ -158,9 +158,9 @@ pub(super) fn is_abandoned(name: &OsStr) -> bool {
 }
 
 /// What a directory lists.
-fn names(dir: &Held) -> Result<Vec<OsString>, Trouble> {
+fn names(dir: &Held) -> Result<Vec<OsString>, Problem> {
     let list = || fs::read_dir(dir.path())?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>();
-    list().map_err(|e| disk_trouble(dir.name(), &e))
+    list().map_err(|e| disk_problem(dir.name(), &e))
 }
 
 /// A lock file that is ours: a cleaner may have locked and removed it since it was created.

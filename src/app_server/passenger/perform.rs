@@ -8,44 +8,44 @@ use crate::{
         acts::{Permit, not_sent},
         unseen,
     },
-    core::{Act, GenerationKey, Reason, Sight, Trouble},
+    core::{Detection, GenerationKey, Problem, Reason, ServerCommand},
     procs::Image,
 };
 
 impl Passenger {
-    pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
+    pub(super) async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
         // One generation at a time gets requests: there is nothing to commit.
-        if act == Act::Commit {
+        if command == ServerCommand::Commit {
             return Ok(());
         }
         let view = self.see().await.map_err(|unseen| not_seen(&unseen))?;
         if view.key() != on {
             let message = format!("{} was restarted meanwhile: nothing was ordered", view.group.name);
-            return Err(Trouble::new(Reason::MasterGone, message));
+            return Err(Problem::new(Reason::MasterGone, message));
         }
-        match act {
-            Act::Commit => Ok(()),
-            Act::Begin(_) | Act::Abort(_) => self.restart(&view).await,
-            Act::Recover => self.end_core(view.core.image).await,
+        match command {
+            ServerCommand::Commit => Ok(()),
+            ServerCommand::Restart(_) | ServerCommand::Abort(_) => self.restart(&view).await,
+            ServerCommand::Recover => self.end_core(view.core.image).await,
         }
     }
 
-    async fn restart(&self, view: &View) -> Result<(), Trouble> {
-        let Some(instance) = &view.core.instance else { return Err(not_seen(&Sight::Unclear.into())) };
+    async fn restart(&self, view: &View) -> Result<(), Problem> {
+        let Some(instance) = &view.core.instance else { return Err(not_seen(&Detection::Unclear.into())) };
         let name = &view.group.name;
         match self.api.restart(instance, name).await {
             Ok(true) => Ok(()),
             Ok(false) => {
-                Err(Trouble::new(Reason::MasterGone, format!("Passenger has no app {name} any more")))
+                Err(Problem::new(Reason::MasterGone, format!("Passenger has no app {name} any more")))
             }
             Err(error) => {
-                Err(Trouble::new(Reason::Internal, format!("Passenger was asked in vain: {error}")))
+                Err(Problem::new(Reason::Internal, format!("Passenger was asked in vain: {error}")))
             }
         }
     }
 
     /// Its watchdog starts another one at once, which boots the app from `current`.
-    async fn end_core(&self, core: Image) -> Result<(), Trouble> {
+    async fn end_core(&self, core: Image) -> Result<(), Problem> {
         let end = move |permit: &Permit| {
             permit.take()?;
             core.signal(Signal::KILL).map_err(|error| not_sent("Passenger's core", &error))
@@ -55,12 +55,12 @@ impl Passenger {
 }
 
 /// Nothing that could be told.
-pub(super) fn not_seen(unseen: &Unseen) -> Trouble {
+pub(super) fn not_seen(unseen: &Unseen) -> Problem {
     match &unseen.silent {
-        Some(silent) => Trouble::new(
+        Some(silent) => Problem::new(
             Reason::AppServerMissing,
             format!("Passenger's core does not answer on its socket: {silent}"),
         ),
-        None => unseen::trouble(&KIND, &unseen.sight),
+        None => unseen::problem(&KIND, &unseen.detection),
     }
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 use super::{Passenger, Unseen, perform::not_seen, view::View};
 use crate::{
     app_server::eyes::Patience,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     revision::ReleaseId,
 };
 
 impl Passenger {
-    pub(super) async fn plan_restart(&self, release: &ReleaseId) -> Result<Plan, Trouble> {
+    pub(super) async fn plan_restart(&self, release: &ReleaseId) -> Result<Plan, Problem> {
         let view = self.see_clearly().await?;
         // It runs there already, and only has to be proved.
         if view.home() == Cwd::Release(release.clone()) {
@@ -22,14 +22,14 @@ impl Passenger {
                 view.group.app_root
             );
             tracing::debug!(%release, "a restart cannot leave this release");
-            return Err(Trouble::new(Reason::RestartDirPinned, message));
+            return Err(Problem::new(Reason::RestartDirPinned, message));
         }
         self.refuse_a_stranger(&view)?;
         Ok(Plan { mode: Mode::Hot })
     }
 
     /// An app that was never seen in a release of ours may be somebody else's.
-    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, view: &View) -> Result<(), Problem> {
         if view.proven_ours || self.narrow.is_some() || view.home() != Cwd::Elsewhere {
             return Ok(());
         }
@@ -39,16 +39,16 @@ impl Passenger {
             view.group.name,
             self.releases.display()
         );
-        Err(Trouble::new(Reason::WrongCwd, message))
+        Err(Problem::new(Reason::WrongCwd, message))
     }
 
-    async fn see_clearly(&self) -> Result<View, Trouble> {
-        let mut last = Unseen::from(Sight::Unclear);
+    async fn see_clearly(&self) -> Result<View, Problem> {
+        let mut last = Unseen::from(Detection::Unclear);
         let mut patience = Patience::for_a_start();
         while patience.lasts().await {
             match self.see().await {
                 Ok(view) => return Ok(view),
-                Err(unseen) if unseen.sight == Sight::Unclear => last = unseen,
+                Err(unseen) if unseen.detection == Detection::Unclear => last = unseen,
                 Err(unseen) => return Err(not_seen(&unseen)),
             }
         }

@@ -1,12 +1,12 @@
 //! What a look tells of this Puma's set-up: what is fine, and each trap with the line that mends it.
 
-mod started;
+pub(super) mod in_files;
+mod live;
 #[cfg(test)]
 mod tests;
 mod time_outs;
-pub(super) mod written;
 
-use super::{control::Control, means::can_be_phased, view::View};
+use super::{control::Control, restart_modes::can_be_phased, view::View};
 use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
@@ -21,10 +21,10 @@ const RESTARTS: &str = "restarts";
 /// Everything that one look tells.
 pub(super) fn of(view: &View) -> Vec<Check> {
     let mut checks = vec![seen(view), control(view), from_current(view)];
-    match &view.memory.setting {
-        Some(setting) => {
-            checks.extend(started::of(view, setting));
-            checks.extend(time_outs::of(view, setting));
+    match &view.memory.setup {
+        Some(setup) => {
+            checks.extend(live::of(view, setup));
+            checks.extend(time_outs::of(view, setup));
         }
         None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
     }
@@ -130,8 +130,8 @@ fn hot(view: &View) -> Check {
 }
 
 fn phased(view: &View) -> Option<Check> {
-    let preloads = view.memory.setting.as_ref().is_some_and(|setting| setting.preloads);
-    let unclear = view.memory.setting.as_ref().and_then(|setting| setting.unclear.as_deref());
+    let preloads = view.memory.setup.as_ref().is_some_and(|setup| setup.preloads);
+    let unclear = view.memory.setup.as_ref().and_then(|setup| setup.unclear.as_deref());
     let cause = match (view.cluster()?, view.app_in_master()) {
         (false, _) => "Puma runs in single mode".to_owned(),
         (true, _) if !can_be_phased(view) => "Puma has one worker".to_owned(),

@@ -7,16 +7,16 @@ use std::{
 
 use super::{
     KIND, Puma, Unseen,
-    change::Change,
-    launch::release_named,
-    means::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
-    setting::RestartDir,
+    command_line::release_named,
+    release_diff::ReleaseDiff,
+    restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
+    setup::RestartDir,
     view::View,
 };
 use crate::{
     app_server::{addresses::same_addresses, eyes::Patience, image, unseen},
     config::RestartMode,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     procs,
     revision::ReleaseId,
 };
@@ -29,7 +29,7 @@ impl Puma {
         &self,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Plan, Trouble> {
+    ) -> Result<Plan, Problem> {
         let view = self.see_clearly().await?;
         self.refuse_a_stranger(&view)?;
         let change = self.change(&view, running, release).await?;
@@ -49,7 +49,7 @@ impl Puma {
     }
 
     /// A Puma that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, view: &View) -> Result<(), Problem> {
         let known = view.memory.proven_ours || self.narrow.is_some();
         if known || view.cwd(view.master()) != Cwd::Elsewhere {
             return Ok(());
@@ -57,16 +57,16 @@ impl Puma {
         Err(unseen::stranger(&KIND, view.master(), &self.releases))
     }
 
-    async fn see_clearly(&self) -> Result<View, Trouble> {
+    async fn see_clearly(&self) -> Result<View, Problem> {
         let mut patience = Patience::for_a_restart();
         while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.title.is_some() => return Ok(view),
-                Ok(_) | Err(Unseen { sight: Sight::Unclear | Sight::Seen(_), .. }) => {}
-                Err(Unseen { sight, .. }) => return Err(unseen::trouble(&KIND, &sight)),
+                Ok(_) | Err(Unseen { detection: Detection::Unclear | Detection::Seen(_), .. }) => {}
+                Err(Unseen { detection, .. }) => return Err(unseen::problem(&KIND, &detection)),
             }
         }
-        Err(unseen::trouble(&KIND, &Sight::Unclear))
+        Err(unseen::problem(&KIND, &Detection::Unclear))
     }
 
     /// What differs between what was started and what is to be; `None` where that cannot be compared.
@@ -75,7 +75,7 @@ impl Puma {
         view: &View,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Option<Change>, Trouble> {
+    ) -> Result<Option<ReleaseDiff>, Problem> {
         // Before anything was proved, where it works says what it was started from.
         let started_in = match view.cwd(view.master()) {
             Cwd::Release(release) => Some(release),
@@ -83,22 +83,22 @@ impl Puma {
         };
         // What the image's code was booted with is not on the volume.
         let running = running.or(started_in.as_ref()).filter(|running| !running.is_fallback());
-        let (Some(running), Some(setting)) = (running, &view.memory.setting) else { return Ok(None) };
+        let (Some(running), Some(setup)) = (running, &view.memory.setup) else { return Ok(None) };
         let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
-        let keeps_bundle = setting.keeps_bundle();
-        let given = setting.launch.arguments.as_ref().and_then(|given| given.config.as_deref());
+        let keeps_bundle = setup.keeps_bundle();
+        let given = setup.command_line.arguments.as_ref().and_then(|given| given.config.as_deref());
         let pid = view.master();
         let also = given.filter(|path| *path != "-").map(|path| PathBuf::from(path.to_owned()));
         let compare = move || {
             let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
-            Change::between(&old, &new, keeps_bundle, also.map(named).as_deref())
+            ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
         };
-        let trouble = |message: String| Trouble::new(Reason::VolumeUnavailable, message);
+        let problem = |message: String| Problem::new(Reason::VolumeUnavailable, message);
         match self.files.run(LIMIT, compare).await {
-            Some(compared) => compared.map(Some).map_err(|error| trouble(error.to_string())),
+            Some(compared) => compared.map(Some).map_err(|error| problem(error.to_string())),
             None => {
                 let releases = self.releases.display();
-                Err(trouble(format!("{releases} did not answer within {LIMIT:?}")))
+                Err(problem(format!("{releases} did not answer within {LIMIT:?}")))
             }
         }
     }
@@ -107,9 +107,9 @@ impl Puma {
     async fn refuse_another_ruby(
         &self,
         view: &View,
-        change: Option<&Change>,
+        change: Option<&ReleaseDiff>,
         release: &ReleaseId,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Problem> {
         let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
         let other = image::another_ruby(&KIND, &self.files, view.master(), wanted.clone()).await?;
         let Some(found) = other else { return Ok(()) };
@@ -117,14 +117,14 @@ impl Puma {
             "the Gemfile of {release} wants Ruby {wanted}, and this image brings {found}; roll the pods onto an image that \
              has it, and it is deployed"
         );
-        Err(Trouble::new(Reason::NeedsImage, message))
+        Err(Problem::new(Reason::NeedsImage, message))
     }
 }
 
 /// Phased where everything that changed is loaded by it and nothing speaks against it. If Puma
 /// preloads after all, it falls back to a hot restart by itself.
-fn choose_mode(view: &View, change: Option<&Change>) -> Mode {
-    let allows = view.memory.setting.as_ref().is_some_and(allows_phased) && view.app_in_master().is_none();
+fn choose_mode(view: &View, change: Option<&ReleaseDiff>) -> Mode {
+    let allows = view.memory.setup.as_ref().is_some_and(allows_phased) && view.app_in_master().is_none();
     let Some(change) = change.filter(|_| can_be_phased(view) && allows) else { return Mode::Hot };
     if let Some(child) = view.family.long_lived_child() {
         let (pid, title) = (child.id.pid, &child.title);
@@ -143,18 +143,19 @@ fn choose_mode(view: &View, change: Option<&Change>) -> Mode {
 /// Neither kind of restart would bring the release: nothing is to be moved.
 fn refuse_what_no_restart_loads(
     view: &View,
-    change: Option<&Change>,
+    change: Option<&ReleaseDiff>,
     release: &ReleaseId,
-) -> Result<(), Trouble> {
-    let Some(setting) = view.memory.setting.as_ref().filter(|_| !release.is_fallback()) else {
+) -> Result<(), Problem> {
+    let Some(setup) = view.memory.setup.as_ref().filter(|_| !release.is_fallback()) else {
         return Ok(());
     };
     let another = |path: &&str| release_named(Path::new(path)).is_some_and(|named| named != release.as_str());
-    let rackup = setting.launch.arguments.as_ref().and_then(|given| given.rackup.as_deref()).filter(another);
+    let rackup =
+        setup.command_line.arguments.as_ref().and_then(|given| given.rackup.as_deref()).filter(another);
     let rackup = rackup.or(change.and_then(|change| change.rackup.as_deref()));
     let changed = change.is_some_and(|change| change.bundle);
-    let gemfile = setting.launch.gemfile.as_deref().filter(another).filter(|_| changed);
-    let why = match (&setting.restart_dir, rackup, gemfile) {
+    let gemfile = setup.command_line.gemfile.as_deref().filter(another).filter(|_| changed);
+    let why = match (&setup.restart_dir, rackup, gemfile) {
         (RestartDir::Never(evidence), ..) if !view.memory.moved => format!(
             "every restart of this Puma goes to the release that it was started in: {evidence}; set `directory` to the \
              link in Puma's configuration, as a literal, and restart the container once"
@@ -169,12 +170,12 @@ fn refuse_what_no_restart_loads(
         ),
         _ => return Ok(()),
     };
-    Err(Trouble::new(Reason::RestartDirPinned, why))
+    Err(Problem::new(Reason::RestartDirPinned, why))
 }
 
 /// Puma would end by the signal, or come back as something else.
-fn may_be_told(view: &View, mode: Mode) -> Result<(), Trouble> {
-    let refused = |message: String| Err(Trouble::new(Reason::ConfigInvalid, message));
+fn may_be_told(view: &View, mode: Mode) -> Result<(), Problem> {
+    let refused = |message: String| Err(Problem::new(Reason::ConfigInvalid, message));
     let pid = view.master();
     match mode {
         Mode::Hot if !view.family.takes_hot() => Err(deaf(pid, "SIGUSR2")),
@@ -192,9 +193,9 @@ fn may_be_told(view: &View, mode: Mode) -> Result<(), Trouble> {
     }
 }
 
-fn deaf(pid: i32, signal: &str) -> Trouble {
+fn deaf(pid: i32, signal: &str) -> Problem {
     let message = format!(
         "Puma's master {pid} has no handler for {signal} and would die of it: start Puma without PUMA_SKIP_SIGUSR2"
     );
-    Trouble::new(Reason::ConfigInvalid, message)
+    Problem::new(Reason::ConfigInvalid, message)
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app_server::{eyes::Patience, files::differ, unseen},
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     revision::ReleaseId,
 };
 
@@ -29,32 +29,32 @@ impl Unicorn {
         &self,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Plan, Trouble> {
+    ) -> Result<Plan, Problem> {
         let view = self.see_clearly().await?;
         self.refuse_a_stranger(&view)?;
         if view.family.generations().len() > 1 {
             let message = "two masters of Unicorn run side by side, by somebody else's hand: end one of them with SIGQUIT";
-            return Err(Trouble::new(Reason::AppServerAmbiguous, message));
+            return Err(Problem::new(Reason::AppServerAmbiguous, message));
         }
         let evidence = self.evidence(&view, running, release).await?;
         refuse_what_cannot_work(&view, &evidence)?;
         Ok(Plan { mode: Mode::Hot })
     }
 
-    async fn see_clearly(&self) -> Result<View, Trouble> {
+    async fn see_clearly(&self) -> Result<View, Problem> {
         let mut patience = Patience::for_a_restart();
         while patience.lasts().await {
             match self.see().await {
                 Ok(view) if view.family.newest().title.is_some() => return Ok(view),
-                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => {}
-                Err(sight) => return Err(unseen::trouble(&KIND, &sight)),
+                Ok(_) | Err(Detection::Unclear | Detection::Seen(_)) => {}
+                Err(detection) => return Err(unseen::problem(&KIND, &detection)),
             }
         }
-        Err(unseen::trouble(&KIND, &Sight::Unclear))
+        Err(unseen::problem(&KIND, &Detection::Unclear))
     }
 
     /// One that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, view: &View) -> Result<(), Problem> {
         let known = view.memory.proven_ours || self.narrow.is_some();
         if known || view.cwd(view.pid()) != Cwd::Elsewhere {
             return Ok(());
@@ -67,7 +67,7 @@ impl Unicorn {
         view: &View,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Evidence, Trouble> {
+    ) -> Result<Evidence, Problem> {
         let pid = view.pid();
         let config =
             view.family.newest().title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
@@ -82,13 +82,13 @@ impl Unicorn {
         };
         let releases = self.releases.display();
         let late =
-            || Trouble::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
+            || Problem::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
         let read = self.eyes.files.run(LIMIT, read).await.ok_or_else(late)?;
-        read.map_err(|error| Trouble::new(Reason::VolumeUnavailable, error.to_string()))
+        read.map_err(|error| Problem::new(Reason::VolumeUnavailable, error.to_string()))
     }
 }
 
-fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Trouble> {
+fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Problem> {
     let newest = view.family.newest();
     let wrong = if evidence.next.ends_old_master {
         "a hook of the new release's Unicorn configuration ends the old master (`.oldbin`) before the new one is \
@@ -106,7 +106,7 @@ fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Troub
     } else {
         return Ok(());
     };
-    Err(Trouble::new(Reason::ConfigInvalid, wrong))
+    Err(Problem::new(Reason::ConfigInvalid, wrong))
 }
 
 fn same_bundle(before: &Path, next: &Path) -> io::Result<bool> {

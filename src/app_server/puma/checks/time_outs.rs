@@ -8,7 +8,7 @@ use super::{CONTROL, RESTARTS};
 use crate::{
     app_server::puma::{
         config_file::{PumaConfig, Seconds},
-        setting::Setting,
+        setup::Setup,
         title::Master,
         view::View,
     },
@@ -29,8 +29,8 @@ const BALANCERS: Duration = Duration::from_secs(60);
 const REQUESTS: &str = "requests";
 
 /// Everything about them.
-pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
-    let Some(config) = &setting.config else { return Vec::new() };
+pub(super) fn of(view: &View, setup: &Setup) -> Vec<Check> {
+    let Some(config) = &setup.config else { return Vec::new() };
     let mut checks = Vec::new();
     let longest = Duration::from_millis(view.memory.longest_request_ms);
     if view.cluster() == Some(true) {
