@@ -7,23 +7,23 @@ use crate::{
         launch::names,
         means::{allows_phased, can_be_phased, loses_its_arguments},
         setting::{Pinned, RestartDir, Setting, Tmp},
+        snapshot::Snapshot,
         starter::Starter,
-        view::View,
     },
     config::RestartMode,
     finding::{Check, Code, Finding},
 };
 
 /// Everything about it.
-pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
-    let mut checks = vec![restart_dir(view, setting)];
+pub(super) fn of(snapshot: &Snapshot, setting: &Setting) -> Vec<Check> {
+    let mut checks = vec![restart_dir(snapshot, setting)];
     checks.extend(setting.pinned().iter().map(pinned));
     checks.extend(setting.pinned_config().as_ref().map(pinned_config));
     checks.extend(in_front(setting));
-    checks.extend(rackup(view, setting));
-    checks.extend(rails_pid_file(view, setting));
+    checks.extend(rackup(snapshot, setting));
+    checks.extend(rails_pid_file(snapshot, setting));
     checks.extend(setting.config.as_ref().and_then(restart_command));
-    checks.extend(bundle(view, setting));
+    checks.extend(bundle(snapshot, setting));
     checks.extend(
         setting.config.as_ref().filter(|config| config.tmp_restart).map(|_| tmp_restart(setting.tmp)),
     );
@@ -32,10 +32,10 @@ pub(super) fn of(view: &View, setting: &Setting) -> Vec<Check> {
 
 const LITERAL: &str = "in config/puma.rb: directory '/srv/app/current', with the path of your link, as a literal; then restart the container once";
 
-fn restart_dir(view: &View, setting: &Setting) -> Check {
+fn restart_dir(snapshot: &Snapshot, setting: &Setting) -> Check {
     match &setting.restart_dir {
         RestartDir::Follows => Check::fine(RESTARTS, "go to where `current` leads then"),
-        _ if view.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
+        _ if snapshot.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
         RestartDir::Fixed(evidence) => may_not_follow(evidence),
         RestartDir::Never(evidence) => never_follows(evidence),
     }
@@ -97,11 +97,11 @@ fn in_front(setting: &Setting) -> Option<Check> {
     Some(Check::found(PUMA, finding))
 }
 
-fn rackup(view: &View, setting: &Setting) -> Option<Check> {
+fn rackup(snapshot: &Snapshot, setting: &Setting) -> Option<Check> {
     if !setting.launch.by_rackup {
         return None;
     }
-    let make = if loses_its_arguments(view) { Finding::broken } else { Finding::risky };
+    let make = if loses_its_arguments(snapshot) { Finding::broken } else { Finding::risky };
     let message = "Puma was started by `rackup`, and a hot restart leaves out the arguments that it was given: it would come \
                    back on port 9292, with the defaults; where arguments are lost none is tried";
     let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
@@ -109,10 +109,10 @@ fn rackup(view: &View, setting: &Setting) -> Option<Check> {
 }
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
-fn rails_pid_file(view: &View, setting: &Setting) -> Option<Check> {
+fn rails_pid_file(snapshot: &Snapshot, setting: &Setting) -> Option<Check> {
     let path = setting.pid_file.as_deref()?;
-    let command = view.memory.command_line.as_deref();
-    let by_rails = view.memory.starter == Some(Starter::RailsServer)
+    let command = snapshot.memory.command_line.as_deref();
+    let by_rails = snapshot.memory.starter == Some(Starter::RailsServer)
         || command.is_some_and(|command| names(command, "rails") && !names(command, "puma"));
     let finding = Finding::risky(
         Code::RailsPidFileStays,
@@ -139,8 +139,8 @@ pub(super) fn restart_command(config: &PumaConfig) -> Option<Check> {
 }
 
 /// Only where a phased restart is a possibility.
-fn bundle(view: &View, setting: &Setting) -> Option<Check> {
-    let possible = can_be_phased(view) && allows_phased(setting);
+fn bundle(snapshot: &Snapshot, setting: &Setting) -> Option<Check> {
+    let possible = can_be_phased(snapshot) && allows_phased(setting);
     let through_link = setting.launch.gemfile.is_some() && setting.pinned().is_empty();
     if !possible || !setting.launch.by_bundler || !setting.keeps_bundle() || through_link {
         return None;
@@ -150,7 +150,7 @@ fn bundle(view: &View, setting: &Setting) -> Option<Check> {
         "BUNDLE_GEMFILE=/srv/app/current/Gemfile in Puma's environment, or `prune_bundler`",
     );
     let kept = "behind `bundle exec`, a phased restart keeps the bundle of the release that the master was started in";
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => {
             Finding::risky(code, format!("{kept}, also where the new release's is another"), remedy)
         }
