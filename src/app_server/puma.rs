@@ -24,31 +24,31 @@ use crate::{
     volume::OneAtATime,
 };
 
-mod change;
 mod checks;
+pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
 mod discovery;
-pub(super) mod launch;
 mod loads;
-mod means;
 mod perform;
 mod plan;
 mod raised;
-/// What the files of an app tell of its Puma, without one.
-pub mod repository;
-pub(super) mod setting;
+mod release_diff;
+mod restart_modes;
+pub(super) mod setup;
 mod snapshot;
-mod starter;
+/// What the files of an app tell of its Puma, without one.
+pub mod source_tree;
+mod started_by;
 mod statements;
 mod title;
 
 use control::{Control, ControlServer};
 use discovery::{Discovery, ServerProcesses};
 use raised::Output;
-use setting::Setting;
+use setup::Setup;
 use snapshot::Snapshot;
-use starter::Starter;
+use started_by::StartedBy;
 
 /// How it is called where it cannot be seen.
 const KIND: ServerKind =
@@ -126,11 +126,11 @@ struct Memory {
     /// The longest time for which a request was seen in flight, in milliseconds.
     longest_request_ms: u64,
     /// How the image was set up, once that was read.
-    setting: Option<Setting>,
+    setup: Option<Setup>,
     /// Puma's version in the bundle that runs and in that of the release that was planned last, where they differ.
     next_puma: Option<(String, String)>,
     /// Who called the image, once its control server said so.
-    starter: Option<Starter>,
+    started_by: Option<StartedBy>,
 }
 
 impl Puma {
@@ -291,11 +291,11 @@ impl Puma {
         }
         memory.remember_title(&mut processes);
         memory.learn(&processes, &control, cwds.get(&master.pid));
-        if memory.setting.is_none() && processes.title.is_some() {
-            memory.setting = self.setting(&processes, memory.command_line.clone()).await;
+        if memory.setup.is_none() && processes.title.is_some() {
+            memory.setup = self.setup(&processes, memory.command_line.clone()).await;
         }
-        if memory.starter.is_none() && matches!(control, Control::Stats(_)) {
-            memory.starter = self.control.starter(master.pid).await;
+        if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {
+            memory.started_by = self.control.started_by(master.pid).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
         let mut snapshot = Snapshot { processes, cwds, control, sockets, memory: memory.clone(), mode, told };
@@ -320,10 +320,10 @@ impl Puma {
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
-    async fn setting(&self, processes: &ServerProcesses, seen: Option<String>) -> Option<Setting> {
+    async fn setup(&self, processes: &ServerProcesses, seen: Option<String>) -> Option<Setup> {
         let (pid, major) =
             (processes.image.process.pid, processes.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setting::read(pid, major, seen.as_deref())).await
+        self.files.run(LIMIT, move || Setup::read(pid, major, seen.as_deref())).await
     }
 }
 
@@ -357,7 +357,7 @@ impl Memory {
             self.command_line.clone_from(&processes.command_line);
         }
         if self.image.is_none_or(|(image, _)| image != processes.image) {
-            (self.setting, self.starter, self.next_puma) = (None, None, None);
+            (self.setup, self.started_by, self.next_puma) = (None, None, None);
             self.reactor = false;
         }
         self.reactor |= processes.server.reactor;

@@ -20,10 +20,10 @@ use crate::{
     app_server::AppServer,
     config::{self, Config, ConfigError},
     core::{Reason, Sight, Trouble},
-    desk::{Desk, Requests},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
     fleet::Reporter,
+    handle::{Requests, SupervisorHandle},
     hook::Hook,
     init::{self, Agent},
     metrics::Metrics,
@@ -208,7 +208,8 @@ async fn serve(
     found: Vec<Finding>,
 ) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
-    let (desk, requests) = Desk::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
+    let (supervisor, requests) =
+        SupervisorHandle::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
     let start =
         Snapshot::unknown(boottime(), Trouble::new(Reason::VolumeUnavailable, "the agent is starting"));
     let (snapshots, seen) = watch::channel(Arc::new(start));
@@ -216,7 +217,7 @@ async fn serve(
         pod: config.pod().into(),
         snapshots: seen,
         metrics: metrics.clone(),
-        desk,
+        supervisor,
         token: Token::new(config.token_file.clone()),
         own_findings: Arc::new(Mutex::new(found)),
         clock: boottime,

@@ -235,7 +235,7 @@ impl Agent {
     }
 
     fn gate(&self) -> Gate {
-        Gate { draining: self.drain.active(), answered: self.drain.answered() }
+        Gate { draining: self.drain.blocks_deploys(), answered: self.drain.answered() }
     }
 
     /// When a [`Event::Tick`] is due though nothing happens.

@@ -7,8 +7,8 @@
 //! the other, a server that settled in another directory, probes that fail in a row, an answer that
 //! names another release. What others end in a restart of theirs has not died of the release.
 
-mod answers;
-mod lives;
+mod crash_loop;
+mod probe_results;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +22,8 @@ use super::{
     reason::Reason,
 };
 use crate::revision::ReleaseId;
-use answers::{Answers, of_theirs};
-use lives::Lives;
+use crash_loop::CrashLoop;
+use probe_results::{ProbeResults, of_theirs};
 
 /// So many restarts by others lengthen the time that ours may take.
 const THEIRS_AT_MOST: u32 = 3;
@@ -68,14 +68,14 @@ pub struct Watch {
     until: Option<Moment>,
     good_since: Option<Moment>,
     elsewhere_since: Option<Moment>,
-    answers: Answers,
+    probes: ProbeResults,
     hearing: Hearing,
     /// Whether the files that processes have loaded were looked at since everything was in place.
     files_seen: bool,
     /// Since when a process has files of another release only.
     strayed_since: Option<Moment>,
     /// Who was not there before.
-    newcomers: Lives,
+    newcomers: CrashLoop,
     /// The new image seen last, and how many such were replaced by one of another process.
     image: Option<Image>,
     images_lost: u32,
@@ -111,11 +111,11 @@ impl Watch {
             until,
             good_since: None,
             elsewhere_since: None,
-            answers: Answers::default(),
+            probes: ProbeResults::default(),
             hearing: Hearing::default(),
             files_seen: false,
             strayed_since: None,
-            newcomers: Lives::default(),
+            newcomers: CrashLoop::default(),
             image: None,
             images_lost: 0,
             theirs: 0,
@@ -185,7 +185,7 @@ impl Watch {
             Shape::InPlace if self.hearing.contradicted() > 0 || self.strayed_since.is_some() => {
                 Reason::ReleaseMismatch
             }
-            Shape::InPlace if self.answers.doubtful() => Reason::ProbeFailed,
+            Shape::InPlace if self.probes.doubtful() => Reason::ProbeFailed,
             // Only the soak is not over yet, or an older master answers most probes: it ends by itself, one way or
             // the other.
             Shape::InPlace => return None,
@@ -381,7 +381,7 @@ impl Watch {
     fn track(&mut self, now: Moment, newest: &Generation) {
         let in_place = self.shape == Shape::InPlace;
         if !in_place {
-            (self.good_since, self.answers) = (None, Answers::default());
+            (self.good_since, self.probes) = (None, ProbeResults::default());
             (self.hearing, self.files_seen, self.strayed_since) = (Hearing::default(), false, None);
         } else if self.good_since.is_none() {
             self.good_since = Some(now);
@@ -392,7 +392,7 @@ impl Watch {
 
     fn hear(&mut self, now: Moment, newest: &Generation, look: &Observation, policy: &Policy) {
         let processes = keys(newest);
-        self.answers.take(look, &processes, self.several, policy);
+        self.probes.take(look, &processes, self.several, policy);
         self.hearing.take(&of_theirs(look, &processes, self.several), &self.target, policy);
         // Where the app names its release itself, that is better evidence than its files.
         if let Some(files) = look.files.as_ref().filter(|_| !policy.naming) {
@@ -420,7 +420,7 @@ impl Watch {
         if contradicted >= policy.successes || held(self.strayed_since, now, policy) {
             return Verdict::Failed(Reason::ReleaseMismatch);
         }
-        if let Some(reason) = self.answers.condemn(self.several, policy).filter(|_| probing) {
+        if let Some(reason) = self.probes.condemn(self.several, policy).filter(|_| probing) {
             return Verdict::Failed(reason);
         }
         let everybody = self.hearing.complete(&keys(newest));
@@ -430,7 +430,7 @@ impl Watch {
         let waited = self
             .good_since
             .is_some_and(|since| now.since(since) >= policy.soak_ms.saturating_add(policy.hearing_ms));
-        let believed = (!probing || self.answers.suffice(self.several, policy)) && (heard || waited);
+        let believed = (!probing || self.probes.suffice(self.several, policy)) && (heard || waited);
         let held = held(self.good_since, now, policy);
         if believed && held && !doubtful { Verdict::Proven } else { Verdict::Undecided }
     }

@@ -163,7 +163,7 @@ impl Effects {
     }
 
     /// Starts an effect; its result goes to `done`. Notices and the drain's effects are not performed
-    /// here: who waits on /prestop waits at the supervisor's desk.
+    /// here: callers of /prestop wait in the supervisor.
     pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
         match effect {
             Effect::Fetch { attempt, release, sha256 } => {

@@ -60,6 +60,11 @@ impl Inside {
         format!("{:?}", self.path().display().to_string())
     }
 
+    /// The path as bytes, relative to the tree.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The path, relative to the tree.
     pub fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))

@@ -3,6 +3,7 @@
 //! ```text
 //! deploy_to/releases/<id>/                  complete: it came there by one rename, and holds its marker
 //! deploy_to/releases/<id>/.pitstop-release  the marker: which archive it was made from
+//! deploy_to/releases/<id>/.pitstop-manifest what is in it, file by file
 //! deploy_to/current -> releases/<id>
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made
@@ -38,10 +39,11 @@ mod decoder;
 mod download;
 mod fallback;
 pub mod fetch;
-mod inside;
+pub mod inside;
 pub mod layout;
 pub mod leases;
 mod links;
+pub mod manifest;
 pub mod pack;
 mod pax;
 mod places;

@@ -8,11 +8,13 @@
 mod clock;
 mod cuts;
 mod deploy_log;
-mod ledger;
+
+mod foreign_restarts;
 mod mind;
 mod observer;
 mod operator;
-mod others;
+mod timings;
+
 mod state;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
@@ -22,10 +24,10 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     app_server::AppServer,
     core::{Event, Moment, Policy, Recovered, Trouble},
-    desk::{Command, Requests},
     effects::Effects,
     finding::Finding,
     fleet::Reader,
+    handle::{Request, Requests},
     metrics::Metrics,
     pointer::{Kick, Latest},
     probe::Prober,
@@ -81,7 +83,7 @@ pub struct Inputs {
 enum Input {
     Event(Event),
     Seen(Seen),
-    Command(Command),
+    Request(Request),
     Recovered(Result<Recovered, Trouble>),
     Terms(u32),
     /// Something that the loop needs is gone.
@@ -146,7 +148,7 @@ impl Loop {
                 Input::Lost(what) => return ControlFlow::Continue(what),
                 Input::Event(event) => self.state.feed(event),
                 Input::Seen(seen) => self.state.seen(seen),
-                Input::Command(command) => self.state.command(command),
+                Input::Request(request) => self.state.request(request),
                 Input::Recovered(recovered) => self.state.recovered(recovered),
                 Input::Terms(count) => self.state.terms(count),
             }
@@ -159,11 +161,11 @@ impl Loop {
         ControlFlow::Break(())
     }
 
-    async fn next(&mut self, requests: &mut mpsc::UnboundedReceiver<Command>) -> Input {
+    async fn next(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Input {
         let pause = self.state.until_deadline().min(LONGEST_SLEEP);
         tokio::select! {
             Some(event) = self.finished.recv() => Input::Event(event),
-            Some(command) = requests.recv() => Input::Command(command),
+            Some(request) = requests.recv() => Input::Request(request),
             seen = self.looks.recv() => seen.map_or(Input::Lost("the observer"), Input::Seen),
             Some(recovered) = self.recovered.recv() => Input::Recovered(recovered),
             Ok(()) = self.inputs.terms.changed() => Input::Terms(*self.inputs.terms.borrow_and_update()),

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::{
     core::{Hold, Operator, Reason, Stage, View},
-    desk::{Asked, Reply},
+    handle::{Asked, Reply},
     revision::Revision,
 };
 

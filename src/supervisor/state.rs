@@ -8,10 +8,10 @@ use super::{
     Attention, Inputs, Seen,
     cuts::Cuts,
     deploy_log::DeployLog,
-    ledger::Ledger,
+    foreign_restarts::ForeignRestarts,
     mind::{self, Mind},
     operator,
-    others::Others,
+    timings::DeployTimings,
 };
 use crate::{
     app_server::Description,
@@ -20,8 +20,8 @@ use crate::{
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
-    desk::{Asked, Command, Ending, Reply},
     finding::{Code, Finding},
+    handle::{Asked, PrestopEnd, Reply, Request},
     status::{Since, Snapshot},
     telemetry::word,
 };
@@ -29,20 +29,20 @@ use crate::{
 pub struct State {
     inputs: Inputs,
     mind: Mind,
-    ledger: Ledger,
+    timings: DeployTimings,
     log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
     /// How often the other pods' reports are read.
     fleet: watch::Sender<Option<u64>>,
     /// The callers of /prestop, and since when they wait.
-    waiting: Vec<(Moment, oneshot::Sender<Ending>)>,
+    waiting: Vec<(Moment, oneshot::Sender<PrestopEnd>)>,
     /// What the pointer said while the mind was bare.
     pointer: Option<Event>,
     answer: Option<Answer>,
     term: Option<Term>,
     last: Last,
-    others: Others,
+    foreign_restarts: ForeignRestarts,
     cuts: Cuts,
     held: operator::Held,
     current_complete: bool,
@@ -84,7 +84,7 @@ impl State {
         Self {
             answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
             mind: Mind::bare(&inputs.policy, journal, trouble),
-            ledger: Ledger::new(inputs.metrics.clone(), now),
+            timings: DeployTimings::new(inputs.metrics.clone(), now),
             log: DeployLog::new(inputs.effects.ids().clone(), now),
             inputs: inputs.clone(),
             done,
@@ -94,7 +94,7 @@ impl State {
             pointer: None,
             term: None,
             last: Last::default(),
-            others: Others::default(),
+            foreign_restarts: ForeignRestarts::default(),
             cuts: Cuts::default(),
             held: operator::Held::default(),
             current_complete: before.current_complete,
@@ -122,7 +122,7 @@ impl State {
     }
 
     fn feed_at(&mut self, now: Moment, event: Event) {
-        self.ledger.event(&event);
+        self.timings.event(&event);
         self.log.event(now, &event);
         if let (true, Event::Pointer(_)) = (self.mind.is_bare(), &event) {
             self.pointer = Some(event.clone());
@@ -130,7 +130,7 @@ impl State {
         let effects = self.mind.step(now, event);
         self.note_current();
         self.start(now, effects);
-        if self.mind.drain().active() {
+        if self.mind.drain().blocks_deploys() {
             self.inputs.effects.end_trial();
         }
     }
@@ -146,11 +146,11 @@ impl State {
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
         self.log.step(now, &effects, &self.mind.view(now));
         for effect in effects {
-            self.ledger.effect(now, &effect);
+            self.timings.effect(now, &effect);
             let _inside = self.log.span_of(&effect).entered();
             match effect {
                 Effect::Drain(effect) => self.drain(effect),
-                Effect::Notice(notice) => self.others.take(now, notice),
+                Effect::Notice(notice) => self.foreign_restarts.take(now, notice),
                 Effect::Conclude { .. } => {
                     self.inputs.effects.perform(effect, &self.done);
                     self.tell_needs(now);
@@ -189,21 +189,21 @@ impl State {
                         "a call of /prestop: {answer}"
                     );
                 }
-                self.release(called, &Ending::Answered(answer));
+                self.release(called, &PrestopEnd::Answered(answer));
             }
             DrainEffect::Cut(cut) => log_cut(&cut),
             DrainEffect::Undone(why) => {
                 self.answer = None;
                 log_undone(why);
                 if why == Undone::Operator {
-                    self.release(Moment(u64::MAX), &Ending::Undone(why));
+                    self.release(Moment(u64::MAX), &PrestopEnd::Undone(why));
                 }
             }
         }
     }
 
     /// Answers who waits on /prestop since `called` or before. Some have gone; the drain was for them as well.
-    fn release(&mut self, called: Moment, ending: &Ending) {
+    fn release(&mut self, called: Moment, ending: &PrestopEnd) {
         for (_, caller) in self.waiting.extract_if(.., |(since, _)| *since <= called) {
             let _ = caller.send(ending.clone());
         }
@@ -225,19 +225,19 @@ impl State {
     }
 
     /// What somebody asks.
-    pub fn command(&mut self, command: Command) {
-        match command {
-            Command::Prestop(origin, caller) => {
+    pub fn request(&mut self, request: Request) {
+        match request {
+            Request::Prestop(origin, caller) => {
                 let now = self.now();
                 self.waiting.push((now, caller));
                 self.feed_at(now, Event::Drain(DrainCommand::Begin(origin)));
             }
-            Command::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
-            Command::Undrain(reply) => {
+            Request::Kubelet(address) => self.feed(Event::Drain(DrainCommand::Kubelet(address))),
+            Request::Undrain(reply) => {
                 let answer = self.undrain();
                 let _ = reply.send(answer);
             }
-            Command::Operator(operator, asked, reply) => {
+            Request::Operator(operator, asked, reply) => {
                 let answer = self.obey(operator, &asked);
                 let _ = reply.send(answer);
             }
@@ -259,7 +259,7 @@ impl State {
         if let (true, Some(trouble)) = (self.mind.is_bare(), &view.trouble) {
             return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
         }
-        let told = operator::told(operator, &view, self.mind.drain().active())?;
+        let told = operator::told(operator, &view, self.mind.drain().blocks_deploys())?;
         tracing::info!("an operator asks: {}{asked}", operator::name(operator));
         self.held.note(operator, &view, asked);
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
@@ -318,7 +318,7 @@ impl State {
     pub fn finished(&self) -> bool {
         let Some(term) = &self.term else { return false };
         let drain = self.mind.drain();
-        let over = !drain.active() || drain.answered();
+        let over = !drain.blocks_deploys() || drain.answered();
         let gone = self.last.gone.is_some_and(|seen| seen >= term.at);
         term.again || (over && gone) || self.now() >= self.end_of(term)
     }
@@ -342,12 +342,12 @@ impl State {
 
     fn findings(&self) -> Vec<Finding> {
         let Inputs { invalid, standing, .. } = &self.inputs;
-        let (others, cuts) = (self.others.finding(self.now()), self.cuts.finding(self.now()));
+        let (restarts, cuts) = (self.foreign_restarts.finding(self.now()), self.cuts.finding(self.now()));
         // No app server is expected before there is a release, or other code, to run.
         let nothing_comes = || self.mind.view(self.now()).desired.is_none();
         let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
         let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
-        invalid.iter().chain(seen).chain(standing).chain(&others).chain(&cuts).cloned().collect()
+        invalid.iter().chain(seen).chain(standing).chain(&restarts).chain(&cuts).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.
@@ -355,7 +355,7 @@ impl State {
         let now = self.now();
         self.tell_needs(now);
         let view = self.held.told(self.mind.view(now));
-        self.ledger.view(now, &view);
+        self.timings.view(now, &view);
         self.log.view(now, &view);
         let wanted = Attention {
             watchfulness: self.mind.watchfulness(),

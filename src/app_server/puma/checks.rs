@@ -1,12 +1,12 @@
 //! What a look tells of this Puma's set-up: what is fine, and each trap with the line that mends it.
 
-mod started;
+pub(super) mod in_files;
+mod live;
 #[cfg(test)]
 mod tests;
 mod time_outs;
-pub(super) mod written;
 
-use super::{control::Control, means::can_be_phased, snapshot::Snapshot};
+use super::{control::Control, restart_modes::can_be_phased, snapshot::Snapshot};
 use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
@@ -21,10 +21,10 @@ const RESTARTS: &str = "restarts";
 /// Everything that one look tells.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
     let mut checks = vec![seen(snapshot), control(snapshot), from_current(snapshot)];
-    match &snapshot.memory.setting {
-        Some(setting) => {
-            checks.extend(started::of(snapshot, setting));
-            checks.extend(time_outs::of(snapshot, setting));
+    match &snapshot.memory.setup {
+        Some(setup) => {
+            checks.extend(live::of(snapshot, setup));
+            checks.extend(time_outs::of(snapshot, setup));
         }
         None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
     }
@@ -130,8 +130,8 @@ fn hot(snapshot: &Snapshot) -> Check {
 }
 
 fn phased(snapshot: &Snapshot) -> Option<Check> {
-    let preloads = snapshot.memory.setting.as_ref().is_some_and(|setting| setting.preloads);
-    let unclear = snapshot.memory.setting.as_ref().and_then(|setting| setting.unclear.as_deref());
+    let preloads = snapshot.memory.setup.as_ref().is_some_and(|setup| setup.preloads);
+    let unclear = snapshot.memory.setup.as_ref().and_then(|setup| setup.unclear.as_deref());
     let cause = match (snapshot.cluster()?, snapshot.app_in_master()) {
         (false, _) => "Puma runs in single mode".to_owned(),
         (true, _) if !can_be_phased(snapshot) => "Puma has one worker".to_owned(),

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::starter::{Starter, Thread};
+use super::started_by::{StartedBy, Thread};
 use crate::{
     config,
     http_get::{self, GetError},
@@ -137,11 +137,11 @@ impl ControlServer {
     }
 
     /// Who called this master; `None` when it did not answer.
-    pub async fn starter(&self, master: i32) -> Option<Starter> {
+    pub async fn started_by(&self, master: i32) -> Option<StartedBy> {
         let access = self.access(master).await.ok()?;
         let (status, body) = fetch(&self.lane, master, &access, "/thread-backtraces").await.ok()?;
         let threads = serde_json::from_slice::<Vec<Thread>>(&body).ok().filter(|_| status == 200);
-        Some(threads.map_or(Starter::Unknown, |threads| Starter::of(&threads)))
+        Some(threads.map_or(StartedBy::Unknown, |threads| StartedBy::of(&threads)))
     }
 
     async fn access(&self, master: i32) -> Result<Access, Control> {

@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     KIND, NotFound, Puma,
-    change::Change,
-    launch::release_named,
-    means::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
-    setting::RestartDir,
+    command_line::release_named,
+    release_diff::ReleaseDiff,
+    restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
+    setup::RestartDir,
     snapshot::Snapshot,
 };
 use crate::{
@@ -75,7 +75,7 @@ impl Puma {
         snapshot: &Snapshot,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Option<Change>, Trouble> {
+    ) -> Result<Option<ReleaseDiff>, Trouble> {
         // Before anything was proved, where it works says what it was started from.
         let started_in = match snapshot.cwd(snapshot.master()) {
             Cwd::Release(release) => Some(release),
@@ -83,15 +83,15 @@ impl Puma {
         };
         // What the image's code was booted with is not on the volume.
         let running = running.or(started_in.as_ref()).filter(|running| !running.is_fallback());
-        let (Some(running), Some(setting)) = (running, &snapshot.memory.setting) else { return Ok(None) };
+        let (Some(running), Some(setup)) = (running, &snapshot.memory.setup) else { return Ok(None) };
         let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
-        let keeps_bundle = setting.keeps_bundle();
-        let given = setting.launch.arguments.as_ref().and_then(|given| given.config.as_deref());
+        let keeps_bundle = setup.keeps_bundle();
+        let given = setup.command_line.arguments.as_ref().and_then(|given| given.config.as_deref());
         let pid = snapshot.master();
         let also = given.filter(|path| *path != "-").map(|path| PathBuf::from(path.to_owned()));
         let compare = move || {
             let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
-            Change::between(&old, &new, keeps_bundle, also.map(named).as_deref())
+            ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
         };
         let trouble = |message: String| Trouble::new(Reason::VolumeUnavailable, message);
         match self.files.run(LIMIT, compare).await {
@@ -107,7 +107,7 @@ impl Puma {
     async fn refuse_another_ruby(
         &self,
         snapshot: &Snapshot,
-        change: Option<&Change>,
+        change: Option<&ReleaseDiff>,
         release: &ReleaseId,
     ) -> Result<(), Trouble> {
         let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
@@ -123,9 +123,9 @@ impl Puma {
 
 /// Phased where everything that changed is loaded by it and nothing speaks against it. If Puma
 /// preloads after all, it falls back to a hot restart by itself.
-fn choose_mode(snapshot: &Snapshot, change: Option<&Change>) -> Mode {
+fn choose_mode(snapshot: &Snapshot, change: Option<&ReleaseDiff>) -> Mode {
     let allows =
-        snapshot.memory.setting.as_ref().is_some_and(allows_phased) && snapshot.app_in_master().is_none();
+        snapshot.memory.setup.as_ref().is_some_and(allows_phased) && snapshot.app_in_master().is_none();
     let Some(change) = change.filter(|_| can_be_phased(snapshot) && allows) else { return Mode::Hot };
     if let Some(child) = snapshot.processes.long_lived_child() {
         let (pid, title) = (child.id.pid, &child.title);
@@ -144,18 +144,19 @@ fn choose_mode(snapshot: &Snapshot, change: Option<&Change>) -> Mode {
 /// Neither kind of restart would bring the release: nothing is to be moved.
 fn refuse_what_no_restart_loads(
     snapshot: &Snapshot,
-    change: Option<&Change>,
+    change: Option<&ReleaseDiff>,
     release: &ReleaseId,
 ) -> Result<(), Trouble> {
-    let Some(setting) = snapshot.memory.setting.as_ref().filter(|_| !release.is_fallback()) else {
+    let Some(setup) = snapshot.memory.setup.as_ref().filter(|_| !release.is_fallback()) else {
         return Ok(());
     };
     let another = |path: &&str| release_named(Path::new(path)).is_some_and(|named| named != release.as_str());
-    let rackup = setting.launch.arguments.as_ref().and_then(|given| given.rackup.as_deref()).filter(another);
+    let rackup =
+        setup.command_line.arguments.as_ref().and_then(|given| given.rackup.as_deref()).filter(another);
     let rackup = rackup.or(change.and_then(|change| change.rackup.as_deref()));
     let changed = change.is_some_and(|change| change.bundle);
-    let gemfile = setting.launch.gemfile.as_deref().filter(another).filter(|_| changed);
-    let why = match (&setting.restart_dir, rackup, gemfile) {
+    let gemfile = setup.command_line.gemfile.as_deref().filter(another).filter(|_| changed);
+    let why = match (&setup.restart_dir, rackup, gemfile) {
         (RestartDir::Never(evidence), ..) if !snapshot.memory.moved => format!(
             "every restart of this Puma goes to the release that it was started in: {evidence}; set `directory` to the \
              link in Puma's configuration, as a literal, and restart the container once"

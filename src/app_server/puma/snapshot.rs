@@ -7,7 +7,7 @@ use super::{
     control::{Control, Stats, WorkerStatus},
     discovery::{ServerProcesses, Worker},
     nameless,
-    starter::Starter,
+    started_by::StartedBy,
 };
 use crate::{
     app_server::{Description, WorkerDescription},
@@ -75,9 +75,9 @@ impl Snapshot {
     /// Why a phased restart would fork the old code once more, though Puma offers it; `None` when
     /// nothing says so.
     pub fn app_in_master(&self) -> Option<String> {
-        let loads_first = self.memory.starter.and_then(Starter::loads_first).map(str::to_owned);
+        let loads_first = self.memory.started_by.and_then(StartedBy::loads_first).map(str::to_owned);
         let mapped = || {
-            let extension = self.memory.setting.as_ref()?.app_in_master?;
+            let extension = self.memory.setup.as_ref()?.app_in_master?;
             Some(format!("the app is loaded in Puma's master ({extension} is)"))
         };
         loads_first.or_else(mapped)

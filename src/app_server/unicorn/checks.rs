@@ -2,7 +2,7 @@
 
 use super::{KIND, setting::Setting, snapshot::Snapshot};
 use crate::{
-    app_server::{addresses::random_addresses, puma::setting::RestartDir},
+    app_server::{addresses::random_addresses, puma::setup::RestartDir},
     core::Cwd,
     finding::{Check, Code, Finding},
 };

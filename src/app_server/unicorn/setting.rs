@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::{
     app_server::files,
     app_server::puma::{
+        command_line::names_a_release,
         config_file::{call, literal},
-        launch::names_a_release,
-        setting::{RestartDir, follows},
+        setup::{RestartDir, follows},
     },
     procs,
 };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    app_server::puma::repository::{self, App, Told},
+    app_server::puma::source_tree::{self, App, Told},
     cli::Failure,
     config::{AppServerKind, Config},
     finding::{Check, Code},
@@ -49,7 +49,7 @@ pub fn checks(files: &Files, config: &Config, advice: &mut Vec<Check>) -> Result
     };
     let app = App { dir, config: files.puma_config.as_deref() };
     let found =
-        repository::examine(&app, &told).map_err(|error| Failure::usage(format!("--app: {error}")))?;
+        source_tree::examine(&app, &told).map_err(|error| Failure::usage(format!("--app: {error}")))?;
     let codes: Vec<Code> = found.iter().filter_map(Check::finding).map(|finding| finding.code).collect();
     advice.retain(|check| check.finding().is_none_or(|finding| !codes.contains(&finding.code)));
     Ok(found)

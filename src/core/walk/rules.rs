@@ -29,7 +29,7 @@ pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
         Effect::Publish { .. } => !going_back,
         _ => false,
     };
-    if forward && agent.drain.active() {
+    if forward && agent.drain.blocks_deploys() {
         return broken(world, "a forward stage starts while draining");
     }
     if let Effect::Record { record, .. } = effect {
@@ -286,7 +286,7 @@ fn at_rest(world: &World) -> Result<(), String> {
     }
     let view = agent.view();
     // In a pod that has ended the agent may find that nobody told it to end, and wait for an app server.
-    if agent.drain.active() || !world.pod.alive {
+    if agent.drain.blocks_deploys() || !world.pod.alive {
         return Ok(());
     }
     let unwritten = |r: &crate::revision::Revision| !on_disk(world, RecordEvent::Rejected, |d| d == r);

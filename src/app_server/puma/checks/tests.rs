@@ -6,12 +6,12 @@ use super::*;
 use crate::{
     app_server::puma::{
         Memory,
+        command_line::{Arguments, CommandLine, InFront},
         config_file::PumaConfig,
         control::Stats,
         discovery::{Other, Server, ServerProcesses, Worker},
-        launch::{Arguments, InFront, Launch},
-        setting::{RestartDir, Setting, Tmp},
-        starter::Starter,
+        setup::{RestartDir, Setup, Tmp},
+        started_by::StartedBy,
         title::Master,
     },
     config,
@@ -45,21 +45,21 @@ fn well(version: &str) -> Snapshot {
         cwds: HashMap::from([(MASTER, Cwd::Release("v1".parse().unwrap()))]),
         control: Control::Stats(Box::new(stats)),
         sockets: None,
-        memory: Memory { image: Some((image, Some(true))), setting: Some(setting()), ..Memory::default() },
+        memory: Memory { image: Some((image, Some(true))), setup: Some(setup()), ..Memory::default() },
         mode: RestartMode::Auto,
         told: config::Puma::default(),
     }
 }
 
-fn setting() -> Setting {
-    Setting {
+fn setup() -> Setup {
+    Setup {
         restart_dir: RestartDir::Follows,
         preloads: false,
         surely_preloads: false,
         app_in_master: None,
         unclear: None,
         config: Some(PumaConfig::scan("persistent_timeout 75")),
-        launch: Launch::default(),
+        command_line: CommandLine::default(),
         tmp: Tmp::Own,
         pid_file: None,
     }
@@ -80,14 +80,12 @@ fn finds(expected: (&'static str, Severity), change: impl FnOnce(&mut Snapshot))
     }
 }
 
-fn with(snapshot: &mut Snapshot, change: impl FnOnce(&mut Setting)) {
-    change(snapshot.memory.setting.as_mut().unwrap());
+fn with(snapshot: &mut Snapshot, change: impl FnOnce(&mut Setup)) {
+    change(snapshot.memory.setup.as_mut().unwrap());
 }
 
 fn configured(snapshot: &mut Snapshot, text: &str) {
-    with(snapshot, |setting| {
-        setting.config = Some(PumaConfig::scan(&format!("persistent_timeout 75\n{text}")))
-    });
+    with(snapshot, |setup| setup.config = Some(PumaConfig::scan(&format!("persistent_timeout 75\n{text}"))));
 }
 
 use Severity::{Broken, Note, Risky};
@@ -103,13 +101,13 @@ fn a_puma_that_is_set_up_well_has_nothing_to_be_found_fault_with() {
 fn where_a_restart_goes() {
     let evidence = || "PWD was not set".to_owned();
     finds(("RESTART_DIR_UNPROVEN", Risky), |snapshot| {
-        with(snapshot, |setting| setting.restart_dir = RestartDir::Fixed(evidence()));
+        with(snapshot, |setup| setup.restart_dir = RestartDir::Fixed(evidence()));
     });
     finds(("RESTART_DIR_PINNED", Broken), |snapshot| {
-        with(snapshot, |setting| setting.restart_dir = RestartDir::Never(evidence()));
+        with(snapshot, |setup| setup.restart_dir = RestartDir::Never(evidence()));
     });
     let mut moved = well("5.6.5");
-    with(&mut moved, |setting| setting.restart_dir = RestartDir::Never(evidence()));
+    with(&mut moved, |setup| setup.restart_dir = RestartDir::Never(evidence()));
     moved.memory.moved = true;
     assert_eq!(found(&moved), [], "it was seen to follow, whatever the evidence says");
     finds(("NOT_FROM_CURRENT", Broken), |snapshot| {
@@ -120,19 +118,21 @@ fn where_a_restart_goes() {
 #[test]
 fn paths_that_name_one_release() {
     let old = || Some("/srv/app/releases/v1/config.ru".to_owned());
-    let given = |arguments| Launch { arguments: Some(arguments), ..Launch::default() };
+    let given = |arguments| CommandLine { arguments: Some(arguments), ..CommandLine::default() };
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
-        with(snapshot, |setting| setting.launch = given(Arguments { rackup: old(), ..Arguments::default() }));
+        with(snapshot, |setup| {
+            setup.command_line = given(Arguments { rackup: old(), ..Arguments::default() })
+        });
     });
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
         configured(snapshot, "rackup '/srv/app/releases/v1/config.ru'")
     });
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
-        with(snapshot, |setting| setting.launch.gemfile = Some("/srv/app/releases/v1/Gemfile".into()));
+        with(snapshot, |setup| setup.command_line.gemfile = Some("/srv/app/releases/v1/Gemfile".into()));
     });
     finds(("CONFIG_NAMES_RELEASE", Risky), |snapshot| {
         let config = Some("/srv/app/releases/v1/config/puma.rb".to_owned());
-        with(snapshot, |setting| setting.launch = given(Arguments { config, ..Arguments::default() }));
+        with(snapshot, |setup| setup.command_line = given(Arguments { config, ..Arguments::default() }));
     });
 }
 
@@ -140,12 +140,12 @@ fn paths_that_name_one_release() {
 fn who_has_started_it() {
     let in_front = |is_shell, title: &str| Some(InFront { pid: 99, title: title.into(), is_shell });
     finds(("SHELL_IN_FRONT", Risky), |snapshot| {
-        with(snapshot, |setting| setting.launch.in_front = in_front(true, "sh -c puma; true"));
+        with(snapshot, |setup| setup.command_line.in_front = in_front(true, "sh -c puma; true"));
     });
     let mut init = well("6.6.0");
-    with(&mut init, |setting| setting.launch.in_front = in_front(false, "tini -- puma"));
+    with(&mut init, |setup| setup.command_line.in_front = in_front(false, "tini -- puma"));
     assert_eq!(found(&init), []);
-    let rackup = |snapshot: &mut Snapshot| with(snapshot, |setting| setting.launch.by_rackup = true);
+    let rackup = |snapshot: &mut Snapshot| with(snapshot, |setup| setup.command_line.by_rackup = true);
     finds(("STARTED_BY_RACKUP", Broken), rackup);
     finds(("STARTED_BY_RACKUP", Risky), |snapshot| {
         rackup(snapshot);
@@ -157,19 +157,19 @@ fn who_has_started_it() {
 #[test]
 fn a_number_that_rails_keeps_where_the_next_container_finds_it() {
     let keeps = |snapshot: &mut Snapshot| {
-        with(snapshot, |setting| setting.pid_file = Some("tmp/pids/server.pid".into()));
+        with(snapshot, |setup| setup.pid_file = Some("tmp/pids/server.pid".into()));
         snapshot.memory.image = Some((snapshot.processes.image, Some(false)));
         snapshot.mode = RestartMode::Hot;
     };
-    let codes = |starter| {
+    let codes = |started_by| {
         let mut snapshot = well("6.6.0");
         keeps(&mut snapshot);
-        snapshot.memory.starter = starter;
+        snapshot.memory.started_by = started_by;
         found(&snapshot)
     };
     let phased = ("PHASED_RESTART_UNAVAILABLE", Note);
-    assert_eq!(codes(Some(Starter::RailsServer)), [("RAILS_PID_FILE_STAYS", Risky), phased]);
-    assert_eq!(codes(Some(Starter::Puma)), [phased], "Puma writes it, and never asks for it");
+    assert_eq!(codes(Some(StartedBy::RailsServer)), [("RAILS_PID_FILE_STAYS", Risky), phased]);
+    assert_eq!(codes(Some(StartedBy::Puma)), [phased], "Puma writes it, and never asks for it");
     assert_eq!(codes(None), [phased]);
     let mut seen = well("6.6.0");
     keeps(&mut seen);
@@ -179,7 +179,7 @@ fn a_number_that_rails_keeps_where_the_next_container_finds_it() {
 
 #[test]
 fn a_bundle_that_a_phased_restart_keeps() {
-    let bundled = |snapshot: &mut Snapshot| with(snapshot, |setting| setting.launch.by_bundler = true);
+    let bundled = |snapshot: &mut Snapshot| with(snapshot, |setup| setup.command_line.by_bundler = true);
     finds(("BUNDLE_KEPT_BY_PHASED", Note), bundled);
     finds(("BUNDLE_KEPT_BY_PHASED", Risky), |snapshot| {
         bundled(snapshot);
@@ -187,7 +187,7 @@ fn a_bundle_that_a_phased_restart_keeps() {
     });
     let mut through_link = well("5.6.5");
     bundled(&mut through_link);
-    with(&mut through_link, |setting| setting.launch.gemfile = Some("/srv/app/current/Gemfile".into()));
+    with(&mut through_link, |setup| setup.command_line.gemfile = Some("/srv/app/current/Gemfile".into()));
     assert_eq!(found(&through_link), []);
     let mut pruned = well("5.6.5");
     bundled(&mut pruned);
@@ -200,7 +200,7 @@ fn a_file_that_restarts_more_than_one_pod() {
     for (tmp, severity) in [(Tmp::OnNetwork, Some(Risky)), (Tmp::OnVolume, Some(Note)), (Tmp::Own, None)] {
         let mut snapshot = well("6.6.0");
         configured(&mut snapshot, "plugin :tmp_restart");
-        with(&mut snapshot, |setting| setting.tmp = tmp);
+        with(&mut snapshot, |setup| setup.tmp = tmp);
         assert_eq!(
             found(&snapshot),
             severity.map(|severity| ("TMP_RESTART_SHARED", severity)).into_iter().collect::<Vec<_>>()
@@ -211,7 +211,7 @@ fn a_file_that_restarts_more_than_one_pod() {
 #[test]
 fn restarts_that_are_not_to_be_had() {
     finds(("HOT_RESTART_UNAVAILABLE", Broken), |snapshot| snapshot.processes.skips_hot = true);
-    finds(("PHASED_RESTART_UNAVAILABLE", Note), |snapshot| with(snapshot, |setting| setting.preloads = true));
+    finds(("PHASED_RESTART_UNAVAILABLE", Note), |snapshot| with(snapshot, |setup| setup.preloads = true));
     finds(("PHASED_RESTART_UNAVAILABLE", Risky), |snapshot| {
         snapshot.mode = RestartMode::Phased;
         let one = r#"{"workers":1,"old_workers":0,"worker_status":[]}"#;
@@ -275,7 +275,7 @@ fn time_outs_of_puma_against_the_longest_request_that_was_seen() {
 fn idle_connections_that_puma_closes_before_a_balancer_does() {
     let keepalive = |version: &str, text: &str| {
         let mut snapshot = well(version);
-        with(&mut snapshot, |setting| setting.config = Some(PumaConfig::scan(text)));
+        with(&mut snapshot, |setup| setup.config = Some(PumaConfig::scan(text)));
         found(&snapshot)
     };
     let short = [("KEEPALIVE_SHORT", Note)];
@@ -313,7 +313,7 @@ fn a_child_of_the_master_that_is_no_worker() {
 #[test]
 fn a_configuration_that_loads_what_cannot_be_told() {
     let unclear = |snapshot: &mut Snapshot| {
-        with(snapshot, |setting| setting.unclear = Some("config/puma.rb, line 2, `load extra`".into()));
+        with(snapshot, |setup| setup.unclear = Some("config/puma.rb, line 2, `load extra`".into()));
     };
     finds(("PHASED_RESTART_UNAVAILABLE", Note), unclear);
     let mut snapshot = well("6.6.0");

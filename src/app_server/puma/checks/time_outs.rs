@@ -8,7 +8,7 @@ use super::{CONTROL, RESTARTS};
 use crate::{
     app_server::puma::{
         config_file::{PumaConfig, Seconds},
-        setting::Setting,
+        setup::Setup,
         snapshot::Snapshot,
         title::Master,
     },
@@ -29,8 +29,8 @@ const BALANCERS: Duration = Duration::from_secs(60);
 const REQUESTS: &str = "requests";
 
 /// Everything about them.
-pub(super) fn of(snapshot: &Snapshot, setting: &Setting) -> Vec<Check> {
-    let Some(config) = &setting.config else { return Vec::new() };
+pub(super) fn of(snapshot: &Snapshot, setup: &Setup) -> Vec<Check> {
+    let Some(config) = &setup.config else { return Vec::new() };
     let mut checks = Vec::new();
     let longest = Duration::from_millis(snapshot.memory.longest_request_ms);
     if snapshot.cluster() == Some(true) {
