@@ -19,8 +19,8 @@ use super::{
 use crate::{
     config,
     core::{
-        Act, Cwd, Generation, GenerationKey, Mode, Plan, Process, Reason, Sight, Sockets, Traffic, Trouble,
-        requirement::Requirement,
+        Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, Reason, ServerCommand,
+        Sockets, Traffic, requirement::Requirement,
     },
     finding::{self, Check, Code, Finding},
     procs::{Image, ProcessId, ProcsError},
@@ -99,7 +99,7 @@ impl CommandServer {
                 self.check.see_to(&snapshot.processes.serving);
                 let generation = self.generation(&snapshot);
                 Look {
-                    sight: Sight::Seen(crate::core::AppServer {
+                    detection: Detection::Seen(crate::core::AppServer {
                         generations: vec![generation],
                         old_workers: false,
                     }),
@@ -108,14 +108,14 @@ impl CommandServer {
                     findings: finding::findings(&self.checks(&snapshot)),
                 }
             }
-            Err(sight) => {
-                let why = [self.why_not_found(&sight)];
-                self.inspector.without(sight, &why).await
+            Err(detection) => {
+                let why = [self.why_not_found(&detection)];
+                self.inspector.without(detection, &why).await
             }
         }
     }
 
-    async fn see(&self) -> Result<Snapshot, Sight> {
+    async fn see(&self) -> Result<Snapshot, Detection> {
         let mut memory = self.memory.lock().await;
         let named = self.named.clone();
         let processes = match self
@@ -128,11 +128,11 @@ impl CommandServer {
             Discovery::Processes(processes) => processes,
             // A restart may end all of them before it starts others.
             Discovery::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
-                return Err(Sight::Unclear);
+                return Err(Detection::Unclear);
             }
-            Discovery::Nothing => return Err(Sight::Missing),
-            Discovery::NotPermitted => return Err(Sight::NotPermitted),
-            Discovery::Torn => return Err(Sight::Unclear),
+            Discovery::Nothing => return Err(Detection::Missing),
+            Discovery::NotPermitted => return Err(Detection::NotPermitted),
+            Discovery::Torn => return Err(Detection::Unclear),
         };
         let ports = self.inspector.watched(processes.ports.clone());
         let pids =
@@ -205,16 +205,16 @@ impl CommandServer {
         checks
     }
 
-    fn why_not_found(&self, sight: &Sight) -> Check {
+    fn why_not_found(&self, detection: &Detection) -> Check {
         let named = match &self.named {
             Named { text: Some(text), .. } => format!("whose command line contains {text:?} (command.match)"),
             Named { pid_file, .. } => {
                 format!("of {} (command.pid_file)", pid_file.clone().unwrap_or_default().display())
             }
         };
-        let (code, message) = match sight {
-            Sight::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
-            Sight::NotPermitted => {
+        let (code, message) = match detection {
+            Detection::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
+            Detection::NotPermitted => {
                 let there = discovery::all(&self.named).len();
                 (Code::AppServerNotPermitted, format!("{there} processes {named} belong to somebody else"))
             }
@@ -225,38 +225,39 @@ impl CommandServer {
         Check::found(KIND.name, Finding::broken(code, message, remedy))
     }
 
-    async fn plan_restart(&self) -> Result<Plan, Trouble> {
+    async fn plan_restart(&self) -> Result<Plan, Problem> {
         match self.see().await {
-            Ok(_) | Err(Sight::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
-            Ok(_) | Err(Sight::Unclear | Sight::Seen(_) | Sight::Ambiguous) => Err(Trouble::new(
+            Ok(_) | Err(Detection::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
+            Ok(_) | Err(Detection::Unclear | Detection::Seen(_) | Detection::Ambiguous) => Err(Problem::new(
                 Reason::ConfigInvalid,
                 "command.restart cannot be run: there is no /bin/sh in the agent's container",
             )),
-            Err(sight) => Err(not_found::trouble(&KIND, &sight)),
+            Err(detection) => Err(not_found::problem(&KIND, &detection)),
         }
     }
 
-    async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
-        let processes = self.see().await.map_err(|sight| not_found::trouble(&KIND, &sight))?.processes;
+    async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
+        let processes =
+            self.see().await.map_err(|detection| not_found::problem(&KIND, &detection))?.processes;
         if processes.root.generation_key() != on {
             return Err(gone("the app server was restarted meanwhile"));
         }
-        match act {
-            Act::Begin(_) | Act::Abort(_) => self.run_restart().await,
-            Act::Commit => Ok(()),
-            Act::Recover => self.end(processes).await,
+        match command {
+            ServerCommand::Restart(_) | ServerCommand::Abort(_) => self.run_restart().await,
+            ServerCommand::Commit => Ok(()),
+            ServerCommand::Recover => self.end(processes).await,
         }
     }
 
-    async fn run_restart(&self) -> Result<(), Trouble> {
+    async fn run_restart(&self) -> Result<(), Problem> {
         let release = std::fs::read_link(&self.current).unwrap_or_default();
         let release = release.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let result = self.restart.run(&self.current, &[("PITSTOP_RELEASE", &release)]).await;
         self.memory.lock().await.restarted = Some(Instant::now());
-        result.map_err(|error| Trouble::new(Reason::HookFailed, error.to_string()))
+        result.map_err(|error| Problem::new(Reason::HookFailed, error.to_string()))
     }
 
-    async fn end(&self, processes: ServerProcesses) -> Result<(), Trouble> {
+    async fn end(&self, processes: ServerProcesses) -> Result<(), Problem> {
         let deed = move |send_once: &super::signaller::SendOnce| {
             send_once.take()?;
             for image in processes.serving.iter().chain([&processes.root]) {
@@ -330,7 +331,7 @@ impl AppServer for CommandServer {
         Box::pin(async {
             match self.see().await {
                 Ok(snapshot) => self.checks(&snapshot),
-                Err(sight) => vec![self.why_not_found(&sight), shell(UserCommand::can_run())],
+                Err(detection) => vec![self.why_not_found(&detection), shell(UserCommand::can_run())],
             }
         })
     }
@@ -339,11 +340,11 @@ impl AppServer for CommandServer {
         &'a self,
         _: Option<&'a ReleaseId>,
         _: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart())
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let root =
                 self.memory.lock().await.processes.as_ref().map(|processes| processes.root.process.pid);
@@ -355,8 +356,8 @@ impl AppServer for CommandServer {
         self.restart.limit.saturating_add(MARGIN)
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use super::not_found::{self, ServerKind};
 use crate::{
     core::{
-        Reason, Sight, Trouble,
+        Detection, Problem, Reason,
         requirement::{Brought, Requirement},
     },
     plain_file, procs,
@@ -36,7 +36,7 @@ pub(super) async fn lacks(
     files: &OneAtATime,
     pid: i32,
     requires: Vec<Requirement>,
-) -> Result<Vec<String>, Trouble> {
+) -> Result<Vec<String>, Problem> {
     looked_into(kind, files, pid, move || look(pid, &requires).map(|brought| brought.lacks(&requires))).await
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn another_ruby(
     files: &OneAtATime,
     pid: i32,
     wanted: String,
-) -> Result<Option<String>, Trouble> {
+) -> Result<Option<String>, Problem> {
     let wanted = [Requirement::Ruby(wanted)];
     let looked = move || {
         let brought = look(pid, &wanted)?;
@@ -64,17 +64,17 @@ async fn looked_into<T: Send + 'static>(
     files: &OneAtATime,
     pid: i32,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Trouble> {
+) -> Result<T, Problem> {
     let looked = files.run(LIMIT, look);
     let late = || {
         let message = format!("the image of {} {pid} could not be looked into within {LIMIT:?}", kind.name);
-        Trouble::new(Reason::VolumeUnavailable, message)
+        Problem::new(Reason::VolumeUnavailable, message)
     };
     looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {
         // Without this permission no restart could be proved either.
-        io::ErrorKind::PermissionDenied => not_found::trouble(kind, &Sight::NotPermitted),
-        io::ErrorKind::NotFound => not_found::trouble(kind, &Sight::Missing),
-        _ => Trouble::new(Reason::Internal, format!("/proc/{pid}: {error}")),
+        io::ErrorKind::PermissionDenied => not_found::problem(kind, &Detection::NotPermitted),
+        io::ErrorKind::NotFound => not_found::problem(kind, &Detection::Missing),
+        _ => Problem::new(Reason::Internal, format!("/proc/{pid}: {error}")),
     })
 }
 

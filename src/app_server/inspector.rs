@@ -11,7 +11,7 @@ use super::{
     working_dir::CwdResolver,
 };
 use crate::{
-    core::{Cwd, Sight, Sockets, Traffic, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, Problem, Sockets, Traffic, requirement::Requirement},
     finding::{self, Check},
     volume::OneAtATime,
 };
@@ -92,29 +92,29 @@ impl Inspector {
     ///
     /// # Errors
     /// As [`image::lacks`].
-    pub async fn lacks(&self, pid: Option<i32>, requires: Vec<Requirement>) -> Result<Vec<String>, Trouble> {
+    pub async fn lacks(&self, pid: Option<i32>, requires: Vec<Requirement>) -> Result<Vec<String>, Problem> {
         let Some(pid) = pid else { return Ok(Vec::new()) };
         image::lacks(self.kind, &self.files, pid, requires).await
     }
 
     /// Why there is none to look at.
-    pub async fn why_not_found(&self, sight: &Sight, narrow: Option<&str>) -> Vec<Check> {
-        let (kind, sight, narrow) = (self.kind, sight.clone(), narrow.map(str::to_owned));
+    pub async fn why_not_found(&self, detection: &Detection, narrow: Option<&str>) -> Vec<Check> {
+        let (kind, detection, narrow) = (self.kind, detection.clone(), narrow.map(str::to_owned));
         let told =
-            self.processes.run(LIMIT, move || not_found::diagnose(kind, &sight, narrow.as_deref())).await;
+            self.processes.run(LIMIT, move || not_found::diagnose(kind, &detection, narrow.as_deref())).await;
         told.into_iter().collect()
     }
 
     /// Of a server that cannot be looked into, what its configured ports tell all the same.
-    pub async fn without(&self, sight: Sight, why: &[Check]) -> Look {
+    pub async fn without(&self, detection: Detection, why: &[Check]) -> Look {
         let sockets = self.connections(&self.ports).await;
-        self.not_found(sight, Traffic { workers: None, sockets }, why)
+        self.not_found(detection, Traffic { workers: None, sockets }, why)
     }
 
     /// The same with traffic that is known.
-    pub fn not_found(&self, sight: Sight, traffic: Traffic, why: &[Check]) -> Look {
+    pub fn not_found(&self, detection: Detection, traffic: Traffic, why: &[Check]) -> Look {
         let description = Description { kind: self.kind.section.into(), ..Description::default() };
-        Look { sight, traffic, description, findings: finding::findings(why) }
+        Look { detection, traffic, description, findings: finding::findings(why) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt::Write, path::Path};
 
 use crate::{
-    core::{Reason, Sight, Trouble},
+    core::{Detection, Problem, Reason},
     finding::{Check, Code, Finding},
     procs::{self, Credentials, Entry},
 };
@@ -22,45 +22,45 @@ pub(super) struct ServerKind {
 }
 
 /// What such a look means for a deploy.
-pub(super) fn trouble(kind: &ServerKind, sight: &Sight) -> Trouble {
+pub(super) fn problem(kind: &ServerKind, detection: &Detection) -> Problem {
     let (name, section) = (kind.name, kind.section);
-    let (reason, message) = match sight {
-        Sight::Missing => (
+    let (reason, message) = match detection {
+        Detection::Missing => (
             Reason::AppServerMissing,
             format!("no {name} runs here; does the pod share its process namespace?"),
         ),
-        Sight::Ambiguous => (
+        Detection::Ambiguous => (
             Reason::AppServerAmbiguous,
             format!("several {name}s run here; name one of them in {section}.match"),
         ),
-        Sight::NotPermitted => (
+        Detection::NotPermitted => (
             Reason::NotPermitted,
             format!("{name} runs as another user; give the agent the same runAsUser and runAsGroup"),
         ),
-        Sight::Unclear | Sight::Seen(_) => {
+        Detection::Unclear | Detection::Seen(_) => {
             (Reason::AppServerMissing, format!("{name} is between two images and got no title for a while"))
         }
     };
-    Trouble::new(reason, message)
+    Problem::new(reason, message)
 }
 
 /// The only one that is there was never seen in a release of ours, and may be a sidecar's.
-pub(super) fn stranger(kind: &ServerKind, pid: i32, releases: &Path) -> Trouble {
+pub(super) fn stranger(kind: &ServerKind, pid: i32, releases: &Path) -> Problem {
     let (name, section, releases) = (kind.name, kind.section, releases.display());
     let message = format!(
         "the only {name} here, {pid}, runs in no release of {releases}: \
          start it in `current`, or name it in {section}.match if it is meant"
     );
-    Trouble::new(Reason::WrongCwd, message)
+    Problem::new(Reason::WrongCwd, message)
 }
 
 /// What a look that found none means. Reads /proc, so it runs on a lane.
-pub(super) fn diagnose(kind: &ServerKind, sight: &Sight, narrow: Option<&str>) -> Check {
-    let found = match sight {
-        Sight::Missing => missing(kind, narrow),
-        Sight::Ambiguous => ambiguous(kind, narrow),
-        Sight::NotPermitted => not_permitted(kind, narrow),
-        Sight::Unclear | Sight::Seen(_) => {
+pub(super) fn diagnose(kind: &ServerKind, detection: &Detection, narrow: Option<&str>) -> Check {
+    let found = match detection {
+        Detection::Missing => missing(kind, narrow),
+        Detection::Ambiguous => ambiguous(kind, narrow),
+        Detection::NotPermitted => not_permitted(kind, narrow),
+        Detection::Unclear | Detection::Seen(_) => {
             return Check::unknown(
                 kind.name,
                 "it is just starting, or changed while it was read: look again",
@@ -261,12 +261,12 @@ mod tests {
 
     #[test]
     fn each_reason_for_seeing_nobody_is_found_and_names_what_is_there() {
-        let found = |sight: Sight| diagnose(&kind(two), &sight, None).finding().cloned().unwrap();
-        let ambiguous = found(Sight::Ambiguous);
+        let found = |detection: Detection| diagnose(&kind(two), &detection, None).finding().cloned().unwrap();
+        let ambiguous = found(Detection::Ambiguous);
         assert_eq!(ambiguous.code.code(), "APP_SERVER_AMBIGUOUS");
         assert!(ambiguous.message.contains("[blog]") && ambiguous.message.contains("[shop]"));
-        assert_eq!(found(Sight::NotPermitted).code.code(), "APP_SERVER_NOT_PERMITTED");
-        let narrow = diagnose(&kind(two), &Sight::Missing, Some("forum"));
+        assert_eq!(found(Detection::NotPermitted).code.code(), "APP_SERVER_NOT_PERMITTED");
+        let narrow = diagnose(&kind(two), &Detection::Missing, Some("forum"));
         assert!(narrow.finding().unwrap().message.contains("\"forum\""));
         let alone = alone_with(&kind(two), "/usr/local/bin/pitstop run").unwrap();
         assert_eq!(alone.code.code(), "PROCESS_NAMESPACE_NOT_SHARED");

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, GenerationKey, Plan, Problem, ServerCommand, Traffic, requirement::Requirement},
     finding::{self, Check},
     procs::ProcessId,
     revision::ReleaseId,
@@ -60,15 +60,15 @@ pub struct Passenger {
 /// There is no app that could be looked into; what its traffic tells all the same.
 #[derive(Debug)]
 struct NotFound {
-    sight: Sight,
+    detection: Detection,
     traffic: Traffic,
     /// Why the core's socket gave nothing, where that is it.
     silent: Option<String>,
 }
 
-impl From<Sight> for NotFound {
-    fn from(sight: Sight) -> Self {
-        Self { sight, traffic: Traffic::default(), silent: None }
+impl From<Detection> for NotFound {
+    fn from(detection: Detection) -> Self {
+        Self { detection, traffic: Traffic::default(), silent: None }
     }
 }
 
@@ -113,14 +113,14 @@ impl Passenger {
     async fn look(&self) -> Look {
         match self.see().await {
             Ok(snapshot) => Look {
-                sight: Sight::Seen(snapshot.app_server()),
+                detection: Detection::Seen(snapshot.app_server()),
                 traffic: snapshot.traffic(),
                 description: snapshot.description(),
                 findings: finding::findings(&checks::of(&snapshot)),
             },
             Err(not_found) => {
                 let why = self.why_not_found(&not_found).await;
-                self.inspector.not_found(not_found.sight, not_found.traffic, &why)
+                self.inspector.not_found(not_found.detection, not_found.traffic, &why)
             }
         }
     }
@@ -131,21 +131,21 @@ impl Passenger {
         while retries.lasts().await {
             match self.see().await {
                 Ok(snapshot) => return checks::of(&snapshot),
-                Err(NotFound { sight: Sight::Unclear, silent: None, .. }) => {}
+                Err(NotFound { detection: Detection::Unclear, silent: None, .. }) => {}
                 Err(not_found) => return self.why_not_found(&not_found).await,
             }
         }
-        self.why_not_found(&Sight::Unclear.into()).await
+        self.why_not_found(&Detection::Unclear.into()).await
     }
 
     async fn why_not_found(&self, not_found: &NotFound) -> Vec<Check> {
         if let Some(silent) = &not_found.silent {
             return vec![checks::silent(silent)];
         }
-        let (sight, narrow) = (not_found.sight.clone(), self.narrow.clone());
-        let look = move || match sight {
-            Sight::Missing if !discovery::all(None).is_empty() => checks::not_started(),
-            sight => not_found::diagnose(&KIND, &sight, narrow.as_deref()),
+        let (detection, narrow) = (not_found.detection.clone(), self.narrow.clone());
+        let look = move || match detection {
+            Detection::Missing if !discovery::all(None).is_empty() => checks::not_started(),
+            detection => not_found::diagnose(&KIND, &detection, narrow.as_deref()),
         };
         self.inspector.processes.run(LIMIT, look).await.into_iter().collect()
     }
@@ -156,19 +156,23 @@ impl Passenger {
         let found = self.inspector.processes.run(LIMIT, move || discovery::discover(followed)).await;
         let core = match found.unwrap_or(Discovery::Torn) {
             Discovery::One(core) => *core,
-            Discovery::Nothing => return Err(Sight::Missing.into()),
-            Discovery::Several => return Err(Sight::Ambiguous.into()),
-            Discovery::NotPermitted => return Err(Sight::NotPermitted.into()),
-            Discovery::Starting | Discovery::Torn => return Err(Sight::Unclear.into()),
+            Discovery::Nothing => return Err(Detection::Missing.into()),
+            Discovery::Several => return Err(Detection::Ambiguous.into()),
+            Discovery::NotPermitted => return Err(Detection::NotPermitted.into()),
+            Discovery::Starting | Discovery::Torn => return Err(Detection::Unclear.into()),
         };
-        let Some(instance) = core.instance.clone() else { return Err(Sight::Unclear.into()) };
+        let Some(instance) = core.instance.clone() else { return Err(Detection::Unclear.into()) };
         let ports = self.inspector.watched(core.ports.clone());
         let (pool, sockets) = tokio::join!(self.api.pool(&instance), self.inspector.connections(&ports));
         let pool = match pool {
             Ok(pool) => pool,
             Err(error) => {
                 let traffic = Traffic { workers: None, sockets };
-                return Err(NotFound { sight: Sight::Unclear, traffic, silent: Some(error.to_string()) });
+                return Err(NotFound {
+                    detection: Detection::Unclear,
+                    traffic,
+                    silent: Some(error.to_string()),
+                });
             }
         };
         memory.follow(core.image.process);
@@ -177,9 +181,9 @@ impl Passenger {
             // It boots from `current` with the first request that comes.
             Choice::Nobody => {
                 let traffic = Traffic { workers: None, sockets };
-                return Err(NotFound { sight: Sight::Missing, traffic, silent: None });
+                return Err(NotFound { detection: Detection::Missing, traffic, silent: None });
             }
-            Choice::Several => return Err(Sight::Ambiguous.into()),
+            Choice::Several => return Err(Detection::Ambiguous.into()),
         };
         memory.boots.look(&core.children, &group);
         let mut snapshot = self.snapshot(core, &pool, group).await;
@@ -276,18 +280,18 @@ impl AppServer for Passenger {
         &'a self,
         _running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let app = self.memory.lock().await.app;
             self.inspector.lacks(app, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config,
     core::{
-        Act, Cwd, Files, GenerationKey, Plan, ProcessKey, Sight, Sockets, Traffic, Trouble,
+        Cwd, Detection, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, Sockets, Traffic,
         requirement::Requirement,
     },
     finding::{self, Check},
@@ -89,13 +89,13 @@ enum Choice {
 
 /// There is no app server that could be looked into; what its traffic tells all the same.
 struct NotFound {
-    sight: Sight,
+    detection: Detection,
     traffic: Traffic,
 }
 
-impl From<Sight> for NotFound {
-    fn from(sight: Sight) -> Self {
-        Self { sight, traffic: Traffic::default() }
+impl From<Detection> for NotFound {
+    fn from(detection: Detection) -> Self {
+        Self { detection, traffic: Traffic::default() }
     }
 }
 
@@ -181,14 +181,14 @@ impl Puma {
         let _ = self.output.lock().await.take_if(|output| output.is_old());
         match self.see().await {
             Ok(snapshot) => Look {
-                sight: Sight::Seen(snapshot.app_server()),
+                detection: Detection::Seen(snapshot.app_server()),
                 traffic: snapshot.traffic(),
                 description: snapshot.description(),
                 findings: finding::findings(&checks::of(&snapshot)),
             },
-            Err(NotFound { sight, traffic }) => Look {
-                findings: finding::findings(&self.why_not_found(&sight).await),
-                sight,
+            Err(NotFound { detection, traffic }) => Look {
+                findings: finding::findings(&self.why_not_found(&detection).await),
+                detection,
                 traffic,
                 description: nameless(),
             },
@@ -202,20 +202,22 @@ impl Puma {
             match self.see().await {
                 Ok(snapshot) if snapshot.processes.title.is_some() => {
                     let denied = self.signaller.try_signal(KIND.name, snapshot.processes.image).await.err();
-                    let denied = denied.map(|trouble| not_found::denied(KIND.name, trouble.message));
+                    let denied = denied.map(|problem| not_found::denied(KIND.name, problem.message));
                     return checks::of(&snapshot).into_iter().chain(denied).collect();
                 }
-                Ok(_) | Err(NotFound { sight: Sight::Unclear, .. }) => {}
-                Err(NotFound { sight, .. }) => return self.why_not_found(&sight).await,
+                Ok(_) | Err(NotFound { detection: Detection::Unclear, .. }) => {}
+                Err(NotFound { detection, .. }) => return self.why_not_found(&detection).await,
             }
         }
-        self.why_not_found(&Sight::Unclear).await
+        self.why_not_found(&Detection::Unclear).await
     }
 
-    async fn why_not_found(&self, sight: &Sight) -> Vec<Check> {
-        let (sight, narrow) = (sight.clone(), self.narrow.clone());
-        let told =
-            self.processes.run(LIMIT, move || not_found::diagnose(&KIND, &sight, narrow.as_deref())).await;
+    async fn why_not_found(&self, detection: &Detection) -> Vec<Check> {
+        let (detection, narrow) = (detection.clone(), self.narrow.clone());
+        let told = self
+            .processes
+            .run(LIMIT, move || not_found::diagnose(&KIND, &detection, narrow.as_deref()))
+            .await;
         told.into_iter().collect()
     }
 
@@ -223,18 +225,18 @@ impl Puma {
         let mut memory = self.memory.lock().await;
         match self.find(&memory).await {
             Discovery::One(processes) => Ok(self.ask_around(&mut memory, *processes).await),
-            Discovery::Nothing => Err(Sight::Missing.into()),
-            Discovery::Candidates(_) => Err(Sight::Ambiguous.into()),
+            Discovery::Nothing => Err(Detection::Missing.into()),
+            Discovery::Candidates(_) => Err(Detection::Ambiguous.into()),
             // The socket table belongs to the pod: its end can be seen all the same.
             Discovery::NotPermitted(ports) => {
                 let traffic = Traffic { workers: None, sockets: self.connections(ports).await };
-                Err(NotFound { sight: Sight::NotPermitted, traffic })
+                Err(NotFound { detection: Detection::NotPermitted, traffic })
             }
             Discovery::Starting(processes) => {
                 memory.starting = processes;
-                Err(Sight::Unclear.into())
+                Err(Detection::Unclear.into())
             }
-            Discovery::Torn => Err(Sight::Unclear.into()),
+            Discovery::Torn => Err(Detection::Unclear.into()),
         }
     }
 
@@ -409,18 +411,18 @@ impl AppServer for Puma {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(running, release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let Some(master) = self.memory.lock().await.followed else { return Ok(Vec::new()) };
             image::lacks(&KIND, &self.files, master.pid, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     procs::{Image, ProcsError},
     volume::{Lane, Late},
 };
@@ -35,9 +35,9 @@ impl SendOnce {
     ///
     /// # Errors
     /// When nobody waits for it any more: then it must not be done.
-    pub fn take(&self) -> Result<(), Trouble> {
+    pub fn take(&self) -> Result<(), Problem> {
         let taken = self.0.swap(false, Ordering::SeqCst);
-        let late = || Trouble::new(Reason::Internal, "the signal came too late and was not sent");
+        let late = || Problem::new(Reason::Internal, "the signal came too late and was not sent");
         if taken { Ok(()) } else { Err(late()) }
     }
 }
@@ -55,19 +55,19 @@ impl Signaller {
     pub async fn carry_out(
         &self,
         name: &str,
-        deed: impl FnOnce(&SendOnce) -> Result<(), Trouble> + Send + 'static,
-    ) -> Result<(), Trouble> {
+        deed: impl FnOnce(&SendOnce) -> Result<(), Problem> + Send + 'static,
+    ) -> Result<(), Problem> {
         let send_once = SendOnce(Arc::new(AtomicBool::new(true)));
         let job = {
             let send_once = send_once.clone();
             move || deed(&send_once)
         };
-        let lost = || Trouble::new(Reason::Internal, format!("the thread that signals {name} panicked"));
+        let lost = || Problem::new(Reason::Internal, format!("the thread that signals {name} panicked"));
         match self.lane.run(LIMIT, job).await {
             Ok(result) => result,
             Err(Late::Pending(_)) if send_once.take().is_ok() => {
                 let message = format!("/proc did not answer in time: nothing was sent to {name}");
-                Err(Trouble::new(Reason::Internal, message))
+                Err(Problem::new(Reason::Internal, message))
             }
             Err(Late::Pending(answer)) => answer.await.unwrap_or_else(|_| Err(lost())),
             Err(Late::Lost) => Err(lost()),
@@ -81,7 +81,7 @@ impl Signaller {
     ///
     /// # Errors
     /// When the kernel refuses it. Whatever else keeps it from being sent says nothing of the next one.
-    pub async fn try_signal(&self, name: &str, image: Image) -> Result<(), Trouble> {
+    pub async fn try_signal(&self, name: &str, image: Image) -> Result<(), Problem> {
         let whose = name.to_owned();
         let deed = move |send_once: &SendOnce| {
             send_once.take()?;
@@ -91,14 +91,14 @@ impl Signaller {
             }
         };
         match self.carry_out(name, deed).await {
-            Err(trouble) if trouble.reason == Reason::NotPermitted => Err(trouble),
+            Err(problem) if problem.reason == Reason::NotPermitted => Err(problem),
             _ => Ok(()),
         }
     }
 }
 
 /// Nothing was sent, for this reason.
-pub(super) fn not_sent(name: &str, error: &ProcsError) -> Trouble {
+pub(super) fn not_sent(name: &str, error: &ProcsError) -> Problem {
     let reason = match error {
         ProcsError::NotPermitted(_) | ProcsError::SignalDenied { .. } | ProcsError::OffLimits(_) => {
             Reason::NotPermitted
@@ -106,10 +106,10 @@ pub(super) fn not_sent(name: &str, error: &ProcsError) -> Trouble {
         ProcsError::Gone(_) | ProcsError::AnotherImage(_) => Reason::MasterGone,
         ProcsError::Torn(_) | ProcsError::Io { .. } => Reason::Internal,
     };
-    Trouble::new(reason, format!("nothing was sent to {name}: {error}"))
+    Problem::new(reason, format!("nothing was sent to {name}: {error}"))
 }
 
 /// Whom it was for is not there any more.
-pub(super) fn gone(message: &str) -> Trouble {
-    Trouble::new(Reason::MasterGone, format!("{message}: nothing was sent"))
+pub(super) fn gone(message: &str) -> Problem {
+    Problem::new(Reason::MasterGone, format!("{message}: nothing was sent"))
 }

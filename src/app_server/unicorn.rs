@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, GenerationKey, Plan, Problem, ServerCommand, requirement::Requirement},
     finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
@@ -96,15 +96,15 @@ impl Unicorn {
             Ok(snapshot) => {
                 self.mind_the_holder(&snapshot).await;
                 Look {
-                    sight: Sight::Seen(snapshot.app_server()),
+                    detection: Detection::Seen(snapshot.app_server()),
                     traffic: snapshot.traffic(),
                     description: snapshot.description(),
                     findings: finding::findings(&checks::of(&snapshot)),
                 }
             }
-            Err(sight) => {
-                let why = self.why_not_found(&sight).await;
-                self.inspector.without(sight, &why).await
+            Err(detection) => {
+                let why = self.why_not_found(&detection).await;
+                self.inspector.without(detection, &why).await
             }
         }
     }
@@ -121,18 +121,18 @@ impl Unicorn {
         while retries.lasts().await {
             match self.see().await {
                 Ok(snapshot) if snapshot.processes.newest().title.is_some() => return checks::of(&snapshot),
-                Ok(_) | Err(Sight::Unclear) => {}
-                Err(sight) => return self.why_not_found(&sight).await,
+                Ok(_) | Err(Detection::Unclear) => {}
+                Err(detection) => return self.why_not_found(&detection).await,
             }
         }
-        self.why_not_found(&Sight::Unclear).await
+        self.why_not_found(&Detection::Unclear).await
     }
 
-    async fn why_not_found(&self, sight: &Sight) -> Vec<Check> {
-        self.inspector.why_not_found(sight, self.narrow.as_deref()).await
+    async fn why_not_found(&self, detection: &Detection) -> Vec<Check> {
+        self.inspector.why_not_found(detection, self.narrow.as_deref()).await
     }
 
-    async fn see(&self) -> Result<Snapshot, Sight> {
+    async fn see(&self) -> Result<Snapshot, Detection> {
         let mut memory = self.memory.lock().await;
         let (known, narrow) = (memory.known.clone(), self.narrow.clone());
         let found =
@@ -142,9 +142,9 @@ impl Unicorn {
                 let processes = self.choose(servers, &memory).await?;
                 Ok(self.ask_around(&mut memory, processes).await)
             }
-            Discovery::Nothing => Err(Sight::Missing),
-            Discovery::NotPermitted => Err(Sight::NotPermitted),
-            Discovery::Starting | Discovery::Torn => Err(Sight::Unclear),
+            Discovery::Nothing => Err(Detection::Missing),
+            Discovery::NotPermitted => Err(Detection::NotPermitted),
+            Discovery::Starting | Discovery::Torn => Err(Detection::Unclear),
         }
     }
 
@@ -154,7 +154,7 @@ impl Unicorn {
         &self,
         mut servers: Vec<ServerProcesses>,
         memory: &Memory,
-    ) -> Result<ServerProcesses, Sight> {
+    ) -> Result<ServerProcesses, Detection> {
         let pids =
             servers.iter().flat_map(|processes| &processes.masters).map(|master| master.image.process.pid);
         let cwds = self.inspector.cwds(pids.collect()).await;
@@ -168,8 +168,8 @@ impl Unicorn {
             (Some(at), ..) => Ok(servers.swap_remove(at)),
             (None, [at], _) => Ok(servers.swap_remove(*at)),
             (None, [], 1) if stranger_is_meant => Ok(servers.swap_remove(0)),
-            (None, [], _) if memory.proven_ours => Err(Sight::Missing),
-            _ => Err(Sight::Ambiguous),
+            (None, [], _) if memory.proven_ours => Err(Detection::Missing),
+            _ => Err(Detection::Ambiguous),
         }
     }
 
@@ -247,18 +247,18 @@ impl AppServer for Unicorn {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(running, release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let newest = self.memory.lock().await.known.last().map(|newest| newest.pid);
             self.inspector.lacks(newest, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Stage, Trouble},
+    core::{Problem, Stage},
     releases::prune::{Kept, Need, Pruned},
 };
 
@@ -98,8 +98,8 @@ impl Effects {
     }
 
     pub(super) async fn tidy(&self) {
-        if let Err(trouble) = self.delete(Need::Tidy).await {
-            tracing::warn!(detail = trouble.message, "old releases could not be deleted");
+        if let Err(problem) = self.delete(Need::Tidy).await {
+            tracing::warn!(detail = problem.message, "old releases could not be deleted");
         }
     }
 
@@ -108,28 +108,28 @@ impl Effects {
         let _hurry = Hurry::up(&self.gear);
         match self.delete(Need::Room).await {
             Ok(pruned) => pruned.emptied > 0 || !pruned.deleted.is_empty(),
-            Err(trouble) => {
-                tracing::warn!(detail = trouble.message, "no room could be made");
+            Err(problem) => {
+                tracing::warn!(detail = problem.message, "no room could be made");
                 false
             }
         }
     }
 
-    async fn delete(&self, need: Need) -> Result<Pruned, Trouble> {
+    async fn delete(&self, need: Need) -> Result<Pruned, Problem> {
         let (tools, holder, gear) = (self.tools.clone(), self.holder.clone(), self.gear.clone());
         let pruned = on(&self.pruning, move || {
             let pace = |took| gear.pace(took);
             // Nothing begins in the middle of a deploy either.
             let _ = pace(Duration::ZERO);
-            if let Err(trouble) = tools.releases.clean_leftovers(&pace) {
-                tracing::warn!(detail = trouble.message, "unfinished work of an earlier process stays");
+            if let Err(problem) = tools.releases.clean_leftovers(&pace) {
+                tracing::warn!(detail = problem.message, "unfinished work of an earlier process stays");
             }
             if !holder.is_sure() {
                 return Ok(Pruned::default());
             }
             let pruned = tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace);
-            if let Err(trouble) = tools.releases.clean_caches(&pace) {
-                tracing::warn!(detail = trouble.message, "a cache of an old release could not be deleted");
+            if let Err(problem) = tools.releases.clean_caches(&pace) {
+                tracing::warn!(detail = problem.message, "a cache of an old release could not be deleted");
             }
             pruned
         })

@@ -17,11 +17,11 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
-    Releases, disk_trouble, is_absence,
+    Releases, disk_problem, is_absence,
     places::STAGING,
     trash::{Pace, delete_gently},
 };
-use crate::{beneath::Held, core::Trouble, store::CallOff};
+use crate::{beneath::Held, core::Problem, store::CallOff};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -75,8 +75,8 @@ impl Releases {
     /// A new empty directory for work on the volume, until that is called off.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not take it.
-    pub fn stage(&self, off: &CallOff) -> Result<Stage, Trouble> {
+    /// [`Problem`] naming the path when the volume does not take it.
+    pub fn stage(&self, off: &CallOff) -> Result<Stage, Problem> {
         let place = self.make_place(STAGING)?;
         let make = || {
             let lock = tempfile::Builder::new()
@@ -90,7 +90,7 @@ impl Releases {
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
             Ok((dir, lock, locked))
         };
-        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_trouble(place.name(), &e))?;
+        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_problem(place.name(), &e))?;
         Ok(Stage { dir, lock, _locked: locked, place, off: off.clone() })
     }
 
@@ -98,15 +98,15 @@ impl Releases {
     /// behind a day ago, a little at a time. What a living process works on stays.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not let it.
-    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<(), Trouble> {
+    /// [`Problem`] naming the path when the volume does not let it.
+    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<(), Problem> {
         self.clean_links()?;
         let Some(staging) = self.place(STAGING)? else { return Ok(()) };
-        let failed = |e: io::Error| disk_trouble(staging.name(), &e);
+        let failed = |e: io::Error| disk_problem(staging.name(), &e);
         for entry in fs::read_dir(staging.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let done = self.clean(&staging, Path::new(&name), pace);
-            let done = done.map_err(|e| disk_trouble(&staging.name().join(&name), &e))?;
+            let done = done.map_err(|e| disk_problem(&staging.name().join(&name), &e))?;
             if done.is_break() {
                 break;
             }

@@ -28,11 +28,11 @@ use rustix::{
 };
 
 use super::{
-    MARKER, Releases, disk_trouble, is_absence,
+    MARKER, Releases, disk_problem, is_absence,
     places::{RELEASES, TRASH},
     protection::Protection,
 };
-use crate::{beneath::Held, core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
+use crate::{beneath::Held, core::Problem, failpoint, procs::in_use, revision::ReleaseId};
 
 /// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
 /// or says that the rest is for another time.
@@ -75,9 +75,9 @@ impl Releases {
         id: &ReleaseId,
         protection: Protection<'_>,
         pace: Pace<'_>,
-    ) -> Result<Fate, Trouble> {
+    ) -> Result<Fate, Problem> {
         let path = self.path(id);
-        let failed = |e: io::Error| disk_trouble(&path, &e);
+        let failed = |e: io::Error| disk_problem(&path, &e);
         if let Some(user) = in_use::user_of(&path).map_err(failed)? {
             return Ok(Fate::Kept(user.to_string()));
         }
@@ -97,16 +97,16 @@ impl Releases {
         }
         failpoint::hit("prune.renamed");
         for dir in [&releases, &trash] {
-            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
+            dir.sync().map_err(|e| disk_problem(dir.name(), &e))?;
         }
         self.finish(&trash, OsStr::new(&aside), protection, pace)
     }
 
     /// Goes on with whatever was left in the trash, by whomever.
-    pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Trouble> {
+    pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Problem> {
         let mut done = Emptied::default();
         let Some(trash) = self.place(TRASH)? else { return Ok(done) };
-        let failed = |e: io::Error| disk_trouble(trash.name(), &e);
+        let failed = |e: io::Error| disk_problem(trash.name(), &e);
         for entry in fs::read_dir(trash.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             match self.finish(&trash, &name, protection, pace) {
@@ -118,7 +118,7 @@ impl Releases {
                     done.unfinished = true;
                     break;
                 }
-                Err(trouble) => done.failed.push(trouble.message),
+                Err(problem) => done.failed.push(problem.message),
             }
         }
         Ok(done)
@@ -131,8 +131,8 @@ impl Releases {
         aside: &OsStr,
         protection: Protection<'_>,
         pace: Pace<'_>,
-    ) -> Result<Fate, Trouble> {
-        let failed = |e: io::Error| disk_trouble(&trash.name().join(aside), &e);
+    ) -> Result<Fate, Problem> {
+        let failed = |e: io::Error| disk_problem(&trash.name().join(aside), &e);
         let id = aside.to_str().and_then(|name| name.split('+').next()?.parse::<ReleaseId>().ok());
         // Before it is opened here, too.
         let user = match in_use::user_of(&trash.join(aside)) {
@@ -165,18 +165,18 @@ impl Releases {
 
     /// Answers whether it stays. Where the release was fetched anew meanwhile, this copy stays as long as
     /// a process is in it.
-    fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Trouble> {
+    fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Problem> {
         let (path, releases) = (self.path(id), self.make_place(RELEASES)?);
         match fs::rename(aside, releases.join(id.as_str())) {
-            Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_trouble(&path, &e)),
+            Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_problem(&path, &e)),
             Err(_) if in_use => Ok(true),
             Err(_) if self.is_complete(id)? => Ok(false),
-            Err(e) => Err(disk_trouble(&path, &e)),
+            Err(e) => Err(disk_problem(&path, &e)),
         }
     }
 
     /// Who needs the release, by what this agent knows and by all leases.
-    fn needed(&self, id: &ReleaseId, protection: Protection<'_>) -> Result<Option<String>, Trouble> {
+    fn needed(&self, id: &ReleaseId, protection: Protection<'_>) -> Result<Option<String>, Problem> {
         let protected = self.protected(protection)?;
         Ok(protected.why(id))
     }

@@ -203,8 +203,8 @@ fn what_is_called_off_ends_and_what_it_leaves_is_taken_away() {
         fs::read_dir(&staging).is_ok_and(|all| all.flatten().any(|entry| begun(&entry.path())))
     });
     off.now();
-    let trouble = fetching.join().unwrap().unwrap_err();
-    assert!(trouble.message.contains("called off"), "{}", trouble.message);
+    let problem = fetching.join().unwrap().unwrap_err();
+    assert!(problem.message.contains("called off"), "{}", problem.message);
     assert!(!rig.deploy_to.join("releases/v1").exists());
     rig.releases().clean_leftovers(&at_once).unwrap();
     assert_eq!(rig.leftovers(), Vec::<String>::new());

@@ -13,7 +13,7 @@ use std::{
 
 use pitstop::{
     config::S3,
-    core::Trouble,
+    core::Problem,
     releases::{Limits, Releases, fetch::Fetched},
     revision::ReleaseId,
     store::{self, Blocking},
@@ -97,11 +97,11 @@ impl Rig {
         Releases::new(self.deploy_to.clone(), self.current(), "web-0", limits)
     }
 
-    pub fn fetch(&self, release: &str) -> Result<Fetched, Trouble> {
+    pub fn fetch(&self, release: &str) -> Result<Fetched, Problem> {
         self.fetch_with(&self.releases(), release)
     }
 
-    pub fn fetch_with(&self, releases: &Releases, release: &str) -> Result<Fetched, Trouble> {
+    pub fn fetch_with(&self, releases: &Releases, release: &str) -> Result<Fetched, Problem> {
         self.fetch_promised(releases, release, None)
     }
 
@@ -111,7 +111,7 @@ impl Rig {
         releases: &Releases,
         release: &str,
         sha256: Option<&str>,
-    ) -> Result<Fetched, Trouble> {
+    ) -> Result<Fetched, Problem> {
         let runtime = Runtime::new().unwrap();
         let store = store::open(self.store_dir().to_str(), &S3::default()).unwrap();
         let store = Blocking::new(Arc::clone(&store), runtime.handle().clone(), Duration::from_secs(30));

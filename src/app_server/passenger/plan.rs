@@ -5,12 +5,12 @@ use std::path::Path;
 use super::{NotFound, Passenger, perform::not_seen, snapshot::Snapshot};
 use crate::{
     app_server::inspector::Retries,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     revision::ReleaseId,
 };
 
 impl Passenger {
-    pub(super) async fn plan_restart(&self, release: &ReleaseId) -> Result<Plan, Trouble> {
+    pub(super) async fn plan_restart(&self, release: &ReleaseId) -> Result<Plan, Problem> {
         let snapshot = self.see_clearly().await?;
         // It runs there already, and only has to be proved.
         if snapshot.home() == Cwd::Release(release.clone()) {
@@ -22,14 +22,14 @@ impl Passenger {
                 snapshot.group.app_root
             );
             tracing::debug!(%release, "a restart cannot leave this release");
-            return Err(Trouble::new(Reason::RestartDirPinned, message));
+            return Err(Problem::new(Reason::RestartDirPinned, message));
         }
         self.refuse_a_stranger(&snapshot)?;
         Ok(Plan { mode: Mode::Hot })
     }
 
     /// An app that was never seen in a release of ours may be somebody else's.
-    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         if snapshot.proven_ours || self.narrow.is_some() || snapshot.home() != Cwd::Elsewhere {
             return Ok(());
         }
@@ -39,16 +39,16 @@ impl Passenger {
             snapshot.group.name,
             self.releases.display()
         );
-        Err(Trouble::new(Reason::WrongCwd, message))
+        Err(Problem::new(Reason::WrongCwd, message))
     }
 
-    async fn see_clearly(&self) -> Result<Snapshot, Trouble> {
-        let mut last = NotFound::from(Sight::Unclear);
+    async fn see_clearly(&self) -> Result<Snapshot, Problem> {
+        let mut last = NotFound::from(Detection::Unclear);
         let mut retries = Retries::for_a_start();
         while retries.lasts().await {
             match self.see().await {
                 Ok(snapshot) => return Ok(snapshot),
-                Err(not_found) if not_found.sight == Sight::Unclear => last = not_found,
+                Err(not_found) if not_found.detection == Detection::Unclear => last = not_found,
                 Err(not_found) => return Err(not_seen(&not_found)),
             }
         }

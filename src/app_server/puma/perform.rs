@@ -7,20 +7,21 @@ use rustix::process::Signal;
 use super::{LIMIT, Output, Puma, discovery, discovery::Discovery};
 use crate::{
     app_server::signaller::{SendOnce, gone, not_sent},
-    core::{Act, GenerationKey, Mode, Reason, Trouble},
+    core::{GenerationKey, Mode, Problem, Reason, ServerCommand},
     procs::{ProcessId, ProcsError},
 };
 
 impl Puma {
-    pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
-        let Some(order) = Order::of(act) else { return Ok(()) };
+    pub(super) async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
+        let Some(order) = Order::of(command) else { return Ok(()) };
         let memory = self.memory.lock().await;
         let master = memory.followed.ok_or_else(|| gone("no Puma was seen yet"))?;
         // The way back may have to go through whatever is going on.
-        let serving = if matches!(act, Act::Begin(_)) { memory.serving.clone() } else { Vec::new() };
+        let serving =
+            if matches!(command, ServerCommand::Restart(_)) { memory.serving.clone() } else { Vec::new() };
         let titled = memory.titled.as_ref().is_some_and(|(image, _)| image.generation_key() == on);
         drop(memory);
-        let beginning = matches!(act, Act::Begin(_)).then_some(master.pid);
+        let beginning = matches!(command, ServerCommand::Restart(_)).then_some(master.pid);
         *self.output.lock().await = match beginning {
             Some(pid) => self.files.run(LIMIT, move || Output::of(pid)).await.map(Arc::new),
             None => None,
@@ -49,15 +50,15 @@ enum Order {
 
 impl Order {
     /// A hot restart runs one generation at a time: there is nothing to commit.
-    fn of(act: Act) -> Option<Self> {
-        match act {
-            Act::Begin(mode) | Act::Abort(mode) => Some(Self::Restart(mode)),
-            Act::Commit => None,
-            Act::Recover => Some(Self::Kill),
+    fn of(command: ServerCommand) -> Option<Self> {
+        match command {
+            ServerCommand::Restart(mode) | ServerCommand::Abort(mode) => Some(Self::Restart(mode)),
+            ServerCommand::Commit => None,
+            ServerCommand::Recover => Some(Self::Kill),
         }
     }
 
-    fn carry_out(self, target: &Target, send_once: &SendOnce) -> Result<(), Trouble> {
+    fn carry_out(self, target: &Target, send_once: &SendOnce) -> Result<(), Problem> {
         let Target { master, on, titled, ref serving } = *target;
         let processes = match discovery::look_at(master) {
             Discovery::One(processes) => processes,
@@ -100,11 +101,11 @@ impl Order {
     }
 }
 
-fn would_kill(mode: Mode, pid: i32) -> Trouble {
+fn would_kill(mode: Mode, pid: i32) -> Problem {
     let (signal, why) = match mode {
         Mode::Hot => ("SIGUSR2", "is PUMA_SKIP_SIGUSR2 set?"),
         Mode::Phased => ("SIGUSR1", "is it still starting?"),
     };
     let message = format!("Puma's master {pid} does not handle {signal} now and would die of it; {why}");
-    Trouble::new(Reason::ConfigInvalid, message)
+    Problem::new(Reason::ConfigInvalid, message)
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app_server::{addresses::same_addresses, image, inspector::Retries, not_found},
     config::RestartMode,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     procs,
     revision::ReleaseId,
 };
@@ -29,7 +29,7 @@ impl Puma {
         &self,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Plan, Trouble> {
+    ) -> Result<Plan, Problem> {
         let snapshot = self.see_clearly().await?;
         self.refuse_a_stranger(&snapshot)?;
         let change = self.change(&snapshot, running, release).await?;
@@ -49,7 +49,7 @@ impl Puma {
     }
 
     /// A Puma that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         let known = snapshot.memory.proven_ours || self.narrow.is_some();
         if known || snapshot.cwd(snapshot.master()) != Cwd::Elsewhere {
             return Ok(());
@@ -57,16 +57,16 @@ impl Puma {
         Err(not_found::stranger(&KIND, snapshot.master(), &self.releases))
     }
 
-    async fn see_clearly(&self) -> Result<Snapshot, Trouble> {
+    async fn see_clearly(&self) -> Result<Snapshot, Problem> {
         let mut retries = Retries::for_a_restart();
         while retries.lasts().await {
             match self.see().await {
                 Ok(snapshot) if snapshot.processes.title.is_some() => return Ok(snapshot),
-                Ok(_) | Err(NotFound { sight: Sight::Unclear | Sight::Seen(_), .. }) => {}
-                Err(NotFound { sight, .. }) => return Err(not_found::trouble(&KIND, &sight)),
+                Ok(_) | Err(NotFound { detection: Detection::Unclear | Detection::Seen(_), .. }) => {}
+                Err(NotFound { detection, .. }) => return Err(not_found::problem(&KIND, &detection)),
             }
         }
-        Err(not_found::trouble(&KIND, &Sight::Unclear))
+        Err(not_found::problem(&KIND, &Detection::Unclear))
     }
 
     /// What differs between what was started and what is to be; `None` where that cannot be compared.
@@ -75,7 +75,7 @@ impl Puma {
         snapshot: &Snapshot,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Option<ReleaseDiff>, Trouble> {
+    ) -> Result<Option<ReleaseDiff>, Problem> {
         // Before anything was proved, where it works says what it was started from.
         let started_in = match snapshot.cwd(snapshot.master()) {
             Cwd::Release(release) => Some(release),
@@ -93,12 +93,12 @@ impl Puma {
             let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
             ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
         };
-        let trouble = |message: String| Trouble::new(Reason::VolumeUnavailable, message);
+        let problem = |message: String| Problem::new(Reason::VolumeUnavailable, message);
         match self.files.run(LIMIT, compare).await {
-            Some(compared) => compared.map(Some).map_err(|error| trouble(error.to_string())),
+            Some(compared) => compared.map(Some).map_err(|error| problem(error.to_string())),
             None => {
                 let releases = self.releases.display();
-                Err(trouble(format!("{releases} did not answer within {LIMIT:?}")))
+                Err(problem(format!("{releases} did not answer within {LIMIT:?}")))
             }
         }
     }
@@ -109,7 +109,7 @@ impl Puma {
         snapshot: &Snapshot,
         change: Option<&ReleaseDiff>,
         release: &ReleaseId,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Problem> {
         let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
         let other = image::another_ruby(&KIND, &self.files, snapshot.master(), wanted.clone()).await?;
         let Some(found) = other else { return Ok(()) };
@@ -117,7 +117,7 @@ impl Puma {
             "the Gemfile of {release} wants Ruby {wanted}, and this image brings {found}; roll the pods onto an image that \
              has it, and it is deployed"
         );
-        Err(Trouble::new(Reason::NeedsImage, message))
+        Err(Problem::new(Reason::NeedsImage, message))
     }
 }
 
@@ -146,7 +146,7 @@ fn refuse_what_no_restart_loads(
     snapshot: &Snapshot,
     change: Option<&ReleaseDiff>,
     release: &ReleaseId,
-) -> Result<(), Trouble> {
+) -> Result<(), Problem> {
     let Some(setup) = snapshot.memory.setup.as_ref().filter(|_| !release.is_fallback()) else {
         return Ok(());
     };
@@ -171,12 +171,12 @@ fn refuse_what_no_restart_loads(
         ),
         _ => return Ok(()),
     };
-    Err(Trouble::new(Reason::RestartDirPinned, why))
+    Err(Problem::new(Reason::RestartDirPinned, why))
 }
 
 /// Puma would end by the signal, or come back as something else.
-fn may_be_told(snapshot: &Snapshot, mode: Mode) -> Result<(), Trouble> {
-    let refused = |message: String| Err(Trouble::new(Reason::ConfigInvalid, message));
+fn may_be_told(snapshot: &Snapshot, mode: Mode) -> Result<(), Problem> {
+    let refused = |message: String| Err(Problem::new(Reason::ConfigInvalid, message));
     let pid = snapshot.master();
     match mode {
         Mode::Hot if !snapshot.processes.takes_hot() => Err(deaf(pid, "SIGUSR2")),
@@ -194,9 +194,9 @@ fn may_be_told(snapshot: &Snapshot, mode: Mode) -> Result<(), Trouble> {
     }
 }
 
-fn deaf(pid: i32, signal: &str) -> Trouble {
+fn deaf(pid: i32, signal: &str) -> Problem {
     let message = format!(
         "Puma's master {pid} has no handler for {signal} and would die of it: start Puma without PUMA_SKIP_SIGUSR2"
     );
-    Trouble::new(Reason::ConfigInvalid, message)
+    Problem::new(Reason::ConfigInvalid, message)
 }

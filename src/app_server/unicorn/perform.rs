@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     app_server::signaller::{SendOnce, gone, not_sent},
-    core::{Act, GenerationKey, Reason, Trouble},
+    core::{GenerationKey, Problem, Reason, ServerCommand},
     procs::{Image, ProcessId, ProcsError},
 };
 
@@ -16,9 +16,9 @@ use crate::{
 type Order = Vec<(Image, Signal)>;
 
 impl Unicorn {
-    pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
+    pub(super) async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
         let known = self.memory.lock().await.known.clone();
-        self.signaller.carry_out(KIND.name, move |send_once| carry_out(act, on, &known, send_once)).await
+        self.signaller.carry_out(KIND.name, move |send_once| carry_out(command, on, &known, send_once)).await
     }
 
     /// The first master was kept for its container's sake, and the one that served is gone. A container
@@ -33,23 +33,28 @@ impl Unicorn {
             Ok(()) => {
                 tracing::error!(pid, "no master serves any more: the container was ended, to be started anew")
             }
-            Err(trouble) => tracing::warn!(pid, detail = trouble.message, "no master serves any more"),
+            Err(problem) => tracing::warn!(pid, detail = problem.message, "no master serves any more"),
         }
     }
 }
 
-fn carry_out(act: Act, on: GenerationKey, known: &[ProcessId], send_once: &SendOnce) -> Result<(), Trouble> {
+fn carry_out(
+    command: ServerCommand,
+    on: GenerationKey,
+    known: &[ProcessId],
+    send_once: &SendOnce,
+) -> Result<(), Problem> {
     let is_meant = |processes: &ServerProcesses| processes.newest().image.generation_key() == on;
     let processes = match discovery::discover(known, None) {
         Discovery::Servers(servers) => servers.into_iter().find(is_meant),
         Discovery::NotPermitted => {
-            return Err(Trouble::new(
+            return Err(Problem::new(
                 Reason::NotPermitted,
                 "nothing was sent to Unicorn: it is another user's",
             ));
         }
         Discovery::Torn => {
-            return Err(Trouble::new(
+            return Err(Problem::new(
                 Reason::Internal,
                 "nothing was sent to Unicorn: it changed while it was looked at",
             ));
@@ -58,10 +63,10 @@ fn carry_out(act: Act, on: GenerationKey, known: &[ProcessId], send_once: &SendO
     };
     let processes = processes
         .ok_or_else(|| gone("the Unicorn meant is gone, or another master was started meanwhile"))?;
-    send(order(act, &processes)?, send_once)
+    send(order(command, &processes)?, send_once)
 }
 
-fn send(order: Order, send_once: &SendOnce) -> Result<(), Trouble> {
+fn send(order: Order, send_once: &SendOnce) -> Result<(), Problem> {
     send_once.take()?;
     for (image, signal) in order {
         match image.signal(signal) {
@@ -73,19 +78,19 @@ fn send(order: Order, send_once: &SendOnce) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn order(act: Act, processes: &ServerProcesses) -> Result<Order, Trouble> {
+fn order(command: ServerCommand, processes: &ServerProcesses) -> Result<Order, Problem> {
     let (newest, older) = (processes.newest(), older(processes));
-    match act {
-        Act::Begin(_) if older.is_empty() => begin(newest),
-        Act::Begin(_) => Err(Trouble::new(
+    match command {
+        ServerCommand::Restart(_) if older.is_empty() => begin(newest),
+        ServerCommand::Restart(_) => Err(Problem::new(
             Reason::AppServerAmbiguous,
             "two masters run already: nothing was sent to Unicorn",
         )),
-        Act::Commit => older.into_iter().map(retire).collect(),
+        ServerCommand::Commit => older.into_iter().map(retire).collect(),
         // Whoever served before is gone: what is to serve comes from another restart.
-        Act::Abort(_) if older.is_empty() => begin(newest),
-        Act::Abort(_) => Ok(vec![(newest.image, end(newest))]),
-        Act::Recover => Ok(everything(processes)),
+        ServerCommand::Abort(_) if older.is_empty() => begin(newest),
+        ServerCommand::Abort(_) => Ok(vec![(newest.image, end(newest))]),
+        ServerCommand::Recover => Ok(everything(processes)),
     }
 }
 
@@ -96,7 +101,7 @@ fn older(processes: &ServerProcesses) -> Vec<&Master> {
     generations
 }
 
-fn begin(master: &Master) -> Result<Order, Trouble> {
+fn begin(master: &Master) -> Result<Order, Problem> {
     let loading = || gone(&format!("Unicorn's master {} is loading", master.image.process.pid));
     master.title.as_ref().ok_or_else(loading)?;
     Ok(vec![(master.image, Signal::USR2)])
@@ -104,11 +109,11 @@ fn begin(master: &Master) -> Result<Order, Trouble> {
 
 /// Ends it when its requests are answered. The master that the container was started with only lets go of
 /// its workers: with its own end everything would end.
-fn retire(master: &Master) -> Result<(Image, Signal), Trouble> {
+fn retire(master: &Master) -> Result<(Image, Signal), Problem> {
     match (master.holds_container(), master.on_terminal) {
         (false, _) => Ok((master.image, Signal::QUIT)),
         (true, false) => Ok((master.image, Signal::WINCH)),
-        (true, true) => Err(Trouble::new(
+        (true, true) => Err(Problem::new(
             Reason::ConfigInvalid,
             "the container would end with its first master, which keeps its workers as its input is a terminal: \
              leave `tty: true` out",

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app_server::{files::differ, inspector::Retries, not_found},
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     revision::ReleaseId,
 };
 
@@ -29,32 +29,32 @@ impl Unicorn {
         &self,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Plan, Trouble> {
+    ) -> Result<Plan, Problem> {
         let snapshot = self.see_clearly().await?;
         self.refuse_a_stranger(&snapshot)?;
         if snapshot.processes.generations().len() > 1 {
             let message = "two masters of Unicorn run side by side, by somebody else's hand: end one of them with SIGQUIT";
-            return Err(Trouble::new(Reason::AppServerAmbiguous, message));
+            return Err(Problem::new(Reason::AppServerAmbiguous, message));
         }
         let evidence = self.evidence(&snapshot, running, release).await?;
         refuse_what_cannot_work(&snapshot, &evidence)?;
         Ok(Plan { mode: Mode::Hot })
     }
 
-    async fn see_clearly(&self) -> Result<Snapshot, Trouble> {
+    async fn see_clearly(&self) -> Result<Snapshot, Problem> {
         let mut retries = Retries::for_a_restart();
         while retries.lasts().await {
             match self.see().await {
                 Ok(snapshot) if snapshot.processes.newest().title.is_some() => return Ok(snapshot),
-                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => {}
-                Err(sight) => return Err(not_found::trouble(&KIND, &sight)),
+                Ok(_) | Err(Detection::Unclear | Detection::Seen(_)) => {}
+                Err(detection) => return Err(not_found::problem(&KIND, &detection)),
             }
         }
-        Err(not_found::trouble(&KIND, &Sight::Unclear))
+        Err(not_found::problem(&KIND, &Detection::Unclear))
     }
 
     /// One that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Trouble> {
+    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         let known = snapshot.memory.proven_ours || self.narrow.is_some();
         if known || snapshot.cwd(snapshot.pid()) != Cwd::Elsewhere {
             return Ok(());
@@ -67,7 +67,7 @@ impl Unicorn {
         snapshot: &Snapshot,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Evidence, Trouble> {
+    ) -> Result<Evidence, Problem> {
         let pid = snapshot.pid();
         let config = snapshot
             .processes
@@ -87,13 +87,13 @@ impl Unicorn {
         };
         let releases = self.releases.display();
         let late =
-            || Trouble::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
+            || Problem::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
         let read = self.inspector.files.run(LIMIT, read).await.ok_or_else(late)?;
-        read.map_err(|error| Trouble::new(Reason::VolumeUnavailable, error.to_string()))
+        read.map_err(|error| Problem::new(Reason::VolumeUnavailable, error.to_string()))
     }
 }
 
-fn refuse_what_cannot_work(snapshot: &Snapshot, evidence: &Evidence) -> Result<(), Trouble> {
+fn refuse_what_cannot_work(snapshot: &Snapshot, evidence: &Evidence) -> Result<(), Problem> {
     let newest = snapshot.processes.newest();
     let wrong = if evidence.next.ends_old_master {
         "a hook of the new release's Unicorn configuration ends the old master (`.oldbin`) before the new one is \
@@ -111,7 +111,7 @@ fn refuse_what_cannot_work(snapshot: &Snapshot, evidence: &Evidence) -> Result<(
     } else {
         return Ok(());
     };
-    Err(Trouble::new(Reason::ConfigInvalid, wrong))
+    Err(Problem::new(Reason::ConfigInvalid, wrong))
 }
 
 fn same_bundle(before: &Path, next: &Path) -> io::Result<bool> {
