@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::unseen::{self, Kind};
+use super::not_found::{self, ServerKind};
 use crate::{
     core::{
         Detection, Problem, Reason,
@@ -32,7 +32,7 @@ const OVERLAP: usize = 128;
 /// # Errors
 /// When it may not be looked into, or its image does not answer.
 pub(super) async fn lacks(
-    kind: &Kind,
+    kind: &ServerKind,
     files: &OneAtATime,
     pid: i32,
     requires: Vec<Requirement>,
@@ -45,7 +45,7 @@ pub(super) async fn lacks(
 /// # Errors
 /// As [`lacks`].
 pub(super) async fn another_ruby(
-    kind: &Kind,
+    kind: &ServerKind,
     files: &OneAtATime,
     pid: i32,
     wanted: String,
@@ -60,7 +60,7 @@ pub(super) async fn another_ruby(
 }
 
 async fn looked_into<T: Send + 'static>(
-    kind: &Kind,
+    kind: &ServerKind,
     files: &OneAtATime,
     pid: i32,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -72,8 +72,8 @@ async fn looked_into<T: Send + 'static>(
     };
     looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {
         // Without this permission no restart could be proved either.
-        io::ErrorKind::PermissionDenied => unseen::problem(kind, &Detection::NotPermitted),
-        io::ErrorKind::NotFound => unseen::problem(kind, &Detection::Missing),
+        io::ErrorKind::PermissionDenied => not_found::problem(kind, &Detection::NotPermitted),
+        io::ErrorKind::NotFound => not_found::problem(kind, &Detection::Missing),
         _ => Problem::new(Reason::Internal, format!("/proc/{pid}: {error}")),
     })
 }

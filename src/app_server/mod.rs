@@ -1,25 +1,24 @@
 //! The app server behind one small trait: what it is, what it does, and telling it to restart.
 
-mod acts;
 mod addresses;
 /// Whatever the user's own commands restart and check.
 pub mod command;
 mod connections;
-mod crew;
-mod eyes;
 mod files;
 mod image;
+mod inspector;
+mod not_found;
 /// Passenger, observed through /proc and its core's socket, told over the same.
 pub mod passenger;
 /// Puma, observed through /proc and its control server, told by signals.
 pub mod puma;
+mod signaller;
 /// Unicorn, observed through /proc, told by signals.
 pub mod unicorn;
-mod unix;
-mod unseen;
-mod whereabouts;
+mod worker_count;
+mod working_dir;
 
-pub use eyes::Place;
+pub use inspector::Location;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -25,7 +25,7 @@ use crate::{
 /// How long the store may be silent.
 const IDLE: Duration = Duration::from_secs(30);
 /// What killed processes have left is cleared away for so long; the rest is for another time.
-const TIDYING: Duration = Duration::from_secs(10);
+const TIDYING: Duration = Duration::from_secs(2);
 
 /// What `current` leads to now.
 #[derive(Debug, Serialize)]
@@ -179,5 +179,6 @@ fn make_room(releases: &Releases, id: &ReleaseId) -> Result<bool, Problem> {
     let at_once = |_| ControlFlow::Continue(());
     let cleaned = releases.clean_leftovers(&at_once);
     let pruned = releases.prune(usize::MAX, Need::Room, &needed, &at_once)?;
-    cleaned.map(|()| pruned.emptied > 0 || !pruned.deleted.is_empty())
+    // One is what the fetch without room has left itself.
+    Ok(cleaned? > 1 || pruned.emptied > 0 || !pruned.deleted.is_empty())
 }

@@ -51,6 +51,10 @@ impl Effects {
         while fetched.as_ref().is_err_and(|t| t.reason == Reason::NoSpace) && self.make_room().await {
             fetched = self.fetch_once(&release, sha256.as_deref(), &off).await;
         }
+        if fetched.is_err() {
+            // It has left something.
+            self.tidy_soon();
+        }
         if let Some(fetched) = fetched? {
             self.tools.metrics.fetched(&fetched);
         }

@@ -4,8 +4,9 @@
 use std::{ffi::OsStr, fs, io, path::Path};
 
 use super::{
-    Releases, disk_problem, places,
-    trash::{Pace, delete_gently},
+    Releases,
+    delete::{Pace, delete_gently},
+    disk_problem, places,
 };
 use crate::{beneath::Held, core::Problem, revision::ReleaseId};
 

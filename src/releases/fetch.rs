@@ -90,7 +90,7 @@ impl Releases {
             );
             return Err(corrupt(id, &why));
         }
-        let stage = self.stage(store.off())?;
+        let stage = self.stage()?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;

@@ -36,6 +36,7 @@ use crate::{
 
 mod caches;
 mod decoder;
+mod delete;
 mod download;
 mod fallback;
 pub mod fetch;
@@ -77,6 +78,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.marked",
     "fetch.renamed",
     "fetch.done",
+    "fetch.abandoned",
     "publish.linked",
     "publish.renamed",
     "publish.synced",

@@ -17,10 +17,12 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Marker, Releases, disk_problem,
+    Marker, Releases,
+    delete::Pace,
+    disk_problem,
     leases::Lease,
     protection::{Protected, Protection},
-    trash::{Emptied, Fate, Pace},
+    trash::{Emptied, Fate},
 };
 use crate::{
     core::Problem,

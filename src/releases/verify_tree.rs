@@ -67,7 +67,7 @@ impl Releases {
             Problem::new(Reason::ReleaseUnknown, message)
         })?;
         let published = store.require(id)?;
-        let stage = self.stage(store.off())?;
+        let stage = self.stage()?;
         let archive = stage.dir().join("archive");
         self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");

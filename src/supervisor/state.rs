@@ -166,7 +166,7 @@ impl State {
         if !self.mind.is_bare() {
             let view = self.mind.view(now);
             self.inputs.effects.needs(&view);
-            self.inputs.effects.deploying(view.stage);
+            self.inputs.effects.deploying(view.stage, self.mind.drain().view(now).is_some());
         }
     }
 

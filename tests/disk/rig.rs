@@ -148,14 +148,21 @@ impl Rig {
         Some(release)
     }
 
-    /// Unfinished work on the volume and beside `current`.
+    /// Unfinished work that was moved aside, to be deleted in the background.
+    pub fn abandoned(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.deploy_to.join(".pitstop/trash")).into_iter().flatten();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('+')).collect()
+    }
+
+    /// Unfinished work on the volume and beside `current` that is not moved aside, and releases that are.
     pub fn leftovers(&self) -> Vec<String> {
         let names = |dir: PathBuf| {
             let entries = fs::read_dir(dir).into_iter().flatten();
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
         };
         let mut left = names(self.deploy_to.join(".pitstop/staging"));
-        left.extend(names(self.deploy_to.join(".pitstop/trash")));
+        left.extend(names(self.deploy_to.join(".pitstop/trash")).into_iter().filter(|n| !n.starts_with('+')));
         left.extend(names(self.deploy_to.clone()).into_iter().filter(|n| n.starts_with(".pitstop-link")));
         left
     }

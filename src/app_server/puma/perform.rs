@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use super::{LIMIT, Output, Puma, census, census::Found};
+use super::{LIMIT, Output, Puma, discovery, discovery::Discovery};
 use crate::{
-    app_server::acts::{Permit, gone, not_sent},
+    app_server::signaller::{SendOnce, gone, not_sent},
     core::{GenerationKey, Mode, Problem, Reason, ServerCommand},
     procs::{ProcessId, ProcsError},
 };
@@ -27,7 +27,7 @@ impl Puma {
             None => None,
         };
         let target = Target { master, on, titled, serving };
-        self.acts.carry_out("Puma", move |permit| order.carry_out(&target, permit)).await
+        self.signaller.carry_out("Puma", move |send_once| order.carry_out(&target, send_once)).await
     }
 }
 
@@ -58,39 +58,42 @@ impl Order {
         }
     }
 
-    fn carry_out(self, target: &Target, permit: &Permit) -> Result<(), Problem> {
+    fn carry_out(self, target: &Target, send_once: &SendOnce) -> Result<(), Problem> {
         let Target { master, on, titled, ref serving } = *target;
-        let family = match census::of(master) {
-            Found::One(family) => family,
-            Found::NotPermitted(_) => return Err(not_sent("Puma", &ProcsError::NotPermitted(master.pid))),
-            Found::Torn => return Err(not_sent("Puma", &ProcsError::Torn(master.pid))),
-            Found::Nothing | Found::Starting(_) | Found::Candidates(_) => {
+        let processes = match discovery::look_at(master) {
+            Discovery::One(processes) => processes,
+            Discovery::NotPermitted(_) => {
+                return Err(not_sent("Puma", &ProcsError::NotPermitted(master.pid)));
+            }
+            Discovery::Torn => return Err(not_sent("Puma", &ProcsError::Torn(master.pid))),
+            Discovery::Nothing | Discovery::Starting(_) | Discovery::Candidates(_) => {
                 return Err(gone(&format!("Puma's master {} is gone", master.pid)));
             }
         };
-        if family.image.generation_key() != on {
+        if processes.image.generation_key() != on {
             return Err(gone(&format!("Puma's master {} was restarted meanwhile", master.pid)));
         }
         // Its title stands until the exec: a restart by others shows in its workers first.
-        let serves = |id: &ProcessId| family.workers.iter().any(|worker| worker.id == *id && worker.serves);
+        let serves =
+            |id: &ProcessId| processes.workers.iter().any(|worker| worker.id == *id && worker.serves);
         if !serving.iter().all(serves) {
             return Err(gone(&format!(
                 "workers of Puma's master {} ended since the last look, as in a restart by others",
                 master.pid
             )));
         }
-        let titled = titled || family.title.is_some();
+        let titled = titled || processes.title.is_some();
         let signal = match self {
             Self::Kill => Signal::KILL,
-            Self::Restart(Mode::Hot) if family.takes_hot() && titled => Signal::USR2,
-            Self::Restart(Mode::Phased) if family.catches_phased && titled => Signal::USR1,
+            Self::Restart(Mode::Hot) if processes.takes_hot() && titled => Signal::USR2,
+            Self::Restart(Mode::Phased) if processes.catches_phased && titled => Signal::USR1,
             Self::Restart(mode) => return Err(would_kill(mode, master.pid)),
         };
-        permit.take()?;
-        family.image.signal(signal).map_err(|error| not_sent("Puma", &error))?;
+        send_once.take()?;
+        processes.image.signal(signal).map_err(|error| not_sent("Puma", &error))?;
         if matches!(self, Self::Kill) {
             // A worker that hangs does not notice that its master is gone.
-            for worker in family.workers {
+            for worker in processes.workers {
                 let _ = worker.id.signal(Signal::KILL);
             }
         }

@@ -4,10 +4,10 @@ use rustix::process::Signal;
 
 use super::{
     KIND, Unicorn,
-    census::{self, Family, Found, Master},
+    discovery::{self, Discovery, Master, ServerProcesses},
 };
 use crate::{
-    app_server::acts::{Permit, gone, not_sent},
+    app_server::signaller::{SendOnce, gone, not_sent},
     core::{GenerationKey, Problem, Reason, ServerCommand},
     procs::{Image, ProcessId, ProcsError},
 };
@@ -18,14 +18,16 @@ type Order = Vec<(Image, Signal)>;
 impl Unicorn {
     pub(super) async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
         let known = self.memory.lock().await.known.clone();
-        self.acts.carry_out(KIND.name, move |permit| carry_out(command, on, &known, permit)).await
+        self.signaller.carry_out(KIND.name, move |send_once| carry_out(command, on, &known, send_once)).await
     }
 
     /// The first master was kept for its container's sake, and the one that served is gone. A container
     /// whose only master ends is started anew; so it is here.
     pub(super) async fn give_up_container(&self, holder: Image) {
-        let done =
-            self.acts.carry_out(KIND.name, move |permit| send(vec![(holder, Signal::KILL)], permit)).await;
+        let done = self
+            .signaller
+            .carry_out(KIND.name, move |send_once| send(vec![(holder, Signal::KILL)], send_once))
+            .await;
         let pid = holder.process.pid;
         match done {
             Ok(()) => {
@@ -40,32 +42,32 @@ fn carry_out(
     command: ServerCommand,
     on: GenerationKey,
     known: &[ProcessId],
-    permit: &Permit,
+    send_once: &SendOnce,
 ) -> Result<(), Problem> {
-    let is_meant = |family: &Family| family.newest().image.generation_key() == on;
-    let family = match census::take(known, None) {
-        Found::Servers(families) => families.into_iter().find(is_meant),
-        Found::NotPermitted => {
+    let is_meant = |processes: &ServerProcesses| processes.newest().image.generation_key() == on;
+    let processes = match discovery::discover(known, None) {
+        Discovery::Servers(servers) => servers.into_iter().find(is_meant),
+        Discovery::NotPermitted => {
             return Err(Problem::new(
                 Reason::NotPermitted,
                 "nothing was sent to Unicorn: it is another user's",
             ));
         }
-        Found::Torn => {
+        Discovery::Torn => {
             return Err(Problem::new(
                 Reason::Internal,
                 "nothing was sent to Unicorn: it changed while it was looked at",
             ));
         }
-        Found::Nothing | Found::Starting => None,
+        Discovery::Nothing | Discovery::Starting => None,
     };
-    let family =
-        family.ok_or_else(|| gone("the Unicorn meant is gone, or another master was started meanwhile"))?;
-    send(order(command, &family)?, permit)
+    let processes = processes
+        .ok_or_else(|| gone("the Unicorn meant is gone, or another master was started meanwhile"))?;
+    send(order(command, &processes)?, send_once)
 }
 
-fn send(order: Order, permit: &Permit) -> Result<(), Problem> {
-    permit.take()?;
+fn send(order: Order, send_once: &SendOnce) -> Result<(), Problem> {
+    send_once.take()?;
     for (image, signal) in order {
         match image.signal(signal) {
             // What was to end has ended.
@@ -76,8 +78,8 @@ fn send(order: Order, permit: &Permit) -> Result<(), Problem> {
     Ok(())
 }
 
-fn order(command: ServerCommand, family: &Family) -> Result<Order, Problem> {
-    let (newest, older) = (family.newest(), older(family));
+fn order(command: ServerCommand, processes: &ServerProcesses) -> Result<Order, Problem> {
+    let (newest, older) = (processes.newest(), older(processes));
     match command {
         ServerCommand::Restart(_) if older.is_empty() => begin(newest),
         ServerCommand::Restart(_) => Err(Problem::new(
@@ -88,13 +90,13 @@ fn order(command: ServerCommand, family: &Family) -> Result<Order, Problem> {
         // Whoever served before is gone: what is to serve comes from another restart.
         ServerCommand::Abort(_) if older.is_empty() => begin(newest),
         ServerCommand::Abort(_) => Ok(vec![(newest.image, end(newest))]),
-        ServerCommand::Recover => Ok(everything(family)),
+        ServerCommand::Recover => Ok(everything(processes)),
     }
 }
 
 /// The masters before the newest that have workers.
-fn older(family: &Family) -> Vec<&Master> {
-    let mut generations = family.generations();
+fn older(processes: &ServerProcesses) -> Vec<&Master> {
+    let mut generations = processes.generations();
     generations.pop();
     generations
 }
@@ -131,9 +133,9 @@ fn end(master: &Master) -> Signal {
 
 /// Workers first, as one that hangs does not notice that its master is gone; the oldest master last, as
 /// everything ends with it.
-fn everything(family: &Family) -> Order {
-    let masters = family.masters.iter().rev().map(|master| (master.image, Signal::KILL));
-    let workers = family.masters.iter().flat_map(|master| &master.workers);
+fn everything(processes: &ServerProcesses) -> Order {
+    let masters = processes.masters.iter().rev().map(|master| (master.image, Signal::KILL));
+    let workers = processes.masters.iter().flat_map(|master| &master.workers);
     let workers = workers.filter_map(|worker| Image::of(worker.id.pid).ok());
     workers.map(|worker| (worker, Signal::KILL)).chain(masters).collect()
 }

@@ -22,15 +22,15 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// A thread for it.
 #[derive(Debug)]
-pub(super) struct Acts {
+pub(super) struct Signaller {
     lane: Lane,
 }
 
 /// Whoever takes it first decides: who tells, or who has stopped waiting.
 #[derive(Debug, Clone)]
-pub(super) struct Permit(Arc<AtomicBool>);
+pub(super) struct SendOnce(Arc<AtomicBool>);
 
-impl Permit {
+impl SendOnce {
     /// To be called just before the deed.
     ///
     /// # Errors
@@ -42,30 +42,30 @@ impl Permit {
     }
 }
 
-impl Acts {
+impl Signaller {
     /// Starts the thread.
     ///
     /// # Errors
     /// When the system has no thread left.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { lane: Lane::start("acts")? })
+        Ok(Self { lane: Lane::start("signaller")? })
     }
 
-    /// Does it, unless it takes too long before its permit is taken.
+    /// Does it, unless it takes too long before `send_once` is taken.
     pub async fn carry_out(
         &self,
         name: &str,
-        deed: impl FnOnce(&Permit) -> Result<(), Problem> + Send + 'static,
+        deed: impl FnOnce(&SendOnce) -> Result<(), Problem> + Send + 'static,
     ) -> Result<(), Problem> {
-        let permit = Permit(Arc::new(AtomicBool::new(true)));
+        let send_once = SendOnce(Arc::new(AtomicBool::new(true)));
         let job = {
-            let permit = permit.clone();
-            move || deed(&permit)
+            let send_once = send_once.clone();
+            move || deed(&send_once)
         };
         let lost = || Problem::new(Reason::Internal, format!("the thread that signals {name} panicked"));
         match self.lane.run(LIMIT, job).await {
             Ok(result) => result,
-            Err(Late::Pending(_)) if permit.take().is_ok() => {
+            Err(Late::Pending(_)) if send_once.take().is_ok() => {
                 let message = format!("/proc did not answer in time: nothing was sent to {name}");
                 Err(Problem::new(Reason::Internal, message))
             }
@@ -75,7 +75,7 @@ impl Acts {
     }
 }
 
-impl Acts {
+impl Signaller {
     /// Whether signals reach this image. A security profile may refuse them where looking is allowed, and that shows
     /// only when one is sent: SIGCONT does nothing to a process that runs.
     ///
@@ -83,8 +83,8 @@ impl Acts {
     /// When the kernel refuses it. Whatever else keeps it from being sent says nothing of the next one.
     pub async fn try_signal(&self, name: &str, image: Image) -> Result<(), Problem> {
         let whose = name.to_owned();
-        let deed = move |permit: &Permit| {
-            permit.take()?;
+        let deed = move |send_once: &SendOnce| {
+            send_once.take()?;
             match image.signal_if_it_runs(Signal::CONT) {
                 Err(error @ ProcsError::SignalDenied { .. }) => Err(not_sent(&whose, &error)),
                 _ => Ok(()),
