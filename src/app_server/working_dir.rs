@@ -27,12 +27,12 @@ pub(super) struct CwdResolver {
     lane: OneAtATime,
     releases: PathBuf,
     /// Code in the image, as the app's container names it.
-    pub fallback: Option<PathBuf>,
+    fallback: Option<PathBuf>,
 }
 
 impl CwdResolver {
-    pub fn start(releases: PathBuf) -> io::Result<Self> {
-        Ok(Self { lane: OneAtATime::start("cwd")?, releases, fallback: None })
+    pub fn start(releases: PathBuf, fallback: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Self { lane: OneAtATime::start("cwd")?, releases, fallback })
     }
 
     /// Where each process runs; one that is missing in the answer is [`Cwd::Unknown`].

@@ -3,20 +3,20 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{AppServerKind, Config, LongRequests, derived::KUBELET};
+use super::{Config, LongRequests, ServerFacts, derived::KUBELET};
 use crate::finding::{Check, Code, Finding};
 
 /// Everything that the keys tell.
-pub fn of(config: &Config) -> Vec<Check> {
+pub fn of(config: &Config, server: &ServerFacts) -> Vec<Check> {
     let checks = [
         drain_budget(config),
         sparse_senders(config),
-        stop_time(config),
+        stop_time(config, server),
         proof(config),
-        long_requests(config),
-        restart_time(config),
+        long_requests(config, server),
+        restart_time(config, server),
     ];
-    checks.into_iter().chain(stop_signal(config)).chain(plain_http(config)).collect()
+    checks.into_iter().chain(server.advice.clone()).chain(plain_http(config)).collect()
 }
 
 /// What comes over plain HTTP is what anybody on the way makes of it, the digests as well.
@@ -32,23 +32,6 @@ fn plain_http(config: &Config) -> Option<Check> {
         );
         let remedy = "https in s3.endpoint; SSL_CERT_FILE names an authority of your own";
         Check::found("store", Finding::risky(Code::StorePlainHttp, message, remedy))
-    })
-}
-
-/// What the kubelet sends is in the image, and nobody in the pod can see it before it comes.
-fn stop_signal(config: &Config) -> Option<Check> {
-    let unicorn = config.app_server == AppServerKind::Unicorn;
-    unicorn.then(|| {
-        Check::found(
-            DRAIN,
-            Finding::note(
-                Code::UnicornTermCuts,
-                "SIGTERM ends Unicorn with all its requests: whatever is in flight when a drain is cut short by its \
-                 deadline is lost, and only SIGQUIT would let it end",
-                "STOPSIGNAL SIGQUIT in the app's image, or lifecycle.stopSignal: SIGQUIT; and a grace_period that \
-                 drains need not cut short",
-            ),
-        )
     })
 }
 
@@ -103,8 +86,8 @@ fn sparse_senders(config: &Config) -> Check {
 }
 
 /// A drain that ends at its deadline leaves requests to Puma's own stop.
-fn stop_time(config: &Config) -> Check {
-    let (reserve, timeout) = (config.drain.reserve, config.stop_timeout());
+fn stop_time(config: &Config, server: &ServerFacts) -> Check {
+    let (reserve, timeout) = (config.drain.reserve, server.stop_timeout);
     let server = config.app_server.title();
     if reserve >= timeout {
         return Check::fine(DRAIN, format!("{server} has {} for its own stop", show(reserve)));
@@ -152,10 +135,10 @@ fn proof(config: &Config) -> Check {
     }
 }
 
-fn long_requests(config: &Config) -> Check {
+fn long_requests(config: &Config, server: &ServerFacts) -> Check {
     const ABOUT: &str = "requests";
     match config.restart.long_requests {
-        _ if !config.restart_cuts() => Check::fine(ABOUT, "a restart cuts none, however long they take"),
+        _ if !server.cuts_requests => Check::fine(ABOUT, "a restart cuts none, however long they take"),
         LongRequests::Wait => Check::fine(ABOUT, "long ones are waited for before a restart"),
         LongRequests::Proceed => Check::found(
             ABOUT,
@@ -172,11 +155,11 @@ fn long_requests(config: &Config) -> Check {
 }
 
 /// A worker that ends its requests takes as long as Puma lets it.
-fn restart_time(config: &Config) -> Check {
+fn restart_time(config: &Config, server: &ServerFacts) -> Check {
     const ABOUT: &str = "restarts";
-    let stop = config.stop_timeout();
+    let stop = server.stop_timeout;
     // A second master needs none of the first one's time.
-    let given = config.restart.timeout.filter(|_| config.app_server == AppServerKind::Puma);
+    let given = config.restart.timeout.filter(|_| server.cuts_requests);
     let Some(timeout) = given else {
         return Check::fine(ABOUT, "have the time that the workers and their time-outs need");
     };
@@ -205,7 +188,11 @@ mod tests {
     fn found(change: impl FnOnce(&mut Config)) -> Vec<(&'static str, Severity)> {
         let mut config = Config::default();
         change(&mut config);
-        findings(&of(&config)).into_iter().map(|finding| (finding.code.code(), finding.severity)).collect()
+        let server = ServerFacts::like_puma(&config);
+        findings(&of(&config, &server))
+            .into_iter()
+            .map(|finding| (finding.code.code(), finding.severity))
+            .collect()
     }
 
     fn seconds(n: u64) -> Duration {
@@ -241,7 +228,8 @@ mod tests {
         assert!(drain_budget(&config).finding().is_none());
         config.drain.reserve = seconds(30);
         config.grace_period = seconds(20 + 30 + 2);
-        assert!(stop_time(&config).finding().is_none() && drain_budget(&config).finding().is_none());
+        let server = ServerFacts::like_puma(&config);
+        assert!(stop_time(&config, &server).finding().is_none() && drain_budget(&config).finding().is_none());
     }
 
     #[test]

@@ -10,7 +10,6 @@ use super::{control::Control, restart_modes::can_be_phased, snapshot::Snapshot};
 use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
-    core::Cwd,
     finding::{Check, Code, Finding},
 };
 
@@ -20,7 +19,7 @@ const RESTARTS: &str = "restarts";
 
 /// Everything that one look tells.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
-    let mut checks = vec![seen(snapshot), control(snapshot), from_current(snapshot)];
+    let mut checks = vec![seen(snapshot), control(snapshot)];
     match &snapshot.memory.setup {
         Some(setup) => {
             checks.extend(live::of(snapshot, setup));
@@ -87,31 +86,6 @@ fn control_absent(what: &str) -> Finding {
 
 fn serves(snapshot: &Snapshot) -> bool {
     snapshot.serves() || snapshot.processes.workers.iter().any(|worker| worker.serves)
-}
-
-/// The same rule as a plan's: a Puma that was never seen in a release of ours may be a sidecar's.
-fn from_current(snapshot: &Snapshot) -> Check {
-    let pid = snapshot.master();
-    match snapshot.cwd(pid) {
-        Cwd::Release(release) => Check::fine(PUMA, format!("runs in release {release}")),
-        Cwd::Unknown => Check::unknown(PUMA, "where it runs: the volume, or /proc, does not answer in time"),
-        Cwd::Elsewhere if snapshot.memory.proven_ours => {
-            Check::unknown(PUMA, "it ran in a release of ours, which was deleted since")
-        }
-        Cwd::Elsewhere => Check::found(PUMA, stranger(snapshot)),
-    }
-}
-
-fn stranger(snapshot: &Snapshot) -> Finding {
-    Finding::broken(
-        Code::NotFromCurrent,
-        format!(
-            "Puma {} runs in no release of this volume's `releases` directory: no deploy can be proved, \
-             and without puma.match none is tried",
-            snapshot.master()
-        ),
-        "start Puma in `current` (cd /srv/app/current && exec …), with deploy_to on the same volume in both containers",
-    )
 }
 
 fn hot(snapshot: &Snapshot) -> Check {
