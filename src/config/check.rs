@@ -92,7 +92,7 @@ impl Checks {
 
     fn kind(&mut self, config: &Config) {
         let phased = config.restart.mode == RestartMode::Phased;
-        let message = || format!("{} knows no phased restart: leave it out", config.app_server.title());
+        let message = || format!("{} has no phased restart: remove this key", config.app_server.title());
         self.together("restart.mode", ensure(!phased || config.app_server == AppServerKind::Puma, message));
     }
 
@@ -102,12 +102,12 @@ impl Checks {
             return;
         }
         let Command { restart, r#match, pid_file, .. } = &config.command;
-        let needed = |what: &str| format!("app_server: command needs {what}");
+        let needed = |what: &str| format!("app_server: command requires {what}");
         self.together("command.restart", ensure(restart.is_some(), || needed("a command that restarts it")));
         let named = r#match.is_some() || pid_file.is_some();
         self.together(
             "command.match",
-            ensure(named, || needed("command.match or command.pid_file: which processes serve")),
+            ensure(named, || needed("command.match or command.pid_file, to find the server's processes")),
         );
     }
 
@@ -164,7 +164,7 @@ impl Checks {
     fn fallback(&mut self, config: &Config) {
         let Some(fallback) = &config.fallback_dir else { return };
         let apart = !fallback.starts_with(&config.deploy_to) && *fallback != config.current();
-        let message = || "must lie in the image, outside of deploy_to and of current".to_owned();
+        let message = || "must be in the image, outside deploy_to and current".to_owned();
         self.together("fallback_dir", ensure(apart, message));
     }
 
@@ -198,18 +198,21 @@ impl Checks {
             ("verify.pid_field", verify.pid_field.is_some()),
         ] {
             let heard = !given || verify.url.is_some();
-            self.together(key, ensure(heard, || "does nothing without verify.url".into()));
+            self.together(key, ensure(heard, || "has no effect without verify.url".into()));
         }
         for (key, field) in
             [("verify.release_field", &verify.release_field), ("verify.pid_field", &verify.pid_field)]
         {
             let named = field.as_ref().is_none_or(|field| field.split('.').all(|part| !part.is_empty()));
-            self.alone(key, ensure(named, || "must be names with dots between, like build.release".into()));
+            self.alone(
+                key,
+                ensure(named, || "must be field names separated by dots, like build.release".into()),
+            );
         }
         let once = verify.release_header.is_none() || verify.release_field.is_none();
         self.together(
             "verify.release_field",
-            ensure(once, || "beside verify.release_header: one is enough".into()),
+            ensure(once, || "is set together with verify.release_header: set only one of them".into()),
         );
     }
 
@@ -259,41 +262,42 @@ fn at_least_one(count: u64) -> Result<(), String> {
 fn name(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;
-    ensure(valid, || "must be letters, digits, '.', '_' or '-', and not begin with '.'".into())
+    ensure(valid, || "must consist of letters, digits, '.', '_' or '-', and must not start with '.'".into())
 }
 
 fn pointer(text: &str) -> Result<(), String> {
     match text.strip_prefix("file:") {
         Some(path) => absolute(Path::new(path)),
-        None => name(text).map_err(|what| {
-            format!("{text:?} is neither file:/path nor the name of a pointer, which {what}")
-        }),
+        None => name(text)
+            .map_err(|what| format!("\"{text}\" is neither file:/path nor a pointer name; a name {what}")),
     }
 }
 
 fn source(text: &str) -> Result<(), String> {
     let bare = text.starts_with('/') || !text.contains('@');
-    ensure(bare, || "must hold no user and no password: credentials are no keys".into())?;
+    ensure(bare, || "must not contain a user or password: give credentials by the environment".into())?;
     match S3Location::parse(text) {
         Some(parsed) => parsed.map(drop),
         None => ensure(text.starts_with('/'), || {
-            format!("{text:?} is neither s3://bucket/prefix nor the absolute path of a directory")
+            format!("\"{text}\" is neither s3://bucket/prefix nor an absolute directory path")
         }),
     }
 }
 
 fn endpoint(url: &str) -> Result<(), String> {
-    ensure(!url.contains('@'), || "must hold no user and no password: credentials are no keys".into())?;
+    ensure(!url.contains('@'), || {
+        "must not contain a user or password: give credentials by the environment".into()
+    })?;
     let parsed = url.parse::<hyper::Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
     let good = parsed.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none()
     });
-    ensure(good, || format!("{url:?} is no http(s)://host:port; bucket and prefix belong into `source`"))
+    ensure(good, || format!("\"{url}\" is not http(s)://host:port; put bucket and prefix into `source`"))
 }
 
 fn region(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    ensure(plain, || format!("{text:?} is no region, like eu-central-1"))
+    ensure(plain, || format!("\"{text}\" is not a region like eu-central-1"))
 }
 
 fn absolute(path: &Path) -> Result<(), String> {
@@ -304,19 +308,22 @@ fn inside_of_release(path: &Path) -> Result<(), String> {
     let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
     let text = path.display().to_string();
     ensure(plain && !text.is_empty() && !text.contains('\0'), || {
-        format!("{text:?} must be a path inside of a release, like log or public/uploads, without `..`")
+        format!(
+            "\"{text}\" must be a relative path inside the release, like log or public/uploads, without \
+                 `..`"
+        )
     })?;
-    ensure(text.len() <= PATH_BYTES_MAX, || format!("a path of more than {PATH_BYTES_MAX} bytes"))
+    ensure(text.len() <= PATH_BYTES_MAX, || format!("the path is longer than {PATH_BYTES_MAX} bytes"))
 }
 
 fn overlap(key: &str, path: &Path, other_key: &str, other: &Path) -> String {
     let same = path == other;
     let (path, other) = (path.display().to_string(), other.display().to_string());
     match (same, key == other_key) {
-        (true, true) => format!("{path:?} stands there twice"),
-        (true, false) => format!("{path:?} stands in {other_key} as well; a path can lead to one place only"),
+        (true, true) => format!("\"{path}\" is listed twice"),
+        (true, false) => format!("\"{path}\" is also listed in {other_key}; list each path once"),
         (false, _) => {
-            format!("{path:?} and {other:?} of {other_key} lie in each other; name one of them only")
+            format!("\"{path}\" and \"{other}\" of {other_key} contain each other; list only one of them")
         }
     }
 }
@@ -326,12 +333,12 @@ fn control_url(url: &str) -> Result<(), String> {
     let tcp = url.strip_prefix("tcp://").and_then(|address| address.rsplit_once(':'));
     let tcp = tcp
         .is_some_and(|(host, port)| !host.is_empty() && !host.contains('@') && port.parse::<u16>().is_ok());
-    ensure(unix || tcp, || format!("{url:?} is neither unix:///path nor tcp://host:port"))
+    ensure(unix || tcp, || format!("\"{url}\" is neither unix:///path nor tcp://host:port"))
 }
 
 fn header_name(text: &str) -> Result<(), String> {
     let valid = hyper::header::HeaderName::from_bytes(text.as_bytes()).is_ok();
-    ensure(valid, || format!("{text:?} is no name of a response header"))
+    ensure(valid, || format!("\"{text}\" is not a valid header name"))
 }
 
 #[cfg(test)]

@@ -42,7 +42,11 @@ fn e2e_a_night_with_the_operators_commands() {
     refuses(&agent, &["undrain"], "nothing to undo");
     says(&agent, &["resume"], &["nothing was held"]);
     until("the proof is written down", || agent.status().filter(|status| status["stage"] == "steady"));
-    says(&agent, &["status"], &["rig: in sync, for ", "running   v1", "next      the pointer's next move"]);
+    says(
+        &agent,
+        &["status"],
+        &["rig: in sync, for ", "running   v1", "next      the next move of the pointer"],
+    );
 
     says(&agent, &["pause", "--why", "a long import, until 9"], &["no deploy begins until `pitstop resume`"]);
     says(&agent, &["pause"], &["paused already"]);

@@ -48,13 +48,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Finding { code, severity, message, remedy } in &self.findings {
+        for Finding { code, severity, message, fix } in &self.findings {
             let severity = match severity {
                 Severity::Broken => "broken",
                 Severity::Risky => "risky",
                 Severity::Note => "note",
             };
-            writeln!(f, "{severity:<7} {code}: {message}\n        mend: {remedy}")?;
+            writeln!(f, "{severity:<7} {code}: {message}\n        fix: {fix}")?;
         }
         for (kind, lines) in [("fine", &self.fine), ("unknown", &self.unknown)] {
             for Line { about, message } in lines {
@@ -64,7 +64,7 @@ impl fmt::Display for Report {
         let count = |severity| self.count(severity);
         write!(
             f,
-            "{} broken, {} risky, {} to note, {} fine, {} unknown",
+            "{} broken, {} risky, {} notes, {} fine, {} unknown",
             count(Severity::Broken),
             count(Severity::Risky),
             count(Severity::Note),
@@ -111,12 +111,14 @@ mod tests {
               "code": "NOT_FROM_CURRENT",
               "severity": "broken",
               "message": "runs elsewhere",
+              "fix": "start it there",
               "remedy": "start it there"
             },
             {
               "code": "PHASED_RESTART_UNAVAILABLE",
               "severity": "note",
               "message": "one worker",
+              "fix": "run two",
               "remedy": "run two"
             }
           ],

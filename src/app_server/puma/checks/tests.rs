@@ -76,7 +76,7 @@ fn finds(expected: (&'static str, Severity), change: impl FnOnce(&mut View)) {
     change(&mut view);
     assert_eq!(found(&view), [expected]);
     for finding in findings(&of(&view)) {
-        assert!(!finding.message.is_empty() && !finding.remedy.contains('\n'), "{finding:?}");
+        assert!(!finding.message.is_empty() && !finding.fix.contains('\n'), "{finding:?}");
     }
 }
 
