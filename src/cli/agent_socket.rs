@@ -161,7 +161,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join(SOCKET_NAME);
         let none = why(dir.path()).await;
-        assert!(none.contains("no agent is here") && none.contains("--config"), "{none}");
+        assert!(none.contains("no agent runs here") && none.contains("--config"), "{none}");
 
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let hanging = why(dir.path()).await;

@@ -1,5 +1,4 @@
-//! Step three: values that are well-formed and still cannot work, alone or together. Nothing here
-//! looks at the disk: what is not there yet may come.
+//! Step three: well-formed values that cannot work, alone or together. The disk is not read.
 
 use std::{
     path::{Component, Path},
@@ -22,7 +21,7 @@ pub struct Complaint {
     pub alone: bool,
 }
 
-/// Sums of durations must not come near the end of the numbers, and no pod lives that slowly.
+/// Keeps sums of durations far from overflow.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A path in a release, at most.

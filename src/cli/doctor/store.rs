@@ -30,7 +30,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         (None, None) => return vec![Check::unknown(ABOUT, "`source` is not set")],
     };
     let late =
-        || Err(Trouble::new(Reason::StoreUnreachable, format!("{source:?}: no answer within {LIMIT:?}")));
+        || Err(Trouble::new(Reason::StoreUnreachable, format!("{source}: no answer within {LIMIT:?}")));
     let pointer = match tokio::time::timeout(LIMIT, pointer::read(&source)).await.unwrap_or_else(|_| late()) {
         Ok(pointer) => pointer,
         Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
