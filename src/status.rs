@@ -354,8 +354,8 @@ mod tests {
           "in_sync": false,
           "reason": "rejected",
           "message": "v43#7 was rejected (boot_loop) and is not tried again",
-          "doing": "nothing: follows the pointer",
-          "next": "nothing until the pointer moves, or `pitstop sync --retry`",
+          "doing": "idle: following the pointer",
+          "next": "nothing until the pointer moves or `pitstop sync --retry` is run",
           "for_seconds": {
             "stage": 0.0,
             "in_sync": 0.0,

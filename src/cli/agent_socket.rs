@@ -165,11 +165,11 @@ mod tests {
 
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let hanging = why(dir.path()).await;
-        assert!(hanging.contains("has not answered") && hanging.contains("a drain"), "{hanging}");
+        assert!(hanging.contains("does not respond") && hanging.contains("a drain"), "{hanging}");
 
         drop(listener);
         let gone = why(dir.path()).await;
-        assert!(gone.contains("nobody listens") && gone.contains("log"), "{gone}");
+        assert!(gone.contains("nothing listens") && gone.contains("log"), "{gone}");
     }
 
     #[test]

@@ -247,7 +247,7 @@ mod tests {
         assert!(
             first
                 .to_string()
-                .starts_with("no pod has ever reported: agents need write access to fleet/production/")
+                .starts_with("no pod has ever reported: give the agents write access to fleet/production/")
         );
         assert_eq!(unheard(false, 120).end, Some(Exit::TimedOut), "long before any timeout");
         assert_eq!(unheard(true, 120).end, None, "pods that are being replaced");

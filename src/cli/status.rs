@@ -169,29 +169,19 @@ mod tests {
         }));
         insta::assert_snapshot!(status, @r"
         web-0: not in sync, for 5m 9s
-          running   v42 \
-                                           (before it: v41)
-          proof     each of 2 works in the \
-                                           release's directory (cwd)
+          running   v42 (before it: v41)
+          proof     each of 2 works in the release's directory (cwd)
           desired   v43 (move 7)
-          \
-                                           because   v43#7 is not tried again (rejected, for 5m)
-          now       \
-                                           idle: following the pointer (steady, for 5m 1s)
-          next      \
-                                           nothing until the pointer moves
+          because   v43#7 is not tried again (rejected, for 5m)
+          now       idle: following the pointer (steady, for 5m 1s)
+          next      nothing until the pointer moves
           puma 17 (cluster)
-            \
-                                           worker 21 on v42, booted
-          rejected  v43 (move 7): \
-                                           boot_loop, 2026-11-21T10:00:00Z
-          draining for 2.5s, 15.5s \
-                                           left
+            worker 21 on v42, booted
+          rejected  v43 (move 7): boot_loop, 2026-11-21T10:00:00Z
+          draining for 2.5s, 15.5s left
           broken    HOT_RESTART_UNAVAILABLE: it would end Puma
-                    \
-                                           mend: unset PUMA_SKIP_SIGUSR2
-          to note   1 more, which \
-                                           `pitstop doctor` tells
+                    fix: unset PUMA_SKIP_SIGUSR2
+          notes     1 more; run `pitstop doctor` to see them
         ");
     }
 

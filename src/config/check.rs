@@ -366,7 +366,7 @@ mod tests {
     fn restart_mode_phased_is_for_puma_alone() {
         let phased =
             |kind| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, RestartMode::Phased);
-        refused("restart.mode", "Passenger knows no phased restart", phased(AppServerKind::Passenger));
+        refused("restart.mode", "Passenger has no phased restart", phased(AppServerKind::Passenger));
         assert_eq!(with(phased(AppServerKind::Puma)), []);
     }
 
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(with(|c| c.pointer = "production-eu.1".into()), []);
         assert_eq!(with(|c| c.pointer = "file:/etc/pitstop/release".into()), []);
         refused("pointer", "absolute path", |c| c.pointer = "file:release".into());
-        refused("pointer", "neither file:/path nor the name", |c| c.pointer = "a/b".into());
+        refused("pointer", "neither file:/path nor a pointer name", |c| c.pointer = "a/b".into());
         refused("pointer", "neither", |c| c.pointer = "..".into());
     }
 
@@ -398,7 +398,7 @@ mod tests {
         for source in ["/srv/store", "s3://bucket", "s3://bucket/apps/shop/"] {
             assert_eq!(with(|c| c.source = Some(source.into())), []);
         }
-        refused("source", "no name of a bucket", |c| c.source = Some("s3://".into()));
+        refused("source", "not a bucket name", |c| c.source = Some("s3://".into()));
         refused("source", "neither s3://", |c| c.source = Some("store".into()));
         refused("source", "neither s3://", |c| c.source = Some("gs://bucket".into()));
     }
@@ -409,16 +409,16 @@ mod tests {
             assert_eq!(with(|c| c.s3.endpoint = Some(url.into())), []);
         }
         for url in ["minio:9000", "ftp://minio", "http://", "https://minio/bucket"] {
-            refused("s3.endpoint", "bucket and prefix belong", |c| c.s3.endpoint = Some(url.into()));
+            refused("s3.endpoint", "put bucket and prefix", |c| c.s3.endpoint = Some(url.into()));
         }
-        refused("s3.region", "no region", |c| c.s3.region = Some("eu central".into()));
+        refused("s3.region", "not a region", |c| c.s3.region = Some("eu central".into()));
     }
 
     #[test]
     fn paths_are_absolute() {
         refused("deploy_to", "absolute", |c| c.deploy_to = "app".into());
         refused("current", "absolute", |c| c.current = Some("current".into()));
-        refused("pod", "must be letters", |c| c.pod = Some("a/b".into()));
+        refused("pod", "must consist of letters", |c| c.pod = Some("a/b".into()));
     }
 
     #[test]
@@ -428,11 +428,11 @@ mod tests {
         };
         assert_eq!(with(dirs(&["storage", "public/uploads", "public/system/", "tmp/pids"])), []);
         for bad in [&["/var/log"], &["../log"], &["log/../.."], &["."], &[""], &["./log"], &["a\0b"]] {
-            refused("linked_dirs", "must be a path inside of a release", dirs(bad));
+            refused("linked_dirs", "must be a relative path inside the release", dirs(bad));
         }
-        refused("linked_dirs", "\"log/\" stands there twice", dirs(&["log", "log/"]));
+        refused("linked_dirs", "\"log/\" is listed twice", dirs(&["log", "log/"]));
         refused("linked_dirs", "\"tmp/pids\" and \"tmp\" of linked_dirs", dirs(&["tmp", "tmp/pids"]));
-        refused("pod_dirs", "stands in linked_dirs as well", |c| {
+        refused("pod_dirs", "is also listed in linked_dirs", |c| {
             (c.linked_dirs, c.pod_dirs) = (vec!["log".into()], vec!["log".into()]);
         });
         refused("pod_dirs", "\"log/x\" and \"log\" of linked_dirs", |c| {
@@ -454,22 +454,24 @@ mod tests {
             refused("puma.control_url", "neither", |c| c.puma.control_url = Some(url.into()));
         }
         assert_eq!(with(|c| c.verify.url = Some("http://127.0.0.1:3000/up".into())), []);
-        refused("verify.url", "no password", |c| c.verify.url = Some("http://me:hush@app/up".into()));
-        refused("verify.url", "own app only", |c| c.verify.url = Some("https://a/up".into()));
-        refused("s3.endpoint", "no password", |c| c.s3.endpoint = Some("https://me:hush@minio".into()));
-        refused("source", "no password", |c| c.source = Some("s3://me:hush@bucket/x".into()));
+        refused("verify.url", "user or password", |c| c.verify.url = Some("http://me:hush@app/up".into()));
+        refused("verify.url", "only for the app in this pod", |c| c.verify.url = Some("https://a/up".into()));
+        refused("s3.endpoint", "user or password", |c| c.s3.endpoint = Some("https://me:hush@minio".into()));
+        refused("source", "user or password", |c| c.source = Some("s3://me:hush@bucket/x".into()));
         refused("verify.headers", "Name: value", |c| c.verify.headers = vec!["Host".into()]);
         refused("verify.headers", "without verify.url", |c| c.verify.headers = vec!["Host: a".into()]);
-        refused("current", "each deploy replaces", |c| c.current = Some("/srv/app".into()));
+        refused("current", "every deploy replaces", |c| c.current = Some("/srv/app".into()));
         refused("verify.release_header", "without verify.url", |c| {
             c.verify.release_header = Some("X-Release".into());
         });
-        refused("verify.release_header", "no name of", |c| c.verify.release_header = Some("a b".into()));
+        refused("verify.release_header", "not a valid header name", |c| {
+            c.verify.release_header = Some("a b".into())
+        });
         refused("verify.release_field", "without verify.url", |c| {
             c.verify.release_field = Some("release".into());
         });
-        refused("verify.pid_field", "names with dots", |c| c.verify.pid_field = Some("a..b".into()));
-        refused("verify.release_field", "one is enough", |c| {
+        refused("verify.pid_field", "names separated by dots", |c| c.verify.pid_field = Some("a..b".into()));
+        refused("verify.release_field", "set only one of them", |c| {
             (c.verify.release_header, c.verify.release_field) =
                 (Some("X-Release".into()), Some("release".into()));
         });
@@ -487,12 +489,12 @@ mod tests {
     #[test]
     fn a_kind_of_server_has_what_it_needs_and_nothing_it_cannot_do() {
         assert_eq!(with(|c| c.app_server = AppServerKind::Unicorn), []);
-        refused("restart.mode", "Unicorn knows no phased restart", |c| {
+        refused("restart.mode", "Unicorn has no phased restart", |c| {
             (c.app_server, c.restart.mode) = (AppServerKind::Unicorn, RestartMode::Phased);
         });
         let command = |c: &mut Config| c.app_server = AppServerKind::Command;
-        refused("command.restart", "needs a command that restarts it", command);
-        refused("command.match", "which processes serve", command);
+        refused("command.restart", "requires a command that restarts it", command);
+        refused("command.match", "to find the server's processes", command);
         let given =
             Command { restart: Some("x".into()), pid_file: Some("/run/pid".into()), ..Command::default() };
         assert_eq!(with(|c| (c.app_server, c.command) = (AppServerKind::Command, given)), []);

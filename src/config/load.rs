@@ -371,16 +371,11 @@ mod tests {
         pitstop.yml:1: grace_priod: unknown key, did you mean grace_period?
         pitstop.yml:3: drain.mim: unknown key, did you mean drain.min?
         pitstop.yml:4: drain.quiet: invalid value: string "soon", expected a duration like 5s or 500ms
-        \
-            pitstop.yml:5: verify: is a section, with headers, pid_field, release_field, release_header, soak, \
-            successes, timeout, url
+        pitstop.yml:5: verify: is a section with the keys headers, pid_field, release_field, release_header, soak, successes, timeout, url
         pitstop.yml:6: pods_dir: unknown key, did you mean pod_dir?
-        \
-            pitstop.yml:7: keep_releases: expected a single value, found a list
-        PITSTOP_DRIAN_MIN: \
-            unknown variable, did you mean PITSTOP_DRAIN_MIN?
-        PITSTOP_POLL_INTERVAL: poll_interval: \
-            must be longer than 0s
+        pitstop.yml:7: keep_releases: expected a single value, found a list
+        PITSTOP_DRIAN_MIN: unknown variable, did you mean PITSTOP_DRAIN_MIN?
+        PITSTOP_POLL_INTERVAL: poll_interval: must be longer than 0s
         "#);
     }
 
@@ -453,8 +448,8 @@ mod tests {
     fn a_key_of_another_kind_of_app_server_is_refused_by_name() {
         let case = Case::file("app_server: unicorn\npuma:\n  match: web\n");
         let problems = case.problems();
-        let message = "pitstop.yml:3: puma.match: belongs to app_server puma, and app_server is unicorn: leave it \
-                       out, or set app_server";
+        let message = "pitstop.yml:3: puma.match: is only for app_server: puma, but app_server is unicorn: remove this \
+                       key, or change app_server";
         assert!(problems.iter().any(|problem| problem == message), "{problems:?}");
     }
 }

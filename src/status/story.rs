@@ -261,16 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newborn_pod_beside_a_sick_dependency_is_not_told_that_its_release_will_be_undone() {
+    fn a_newborn_pod_beside_a_sick_dependency_is_not_told_that_its_release_will_be_rolled_back() {
         for (stage, promise) in
-            [(Stage::Verifying, "as soon as verify.url answers well"), (Stage::Reverting, "goes back")]
+            [(Stage::Verifying, "as soon as verify.url succeeds"), (Stage::Reverting, "the pod returns")]
         {
             let unwell = |view: &mut View| {
                 view.stage = stage;
                 view.trouble = Some(Trouble::new(Reason::ProbeFailed, ""));
             };
             let said = next(&snapshot(unwell), Moment(0));
-            assert!(said.contains(promise) && !said.contains("undone"), "{said}");
+            assert!(said.contains(promise) && !said.contains("rolled back"), "{said}");
             let rejected = snapshot(|view| {
                 unwell(view);
                 view.rejected =
@@ -298,13 +298,13 @@ mod tests {
             result: None,
         };
         let one = drain(&[WaitsFor::InFlight], Some(1), vec![request(7, 9_400)]);
-        assert_eq!(draining(&one), "draining: waits for 1 request: from 10.0.3.7, 9 s old");
+        assert_eq!(draining(&one), "draining: waiting for 1 request: from 10.0.3.7, 9 s old");
         let two =
             drain(&[WaitsFor::Quiet, WaitsFor::InFlight], Some(2), vec![request(7, 9_400), request(8, 10)]);
-        let all = "the silence of 2 senders; for 2 requests: from 10.0.3.7, 9 s old, from 10.0.3.8, 0 s old";
-        assert_eq!(draining(&two), format!("draining: waits for {all}"));
+        let all = "2 senders to stop sending; for 2 requests: from 10.0.3.7, 9 s old, from 10.0.3.8, 0 s old";
+        assert_eq!(draining(&two), format!("draining: waiting for {all}"));
         let unseen = drain(&[WaitsFor::InFlight], Some(3), Vec::new());
-        assert_eq!(draining(&unseen), "draining: waits for 3 requests");
+        assert_eq!(draining(&unseen), "draining: waiting for 3 requests");
         let websocket = DrainView { upgraded: 1, ..drain(&[WaitsFor::InFlight], Some(0), Vec::new()) };
         assert!(draining(&websocket).contains("1 upgraded"), "{}", draining(&websocket));
         let mut pod = snapshot(|_| ());
@@ -315,6 +315,6 @@ mod tests {
     #[test]
     fn a_retry_says_when() {
         let retried = snapshot(|view| (view.stage, view.retry_at) = (Stage::Fetching, Some(Moment(31_000))));
-        assert_eq!(next(&retried, Moment(19_500)), "another try in 12 s");
+        assert_eq!(next(&retried, Moment(19_500)), "retry in 12 s");
     }
 }
