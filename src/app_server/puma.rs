@@ -29,6 +29,7 @@ mod checks;
 pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
+mod evidence;
 mod loads;
 mod perform;
 mod plan;
@@ -318,7 +319,7 @@ impl Puma {
     /// How this Puma was set up; `None` when the volume does not answer.
     async fn setup(&self, family: &Family, seen: Option<String>) -> Option<Setup> {
         let (pid, major) = (family.image.process.pid, family.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setup::read(pid, major, seen.as_deref())).await
+        self.files.run(LIMIT, move || Setup::of_process(pid, major, seen.as_deref())).await
     }
 }
 
