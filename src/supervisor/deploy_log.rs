@@ -3,7 +3,7 @@
 
 use tracing::Span;
 
-use super::mind;
+use super::state;
 use crate::{
     core::{
         Act, Attempt, Conclusion, Effect, Event, Mode, Moment, Moving, Outcome, Reason, Stage, Step, Trouble,
@@ -251,7 +251,7 @@ fn is_said_elsewhere(trouble: &Trouble, stage: Stage) -> bool {
         | Reason::StoreUnreachable
         | Reason::StoreDenied => at_rest,
         Reason::Rejected | Reason::Held | Reason::Draining | Reason::ConfigInvalid => true,
-        Reason::VolumeUnavailable if *trouble == mind::not_read_yet() => true,
+        Reason::VolumeUnavailable if *trouble == state::not_read_yet() => true,
         _ => stage == Stage::Reverting,
     }
 }
