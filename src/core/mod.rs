@@ -20,13 +20,13 @@ pub mod effect;
 pub mod observation;
 pub mod pace;
 pub use effect::{
-    Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Record, Step,
-    Trouble,
+    Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Problem, Record,
+    ServerCommand, Step,
 };
 pub use fleet::Fleet;
 pub use observation::{
-    Answer, AppServer, Connection, Cwd, Files, Generation, GenerationKey, Moment, Observation, Probe,
-    Process, ProcessKey, Sight, Sockets, Traffic, WorkerLoad,
+    Answer, AppServer, Connection, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation,
+    Probe, Process, ProcessKey, Sockets, Traffic, WorkerLoad,
 };
 pub use proof::{Level, Proof};
 
@@ -60,7 +60,7 @@ pub struct Policy {
     /// Whether a healthy answer names its release (`verify.release_header` or `release_field` is set).
     pub naming: bool,
     /// How much longer than the soak it may take until every process has named its release.
-    pub hearing_ms: u64,
+    pub evidence_ms: u64,
     /// Requests older than this are waited for before a signal; `None`: never wait.
     pub long_request_ms: Option<u64>,
     /// For how long they are waited for.
@@ -158,7 +158,7 @@ pub struct View {
     /// The desired release runs, proven.
     pub in_sync: bool,
     /// What holds, if something does.
-    pub trouble: Option<Trouble>,
+    pub problem: Option<Problem>,
     /// The restart waits until then, at the latest, for this pod's turn (`restart.spread`).
     pub turn: Option<Moment>,
     /// Moves that are not tried again, with the reason.
@@ -175,7 +175,7 @@ pub struct View {
 
 impl View {
     /// Nothing is known, and why.
-    pub fn unknown(why: Trouble) -> Self {
+    pub fn unknown(why: Problem) -> Self {
         Self {
             stage: Stage::Steady,
             attempt: Attempt(0),
@@ -184,7 +184,7 @@ impl View {
             proof: None,
             previous: None,
             in_sync: false,
-            trouble: Some(why),
+            problem: Some(why),
             turn: None,
             rejected: Vec::new(),
             hold: None,
@@ -226,7 +226,7 @@ pub enum Watchfulness {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Agent {
     /// Or why no deploy may begin: it is not known where the pod stands. The drain works all the same.
-    deploy: Result<Deploy, Trouble>,
+    deploy: Result<Deploy, Problem>,
     /// The end of the pod.
     pub drain: Drain,
 }
@@ -234,7 +234,7 @@ pub struct Agent {
 impl Agent {
     /// The drain alone, until [`Self::recover`]. `journal` is that of a drain that was under way when the last
     /// agent ended.
-    pub fn new(budget: Budget, journal: Option<Journal>, why: Trouble) -> Self {
+    pub fn new(budget: Budget, journal: Option<Journal>, why: Problem) -> Self {
         Self { deploy: Err(why), drain: Drain::new(budget, journal) }
     }
 
@@ -244,7 +244,7 @@ impl Agent {
     }
 
     /// No deploy may begin, for another reason now; nothing once they may.
-    pub fn hold(&mut self, why: Trouble) {
+    pub fn hold(&mut self, why: Problem) {
         if let Err(known) = &mut self.deploy {
             *known = why;
         }

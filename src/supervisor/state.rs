@@ -11,7 +11,7 @@ use super::{
 use crate::{
     app_server::Description,
     core::{
-        Agent, Attempt, Effect, Event, Moment, Operator, Reason, Recovered, Sight, Trouble, Watchfulness,
+        Agent, Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reason, Recovered, Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
@@ -64,8 +64,8 @@ impl State {
     /// `journal` is that of a drain that was under way when the last process ended.
     pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
         let now = (inputs.clock)();
-        let trouble = match &inputs.invalid {
-            Some(finding) => Trouble::new(Reason::ConfigInvalid, finding.message.clone()),
+        let problem = match &inputs.invalid {
+            Some(finding) => Problem::new(Reason::ConfigInvalid, finding.message.clone()),
             None => not_read_yet(),
         };
         let calm = Attention {
@@ -78,7 +78,7 @@ impl State {
         let before = inputs.snapshots.borrow().clone();
         Self {
             answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
-            agent: Agent::new(inputs.policy.drain.clone(), journal, trouble),
+            agent: Agent::new(inputs.policy.drain.clone(), journal, problem),
             timings: DeployTimings::new(inputs.metrics.clone(), now),
             log: DeployLog::new(inputs.effects.ids().clone(), now),
             inputs: inputs.clone(),
@@ -161,7 +161,7 @@ impl State {
         if self.agent.deploys() {
             let view = self.agent.view();
             self.inputs.effects.needs(&view);
-            self.inputs.effects.deploying(view.stage);
+            self.inputs.effects.deploying(view.stage, self.agent.drain.watches());
         }
     }
 
@@ -207,9 +207,9 @@ impl State {
     /// A look at the app server.
     pub fn seen(&mut self, seen: Seen) {
         let observation = &seen.observation;
-        self.last.gone = (observation.sight == Sight::Missing).then_some(observation.began);
-        self.seen_booted |= verdict::any_booted(&observation.sight);
-        if observation.sight != Sight::Unclear {
+        self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
+        self.seen_booted |= verdict::any_booted(&observation.detection);
+        if observation.detection != Detection::Unclear {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
@@ -251,8 +251,8 @@ impl State {
 
     fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
         let view = self.agent.view();
-        if let (true, Some(trouble)) = (!self.agent.deploys(), &view.trouble) {
-            return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
+        if let (true, Some(problem)) = (!self.agent.deploys(), &view.problem) {
+            return Err(format!("nothing can be asked of the deploys yet: {}", problem.message));
         }
         let told = operator::told(operator, &view, self.agent.drain.blocks_deploys())?;
         tracing::info!("an operator asks: {}{asked}", operator::name(operator));
@@ -265,12 +265,12 @@ impl State {
     }
 
     /// The volume has told where the pod stands, or why it does not.
-    pub fn recovered(&mut self, recovered: Result<Recovered, Trouble>) {
+    pub fn recovered(&mut self, recovered: Result<Recovered, Problem>) {
         match recovered {
             Ok(recovered) => self.begin_deploys(&recovered),
-            Err(trouble) => {
+            Err(problem) => {
                 if self.inputs.invalid.is_none() {
-                    self.agent.hold(trouble);
+                    self.agent.hold(problem);
                 }
             }
         }
@@ -386,8 +386,8 @@ impl State {
 }
 
 /// What holds before the volume has told anything.
-pub(super) fn not_read_yet() -> Trouble {
-    Trouble::new(
+pub(super) fn not_read_yet() -> Problem {
+    Problem::new(
         Reason::VolumeUnavailable,
         "the volume has not answered yet; deploys begin when it has told where this pod stands",
     )
