@@ -7,7 +7,7 @@
 ROOTS = $(shell [ "$$(id -u)" = 0 ] && echo trixie rails kustomize)
 # So do pods, in containers; their images have Pumas of their own.
 PODS = $(shell [ "$$(id -u)" = 0 ] && echo pods)
-REAL_PUMA = '(binary(/^(rig$$|puma_|e2e_)/) - binary(e2e_pod)) | test(/puma_real/)'
+REAL_PUMA = '(binary(e2e) - test(/^pods::/)) | test(/puma_real/)'
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,7 +45,7 @@ image: ## the image of docker/Dockerfile, as target/image/pitstop.tar, tried in 
 	.ci/image-check target/image/pitstop.tar
 	cargo nextest run --workspace --no-run
 	.ci/pod-images target/image/pitstop.tar
-	.ci/alone cargo nextest run --workspace -E 'binary(e2e_pod)'
+	.ci/alone cargo nextest run --test e2e -E 'test(/^pods::/)'
 
 manifests: ## what is made of the chart: its README's table, its schema, the plain manifests, the kustomize component
 	@.ci/setup charts nextest

@@ -14,7 +14,7 @@ pub mod config;
 // The pure decisions: stages of a deploy, the drain, and whether a restart succeeded.
 pub mod core;
 // Where requests to the supervisor are left and waited for.
-pub mod desk;
+pub mod handle;
 // Each effect of the core as one linear function with a deadline.
 pub mod effects;
 // What was looked at in a pod's set-up: fine, a trap, or unknown.

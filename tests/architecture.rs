@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["init"],
     &["supervisor", "server"],
     &["effects", "fleet"],
-    &["desk", "telemetry"],
+    &["handle", "telemetry"],
     &["status", "metrics"],
     &["app_server", "pointer", "releases"],
     &["store", "probe", "hook", "revisions_log"],

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{self, Config, ConfigError},
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     releases::{Limits, Releases, layout::Layout},
     revision::ReleaseId,
 };
@@ -278,9 +278,9 @@ impl Failure {
     }
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        Self { exit_code: 1, reason: Some(trouble.reason), message: trouble.message }
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self { exit_code: 1, reason: Some(problem.reason), message: problem.message }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{net::UnixListener, sync::watch};
 use super::{Handles, connections, prestop};
 use crate::{
     core::{Operator, drain::Origin},
-    desk::{Asked, Reply},
+    handle::{Asked, Reply},
 };
 
 /// The socket's name in `state_dir`.
@@ -90,29 +90,29 @@ async fn sync(
     Query(sync): Query<Sync>,
     Query(asked): Query<Asked>,
 ) -> Response {
-    answer(handles.desk.operator(Operator::Sync { retry: sync.retry }, asked).await)
+    answer(handles.supervisor.operator(Operator::Sync { retry: sync.retry }, asked).await)
 }
 
 async fn pause(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
-    answer(handles.desk.operator(Operator::Pause, asked).await)
+    answer(handles.supervisor.operator(Operator::Pause, asked).await)
 }
 
 async fn resume(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
-    answer(handles.desk.operator(Operator::Resume, asked).await)
+    answer(handles.supervisor.operator(Operator::Resume, asked).await)
 }
 
 async fn revert(State(handles): State<Handles>, Query(asked): Query<Asked>) -> Response {
-    answer(handles.desk.operator(Operator::Revert, asked).await)
+    answer(handles.supervisor.operator(Operator::Revert, asked).await)
 }
 
 async fn undrain(State(handles): State<Handles>) -> Response {
-    answer(handles.desk.undrain().await)
+    answer(handles.supervisor.undrain().await)
 }
 
 /// For `pitstop exec`: this socket is private, so that no token is asked for.
 async fn drain(State(handles): State<Handles>) -> Response {
     tracing::info!("the container's first process got the signal to end");
-    prestop::answer(handles.desk.prestop(Origin::PreStop).await)
+    prestop::answer(handles.supervisor.prestop(Origin::PreStop).await)
 }
 
 /// For `pitstop exec`: may the app server boot? Not from a release that is about to be taken back.

@@ -1,6 +1,6 @@
 //! The endpoints: HTTP for the kubelet, Prometheus and people; a unix socket for operators.
 //!
-//! They get handles only: the last snapshot, the metrics, the desk. None of them waits for the
+//! They get handles only: the last snapshot, the metrics, the supervisor's handle. None of them waits for the
 //! volume or for the supervisor's loop, /prestop excepted, which waits for the drain.
 
 mod admin;
@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::{
     core::Moment,
-    desk::Desk,
     finding::Finding,
+    handle::SupervisorHandle,
     metrics::Metrics,
     status::{Snapshot, Status},
 };
@@ -37,7 +37,7 @@ pub struct Handles {
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Where requests to the supervisor are left.
-    pub desk: Desk,
+    pub supervisor: SupervisorHandle,
     /// Who may ask.
     pub token: Token,
     /// What the server itself has found, the port that is taken above all.

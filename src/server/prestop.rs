@@ -12,7 +12,7 @@ use axum::{
 use super::{Handles, connections::Caller};
 use crate::{
     core::drain::{DrainResult, Origin, Undone},
-    desk::Ending,
+    handle::PrestopEnd,
     status::PrestopAnswer,
 };
 
@@ -27,7 +27,7 @@ pub(super) async fn note_kubelet(State(handles): State<Handles>, request: Reques
     if let (true, Some(Caller(Some(peer)))) =
         (caller.starts_with(KUBELET) || caller.starts_with(PROBE), request.extensions().get::<Caller>())
     {
-        handles.desk.kubelet(*peer);
+        handles.supervisor.kubelet(*peer);
     }
     next.run(request).await
 }
@@ -54,7 +54,7 @@ pub(super) async fn prestop(State(handles): State<Handles>, method: Method, head
         ),
         _ => tracing::info!(caller, "/prestop was called"),
     }
-    answer(handles.desk.prestop(origin).await)
+    answer(handles.supervisor.prestop(origin).await)
 }
 
 /// 401: the same for every guarded endpoint.
@@ -64,15 +64,15 @@ pub(super) fn refused() -> Response {
 }
 
 /// How the wait ended.
-pub(super) fn answer(ending: Ending) -> Response {
+pub(super) fn answer(ending: PrestopEnd) -> Response {
     match ending {
-        Ending::Answered(answer) => Json(PrestopAnswer::from(&answer)).into_response(),
+        PrestopEnd::Answered(answer) => Json(PrestopAnswer::from(&answer)).into_response(),
         // The server that the hook was for has gone; whoever still waits may go on.
-        Ending::Undone(Undone::NewImage) => Json(without_drain(DrainResult::AlreadyGone)).into_response(),
-        Ending::Undone(Undone::Operator | Undone::FalseDrain) => {
+        PrestopEnd::Undone(Undone::NewImage) => Json(without_drain(DrainResult::AlreadyGone)).into_response(),
+        PrestopEnd::Undone(Undone::Operator | Undone::FalseDrain) => {
             (StatusCode::CONFLICT, "the drain was undone\n").into_response()
         }
-        Ending::OutOfTime => Json(without_drain(DrainResult::Deadline)).into_response(),
+        PrestopEnd::OutOfTime => Json(without_drain(DrainResult::Deadline)).into_response(),
     }
 }
 

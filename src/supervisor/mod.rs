@@ -8,11 +8,12 @@
 mod clock;
 mod cuts;
 mod deploy_log;
-mod ledger;
-mod mind;
+
+mod foreign_restarts;
 mod observer;
 mod operator;
-mod others;
+mod timings;
+
 mod state;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
@@ -21,11 +22,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     app_server::AppServer,
-    core::{Event, Moment, Policy, Recovered, Trouble},
-    desk::{Command, Requests},
+    core::{Event, Moment, Policy, Problem, Recovered},
     effects::Effects,
     finding::Finding,
     fleet::Reader,
+    handle::{Request, Requests},
     metrics::Metrics,
     pointer::{Kick, Latest},
     probe::Prober,
@@ -81,8 +82,8 @@ pub struct Inputs {
 enum Input {
     Event(Event),
     Seen(Seen),
-    Command(Command),
-    Recovered(Result<Recovered, Trouble>),
+    Request(Request),
+    Recovered(Result<Recovered, Problem>),
     Terms(u32),
     /// Something that the loop needs is gone.
     Lost(&'static str),
@@ -106,7 +107,7 @@ struct Loop {
     state: State,
     looks: mpsc::Receiver<Seen>,
     finished: mpsc::UnboundedReceiver<Event>,
-    recovered: mpsc::Receiver<Result<Recovered, Trouble>>,
+    recovered: mpsc::Receiver<Result<Recovered, Problem>>,
 }
 
 impl Loop {
@@ -146,7 +147,7 @@ impl Loop {
                 Input::Lost(what) => return ControlFlow::Continue(what),
                 Input::Event(event) => self.state.feed(event),
                 Input::Seen(seen) => self.state.seen(seen),
-                Input::Command(command) => self.state.command(command),
+                Input::Request(request) => self.state.request(request),
                 Input::Recovered(recovered) => self.state.recovered(recovered),
                 Input::Terms(count) => self.state.terms(count),
             }
@@ -159,11 +160,11 @@ impl Loop {
         ControlFlow::Break(())
     }
 
-    async fn next(&mut self, requests: &mut mpsc::UnboundedReceiver<Command>) -> Input {
+    async fn next(&mut self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Input {
         let pause = self.state.until_deadline().min(LONGEST_SLEEP);
         tokio::select! {
             Some(event) = self.finished.recv() => Input::Event(event),
-            Some(command) = requests.recv() => Input::Command(command),
+            Some(request) = requests.recv() => Input::Request(request),
             seen = self.looks.recv() => seen.map_or(Input::Lost("the observer"), Input::Seen),
             Some(recovered) = self.recovered.recv() => Input::Recovered(recovered),
             Ok(()) = self.inputs.terms.changed() => Input::Terms(*self.inputs.terms.borrow_and_update()),
@@ -187,15 +188,15 @@ async fn newest(pointer: &mut Option<(watch::Receiver<Latest>, Kick)>) -> Latest
     latest.borrow_and_update().clone()
 }
 
-fn lost_pointer() -> Trouble {
-    Trouble::new(
+fn lost_pointer() -> Problem {
+    Problem::new(
         crate::core::Reason::Internal,
         "a defect in pitstop ended the watch on the pointer; restart the agent, and please report it",
     )
 }
 
 /// Asks the volume where the pod stands, until it tells.
-async fn recover(effects: Effects, recovered: mpsc::Sender<Result<Recovered, Trouble>>) {
+async fn recover(effects: Effects, recovered: mpsc::Sender<Result<Recovered, Problem>>) {
     loop {
         let result = effects.recover().await;
         let known = result.is_ok();

@@ -33,7 +33,7 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
         ("in_the_apps_image", with(in_the_apps_image())),
         ("everything_else", with(everything_else())),
         ("nothing_optional", with(nothing_optional())),
-        // Run for real by tests/e2e_pod.
+        // Run for real by tests/e2e/pods.
         ("pod_native", pod(json!({}))),
         ("pod_classic", pod(json!({ "agent": { "kind": "classic" } }))),
         ("pod_in_the_apps_image", pod(json!({ "agent": { "inAppImage": true } }))),

@@ -10,6 +10,7 @@ mod matrix;
 mod moves;
 mod odd;
 mod one_archive;
+mod operations;
 mod packing;
 mod plants;
 mod pointer;

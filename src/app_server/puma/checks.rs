@@ -17,7 +17,7 @@ use super::{
     evidence::{Evidence, Place},
     restart_modes::{self, Phased, can_be_phased},
     setup::Setup,
-    view::View,
+    snapshot::Snapshot,
 };
 use crate::{
     app_server::addresses::random_addresses,
@@ -31,41 +31,41 @@ const CONTROL: &str = "control server";
 const RESTARTS: &str = "restarts";
 
 /// Everything that one look shows.
-pub(super) fn of(view: &View) -> Vec<Check> {
-    let mut checks = vec![seen(view), control(view), from_current(view)];
-    match &view.memory.setup {
+pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
+    let mut checks = vec![seen(snapshot), control(snapshot), from_current(snapshot)];
+    match &snapshot.memory.setup {
         Some(setup) => {
-            checks.push(given::restart_dir(setup, view.memory.moved));
+            checks.push(given::restart_dir(setup, snapshot.memory.moved));
             checks.extend(given::paths(setup));
-            checks.extend(live::of(view, setup));
-            let longest = Duration::from_millis(view.memory.longest_request_ms);
-            let cluster = view.cluster() == Some(true);
-            checks.extend(time_outs::of(setup, view.told.worker_shutdown_timeout, cluster, longest));
-            checks.extend(phased(view, setup));
+            checks.extend(live::of(snapshot, setup));
+            let longest = Duration::from_millis(snapshot.memory.longest_request_ms);
+            let cluster = snapshot.cluster() == Some(true);
+            checks.extend(time_outs::of(setup, snapshot.told.worker_shutdown_timeout, cluster, longest));
+            checks.extend(phased(snapshot, setup));
         }
         None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
     }
-    checks.push(hot(view));
-    checks.extend(kept_child(view));
-    checks.extend(next_puma(view));
+    checks.push(hot(snapshot));
+    checks.extend(kept_child(snapshot));
+    checks.extend(next_puma(snapshot));
     checks.push(random_addresses(PUMA));
     checks
 }
 
-fn seen(view: &View) -> Check {
-    let version = view.family.title.as_ref().map_or("", |title| title.version.as_str());
-    let mode = match view.cluster() {
-        Some(true) => format!("cluster mode, workers: {}", view.expected()),
+fn seen(snapshot: &Snapshot) -> Check {
+    let version = snapshot.processes.title.as_ref().map_or("", |title| title.version.as_str());
+    let mode = match snapshot.cluster() {
+        Some(true) => format!("cluster mode, workers: {}", snapshot.expected()),
         Some(false) => "single mode".into(),
         None => "single or cluster mode: not yet known".into(),
     };
-    let pid = view.master();
+    let pid = snapshot.master();
     Check::fine(PUMA, format!("{version} found: pid {pid}, {mode}; pitstop can inspect and signal it"))
 }
 
-fn control(view: &View) -> Check {
+fn control(snapshot: &Snapshot) -> Check {
     let why = WITHOUT_NUMBERS;
-    let found = match &view.control {
+    let found = match &snapshot.control {
         Control::Stats(_) => return Check::fine(CONTROL, "answers with Puma's own numbers"),
         Control::Absent => control_absent("pitstop found no control server of Puma"),
         Control::Denied => Finding::risky(
@@ -79,7 +79,7 @@ fn control(view: &View) -> Check {
             "keep the state file in the pod (an emptyDir), never on a shared volume",
         ),
         // In a restart it is silent for a moment; beside serving processes it is a fault.
-        Control::Silent(what) if serves(view) => Finding::risky(
+        Control::Silent(what) if serves(snapshot) => Finding::risky(
             Code::ControlServerSilent,
             format!("Puma's control server does not answer ({what}): {why}"),
             "make its address reachable from the agent: a shared emptyDir, or shareProcessNamespace",
@@ -103,39 +103,39 @@ fn control_absent(what: &str) -> Finding {
     )
 }
 
-fn serves(view: &View) -> bool {
-    view.serves() || view.family.workers.iter().any(|worker| worker.serves)
+fn serves(snapshot: &Snapshot) -> bool {
+    snapshot.serves() || snapshot.processes.workers.iter().any(|worker| worker.serves)
 }
 
 /// The same rule as a plan's: a Puma that was never seen in a release of ours may be a sidecar's.
-fn from_current(view: &View) -> Check {
-    let pid = view.master();
-    match view.cwd(pid) {
+fn from_current(snapshot: &Snapshot) -> Check {
+    let pid = snapshot.master();
+    match snapshot.cwd(pid) {
         Cwd::Release(release) => Check::fine(PUMA, format!("runs in release {release}")),
         Cwd::Unknown => {
             Check::unknown(PUMA, "the directory it runs in: the volume, or /proc, did not answer in time")
         }
-        Cwd::Elsewhere if view.memory.proven_ours => {
+        Cwd::Elsewhere if snapshot.memory.proven_ours => {
             Check::unknown(PUMA, "it ran in a release on this volume, which was deleted since")
         }
-        Cwd::Elsewhere => Check::found(PUMA, stranger(view)),
+        Cwd::Elsewhere => Check::found(PUMA, stranger(snapshot)),
     }
 }
 
-fn stranger(view: &View) -> Finding {
+fn stranger(snapshot: &Snapshot) -> Finding {
     Finding::broken(
         Code::NotFromCurrent,
         format!(
             "Puma {} does not run in a release of this volume's `releases` directory: no deploy can be proved, \
              and none is started without puma.match",
-            view.master()
+            snapshot.master()
         ),
         "start Puma in `current` (cd /srv/app/current && exec …), with deploy_to on the same volume in both containers",
     )
 }
 
-fn hot(view: &View) -> Check {
-    match (&view.family.title, view.family.takes_hot()) {
+fn hot(snapshot: &Snapshot) -> Check {
+    match (&snapshot.processes.title, snapshot.processes.takes_hot()) {
         (None, _) => Check::unknown(RESTARTS, "hot: not known while Puma restarts"),
         (Some(_), true) => Check::fine(RESTARTS, "hot: possible"),
         (Some(_), false) => Check::found(
@@ -149,25 +149,25 @@ fn hot(view: &View) -> Check {
     }
 }
 
-fn phased(view: &View, setup: &Setup) -> Option<Check> {
-    let workers = if view.cluster()? { view.expected() as u64 } else { 0 };
+fn phased(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
+    let workers = if snapshot.cluster()? { snapshot.expected() as u64 } else { 0 };
     let workers = Evidence::Known(workers, Place::Process);
-    let unclear = setup.unclear.as_ref().filter(|_| view.mode == RestartMode::Auto);
-    let found = match restart_modes::phased(setup, &workers, view.app_in_master()) {
+    let unclear = setup.unclear.as_ref().filter(|_| snapshot.mode == RestartMode::Auto);
+    let found = match restart_modes::phased(setup, &workers, snapshot.app_in_master()) {
         Phased::Possible => unclear.map_or(Phased::Possible, |what| {
             Phased::Unavailable(format!("pitstop cannot tell what Puma's configuration loads ({what})"))
         }),
         found => found,
     };
-    Some(given::phased(found, view.mode))
+    Some(given::phased(found, snapshot.mode))
 }
 
 /// A job process of a plugin's, most often: only a hot restart renews it.
-fn kept_child(view: &View) -> Option<Check> {
-    let child = view.family.long_lived_child().filter(|_| can_be_phased(view))?;
+fn kept_child(snapshot: &Snapshot) -> Option<Check> {
+    let child = snapshot.processes.long_lived_child().filter(|_| can_be_phased(snapshot))?;
     let title: String = child.title.chars().take(80).collect();
     let is = format!("Puma's master has a child that is no worker: process {} `{title}`", child.id.pid);
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => Finding::risky(
             Code::ChildKeptByPhased,
             format!("{is}. Phased restarts do not restart it: it keeps the code of an earlier release"),
@@ -184,11 +184,11 @@ fn kept_child(view: &View) -> Option<Check> {
 }
 
 /// What the plan of a restart has found in the bundles.
-fn next_puma(view: &View) -> Option<Check> {
-    let (old, new) = view.memory.next_puma.as_ref()?;
+fn next_puma(snapshot: &Snapshot) -> Option<Check> {
+    let (old, new) = snapshot.memory.next_puma.as_ref()?;
     let differs = format!("Puma {old} runs, and the bundle of the next release has Puma {new}");
     let code = Code::PumaVersionDiffers;
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => Finding::risky(
             code,
             format!("{differs}: a phased restart keeps {old}, whatever else the workers load"),

@@ -1,7 +1,7 @@
 //! Is anything in flight? The control server's numbers are copies that each worker pushes every few
 //! seconds: an idle one proves something only if it is newer than the last traffic. Its clock is
 //! never compared with ours, so each worker must check in twice: the first of these may have
-//! been under way already when the traffic was seen. Beside a socket table one is enough that comes a
+//! been under way already when the traffic was seen. SocketEvidence a socket table one is enough that comes a
 //! good while later. The socket table is a veto.
 
 use std::collections::BTreeMap;
@@ -18,13 +18,13 @@ const UNDER_WAY_MS: u64 = 1000;
 /// How fresh each worker's numbers are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Freshness {
-    workers: BTreeMap<ProcessKey, Seen>,
+    workers: BTreeMap<ProcessKey, WorkerFreshness>,
     /// The look before. What is new has come since.
     looked: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Seen {
+struct WorkerFreshness {
     checkin: u64,
     requests: u64,
     idle: bool,
@@ -38,7 +38,7 @@ struct Seen {
 
 /// How the other witness can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beside {
+pub(super) enum SocketEvidence {
     /// There is none.
     Nothing,
     /// The socket table.
@@ -47,7 +47,7 @@ pub(super) enum Beside {
     AllConnections,
 }
 
-impl Seen {
+impl WorkerFreshness {
     fn first(worker: &WorkerLoad, now: Moment) -> Self {
         let idle = worker.busy == 0 && worker.backlog == 0;
         let work = worker.busy.saturating_add(worker.backlog);
@@ -56,16 +56,16 @@ impl Seen {
 
     /// With sockets as a second witness, a check-in that told of work is itself the first of the
     /// two: the next one was certainly taken after it.
-    fn next(&self, worker: &WorkerLoad, now: Moment, looked: Moment, beside: Beside) -> Self {
+    fn next(&self, worker: &WorkerLoad, now: Moment, looked: Moment, beside: SocketEvidence) -> Self {
         let mut next = Self::first(worker, now);
         if worker.checkin < self.checkin {
             return next;
         }
         let advanced = worker.checkin > self.checkin;
-        let counted = worker.requests != self.requests && beside != Beside::AllConnections;
-        let long_after = beside != Beside::Nothing && looked.since(self.disturbed) >= UNDER_WAY_MS;
+        let counted = worker.requests != self.requests && beside != SocketEvidence::AllConnections;
+        let long_after = beside != SocketEvidence::Nothing && looked.since(self.disturbed) >= UNDER_WAY_MS;
         next.advances = match (!next.idle || counted, advanced) {
-            (true, true) if beside != Beside::Nothing => 1,
+            (true, true) if beside != SocketEvidence::Nothing => 1,
             (true, _) => 0,
             (false, true) if long_after => CHECKINS,
             (false, true) => (self.advances + 1).min(CHECKINS),
@@ -80,10 +80,12 @@ impl Seen {
 
 impl Freshness {
     /// Takes in the workers' numbers.
-    pub fn look(&mut self, now: Moment, workers: &[WorkerLoad], beside: Beside) {
+    pub fn look(&mut self, now: Moment, workers: &[WorkerLoad], beside: SocketEvidence) {
         let looked = self.looked.replace(now).unwrap_or(now);
         let seen = |w: &WorkerLoad| {
-            self.workers.get(&w.key).map_or_else(|| Seen::first(w, now), |s| s.next(w, now, looked, beside))
+            self.workers
+                .get(&w.key)
+                .map_or_else(|| WorkerFreshness::first(w, now), |s| s.next(w, now, looked, beside))
         };
         self.workers = workers.iter().map(|w| (w.key, seen(w))).collect();
     }
@@ -104,7 +106,7 @@ impl Freshness {
     /// Whether no worker has more to do, by fresh numbers, than so many requests in all. Workers of an ended
     /// phase finish their requests without telling any more.
     pub fn idle(&self, server: Option<&AppServer>, but_for: u32) -> bool {
-        let fresh = |seen: &Seen| match seen.idle {
+        let fresh = |seen: &WorkerFreshness| match seen.idle {
             true => seen.advances >= CHECKINS,
             false => but_for > 0 && seen.advances > 0,
         };

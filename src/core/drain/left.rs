@@ -1,6 +1,6 @@
 //! What becomes of the requests that were left at the answer: the app server may still finish them after SIGTERM.
 
-use super::words::{Answer, InWork};
+use super::types::{Answer, InWork};
 use crate::core::observation::{Connection, Sockets};
 
 /// One request in work, on this connection, of whose answer so much had been sent.

@@ -21,37 +21,37 @@
 //!
 //! Before the answer a new image undoes nothing: while the kubelet waits for the hook, it starts no
 //! container anew, so that the image was changed by a restart in place; and an answer, of whatever
-//! kind, is what lets SIGTERM through. After the answer, a new image means that the container was
+//! kind, is what lets SIGTERM through. Answered the answer, a new image means that the container was
 //! restarted and the pod lives on (the hook is called for a failed liveness probe as well).
 //!
 //! SIGTERM is remembered in this process only, not in the journal: the kubelet starts no container
 //! anew in a pod that it ends, so a restarted agent is itself a sign that the pod may live on. A drain
 //! that found no app server is not remembered at all: what it let through ended with the process.
 
-mod course;
+mod active;
+mod gaps;
 mod in_flight;
 mod left;
+mod probers;
 mod progress;
 mod quiet;
-mod regular;
-mod rhythm;
-mod table;
+mod socket_diff;
+mod types;
 mod weigh;
-mod words;
 
-pub use words::{
+pub use types::{
     Answer, Budget, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, InWork, Journal, Origin,
     Undone, Upgraded, Wait, WaitsFor,
 };
 
-use super::observation::{Generation, GenerationKey, Moment, Observation, Sight};
-use course::{After, Call, Course, End, Witness};
+use super::observation::{Detection, Generation, GenerationKey, Moment, Observation};
+use active::{ActiveDrain, Answered, Call, PodEnd, Source};
 use in_flight::Freshness;
 use left::Left;
 use progress::Progress;
 use quiet::Quiet;
 
-/// After the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
+/// Answered the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
 const FALSE_DRAIN_MS: u64 = 60_000;
 
 /// The drain.
@@ -59,17 +59,17 @@ const FALSE_DRAIN_MS: u64 = 60_000;
 pub struct Drain {
     budget: Budget,
     /// Somebody waits.
-    course: Option<Course>,
+    active: Option<ActiveDrain>,
     /// The pod is to end. Stray calls say nothing of that.
-    end: Option<End>,
+    end: Option<PodEnd>,
     /// The image that was last seen, `None` when the last clear look saw none.
     generation: Option<GenerationKey>,
     image_change_expected: bool,
     quiet: Quiet,
     freshness: Freshness,
     progress: Progress,
-    control: Witness,
-    sockets: Witness,
+    control: Source,
+    sockets: Source,
 }
 
 impl Drain {
@@ -78,18 +78,18 @@ impl Drain {
         for peer in &mut budget.ignore_peers {
             *peer = peer.to_canonical();
         }
-        let (end, course) = journal.and_then(End::resumed).unzip();
+        let (end, active) = journal.and_then(PodEnd::resumed).unzip();
         Self {
             budget,
-            course: course.flatten(),
+            active: active.flatten(),
             end,
             generation: None,
             image_change_expected: false,
             quiet: Quiet::default(),
             freshness: Freshness::default(),
             progress: Progress::default(),
-            control: Witness::default(),
-            sockets: Witness::default(),
+            control: Source::default(),
+            sockets: Source::default(),
         }
     }
 
@@ -110,7 +110,7 @@ impl Drain {
         let clear = self.take_in(now, observation);
         let after = self.end.as_ref().and_then(|end| end.answered.as_ref()).map(|after| after.at);
         let mut effects = Vec::new();
-        if self.course.as_ref().is_some_and(|course| observation.began >= course.began) {
+        if self.active.as_ref().is_some_and(|active| observation.began >= active.began) {
             if clear {
                 self.weigh(now, observation);
             }
@@ -134,20 +134,20 @@ impl Drain {
 
     /// When something will be due though nothing happens. May lie in the past after an answer.
     pub fn deadline(&self) -> Option<Moment> {
-        let calls = self.course.iter().flat_map(|course| &course.calls).map(|call| call.deadline);
+        let calls = self.active.iter().flat_map(|active| &active.calls).map(|call| call.deadline);
         let end = self.end.as_ref().filter(|end| !end.termed);
         let doubted = end.and_then(|end| end.answered.as_ref()).map(|after| after.at.plus(FALSE_DRAIN_MS));
         calls.chain(doubted).min()
     }
 
     /// No forward stage may start: the pod is to end.
-    pub fn active(&self) -> bool {
+    pub fn blocks_deploys(&self) -> bool {
         self.end.is_some()
     }
 
     /// Somebody waits for an answer, or the pod is to end.
     pub fn watches(&self) -> bool {
-        self.active() || self.course.is_some()
+        self.blocks_deploys() || self.active.is_some()
     }
 
     /// /prestop was answered and the drain not undone.
@@ -166,26 +166,26 @@ impl Drain {
         let end = self.end.as_ref();
         let after = end.and_then(|end| end.answered.as_ref());
         // Of a drain that has ended the answer says all.
-        let course = self.course.as_ref().filter(|course| end.is_none() || course.meant());
-        let call = course.and_then(Course::main);
+        let active = self.active.as_ref().filter(|active| end.is_none() || active.meant());
+        let call = active.and_then(ActiveDrain::main);
         let (drain_id, began, deadline) = match (call, end) {
-            (Some(call), _) => (course?.drain_id, call.began, call.deadline),
+            (Some(call), _) => (active?.drain_id, call.began, call.deadline),
             (None, Some(end)) => (end.drain_id, end.began, end.deadline),
             (None, None) => return None,
         };
         let min = call.filter(|call| now.since(call.began) < self.budget.min_ms).map(|_| WaitsFor::Min);
-        let waiting = course.iter().flat_map(|course| course.waiting.iter().copied());
+        let waiting = active.iter().flat_map(|active| active.waiting.iter().copied());
         Some(DrainView {
             drain_id,
             meant: end.is_some(),
             began,
             deadline,
             waits_for: min.into_iter().chain(waiting).collect(),
-            peers_not_quiet: course.map_or(0, |course| course.peers_not_quiet),
-            requests_in_flight: course.and_then(|course| course.in_flight),
-            in_work: course.map_or_else(Vec::new, Course::named),
-            upgraded: course.map_or(0, |course| course.upgraded),
-            evidence: course.map_or_else(Evidence::default, |course| course.evidence),
+            peers_not_quiet: active.map_or(0, |active| active.peers_not_quiet),
+            requests_in_flight: active.and_then(|active| active.in_flight),
+            in_work: active.map_or_else(Vec::new, ActiveDrain::named),
+            upgraded: active.map_or(0, |active| active.upgraded),
+            evidence: active.map_or_else(Evidence::default, |active| active.evidence),
             answered: after.is_some(),
             result: after.map(|after| after.answer.result),
         })
@@ -201,7 +201,7 @@ impl Drain {
         for witness in [&mut self.control, &mut self.sockets] {
             witness.last = witness.last.map(shift);
         }
-        self.course.iter_mut().for_each(|course| course.rebase(shift));
+        self.active.iter_mut().for_each(|active| active.rebase(shift));
         self.end.iter_mut().for_each(|end| end.rebase(shift));
     }
 
@@ -218,10 +218,10 @@ impl Drain {
             _ => {}
         }
         let call = Call::new(now, self.budget.max_ms, origin != Origin::Stray);
-        let course = match self.course.take() {
-            Some(mut course) => {
-                course.join(call);
-                course
+        let active = match self.active.take() {
+            Some(mut active) => {
+                active.join(call);
+                active
             }
             None => {
                 self.quiet.begin();
@@ -230,22 +230,22 @@ impl Drain {
                     // since.
                     self.freshness.disturb(now);
                 }
-                Course::new(call, self.generation)
+                ActiveDrain::new(call, self.generation)
             }
         };
-        let (drain_id, generation) = (course.drain_id, course.generation);
-        self.course = Some(course);
+        let (drain_id, generation) = (active.drain_id, active.generation);
+        self.active = Some(active);
         if !call.meant {
             return Vec::new();
         }
         let termed = origin == Origin::Term || self.end.as_ref().is_some_and(|end| end.termed);
         let (began, deadline) = (call.began, call.deadline);
-        let end = End { drain_id, began, deadline, origin, termed, generation, answered: None };
+        let end = PodEnd { drain_id, began, deadline, origin, termed, generation, answered: None };
         vec![self.end.insert(end).journal()]
     }
 
     fn undrain(&mut self) -> Vec<DrainEffect> {
-        if self.course.take().is_none() && self.end.is_none() {
+        if self.active.take().is_none() && self.end.is_none() {
             return Vec::new();
         }
         self.undo(Undone::Operator)
@@ -266,13 +266,13 @@ impl Drain {
 
     /// Answers the calls for which something is due.
     fn answer(&mut self, now: Moment, due: impl Fn(&Call) -> Option<DrainResult>) -> Vec<DrainEffect> {
-        let Some(mut course) = self.course.take() else { return Vec::new() };
+        let Some(mut active) = self.active.take() else { return Vec::new() };
         let (mut answers, mut last) = (Vec::new(), None);
-        course.calls = std::mem::take(&mut course.calls)
+        active.calls = std::mem::take(&mut active.calls)
             .into_iter()
             .filter(|call| {
                 let Some(result) = due(call) else { return true };
-                let answer = course.answer(now, *call, self.budget.min_ms, result);
+                let answer = active.answer(now, *call, self.budget.min_ms, result);
                 if call.meant {
                     last = Some(answers.len());
                 }
@@ -280,12 +280,12 @@ impl Drain {
                 false
             })
             .collect();
-        let ends = last.filter(|_| !course.meant());
+        let ends = last.filter(|_| !active.meant());
         let mut effects = Vec::new();
         if let Some((_, answer)) = ends.and_then(|last| answers.get(last)) {
-            effects.push(self.ended(now, &course, answer.clone()));
+            effects.push(self.ended(now, &active, answer.clone()));
         }
-        self.course = Some(course).filter(|course| !course.calls.is_empty());
+        self.active = Some(active).filter(|active| !active.calls.is_empty());
         effects.extend(answers.into_iter().enumerate().map(|(i, (called, answer))| DrainEffect::Answer {
             called,
             ends: ends == Some(i),
@@ -296,27 +296,28 @@ impl Drain {
 
     /// Every call that was meant has been answered. A drain that no app server was there for leaves nothing
     /// behind: nobody's SIGTERM is to come, but this process's own.
-    fn ended(&mut self, now: Moment, course: &Course, answer: Answer) -> DrainEffect {
+    fn ended(&mut self, now: Moment, active: &ActiveDrain, answer: Answer) -> DrainEffect {
         let none = answer.result == DrainResult::NoAppServer;
         self.end = self.end.take().filter(|end| !none || end.termed);
         let Some(end) = &mut self.end else { return DrainEffect::Journal(None) };
-        end.generation = course.generation;
-        end.answered = Some(After { left: Left::of(&answer, &course.in_work), ..After::new(answer, now) });
+        end.generation = active.generation;
+        end.answered =
+            Some(Answered { left: Left::of(&answer, &active.in_work), ..Answered::new(answer, now) });
         if none { DrainEffect::Journal(None) } else { end.journal() }
     }
 
     fn judge(&mut self, now: Moment, observation: &Observation, clear: bool) -> Vec<DrainEffect> {
-        let Some(course) = &mut self.course else { return Vec::new() };
+        let Some(active) = &mut self.active else { return Vec::new() };
         let looked = observation.began;
-        if observation.sight == Sight::Missing {
-            let known = course.generation.is_some();
+        if observation.detection == Detection::Missing {
+            let known = active.generation.is_some();
             let result = if known { DrainResult::AlreadyGone } else { DrainResult::NoAppServer };
             return self.answer(now, |call| (looked >= call.began).then_some(result));
         }
-        let known = self.generation.or(course.generation);
-        let news = known != course.generation;
-        course.generation = known;
-        let met = clear && course.waiting.is_empty();
+        let known = self.generation.or(active.generation);
+        let news = known != active.generation;
+        active.generation = known;
+        let met = clear && active.waiting.is_empty();
         // An agent that starts in mid-drain must know whom it drains, to tell that it went.
         let end = self.end.as_mut().filter(|end| news && end.answered.is_none());
         let journal = end.map(|end| {
@@ -331,16 +332,16 @@ impl Drain {
         journal.into_iter().chain(answers).collect()
     }
 
-    /// After the answer: does the pod live on?
+    /// Answered the answer: does the pod live on?
     fn doubt(&mut self, observation: &Observation) -> Vec<DrainEffect> {
         let expected = self.image_change_expected;
         let Some(end) = &mut self.end else { return Vec::new() };
         let Some(after) = &mut end.answered else { return Vec::new() };
-        let gone = observation.sight == Sight::Missing;
+        let gone = observation.detection == Detection::Missing;
         let cut = after.left.look(observation.traffic.sockets.as_ref(), gone).map(DrainEffect::Cut);
         after.closed = observation.traffic.sockets.as_ref().is_some_and(|s| s.closed);
-        match &observation.sight {
-            Sight::Seen(server) => {
+        match &observation.detection {
+            Detection::Seen(server) => {
                 let ours = server.generations.iter().find(|g| Some(g.key) == end.generation);
                 let other = server.generations.iter().find(|g| serves(g));
                 after.serves = ours.is_some_and(serves) && !after.closed;
@@ -352,8 +353,8 @@ impl Drain {
                     _ => {}
                 }
             }
-            Sight::Missing => (after.serves, after.went) = (false, true),
-            Sight::Unclear | Sight::Ambiguous | Sight::NotPermitted => {}
+            Detection::Missing => (after.serves, after.went) = (false, true),
+            Detection::Unclear | Detection::Ambiguous | Detection::NotPermitted => {}
         }
         cut.into_iter().collect()
     }

@@ -1,7 +1,7 @@
 //! Does traffic still arrive? Asked for each sender by itself: one sender's silence proves nothing
 //! about another's. How long a silence must last follows from the sender's own rhythm (see
-//! `rhythm.rs`), within the budget's bounds; what a sparse sender's silence cannot prove, `drain.min`
-//! covers. Probers (see `regular.rs`) go on to the very end and are not waited for.
+//! `gaps.rs`), within the budget's bounds; what a sparse sender's silence cannot prove, `drain.min`
+//! covers. Probers (see `probers.rs`) go on to the very end and are not waited for.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,10 +9,10 @@ use std::{
 };
 
 use super::{
-    regular::Pattern,
-    rhythm::{FORGET_MS, Rhythm},
-    table::{Arrival, Look, Table},
-    words::Budget,
+    gaps::{FORGET_MS, GapEstimator},
+    probers::ProberDetector,
+    socket_diff::{Arrival, Sample, SocketDiff},
+    types::Budget,
 };
 use crate::core::ProcessKey;
 use crate::core::observation::{Moment, Sockets, WorkerLoad};
@@ -30,7 +30,7 @@ const FORGET_PATTERN_MS: u64 = 2 * FORGET_MS;
 
 /// Who sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum SenderId {
     /// This address.
     Peer(IpAddr),
     /// One of too many to be told apart.
@@ -42,10 +42,10 @@ pub(super) enum Source {
 /// The senders and their rhythms.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Quiet {
-    sources: BTreeMap<Source, Sender>,
+    senders: BTreeMap<SenderId, Sender>,
     /// Kubelets have asked the agent from here.
     kubelets: VecDeque<IpAddr>,
-    table: Table,
+    diff: SocketDiff,
     counts: BTreeMap<ProcessKey, u64>,
     /// Arrivals seen on sockets that a worker's request count has yet to confirm.
     credit: u64,
@@ -56,8 +56,8 @@ pub(super) struct Quiet {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sender {
     /// `None` while only a prober was seen.
-    rhythm: Option<Rhythm>,
-    pattern: Pattern,
+    gaps: Option<GapEstimator>,
+    prober: ProberDetector,
     /// The last arrival that the present look has seen.
     seen: Option<Moment>,
 }
@@ -65,7 +65,7 @@ struct Sender {
 impl Quiet {
     /// A drain begins: its own rates are counted apart.
     pub fn begin(&mut self) {
-        self.sources.values_mut().filter_map(|sender| sender.rhythm.as_mut()).for_each(Rhythm::begin);
+        self.senders.values_mut().filter_map(|sender| sender.gaps.as_mut()).for_each(GapEstimator::begin);
     }
 
     /// A kubelet asks from this address: what it has asked the app server were probes, if they look like it.
@@ -75,21 +75,21 @@ impl Quiet {
             self.kubelets.truncate(KUBELETS_KEPT - 1);
             self.kubelets.push_front(address);
         }
-        if let Some(sender) = self.sources.get_mut(&Source::Peer(address)) {
+        if let Some(sender) = self.senders.get_mut(&SenderId::Peer(address)) {
             sender.forgive();
         }
     }
 
     /// Takes in a socket table; says whether something arrived from a peer that counts.
-    pub fn sockets(&mut self, look: &Look, sockets: &Sockets, budget: &Budget) -> bool {
-        let news = self.table.next(look, sockets);
-        for (peer, at) in news.known_before {
+    pub fn sockets(&mut self, sample: &Sample, sockets: &Sockets, budget: &Budget) -> bool {
+        let arrivals = self.diff.next(sample, sockets);
+        for (peer, at) in arrivals.known_before {
             if !budget.ignores(peer) {
                 self.introduce(peer, at);
             }
         }
-        let mut arrived = news.crowd;
-        for arrival in news.arrivals {
+        let mut arrived = arrivals.crowd;
+        for arrival in arrivals.counted {
             let requests = (arrival.bytes / SHORTEST_REQUEST).max(1);
             if arrival.ours || budget.ignores(arrival.peer) {
                 self.background = (self.background + requests).min(CREDIT_KEPT);
@@ -100,15 +100,15 @@ impl Quiet {
                 self.background = (self.background + 1).min(CREDIT_KEPT);
             }
         }
-        if news.crowd {
-            self.sender(Source::Crowd).seen = Some(look.now);
+        if arrivals.crowd {
+            self.sender(SenderId::Crowd).seen = Some(sample.now);
         }
-        self.learn(look);
+        self.learn(sample);
         arrived
     }
 
     /// Takes in the workers' request counts: requests that no socket showed are traffic as well.
-    pub fn workers(&mut self, look: &Look, workers: &[WorkerLoad]) {
+    pub fn workers(&mut self, sample: &Sample, workers: &[WorkerLoad]) {
         let mut served = 0;
         let mut next = BTreeMap::new();
         for worker in workers {
@@ -124,8 +124,8 @@ impl Quiet {
             let confirmed = unseen.min(*credit);
             (unseen, *credit) = (unseen - confirmed, *credit - confirmed);
         }
-        if unseen > 0 && !look.unseen_is_ignored {
-            self.sender(Source::Unattributed).counted(look, unseen);
+        if unseen > 0 && !sample.unseen_is_ignored {
+            self.sender(SenderId::Unattributed).counted(sample, unseen);
         }
     }
 
@@ -135,93 +135,93 @@ impl Quiet {
     }
 
     /// Senders whose silence until this moment is not long enough, the latest one last.
-    pub fn loud(&self, until: Moment, budget: &Budget) -> Vec<Source> {
-        let loud = |(source, sender): (&Source, &Sender)| {
-            let rhythm = sender.rhythm.as_ref()?;
-            let required = match source {
-                Source::Crowd => budget.quiet_max_ms,
-                _ => rhythm.silence_ms().min(budget.quiet_max_ms).max(budget.quiet_min_ms),
+    pub fn loud(&self, until: Moment, budget: &Budget) -> Vec<SenderId> {
+        let loud = |(id, sender): (&SenderId, &Sender)| {
+            let gaps = sender.gaps.as_ref()?;
+            let required = match id {
+                SenderId::Crowd => budget.quiet_max_ms,
+                _ => gaps.silence_ms().min(budget.quiet_max_ms).max(budget.quiet_min_ms),
             };
-            (until.since(rhythm.last()) < required).then_some((rhythm.last(), *source))
+            (until.since(gaps.last()) < required).then_some((gaps.last(), *id))
         };
-        let mut sources: Vec<_> = self.sources.iter().filter_map(loud).collect();
-        sources.sort_unstable();
-        sources.into_iter().map(|(_, source)| source).collect()
+        let mut senders: Vec<_> = self.senders.iter().filter_map(loud).collect();
+        senders.sort_unstable();
+        senders.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Forgets senders that have been away for long.
     pub fn forget(&mut self, now: Moment) {
-        self.sources.retain(|_, sender| {
-            sender.rhythm = sender.rhythm.take().filter(|rhythm| now.since(rhythm.last()) <= FORGET_MS);
-            let pattern = sender.pattern.last().is_some_and(|last| now.since(last) <= FORGET_PATTERN_MS);
-            sender.rhythm.is_some() || pattern
+        self.senders.retain(|_, sender| {
+            sender.gaps = sender.gaps.take().filter(|gaps| now.since(gaps.last()) <= FORGET_MS);
+            let prober = sender.prober.last().is_some_and(|last| now.since(last) <= FORGET_PATTERN_MS);
+            sender.gaps.is_some() || prober
         });
     }
 
     /// The connections, as the last look saw them.
-    pub fn table(&self) -> &Table {
-        &self.table
+    pub fn diff(&self) -> &SocketDiff {
+        &self.diff
     }
 
     /// Moves every stored moment.
     pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment + Copy) {
-        for sender in self.sources.values_mut() {
-            sender.rhythm.iter_mut().for_each(|rhythm| rhythm.rebase(shift));
-            sender.pattern.rebase(shift);
+        for sender in self.senders.values_mut() {
+            sender.gaps.iter_mut().for_each(|gaps| gaps.rebase(shift));
+            sender.prober.rebase(shift);
         }
-        self.table.rebase(shift);
+        self.diff.rebase(shift);
     }
 
     /// One request or more; whether they are no prober's.
     fn arrival(&mut self, arrival: &Arrival) -> bool {
-        let source = self.source(arrival.peer);
+        let id = self.id(arrival.peer);
         let kubelet = self.kubelets.contains(&arrival.peer.to_canonical());
-        let sender = self.sender(source);
+        let sender = self.sender(id);
         let (at, bytes) = (arrival.at, arrival.bytes);
         let probe = arrival.request
-            && source != Source::Crowd
+            && id != SenderId::Crowd
             && if kubelet {
-                sender.pattern.request_of_a_kubelet(at, bytes)
+                sender.prober.request_of_a_kubelet(at, bytes)
             } else {
-                sender.pattern.request(at, bytes)
+                sender.prober.request(at, bytes)
             };
         match probe {
             // Who is known by now to do nothing else has done nothing else before.
-            true if sender.pattern.is_alone() && !kubelet => (sender.rhythm, sender.seen) = (None, None),
+            true if sender.prober.is_alone() && !kubelet => (sender.gaps, sender.seen) = (None, None),
             true if kubelet => sender.forgive(),
             true => {}
             false => sender.seen = sender.seen.max(Some(arrival.at)),
         }
-        self.table.is_probe(arrival.key, probe);
+        self.diff.is_probe(arrival.key, probe);
         !probe
     }
 
-    fn source(&self, peer: IpAddr) -> Source {
-        let source = Source::Peer(peer.to_canonical());
-        let known = self.sources.contains_key(&source) || self.sources.len() < PEERS_KEPT;
-        if known { source } else { Source::Crowd }
+    fn id(&self, peer: IpAddr) -> SenderId {
+        let id = SenderId::Peer(peer.to_canonical());
+        let known = self.senders.contains_key(&id) || self.senders.len() < PEERS_KEPT;
+        if known { id } else { SenderId::Crowd }
     }
 
-    fn sender(&mut self, source: Source) -> &mut Sender {
-        let unknown = || Sender { rhythm: None, pattern: Pattern::default(), seen: None };
-        self.sources.entry(source).or_insert_with(unknown)
+    fn sender(&mut self, id: SenderId) -> &mut Sender {
+        let unknown = || Sender { gaps: None, prober: ProberDetector::default(), seen: None };
+        self.senders.entry(id).or_insert_with(unknown)
     }
 
     fn introduce(&mut self, peer: IpAddr, at: Moment) {
-        let source = self.source(peer);
-        let rhythm = &mut self.sender(source).rhythm;
-        if rhythm.as_ref().is_none_or(|known| known.last() < at) {
-            *rhythm = Some(Rhythm::first(at));
+        let id = self.id(peer);
+        let gaps = &mut self.sender(id).gaps;
+        if gaps.as_ref().is_none_or(|known| known.last() < at) {
+            *gaps = Some(GapEstimator::first(at));
         }
     }
 
-    /// One look is one sample of each rhythm, however many requests it saw.
-    fn learn(&mut self, look: &Look) {
-        for (source, sender) in &mut self.sources {
-            match (sender.seen.take(), &mut sender.rhythm) {
-                (Some(at), Some(rhythm)) => rhythm.arrived(look.now, at, look.draining),
-                (Some(at), rhythm) => *rhythm = Some(Rhythm::first(at)),
-                (None, Some(rhythm)) if *source != Source::Unattributed => rhythm.silent(look.now),
+    /// One look is one sample of each gaps, however many requests it saw.
+    fn learn(&mut self, sample: &Sample) {
+        for (id, sender) in &mut self.senders {
+            match (sender.seen.take(), &mut sender.gaps) {
+                (Some(at), Some(gaps)) => gaps.arrived(sample.now, at, sample.draining),
+                (Some(at), gaps) => *gaps = Some(GapEstimator::first(at)),
+                (None, Some(gaps)) if *id != SenderId::Unattributed => gaps.silent(sample.now),
                 (None, _) => {}
             }
         }
@@ -231,15 +231,15 @@ impl Quiet {
 impl Sender {
     /// Of a kubelet, when all that it has done were probes.
     fn forgive(&mut self) {
-        if self.pattern.is_all_probes() {
-            (self.rhythm, self.seen) = (None, None);
+        if self.prober.is_all_probes() {
+            (self.gaps, self.seen) = (None, None);
         }
     }
 
-    fn counted(&mut self, look: &Look, requests: u64) {
-        match &mut self.rhythm {
-            Some(rhythm) => rhythm.counted(look.now, requests, look.draining),
-            None => self.rhythm = Some(Rhythm::first(look.now)),
+    fn counted(&mut self, sample: &Sample, requests: u64) {
+        match &mut self.gaps {
+            Some(gaps) => gaps.counted(sample.now, requests, sample.draining),
+            None => self.gaps = Some(GapEstimator::first(sample.now)),
         }
     }
 }

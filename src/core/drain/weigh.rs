@@ -2,14 +2,14 @@
 
 use super::{
     Drain, Evidence, InWork, Upgraded, WaitsFor,
-    course::Testimony,
-    in_flight::Beside,
+    active::Availability,
+    in_flight::SocketEvidence,
     left::Request,
-    quiet::Source,
-    table::{Look, Table},
-    words::Budget,
+    quiet::SenderId,
+    socket_diff::{Sample, SocketDiff},
+    types::Budget,
 };
-use crate::core::observation::{AppServer, Connection, Moment, Observation, Sight, Sockets, Traffic};
+use crate::core::observation::{AppServer, Connection, Detection, Moment, Observation, Sockets, Traffic};
 
 /// Requests in work that are followed after the answer.
 const MOST_FOLLOWED: usize = 1024;
@@ -19,14 +19,14 @@ const NEXT_REQUEST_MS: u64 = 1000;
 impl Drain {
     /// Learns from a look, whatever the state; says whether it tells of traffic at all.
     pub(super) fn take_in(&mut self, now: Moment, observation: &Observation) -> bool {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
-            Sight::NotPermitted => None,
-            Sight::Missing => {
+        let server = match &observation.detection {
+            Detection::Seen(server) => Some(server),
+            Detection::NotPermitted => None,
+            Detection::Missing => {
                 self.generation = None;
                 return false;
             }
-            Sight::Unclear | Sight::Ambiguous => return false,
+            Detection::Unclear | Detection::Ambiguous => return false,
         };
         if let Some(server) = server {
             self.generation = server.generations.first().map(|g| g.key);
@@ -35,28 +35,28 @@ impl Drain {
         let patience = self.budget.quiet_max_ms;
         self.control.look(observation.began, traffic.workers.is_some(), patience);
         self.sockets.look(observation.began, traffic.sockets.is_some(), patience);
-        let draining = self.course.as_ref().is_some_and(|course| observation.began >= course.began);
+        let draining = self.active.as_ref().is_some_and(|active| observation.began >= active.began);
         let beside = beside(traffic);
-        let look = Look {
+        let sample = Sample {
             now,
             draining,
             count_sent: traffic.workers.is_none(),
-            unseen_is_ignored: beside == Beside::Sockets && !self.budget.ignore_peers.is_empty(),
+            unseen_is_ignored: beside == SocketEvidence::Sockets && !self.budget.ignore_peers.is_empty(),
             all_idle: self.control.here() && self.freshness.idle(server, 0),
         };
         if !draining {
             self.quiet.forget(now);
         }
-        let arrived = traffic.sockets.as_ref().is_some_and(|s| self.quiet.sockets(&look, s, &self.budget));
+        let arrived = traffic.sockets.as_ref().is_some_and(|s| self.quiet.sockets(&sample, s, &self.budget));
         if let Some(workers) = &traffic.workers {
-            self.quiet.workers(&look, workers);
+            self.quiet.workers(&sample, workers);
             self.freshness.look(now, workers, beside);
         }
         if arrived || self.veto(observation) {
             self.freshness.disturb(now);
         }
-        let (budget, table) = (&self.budget, self.quiet.table());
-        self.progress.look(now, traffic, |c| counts(budget, table, c));
+        let (budget, diff) = (&self.budget, self.quiet.diff());
+        self.progress.look(now, traffic, |c| counts(budget, diff, c));
         true
     }
 
@@ -74,7 +74,7 @@ impl Drain {
 
     /// Whether this connection can hold the drain as one that carries requests.
     fn counts(&self, connection: &Connection) -> bool {
-        counts(&self.budget, self.quiet.table(), connection)
+        counts(&self.budget, self.quiet.diff(), connection)
     }
 
     /// How many connections are such, of those that somebody else holds open.
@@ -92,7 +92,7 @@ impl Drain {
         let shown = sockets
             .map(|s| s.accept_queue.saturating_add(self.how_many(sockets, |c| c.busy() && self.counts(c))));
         let waiting = |c: &Connection| !c.busy() && c.last_received_ms.is_some_and(|ms| ms < NEXT_REQUEST_MS);
-        let none = self.how_many(sockets, |c| waiting(c) || self.quiet.table().endless(c));
+        let none = self.how_many(sockets, |c| waiting(c) || self.quiet.diff().endless(c));
         let told = traffic.workers.as_ref().map(|workers| {
             let work =
                 workers.iter().fold(0u32, |sum, w| sum.saturating_add(w.busy).saturating_add(w.backlog));
@@ -103,20 +103,20 @@ impl Drain {
 
     /// Finds out what is still to be waited for.
     pub(super) fn weigh(&mut self, now: Moment, observation: &Observation) {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
+        let server = match &observation.detection {
+            Detection::Seen(server) => Some(server),
             _ => None,
         };
         let traffic = &observation.traffic;
-        let ends = beside(traffic) == Beside::AllConnections;
+        let ends = beside(traffic) == SocketEvidence::AllConnections;
         let evidence = Evidence { control: self.control.here(), sockets: self.sockets.here(), ends };
         let loud = self.quiet.loud(observation.began, &self.budget);
-        let (sockets, table) = (traffic.sockets.as_ref(), self.quiet.table());
-        let upgraded = self.how_many(sockets, |c| table.upgraded(c));
+        let (sockets, diff) = (traffic.sockets.as_ref(), self.quiet.diff());
+        let upgraded = self.how_many(sockets, |c| diff.upgraded(c));
         let waits = self.budget.upgraded == Upgraded::Wait;
         // What the look that proves all workers idle would not show: a websocket between two messages.
-        let speaks = self.how_many(sockets, |c| table.speaks(c, now));
-        let endless = if waits { 0 } else { self.how_many(sockets, |c| table.endless(c)) };
+        let speaks = self.how_many(sockets, |c| diff.speaks(c, now));
+        let endless = if waits { 0 } else { self.how_many(sockets, |c| diff.endless(c)) };
         let idle = self.idle(server, observation, endless) && (endless == 0 || speaks == 0);
         if idle && evidence.control {
             self.quiet.settle();
@@ -124,23 +124,23 @@ impl Drain {
         let provable = self.provable(traffic.sockets.as_ref());
         let (in_work, requests) = (self.in_work(traffic.sockets.as_ref()), self.in_flight(traffic));
         let stuck_ms = self.progress.stuck_ms(now);
-        let Some(course) = &mut self.course else { return };
-        if course.watched_since.is_none() && (evidence.control || evidence.sockets) {
-            course.watched_since = Some(observation.began);
+        let Some(active) = &mut self.active else { return };
+        if active.watched_since.is_none() && (evidence.control || evidence.sockets) {
+            active.watched_since = Some(observation.began);
         }
         let long_enough = |since| observation.began.since(since) >= self.budget.quiet_min_ms;
-        let watched = course.watched_since.is_some_and(long_enough);
+        let watched = active.watched_since.is_some_and(long_enough);
         let unmet = [
             (WaitsFor::Quiet, !(watched && provable && loud.is_empty())),
             (WaitsFor::InFlight, !idle || (waits && upgraded + speaks > 0)),
         ];
-        course.wait_for(now, unmet.into_iter().filter(|(_, unmet)| *unmet).map(|(what, _)| what).collect());
-        course.evidence = evidence;
-        (course.in_flight, course.stuck_ms) = (requests, stuck_ms);
-        (course.upgraded, course.in_work) = (upgraded, in_work);
-        course.peers_not_quiet = loud.len();
-        if let Some(source) = loud.last() {
-            course.last_peer = if let Source::Peer(peer) = source { Some(*peer) } else { None };
+        active.wait_for(now, unmet.into_iter().filter(|(_, unmet)| *unmet).map(|(what, _)| what).collect());
+        active.evidence = evidence;
+        (active.in_flight, active.stuck_ms) = (requests, stuck_ms);
+        (active.upgraded, active.in_work) = (upgraded, in_work);
+        active.peers_not_quiet = loud.len();
+        if let Some(sender) = loud.last() {
+            active.last_peer = if let SenderId::Peer(peer) = sender { Some(*peer) } else { None };
         }
     }
 
@@ -160,9 +160,9 @@ impl Drain {
     /// Nothing is in flight, by every witness there is.
     fn idle(&self, server: Option<&AppServer>, observation: &Observation, but_for: u32) -> bool {
         let proven = match (self.control.state, self.sockets.state) {
-            (Testimony::Missed, _) | (_, Testimony::Missed) => false,
-            (Testimony::Here, _) => self.freshness.idle(server, but_for),
-            (Testimony::Absent, sockets) => sockets == Testimony::Here,
+            (Availability::Missed, _) | (_, Availability::Missed) => false,
+            (Availability::Here, _) => self.freshness.idle(server, but_for),
+            (Availability::Absent, sockets) => sockets == Availability::Here,
         };
         proven && !self.veto(observation)
     }
@@ -177,15 +177,15 @@ impl Drain {
 }
 
 /// Whether this connection can carry requests that count.
-fn counts(budget: &Budget, table: &Table, connection: &Connection) -> bool {
-    !connection.ours && !connection.lost && !budget.ignores(connection.peer) && !table.upgraded(connection)
+fn counts(budget: &Budget, diff: &SocketDiff, connection: &Connection) -> bool {
+    !connection.ours && !connection.lost && !budget.ignores(connection.peer) && !diff.upgraded(connection)
 }
 
 /// What there is beside the workers' own numbers.
-fn beside(traffic: &Traffic) -> Beside {
+fn beside(traffic: &Traffic) -> SocketEvidence {
     match &traffic.sockets {
-        None => Beside::Nothing,
-        Some(sockets) if sockets.ended.is_some() => Beside::AllConnections,
-        Some(_) => Beside::Sockets,
+        None => SocketEvidence::Nothing,
+        Some(sockets) if sockets.ended.is_some() => SocketEvidence::AllConnections,
+        Some(_) => SocketEvidence::Sockets,
     }
 }

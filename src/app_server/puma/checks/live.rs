@@ -6,16 +6,17 @@ use crate::{
         command_line::names,
         restart_modes::{allows_phased, can_be_phased, loses_its_arguments},
         setup::Setup,
+        snapshot::Snapshot,
         started_by::StartedBy,
-        view::View,
     },
     config::RestartMode,
     finding::{Check, Code, Finding},
 };
 
 /// Everything about it.
-pub(super) fn of(view: &View, setup: &Setup) -> Vec<Check> {
-    let found = [in_front(setup), rackup(view, setup), rails_pid_file(view, setup), bundle(view, setup)];
+pub(super) fn of(snapshot: &Snapshot, setup: &Setup) -> Vec<Check> {
+    let found =
+        [in_front(setup), rackup(snapshot, setup), rails_pid_file(snapshot, setup), bundle(snapshot, setup)];
     found.into_iter().flatten().collect()
 }
 
@@ -39,11 +40,11 @@ fn in_front(setup: &Setup) -> Option<Check> {
     Some(Check::found(PUMA, finding))
 }
 
-fn rackup(view: &View, setup: &Setup) -> Option<Check> {
+fn rackup(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     if !setup.command_line.by_rackup {
         return None;
     }
-    let make = if loses_its_arguments(view) { Finding::broken } else { Finding::risky };
+    let make = if loses_its_arguments(snapshot) { Finding::broken } else { Finding::risky };
     let message = "Puma was started by `rackup`. A hot restart drops the arguments it was given: Puma would come back on \
                    port 9292, with the defaults. Where arguments would be lost, there is no hot restart";
     let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
@@ -51,10 +52,10 @@ fn rackup(view: &View, setup: &Setup) -> Option<Check> {
 }
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
-fn rails_pid_file(view: &View, setup: &Setup) -> Option<Check> {
+fn rails_pid_file(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     let path = setup.pid_file.as_deref()?;
-    let command = view.memory.command_line.as_deref();
-    let by_rails = view.memory.started_by == Some(StartedBy::RailsServer)
+    let command = snapshot.memory.command_line.as_deref();
+    let by_rails = snapshot.memory.started_by == Some(StartedBy::RailsServer)
         || command.is_some_and(|command| names(command, "rails") && !names(command, "puma"));
     let finding = Finding::risky(
         Code::RailsPidFileStays,
@@ -69,8 +70,8 @@ fn rails_pid_file(view: &View, setup: &Setup) -> Option<Check> {
 }
 
 /// Only where a phased restart is a possibility.
-fn bundle(view: &View, setup: &Setup) -> Option<Check> {
-    let possible = can_be_phased(view) && allows_phased(setup);
+fn bundle(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
+    let possible = can_be_phased(snapshot) && allows_phased(setup);
     let through_link = setup.command_line.gemfile.is_some() && setup.pinned().is_empty();
     if !possible || !setup.command_line.by_bundler || !setup.keeps_bundle() || through_link {
         return None;
@@ -80,7 +81,7 @@ fn bundle(view: &View, setup: &Setup) -> Option<Check> {
         "BUNDLE_GEMFILE=/srv/app/current/Gemfile in Puma's environment, or `prune_bundler`",
     );
     let kept = "behind `bundle exec`, a phased restart keeps the bundle of the release that the master was started in";
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => {
             Finding::risky(code, format!("{kept}, even if the new release has another"), remedy)
         }

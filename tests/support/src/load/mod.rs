@@ -17,6 +17,8 @@ use tokio::{
 
 mod client;
 mod connection;
+#[cfg(test)]
+mod counting;
 mod records;
 
 pub(crate) use client::{request, request_once};

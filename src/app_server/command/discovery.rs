@@ -1,0 +1,118 @@
+//! The processes that the user has named: by a text of their command lines, or by a pid file.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use crate::plain_file;
+use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+
+/// A pid, and a line's end, in bytes.
+const LARGEST: u64 = 64;
+
+/// Which processes are meant.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    /// A text of their command lines.
+    pub text: Option<String>,
+    /// A file with the pid of one.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// What a look at the process table gave.
+#[derive(Debug)]
+pub(super) enum Discovery {
+    Nothing,
+    NotPermitted,
+    Torn,
+    Processes(ServerProcesses),
+}
+
+/// The processes that are meant; at least one.
+#[derive(Debug, Clone)]
+pub(super) struct ServerProcesses {
+    /// The oldest one that none of the others has started.
+    pub root: Image,
+    /// Those that have started none of the others: they serve.
+    pub serving: Vec<Image>,
+    /// What all of them listen on.
+    pub ports: Vec<u16>,
+}
+
+/// Looks for them.
+pub(super) fn discover(named: &Named) -> Discovery {
+    let entries = match named.entries() {
+        Ok(entries) => entries,
+        Err(()) => return Discovery::Torn,
+    };
+    match processes(&entries) {
+        Ok(Some(processes)) => Discovery::Processes(processes),
+        Ok(None) => Discovery::Nothing,
+        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted,
+        Err(_) => Discovery::Torn,
+    }
+}
+
+/// All processes that are meant, whoever they belong to.
+pub(super) fn all(named: &Named) -> Vec<Entry> {
+    named.entries().unwrap_or_default()
+}
+
+impl Named {
+    fn entries(&self) -> Result<Vec<Entry>, ()> {
+        let mut entries = match &self.text {
+            Some(text) => without_ours(procs::list(|_| true).map_err(drop)?, text),
+            None => Vec::new(),
+        };
+        let pid = self.pid_file.as_ref().and_then(|file| plain_file::read_to_string(file, LARGEST).ok());
+        let pid = pid.and_then(|text| text.trim().parse().ok());
+        let known = |entry: &Entry| entries.iter().any(|other| other.id == entry.id);
+        if let Some(entry) = pid.and_then(|pid| Entry::read(pid).ok()).filter(|entry| !known(entry)) {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+/// The agent's own command line, and those of the user's commands, have the text as well.
+fn without_ours(entries: Vec<Entry>, text: &str) -> Vec<Entry> {
+    let agent = rustix::process::getpid().as_raw_nonzero().get();
+    let mut ours = BTreeSet::from([agent]);
+    // A child is listed after its parent, but for the rare one with a lower number.
+    for _ in 0..2 {
+        ours.extend(
+            entries
+                .iter()
+                .filter(|entry| ours.contains(&entry.parent))
+                .map(|entry| entry.id.pid)
+                .collect::<Vec<_>>(),
+        );
+    }
+    entries.into_iter().filter(|entry| entry.title.contains(text) && !ours.contains(&entry.id.pid)).collect()
+}
+
+fn processes(entries: &[Entry]) -> Result<Option<ServerProcesses>, ProcsError> {
+    let is_child = |entry: &&Entry| entries.iter().any(|other| other.id.pid == entry.parent);
+    let has_child = |entry: &&Entry| entries.iter().any(|other| other.parent == entry.id.pid);
+    let root = entries.iter().filter(|entry| !is_child(entry)).min_by_key(|entry| entry.id.start);
+    let Some(root) = root.and_then(|root| image(root).transpose()).transpose()? else { return Ok(None) };
+    let mut serving = Vec::new();
+    for entry in entries.iter().filter(|entry| !has_child(entry)) {
+        serving.extend(image(entry)?);
+    }
+    let mut ports: Vec<u16> = entries.iter().flat_map(|entry| procs::listening_ports(entry.id.pid)).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(Some(ServerProcesses { root, serving, ports }))
+}
+
+/// `None` when it has ended since the list was read.
+fn image(entry: &Entry) -> Result<Option<Image>, ProcsError> {
+    match Image::of(entry.id.pid) {
+        Ok(image) => Ok(Some(image).filter(|image| same(image.process, entry))),
+        Err(ProcsError::Gone(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn same(process: ProcessId, entry: &Entry) -> bool {
+    process == entry.id
+}

@@ -1,0 +1,178 @@
+//! A look, put into the core's words.
+
+use std::collections::HashMap;
+
+use super::{
+    Memory,
+    control::{Control, Stats, WorkerStatus},
+    discovery::{ServerProcesses, Worker},
+    nameless,
+    started_by::StartedBy,
+};
+use crate::{
+    app_server::{Description, WorkerDescription},
+    config::{self, RestartMode},
+    core::{AppServer, Cwd, Generation, Process, ProcessKey, Sockets, Traffic, WorkerLoad},
+};
+
+/// Everything that one look gave.
+pub(super) struct Snapshot {
+    pub processes: ServerProcesses,
+    pub cwds: HashMap<i32, Cwd>,
+    pub control: Control,
+    pub sockets: Option<Sockets>,
+    pub memory: Memory,
+    /// What was configured.
+    pub mode: RestartMode,
+    pub told: config::Puma,
+}
+
+impl Snapshot {
+    pub fn app_server(&self) -> AppServer {
+        AppServer {
+            generations: vec![self.generation()],
+            old_workers: self.stats().is_some_and(|stats| stats.old_workers > 0),
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        Generation {
+            key: self.processes.image.generation_key(),
+            master: self.processes.image.process.key(),
+            signalable: self.signalable(),
+            cwd: self.cwd(self.master()),
+            expected: self.expected(),
+            processes: self.processes(),
+        }
+    }
+
+    pub fn description(&self) -> Description {
+        let mode = self.cluster().map(|cluster| if cluster { "cluster" } else { "single" }.to_owned());
+        let workers = self.processes.workers.iter().map(|worker| self.describe(worker)).collect();
+        Description { pid: Some(self.master()), mode, workers, ..nameless() }
+    }
+
+    fn describe(&self, worker: &Worker) -> WorkerDescription {
+        let release = match self.cwd(worker.id.pid) {
+            Cwd::Release(release) => Some(release),
+            Cwd::Elsewhere | Cwd::Unknown => None,
+        };
+        WorkerDescription { pid: worker.id.pid, key: worker.id.key(), release, booted: self.booted(worker) }
+    }
+
+    pub fn master(&self) -> i32 {
+        self.processes.image.process.pid
+    }
+
+    pub fn cluster(&self) -> Option<bool> {
+        self.memory.cluster()
+    }
+
+    pub fn cwd(&self, pid: i32) -> Cwd {
+        self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
+    }
+
+    /// Why a phased restart would fork the old code once more, though Puma offers it; `None` when
+    /// nothing says so.
+    pub fn app_in_master(&self) -> Option<String> {
+        let loads_first = self.memory.started_by.and_then(StartedBy::loads_first).map(str::to_owned);
+        let mapped = || {
+            let extension = self.memory.setup.as_ref()?.app_in_master?;
+            Some(format!("the app is loaded in Puma's master ({extension} is)"))
+        };
+        loads_first.or_else(mapped)
+    }
+
+    pub fn stats(&self) -> Option<&Stats> {
+        match &self.control {
+            Control::Stats(stats) => Some(stats),
+            _ => None,
+        }
+    }
+
+    /// The title stands, the hot restart's handler too, and an app that is loading would not be cut
+    /// off: in single mode SIGUSR2 ends Puma 5.6 then, and 6.6 and 8.0 lose it until they accept. (The
+    /// control server tells numbers a moment too early.) As long as it is unknown whether this is a
+    /// cluster, it counts as single mode.
+    fn signalable(&self) -> bool {
+        let loaded = match self.cluster() {
+            Some(true) => true,
+            Some(false) => self.serves(),
+            None => false,
+        };
+        self.processes.title.is_some() && self.processes.catches_hot && loaded
+    }
+
+    /// It accepts requests itself: single mode, its app loaded, and not told to stop or to restart.
+    pub fn serves(&self) -> bool {
+        self.processes.server.accepts(self.memory.reactor)
+    }
+
+    pub fn expected(&self) -> usize {
+        match (self.cluster(), self.stats()) {
+            (Some(false), _) => 1,
+            (_, Some(stats)) => stats.workers.unwrap_or(1),
+            (_, None) if self.memory.most_workers > 0 => self.memory.most_workers,
+            (_, None) => self.processes.workers.len().max(1),
+        }
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        if self.cluster() == Some(false) {
+            let key = self.processes.image.process_key();
+            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.serves() }];
+        }
+        let process = |worker: &Worker| Process {
+            key: worker.id.key(),
+            cwd: self.cwd(worker.id.pid),
+            booted: self.booted(worker),
+        };
+        self.processes.workers.iter().map(process).collect()
+    }
+
+    fn booted(&self, worker: &Worker) -> bool {
+        match self.stats() {
+            Some(stats) => stats.of(worker.id.pid).is_some_and(|status| status.booted),
+            None => worker.serves,
+        }
+    }
+
+    /// A worker that has not reported yet is left out: it is not known to be idle.
+    pub fn traffic(&self) -> Traffic {
+        let workers = self.stats().map(|stats| match stats.workers {
+            Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
+            None => single_load(self.processes.image.process_key(), stats).into_iter().collect(),
+        });
+        Traffic { workers, sockets: self.sockets.clone() }
+    }
+}
+
+impl Stats {
+    fn of(&self, pid: i32) -> Option<&WorkerStatus> {
+        self.worker_status.iter().find(|status| status.pid == Some(pid))
+    }
+}
+
+fn load(worker: &Worker, stats: &Stats) -> Option<WorkerLoad> {
+    let status = stats.of(worker.id.pid)?;
+    Some(WorkerLoad {
+        key: worker.id.key(),
+        requests: status.last_status.requests_count.unwrap_or(0),
+        busy: status.last_status.busy()?,
+        backlog: status.last_status.backlog.unwrap_or(0),
+        checkin: status.checkin(),
+    })
+}
+
+/// Single mode's numbers are live: each answer is a check-in of its own.
+fn single_load(key: ProcessKey, stats: &Stats) -> Option<WorkerLoad> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let checkin = now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000;
+    Some(WorkerLoad {
+        key,
+        requests: stats.single.requests_count.unwrap_or(0),
+        busy: stats.single.busy()?,
+        backlog: stats.single.backlog.unwrap_or(0),
+        checkin,
+    })
+}

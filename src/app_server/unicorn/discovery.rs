@@ -1,0 +1,226 @@
+//! Which processes are the Unicorn: masters by their titles, a master that is still loading by its parent,
+//! and which of them belong together by the sockets that they hand to each other.
+//!
+//! A fork looks like its parent until it has given itself a title. But it has its parent's addresses too,
+//! where a master that was started anew has addresses of its own (see [`crate::procs`]).
+
+use std::collections::HashMap;
+
+use rustix::process::Signal;
+
+use super::title::{self, Title};
+use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+
+/// Handed from master to master; the first one has none.
+const INHERITED: &str = "UNICORN_FD";
+/// Set in a worker that is started by an exec (`worker_exec`).
+const IS_WORKER: &str = "UNICORN_WORKER";
+
+/// What a look at the process table gave.
+#[derive(Debug)]
+pub(super) enum Discovery {
+    /// No master, and nothing that would become one.
+    Nothing,
+    /// A Ruby that may be about to become one.
+    Starting,
+    /// A master of somebody else's.
+    NotPermitted,
+    /// It changed while it was read.
+    Torn,
+    /// One or more servers.
+    Servers(Vec<ServerProcesses>),
+}
+
+/// The masters of one server, oldest first; at least one.
+#[derive(Debug, Clone)]
+pub(super) struct ServerProcesses {
+    pub masters: Vec<Master>,
+}
+
+/// One master and its workers.
+#[derive(Debug, Clone)]
+pub(super) struct Master {
+    pub image: Image,
+    pub parent: i32,
+    /// `None` while it loads.
+    pub title: Option<title::Master>,
+    /// No other master started it: the container may end with it.
+    pub first: bool,
+    /// Its input is a terminal: it ignores SIGWINCH.
+    pub on_terminal: bool,
+    /// The TCP ports that it listens on.
+    pub ports: Vec<u16>,
+    /// Its open sockets.
+    pub sockets: Vec<u64>,
+    pub workers: Vec<Worker>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Worker {
+    pub id: ProcessId,
+    /// It has loaded the app and accepts requests.
+    pub booted: bool,
+}
+
+impl ServerProcesses {
+    /// The master that was started last.
+    pub fn newest(&self) -> &Master {
+        self.masters.last().expect("a server has a master")
+    }
+
+    /// Those that serve, or are to serve. A master without workers that stands before another only holds the
+    /// container.
+    pub fn generations(&self) -> Vec<&Master> {
+        let newest = self.newest().image;
+        self.masters.iter().filter(|master| !master.workers.is_empty() || master.image == newest).collect()
+    }
+
+    /// Everything that it listens on over TCP.
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.masters.iter().flat_map(|master| master.ports.clone()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+}
+
+impl Master {
+    /// Its end must not be the container's: nobody else holds that.
+    pub fn holds_container(&self) -> bool {
+        self.first && !self.title.as_ref().is_some_and(title::Master::daemonized)
+    }
+}
+
+/// All servers whose title contains `narrow`. A master of `known` counts though it has no title yet.
+pub(super) fn discover(known: &[ProcessId], narrow: Option<&str>) -> Discovery {
+    let wanted = |title: &str| Title::parse(title).is_some() || title::is_starting(title);
+    let Ok(entries) = procs::list(wanted) else { return Discovery::Torn };
+    let mut search =
+        Search { entries: &entries, known, images: HashMap::new(), masters: vec![], denied: false };
+    if search.run().is_err() {
+        return Discovery::Torn;
+    }
+    let (masters, denied) = (search.masters, search.denied);
+    let servers = servers(masters).into_iter().filter(|processes| is_meant(processes, narrow, &entries));
+    let servers: Vec<ServerProcesses> = servers.collect();
+    let starting = entries.iter().any(|entry| title::is_starting(&entry.title));
+    match (servers.is_empty(), denied, starting && known.is_empty()) {
+        (false, ..) => Discovery::Servers(servers),
+        (true, true, _) => Discovery::NotPermitted,
+        (true, false, true) => Discovery::Starting,
+        (true, false, false) => Discovery::Nothing,
+    }
+}
+
+/// All masters that are to be seen, whoever they belong to.
+pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
+    let is_master = |title: &str| {
+        matches!(Title::parse(title), Some(Title::Master(_)))
+            && narrow.is_none_or(|narrow| title.contains(narrow))
+    };
+    procs::list(is_master).unwrap_or_default()
+}
+
+fn is_meant(processes: &ServerProcesses, narrow: Option<&str>, entries: &[Entry]) -> bool {
+    let Some(narrow) = narrow else { return true };
+    let titled = |pid: i32| entries.iter().any(|entry| entry.id.pid == pid && entry.title.contains(narrow));
+    processes.masters.iter().any(|master| titled(master.image.process.pid))
+}
+
+/// Looks for the masters among the processes, oldest first.
+struct Search<'a> {
+    entries: &'a [Entry],
+    known: &'a [ProcessId],
+    images: HashMap<i32, Image>,
+    masters: Vec<Master>,
+    /// There is one that may not be looked into.
+    denied: bool,
+}
+
+impl Search<'_> {
+    fn run(&mut self) -> Result<(), ProcsError> {
+        let mut entries: Vec<&Entry> = self.entries.iter().collect();
+        entries.sort_by_key(|entry| (entry.id.start, entry.id.pid));
+        for entry in entries {
+            match self.weigh(entry) {
+                // Gone since the list was read.
+                Ok(()) | Err(ProcsError::Gone(_)) => {}
+                Err(ProcsError::NotPermitted(_)) => self.denied |= Title::parse(&entry.title).is_some(),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn weigh(&mut self, entry: &Entry) -> Result<(), ProcsError> {
+        let title = match Title::parse(&entry.title) {
+            Some(Title::Worker) => return Ok(()),
+            Some(Title::Master(title)) => Some(title),
+            None => None,
+        };
+        let image = Image::of(entry.id.pid)?;
+        self.images.insert(entry.id.pid, image);
+        let parent = self.images.get(&entry.parent);
+        let is_fork = parent.is_some_and(|parent| parent.at_random == image.at_random);
+        let of_ours = self.masters.iter().any(|master| master.image.process.pid == entry.parent);
+        let counts = title.is_some() || of_ours || self.known.contains(&entry.id);
+        let is_worker = || procs::environment(entry.id.pid, IS_WORKER).is_some();
+        if image.process == entry.id && !is_fork && counts && (title.is_some() || !is_worker()) {
+            self.masters.push(master(image, entry, title, self.entries)?);
+        }
+        Ok(())
+    }
+}
+
+fn master(
+    image: Image,
+    entry: &Entry,
+    title: Option<title::Master>,
+    entries: &[Entry],
+) -> Result<Master, ProcsError> {
+    let pid = entry.id.pid;
+    if !procs::may_signal(pid) {
+        return Err(ProcsError::NotPermitted(pid));
+    }
+    let is_worker = |other: &&Entry| other.parent == pid && Title::parse(&other.title) == Some(Title::Worker);
+    let workers = entries.iter().filter(is_worker).filter_map(worker).collect();
+    let input = std::fs::read_link(format!("/proc/{pid}/fd/0")).unwrap_or_default();
+    Ok(Master {
+        image,
+        parent: entry.parent,
+        title,
+        first: procs::environment(pid, INHERITED).is_none(),
+        on_terminal: input.starts_with("/dev/pts") || input.starts_with("/dev/tty"),
+        ports: procs::listening_ports(pid),
+        sockets: procs::sockets_of(pid),
+        workers,
+    })
+}
+
+/// A worker ignores SIGUSR1 until it has loaded the app, and handles it from then on.
+fn worker(entry: &Entry) -> Option<Worker> {
+    let caught = procs::caught_signals(entry.id.pid).ok()?;
+    let booted = caught >> (Signal::USR1.as_raw() - 1) & 1 == 1;
+    entry.id.lives().then_some(Worker { id: entry.id, booted })
+}
+
+/// Masters belong together when one started the other, or when they hold a socket in common. They come
+/// oldest first, and go so.
+fn servers(masters: Vec<Master>) -> Vec<ServerProcesses> {
+    let mut servers: Vec<ServerProcesses> = Vec::new();
+    for master in masters {
+        let related =
+            |processes: &ServerProcesses| processes.masters.iter().any(|other| are_related(other, &master));
+        match servers.iter_mut().find(|processes| related(processes)) {
+            Some(processes) => processes.masters.push(master),
+            None => servers.push(ServerProcesses { masters: vec![master] }),
+        }
+    }
+    servers
+}
+
+fn are_related(older: &Master, younger: &Master) -> bool {
+    younger.parent == older.image.process.pid
+        || younger.sockets.iter().any(|socket| older.sockets.contains(socket))
+}

@@ -1,0 +1,234 @@
+//! While no deploy is under way: what runs, is it what `current` says, and has anybody else restarted it?
+
+use super::*;
+use crate::core::{
+    observation::ProcessKey,
+    proof::{Proof, ReleaseEvidence},
+};
+
+/// The server as it stood when it was last seen whole, in one release.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Proven {
+    release: ReleaseId,
+    image: GenerationKey,
+    master: ProcessKey,
+    processes: BTreeSet<ProcessKey>,
+    evidence: ReleaseEvidence,
+    /// A generation that was seen to come up beside it, where a server can have two.
+    beside: Option<GenerationKey>,
+    /// As long as this, and no longer, the app is asked to name its release.
+    until: Option<Moment>,
+}
+
+impl Proven {
+    /// Proved just now, as well as this.
+    pub fn proved(release: &ReleaseId, look: &Observation, evidence: ReleaseEvidence) -> Option<Self> {
+        let Detection::Seen(server) = &look.detection else { return None };
+        let newest = server.generations.last()?;
+        Some(Self {
+            release: release.clone(),
+            image: newest.key,
+            master: newest.master,
+            processes: verdict::keys(newest),
+            evidence,
+            beside: None,
+            until: None,
+        })
+    }
+
+    pub fn release(&self) -> ReleaseId {
+        self.release.clone()
+    }
+
+    /// Until when more is to be heard.
+    pub fn until(&self) -> Option<Moment> {
+        self.until
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        (self.image, &self.processes, &self.release) == (other.image, &other.processes, &other.release)
+    }
+
+    /// While no deploy is under way, only others have a second generation come up.
+    fn look_beside(&mut self, detection: &Detection) {
+        let Detection::Seen(server) = detection else { return };
+        let is_there = server.generations.iter().any(|generation| generation.key == self.image);
+        let newest = server.generations.last().map(|generation| generation.key);
+        if is_there {
+            self.beside = newest.filter(|key| *key != self.image);
+        }
+    }
+
+    /// How others have restarted it since; `None` for what may come of itself: a container that starts
+    /// again, a worker that is replaced, `fork_worker`, which keeps one.
+    fn restarted_since(&self, before: &Self) -> Option<Mode> {
+        let all_new = self.processes.is_disjoint(&before.processes) && self.processes.len() > 1;
+        match (self.image == before.image, self.master == before.master) {
+            (true, _) => all_new.then_some(Mode::Phased),
+            (false, true) => Some(Mode::Hot),
+            // A second master took over. One that nobody saw beside the first is a new container's.
+            (false, false) => (before.beside == Some(self.image)).then_some(Mode::Hot),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
+        self.until = self.until.map(shift);
+    }
+}
+
+impl Deploy {
+    /// While no deploy is under way: what runs, and is it what `current` says?
+    pub(super) fn watch_at_rest(&mut self, now: Moment, look: &Observation, out: &mut Vec<Effect>) {
+        let rest = matches!(self.state, State::Steady | State::Stranded(_));
+        // Until something is moved, what ran goes on running.
+        let untouched = rest || matches!(self.state, State::Fetching(_) | State::Checking(..));
+        if !untouched || look.detection == Detection::Unclear {
+            return;
+        }
+        let settled = match &look.detection {
+            Detection::Seen(server) => verdict::settled_on(server),
+            _ => None,
+        };
+        self.stand(now, look, settled.as_ref(), out);
+        self.prove_what_stands(now, look, settled.as_ref());
+        if !rest {
+            let trusted =
+                |r: &ReleaseId| self.current.as_ref() == Some(r) && self.history.verified.as_ref() == Some(r);
+            self.running = settled.filter(trusted).or(self.running.take());
+            return;
+        }
+        self.last_seen.clone_from(&settled);
+        let stranded = matches!(self.state, State::Stranded(_));
+        let trusted = |r: &ReleaseId| {
+            self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
+        };
+        let good = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
+        let whole = matches!(&look.detection, Detection::Seen(s) if matches!(&s.generations[..], [only] if verdict::whole(only)) && !s.old_workers);
+        let astray = good.is_none() && whole;
+        self.drift_since = astray.then(|| self.drift_since.unwrap_or(now));
+        if let (true, Some(release)) = (stranded, &good) {
+            self.history.verify(release);
+            (self.state, self.problem, self.restart_in_flight) = (State::Steady, None, None);
+        }
+        if matches!(self.state, State::Steady) {
+            let denied = self.denied > 0;
+            let known = self.problem.take().filter(|t| denied || !from_detection(t.reason));
+            self.problem = detection_problem(&look.detection).or(known);
+        }
+        // The app itself says otherwise. Nothing is done about it: a wrong header is no reason to restart.
+        let contradicted = self.contradicted();
+        self.running = good.filter(|_| !contradicted);
+    }
+
+    /// While something else is waited for (a release that cannot be had, an operator who holds deploys), what
+    /// stands is proved all the same: it runs. Only what never came to be well has to be well for that.
+    fn prove_what_stands(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>) {
+        let taken_up = matches!(self.state, State::Checking(_, Checking::TakenUp { .. }));
+        let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
+        let told = desired.is_some() || self.pointer_problem.is_some();
+        let unproved = |r: &&ReleaseId| {
+            let elsewhere = desired != Some(*r) || self.pauses();
+            let known = self.history.verified.as_ref() == Some(*r) || self.history.distrusts(r);
+            told && elsewhere && !known && !taken_up && self.current.as_ref() == Some(*r)
+        };
+        let Some(release) = settled.filter(unproved) else {
+            self.proving = None;
+            return;
+        };
+        let mut watch = match self.proving.take() {
+            Some(watch) if watch.target() == release => watch,
+            _ => Watch::new(release.clone(), None, None),
+        };
+        let probing = self.policy.probing && self.unwell.contains(release);
+        match watch.observe(now, look, &Policy { probing, ..self.policy.clone() }) {
+            verdict::Verdict::Undecided => self.proving = Some(watch),
+            verdict::Verdict::Failed(_) => {}
+            verdict::Verdict::Proven => self.history.verify(release),
+        }
+    }
+
+    /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.
+    fn stand(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>, out: &mut Vec<Effect>) {
+        if let Some(proven) = &mut self.proven {
+            proven.look_beside(&look.detection);
+        }
+        let new = settled.and_then(|release| Proven::proved(release, look, ReleaseEvidence::default()));
+        let Some(mut new) = new else { return };
+        match self.proven.take() {
+            Some(old) if old.same(&new) => new = old,
+            Some(old) => {
+                let theirs = new.restarted_since(&old);
+                let notice = |mode| Effect::Notice(Notice::RestartedByOthers { mode, amid_ours: false });
+                out.extend(theirs.map(notice));
+                let known = old.evidence.of_those_still_there(&new.processes);
+                new.evidence = if old.release == new.release { known } else { ReleaseEvidence::default() };
+                new.until = Some(now.plus(self.policy.evidence_ms));
+            }
+            None => new.until = Some(now.plus(self.policy.evidence_ms)),
+        }
+        if let Some(until) = new.until {
+            new.evidence.take(look, &new.release, &self.policy);
+            let enough = new.evidence.complete(&new.processes)
+                || new.evidence.contradicted() >= self.policy.successes
+                || now >= until;
+            new.until = new.until.filter(|_| !enough);
+        }
+        self.proven = Some(new);
+    }
+
+    /// The app names another release than the one that it works in.
+    pub(super) fn contradicted(&self) -> bool {
+        let enough = self.policy.successes;
+        self.proven.as_ref().is_some_and(|proven| proven.evidence.contradicted() >= enough)
+    }
+
+    /// How well it is proved that the release runs which does.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        let proven = self.proven.as_ref().filter(|s| Some(&s.release) == self.running.as_ref())?;
+        Some(proven.evidence.proof(&proven.processes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::observation::{AppServer, Cwd, Generation, Process, Traffic};
+
+    fn generation(image: u64, pid: u64) -> Generation {
+        let cwd = || Cwd::Release("v1".parse().unwrap());
+        let process = |number| Process { key: ProcessKey(pid + number), cwd: cwd(), booted: true };
+        Generation {
+            key: GenerationKey(image),
+            master: ProcessKey(pid),
+            signalable: true,
+            cwd: cwd(),
+            expected: 2,
+            processes: vec![process(1), process(2)],
+        }
+    }
+
+    fn seen(generations: Vec<Generation>) -> Detection {
+        Detection::Seen(AppServer { generations, old_workers: false })
+    }
+
+    fn proven(generation: Generation) -> Proven {
+        let look = Observation::new(Moment(0), seen(vec![generation]), Traffic::default());
+        Proven::proved(&"v1".parse().unwrap(), &look, ReleaseEvidence::default()).unwrap()
+    }
+
+    #[test]
+    fn a_master_that_took_over_from_another_was_restarted_and_a_new_container_was_not() {
+        let (old, new) = (generation(1, 100), generation(2, 200));
+        let mut before = proven(old.clone());
+        assert_eq!(proven(new.clone()).restarted_since(&before), None);
+        before.look_beside(&seen(vec![old, new.clone()]));
+        before.look_beside(&seen(vec![new.clone()]));
+        assert_eq!(proven(new).restarted_since(&before), Some(Mode::Hot));
+        assert_eq!(
+            proven(generation(3, 300)).restarted_since(&before),
+            None,
+            "it is not the one that was seen"
+        );
+    }
+}

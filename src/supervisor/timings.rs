@@ -1,0 +1,86 @@
+//! How long things took: for the metrics only, nothing is decided by it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    core::{Attempt, DeployResult, Effect, Event, Mode, Moment, Outcome, ServerCommand, Stage, Step, View},
+    metrics::Metrics,
+};
+
+pub struct DeployTimings {
+    metrics: Arc<Metrics>,
+    stage: (Stage, Moment),
+    /// What the metrics say already.
+    told: Option<View>,
+    begun: HashMap<Attempt, Moment>,
+    signal: Option<(Attempt, Mode, Moment)>,
+}
+
+impl DeployTimings {
+    pub fn new(metrics: Arc<Metrics>, now: Moment) -> Self {
+        Self { metrics, stage: (Stage::Steady, now), told: None, begun: HashMap::new(), signal: None }
+    }
+
+    /// The state after an event.
+    pub fn view(&mut self, now: Moment, view: &View) {
+        if self.told.as_ref() == Some(view) {
+            return;
+        }
+        self.told = Some(view.clone());
+        let (stage, since) = self.stage;
+        if stage != view.stage {
+            if stage != Stage::Steady {
+                self.metrics.stage_left(stage, seconds(now, since));
+            }
+            self.stage = (view.stage, now);
+        }
+        if !matches!(view.stage, Stage::Steady | Stage::Stranded) {
+            self.begun.entry(view.attempt).or_insert(now);
+        }
+        self.metrics.view(view);
+    }
+
+    /// An effect is about to start. Returns for how many seconds the deploy had been under way.
+    pub fn effect(&mut self, now: Moment, effect: &Effect) {
+        match effect {
+            Effect::Perform {
+                attempt,
+                command: ServerCommand::Restart(mode) | ServerCommand::Abort(mode),
+                ..
+            } => {
+                self.signal = Some((*attempt, *mode, now));
+            }
+            Effect::Conclude { attempt, result, .. } => self.conclude(now, *attempt, result),
+            _ => {}
+        }
+    }
+
+    /// Something came in.
+    pub fn event(&self, event: &Event) {
+        match (event, self.signal) {
+            (Event::Finished { attempt, step: Step::Perform(_), outcome }, Some((ours, mode, _)))
+                if *attempt == ours && *outcome != Outcome::Unknown =>
+            {
+                self.metrics.restart_sent(mode, *outcome == Outcome::Done);
+            }
+            (Event::Observed(observation), _) => self.metrics.observed(observation),
+            _ => {}
+        }
+    }
+
+    fn conclude(&mut self, now: Moment, attempt: Attempt, result: &DeployResult) {
+        let begun = self.begun.remove(&attempt).unwrap_or(now);
+        self.begun.clear();
+        self.metrics.concluded(result, seconds(now, begun));
+        match self.signal.take() {
+            Some((ours, mode, sent)) if ours == attempt && *result == DeployResult::Verified => {
+                self.metrics.restart_proved(mode, seconds(now, sent));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn seconds(now: Moment, since: Moment) -> f64 {
+    now.since(since) as f64 / 1000.0
+}

@@ -1,0 +1,193 @@
+//! A worker's pod: Redis somewhere else, Sidekiq under the script, the agent beside it.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use pitstop_rig::{AgentRig, Container, PATIENCE, PumaRig, Setup, poll};
+
+use crate::PITSTOP;
+
+/// Each job writes down when it begins and when it has ended, and as which release.
+const JOBS: &str = r##"require 'sidekiq'
+Sidekiq.configure_server { |config| config.redis = { path: ENV.fetch('REDIS') } }
+class Job
+  include Sidekiq::Worker
+
+  def perform(id, seconds)
+    note("begin #{id}")
+    sleep(seconds)
+    note("end #{id}")
+  end
+
+  def note(text) = File.write(ENV.fetch('JOURNAL'), "#{text} #{File.basename(__dir__)}\n", mode: 'a')
+end
+"##;
+
+pub struct Pod {
+    pub agent: AgentRig,
+    /// Ended before Redis and the volume.
+    pub worker: Option<Container>,
+    _redis: Container,
+    volume: PumaRig,
+}
+
+/// Sidekiq boots for seconds on a busy machine, and tells of its jobs every five.
+#[track_caller]
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    assert!(poll(5 * PATIENCE, || condition().then_some(())).is_some(), "waited in vain: {what}");
+}
+
+impl Pod {
+    /// `v1` runs, and the agent has proved it.
+    pub fn in_sync() -> Self {
+        let volume = PumaRig::empty(Setup::default());
+        let mut agent = AgentRig::prepare(Path::new(PITSTOP), &volume);
+        fs::create_dir(volume.scratch().join("pod")).unwrap();
+        fs::write(agent.config(), configuration(&volume)).unwrap();
+        for (key, value) in [
+            ("PITSTOP_SOURCE", agent.store().display().to_string()),
+            ("PITSTOP_STATE_DIR", agent.state_dir().display().to_string()),
+            ("PITSTOP_LISTEN", format!("127.0.0.1:{}", agent.port())),
+            ("PITSTOP_POD", "jobs".into()),
+            ("PITSTOP_POLL_INTERVAL", "500ms".into()),
+            ("PITSTOP_VERIFY_SOAK", "1s".into()),
+            ("PITSTOP_RESTART_SPREAD", "0s".into()),
+            ("PITSTOP_COMMAND_TIMEOUT", "60s".into()),
+        ] {
+            agent.env.push((key.into(), value));
+        }
+        agent.env.extend(places(&volume));
+        let redis = redis(&volume);
+        let mut pod = Self { agent, worker: None, _redis: redis, volume };
+        pod.deploy("v1", "");
+        pod.agent.must(&["fetch"]);
+        pod.worker = Some(worker(&pod.volume));
+        pod.agent.start();
+        pod.wait_in_sync("v1");
+        pod
+    }
+
+    /// Publishes a release with these further lines, and moves the pointer to it.
+    pub fn deploy(&self, id: &str, lines: &str) {
+        let release = self.volume.scratch().join("build").join(id);
+        fs::create_dir_all(&release).unwrap();
+        fs::write(release.join("jobs.rb"), format!("{JOBS}{lines}")).unwrap();
+        self.agent.must(&["publish", &release.to_string_lossy(), "--release", id]);
+        self.agent.promote(id);
+    }
+
+    #[track_caller]
+    pub fn wait_in_sync(&self, id: &str) {
+        eventually(&format!("in sync with {id}"), || {
+            let status = self.agent.status().unwrap_or_default();
+            status["in_sync"] == true && status["running"] == id
+        });
+    }
+
+    /// Puts a job into the queue that takes so many seconds.
+    pub fn enqueue(&self, id: &str, seconds: u32) {
+        let job = serde_json::json!({
+            "class": "Job", "args": [id, seconds], "jid": id, "retry": true, "queue": "default",
+            "created_at": 0.0, "enqueued_at": 0.0,
+        });
+        self.redis(&["lpush", "queue:default", &job.to_string()]);
+    }
+
+    /// How many jobs are left in the queue.
+    pub fn waiting(&self) -> String {
+        self.redis(&["llen", "queue:default"])
+    }
+
+    fn redis(&self, words: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").arg("-s").arg(socket(&self.volume)).args(words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// What the jobs wrote.
+    pub fn journal(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.volume.scratch().join("journal")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What Sidekiq calls itself.
+    pub fn title(&self) -> String {
+        let pid = fs::read_to_string(self.volume.scratch().join("pod/job-worker.pid")).unwrap_or_default();
+        fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default()
+    }
+}
+
+impl Drop for Pod {
+    /// A failed test shows what the agent said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.agent.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            eprintln!("{:?}\n{:?}\n{}", self.agent.status(), self.journal(), self.title());
+        }
+    }
+}
+
+/// The block of docs/job-workers.md, with the places of this test.
+fn configuration(volume: &PumaRig) -> String {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let page = fs::read_to_string(docs.join("job-workers.md")).unwrap();
+    let block = page.split("```yaml\n").find(|rest| rest.starts_with("# pitstop.yml\n"));
+    let block =
+        block.and_then(|rest| rest.split("```").next()).expect("the configuration in docs/job-workers.md");
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    block
+        .replace("/srv/app", &text(volume.deploy_to()))
+        .replace("/srv/pod", &text(volume.scratch().join("pod")))
+        .replace("/opt/jobs", &text(docs.join("job-workers")))
+}
+
+/// What the script and the jobs are told by their environment.
+fn places(volume: &PumaRig) -> [(String, String); 4] {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    [
+        ("CURRENT".into(), text(volume.current())),
+        ("PID_FILE".into(), text(volume.scratch().join("pod/job-worker.pid"))),
+        ("REDIS".into(), text(socket(volume))),
+        ("JOURNAL".into(), text(volume.scratch().join("journal"))),
+    ]
+}
+
+fn socket(volume: &PumaRig) -> PathBuf {
+    volume.run_dir().join("redis.sock")
+}
+
+/// Debian's package of tools has the server as well: the program goes by the name that it is called by. The package of
+/// the server would start one on this machine.
+fn redis(volume: &PumaRig) -> Container {
+    let (program, socket) = (volume.scratch().join("redis-server"), socket(volume));
+    symlink("/usr/bin/redis-check-rdb", &program).unwrap();
+    let listens = socket.clone();
+    let recipe = Box::new(move || {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&program);
+        command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&listens);
+        command
+    });
+    let container = Container::start(recipe, volume.scratch().join("redis.log"), false);
+    eventually("Redis listens", || socket.exists());
+    container
+}
+
+fn worker(volume: &PumaRig) -> Container {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/job-workers/job-worker");
+    let env = places(volume);
+    let recipe = Box::new(move || {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&script).arg("run");
+        command.args(["sidekiq", "--require", "./jobs.rb", "--concurrency", "2"]).envs(env.iter().cloned());
+        command
+    });
+    Container::start(recipe, volume.scratch().join("worker.log"), false)
+}

@@ -1,0 +1,33 @@
+//! Everything with a real app server, in one binary: linking takes longer than most of its tests.
+//!
+//! A module per promise. `.config/nextest.toml` knows the modules `pods` and this binary by their names.
+
+/// For tests that change users or mount file systems. In CI they must run: there it panics instead.
+macro_rules! needs_root {
+    () => {
+        if !pitstop_rig::is_root() {
+            return;
+        }
+    };
+}
+
+mod broken_releases;
+mod command;
+mod doctor;
+mod drain;
+mod exec;
+mod jobs;
+mod operator;
+mod passenger;
+mod pods;
+mod proof;
+mod puma_adapter;
+mod puma_drain;
+mod rails;
+mod rig;
+mod s3;
+mod spine;
+mod unicorn;
+
+/// The program under test.
+const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");

@@ -1,0 +1,99 @@
+//! A pod from its first release on.
+
+use std::fs;
+
+use pitstop_rig::{
+    App,
+    pod::{Manifest, What},
+};
+
+use serde_json::Value;
+
+use super::shop::{AGENT_PORT, Shop, in_the_apps_image, native};
+
+/// Born without a release, then a good one, a better one, and one that cannot boot.
+fn lives(manifest: Manifest, suite: &'static str) -> Shop {
+    let shop = Shop::launch(manifest, suite);
+    shop.pod.wait("the agent", || shop.pod.get(AGENT_PORT, "/live", &[]).ok());
+    shop.pod.wait("a startup probe that says no", || {
+        (shop.pod.get(AGENT_PORT, "/startup", &[]).ok()?.status == 503).then_some(())
+    });
+    assert_eq!(shop.pod.starts("app"), 0, "Puma before the first release");
+    shop.deploy(App::Good, "v1");
+    shop.wait_in_sync("v1");
+    shop.deploy(App::Good, "v2");
+    shop.wait_in_sync("v2");
+    shop.deploy(App::RaisesOnBoot, "v3");
+    shop.pod.wait("v3 is rejected, v2 runs", || {
+        let status = shop.status();
+        let back = (&status["running"], &status["stage"]) == (&"v2".into(), &"steady".into());
+        (back && status["reason"] == "rejected").then_some(())
+    });
+    assert_eq!(shop.release().as_deref(), Some("v2"));
+    assert_eq!(
+        (shop.pod.starts("pitstop"), shop.pod.starts("app")),
+        (1, 1),
+        "in the containers that are there"
+    );
+    shop
+}
+
+#[test]
+fn e2e_pod_puma_waits_for_the_first_release_then_deploys_and_reverts() {
+    needs_root!();
+    let shop = lives(native(), "bookworm");
+    for container in ["pitstop", "app"] {
+        assert_restricted(&shop, container);
+    }
+    // The control server's socket is on an emptyDir, in another mount namespace at the same path.
+    // As the chart's notes say it.
+    let doctor = shop.pod.exec("pitstop", &["pitstop", "doctor", "--json"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    let report: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{doctor:?}"));
+    let found: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
+    assert!(found.iter().all(|finding| !of_control_server(finding)), "{said}");
+    // That v3 is not running is no fault of the set-up.
+    let broken = found.iter().filter(|finding| finding["severity"] == "broken");
+    assert!(broken.clone().all(|finding| finding["code"] == "NOT_IN_SYNC"), "{said}");
+}
+
+fn of_control_server(finding: &Value) -> bool {
+    finding["code"].as_str().is_some_and(|code| code.starts_with("CONTROL_SERVER"))
+}
+
+#[test]
+fn e2e_pod_puma_waits_for_the_first_release_then_deploys_and_reverts_on_6_6() {
+    needs_root!();
+    lives(native(), "trixie");
+}
+
+/// `pitstop install` in an init container: the binary of our image runs in the app's.
+#[test]
+fn e2e_pod_the_agent_runs_in_the_apps_image() {
+    needs_root!();
+    let shop = Shop::born(in_the_apps_image(), "bookworm");
+    assert!(shop.when("pitstop-install", &What::Exited(0)) < shop.when("pitstop", &What::Started));
+    let ruby = shop.pod.exec("pitstop", &["ruby", "--version"]);
+    assert!(ruby.status.success(), "hooks have Ruby: {ruby:?}");
+    shop.deploy(App::Good, "v2");
+    shop.wait_in_sync("v2");
+}
+
+/// What the kernel says about a container's first process, and what it may write.
+#[track_caller]
+fn assert_restricted(shop: &Shop, container: &str) {
+    let status = fs::read_to_string(format!("/proc/{}/status", shop.pod.pid(container).unwrap())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(field("Uid:"), "1000 1000 1000 1000", "{container}");
+    assert_eq!(field("Gid:"), "1000 1000 1000 1000", "{container}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 0, "{container} {set}");
+    }
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()), "{container}");
+    let mounts = fs::read_to_string(format!("/proc/{}/mounts", shop.pod.pid(container).unwrap())).unwrap();
+    let root = mounts.lines().find(|line| line.split(' ').nth(1) == Some("/")).unwrap();
+    assert!(root.split(' ').nth(3).unwrap().split(',').any(|option| option == "ro"), "{container}: {root}");
+}
