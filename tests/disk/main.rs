@@ -18,6 +18,7 @@ mod prune;
 mod publish;
 mod random;
 mod rig;
+mod together;
 mod tools;
 mod unpack;
 mod volume;
