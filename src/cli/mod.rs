@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{self, Config, ConfigError},
     core::{Reason, Trouble},
-    releases::{Limits, Releases, layout::Layout},
+    releases::{Limits, Releases, layout::Layout, pack},
     revision::ReleaseId,
 };
 
@@ -193,6 +193,9 @@ pub struct Publish {
     /// A path in DIR to leave out, with all that is below it; as often as needed. `.git` is never packed.
     #[arg(long, value_name = "PATH", conflicts_with = "archive")]
     pub exclude: Vec<PathBuf>,
+    /// How much zstd works for a smaller archive: 1 (quick) to 19.
+    #[arg(long, value_name = "N", default_value_t = pack::LEVEL, conflicts_with = "archive", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub level: i32,
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
     pub release: ReleaseId,
