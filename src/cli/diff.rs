@@ -54,7 +54,7 @@ impl fmt::Display for Answer {
         let Self { from, to, added, changed, removed, .. } = self;
         writeln!(
             f,
-            "{from} to {to}: {} files added, {} changed, {} removed",
+            "{from} to {to}: {} added, {} changed, {} removed (files and links)",
             added.count, changed.count, removed.count
         )?;
         for (sign, names) in [("+", added), ("~", changed), ("-", removed)] {
@@ -86,10 +86,8 @@ pub async fn run(
     let store = store::open(config.source.as_deref(), &config.s3).map_err(publish::usage)?;
     let (old, new) = (manifest(store.as_ref(), &from).await?, manifest(store.as_ref(), &to).await?);
     let changes = Changes::between(&old, &new);
-    let listed = |names: &[String]| Names {
-        count: names.len(),
-        names: names.iter().take(limit).cloned().collect(),
-    };
+    let listed =
+        |names: &[String]| Names { count: names.len(), names: names.iter().take(limit).cloned().collect() };
     let differs = |files: &[&str]| changes.all().any(|name| files.contains(&name));
     console.print(&Answer {
         added: listed(&changes.added),
@@ -128,8 +126,6 @@ struct Changes {
 impl Changes {
     fn between(old: &Manifest, new: &Manifest) -> Self {
         let mut changes = Self::default();
-        let files = |manifest: &'_ Manifest| manifest.iter().filter(|(_, entry)| !is_directory(entry)).count();
-        let _ = files;
         for (path, entry) in new.iter().filter(|(_, entry)| !is_directory(entry)) {
             let name = || path.path().display().to_string();
             match old.get(path.as_bytes()).filter(|entry| !is_directory(entry)) {
@@ -181,33 +177,16 @@ fn restart(config: &Config, changes: &Changes) -> Restart {
         (RestartMode::Auto, Some(file)) => {
             mode(Some("hot"), &format!("{file} differs, which a phased restart does not load anew"))
         }
-        (RestartMode::Auto, None) => {
-            mode(Some("phased"), "nothing differs that it would not load, if this Puma can be restarted so at all")
-        }
+        (RestartMode::Auto, None) => mode(
+            Some("phased"),
+            "nothing differs that it would not load, if this Puma can be restarted so at all",
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::releases::manifest::FileEntry;
-
-    fn manifest(files: &[(&str, u8, u32)]) -> Manifest {
-        let entry = |content: u8, mode| {
-            Entry::File(FileEntry { mode, bytes: 1, sha256: [content; 32], identity: None })
-        };
-        let inside = |path: &str| crate::releases::inside(path.as_ref());
-        files.iter().map(|(path, content, mode)| (inside(path), entry(*content, *mode))).collect()
-    }
-
-    #[test]
-    fn what_is_added_changed_and_removed_is_told_apart() {
-        let old = manifest(&[("a", 1, 0o644), ("b", 1, 0o644), ("c", 1, 0o644), ("d", 1, 0o644)]);
-        let new = manifest(&[("a", 1, 0o664), ("b", 2, 0o644), ("d", 1, 0o755), ("e", 1, 0o644)]);
-        let changes = Changes::between(&old, &new);
-        assert_eq!((changes.added, changes.removed), (vec!["e".to_owned()], vec!["c".to_owned()]));
-        assert_eq!(changes.changed, ["b", "d"]);
-    }
 
     #[test]
     fn the_restart_follows_from_the_files_and_the_configuration() {

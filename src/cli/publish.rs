@@ -69,9 +69,9 @@ pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exi
 }
 
 /// A configuration that names no store is usage.
-pub(super) fn usage(trouble: crate::core::Trouble) -> Failure {
-    let exit_code = if trouble.reason == Reason::ConfigInvalid { 64 } else { 1 };
-    Failure { exit_code, ..trouble.into() }
+pub(super) fn usage(problem: crate::core::Problem) -> Failure {
+    let exit_code = if problem.reason == Reason::ConfigInvalid { 64 } else { 1 };
+    Failure { exit_code, ..problem.into() }
 }
 
 /// What no version of pitstop could look for must not be published: no pod would ever take it.
@@ -269,5 +269,5 @@ fn other_bytes(release: &ReleaseId, what: &str) -> Failure {
 }
 
 pub(super) fn failure(error: StoreError) -> Failure {
-    crate::core::Trouble::from(error).into()
+    crate::core::Problem::from(error).into()
 }

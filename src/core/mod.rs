@@ -20,13 +20,13 @@ pub mod effect;
 pub mod observation;
 pub mod pace;
 pub use effect::{
-    Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Record, Step,
-    Trouble,
+    Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Problem, Record,
+    ServerCommand, Step,
 };
 pub use fleet::Fleet;
 pub use observation::{
-    Answer, AppServer, Connection, Cwd, Files, Generation, GenerationKey, Moment, Observation, Probe,
-    Process, ProcessKey, Sight, Sockets, Traffic, WorkerLoad,
+    Answer, AppServer, Connection, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation,
+    Probe, Process, ProcessKey, Sockets, Traffic, WorkerLoad,
 };
 pub use proof::{Level, Proof};
 
@@ -60,7 +60,7 @@ pub struct Policy {
     /// Whether a healthy answer names its release (`verify.release_header` or `release_field` is set).
     pub naming: bool,
     /// How much longer than the soak it may take until every process has named its release.
-    pub hearing_ms: u64,
+    pub evidence_ms: u64,
     /// Requests older than this are waited for before a signal; `None`: never wait.
     pub long_request_ms: Option<u64>,
     /// For how long they are waited for.
@@ -160,7 +160,7 @@ pub struct View {
     /// The desired release runs, proven.
     pub in_sync: bool,
     /// What holds, if something does.
-    pub trouble: Option<Trouble>,
+    pub problem: Option<Problem>,
     /// The restart waits until then, at the latest, for this pod's turn (`restart.spread`).
     pub turn: Option<Moment>,
     /// Moves that are not tried again, with the reason.

@@ -2,7 +2,7 @@
 //! the pod stands.
 
 use crate::core::{
-    Agent, Effect, Event, Moment, Policy, Reason, Recovered, Trouble, View, Watchfulness,
+    Agent, Effect, Event, Moment, Policy, Problem, Reason, Recovered, View, Watchfulness,
     drain::{Drain, Journal},
 };
 use crate::{revision::ReleaseId, status::Snapshot};
@@ -11,14 +11,14 @@ pub enum Mind {
     /// No deploy may begin, and why. The drain works all the same.
     Bare {
         drain: Box<Drain>,
-        trouble: Trouble,
+        problem: Problem,
     },
     Whole(Box<Agent>),
 }
 
 impl Mind {
-    pub fn bare(policy: &Policy, journal: Option<Journal>, trouble: Trouble) -> Self {
-        Self::Bare { drain: Box::new(Drain::new(policy.drain.clone(), journal)), trouble }
+    pub fn bare(policy: &Policy, journal: Option<Journal>, problem: Problem) -> Self {
+        Self::Bare { drain: Box::new(Drain::new(policy.drain.clone(), journal)), problem }
     }
 
     /// The volume has told: deploys may begin. The drain goes on as it is.
@@ -36,9 +36,9 @@ impl Mind {
     }
 
     /// Why no deploy may begin, if the mind is bare.
-    pub fn hold(&mut self, why: Trouble) {
-        if let Self::Bare { trouble, .. } = self {
-            *trouble = why;
+    pub fn hold(&mut self, why: Problem) {
+        if let Self::Bare { problem, .. } = self {
+            *problem = why;
         }
     }
 
@@ -122,15 +122,15 @@ impl Mind {
 
     pub fn view(&self, now: Moment) -> View {
         match self {
-            Self::Bare { trouble, .. } => Snapshot::unknown(now, trouble.clone()).view,
+            Self::Bare { problem, .. } => Snapshot::unknown(now, problem.clone()).view,
             Self::Whole(agent) => agent.view(),
         }
     }
 }
 
 /// What holds before the volume has told anything.
-pub fn not_read_yet() -> Trouble {
-    Trouble::new(
+pub fn not_read_yet() -> Problem {
+    Problem::new(
         Reason::VolumeUnavailable,
         "the volume has not answered yet; deploys begin when it has told where this pod stands",
     )

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Effect, Event, Moment, Operator, Reason, Recovered, Sight, Trouble, Watchfulness,
+        Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reason, Recovered, Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
@@ -69,8 +69,8 @@ impl State {
     /// `journal` is that of a drain that was under way when the last process ended.
     pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
         let now = (inputs.clock)();
-        let trouble = match &inputs.invalid {
-            Some(finding) => Trouble::new(Reason::ConfigInvalid, finding.message.clone()),
+        let problem = match &inputs.invalid {
+            Some(finding) => Problem::new(Reason::ConfigInvalid, finding.message.clone()),
             None => mind::not_read_yet(),
         };
         let calm = Attention {
@@ -83,7 +83,7 @@ impl State {
         let before = inputs.snapshots.borrow().clone();
         Self {
             answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
-            mind: Mind::bare(&inputs.policy, journal, trouble),
+            mind: Mind::bare(&inputs.policy, journal, problem),
             timings: DeployTimings::new(inputs.metrics.clone(), now),
             log: DeployLog::new(inputs.effects.ids().clone(), now),
             inputs: inputs.clone(),
@@ -166,7 +166,7 @@ impl State {
         if !self.mind.is_bare() {
             let view = self.mind.view(now);
             self.inputs.effects.needs(&view);
-            self.inputs.effects.deploying(view.stage);
+            self.inputs.effects.deploying(view.stage, self.mind.drain().view(now).is_some());
         }
     }
 
@@ -212,9 +212,9 @@ impl State {
     /// A look at the app server.
     pub fn seen(&mut self, seen: Seen) {
         let observation = &seen.observation;
-        self.last.gone = (observation.sight == Sight::Missing).then_some(observation.began);
-        self.seen_booted |= verdict::any_booted(&observation.sight);
-        if observation.sight != Sight::Unclear {
+        self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
+        self.seen_booted |= verdict::any_booted(&observation.detection);
+        if observation.detection != Detection::Unclear {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
@@ -256,8 +256,8 @@ impl State {
 
     fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
         let view = self.mind.view(self.now());
-        if let (true, Some(trouble)) = (self.mind.is_bare(), &view.trouble) {
-            return Err(format!("nothing can be asked of the deploys yet: {}", trouble.message));
+        if let (true, Some(problem)) = (self.mind.is_bare(), &view.problem) {
+            return Err(format!("nothing can be asked of the deploys yet: {}", problem.message));
         }
         let told = operator::told(operator, &view, self.mind.drain().blocks_deploys())?;
         tracing::info!("an operator asks: {}{asked}", operator::name(operator));
@@ -270,12 +270,12 @@ impl State {
     }
 
     /// The volume has told where the pod stands, or why it does not.
-    pub fn recovered(&mut self, recovered: Result<Recovered, Trouble>) {
+    pub fn recovered(&mut self, recovered: Result<Recovered, Problem>) {
         match recovered {
             Ok(recovered) => self.wake(recovered),
-            Err(trouble) => {
+            Err(problem) => {
                 if self.inputs.invalid.is_none() {
-                    self.mind.hold(trouble);
+                    self.mind.hold(problem);
                 }
             }
         }

@@ -75,7 +75,7 @@ impl Deploy {
 
 impl Hold {
     /// Why nothing is deployed, for /status.
-    pub(super) fn trouble(&self) -> Trouble {
+    pub(super) fn problem(&self) -> Problem {
         let message = match self {
             Self::Paused => "deploys are paused in this pod: `pitstop resume` goes on".to_owned(),
             Self::Reverted(release) => format!(
@@ -83,7 +83,7 @@ impl Hold {
                  goes on before that"
             ),
         };
-        Trouble::new(Reason::Held, message)
+        Problem::new(Reason::Held, message)
     }
 }
 

@@ -118,7 +118,7 @@ impl Pod {
     }
 }
 
-/// After the trouble, a good release goes through.
+/// After the problem, a good release goes through.
 #[track_caller]
 pub fn recovers(pod: &Pod) {
     pod.deploy(App::Good, "v9");
