@@ -203,11 +203,12 @@ fn what_is_called_off_ends_and_what_it_leaves_is_taken_away() {
         fs::read_dir(&staging).is_ok_and(|all| all.flatten().any(|entry| begun(&entry.path())))
     });
     off.now();
-    let trouble = fetching.join().unwrap().unwrap_err();
-    assert!(trouble.message.contains("called off"), "{}", trouble.message);
+    let problem = fetching.join().unwrap().unwrap_err();
+    assert!(problem.message.contains("called off"), "{}", problem.message);
     assert!(!rig.deploy_to.join("releases/v1").exists());
+    assert_eq!((rig.leftovers(), rig.abandoned().len()), (Vec::new(), 1));
     rig.releases().clean_leftovers(&at_once).unwrap();
-    assert_eq!(rig.leftovers(), Vec::<String>::new());
+    assert_eq!(rig.abandoned(), Vec::<String>::new());
 }
 
 #[test]
@@ -223,8 +224,8 @@ fn trees_deeper_than_there_are_descriptors_are_deleted() {
         at.push("d");
     }
     setrlimit(Resource::RLIMIT_NOFILE, 128, 1024).unwrap();
-    rig.releases().clean_leftovers(&at_once).unwrap();
-    assert_eq!(rig.leftovers(), Vec::<String>::new());
+    assert_eq!(rig.releases().clean_leftovers(&at_once), Ok(1));
+    assert_eq!((rig.leftovers(), rig.abandoned()), (Vec::new(), Vec::new()));
 }
 
 /// Lets the kernel answer `linkat` with an error: a volume without further names for a file.

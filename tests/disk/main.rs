@@ -3,6 +3,7 @@
 mod against_tar;
 mod commands;
 mod crash;
+mod diff;
 mod exhaust;
 mod fleet;
 mod linked;
@@ -10,6 +11,7 @@ mod matrix;
 mod moves;
 mod odd;
 mod one_archive;
+mod operations;
 mod packing;
 mod plants;
 mod pointer;

@@ -6,7 +6,7 @@ mod live;
 mod tests;
 mod time_outs;
 
-use super::{control::Control, restart_modes::can_be_phased, view::View};
+use super::{control::Control, restart_modes::can_be_phased, snapshot::Snapshot};
 use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
@@ -19,37 +19,37 @@ const CONTROL: &str = "control server";
 const RESTARTS: &str = "restarts";
 
 /// Everything that one look tells.
-pub(super) fn of(view: &View) -> Vec<Check> {
-    let mut checks = vec![seen(view), control(view), from_current(view)];
-    match &view.memory.setup {
+pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
+    let mut checks = vec![seen(snapshot), control(snapshot), from_current(snapshot)];
+    match &snapshot.memory.setup {
         Some(setup) => {
-            checks.extend(live::of(view, setup));
-            checks.extend(time_outs::of(view, setup));
+            checks.extend(live::of(snapshot, setup));
+            checks.extend(time_outs::of(snapshot, setup));
         }
         None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
     }
-    checks.push(hot(view));
-    checks.extend(phased(view));
-    checks.extend(kept_child(view));
-    checks.extend(next_puma(view));
+    checks.push(hot(snapshot));
+    checks.extend(phased(snapshot));
+    checks.extend(kept_child(snapshot));
+    checks.extend(next_puma(snapshot));
     checks.push(random_addresses(PUMA));
     checks
 }
 
-fn seen(view: &View) -> Check {
-    let version = view.family.title.as_ref().map_or("", |title| title.version.as_str());
-    let mode = match view.cluster() {
-        Some(true) => format!("a cluster of {}", view.expected()),
+fn seen(snapshot: &Snapshot) -> Check {
+    let version = snapshot.processes.title.as_ref().map_or("", |title| title.version.as_str());
+    let mode = match snapshot.cluster() {
+        Some(true) => format!("a cluster of {}", snapshot.expected()),
         Some(false) => "single mode".into(),
         None => "not yet known whether single or cluster".into(),
     };
-    let pid = view.master();
+    let pid = snapshot.master();
     Check::fine(PUMA, format!("{version} found: pid {pid}, {mode}; it may be looked into and signalled"))
 }
 
-fn control(view: &View) -> Check {
+fn control(snapshot: &Snapshot) -> Check {
     let why = WITHOUT_NUMBERS;
-    let found = match &view.control {
+    let found = match &snapshot.control {
         Control::Stats(_) => return Check::fine(CONTROL, "answers with Puma's own numbers"),
         Control::Absent => control_absent("Puma has no control server that could be found"),
         Control::Denied => Finding::risky(
@@ -63,7 +63,7 @@ fn control(view: &View) -> Check {
             "keep the state file in the pod (an emptyDir), never on a shared volume",
         ),
         // In a restart it is silent for a moment; beside serving processes it is a fault.
-        Control::Silent(what) if serves(view) => Finding::risky(
+        Control::Silent(what) if serves(snapshot) => Finding::risky(
             Code::ControlServerSilent,
             format!("Puma's control server does not answer ({what}): {why}"),
             "see that its address is reachable from the agent: a shared emptyDir, or shareProcessNamespace",
@@ -85,37 +85,37 @@ fn control_absent(what: &str) -> Finding {
     )
 }
 
-fn serves(view: &View) -> bool {
-    view.serves() || view.family.workers.iter().any(|worker| worker.serves)
+fn serves(snapshot: &Snapshot) -> bool {
+    snapshot.serves() || snapshot.processes.workers.iter().any(|worker| worker.serves)
 }
 
 /// The same rule as a plan's: a Puma that was never seen in a release of ours may be a sidecar's.
-fn from_current(view: &View) -> Check {
-    let pid = view.master();
-    match view.cwd(pid) {
+fn from_current(snapshot: &Snapshot) -> Check {
+    let pid = snapshot.master();
+    match snapshot.cwd(pid) {
         Cwd::Release(release) => Check::fine(PUMA, format!("runs in release {release}")),
         Cwd::Unknown => Check::unknown(PUMA, "where it runs: the volume, or /proc, does not answer in time"),
-        Cwd::Elsewhere if view.memory.proven_ours => {
+        Cwd::Elsewhere if snapshot.memory.proven_ours => {
             Check::unknown(PUMA, "it ran in a release of ours, which was deleted since")
         }
-        Cwd::Elsewhere => Check::found(PUMA, stranger(view)),
+        Cwd::Elsewhere => Check::found(PUMA, stranger(snapshot)),
     }
 }
 
-fn stranger(view: &View) -> Finding {
+fn stranger(snapshot: &Snapshot) -> Finding {
     Finding::broken(
         Code::NotFromCurrent,
         format!(
             "Puma {} runs in no release of this volume's `releases` directory: no deploy can be proved, \
              and without puma.match none is tried",
-            view.master()
+            snapshot.master()
         ),
         "start Puma in `current` (cd /srv/app/current && exec …), with deploy_to on the same volume in both containers",
     )
 }
 
-fn hot(view: &View) -> Check {
-    match (&view.family.title, view.family.takes_hot()) {
+fn hot(snapshot: &Snapshot) -> Check {
+    match (&snapshot.processes.title, snapshot.processes.takes_hot()) {
         (None, _) => Check::unknown(RESTARTS, "hot: Puma is between two images"),
         (Some(_), true) => Check::fine(RESTARTS, "hot: possible"),
         (Some(_), false) => Check::found(
@@ -129,22 +129,22 @@ fn hot(view: &View) -> Check {
     }
 }
 
-fn phased(view: &View) -> Option<Check> {
-    let preloads = view.memory.setup.as_ref().is_some_and(|setup| setup.preloads);
-    let unclear = view.memory.setup.as_ref().and_then(|setup| setup.unclear.as_deref());
-    let cause = match (view.cluster()?, view.app_in_master()) {
+fn phased(snapshot: &Snapshot) -> Option<Check> {
+    let preloads = snapshot.memory.setup.as_ref().is_some_and(|setup| setup.preloads);
+    let unclear = snapshot.memory.setup.as_ref().and_then(|setup| setup.unclear.as_deref());
+    let cause = match (snapshot.cluster()?, snapshot.app_in_master()) {
         (false, _) => "Puma runs in single mode".to_owned(),
-        (true, _) if !can_be_phased(view) => "Puma has one worker".to_owned(),
+        (true, _) if !can_be_phased(snapshot) => "Puma has one worker".to_owned(),
         (true, Some(why)) => why,
         (true, None) if preloads => "Puma preloads its app".to_owned(),
-        (true, None) if view.mode == RestartMode::Auto && unclear.is_some() => {
+        (true, None) if snapshot.mode == RestartMode::Auto && unclear.is_some() => {
             format!("what Puma's configuration loads cannot be told ({})", unclear.unwrap_or_default())
         }
         (true, None) => {
             return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells"));
         }
     };
-    Some(phased_unavailable(&cause, view.mode))
+    Some(phased_unavailable(&cause, snapshot.mode))
 }
 
 fn phased_unavailable(cause: &str, mode: RestartMode) -> Check {
@@ -155,11 +155,11 @@ fn phased_unavailable(cause: &str, mode: RestartMode) -> Check {
 }
 
 /// A job process of a plugin's, most often: only a hot restart renews it.
-fn kept_child(view: &View) -> Option<Check> {
-    let child = view.family.long_lived_child().filter(|_| can_be_phased(view))?;
+fn kept_child(snapshot: &Snapshot) -> Option<Check> {
+    let child = snapshot.processes.long_lived_child().filter(|_| can_be_phased(snapshot))?;
     let title: String = child.title.chars().take(80).collect();
     let is = format!("Puma's master has a child that is no worker: process {} `{title}`", child.id.pid);
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => Finding::risky(
             Code::ChildKeptByPhased,
             format!("{is}. Phased restarts leave it as it is, so it keeps the code of an earlier release"),
@@ -176,11 +176,11 @@ fn kept_child(view: &View) -> Option<Check> {
 }
 
 /// What the plan of a restart has found in the bundles.
-fn next_puma(view: &View) -> Option<Check> {
-    let (old, new) = view.memory.next_puma.as_ref()?;
+fn next_puma(snapshot: &Snapshot) -> Option<Check> {
+    let (old, new) = snapshot.memory.next_puma.as_ref()?;
     let differs = format!("the next release's bundle has Puma {new}, and the one that runs has {old}");
     let code = Code::PumaVersionDiffers;
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => Finding::risky(
             code,
             format!("{differs}: a phased restart goes on with {old}, whatever the workers load besides"),

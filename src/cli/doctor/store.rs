@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     config::Config,
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     finding::{Check, Code, Finding},
     fleet,
     pointer::{self, Source},
@@ -22,7 +22,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     let store = match config.source.as_deref().map(|source| store::open(Some(source), &config.s3)).transpose()
     {
         Ok(store) => store,
-        Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
+        Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
     };
     let source = match (pointer::file_path(&config.pointer), &store) {
         (Some(path), _) => Source::File(path),
@@ -30,10 +30,10 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         (None, None) => return vec![Check::unknown(ABOUT, "`source` is not set")],
     };
     let late =
-        || Err(Trouble::new(Reason::StoreUnreachable, format!("{source:?}: no answer within {LIMIT:?}")));
+        || Err(Problem::new(Reason::StoreUnreachable, format!("{source:?}: no answer within {LIMIT:?}")));
     let pointer = match tokio::time::timeout(LIMIT, pointer::read(&source)).await.unwrap_or_else(|_| late()) {
         Ok(pointer) => pointer,
-        Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
+        Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
     };
     let read = Check::fine(ABOUT, format!("the pointer is readable and names {}", pointer.revision));
     let Some(store) = store else { return vec![read, Check::unknown(ABOUT, "`source` is not set")] };
@@ -92,17 +92,17 @@ async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     match tokio::time::timeout(LIMIT, archive::require(store, id)).await {
         Ok(Ok(published)) if pointer.sha256.as_ref().is_some_and(|sha256| *sha256 != published.sha256) => {
             let message = format!("the digest of {id} in the store is not the one that the pointer names");
-            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseCorrupt, message)))
+            Check::found(ABOUT, named(&Problem::new(Reason::ReleaseCorrupt, message)))
         }
         Ok(Ok(_)) => Check::fine(ABOUT, format!("it has {id}, with its digest")),
-        Ok(Err(trouble)) => Check::found(ABOUT, named(&trouble)),
+        Ok(Err(problem)) => Check::found(ABOUT, named(&problem)),
         Err(_) => Check::unknown(ABOUT, format!("{id}: no answer within {LIMIT:?}")),
     }
 }
 
-/// The same trouble that the agent would have, called what the agent would call it.
-pub(super) fn named(trouble: &Trouble) -> Finding {
-    let (code, remedy) = match trouble.reason {
+/// The same problem that the agent would have, called what the agent would call it.
+pub(super) fn named(problem: &Problem) -> Finding {
+    let (code, remedy) = match problem.reason {
         Reason::PointerInvalid => {
             (Code::PointerInvalid, "`pitstop promote ID`, or put the file right; a release id is plain text")
         }
@@ -121,5 +121,5 @@ pub(super) fn named(trouble: &Trouble) -> Finding {
         }
         _ => (Code::StoreUnreachable, "see the store's mount or network; `source` names the place"),
     };
-    Finding::broken(code, format!("no deploy can begin: {}", trouble.message), remedy)
+    Finding::broken(code, format!("no deploy can begin: {}", problem.message), remedy)
 }

@@ -105,7 +105,7 @@ const DEPLOYS: &[&[&str]] = &[
     ],
     &["fetch.done", "journal.written"],
     &["journal.synced"],
-    &["publish.renamed"],
+    &["fetch.abandoned", "publish.renamed"],
     &["publish.synced"],
     // Each clears away what the one before has left.
     &["prune.renamed", "prune.unmarked", "prune.mid_delete"],

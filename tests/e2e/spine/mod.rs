@@ -17,7 +17,7 @@ mod troubles;
 
 use pitstop_rig::{App, Pod};
 
-/// After the trouble, a good release goes through.
+/// After the problem, a good release goes through.
 #[track_caller]
 fn recovers(pod: &Pod) {
     pod.deploy(App::Good, "v9");

@@ -39,6 +39,8 @@ pub mod proxy;
 pub mod puma;
 /// A real S3 server in this process, with faults on demand.
 pub mod s3;
+/// A volume with the latency of a network file system, which counts what it is asked.
+pub mod slow_volume;
 /// Whole ends of pods, drawn by a seed.
 pub mod termination;
 /// Unicorn in Puma's place.
@@ -55,6 +57,7 @@ pub use load::Load;
 pub use pod::Pod;
 pub use puma::{Directory, PumaRig, Setup};
 pub use s3::{Fault, S3Rig};
+pub use slow_volume::SlowVolume;
 pub use termination::Termination;
 pub use volume::{HangingVolume, SmallVolume};
 

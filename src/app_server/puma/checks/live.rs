@@ -7,33 +7,33 @@ use crate::{
         config_file::PumaConfig,
         restart_modes::{allows_phased, can_be_phased, loses_its_arguments},
         setup::{Pinned, RestartDir, Setup, Tmp},
+        snapshot::Snapshot,
         started_by::StartedBy,
-        view::View,
     },
     config::RestartMode,
     finding::{Check, Code, Finding},
 };
 
 /// Everything about it.
-pub(super) fn of(view: &View, setup: &Setup) -> Vec<Check> {
-    let mut checks = vec![restart_dir(view, setup)];
+pub(super) fn of(snapshot: &Snapshot, setup: &Setup) -> Vec<Check> {
+    let mut checks = vec![restart_dir(snapshot, setup)];
     checks.extend(setup.pinned().iter().map(pinned));
     checks.extend(setup.pinned_config().as_ref().map(pinned_config));
     checks.extend(in_front(setup));
-    checks.extend(rackup(view, setup));
-    checks.extend(rails_pid_file(view, setup));
+    checks.extend(rackup(snapshot, setup));
+    checks.extend(rails_pid_file(snapshot, setup));
     checks.extend(setup.config.as_ref().and_then(restart_command));
-    checks.extend(bundle(view, setup));
+    checks.extend(bundle(snapshot, setup));
     checks.extend(setup.config.as_ref().filter(|config| config.tmp_restart).map(|_| tmp_restart(setup.tmp)));
     checks
 }
 
 const LITERAL: &str = "in config/puma.rb: directory '/srv/app/current', with the path of your link, as a literal; then restart the container once";
 
-fn restart_dir(view: &View, setup: &Setup) -> Check {
+fn restart_dir(snapshot: &Snapshot, setup: &Setup) -> Check {
     match &setup.restart_dir {
         RestartDir::Follows => Check::fine(RESTARTS, "go to where `current` leads then"),
-        _ if view.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
+        _ if snapshot.memory.moved => Check::fine(RESTARTS, "were seen to go to where `current` leads"),
         RestartDir::Fixed(evidence) => may_not_follow(evidence),
         RestartDir::Never(evidence) => never_follows(evidence),
     }
@@ -95,11 +95,11 @@ fn in_front(setup: &Setup) -> Option<Check> {
     Some(Check::found(PUMA, finding))
 }
 
-fn rackup(view: &View, setup: &Setup) -> Option<Check> {
+fn rackup(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     if !setup.command_line.by_rackup {
         return None;
     }
-    let make = if loses_its_arguments(view) { Finding::broken } else { Finding::risky };
+    let make = if loses_its_arguments(snapshot) { Finding::broken } else { Finding::risky };
     let message = "Puma was started by `rackup`, and a hot restart leaves out the arguments that it was given: it would come \
                    back on port 9292, with the defaults; where arguments are lost none is tried";
     let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
@@ -107,10 +107,10 @@ fn rackup(view: &View, setup: &Setup) -> Option<Check> {
 }
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
-fn rails_pid_file(view: &View, setup: &Setup) -> Option<Check> {
+fn rails_pid_file(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     let path = setup.pid_file.as_deref()?;
-    let command = view.memory.command_line.as_deref();
-    let by_rails = view.memory.started_by == Some(StartedBy::RailsServer)
+    let command = snapshot.memory.command_line.as_deref();
+    let by_rails = snapshot.memory.started_by == Some(StartedBy::RailsServer)
         || command.is_some_and(|command| names(command, "rails") && !names(command, "puma"));
     let finding = Finding::risky(
         Code::RailsPidFileStays,
@@ -137,8 +137,8 @@ pub(super) fn restart_command(config: &PumaConfig) -> Option<Check> {
 }
 
 /// Only where a phased restart is a possibility.
-fn bundle(view: &View, setup: &Setup) -> Option<Check> {
-    let possible = can_be_phased(view) && allows_phased(setup);
+fn bundle(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
+    let possible = can_be_phased(snapshot) && allows_phased(setup);
     let through_link = setup.command_line.gemfile.is_some() && setup.pinned().is_empty();
     if !possible || !setup.command_line.by_bundler || !setup.keeps_bundle() || through_link {
         return None;
@@ -148,7 +148,7 @@ fn bundle(view: &View, setup: &Setup) -> Option<Check> {
         "BUNDLE_GEMFILE=/srv/app/current/Gemfile in Puma's environment, or `prune_bundler`",
     );
     let kept = "behind `bundle exec`, a phased restart keeps the bundle of the release that the master was started in";
-    let finding = match view.mode {
+    let finding = match snapshot.mode {
         RestartMode::Phased => {
             Finding::risky(code, format!("{kept}, also where the new release's is another"), remedy)
         }

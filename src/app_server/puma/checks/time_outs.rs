@@ -9,8 +9,8 @@ use crate::{
     app_server::puma::{
         config_file::{PumaConfig, Seconds},
         setup::Setup,
+        snapshot::Snapshot,
         title::Master,
-        view::View,
     },
     finding::{Check, Code, Finding},
 };
@@ -29,17 +29,17 @@ const BALANCERS: Duration = Duration::from_secs(60);
 const REQUESTS: &str = "requests";
 
 /// Everything about them.
-pub(super) fn of(view: &View, setup: &Setup) -> Vec<Check> {
+pub(super) fn of(snapshot: &Snapshot, setup: &Setup) -> Vec<Check> {
     let Some(config) = &setup.config else { return Vec::new() };
     let mut checks = Vec::new();
-    let longest = Duration::from_millis(view.memory.longest_request_ms);
-    if view.cluster() == Some(true) {
-        checks.extend(shutdown_timeout(view.told.worker_shutdown_timeout, config));
+    let longest = Duration::from_millis(snapshot.memory.longest_request_ms);
+    if snapshot.cluster() == Some(true) {
+        checks.extend(shutdown_timeout(snapshot.told.worker_shutdown_timeout, config));
         checks.extend(check_interval(config));
         checks.extend(worker_timeout(longest, config));
-        checks.extend(longest_request(view.told.worker_shutdown_timeout, longest, config));
+        checks.extend(longest_request(snapshot.told.worker_shutdown_timeout, longest, config));
     }
-    checks.extend(keepalive(view.family.title.as_ref().and_then(Master::major), config));
+    checks.extend(keepalive(snapshot.processes.title.as_ref().and_then(Master::major), config));
     checks
 }
 
