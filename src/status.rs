@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Level, Moment, Problem, Proof, Reason, Stage, View,
+        Level, Moment, Problem, Proof, Reason, Stage, View,
         drain::{Answer, DrainResult, DrainView, WaitsFor},
     },
     finding::Finding,
@@ -54,25 +54,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// What is known before anything was looked at: nothing, and why.
     pub fn unknown(at: Moment, problem: Problem) -> Self {
-        let view = View {
-            stage: Stage::Steady,
-            attempt: Attempt(0),
-            desired: None,
-            running: None,
-            proof: None,
-            previous: None,
-            in_sync: false,
-            problem: Some(problem),
-            turn: None,
-            rejected: Vec::new(),
-            hold: None,
-            back: None,
-            retry_at: None,
-            moving: None,
-        };
         Self {
             at,
-            view,
+            view: View::unknown(problem),
             since: Since::beginning(at),
             deploy_id: None,
             drain: None,

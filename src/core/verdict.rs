@@ -1,11 +1,9 @@
 //! Did the restart succeed?
 //!
-//! Proof is that every serving process is new since the baseline, runs in the release's directory, is booted,
-//! answers its probes, and that all this holds for the soak time; each of them is heard in person, where the
-//! app names its release and it can be told who answers. Failure is recognised as early as it can be told
-//! from slowness: a master that is gone, processes that vanish one after the other, a server that settled in
-//! another directory, probes that fail in a row, an answer that names another release. What others end in a
-//! restart of theirs has not died of the release.
+//! Proof: every serving process is new since the baseline, runs in the release's directory, is booted, answers
+//! its probes, and all this holds for the soak time. Where the app names its release, each process has to have
+//! named it. A failure is recognised as early as it can be told from slowness: a master that is gone, processes
+//! that vanish, a server in another directory, failed probes, another release's name.
 
 mod crash_loop;
 mod probe_results;

@@ -3,6 +3,7 @@
 //! ```text
 //! pointers/<name>                    what every pod that follows it should run
 //! releases/<id>.tar.zst|.tar.gz      an archive, written once
+//! releases/<id>.manifest             what the archive holds, where `publish` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
 //! ```

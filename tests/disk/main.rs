@@ -3,6 +3,7 @@
 mod against_tar;
 mod commands;
 mod crash;
+mod diff;
 mod exhaust;
 mod fleet;
 mod linked;

@@ -189,11 +189,14 @@ impl World {
             records: self.disk.log.iter().map(|(record, _)| record.clone()).collect(),
             boot_id: String::new(),
             neighbours: Default::default(),
-            journal: self.disk.journal.clone(),
         };
         let beside = self.setting.kind.beside;
         let policy = Policy { second_master: beside, in_place: !beside, ..policy() };
-        let (mut agent, _) = Agent::recover(policy, recovered, NOW);
+        let journal = self.disk.journal.clone();
+        let mut agent =
+            Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
+        agent.step(NOW, Event::Tick);
+        agent.recover(policy, &recovered, NOW);
         agent.mutate(self.setting.mutation);
         if self.barred() == Some(Barred::ByFleet) {
             let fleet = Fleet { rejected: [revision(1)].into(), ..Fleet::default() };
