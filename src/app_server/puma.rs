@@ -47,6 +47,7 @@ mod title;
 use control::{Control, ControlServer};
 use discovery::{Discovery, ServerProcesses};
 use raised::Output;
+pub(crate) use release_diff::not_loaded_by_phased;
 use setup::Setup;
 use snapshot::Snapshot;
 use started_by::StartedBy;

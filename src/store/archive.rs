@@ -6,6 +6,11 @@ use crate::{
     revision::ReleaseId,
 };
 
+/// Where `publish` puts what an archive holds; archives of other tools have none.
+pub fn manifest_key(id: &ReleaseId) -> String {
+    format!("releases/{id}.manifest")
+}
+
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
 pub const DIGEST_LIMIT_BYTES: u64 = 4096;
 

@@ -3,6 +3,7 @@
 //! ```text
 //! pointers/<name>                    what every pod that follows it should run
 //! releases/<id>.tar.zst|.tar.gz      an archive, written once
+//! releases/<id>.manifest             what the archive holds, where `publish` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
 //! ```
@@ -303,7 +304,10 @@ impl Blocking {
             tokio::select! {
                 biased;
                 () = self.off.called() => Err(StoreError::CalledOff(key.into()).into()),
-                answer = tokio::time::timeout(self.idle, call) => answer.unwrap_or_else(|_| Err(late().into())),
+                answer = tokio::time::timeout(self.idle, call) => {
+                    self.off.step();
+                    answer.unwrap_or_else(|_| Err(late().into()))
+                }
             }
         })
     }

@@ -22,6 +22,12 @@ const DIR_NOT_LOADED_BY_PHASED: &str = "config/puma";
 const LOCKS: [&str; 2] = ["Gemfile.lock", "gems.locked"];
 const GEMFILES: [&str; 2] = ["Gemfile", "gems.rb"];
 
+/// Whether a phased restart would not load this file of a release anew, whatever Puma's configuration loads besides.
+pub(crate) fn not_loaded_by_phased(file: &Path) -> bool {
+    NOT_LOADED_BY_PHASED.iter().any(|name| file == Path::new(name))
+        || file.starts_with(DIR_NOT_LOADED_BY_PHASED)
+}
+
 /// What differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ReleaseDiff {
