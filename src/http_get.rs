@@ -1,7 +1,12 @@
 //! One HTTP/1.1 request over any stream: for the health probe, an app server's own statistics and orders,
 //! and the agent's admin socket.
 
-use std::time::Duration;
+use std::{
+    io,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    path::Path,
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -10,6 +15,7 @@ use hyper::{
     header::{CONNECTION, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
+use rustix::fs::{Mode, OFlags};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// No answer that we ask for is larger than this.
@@ -126,4 +132,19 @@ where
     // The connection's own error, if any, comes out of the answer as well.
     let (answer, _) = tokio::join!(answer, connection);
     answer
+}
+/// Connects to a Unix socket, ready for asynchronous use. A socket's address has room for 107 bytes; through a short name of
+/// its directory any path fits.
+///
+/// # Errors
+/// When nobody listens there, or we may not connect.
+pub(crate) fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    let stream = UnixStream::connect(short)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }

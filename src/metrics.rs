@@ -12,7 +12,7 @@ use prometheus::{
 
 use crate::{
     core::{
-        AppServer, Conclusion, Mode, Observation, ProcessKey, Reason, Sight, Stage, View, WorkerLoad,
+        AppServer, DeployResult, Detection, Mode, Observation, ProcessKey, Reason, Stage, View, WorkerLoad,
         drain::{Answer, DrainResult},
     },
     releases::fetch::Fetched,
@@ -204,7 +204,7 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage.with_label_values(&[stage.name()]).set(i64::from(stage == view.stage));
         }
-        let held = view.trouble.as_ref().map(|trouble| trouble.reason);
+        let held = view.problem.as_ref().map(|problem| problem.reason);
         for reason in Reason::ALL {
             self.reason.with_label_values(&[reason.code()]).set(i64::from(Some(*reason) == held));
         }
@@ -235,15 +235,15 @@ impl Metrics {
     }
 
     /// A deploy ended after so many seconds.
-    pub fn concluded(&self, conclusion: &Conclusion, seconds: f64) {
-        let (result, trouble) = match conclusion {
-            Conclusion::Verified => ("verified", None),
-            Conclusion::Reverted(trouble) => ("reverted", Some(trouble)),
-            Conclusion::Stranded(trouble) => ("stranded", Some(trouble)),
-            Conclusion::Refused(trouble) => ("refused", Some(trouble)),
-            Conclusion::Superseded => ("superseded", None),
+    pub fn concluded(&self, result: &DeployResult, seconds: f64) {
+        let (result, problem) = match result {
+            DeployResult::Verified => ("verified", None),
+            DeployResult::Reverted(problem) => ("reverted", Some(problem)),
+            DeployResult::Stranded(problem) => ("stranded", Some(problem)),
+            DeployResult::Refused(problem) => ("refused", Some(problem)),
+            DeployResult::Superseded => ("superseded", None),
         };
-        let reason = trouble.map_or("", |trouble| trouble.reason.code());
+        let reason = problem.map_or("", |problem| problem.reason.code());
         self.deploys.with_label_values(&[result, reason]).inc();
         self.deploy_duration.observe(seconds);
     }
@@ -300,9 +300,9 @@ impl Puma {
     }
 
     fn observed(&self, observation: &Observation) {
-        match &observation.sight {
-            Sight::Seen(server) => self.seen(server),
-            Sight::Unclear => return,
+        match &observation.detection {
+            Detection::Seen(server) => self.seen(server),
+            Detection::Unclear => return,
             _ => self.workers.reset(),
         }
         match &observation.traffic.workers {

@@ -15,7 +15,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     plain_file,
     revision::{Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version, archive},
@@ -34,7 +34,7 @@ const BACK_OFF_MAX: u32 = 4;
 const BACK_OFF_LONGEST: Duration = Duration::from_secs(60);
 
 /// What the newest look found; `None` before the first.
-pub type Latest = Option<Result<Pointer, Trouble>>;
+pub type Latest = Option<Result<Pointer, Problem>>;
 
 /// Where the pointer is.
 #[derive(Clone)]
@@ -113,16 +113,10 @@ pub fn watch(settings: Settings) -> io::Result<(watch::Receiver<Latest>, Kick)> 
 /// Looks once.
 ///
 /// # Errors
-/// [`Trouble`] when it cannot be read or understood.
-pub async fn read(source: &Source) -> Result<Pointer, Trouble> {
+/// [`Problem`] when it cannot be read or understood.
+pub async fn read(source: &Source) -> Result<Pointer, Problem> {
     let no_thread = |e| {
-        Trouble::new(
-            Reason::Internal,
-            format!(
-                "the thread that reads the pointer could not be \
-        started: {e}"
-            ),
-        )
+        Problem::new(Reason::Internal, format!("the thread that reads the pointer could not be started: {e}"))
     };
     let lane = Lane::start("pointer").map_err(no_thread)?;
     Looker { source: source.clone(), lane, seen: None, read: None }.look().await
@@ -134,7 +128,7 @@ pub async fn read(source: &Source) -> Result<Pointer, Trouble> {
 /// # Errors
 /// [`Reason::PointerInvalid`] with the shape of what was found instead, and none of its content: a link may have led
 /// to any file.
-pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
+pub fn parse(bytes: &[u8]) -> Result<Pointer, Problem> {
     if archive::is_utf16(bytes) {
         return Err(invalid(
             "is UTF-16: write it as UTF-8 (in PowerShell: Set-Content -Encoding ascii)".into(),
@@ -156,7 +150,7 @@ pub fn parse(bytes: &[u8]) -> Result<Pointer, Trouble> {
     Ok(Revision { release, sequence: None }.into())
 }
 
-fn of_json(text: &str) -> Result<Pointer, Trouble> {
+fn of_json(text: &str) -> Result<Pointer, Problem> {
     let json: serde_json::Value =
         serde_json::from_str(text).map_err(|e| invalid(format!("is broken JSON: {e}")))?;
     // Anything else is some other file, of which nothing is repeated.
@@ -196,9 +190,9 @@ fn shape(text: &str) -> String {
     }
 }
 
-fn invalid(why: String) -> Trouble {
+fn invalid(why: String) -> Problem {
     let message = format!("the pointer {why}; expected {{\"release\":\"v42\",\"sequence\":7}} or v42");
-    Trouble::new(Reason::PointerInvalid, message)
+    Problem::new(Reason::PointerInvalid, message)
 }
 
 /// Reads the pointer, and remembers what it need not read again.
@@ -206,18 +200,18 @@ struct Looker {
     source: Source,
     lane: Lane,
     seen: Option<Version>,
-    read: Option<Result<Pointer, Trouble>>,
+    read: Option<Result<Pointer, Problem>>,
 }
 
 impl Looker {
-    async fn look(&mut self) -> Result<Pointer, Trouble> {
+    async fn look(&mut self) -> Result<Pointer, Problem> {
         let found = match &self.source {
             Source::File(path) => return self.look_at_file(path.clone()).await,
             Source::Store(store, name) => {
                 let key = store::pointer_key(name);
                 let look = store.get(&key, self.seen.as_ref(), LIMIT_BYTES);
                 let late =
-                    |_| Trouble::new(Reason::StoreUnreachable, format!("{key}: no answer in {LOOK_LIMIT:?}"));
+                    |_| Problem::new(Reason::StoreUnreachable, format!("{key}: no answer in {LOOK_LIMIT:?}"));
                 tokio::time::timeout(LOOK_LIMIT, look)
                     .await
                     .map_err(late)?
@@ -237,13 +231,13 @@ impl Looker {
                     "the store has no pointer {}; `pitstop promote ID --create` creates it",
                     self.source
                 );
-                Err(Trouble::new(Reason::PointerUnreadable, message))
+                Err(Problem::new(Reason::PointerUnreadable, message))
             }
         }
     }
 
-    async fn look_at_file(&self, path: PathBuf) -> Result<Pointer, Trouble> {
-        let hangs = || Trouble::new(Reason::PointerUnreadable, format!("{} does not answer", path.display()));
+    async fn look_at_file(&self, path: PathBuf) -> Result<Pointer, Problem> {
+        let hangs = || Problem::new(Reason::PointerUnreadable, format!("{} does not answer", path.display()));
         let file = path.clone();
         let read = self.lane.run(LOOK_LIMIT, move || read_file(&file)).await;
         let bytes = read.unwrap_or_else(|_| Err(hangs()))?;
@@ -251,29 +245,29 @@ impl Looker {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
+fn read_file(path: &Path) -> Result<Vec<u8>, Problem> {
     // A ConfigMap's file is a link.
     plain_file::read(path, LIMIT_BYTES).map_err(|e| {
         let reason = match e.kind() {
             io::ErrorKind::FileTooLarge => Reason::PointerInvalid,
             _ => Reason::PointerUnreadable,
         };
-        Trouble::new(reason, format!("{}: {e}", path.display()))
+        Problem::new(reason, format!("{}: {e}", path.display()))
     })
 }
 
-fn unreadable(key: &str, error: store::StoreError) -> Trouble {
+fn unreadable(key: &str, error: store::StoreError) -> Problem {
     match error {
-        store::StoreError::TooLarge { .. } => Trouble::new(Reason::PointerInvalid, error.to_string()),
+        store::StoreError::TooLarge { .. } => Problem::new(Reason::PointerInvalid, error.to_string()),
         store::StoreError::InvalidKey(_) => {
-            Trouble::new(Reason::ConfigInvalid, format!("{key}: {error}; check `pointer`"))
+            Problem::new(Reason::ConfigInvalid, format!("{key}: {error}; check `pointer`"))
         }
         error => error.into(),
     }
 }
 
-fn named(source: &Source, trouble: Trouble) -> Trouble {
-    Trouble::new(trouble.reason, format!("{source}: {}", trouble.message))
+fn named(source: &Source, problem: Problem) -> Problem {
+    Problem::new(problem.reason, format!("{source}: {}", problem.message))
 }
 
 struct Watching {
@@ -305,7 +299,7 @@ impl Watching {
         }
     }
 
-    fn report(&mut self, look: Result<Pointer, Trouble>) {
+    fn report(&mut self, look: Result<Pointer, Problem>) {
         let failed = look.as_ref().err().cloned();
         self.tell(failed.as_ref());
         self.failures = if failed.is_none() { 0 } else { self.failures.saturating_add(1) };
@@ -316,19 +310,19 @@ impl Watching {
             changed
         });
         (self.settings.on_check)(match (failed, changed) {
-            (Some(trouble), _) => Check::Failed(trouble.reason),
+            (Some(problem), _) => Check::Failed(problem.reason),
             (None, true) => Check::Changed,
             (None, false) => Check::Unchanged,
         });
     }
 
     /// One line when it begins and one when it is over, however long an outage takes.
-    fn tell(&self, failed: Option<&Trouble>) {
+    fn tell(&self, failed: Option<&Problem>) {
         let pointer = &self.settings.source;
         let before = self.latest.borrow().as_ref().and_then(|look| look.as_ref().err().map(|t| t.reason));
         match failed {
-            Some(trouble) if before != Some(trouble.reason) => {
-                let (reason, detail) = (trouble.reason.code(), &trouble.message);
+            Some(problem) if before != Some(problem.reason) => {
+                let (reason, detail) = (problem.reason.code(), &problem.message);
                 tracing::warn!(reason, "the pointer cannot be read, so no deploy starts: {detail}");
             }
             None if before.is_some() => {
@@ -402,8 +396,8 @@ mod tests {
             let unit = |c: u16| if little { c.to_le_bytes() } else { c.to_be_bytes() };
             let marked: Vec<u8> = "\u{feff}v42".encode_utf16().flat_map(unit).collect();
             for bytes in [&marked[..], &marked[2..]] {
-                let trouble = parse(bytes).unwrap_err();
-                assert!(trouble.message.contains("UTF-16"), "{}", trouble.message);
+                let problem = parse(bytes).unwrap_err();
+                assert!(problem.message.contains("UTF-16"), "{}", problem.message);
             }
         }
     }
@@ -438,9 +432,9 @@ mod tests {
             &[b's'; 200],
         ];
         for bytes in bad {
-            let trouble = parse(bytes).unwrap_err();
-            assert_eq!(trouble.reason, Reason::PointerInvalid);
-            assert!(!trouble.message.contains("secret"), "{}", trouble.message);
+            let problem = parse(bytes).unwrap_err();
+            assert_eq!(problem.reason, Reason::PointerInvalid);
+            assert!(!problem.message.contains("secret"), "{}", problem.message);
         }
         let shape = parse(b"two\nlines").unwrap_err().message;
         assert!(shape.contains("neither JSON nor a release id: 2 lines, 9 bytes"), "{shape}");

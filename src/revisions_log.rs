@@ -23,7 +23,7 @@ pub use neighbours::neighbours;
 
 use crate::{
     beneath::{self, Held},
-    core::{Reason, Record, Trouble},
+    core::{Problem, Reason, Record},
     failpoint,
     procs::ProcessId,
     revision::{RecordEvent, Revision},
@@ -95,9 +95,9 @@ impl Log {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when it is there and cannot be read.
-    pub fn open(path: PathBuf) -> Result<(Self, Vec<Record>), Trouble> {
+    pub fn open(path: PathBuf) -> Result<(Self, Vec<Record>), Problem> {
         let log = Self { path, cut_at: None };
-        let bytes = log.read().map_err(|e| log.trouble(&e))?;
+        let bytes = log.read().map_err(|e| log.problem(&e))?;
         let records = lines(&bytes).filter_map(parse).collect();
         Ok((log, records))
     }
@@ -107,12 +107,12 @@ impl Log {
     ///
     /// # Errors
     /// [`Reason::NoSpace`] or [`Reason::VolumeUnavailable`], naming the path.
-    pub fn append(&mut self, record: &Record) -> Result<(), Trouble> {
+    pub fn append(&mut self, record: &Record) -> Result<(), Problem> {
         let mut record = record.clone();
         if let Some(baseline) = record.baseline.as_mut().filter(|b| b.boot_id.is_empty()) {
             baseline.boot_id = boot_id();
         }
-        self.write(&record).map_err(|e| self.trouble(&e))?;
+        self.write(&record).map_err(|e| self.problem(&e))?;
         // Only a convenience: it is tried again with the next append.
         let _ = self.compact();
         Ok(())
@@ -130,25 +130,25 @@ impl Log {
         lines(&bytes).filter_map(rejected).collect()
     }
 
-    fn trouble(&self, error: &io::Error) -> Trouble {
+    fn problem(&self, error: &io::Error) -> Problem {
         let (path, kind) = (self.path.display(), error.kind());
         if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
             let message = format!(
                 "{path} is a link, or lies below one, and pitstop follows none here: remove the link"
             );
-            return Trouble::new(Reason::VolumeUnavailable, message);
+            return Problem::new(Reason::VolumeUnavailable, message);
         }
         let error = beneath::plain_error(error);
         match kind {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let full = volume::full(&self.path);
-                Trouble::new(Reason::NoSpace, format!("{full}: free space on it ({path}: {error})"))
+                Problem::new(Reason::NoSpace, format!("{full}: free space on it ({path}: {error})"))
             }
             io::ErrorKind::InvalidInput => {
                 let message = format!("{path} is not a regular file: move it away, pitstop makes a new one");
-                Trouble::new(Reason::VolumeUnavailable, message)
+                Problem::new(Reason::VolumeUnavailable, message)
             }
-            _ => Trouble::new(Reason::VolumeUnavailable, format!("{path}: {error}")),
+            _ => Problem::new(Reason::VolumeUnavailable, format!("{path}: {error}")),
         }
     }
 
@@ -340,8 +340,8 @@ mod tests {
         let (path, elsewhere) = (dir.path().join("revisions.log"), dir.path().join("elsewhere"));
         fs::write(&elsewhere, "no journal").unwrap();
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-        let trouble = Log::open(path).unwrap_err();
-        assert!(trouble.message.contains("revisions.log is a link"), "{trouble:?}");
+        let problem = Log::open(path).unwrap_err();
+        assert!(problem.message.contains("revisions.log is a link"), "{problem:?}");
         assert_eq!(fs::read_to_string(elsewhere).unwrap(), "no journal");
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Level, Moment, Proof, Reason, Stage, Trouble, View,
+        Level, Moment, Problem, Proof, Reason, Stage, View,
         drain::{Answer, DrainResult, DrainView, WaitsFor},
     },
     finding::Finding,
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub app_server: Arc<Description>,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
+    /// Another pod of the volume, whose fetch of the release this pod waits for.
+    pub fetching_pod: Option<String>,
     /// When moves were rejected, by the wall clock (RFC 3339).
     pub rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
@@ -51,32 +53,17 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// What is known before anything was looked at: nothing, and why.
-    pub fn unknown(at: Moment, trouble: Trouble) -> Self {
-        let view = View {
-            stage: Stage::Steady,
-            attempt: Attempt(0),
-            desired: None,
-            running: None,
-            proof: None,
-            previous: None,
-            in_sync: false,
-            trouble: Some(trouble),
-            turn: None,
-            rejected: Vec::new(),
-            hold: None,
-            back: None,
-            retry_at: None,
-            moving: None,
-        };
+    pub fn unknown(at: Moment, problem: Problem) -> Self {
         Self {
             at,
-            view,
+            view: View::unknown(problem),
             since: Since::beginning(at),
             deploy_id: None,
             drain: None,
             answer: None,
             app_server: Arc::default(),
             findings: Vec::new(),
+            fetching_pod: None,
             rejected_at: Arc::default(),
             current_complete: false,
             settled: false,
@@ -208,7 +195,7 @@ impl Status {
             proof_message: view.proof.as_ref().map(Proof::words),
             previous: view.previous.clone(),
             in_sync: view.in_sync,
-            reason: view.trouble.as_ref().map(|trouble| trouble.reason),
+            reason: view.problem.as_ref().map(|problem| problem.reason),
             message: message(view, now),
             doing: story::doing(snapshot),
             next: story::next(snapshot, now),
@@ -224,8 +211,8 @@ impl Status {
 
 /// A sentence also when nothing is wrong.
 fn message(view: &View, now: Moment) -> String {
-    match (&view.trouble, &view.running, &view.desired) {
-        (Some(trouble), ..) => trouble.message.clone(),
+    match (&view.problem, &view.running, &view.desired) {
+        (Some(problem), ..) => problem.message.clone(),
         (None, _, Some(desired)) if let Some(turn) = view.turn => format!(
             "the restart onto {desired} waits for this pod's turn (restart.spread), at most {:.0} s more",
             seconds(turn.since(now)).ceil()
@@ -306,7 +293,7 @@ mod tests {
         let bad = Revision { release: release("v43"), sequence: Some(7) };
         let mut snapshot = Snapshot::unknown(
             Moment(60_000),
-            Trouble::new(Reason::Rejected, "v43#7 was rejected (boot_loop) and is not tried again"),
+            Problem::new(Reason::Rejected, "v43#7 was rejected (boot_loop) and is not tried again"),
         );
         snapshot.view.desired = Some(bad.clone());
         snapshot.view.running = Some(release("v42"));
@@ -446,7 +433,7 @@ mod tests {
     #[test]
     fn a_pod_in_sync_says_so_in_words() {
         let mut snapshot = rejected_move();
-        snapshot.view.trouble = None;
+        snapshot.view.problem = None;
         snapshot.view.in_sync = true;
         assert_eq!(Status::of("web-0", &snapshot, Moment(0)).message, "runs v42, as desired");
     }

@@ -168,7 +168,7 @@ impl UserCommand {
             (Ended::TimedOut, _) => Err(CommandError::TooLong { key, limit: self.limit, said }),
             (Ended::ByItself, Ok(status)) if status.success() => Ok(said),
             (Ended::ByItself, Ok(status)) => Err(CommandError::Failed { key, status, said }),
-            (Ended::ByItself, Err(error)) => Err(not_run(format!("it was lost sight of: {error}"))),
+            (Ended::ByItself, Err(error)) => Err(not_run(format!("lost track of it: {error}"))),
         }
     }
 

@@ -10,17 +10,17 @@ use tokio::sync::Mutex;
 
 use super::{
     AppServer, Description, Look, WorkerDescription,
-    acts::{Acts, gone, not_sent},
     addresses::random_addresses,
-    crew::Crew,
-    eyes::{Eyes, LIMIT, Place},
-    unseen::{self, Kind},
+    inspector::{Inspector, LIMIT, Location},
+    not_found::{self, ServerKind},
+    signaller::{Signaller, gone, not_sent},
+    worker_count::WorkerCount,
 };
 use crate::{
     config,
     core::{
-        Act, Cwd, Generation, GenerationKey, Mode, Plan, Process, Reason, Sight, Sockets, Traffic, Trouble,
-        requirement::Requirement,
+        Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, Reason, ServerCommand,
+        Sockets, Traffic, requirement::Requirement,
     },
     finding::{self, Check, Code, Finding},
     procs::{Image, ProcessId, ProcsError},
@@ -28,14 +28,15 @@ use crate::{
     user_command::UserCommand,
 };
 
-mod census;
-mod trial;
+mod check;
+mod discovery;
 
-use census::{Family, Found, Named};
-use trial::Trial;
+use check::CheckCommand;
+use discovery::{Discovery, Named, ServerProcesses};
 
 /// How it is called where it cannot be seen.
-const KIND: Kind = Kind { name: "app server", section: "command", programs: &[], masters: |_| Vec::new() };
+const KIND: ServerKind =
+    ServerKind { name: "app server", section: "command", programs: &[], masters: |_| Vec::new() };
 
 /// Between the end of a restart command and the first process that it has brought up.
 const GAP: Duration = Duration::from_secs(10);
@@ -48,23 +49,23 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub struct CommandServer {
     named: Named,
     restart: UserCommand,
-    trial: Trial,
+    check: CheckCommand,
     current: PathBuf,
     memory: Mutex<Memory>,
-    eyes: Eyes,
-    acts: Acts,
+    inspector: Inspector,
+    signaller: Signaller,
 }
 
 #[derive(Debug, Default)]
 struct Memory {
-    family: Option<Family>,
-    crew: Option<(ProcessId, Crew)>,
+    processes: Option<ServerProcesses>,
+    worker_count: Option<(ProcessId, WorkerCount)>,
     /// When a restart command last ended.
     restarted: Option<Instant>,
 }
 
-struct View {
-    family: Family,
+struct Snapshot {
+    processes: ServerProcesses,
     cwds: std::collections::HashMap<i32, Cwd>,
     sockets: Option<Sockets>,
     ports: Vec<u16>,
@@ -76,7 +77,7 @@ impl CommandServer {
     ///
     /// # Errors
     /// When its threads cannot be started.
-    pub fn new(section: &config::Command, place: Place, current: PathBuf) -> io::Result<Self> {
+    pub fn new(section: &config::Command, place: Location, current: PathBuf) -> io::Result<Self> {
         let limit = section.timeout;
         let command = |key, line: &Option<String>| line.clone().map(|line| UserCommand { key, line, limit });
         let restart = command("command.restart", &section.restart);
@@ -84,103 +85,110 @@ impl CommandServer {
         Ok(Self {
             named: Named { text: section.r#match.clone(), pid_file: section.pid_file.clone() },
             restart: restart.ok_or_else(unset)?,
-            trial: Trial::new(command("command.check", &section.check), &current),
+            check: CheckCommand::new(command("command.check", &section.check), &current),
             current,
             memory: Mutex::default(),
-            eyes: Eyes::open(&KIND, place)?,
-            acts: Acts::start()?,
+            inspector: Inspector::open(&KIND, place)?,
+            signaller: Signaller::start()?,
         })
     }
 
     async fn look(&self) -> Look {
         match self.see().await {
-            Ok(view) => {
-                self.trial.see_to(&view.family.serving);
-                let generation = self.generation(&view);
+            Ok(snapshot) => {
+                self.check.see_to(&snapshot.processes.serving);
+                let generation = self.generation(&snapshot);
                 Look {
-                    sight: Sight::Seen(crate::core::AppServer {
+                    detection: Detection::Seen(crate::core::AppServer {
                         generations: vec![generation],
                         old_workers: false,
                     }),
-                    traffic: Traffic { workers: None, sockets: view.sockets.clone() },
-                    description: self.description(&view),
-                    findings: finding::findings(&self.checks(&view)),
+                    traffic: Traffic { workers: None, sockets: snapshot.sockets.clone() },
+                    description: self.description(&snapshot),
+                    findings: finding::findings(&self.checks(&snapshot)),
                 }
             }
-            Err(sight) => {
-                let why = [self.why_unseen(&sight)];
-                self.eyes.without(sight, &why).await
+            Err(detection) => {
+                let why = [self.why_not_found(&detection)];
+                self.inspector.without(detection, &why).await
             }
         }
     }
 
-    async fn see(&self) -> Result<View, Sight> {
+    async fn see(&self) -> Result<Snapshot, Detection> {
         let mut memory = self.memory.lock().await;
         let named = self.named.clone();
-        let family =
-            match self.eyes.census.run(LIMIT, move || census::take(&named)).await.unwrap_or(Found::Torn) {
-                Found::Processes(family) => family,
-                // A restart may end all of them before it starts others.
-                Found::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
-                    return Err(Sight::Unclear);
-                }
-                Found::Nothing => return Err(Sight::Missing),
-                Found::NotPermitted => return Err(Sight::NotPermitted),
-                Found::Torn => return Err(Sight::Unclear),
-            };
-        let ports = self.eyes.watched(family.ports.clone());
-        let pids = family.serving.iter().map(|image| image.process.pid).chain([family.root.process.pid]);
-        let (cwds, sockets) = tokio::join!(self.eyes.cwds(pids.collect()), self.eyes.connections(&ports));
-        let expected = memory.learn(&family, self.trial.passed_all(&family.serving));
-        Ok(View { family, cwds, sockets, ports, expected })
+        let processes = match self
+            .inspector
+            .processes
+            .run(LIMIT, move || discovery::discover(&named))
+            .await
+            .unwrap_or(Discovery::Torn)
+        {
+            Discovery::Processes(processes) => processes,
+            // A restart may end all of them before it starts others.
+            Discovery::Nothing if memory.restarted.is_some_and(|at| at.elapsed() < GAP) => {
+                return Err(Detection::Unclear);
+            }
+            Discovery::Nothing => return Err(Detection::Missing),
+            Discovery::NotPermitted => return Err(Detection::NotPermitted),
+            Discovery::Torn => return Err(Detection::Unclear),
+        };
+        let ports = self.inspector.watched(processes.ports.clone());
+        let pids =
+            processes.serving.iter().map(|image| image.process.pid).chain([processes.root.process.pid]);
+        let (cwds, sockets) =
+            tokio::join!(self.inspector.cwds(pids.collect()), self.inspector.connections(&ports));
+        let expected = memory.learn(&processes, self.check.passed_all(&processes.serving));
+        Ok(Snapshot { processes, cwds, sockets, ports, expected })
     }
 
-    fn generation(&self, view: &View) -> Generation {
-        let root = view.family.root;
-        let cwd = match view.cwd(root) {
+    fn generation(&self, snapshot: &Snapshot) -> Generation {
+        let root = snapshot.processes.root;
+        let cwd = match snapshot.cwd(root) {
             // Whoever only starts the others may work anywhere.
-            Cwd::Elsewhere if !view.family.serving.contains(&root) => Cwd::Unknown,
+            Cwd::Elsewhere if !snapshot.processes.serving.contains(&root) => Cwd::Unknown,
             cwd => cwd,
         };
         let process = |image: &Image| Process {
             key: image.process_key(),
-            cwd: view.cwd(*image),
-            booted: self.trial.passed(*image),
+            cwd: snapshot.cwd(*image),
+            booted: self.check.passed(*image),
         };
         Generation {
             key: root.generation_key(),
             master: root.process.key(),
             signalable: true,
             cwd,
-            expected: view.expected,
-            processes: view.family.serving.iter().map(process).collect(),
+            expected: snapshot.expected,
+            processes: snapshot.processes.serving.iter().map(process).collect(),
         }
     }
 
-    fn description(&self, view: &View) -> Description {
+    fn description(&self, snapshot: &Snapshot) -> Description {
         let worker = |image: &Image| WorkerDescription {
             pid: image.process.pid,
             key: image.process_key(),
-            release: match view.cwd(*image) {
+            release: match snapshot.cwd(*image) {
                 Cwd::Release(release) => Some(release),
                 Cwd::Elsewhere | Cwd::Unknown => None,
             },
-            booted: self.trial.passed(*image),
+            booted: self.check.passed(*image),
         };
         Description {
             kind: "command".into(),
-            pid: Some(view.family.root.process.pid),
+            pid: Some(snapshot.processes.root.process.pid),
             mode: None,
-            workers: view.family.serving.iter().map(worker).collect(),
+            workers: snapshot.processes.serving.iter().map(worker).collect(),
         }
     }
 
-    fn checks(&self, view: &View) -> Vec<Check> {
-        let (pid, count) = (view.family.root.process.pid, view.family.serving.len());
+    fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
+        let (pid, count) = (snapshot.processes.root.process.pid, snapshot.processes.serving.len());
         let mut checks =
             vec![Check::fine(KIND.name, format!("found: {count} processes, the oldest is {pid}"))];
-        checks.push(in_flight(view));
-        checks.push(match self.trial.failed() {
+        checks.push(in_flight(snapshot));
+        checks.push(match self.check.failed() {
             Some(why) => Check::found(
                 KIND.name,
                 Finding::risky(
@@ -189,7 +197,7 @@ impl CommandServer {
                     "run the command by hand in the agent's container, in `current`",
                 ),
             ),
-            None if self.trial.exists() => Check::fine(KIND.name, "command.check says that it works"),
+            None if self.check.exists() => Check::fine(KIND.name, "command.check says that it works"),
             None => Check::fine(KIND.name, "there is no command.check: a process that is there counts as booted"),
         });
         checks.push(shell(UserCommand::can_run()));
@@ -197,61 +205,62 @@ impl CommandServer {
         checks
     }
 
-    fn why_unseen(&self, sight: &Sight) -> Check {
+    fn why_not_found(&self, detection: &Detection) -> Check {
         let named = match &self.named {
             Named { text: Some(text), .. } => format!("whose command line contains {text:?} (command.match)"),
             Named { pid_file, .. } => {
                 format!("of {} (command.pid_file)", pid_file.clone().unwrap_or_default().display())
             }
         };
-        let (code, message) = match sight {
-            Sight::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
-            Sight::NotPermitted => {
-                let there = census::all(&self.named).len();
+        let (code, message) = match detection {
+            Detection::Missing => (Code::AppServerMissing, format!("there is no process {named}")),
+            Detection::NotPermitted => {
+                let there = discovery::all(&self.named).len();
                 (Code::AppServerNotPermitted, format!("{there} processes {named} belong to somebody else"))
             }
-            _ => return Check::unknown(KIND.name, "it changed under our eyes: look again"),
+            _ => return Check::unknown(KIND.name, "it changed while it was read: look again"),
         };
         let remedy = "see the app container's log, that the pod's spec has shareProcessNamespace: true, and that both \
                       containers have the same runAsUser and runAsGroup";
         Check::found(KIND.name, Finding::broken(code, message, remedy))
     }
 
-    async fn plan_restart(&self) -> Result<Plan, Trouble> {
+    async fn plan_restart(&self) -> Result<Plan, Problem> {
         match self.see().await {
-            Ok(_) | Err(Sight::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
-            Ok(_) | Err(Sight::Unclear | Sight::Seen(_) | Sight::Ambiguous) => Err(Trouble::new(
+            Ok(_) | Err(Detection::Unclear) if UserCommand::can_run() => Ok(Plan { mode: Mode::Phased }),
+            Ok(_) | Err(Detection::Unclear | Detection::Seen(_) | Detection::Ambiguous) => Err(Problem::new(
                 Reason::ConfigInvalid,
                 "command.restart cannot be run: there is no /bin/sh in the agent's container",
             )),
-            Err(sight) => Err(unseen::trouble(&KIND, &sight)),
+            Err(detection) => Err(not_found::problem(&KIND, &detection)),
         }
     }
 
-    async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
-        let family = self.see().await.map_err(|sight| unseen::trouble(&KIND, &sight))?.family;
-        if family.root.generation_key() != on {
+    async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
+        let processes =
+            self.see().await.map_err(|detection| not_found::problem(&KIND, &detection))?.processes;
+        if processes.root.generation_key() != on {
             return Err(gone("the app server was restarted meanwhile"));
         }
-        match act {
-            Act::Begin(_) | Act::Abort(_) => self.run_restart().await,
-            Act::Commit => Ok(()),
-            Act::Recover => self.end(family).await,
+        match command {
+            ServerCommand::Restart(_) | ServerCommand::Abort(_) => self.run_restart().await,
+            ServerCommand::Commit => Ok(()),
+            ServerCommand::Recover => self.end(processes).await,
         }
     }
 
-    async fn run_restart(&self) -> Result<(), Trouble> {
+    async fn run_restart(&self) -> Result<(), Problem> {
         let release = std::fs::read_link(&self.current).unwrap_or_default();
         let release = release.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let result = self.restart.run(&self.current, &[("PITSTOP_RELEASE", &release)]).await;
         self.memory.lock().await.restarted = Some(Instant::now());
-        result.map_err(|error| Trouble::new(Reason::HookFailed, error.to_string()))
+        result.map_err(|error| Problem::new(Reason::HookFailed, error.to_string()))
     }
 
-    async fn end(&self, family: Family) -> Result<(), Trouble> {
-        let deed = move |permit: &super::acts::Permit| {
-            permit.take()?;
-            for image in family.serving.iter().chain([&family.root]) {
+    async fn end(&self, processes: ServerProcesses) -> Result<(), Problem> {
+        let deed = move |send_once: &super::signaller::SendOnce| {
+            send_once.take()?;
+            for image in processes.serving.iter().chain([&processes.root]) {
                 match image.signal(Signal::KILL) {
                     Ok(()) | Err(ProcsError::Gone(_)) => {}
                     Err(error) => return Err(not_sent(KIND.name, &error)),
@@ -259,14 +268,14 @@ impl CommandServer {
             }
             Ok(())
         };
-        self.acts.carry_out(KIND.name, deed).await
+        self.signaller.carry_out(KIND.name, deed).await
     }
 }
 
-fn in_flight(view: &View) -> Check {
+fn in_flight(snapshot: &Snapshot) -> Check {
     const ABOUT: &str = "requests in flight";
-    if !view.ports.is_empty() {
-        return Check::fine(ABOUT, format!("known by the socket table of {:?}", view.ports));
+    if !snapshot.ports.is_empty() {
+        return Check::fine(ABOUT, format!("known by the socket table of {:?}", snapshot.ports));
     }
     Check::found(
         ABOUT,
@@ -293,7 +302,7 @@ fn shell(there: bool) -> Check {
     )
 }
 
-impl View {
+impl Snapshot {
     fn cwd(&self, image: Image) -> Cwd {
         self.cwds.get(&image.process.pid).cloned().unwrap_or(Cwd::Unknown)
     }
@@ -301,13 +310,15 @@ impl View {
 
 impl Memory {
     /// How many processes there should be.
-    fn learn(&mut self, family: &Family, all_serve: bool) -> usize {
-        let (root, now) = (family.root.process, Instant::now());
-        let before = self.crew.filter(|(known, _)| *known == root).map(|(_, crew)| crew);
-        let crew = before.unwrap_or_else(|| Crew::new(now)).after(family.serving.len(), all_serve, now);
-        self.crew = Some((root, crew));
-        self.family = Some(family.clone());
-        crew.expected()
+    fn learn(&mut self, processes: &ServerProcesses, all_serve: bool) -> usize {
+        let (root, now) = (processes.root.process, Instant::now());
+        let before =
+            self.worker_count.filter(|(known, _)| *known == root).map(|(_, worker_count)| worker_count);
+        let worker_count =
+            before.unwrap_or_else(|| WorkerCount::new(now)).after(processes.serving.len(), all_serve, now);
+        self.worker_count = Some((root, worker_count));
+        self.processes = Some(processes.clone());
+        worker_count.expected()
     }
 }
 
@@ -319,8 +330,8 @@ impl AppServer for CommandServer {
     fn examine(&self) -> BoxFuture<'_, Vec<Check>> {
         Box::pin(async {
             match self.see().await {
-                Ok(view) => self.checks(&view),
-                Err(sight) => vec![self.why_unseen(&sight), shell(UserCommand::can_run())],
+                Ok(snapshot) => self.checks(&snapshot),
+                Err(detection) => vec![self.why_not_found(&detection), shell(UserCommand::can_run())],
             }
         })
     }
@@ -329,14 +340,15 @@ impl AppServer for CommandServer {
         &'a self,
         _: Option<&'a ReleaseId>,
         _: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart())
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
-            let root = self.memory.lock().await.family.as_ref().map(|family| family.root.process.pid);
-            self.eyes.lacks(root, requires).await
+            let root =
+                self.memory.lock().await.processes.as_ref().map(|processes| processes.root.process.pid);
+            self.inspector.lacks(root, requires).await
         })
     }
 
@@ -344,8 +356,8 @@ impl AppServer for CommandServer {
         self.restart.limit.saturating_add(MARGIN)
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }
 
@@ -365,27 +377,27 @@ mod tests {
             timeout: Duration::from_secs(60),
             ..config::Command::default()
         };
-        let place = Place { deploy_to: "/".into(), fallback: None, ports: Vec::new() };
+        let place = Location { deploy_to: "/".into(), fallback: None, ports: Vec::new() };
         let server = CommandServer::new(&section, place, "/".into()).unwrap();
         let root = Image { process: ProcessId { pid: i32::MAX, start: 1 }, at_random: 1 };
-        let mut view = View {
-            family: Family { root, serving: vec![root], ports: Vec::new() },
+        let mut snapshot = Snapshot {
+            processes: ServerProcesses { root, serving: vec![root], ports: Vec::new() },
             cwds: std::collections::HashMap::new(),
             sockets: None,
             ports: Vec::new(),
             expected: 1,
         };
-        assert_eq!(codes(&server.checks(&view)), ["NO_PORT_TO_WATCH"]);
-        server.trial.see_to(&[root]);
+        assert_eq!(codes(&server.checks(&snapshot)), ["NO_PORT_TO_WATCH"]);
+        server.check.see_to(&[root]);
         let why = loop {
-            match server.trial.failed() {
+            match server.check.failed() {
                 Some(why) => break why,
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
         assert!(why.contains("not today"), "{why}");
-        view.ports = vec![3000];
-        assert_eq!(codes(&server.checks(&view)), ["COMMAND_CHECK_FAILS"]);
+        snapshot.ports = vec![3000];
+        assert_eq!(codes(&server.checks(&snapshot)), ["COMMAND_CHECK_FAILS"]);
     }
 
     #[test]

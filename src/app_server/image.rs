@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::unseen::{self, Kind};
+use super::not_found::{self, ServerKind};
 use crate::{
     core::{
-        Reason, Sight, Trouble,
+        Detection, Problem, Reason,
         requirement::{Brought, Requirement},
     },
     plain_file, procs,
@@ -32,11 +32,11 @@ const OVERLAP: usize = 128;
 /// # Errors
 /// When it may not be looked into, or its image does not answer.
 pub(super) async fn lacks(
-    kind: &Kind,
+    kind: &ServerKind,
     files: &OneAtATime,
     pid: i32,
     requires: Vec<Requirement>,
-) -> Result<Vec<String>, Trouble> {
+) -> Result<Vec<String>, Problem> {
     looked_into(kind, files, pid, move || look(pid, &requires).map(|brought| brought.lacks(&requires))).await
 }
 
@@ -45,11 +45,11 @@ pub(super) async fn lacks(
 /// # Errors
 /// As [`lacks`].
 pub(super) async fn another_ruby(
-    kind: &Kind,
+    kind: &ServerKind,
     files: &OneAtATime,
     pid: i32,
     wanted: String,
-) -> Result<Option<String>, Trouble> {
+) -> Result<Option<String>, Problem> {
     let wanted = [Requirement::Ruby(wanted)];
     let looked = move || {
         let brought = look(pid, &wanted)?;
@@ -60,21 +60,21 @@ pub(super) async fn another_ruby(
 }
 
 async fn looked_into<T: Send + 'static>(
-    kind: &Kind,
+    kind: &ServerKind,
     files: &OneAtATime,
     pid: i32,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Trouble> {
+) -> Result<T, Problem> {
     let looked = files.run(LIMIT, look);
     let late = || {
         let message = format!("the image of {} {pid} could not be looked into within {LIMIT:?}", kind.name);
-        Trouble::new(Reason::VolumeUnavailable, message)
+        Problem::new(Reason::VolumeUnavailable, message)
     };
     looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {
         // Without this permission no restart could be proved either.
-        io::ErrorKind::PermissionDenied => unseen::trouble(kind, &Sight::NotPermitted),
-        io::ErrorKind::NotFound => unseen::trouble(kind, &Sight::Missing),
-        _ => Trouble::new(Reason::Internal, format!("/proc/{pid}: {error}")),
+        io::ErrorKind::PermissionDenied => not_found::problem(kind, &Detection::NotPermitted),
+        io::ErrorKind::NotFound => not_found::problem(kind, &Detection::Missing),
+        _ => Problem::new(Reason::Internal, format!("/proc/{pid}: {error}")),
     })
 }
 

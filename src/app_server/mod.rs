@@ -1,25 +1,24 @@
 //! The app server behind one small trait: what it is, what it does, and telling it to restart.
 
-mod acts;
 mod addresses;
 /// Whatever the user's own commands restart and check.
 pub mod command;
 mod connections;
-mod crew;
-mod eyes;
 mod files;
 mod image;
+mod inspector;
+mod not_found;
 /// Passenger, observed through /proc and its core's socket, told over the same.
 pub mod passenger;
 /// Puma, observed through /proc and its control server, told by signals.
 pub mod puma;
+mod signaller;
 /// Unicorn, observed through /proc, told by signals.
 pub mod unicorn;
-mod unix;
-mod unseen;
-mod whereabouts;
+mod worker_count;
+mod working_dir;
 
-pub use eyes::Place;
+pub use inspector::Location;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,7 +26,10 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use crate::{
-    core::{Act, Files, GenerationKey, Plan, ProcessKey, Sight, Traffic, Trouble, requirement::Requirement},
+    core::{
+        Detection, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, Traffic,
+        requirement::Requirement,
+    },
     finding::{Check, Finding},
     revision::ReleaseId,
 };
@@ -39,7 +41,7 @@ const PERFORM_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Look {
     /// For the core.
-    pub sight: Sight,
+    pub detection: Detection,
     /// For the core.
     pub traffic: Traffic,
     /// For /status.
@@ -101,11 +103,11 @@ pub trait AppServer: Send + Sync {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>>;
+    ) -> BoxFuture<'a, Result<Plan, Problem>>;
 
     /// What of this its image does not bring, each with what was found instead. An app server that
     /// is not there lacks nothing.
-    fn lacks(&self, _requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, _requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 
@@ -116,5 +118,5 @@ pub trait AppServer: Send + Sync {
 
     /// Tells it. `on` is the image meant: if that is gone or has changed, nothing is sent and the
     /// call fails.
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>>;
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>>;
 }

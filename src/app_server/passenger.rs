@@ -9,13 +9,13 @@ use tokio::sync::Mutex;
 
 use super::{
     AppServer, Description, Look,
-    acts::Acts,
-    eyes::{Eyes, LIMIT, Patience, Place},
-    unseen::{self, Kind},
+    inspector::{Inspector, LIMIT, Location, Retries},
+    not_found::{self, ServerKind},
+    signaller::Signaller,
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Traffic, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, GenerationKey, Plan, Problem, ServerCommand, Traffic, requirement::Requirement},
     finding::{self, Check},
     procs::ProcessId,
     revision::ReleaseId,
@@ -23,22 +23,26 @@ use crate::{
 
 mod api;
 mod boots;
-mod census;
 mod checks;
+mod discovery;
 mod perform;
 mod plan;
 mod pool;
-mod view;
+mod snapshot;
 
 use api::Api;
 use boots::Boots;
-use census::{Core, Found, Instance};
+use discovery::{Core, Discovery, Instance};
 use pool::{Group, Pool};
-use view::View;
+use snapshot::Snapshot;
 
 /// How it is called where it cannot be seen.
-const KIND: Kind =
-    Kind { name: "Passenger", section: "passenger", programs: &["Passenger", "ruby"], masters: census::all };
+const KIND: ServerKind = ServerKind {
+    name: "Passenger",
+    section: "passenger",
+    programs: &["Passenger", "ruby"],
+    masters: discovery::all,
+};
 
 /// A Passenger in this pod, with the app that serves releases of ours.
 #[derive(Debug)]
@@ -47,24 +51,24 @@ pub struct Passenger {
     releases: PathBuf,
     current: PathBuf,
     memory: Mutex<Memory>,
-    eyes: Eyes,
+    inspector: Inspector,
     api: Api,
     /// Signals: never behind a look that hangs.
-    acts: Acts,
+    signaller: Signaller,
 }
 
 /// There is no app that could be looked into; what its traffic tells all the same.
 #[derive(Debug)]
-struct Unseen {
-    sight: Sight,
+struct NotFound {
+    detection: Detection,
     traffic: Traffic,
     /// Why the core's socket gave nothing, where that is it.
     silent: Option<String>,
 }
 
-impl From<Sight> for Unseen {
-    fn from(sight: Sight) -> Self {
-        Self { sight, traffic: Traffic::default(), silent: None }
+impl From<Detection> for NotFound {
+    fn from(detection: Detection) -> Self {
+        Self { detection, traffic: Traffic::default(), silent: None }
     }
 }
 
@@ -94,77 +98,81 @@ impl Passenger {
     ///
     /// # Errors
     /// When its threads cannot be started.
-    pub fn new(section: &config::Passenger, place: Place, current: PathBuf) -> io::Result<Self> {
+    pub fn new(section: &config::Passenger, place: Location, current: PathBuf) -> io::Result<Self> {
         Ok(Self {
             narrow: section.r#match.clone(),
             releases: place.releases(),
             current,
             memory: Mutex::default(),
-            eyes: Eyes::open(&KIND, place)?,
+            inspector: Inspector::open(&KIND, place)?,
             api: Api::start()?,
-            acts: Acts::start()?,
+            signaller: Signaller::start()?,
         })
     }
 
     async fn look(&self) -> Look {
         match self.see().await {
-            Ok(view) => Look {
-                sight: Sight::Seen(view.app_server()),
-                traffic: view.traffic(),
-                description: view.description(),
-                findings: finding::findings(&checks::of(&view)),
+            Ok(snapshot) => Look {
+                detection: Detection::Seen(snapshot.app_server()),
+                traffic: snapshot.traffic(),
+                description: snapshot.description(),
+                findings: finding::findings(&checks::of(&snapshot)),
             },
-            Err(unseen) => {
-                let why = self.why_unseen(&unseen).await;
-                self.eyes.unseen(unseen.sight, unseen.traffic, &why)
+            Err(not_found) => {
+                let why = self.why_not_found(&not_found).await;
+                self.inspector.not_found(not_found.detection, not_found.traffic, &why)
             }
         }
     }
 
     /// A look may fall into a restart of the core, or find what was not found yet.
     async fn examine_set_up(&self) -> Vec<Check> {
-        let mut patience = Patience::for_a_start();
-        while patience.lasts().await {
+        let mut retries = Retries::for_a_start();
+        while retries.lasts().await {
             match self.see().await {
-                Ok(view) => return checks::of(&view),
-                Err(Unseen { sight: Sight::Unclear, silent: None, .. }) => {}
-                Err(unseen) => return self.why_unseen(&unseen).await,
+                Ok(snapshot) => return checks::of(&snapshot),
+                Err(NotFound { detection: Detection::Unclear, silent: None, .. }) => {}
+                Err(not_found) => return self.why_not_found(&not_found).await,
             }
         }
-        self.why_unseen(&Sight::Unclear.into()).await
+        self.why_not_found(&Detection::Unclear.into()).await
     }
 
-    async fn why_unseen(&self, unseen: &Unseen) -> Vec<Check> {
-        if let Some(silent) = &unseen.silent {
+    async fn why_not_found(&self, not_found: &NotFound) -> Vec<Check> {
+        if let Some(silent) = &not_found.silent {
             return vec![checks::silent(silent)];
         }
-        let (sight, narrow) = (unseen.sight.clone(), self.narrow.clone());
-        let look = move || match sight {
-            Sight::Missing if !census::all(None).is_empty() => checks::not_started(),
-            sight => unseen::of(&KIND, &sight, narrow.as_deref()),
+        let (detection, narrow) = (not_found.detection.clone(), self.narrow.clone());
+        let look = move || match detection {
+            Detection::Missing if !discovery::all(None).is_empty() => checks::not_started(),
+            detection => not_found::diagnose(&KIND, &detection, narrow.as_deref()),
         };
-        self.eyes.census.run(LIMIT, look).await.into_iter().collect()
+        self.inspector.processes.run(LIMIT, look).await.into_iter().collect()
     }
 
-    async fn see(&self) -> Result<View, Unseen> {
+    async fn see(&self) -> Result<Snapshot, NotFound> {
         let mut memory = self.memory.lock().await;
         let followed = memory.followed;
-        let found = self.eyes.census.run(LIMIT, move || census::take(followed)).await;
-        let core = match found.unwrap_or(Found::Torn) {
-            Found::One(core) => *core,
-            Found::Nothing => return Err(Sight::Missing.into()),
-            Found::Several => return Err(Sight::Ambiguous.into()),
-            Found::NotPermitted => return Err(Sight::NotPermitted.into()),
-            Found::Starting | Found::Torn => return Err(Sight::Unclear.into()),
+        let found = self.inspector.processes.run(LIMIT, move || discovery::discover(followed)).await;
+        let core = match found.unwrap_or(Discovery::Torn) {
+            Discovery::One(core) => *core,
+            Discovery::Nothing => return Err(Detection::Missing.into()),
+            Discovery::Several => return Err(Detection::Ambiguous.into()),
+            Discovery::NotPermitted => return Err(Detection::NotPermitted.into()),
+            Discovery::Starting | Discovery::Torn => return Err(Detection::Unclear.into()),
         };
-        let Some(instance) = core.instance.clone() else { return Err(Sight::Unclear.into()) };
-        let ports = self.eyes.watched(core.ports.clone());
-        let (pool, sockets) = tokio::join!(self.api.pool(&instance), self.eyes.connections(&ports));
+        let Some(instance) = core.instance.clone() else { return Err(Detection::Unclear.into()) };
+        let ports = self.inspector.watched(core.ports.clone());
+        let (pool, sockets) = tokio::join!(self.api.pool(&instance), self.inspector.connections(&ports));
         let pool = match pool {
             Ok(pool) => pool,
             Err(error) => {
                 let traffic = Traffic { workers: None, sockets };
-                return Err(Unseen { sight: Sight::Unclear, traffic, silent: Some(error.to_string()) });
+                return Err(NotFound {
+                    detection: Detection::Unclear,
+                    traffic,
+                    silent: Some(error.to_string()),
+                });
             }
         };
         memory.follow(core.image.process);
@@ -173,19 +181,19 @@ impl Passenger {
             // It boots from `current` with the first request that comes.
             Choice::Nobody => {
                 let traffic = Traffic { workers: None, sockets };
-                return Err(Unseen { sight: Sight::Missing, traffic, silent: None });
+                return Err(NotFound { detection: Detection::Missing, traffic, silent: None });
             }
-            Choice::Several => return Err(Sight::Ambiguous.into()),
+            Choice::Several => return Err(Detection::Ambiguous.into()),
         };
         memory.boots.look(&core.children, &group);
-        let mut view = self.view(core, &pool, group).await;
-        view.sockets = sockets;
-        (view.gave_up, view.booting) = (memory.boots.failed(), memory.boots.under_way());
-        view.longest_queue = self.longest_queue(&mut memory, &instance, &view).await;
-        memory.proven_ours |= matches!(view.home(), Cwd::Release(_));
-        view.proven_ours = memory.proven_ours;
-        memory.app = view.group.serving().map(|process| process.pid).next().or(memory.app);
-        Ok(view)
+        let mut snapshot = self.snapshot(core, &pool, group).await;
+        snapshot.sockets = sockets;
+        (snapshot.gave_up, snapshot.booting) = (memory.boots.failed(), memory.boots.under_way());
+        snapshot.longest_queue = self.longest_queue(&mut memory, &instance, &snapshot).await;
+        memory.proven_ours |= matches!(snapshot.home(), Cwd::Release(_));
+        snapshot.proven_ours = memory.proven_ours;
+        memory.app = snapshot.group.serving().map(|process| process.pid).next().or(memory.app);
+        Ok(snapshot)
     }
 
     /// The app that is named, the only one, or else the one that is started in `current`.
@@ -201,19 +209,20 @@ impl Passenger {
         }
     }
 
-    async fn view(&self, core: Core, pool: &Pool, group: Group) -> View {
+    async fn snapshot(&self, core: Core, pool: &Pool, group: Group) -> Snapshot {
         let pids: Vec<i32> = group.all().map(|process| process.pid).collect();
         let (root, pid) = (PathBuf::from(&group.app_root), core.image.process.pid);
         let of_files = {
             let pids = pids.clone();
             move || {
                 let ids = pids.into_iter().filter_map(|pid| Some((pid, ProcessId::of(pid).ok()?)));
-                (ids.collect::<HashMap<_, _>>(), census::has_restart_file(pid, &root))
+                (ids.collect::<HashMap<_, _>>(), discovery::has_restart_file(pid, &root))
             }
         };
-        let (cwds, files) = tokio::join!(self.eyes.cwds(pids), self.eyes.files.run(LIMIT, of_files));
+        let (cwds, files) =
+            tokio::join!(self.inspector.cwds(pids), self.inspector.files.run(LIMIT, of_files));
         let (ids, restart_file) = files.unwrap_or_default();
-        View {
+        Snapshot {
             core,
             version: pool.passenger_version.clone(),
             capacity: pool.max,
@@ -230,12 +239,17 @@ impl Passenger {
     }
 
     /// A setting: asked for once in each generation.
-    async fn longest_queue(&self, memory: &mut Memory, instance: &Instance, view: &View) -> Option<u64> {
-        let key = view.key();
+    async fn longest_queue(
+        &self,
+        memory: &mut Memory,
+        instance: &Instance,
+        snapshot: &Snapshot,
+    ) -> Option<u64> {
+        let key = snapshot.key();
         if let Some((_, known)) = memory.longest_queue.filter(|(of, _)| *of == key) {
             return known;
         }
-        let longest = self.api.longest_queue(instance, &view.group.name).await;
+        let longest = self.api.longest_queue(instance, &snapshot.group.name).await;
         memory.longest_queue = Some((key, longest));
         longest
     }
@@ -266,18 +280,18 @@ impl AppServer for Passenger {
         &'a self,
         _running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let app = self.memory.lock().await.app;
-            self.eyes.lacks(app, requires).await
+            self.inspector.lacks(app, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

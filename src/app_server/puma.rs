@@ -5,17 +5,17 @@ use tokio::sync::Mutex;
 
 use super::{
     AppServer, Description, Look,
-    acts::Acts,
     connections::Connections,
-    eyes::{LIMIT, Patience},
     image,
-    unseen::{self, Kind},
-    whereabouts::Whereabouts,
+    inspector::{LIMIT, Retries},
+    not_found::{self, ServerKind},
+    signaller::Signaller,
+    working_dir::CwdResolver,
 };
 use crate::{
     config,
     core::{
-        Act, Cwd, Files, GenerationKey, Plan, ProcessKey, Sight, Sockets, Traffic, Trouble,
+        Cwd, Detection, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, Sockets, Traffic,
         requirement::Requirement,
     },
     finding::{self, Check},
@@ -24,11 +24,12 @@ use crate::{
     volume::OneAtATime,
 };
 
-mod census;
 mod checks;
 pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
+mod discovery;
+mod evidence;
 mod loads;
 mod perform;
 mod plan;
@@ -36,23 +37,24 @@ mod raised;
 mod release_diff;
 mod restart_modes;
 pub(super) mod setup;
+mod snapshot;
 /// What the files of an app tell of its Puma, without one.
 pub mod source_tree;
 mod started_by;
 mod statements;
 mod title;
-mod view;
 
-use census::{Family, Found};
 use control::{Control, ControlServer};
+use discovery::{Discovery, ServerProcesses};
 use raised::Output;
+pub(crate) use release_diff::not_loaded_by_phased;
 use setup::Setup;
+use snapshot::Snapshot;
 use started_by::StartedBy;
-use view::View;
 
 /// How it is called where it cannot be seen.
-const KIND: Kind =
-    Kind { name: "Puma", section: "puma", programs: &["puma", "ruby"], masters: census::masters_of };
+const KIND: ServerKind =
+    ServerKind { name: "Puma", section: "puma", programs: &["puma", "ruby"], masters: discovery::masters_of };
 
 /// A Puma in this pod.
 #[derive(Debug)]
@@ -64,10 +66,10 @@ pub struct Puma {
     mode: config::RestartMode,
     releases: PathBuf,
     memory: Mutex<Memory>,
-    census: OneAtATime,
-    whereabouts: Whereabouts,
+    processes: OneAtATime,
+    cwds: CwdResolver,
     /// A stranger on a volume that hangs must not hide where our own processes are.
-    candidates: Whereabouts,
+    candidates: CwdResolver,
     control: ControlServer,
     connections: Connections,
     /// The files that a plan compares.
@@ -75,7 +77,7 @@ pub struct Puma {
     /// The files that processes have loaded.
     loaded: OneAtATime,
     /// Signals: never behind a look that hangs.
-    acts: Acts,
+    signaller: Signaller,
     /// What it writes since it was told to restart, where that can be read.
     output: Mutex<Option<Arc<Output>>>,
 }
@@ -88,14 +90,14 @@ enum Choice {
 }
 
 /// There is no app server that could be looked into; what its traffic tells all the same.
-struct Unseen {
-    sight: Sight,
+struct NotFound {
+    detection: Detection,
     traffic: Traffic,
 }
 
-impl From<Sight> for Unseen {
-    fn from(sight: Sight) -> Self {
-        Self { sight, traffic: Traffic::default() }
+impl From<Detection> for NotFound {
+    fn from(detection: Detection) -> Self {
+        Self { detection, traffic: Traffic::default() }
     }
 }
 
@@ -146,14 +148,14 @@ impl Puma {
             ports: Vec::new(),
             mode,
             memory: Mutex::default(),
-            census: OneAtATime::start("processes")?,
-            whereabouts: Whereabouts::start(releases.clone())?,
-            candidates: Whereabouts::start(releases.clone())?,
+            processes: OneAtATime::start("processes")?,
+            cwds: CwdResolver::start(releases.clone())?,
+            candidates: CwdResolver::start(releases.clone())?,
             control: ControlServer::start(section)?,
             connections: Connections::start()?,
             files: OneAtATime::start("files")?,
             loaded: OneAtATime::start("loaded")?,
-            acts: Acts::start()?,
+            signaller: Signaller::start()?,
             output: Mutex::default(),
             releases,
         })
@@ -163,7 +165,7 @@ impl Puma {
     #[must_use]
     pub fn with_fallback(mut self, fallback: Option<PathBuf>) -> Self {
         self.candidates.fallback.clone_from(&fallback);
-        self.whereabouts.fallback = fallback;
+        self.cwds.fallback = fallback;
         self
     }
 
@@ -180,15 +182,15 @@ impl Puma {
     async fn look(&self) -> Look {
         let _ = self.output.lock().await.take_if(|output| output.is_old());
         match self.see().await {
-            Ok(view) => Look {
-                sight: Sight::Seen(view.app_server()),
-                traffic: view.traffic(),
-                description: view.description(),
-                findings: finding::findings(&checks::of(&view)),
+            Ok(snapshot) => Look {
+                detection: Detection::Seen(snapshot.app_server()),
+                traffic: snapshot.traffic(),
+                description: snapshot.description(),
+                findings: finding::findings(&checks::of(&snapshot)),
             },
-            Err(Unseen { sight, traffic }) => Look {
-                findings: finding::findings(&self.why_unseen(&sight).await),
-                sight,
+            Err(NotFound { detection, traffic }) => Look {
+                findings: finding::findings(&self.why_not_found(&detection).await),
+                detection,
                 traffic,
                 description: nameless(),
             },
@@ -197,56 +199,61 @@ impl Puma {
 
     /// A look may fall into a restart, or find what was not found yet.
     async fn examine_set_up(&self) -> Vec<Check> {
-        let mut patience = Patience::for_a_start();
-        while patience.lasts().await {
+        let mut retries = Retries::for_a_start();
+        while retries.lasts().await {
             match self.see().await {
-                Ok(view) if view.family.title.is_some() => {
-                    let denied = self.acts.try_signal(KIND.name, view.family.image).await.err();
-                    let denied = denied.map(|trouble| unseen::denied(KIND.name, trouble.message));
-                    return checks::of(&view).into_iter().chain(denied).collect();
+                Ok(snapshot) if snapshot.processes.title.is_some() => {
+                    let denied = self.signaller.try_signal(KIND.name, snapshot.processes.image).await.err();
+                    let denied = denied.map(|problem| not_found::denied(KIND.name, problem.message));
+                    return checks::of(&snapshot).into_iter().chain(denied).collect();
                 }
-                Ok(_) | Err(Unseen { sight: Sight::Unclear, .. }) => {}
-                Err(Unseen { sight, .. }) => return self.why_unseen(&sight).await,
+                Ok(_) | Err(NotFound { detection: Detection::Unclear, .. }) => {}
+                Err(NotFound { detection, .. }) => return self.why_not_found(&detection).await,
             }
         }
-        self.why_unseen(&Sight::Unclear).await
+        self.why_not_found(&Detection::Unclear).await
     }
 
-    async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
-        let (sight, narrow) = (sight.clone(), self.narrow.clone());
-        let told = self.census.run(LIMIT, move || unseen::of(&KIND, &sight, narrow.as_deref())).await;
+    async fn why_not_found(&self, detection: &Detection) -> Vec<Check> {
+        let (detection, narrow) = (detection.clone(), self.narrow.clone());
+        let told = self
+            .processes
+            .run(LIMIT, move || not_found::diagnose(&KIND, &detection, narrow.as_deref()))
+            .await;
         told.into_iter().collect()
     }
 
-    async fn see(&self) -> Result<View, Unseen> {
+    async fn see(&self) -> Result<Snapshot, NotFound> {
         let mut memory = self.memory.lock().await;
         match self.find(&memory).await {
-            Found::One(family) => Ok(self.ask_around(&mut memory, *family).await),
-            Found::Nothing => Err(Sight::Missing.into()),
-            Found::Candidates(_) => Err(Sight::Ambiguous.into()),
+            Discovery::One(processes) => Ok(self.ask_around(&mut memory, *processes).await),
+            Discovery::Nothing => Err(Detection::Missing.into()),
+            Discovery::Candidates(_) => Err(Detection::Ambiguous.into()),
             // The socket table belongs to the pod: its end can be seen all the same.
-            Found::NotPermitted(ports) => {
+            Discovery::NotPermitted(ports) => {
                 let traffic = Traffic { workers: None, sockets: self.connections(ports).await };
-                Err(Unseen { sight: Sight::NotPermitted, traffic })
+                Err(NotFound { detection: Detection::NotPermitted, traffic })
             }
-            Found::Starting(processes) => {
+            Discovery::Starting(processes) => {
                 memory.starting = processes;
-                Err(Sight::Unclear.into())
+                Err(Detection::Unclear.into())
             }
-            Found::Torn => Err(Sight::Unclear.into()),
+            Discovery::Torn => Err(Detection::Unclear.into()),
         }
     }
 
-    async fn find(&self, memory: &Memory) -> Found {
+    async fn find(&self, memory: &Memory) -> Discovery {
         let (followed, narrow) = (memory.followed, self.narrow.clone());
-        let found = self.census.run(LIMIT, move || census::take(followed, narrow.as_deref())).await;
-        match found.unwrap_or(Found::Torn) {
-            Found::Candidates(masters) => match self.choose(masters, memory).await {
-                Choice::One(one) => {
-                    self.census.run(LIMIT, move || census::of(one)).await.unwrap_or(Found::Torn)
-                }
-                Choice::Nobody => Found::Nothing,
-                Choice::Several(masters) => Found::Candidates(masters),
+        let found = self.processes.run(LIMIT, move || discovery::discover(followed, narrow.as_deref())).await;
+        match found.unwrap_or(Discovery::Torn) {
+            Discovery::Candidates(masters) => match self.choose(masters, memory).await {
+                Choice::One(one) => self
+                    .processes
+                    .run(LIMIT, move || discovery::look_at(one))
+                    .await
+                    .unwrap_or(Discovery::Torn),
+                Choice::Nobody => Discovery::Nothing,
+                Choice::Several(masters) => Discovery::Candidates(masters),
             },
             found => found,
         }
@@ -273,32 +280,33 @@ impl Puma {
         }
     }
 
-    async fn ask_around(&self, memory: &mut Memory, mut family: Family) -> View {
-        let master = family.image.process;
-        let below = family.workers.iter().map(|worker| worker.id.pid);
-        let pids = below.chain(family.others.iter().map(|other| other.id.pid)).chain([master.pid]).collect();
+    async fn ask_around(&self, memory: &mut Memory, mut processes: ServerProcesses) -> Snapshot {
+        let master = processes.image.process;
+        let below = processes.workers.iter().map(|worker| worker.id.pid);
+        let pids =
+            below.chain(processes.others.iter().map(|other| other.id.pid)).chain([master.pid]).collect();
         let (cwds, control, sockets) = tokio::join!(
-            self.whereabouts.of(pids),
+            self.cwds.of(pids),
             self.control.ask(master.pid),
-            self.connections(family.ports.clone()),
+            self.connections(processes.ports.clone()),
         );
         if let Control::Stats(stats) = &control {
-            family.adopt(stats.worker_status.iter().filter_map(|status| status.pid));
+            processes.adopt(stats.worker_status.iter().filter_map(|status| status.pid));
         }
-        memory.remember_title(&mut family);
-        memory.learn(&family, &control, cwds.get(&master.pid));
-        if memory.setup.is_none() && family.title.is_some() {
-            memory.setup = self.setup(&family, memory.command_line.clone()).await;
+        memory.remember_title(&mut processes);
+        memory.learn(&processes, &control, cwds.get(&master.pid));
+        if memory.setup.is_none() && processes.title.is_some() {
+            memory.setup = self.setup(&processes, memory.command_line.clone()).await;
         }
         if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {
             memory.started_by = self.control.started_by(master.pid).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
-        let mut view = View { family, cwds, control, sockets, memory: memory.clone(), mode, told };
+        let mut snapshot = Snapshot { processes, cwds, control, sockets, memory: memory.clone(), mode, told };
         memory.longest_request_ms =
-            memory.longest_request_ms.max(view.traffic().oldest_request_ms().unwrap_or(0));
-        view.memory.longest_request_ms = memory.longest_request_ms;
-        view
+            memory.longest_request_ms.max(snapshot.traffic().oldest_request_ms().unwrap_or(0));
+        snapshot.memory.longest_request_ms = memory.longest_request_ms;
+        snapshot
     }
 
     /// What a worker inherited from its master says nothing of the worker's own code.
@@ -316,22 +324,23 @@ impl Puma {
     }
 
     /// How this Puma was set up; `None` when the volume does not answer.
-    async fn setup(&self, family: &Family, seen: Option<String>) -> Option<Setup> {
-        let (pid, major) = (family.image.process.pid, family.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setup::read(pid, major, seen.as_deref())).await
+    async fn setup(&self, processes: &ServerProcesses, seen: Option<String>) -> Option<Setup> {
+        let (pid, major) =
+            (processes.image.process.pid, processes.title.as_ref().and_then(title::Master::major));
+        self.files.run(LIMIT, move || Setup::of_process(pid, major, seen.as_deref())).await
     }
 }
 
 impl Memory {
     /// An image that had its title once does not lose what that says.
-    fn remember_title(&mut self, family: &mut Family) {
-        let known = self.titled.take().filter(|(image, _)| *image == family.image);
-        family.title = family.title.take().or(known.map(|(_, title)| title));
-        self.titled = family.title.clone().map(|title| (family.image, title));
+    fn remember_title(&mut self, processes: &mut ServerProcesses) {
+        let known = self.titled.take().filter(|(image, _)| *image == processes.image);
+        processes.title = processes.title.take().or(known.map(|(_, title)| title));
+        self.titled = processes.title.clone().map(|title| (processes.image, title));
     }
 
-    fn learn(&mut self, family: &Family, control: &Control, cwd: Option<&Cwd>) {
-        let master = family.image.process;
+    fn learn(&mut self, processes: &ServerProcesses, control: &Control, cwd: Option<&Cwd>) {
+        let master = processes.image.process;
         if self.followed != Some(master) {
             let seen = self.starting.iter().find(|entry| entry.id == master).map(|entry| entry.title.clone());
             *self = Self {
@@ -348,23 +357,24 @@ impl Memory {
             self.moved |= self.place.as_ref().is_some_and(|place| place != release);
             self.place = Some(release.clone());
         }
-        if family.command_line.is_some() {
-            self.command_line.clone_from(&family.command_line);
+        if processes.command_line.is_some() {
+            self.command_line.clone_from(&processes.command_line);
         }
-        if self.image.is_none_or(|(image, _)| image != family.image) {
+        if self.image.is_none_or(|(image, _)| image != processes.image) {
             (self.setup, self.started_by, self.next_puma) = (None, None, None);
             self.reactor = false;
         }
-        self.reactor |= family.server.reactor;
-        let earlier = self.image.filter(|(image, _)| *image == family.image).and_then(|(_, cluster)| cluster);
+        self.reactor |= processes.server.reactor;
+        let earlier =
+            self.image.filter(|(image, _)| *image == processes.image).and_then(|(_, cluster)| cluster);
         let cluster = match control {
             Control::Stats(stats) => Some(stats.workers.is_some()),
-            _ if family.server.acceptor => Some(false),
-            _ if !family.workers.is_empty() => Some(true),
+            _ if processes.server.acceptor => Some(false),
+            _ if !processes.workers.is_empty() => Some(true),
             _ => earlier,
         };
-        self.image = Some((family.image, cluster));
-        let serving = family.workers.iter().filter(|worker| worker.serves);
+        self.image = Some((processes.image, cluster));
+        let serving = processes.workers.iter().filter(|worker| worker.serves);
         self.serving = serving.map(|worker| worker.id).collect();
         self.most_workers = self.most_workers.max(self.serving.len());
     }
@@ -403,18 +413,18 @@ impl AppServer for Puma {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(running, release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let Some(master) = self.memory.lock().await.followed else { return Ok(Vec::new()) };
             image::lacks(&KIND, &self.files, master.pid, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

@@ -11,34 +11,38 @@ use tokio::sync::Mutex;
 
 use super::{
     AppServer, Look,
-    acts::Acts,
-    crew::Crew,
-    eyes::{Eyes, LIMIT, Patience, Place},
-    unseen::Kind,
+    inspector::{Inspector, LIMIT, Location, Retries},
+    not_found::ServerKind,
+    signaller::Signaller,
+    worker_count::WorkerCount,
 };
 use crate::{
     config,
-    core::{Act, Cwd, GenerationKey, Plan, Sight, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, GenerationKey, Plan, Problem, ServerCommand, requirement::Requirement},
     finding::{self, Check},
     procs::{Image, ProcessId},
     revision::ReleaseId,
 };
 
-mod census;
 mod checks;
+mod discovery;
 mod perform;
 mod plan;
 mod setting;
+mod snapshot;
 mod title;
-mod view;
 
-use census::{Family, Found, Master};
+use discovery::{Discovery, Master, ServerProcesses};
 use setting::Setting;
-use view::View;
+use snapshot::Snapshot;
 
 /// How it is called where it cannot be seen.
-const KIND: Kind =
-    Kind { name: "Unicorn", section: "unicorn", programs: &["unicorn", "ruby"], masters: census::masters_of };
+const KIND: ServerKind = ServerKind {
+    name: "Unicorn",
+    section: "unicorn",
+    programs: &["unicorn", "ruby"],
+    masters: discovery::masters_of,
+};
 
 /// A holder that stays alone for so long will stay so.
 const ALONE: Duration = Duration::from_secs(3);
@@ -49,8 +53,8 @@ pub struct Unicorn {
     narrow: Option<Arc<str>>,
     releases: PathBuf,
     memory: Mutex<Memory>,
-    eyes: Eyes,
-    acts: Acts,
+    inspector: Inspector,
+    signaller: Signaller,
 }
 
 /// What a look remembers of the earlier ones.
@@ -62,7 +66,7 @@ struct Memory {
     proven_ours: bool,
     /// How many workers each master should have: it forks all of them before it has a title, and replaces
     /// those that end.
-    crews: HashMap<GenerationKey, Crew>,
+    worker_counts: HashMap<GenerationKey, WorkerCount>,
     /// The first master, kept without workers while another served.
     holder: Option<Image>,
     /// Since when that one is alone.
@@ -77,137 +81,145 @@ impl Unicorn {
     ///
     /// # Errors
     /// When its threads cannot be started.
-    pub fn new(section: &config::Unicorn, place: Place) -> io::Result<Self> {
+    pub fn new(section: &config::Unicorn, place: Location) -> io::Result<Self> {
         Ok(Self {
             narrow: section.r#match.as_deref().map(Into::into),
             releases: place.releases(),
             memory: Mutex::default(),
-            eyes: Eyes::open(&KIND, place)?,
-            acts: Acts::start()?,
+            inspector: Inspector::open(&KIND, place)?,
+            signaller: Signaller::start()?,
         })
     }
 
     async fn look(&self) -> Look {
         match self.see().await {
-            Ok(view) => {
-                self.mind_the_holder(&view).await;
+            Ok(snapshot) => {
+                self.mind_the_holder(&snapshot).await;
                 Look {
-                    sight: Sight::Seen(view.app_server()),
-                    traffic: view.traffic(),
-                    description: view.description(),
-                    findings: finding::findings(&checks::of(&view)),
+                    detection: Detection::Seen(snapshot.app_server()),
+                    traffic: snapshot.traffic(),
+                    description: snapshot.description(),
+                    findings: finding::findings(&checks::of(&snapshot)),
                 }
             }
-            Err(sight) => {
-                let why = self.why_unseen(&sight).await;
-                self.eyes.without(sight, &why).await
+            Err(detection) => {
+                let why = self.why_not_found(&detection).await;
+                self.inspector.without(detection, &why).await
             }
         }
     }
 
-    async fn mind_the_holder(&self, view: &View) {
-        let alone = view.memory.alone_since.is_some_and(|since| since.elapsed() >= ALONE);
-        if let (Some(holder), true) = (view.memory.holder, alone) {
+    async fn mind_the_holder(&self, snapshot: &Snapshot) {
+        let alone = snapshot.memory.alone_since.is_some_and(|since| since.elapsed() >= ALONE);
+        if let (Some(holder), true) = (snapshot.memory.holder, alone) {
             self.give_up_container(holder).await;
         }
     }
 
     async fn examine_set_up(&self) -> Vec<Check> {
-        let mut patience = Patience::for_a_start();
-        while patience.lasts().await {
+        let mut retries = Retries::for_a_start();
+        while retries.lasts().await {
             match self.see().await {
-                Ok(view) if view.family.newest().title.is_some() => return checks::of(&view),
-                Ok(_) | Err(Sight::Unclear) => {}
-                Err(sight) => return self.why_unseen(&sight).await,
+                Ok(snapshot) if snapshot.processes.newest().title.is_some() => return checks::of(&snapshot),
+                Ok(_) | Err(Detection::Unclear) => {}
+                Err(detection) => return self.why_not_found(&detection).await,
             }
         }
-        self.why_unseen(&Sight::Unclear).await
+        self.why_not_found(&Detection::Unclear).await
     }
 
-    async fn why_unseen(&self, sight: &Sight) -> Vec<Check> {
-        self.eyes.why_unseen(sight, self.narrow.as_deref()).await
+    async fn why_not_found(&self, detection: &Detection) -> Vec<Check> {
+        self.inspector.why_not_found(detection, self.narrow.as_deref()).await
     }
 
-    async fn see(&self) -> Result<View, Sight> {
+    async fn see(&self) -> Result<Snapshot, Detection> {
         let mut memory = self.memory.lock().await;
         let (known, narrow) = (memory.known.clone(), self.narrow.clone());
-        let found = self.eyes.census.run(LIMIT, move || census::take(&known, narrow.as_deref())).await;
-        match found.unwrap_or(Found::Torn) {
-            Found::Servers(families) => {
-                let family = self.choose(families, &memory).await?;
-                Ok(self.ask_around(&mut memory, family).await)
+        let found =
+            self.inspector.processes.run(LIMIT, move || discovery::discover(&known, narrow.as_deref())).await;
+        match found.unwrap_or(Discovery::Torn) {
+            Discovery::Servers(servers) => {
+                let processes = self.choose(servers, &memory).await?;
+                Ok(self.ask_around(&mut memory, processes).await)
             }
-            Found::Nothing => Err(Sight::Missing),
-            Found::NotPermitted => Err(Sight::NotPermitted),
-            Found::Starting | Found::Torn => Err(Sight::Unclear),
+            Discovery::Nothing => Err(Detection::Missing),
+            Discovery::NotPermitted => Err(Detection::NotPermitted),
+            Discovery::Starting | Discovery::Torn => Err(Detection::Unclear),
         }
     }
 
     /// The one that is followed, else the only one that runs a release of ours. A stranger is adopted only if
     /// it is alone and ours was never seen: when our container restarts, a sidecar's must not take its place.
-    async fn choose(&self, mut families: Vec<Family>, memory: &Memory) -> Result<Family, Sight> {
-        let pids = families.iter().flat_map(|family| &family.masters).map(|master| master.image.process.pid);
-        let cwds = self.eyes.cwds(pids.collect()).await;
+    async fn choose(
+        &self,
+        mut servers: Vec<ServerProcesses>,
+        memory: &Memory,
+    ) -> Result<ServerProcesses, Detection> {
+        let pids =
+            servers.iter().flat_map(|processes| &processes.masters).map(|master| master.image.process.pid);
+        let cwds = self.inspector.cwds(pids.collect()).await;
         let is_ours = |master: &Master| matches!(cwds.get(&master.image.process.pid), Some(Cwd::Release(_)));
         let is_known = |master: &Master| memory.known.contains(&master.image.process);
-        let known = families.iter().position(|family| family.masters.iter().any(is_known));
+        let known = servers.iter().position(|processes| processes.masters.iter().any(is_known));
         let ours: Vec<usize> =
-            (0..families.len()).filter(|at| families[*at].masters.iter().any(is_ours)).collect();
+            (0..servers.len()).filter(|at| servers[*at].masters.iter().any(is_ours)).collect();
         let stranger_is_meant = !memory.proven_ours || self.narrow.is_some();
-        match (known, &ours[..], families.len()) {
-            (Some(at), ..) => Ok(families.swap_remove(at)),
-            (None, [at], _) => Ok(families.swap_remove(*at)),
-            (None, [], 1) if stranger_is_meant => Ok(families.swap_remove(0)),
-            (None, [], _) if memory.proven_ours => Err(Sight::Missing),
-            _ => Err(Sight::Ambiguous),
+        match (known, &ours[..], servers.len()) {
+            (Some(at), ..) => Ok(servers.swap_remove(at)),
+            (None, [at], _) => Ok(servers.swap_remove(*at)),
+            (None, [], 1) if stranger_is_meant => Ok(servers.swap_remove(0)),
+            (None, [], _) if memory.proven_ours => Err(Detection::Missing),
+            _ => Err(Detection::Ambiguous),
         }
     }
 
-    async fn ask_around(&self, memory: &mut Memory, family: Family) -> View {
-        let ports = self.eyes.watched(family.ports());
-        let workers = family.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
-        let masters = family.masters.iter().map(|master| master.image.process.pid);
-        let (cwds, sockets) =
-            tokio::join!(self.eyes.cwds(workers.chain(masters).collect()), self.eyes.connections(&ports),);
+    async fn ask_around(&self, memory: &mut Memory, processes: ServerProcesses) -> Snapshot {
+        let ports = self.inspector.watched(processes.ports());
+        let workers = processes.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
+        let masters = processes.masters.iter().map(|master| master.image.process.pid);
+        let (cwds, sockets) = tokio::join!(
+            self.inspector.cwds(workers.chain(masters).collect()),
+            self.inspector.connections(&ports),
+        );
         let runs_ours = cwds.values().any(|cwd| matches!(cwd, Cwd::Release(_)));
-        memory.learn(&family, runs_ours);
-        if memory.setting.is_none() && family.newest().title.is_some() {
-            memory.setting = self.setting(family.newest()).await;
+        memory.learn(&processes, runs_ours);
+        if memory.setting.is_none() && processes.newest().title.is_some() {
+            memory.setting = self.setting(processes.newest()).await;
         }
-        View { family, cwds, ports, sockets, memory: memory.clone() }
+        Snapshot { processes, cwds, ports, sockets, memory: memory.clone() }
     }
 
     /// How this Unicorn was set up; `None` when the volume does not answer.
     async fn setting(&self, master: &Master) -> Option<Setting> {
         let config = master.title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
         let pid = master.image.process.pid;
-        self.eyes.files.run(LIMIT, move || Setting::read(pid, config.as_deref())).await
+        self.inspector.files.run(LIMIT, move || Setting::read(pid, config.as_deref())).await
     }
 }
 
 impl Memory {
-    fn learn(&mut self, family: &Family, runs_ours: bool) {
-        self.known = family.masters.iter().map(|master| master.image.process).collect();
+    fn learn(&mut self, processes: &ServerProcesses, runs_ours: bool) {
+        self.known = processes.masters.iter().map(|master| master.image.process).collect();
         self.proven_ours |= runs_ours;
-        let newest = family.newest().image;
+        let newest = processes.newest().image;
         if self.image != Some(newest) {
             (self.image, self.setting) = (Some(newest), None);
         }
         let now = Instant::now();
-        let crews = family.masters.iter().map(|master| {
+        let worker_counts = processes.masters.iter().map(|master| {
             let key = master.image.generation_key();
-            let crew = self.crews.get(&key).copied().unwrap_or_else(|| Crew::new(now));
+            let worker_count = self.worker_counts.get(&key).copied().unwrap_or_else(|| WorkerCount::new(now));
             let all_serve = master.workers.iter().all(|worker| worker.booted);
-            (key, crew.after(master.workers.len(), all_serve, now))
+            (key, worker_count.after(master.workers.len(), all_serve, now))
         });
-        self.crews = crews.collect();
-        self.mind_the_first(family, now);
+        self.worker_counts = worker_counts.collect();
+        self.mind_the_first(processes, now);
     }
 
-    fn mind_the_first(&mut self, family: &Family, now: Instant) {
-        let first = family.masters.first().filter(|master| master.holds_container());
+    fn mind_the_first(&mut self, processes: &ServerProcesses, now: Instant) {
+        let first = processes.masters.first().filter(|master| master.holds_container());
         let idle = first.filter(|master| master.workers.is_empty()).map(|master| master.image);
-        match (idle, family.masters.len()) {
+        match (idle, processes.masters.len()) {
             (Some(image), 2..) => (self.holder, self.alone_since) = (Some(image), None),
             (Some(image), _) if self.holder == Some(image) => {
                 self.alone_since = self.alone_since.or(Some(now));
@@ -218,7 +230,7 @@ impl Memory {
 
     /// How many workers a master should have.
     fn expected(&self, master: &Master) -> usize {
-        self.crews.get(&master.image.generation_key()).map_or(1, Crew::expected)
+        self.worker_counts.get(&master.image.generation_key()).map_or(1, WorkerCount::expected)
     }
 }
 
@@ -235,18 +247,18 @@ impl AppServer for Unicorn {
         &'a self,
         running: Option<&'a ReleaseId>,
         release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(self.plan_restart(running, release))
     }
 
-    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Trouble>> {
+    fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
         Box::pin(async move {
             let newest = self.memory.lock().await.known.last().map(|newest| newest.pid);
-            self.eyes.lacks(newest, requires).await
+            self.inspector.lacks(newest, requires).await
         })
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        Box::pin(self.act(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(self.act(command, on))
     }
 }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use crate::{
     app_server::{
-        AppServer, Place, command::CommandServer, passenger::Passenger, puma::Puma, unicorn::Unicorn,
+        AppServer, Location, command::CommandServer, passenger::Passenger, puma::Puma, unicorn::Unicorn,
     },
     config::{AppServerKind, Config},
 };
@@ -14,7 +14,7 @@ use crate::{
 /// # Errors
 /// When its threads cannot be started, or this kind cannot be worked with.
 pub fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
-    let place = || Place {
+    let place = || Location {
         deploy_to: config.deploy_to.clone(),
         fallback: config.fallback_dir.clone(),
         ports: config.ports(),

@@ -67,7 +67,7 @@ impl fmt::Display for Progress {
 
 impl Progress {
     /// How it ended, for people.
-    pub(super) fn conclusion(&self, release: &ReleaseId) -> String {
+    pub(super) fn result(&self, release: &ReleaseId) -> String {
         match &self.failed {
             Some(why) => format!("failed: {}", one_line(why)),
             None => format!("all pods run {release} ({} of {})", self.arrived, self.pods.len()),
@@ -253,9 +253,7 @@ mod tests {
         assert_eq!(unheard(true, 120).end, None, "pods that are being replaced");
         let gone = unheard(true, 360);
         assert_eq!(gone.end, Some(Exit::TimedOut));
-        assert!(
-            gone.conclusion(&moved(7).release).starts_with("failed: no pod has reported in the last 6m: ")
-        );
+        assert!(gone.result(&moved(7).release).starts_with("failed: no pod has reported in the last 6m: "));
     }
 
     #[test]

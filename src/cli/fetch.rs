@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::{Console, Exit, Failure, publish::usage};
 use crate::{
     config::Config,
-    core::{Reason, Trouble, deploy::stand_ins, history::History},
+    core::{Problem, Reason, deploy::stand_ins, history::History},
     pointer::{self, Source},
     releases::{Releases, fetch::Fetched, leases::Lease, prune::Need},
     revision::{Pointer, ReleaseId, Revision},
@@ -25,7 +25,7 @@ use crate::{
 /// How long the store may be silent.
 const IDLE: Duration = Duration::from_secs(30);
 /// What killed processes have left is cleared away for so long; the rest is for another time.
-const TIDYING: Duration = Duration::from_secs(10);
+const TIDYING: Duration = Duration::from_secs(2);
 
 /// What `current` leads to now.
 #[derive(Debug, Serialize)]
@@ -80,7 +80,7 @@ struct Birth {
 }
 
 impl Birth {
-    fn of(&self, pointer: Result<Pointer, Trouble>, journal: &Path) -> Result<Answer, Trouble> {
+    fn of(&self, pointer: Result<Pointer, Problem>, journal: &Path) -> Result<Answer, Problem> {
         let history = History::fold(&Log::open(journal.to_owned())?.1).0;
         let desired = pointer.as_ref().ok().cloned();
         let fetched = pointer.and_then(|pointer| {
@@ -95,18 +95,18 @@ impl Birth {
         answer
     }
 
-    fn desired(&self, pointer: &Pointer, history: &History) -> Result<Fetched, Trouble> {
+    fn desired(&self, pointer: &Pointer, history: &History) -> Result<Fetched, Problem> {
         let desired = &pointer.revision;
         match history.rejection(desired) {
             None => self.fetch(&desired.release, pointer.sha256.as_deref()),
             Some(why) => {
                 let message = format!("{desired} failed in this pod ({why}) and is not retried");
-                Err(Trouble::new(Reason::Rejected, message))
+                Err(Problem::new(Reason::Rejected, message))
             }
         }
     }
 
-    fn fetch(&self, id: &ReleaseId, sha256: Option<&str>) -> Result<Fetched, Trouble> {
+    fn fetch(&self, id: &ReleaseId, sha256: Option<&str>) -> Result<Fetched, Problem> {
         if id.is_fallback() {
             return Ok(Fetched { was_there: true, ..Fetched::default() });
         }
@@ -114,7 +114,7 @@ impl Birth {
             let leased = lease(&self.releases, &self.pod, id);
             let failed = match leased.and_then(|()| self.releases.fetch(&self.store, id, sha256)) {
                 Ok(fetched) => return Ok(fetched),
-                Err(trouble) => trouble,
+                Err(problem) => problem,
             };
             if failed.reason != Reason::NoSpace || !make_room(&self.releases, id)? {
                 return Err(failed);
@@ -122,7 +122,7 @@ impl Birth {
         }
     }
 
-    fn publish(&self, release: ReleaseId, fetched: Fetched) -> Result<Answer, Trouble> {
+    fn publish(&self, release: ReleaseId, fetched: Fetched) -> Result<Answer, Problem> {
         self.releases.publish(&release)?;
         let Fetched { downloaded_bytes, was_there, .. } = fetched;
         Ok(Answer { release, downloaded_bytes, was_there, instead_of: None, reason: None, message: None })
@@ -131,11 +131,11 @@ impl Birth {
     /// What is in place stays, unless it failed; else the best that can be had.
     fn stand_in(
         &self,
-        why: Trouble,
+        why: Problem,
         desired: Option<Pointer>,
         history: &History,
         journal: &Path,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, Problem> {
         let current = self.releases.current()?.filter(|release| !history.distrusts(release));
         let mut neighbours = revisions_log::neighbours(journal);
         neighbours.verified.retain(|release| self.releases.is_complete(release).unwrap_or(false));
@@ -149,7 +149,7 @@ impl Birth {
                     let (reason, message) = (Some(why.reason), Some(why.message));
                     return Ok(Answer { instead_of, reason, message, ..answer });
                 }
-                Err(trouble) => tracing::warn!(%release, "cannot stand in: {}", trouble.message),
+                Err(problem) => tracing::warn!(%release, "cannot stand in: {}", problem.message),
             }
         }
         Err(why)
@@ -160,13 +160,13 @@ impl Birth {
 fn tidy(releases: &Releases) {
     let began = Instant::now();
     let pace = |_| if began.elapsed() < TIDYING { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-    if let Err(trouble) = releases.clean_leftovers(&pace) {
-        tracing::warn!(reason = %trouble.reason, "leftovers stay: {}", trouble.message);
+    if let Err(problem) = releases.clean_leftovers(&pace) {
+        tracing::warn!(reason = %problem.reason, "leftovers stay: {}", problem.message);
     }
 }
 
 /// Names the release for this pod, beside what its agent may have named.
-fn lease(releases: &Releases, pod: &str, id: &ReleaseId) -> Result<(), Trouble> {
+fn lease(releases: &Releases, pod: &str, id: &ReleaseId) -> Result<(), Problem> {
     let by_agent = releases.own_lease().filter(|lease| lease.desired.is_some());
     let mut lease = by_agent.unwrap_or_default();
     lease.also.extend([id.clone()].into_iter().chain(releases.current()?));
@@ -174,10 +174,11 @@ fn lease(releases: &Releases, pod: &str, id: &ReleaseId) -> Result<(), Trouble> 
     releases.write_lease(&Lease { v: 1, pod: pod.into(), ended: false, at, ..lease })
 }
 
-fn make_room(releases: &Releases, id: &ReleaseId) -> Result<bool, Trouble> {
+fn make_room(releases: &Releases, id: &ReleaseId) -> Result<bool, Problem> {
     let needed = || [(id.clone(), "it is being fetched".to_owned())].into();
     let at_once = |_| ControlFlow::Continue(());
     let cleaned = releases.clean_leftovers(&at_once);
     let pruned = releases.prune(usize::MAX, Need::Room, &needed, &at_once)?;
-    cleaned.map(|()| pruned.emptied > 0 || !pruned.deleted.is_empty())
+    // One is what the fetch without room has left itself.
+    Ok(cleaned? > 1 || pruned.emptied > 0 || !pruned.deleted.is_empty())
 }

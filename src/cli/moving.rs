@@ -148,7 +148,7 @@ impl Moving {
             moved.fleet = Some(fleet);
             console.print(&moved);
         } else {
-            console.print(&fleet.conclusion(&value.revision.release));
+            console.print(&fleet.result(&value.revision.release));
         }
         Ok(exit)
     }

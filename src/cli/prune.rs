@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Console, Exit, Failure};
 use crate::{
     config::Config,
-    core::{Trouble, history::History},
+    core::{Problem, history::History},
     pointer::{self, Source},
     releases::{
         Releases,
@@ -83,7 +83,7 @@ fn prune(
     keep: usize,
     dry_run: bool,
     needed: &BTreeMap<ReleaseId, String>,
-) -> Result<Answer, Trouble> {
+) -> Result<Answer, Problem> {
     releases.check_volume()?;
     let needed = || needed.clone();
     let pruned = if dry_run {
@@ -106,8 +106,8 @@ async fn needed(config: &Config) -> Result<BTreeMap<ReleaseId, String>, Failure>
     let journal = revisions_log::path(&config.deploy_to, &config.pod());
     let (history, _) = History::fold(&Log::open(journal)?.1);
     let desired = desired(config).await;
-    if let Err(trouble) = &desired {
-        tracing::warn!(detail = trouble.message, "the pointer cannot be read");
+    if let Err(problem) = &desired {
+        tracing::warn!(detail = problem.message, "the pointer cannot be read");
     }
     let named = [
         (history.previous, "this pod may roll back to it"),
@@ -117,7 +117,7 @@ async fn needed(config: &Config) -> Result<BTreeMap<ReleaseId, String>, Failure>
     Ok(named.into_iter().filter_map(|(id, why)| Some((id?, why.to_owned()))).collect())
 }
 
-async fn desired(config: &Config) -> Result<Option<ReleaseId>, Trouble> {
+async fn desired(config: &Config) -> Result<Option<ReleaseId>, Problem> {
     let source = match (pointer::file_path(&config.pointer), &config.source) {
         (Some(path), _) => Source::File(path),
         (None, Some(source)) => Source::Store(store::open(Some(source), &config.s3)?, config.pointer.clone()),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Console, Exit, Failure, publish::usage};
 use crate::{
     config::Config,
-    core::Trouble,
+    core::Problem,
     releases::{
         Releases,
         leases::Lease,
@@ -85,7 +85,7 @@ impl Listed {
 /// [`Failure`] with the message for the user.
 pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
-    let in_store = archive::list(store.as_ref()).await.map_err(|e| Trouble::from(e).message);
+    let in_store = archive::list(store.as_ref()).await.map_err(|e| Problem::from(e).message);
     let releases = super::on_volume(config);
     let look = tokio::task::spawn_blocking(move || look(&releases));
     let (judged, leases, current) = look.await.map_err(|e| Failure::failed(e.to_string()))??;
@@ -105,7 +105,7 @@ pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
 type OnVolume = (Vec<Judged>, Vec<Lease>, Option<ReleaseId>);
 
 /// There need not be a volume where an operator sits.
-fn look(releases: &Releases) -> Result<OnVolume, Trouble> {
+fn look(releases: &Releases) -> Result<OnVolume, Problem> {
     if releases.check_volume().is_err() {
         return Ok((Vec::new(), Vec::new(), None));
     }

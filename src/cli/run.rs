@@ -19,7 +19,7 @@ use super::{Exit, Failure};
 use crate::{
     app_server::AppServer,
     config::{self, Config, ConfigError},
-    core::{Reason, Sight, Trouble},
+    core::{Detection, Problem, Reason},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
     fleet::Reporter,
@@ -88,13 +88,13 @@ pub async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Resu
     let _alone = the_only_one(&config.state_dir).await?;
     let app_server = super::app_server::of(&config)?;
     let parts = Parts::of(&config, invalid);
-    if let Some(trouble) = &parts.invalid {
+    if let Some(problem) = &parts.invalid {
         if !beside_a_running_one(app_server.as_ref()).await {
-            return Err(Failure { exit_code: 64, ..Failure::from(trouble.clone()) });
+            return Err(Failure { exit_code: 64, ..Failure::from(problem.clone()) });
         }
         tracing::error!(
-            reason = trouble.reason.code(),
-            detail = trouble.message,
+            reason = problem.reason.code(),
+            detail = problem.message,
             "no deploys until this is fixed"
         );
     }
@@ -150,10 +150,10 @@ async fn the_only_one(state_dir: &Path) -> Result<Option<File>, Failure> {
 /// /prestop is what holds requests at the end of the pod.
 async fn beside_a_running_one(app_server: &dyn AppServer) -> bool {
     for _ in 0..LOOKS {
-        match app_server.observe().await.sight {
-            Sight::Missing => return false,
-            Sight::Unclear => tokio::time::sleep(Duration::from_millis(200)).await,
-            Sight::Seen(_) | Sight::Ambiguous | Sight::NotPermitted => return true,
+        match app_server.observe().await.detection {
+            Detection::Missing => return false,
+            Detection::Unclear => tokio::time::sleep(Duration::from_millis(200)).await,
+            Detection::Seen(_) | Detection::Ambiguous | Detection::NotPermitted => return true,
         }
     }
     // Something is starting.
@@ -165,7 +165,7 @@ struct Parts {
     store: Option<Arc<dyn Store>>,
     pointer: Option<Source>,
     prober: Option<Prober>,
-    invalid: Option<Trouble>,
+    invalid: Option<Problem>,
 }
 
 impl Parts {
@@ -177,7 +177,7 @@ impl Parts {
         }
         if let Some(source) = &config.source {
             parts.store =
-                store::open(Some(source), &config.s3).map_err(|trouble| parts.refuse(&trouble.message)).ok();
+                store::open(Some(source), &config.s3).map_err(|problem| parts.refuse(&problem.message)).ok();
         }
         parts.pointer = match (pointer::file_path(&config.pointer), &parts.store) {
             (Some(path), _) => Some(Source::File(path)),
@@ -197,10 +197,10 @@ impl Parts {
 
     fn refuse(&mut self, problem: &str) {
         let message = match self.invalid.take() {
-            Some(trouble) => format!("{}\n{problem}", trouble.message),
+            Some(earlier) => format!("{}\n{problem}", earlier.message),
             None => problem.to_owned(),
         };
-        self.invalid = Some(Trouble::new(Reason::ConfigInvalid, message));
+        self.invalid = Some(Problem::new(Reason::ConfigInvalid, message));
     }
 }
 
@@ -214,7 +214,7 @@ async fn serve(
     let (supervisor, requests) =
         SupervisorHandle::new(Duration::from_millis(config.budget().max_ms) + HOLD_MARGIN);
     let start =
-        Snapshot::unknown(boottime(), Trouble::new(Reason::VolumeUnavailable, "the agent is starting"));
+        Snapshot::unknown(boottime(), Problem::new(Reason::VolumeUnavailable, "the agent is starting"));
     let (snapshots, seen) = watch::channel(Arc::new(start));
     let handles = Handles {
         pod: config.pod().into(),
@@ -278,7 +278,7 @@ fn inputs(
     requests: Requests,
     snapshots: watch::Sender<Arc<Snapshot>>,
 ) -> io::Result<Inputs> {
-    let invalid = parts.invalid.map(|trouble| config_finding(&trouble));
+    let invalid = parts.invalid.map(|problem| config_finding(&problem));
     let source = parts.pointer.filter(|_| invalid.is_none());
     let pointer = source.map(|source| follow(source, config.poll_interval, &metrics)).transpose()?;
     let hook = Hook::new(&config.hooks).map(Arc::new);
@@ -312,10 +312,10 @@ fn inputs(
     })
 }
 
-fn config_finding(trouble: &Trouble) -> Finding {
+fn config_finding(problem: &Problem) -> Finding {
     Finding::broken(
         Code::ConfigInvalid,
-        format!("the configuration is invalid, so nothing is deployed: {}", trouble.message),
+        format!("the configuration is invalid, so nothing is deployed: {}", problem.message),
         "fix the configuration and restart the agent; `pitstop config` checks it",
     )
 }

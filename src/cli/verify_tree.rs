@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::{Console, Exit, Failure, publish::usage};
 use crate::{
     config::Config,
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     releases::{Releases, verify_tree::Difference},
     revision::ReleaseId,
     store::{self, Blocking},
@@ -56,14 +56,12 @@ pub async fn run(config: &Config, id: Option<ReleaseId>, console: Console) -> Re
     Ok(if answer.differences.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-fn compare(releases: &Releases, store: &Blocking, id: Option<ReleaseId>) -> Result<Answer, Trouble> {
+fn compare(releases: &Releases, store: &Blocking, id: Option<ReleaseId>) -> Result<Answer, Problem> {
     let none = || {
         let current = releases.current_path().display();
-        let message = format!(
-            "{current} does not point to a complete release; choose one: pitstop verify-tree \
-                               ID"
-        );
-        Trouble::new(Reason::ReleaseUnknown, message)
+        let message =
+            format!("{current} does not point to a complete release; choose one: pitstop verify-tree ID");
+        Problem::new(Reason::ReleaseUnknown, message)
     };
     let release = match id {
         Some(id) => id,

@@ -22,7 +22,7 @@ const PHASED_MARGIN: Duration = Duration::from_secs(30);
 const WAIT_IN_FLIGHT: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_secs(15);
 /// How much longer than the soak each worker is given to answer in person.
-const HEARING: Duration = Duration::from_secs(10);
+const EVIDENCE: Duration = Duration::from_secs(10);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Config {
@@ -88,7 +88,7 @@ impl Config {
             probing: self.verify.url.is_some(),
             successes: self.verify.successes,
             naming: self.verify.url.is_some() && self.verify.names_release_in().is_some(),
-            hearing_ms: ms(HEARING),
+            evidence_ms: ms(EVIDENCE),
             long_request_ms: self.restart.long_request(stop).filter(|_| self.restart_cuts()).map(ms),
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
             fallback: self.fallback_dir.is_some(),

@@ -37,7 +37,7 @@ impl fmt::Display for Origin {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// File and line, variable, or `default`.
     pub origin: String,
     /// Which key, where it is about one.
@@ -46,7 +46,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             Some(key) => write!(f, "{}: {key}: {}", self.origin, self.message),
@@ -59,12 +59,12 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// In the order of the steps: file, environment, contradictions.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<_> = self.problems.iter().map(Problem::to_string).collect();
+        let lines: Vec<_> = self.problems.iter().map(ConfigProblem::to_string).collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -115,7 +115,7 @@ impl Loaded {
         let message = "is not set: set it, or PITSTOP_SOURCE, to s3://bucket/prefix or to a directory";
         let origin = Origin::Default.to_string();
         Err(ConfigError {
-            problems: vec![Problem { origin, key: Some("source".into()), message: message.into() }],
+            problems: vec![ConfigProblem { origin, key: Some("source".into()), message: message.into() }],
         })
     }
 }
@@ -155,7 +155,7 @@ pub fn load_degraded(
 
 struct Loading {
     loaded: Loaded,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
     keys: Vec<String>,
 }
 
@@ -278,7 +278,7 @@ impl Loading {
 
     fn problem(&mut self, origin: String, key: Option<String>, message: String) {
         let message = secrets::without_passwords(&message).into_owned();
-        self.problems.push(Problem { origin, key, message });
+        self.problems.push(ConfigProblem { origin, key, message });
     }
 }
 

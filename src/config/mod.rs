@@ -28,7 +28,7 @@ pub use derived::order;
 pub use headers::parse as parse_header;
 pub use health_url::{HealthAddress, HealthUrl};
 pub use keys::nearest;
-pub use load::{ConfigError, Loaded, Origin, Problem, environment, load, load_degraded};
+pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub use source::S3Location;
 
 /// In `state_dir`; there while the pod drains, so that the app can know.

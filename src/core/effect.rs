@@ -29,7 +29,7 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The pointer was read.
-    Pointer(Result<Pointer, Trouble>),
+    Pointer(Result<Pointer, Problem>),
     /// The reports of the other pods were read.
     Fleet(Fleet),
     /// The app server was looked at.
@@ -53,15 +53,15 @@ pub enum Event {
 
 /// What went wrong, for machines and for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Trouble {
+pub struct Problem {
     /// The code.
     pub reason: Reason,
     /// What failed, on which path, key or process, and what to do.
     pub message: String,
 }
 
-impl Trouble {
-    /// A trouble of this reason with this message.
+impl Problem {
+    /// A problem of this reason with this message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -95,7 +95,7 @@ pub enum Step {
     /// [`Effect::Publish`].
     Publish,
     /// [`Effect::Perform`] of this act.
-    Perform(Act),
+    Perform(ServerCommand),
 }
 
 /// How an effect ended.
@@ -107,14 +107,14 @@ pub enum Outcome {
     Checked(Plan),
     /// A check found the release itself to be bad: nothing was changed, and the move is not to be
     /// tried again.
-    Condemned(Trouble),
+    Condemned(Problem),
     /// It failed and changed nothing that matters.
-    Failed(Trouble),
+    Failed(Problem),
     /// [`Effect::Publish`] failed: where `current` leads since then was looked at. `None`: to no complete release,
     /// as far as the volume told.
     NotPublished {
         /// Why.
-        trouble: Trouble,
+        problem: Problem,
         /// Where it leads.
         current: Option<ReleaseId>,
     },
@@ -173,7 +173,7 @@ pub enum Effect {
         /// For whom.
         attempt: Attempt,
         /// What.
-        act: Act,
+        command: ServerCommand,
         /// To this image only; gone or changed, nothing is sent and the effect fails.
         on: GenerationKey,
     },
@@ -184,7 +184,7 @@ pub enum Effect {
         /// What was tried.
         revision: Revision,
         /// How it ended.
-        conclusion: Conclusion,
+        result: DeployResult,
     },
     /// Something that people should hear of. Reports nothing back.
     Notice(Notice),
@@ -208,9 +208,9 @@ pub enum Notice {
 
 /// What the app server can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Act {
+pub enum ServerCommand {
     /// Restart onto what `current` points to.
-    Begin(Mode),
+    Restart(Mode),
     /// The new generation is good: end the old one, where there is one.
     Commit,
     /// The restart failed in this mode and `current` points back: end the new generation, or
@@ -222,15 +222,15 @@ pub enum Act {
 
 /// How a deploy ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Conclusion {
+pub enum DeployResult {
     /// Every process runs the release.
     Verified,
     /// Undone; the pod runs what it ran before.
-    Reverted(Trouble),
+    Reverted(Problem),
     /// Neither forward nor back.
-    Stranded(Trouble),
+    Stranded(Problem),
     /// Nothing was changed, because it could not work.
-    Refused(Trouble),
+    Refused(Problem),
     /// A newer move came first.
     Superseded,
 }

@@ -40,7 +40,7 @@ pub struct Observation {
     /// When the look began: nothing in it is older.
     pub began: Moment,
     /// What was seen.
-    pub sight: Sight,
+    pub detection: Detection,
     /// What the app's own health path said, if it was asked.
     pub answers: Vec<Answer>,
     /// What was asked and what came, in words, where an answer was not a good one.
@@ -55,8 +55,8 @@ pub struct Observation {
 
 impl Observation {
     /// A look in which the app was not asked anything.
-    pub fn new(began: Moment, sight: Sight, traffic: Traffic) -> Self {
-        Self { began, sight, answers: Vec::new(), said: None, raised: None, files: None, traffic }
+    pub fn new(began: Moment, detection: Detection, traffic: Traffic) -> Self {
+        Self { began, detection, answers: Vec::new(), said: None, raised: None, files: None, traffic }
     }
 
     /// The answers in one: the worst of them.
@@ -67,7 +67,7 @@ impl Observation {
 
 /// Whether there is an app server to be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Sight {
+pub enum Detection {
     /// There is none: the processes known before are gone and no other was found.
     Missing,
     /// Several could be meant.

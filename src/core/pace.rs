@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{
     Watchfulness,
-    observation::{Observation, Sight, Traffic},
+    observation::{Detection, Observation, Traffic},
 };
 
 /// While something goes on.
@@ -18,17 +18,17 @@ const REST_MS: u64 = 5000;
 /// What the last look showed, and how often to look.
 #[derive(Debug, Default)]
 pub struct Pace {
-    last: Option<(Sight, u64)>,
+    last: Option<(Detection, u64)>,
     calm_ms: u64,
 }
 
 impl Pace {
     /// Takes in a look.
     pub fn take(&mut self, look: &Observation) {
-        let now = (look.sight.clone(), activity(&look.traffic));
+        let now = (look.detection.clone(), activity(&look.traffic));
         let before = self.last.replace(now);
         self.calm_ms = match (&before, &self.last) {
-            (Some((sight, traffic)), Some((now, now_traffic))) if sight == now && rests(now) => {
+            (Some((detection, traffic)), Some((now, now_traffic))) if detection == now && rests(now) => {
                 let silent = traffic == now_traffic && !some_ended(&look.traffic);
                 // Halved, and not the shortest at once: a prober's request each few seconds is rest as well.
                 let pause = if silent { self.calm_ms * 2 } else { self.calm_ms / 2 };
@@ -48,8 +48,8 @@ impl Pace {
 }
 
 /// An app server that is missing is looked for.
-fn rests(sight: &Sight) -> bool {
-    matches!(sight, Sight::Seen(_))
+fn rests(detection: &Detection) -> bool {
+    matches!(detection, Detection::Seen(_))
 }
 
 /// Short connections may show nowhere else.
@@ -78,7 +78,7 @@ mod tests {
     fn after(requests: u64) -> Observation {
         let load = WorkerLoad { key: ProcessKey(1), requests, busy: 0, backlog: 0, checkin: requests };
         let traffic = Traffic { workers: Some(vec![load]), sockets: None };
-        Observation::new(Moment(0), Sight::Seen(AppServer::default()), traffic)
+        Observation::new(Moment(0), Detection::Seen(AppServer::default()), traffic)
     }
 
     fn pauses(pace: &mut Pace, looks: impl IntoIterator<Item = Observation>) -> Vec<u64> {
@@ -116,14 +116,14 @@ mod tests {
         let mut pace = Pace::default();
         pauses(&mut pace, (0..7).map(|_| after(7)));
         let other = AppServer { old_workers: true, ..AppServer::default() };
-        let restarted = Observation { sight: Sight::Seen(other), ..after(7) };
+        let restarted = Observation { detection: Detection::Seen(other), ..after(7) };
         assert_eq!(pauses(&mut pace, [restarted]), [CALM_MS]);
         assert_eq!(pace.pause_ms(Watchfulness::Close), CLOSE_MS);
     }
 
     #[test]
     fn a_missing_app_server_is_looked_for_without_a_longer_pause() {
-        let missing = || Observation { sight: Sight::Missing, ..after(0) };
+        let missing = || Observation { detection: Detection::Missing, ..after(0) };
         assert_eq!(pauses(&mut Pace::default(), (0..4).map(|_| missing())), [CALM_MS; 4]);
     }
 }

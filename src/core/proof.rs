@@ -63,7 +63,7 @@ impl Proof {
 
 /// What was heard and seen of the processes of a server that is in place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Hearing {
+pub struct ReleaseEvidence {
     /// Who has named the release.
     heard: BTreeSet<ProcessKey>,
     /// Somebody has.
@@ -74,7 +74,7 @@ pub struct Hearing {
     loaded: BTreeSet<ProcessKey>,
 }
 
-impl Hearing {
+impl ReleaseEvidence {
     /// Takes in what a look brought about this release.
     pub fn take(&mut self, look: &Observation, release: &ReleaseId, policy: &Policy) {
         // The image's code names whatever release it was built as.
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::core::{
         deploy::tests::policy,
-        observation::{Answer, Files, Moment, Sight, Traffic},
+        observation::{Answer, Detection, Files, Moment, Traffic},
     };
 
     fn v2() -> ReleaseId {
@@ -157,14 +157,14 @@ mod tests {
     fn look(answers: &[(Option<u64>, Probe)]) -> Observation {
         let answer = |(by, probe): &(Option<u64>, Probe)| Answer { by: by.map(ProcessKey), probe: *probe };
         let answers = answers.iter().map(answer).collect();
-        Observation { answers, ..Observation::new(Moment(0), Sight::Unclear, Traffic::default()) }
+        Observation { answers, ..Observation::new(Moment(0), Detection::Unclear, Traffic::default()) }
     }
 
-    fn heard(looks: &[Observation], naming: bool) -> Hearing {
+    fn heard(looks: &[Observation], naming: bool) -> ReleaseEvidence {
         let policy = Policy { naming, ..policy() };
-        let mut hearing = Hearing::default();
-        looks.iter().for_each(|look| hearing.take(look, &v2(), &policy));
-        hearing
+        let mut evidence = ReleaseEvidence::default();
+        looks.iter().for_each(|look| evidence.take(look, &v2(), &policy));
+        evidence
     }
 
     /// Answers, whether they name a release, processes; what that proves.
@@ -212,11 +212,11 @@ mod tests {
 
     #[test]
     fn what_was_heard_of_those_that_are_gone_is_forgotten() {
-        let hearing = heard(&[look(&[(Some(1), Probe::Healthy), (Some(2), Probe::Healthy)])], true);
+        let evidence = heard(&[look(&[(Some(1), Probe::Healthy), (Some(2), Probe::Healthy)])], true);
         let now = processes(&[2, 3]);
-        let proof = hearing.of_those_still_there(&now).proof(&now);
+        let proof = evidence.of_those_still_there(&now).proof(&now);
         assert_eq!((proof.level, proof.heard), (Level::SomeWorkers, 1));
         let none = processes(&[3, 4]);
-        assert_eq!(hearing.of_those_still_there(&none).proof(&none).level, Level::Cwd);
+        assert_eq!(evidence.of_those_still_there(&none).proof(&none).level, Level::Cwd);
     }
 }

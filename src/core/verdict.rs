@@ -1,11 +1,9 @@
 //! Did the restart succeed?
 //!
-//! Proof is that every serving process is new since the baseline, runs in the release's directory,
-//! is booted, answers its probes, and that all this holds for the soak time; each of them is heard in
-//! person, where the app names its release and it can be told who answers. Failure is recognised
-//! as early as it can be told from slowness: a master that is gone, processes that vanish one after
-//! the other, a server that settled in another directory, probes that fail in a row, an answer that
-//! names another release. What others end in a restart of theirs has not died of the release.
+//! Proof: every serving process is new since the baseline, runs in the release's directory, is booted, answers
+//! its probes, and all this holds for the soak time. Where the app names its release, each process has to have
+//! named it. A failure is recognised as early as it can be told from slowness: a master that is gone, processes
+//! that vanish, a server in another directory, failed probes, another release's name.
 
 mod crash_loop;
 mod probe_results;
@@ -17,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Policy,
     effect::{Baseline, Mode},
-    observation::{AppServer, Cwd, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Sight},
-    proof::Hearing,
+    observation::{
+        AppServer, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey,
+    },
+    proof::ReleaseEvidence,
     reason::Reason,
 };
 use crate::revision::ReleaseId;
@@ -69,7 +69,7 @@ pub struct Watch {
     good_since: Option<Moment>,
     elsewhere_since: Option<Moment>,
     probes: ProbeResults,
-    hearing: Hearing,
+    evidence: ReleaseEvidence,
     /// Whether the files that processes have loaded were looked at since everything was in place.
     files_seen: bool,
     /// Since when a process has files of another release only.
@@ -112,7 +112,7 @@ impl Watch {
             good_since: None,
             elsewhere_since: None,
             probes: ProbeResults::default(),
-            hearing: Hearing::default(),
+            evidence: ReleaseEvidence::default(),
             files_seen: false,
             strayed_since: None,
             newcomers: CrashLoop::default(),
@@ -164,14 +164,14 @@ impl Watch {
     }
 
     /// What was heard of the processes that are in place.
-    pub fn hearing(&self) -> &Hearing {
-        &self.hearing
+    pub fn evidence(&self) -> &ReleaseEvidence {
+        &self.evidence
     }
 
     /// What will be due though nothing is seen.
     pub fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let soak = self.good_since.or(self.elsewhere_since).map(|since| since.plus(policy.soak_ms));
-        let heard = self.good_since.map(|since| since.plus(policy.soak_ms + policy.hearing_ms));
+        let heard = self.good_since.map(|since| since.plus(policy.soak_ms + policy.evidence_ms));
         [self.until, soak, heard].into_iter().flatten().collect()
     }
 
@@ -182,7 +182,7 @@ impl Watch {
             Shape::NoProcess => Reason::BootFailed,
             Shape::Unseen | Shape::Unchanged | Shape::Booting => Reason::BootTimeout,
             Shape::Elsewhere => Reason::WrongCwd,
-            Shape::InPlace if self.hearing.contradicted() > 0 || self.strayed_since.is_some() => {
+            Shape::InPlace if self.evidence.contradicted() > 0 || self.strayed_since.is_some() => {
                 Reason::ReleaseMismatch
             }
             Shape::InPlace if self.probes.doubtful() => Reason::ProbeFailed,
@@ -207,15 +207,15 @@ impl Watch {
 
     /// Takes one look.
     pub fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
-        match &observation.sight {
-            Sight::Seen(server) => self.see(now, server, observation, policy),
-            Sight::Missing if self.baseline.is_some() => self.master_ended(now, policy),
-            Sight::Missing => {
+        match &observation.detection {
+            Detection::Seen(server) => self.see(now, server, observation, policy),
+            Detection::Missing if self.baseline.is_some() => self.master_ended(now, policy),
+            Detection::Missing => {
                 self.newcomers.take(now, &BTreeMap::new());
                 self.good_since = None;
                 self.looping(1)
             }
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => Verdict::Undecided,
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => Verdict::Undecided,
         }
     }
 
@@ -382,7 +382,7 @@ impl Watch {
         let in_place = self.shape == Shape::InPlace;
         if !in_place {
             (self.good_since, self.probes) = (None, ProbeResults::default());
-            (self.hearing, self.files_seen, self.strayed_since) = (Hearing::default(), false, None);
+            (self.evidence, self.files_seen, self.strayed_since) = (ReleaseEvidence::default(), false, None);
         } else if self.good_since.is_none() {
             self.good_since = Some(now);
         }
@@ -393,7 +393,7 @@ impl Watch {
     fn hear(&mut self, now: Moment, newest: &Generation, look: &Observation, policy: &Policy) {
         let processes = keys(newest);
         self.probes.take(look, &processes, self.several, policy);
-        self.hearing.take(&of_theirs(look, &processes, self.several), &self.target, policy);
+        self.evidence.take(&of_theirs(look, &processes, self.several), &self.target, policy);
         // Where the app names its release itself, that is better evidence than its files.
         if let Some(files) = look.files.as_ref().filter(|_| !policy.naming) {
             self.files_seen = true;
@@ -416,20 +416,20 @@ impl Watch {
     /// Everything is in place: what do the answers say, and for how long has it held?
     fn weigh(&self, now: Moment, newest: &Generation, policy: &Policy) -> Verdict {
         let probing = policy.probing && self.baseline.as_ref().is_none_or(|b| b.healthy);
-        let contradicted = self.hearing.contradicted();
+        let contradicted = self.evidence.contradicted();
         if contradicted >= policy.successes || held(self.strayed_since, now, policy) {
             return Verdict::Failed(Reason::ReleaseMismatch);
         }
         if let Some(reason) = self.probes.condemn(self.several, policy).filter(|_| probing) {
             return Verdict::Failed(reason);
         }
-        let everybody = self.hearing.complete(&keys(newest));
+        let everybody = self.evidence.complete(&keys(newest));
         let doubtful = self.strayed_since.is_some() || (contradicted > 0 && !everybody);
-        let asked_enough = everybody || !probing || self.hearing.anonymous(&keys(newest));
+        let asked_enough = everybody || !probing || self.evidence.anonymous(&keys(newest));
         let heard = if policy.naming { asked_enough } else { self.files_seen };
         let waited = self
             .good_since
-            .is_some_and(|since| now.since(since) >= policy.soak_ms.saturating_add(policy.hearing_ms));
+            .is_some_and(|since| now.since(since) >= policy.soak_ms.saturating_add(policy.evidence_ms));
         let believed = (!probing || self.probes.suffice(self.several, policy)) && (heard || waited);
         let held = held(self.good_since, now, policy);
         if believed && held && !doubtful { Verdict::Proven } else { Verdict::Undecided }
@@ -490,11 +490,11 @@ pub fn settled_on(server: &AppServer) -> Option<ReleaseId> {
 }
 
 /// Whether anything serves at all.
-pub fn any_booted(sight: &Sight) -> bool {
-    match sight {
-        Sight::Seen(server) => server.generations.iter().flat_map(|g| &g.processes).any(|p| p.booted),
-        Sight::Missing => false,
+pub fn any_booted(detection: &Detection) -> bool {
+    match detection {
+        Detection::Seen(server) => server.generations.iter().flat_map(|g| &g.processes).any(|p| p.booted),
+        Detection::Missing => false,
         // What cannot be seen may well serve.
-        Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => true,
+        Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => true,
     }
 }

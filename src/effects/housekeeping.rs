@@ -1,4 +1,5 @@
-//! Old releases go in the background, on a lane of its own: slowly, and not while a deploy needs the volume.
+//! Old releases and abandoned work are deleted in the background, on a lane of its own: slowly, and not while a deploy
+//! or a drain needs the volume.
 
 use std::{
     ops::ControlFlow,
@@ -14,7 +15,7 @@ use tracing::Instrument;
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Stage, Trouble},
+    core::{Problem, Stage},
     releases::prune::{Kept, Need, Pruned},
 };
 
@@ -82,9 +83,9 @@ impl Drop for Hurry<'_> {
 }
 
 impl Effects {
-    /// A deploy that begins pauses what is being deleted. Never waits.
-    pub fn deploying(&self, stage: Stage) {
-        let under_way = !matches!(stage, Stage::Steady | Stage::Stranded);
+    /// A deploy or a drain that begins pauses what is being deleted. Never waits.
+    pub fn deploying(&self, stage: Stage, drains: bool) {
+        let under_way = drains || !matches!(stage, Stage::Steady | Stage::Stranded);
         let mut since = self.gear.deploy_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if under_way != since.is_some() {
             *since = under_way.then(Instant::now);
@@ -98,8 +99,8 @@ impl Effects {
     }
 
     pub(super) async fn tidy(&self) {
-        if let Err(trouble) = self.delete(Need::Tidy).await {
-            tracing::warn!(detail = trouble.message, "old releases could not be deleted");
+        if let Err(problem) = self.delete(Need::Tidy).await {
+            tracing::warn!(detail = problem.message, "old releases could not be deleted");
         }
     }
 
@@ -107,35 +108,41 @@ impl Effects {
     pub(super) async fn make_room(&self) -> bool {
         let _hurry = Hurry::up(&self.gear);
         match self.delete(Need::Room).await {
-            Ok(pruned) => pruned.emptied > 0 || !pruned.deleted.is_empty(),
-            Err(trouble) => {
-                tracing::warn!(detail = trouble.message, "no room could be made");
+            // One is what the fetch without room has left itself.
+            Ok((cleaned, pruned)) => cleaned > 1 || pruned.emptied > 0 || !pruned.deleted.is_empty(),
+            Err(problem) => {
+                tracing::warn!(detail = problem.message, "no room could be made");
                 false
             }
         }
     }
 
-    async fn delete(&self, need: Need) -> Result<Pruned, Trouble> {
+    /// Answers how much unfinished work is gone, and which releases.
+    async fn delete(&self, need: Need) -> Result<(usize, Pruned), Problem> {
         let (tools, holder, gear) = (self.tools.clone(), self.holder.clone(), self.gear.clone());
-        let pruned = on(&self.pruning, move || {
+        let deleted = on(&self.pruning, move || {
             let pace = |took| gear.pace(took);
-            // Nothing begins in the middle of a deploy either.
+            // Nothing starts in the middle of a deploy either.
             let _ = pace(Duration::ZERO);
-            if let Err(trouble) = tools.releases.clean_leftovers(&pace) {
-                tracing::warn!(detail = trouble.message, "unfinished work of an earlier process stays");
-            }
+            let cleaned = tools.releases.clean_leftovers(&pace).unwrap_or_else(|problem| {
+                tracing::warn!(
+                    detail = problem.message,
+                    "unfinished work of earlier fetches could not be deleted"
+                );
+                0
+            });
             if !holder.is_sure() {
-                return Ok(Pruned::default());
+                return Ok((cleaned, Pruned::default()));
             }
             let pruned = tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace);
-            if let Err(trouble) = tools.releases.clean_caches(&pace) {
-                tracing::warn!(detail = trouble.message, "a cache of an old release could not be deleted");
+            if let Err(problem) = tools.releases.clean_caches(&pace) {
+                tracing::warn!(detail = problem.message, "a cache of an old release could not be deleted");
             }
-            pruned
+            pruned.map(|pruned| (cleaned, pruned))
         })
         .await??;
-        self.tell(&pruned, need == Need::Room);
-        Ok(pruned)
+        self.tell(&deleted.1, need == Need::Room);
+        Ok(deleted)
     }
 
     /// What stays is of interest where room is needed; else `pitstop prune --dry-run` says it to those who ask.

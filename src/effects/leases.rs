@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Recovered, Trouble, View, history::History},
+    core::{Problem, Recovered, View, history::History},
     releases::{Releases, leases::Lease},
     revision::{RecordEvent, ReleaseId},
 };
@@ -111,13 +111,13 @@ impl Holder {
         let mut needs = locked(&self.needs).clone().unwrap_or_default();
         (needs.current, needs.history) = (recovered.current.clone(), history);
         *locked(&self.needs) = Some(needs);
-        if let Err(trouble) = self.write() {
-            tracing::warn!(detail = trouble.message, "the lease of this pod is not written");
+        if let Err(problem) = self.write() {
+            tracing::warn!(detail = problem.message, "the lease of this pod is not written");
         }
     }
 
     /// Names a release before it is relied on. Blocks.
-    pub fn hold(&self, release: &ReleaseId) -> Result<(), Trouble> {
+    pub fn hold(&self, release: &ReleaseId) -> Result<(), Problem> {
         self.note(|needs| needs.in_hand.extend([release.clone()]));
         let named = |(lease, _): &(Lease, Instant)| lease.names().contains(release);
         if locked(&self.written).as_ref().is_some_and(named) { Ok(()) } else { self.write() }
@@ -138,7 +138,7 @@ impl Holder {
     }
 
     /// Writes the lease, synced, if it says something new or is due. Blocks.
-    fn write(&self) -> Result<(), Trouble> {
+    fn write(&self) -> Result<(), Problem> {
         let mut written = locked(&self.written);
         let needs = locked(&self.needs).clone();
         let Some(needs) = needs else { return Ok(()) };
@@ -176,18 +176,18 @@ impl Effects {
 
     /// Keeps the lease on the volume as it should be, and now and then looks for what may go.
     pub(super) async fn keep_lease(self) {
-        let mut failed: Option<Trouble> = None;
+        let mut failed: Option<Problem> = None;
         loop {
             let pause = if failed.is_none() { REFRESH } else { RETRY };
             let due = tokio::time::timeout(pause, self.holder.changed.notified()).await.is_err();
             let holder = self.holder.clone();
-            let trouble = on(&self.leases, move || holder.write()).await.and_then(|done| done).err();
-            if trouble != failed
-                && let Some(Trouble { message, .. }) = &trouble
+            let problem = on(&self.leases, move || holder.write()).await.and_then(|done| done).err();
+            if problem != failed
+                && let Some(Problem { message, .. }) = &problem
             {
                 tracing::warn!(detail = message, "the lease of this pod is not written; tried again soon");
             }
-            failed = trouble;
+            failed = problem;
             if due && failed.is_none() {
                 self.tidy().await;
             }

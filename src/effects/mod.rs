@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::{
     app_server::AppServer,
     core::{
-        Act, Attempt, Conclusion, Effect, Event, GenerationKey, Outcome, Reason, Step, Trouble,
+        Attempt, DeployResult, Effect, Event, GenerationKey, Outcome, Problem, Reason, ServerCommand, Step,
         drain::Journal,
     },
     failpoint,
@@ -147,6 +147,11 @@ impl Effects {
         &self.tools.ids
     }
 
+    /// Another pod of the volume, whose fetch this pod waits for.
+    pub fn fetching_pod(&self) -> Option<String> {
+        self.tools.releases.waits_for().map(|waits| waits.pod)
+    }
+
     /// When moves were rejected, by the wall clock.
     pub fn rejected_at(&self) -> Arc<HashMap<Revision, String>> {
         self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
@@ -193,12 +198,12 @@ impl Effects {
                 let work = async move { this.publish(release).await };
                 self.run(attempt, Step::Publish, VOLUME_LIMIT, work, done);
             }
-            Effect::Perform { attempt, act, on } => {
+            Effect::Perform { attempt, command, on } => {
                 let (this, limit) = (self.clone(), self.tools.app_server.perform_limit());
-                let work = async move { this.act(act, on).await };
-                self.run(attempt, Step::Perform(act), limit, work, done);
+                let work = async move { this.act(command, on).await };
+                self.run(attempt, Step::Perform(command), limit, work, done);
             }
-            Effect::Conclude { conclusion, .. } => self.conclude(&conclusion),
+            Effect::Conclude { result, .. } => self.conclude(&result),
             Effect::Notice(_) | Effect::Drain(_) => {}
         }
     }
@@ -208,12 +213,12 @@ impl Effects {
         &self,
         step: &'static str,
         release: ReleaseId,
-        work: impl Future<Output = Result<Outcome, Trouble>>,
-    ) -> Result<Outcome, Trouble> {
+        work: impl Future<Output = Result<Outcome, Problem>>,
+    ) -> Result<Outcome, Problem> {
         let state_dir = self.tools.state_dir.clone();
         let begin = move || unfinished::begin(&state_dir, step, &release);
         let _begun = match tokio::task::spawn_blocking(begin).await {
-            Ok(Err(trouble)) => return Ok(Outcome::Condemned(trouble)),
+            Ok(Err(problem)) => return Ok(Outcome::Condemned(problem)),
             begun => begun.ok(),
         };
         work.await
@@ -225,7 +230,7 @@ impl Effects {
         attempt: Attempt,
         step: Step,
         limit: Duration,
-        work: impl Future<Output = Result<Outcome, Trouble>> + Send + 'static,
+        work: impl Future<Output = Result<Outcome, Problem>> + Send + 'static,
         done: &mpsc::UnboundedSender<Event>,
     ) {
         let done = done.clone();
@@ -262,31 +267,31 @@ impl Effects {
     }
 
     /// Tells the app server.
-    async fn act(&self, act: Act, on: GenerationKey) -> Result<Outcome, Trouble> {
+    async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<Outcome, Problem> {
         pause_at("effects.before_signal").await;
-        self.tools.app_server.perform(act, on).await?;
+        self.tools.app_server.perform(command, on).await?;
         pause_at("effects.after_signal").await;
         Ok(Outcome::Done)
     }
 
     /// A deploy is over: what it held is let go.
-    fn conclude(&self, conclusion: &Conclusion) {
+    fn conclude(&self, result: &DeployResult) {
         // Of a pod that is stranded nobody knows what it will need.
-        if !matches!(conclusion, Conclusion::Stranded(_)) {
+        if !matches!(result, DeployResult::Stranded(_)) {
             self.let_go();
         }
-        if matches!(conclusion, Conclusion::Superseded) {
+        if matches!(result, DeployResult::Superseded) {
             self.call_off_fetch(CallOff::default());
             self.end_trial();
         }
     }
 }
 
-fn outcome(ended: Result<Result<Outcome, Trouble>, tokio::task::JoinError>) -> Outcome {
+fn outcome(ended: Result<Result<Outcome, Problem>, tokio::task::JoinError>) -> Outcome {
     match ended {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(trouble)) => Outcome::Failed(trouble),
-        Err(panic) => Outcome::Failed(Trouble::new(
+        Ok(Err(problem)) => Outcome::Failed(problem),
+        Err(panic) => Outcome::Failed(Problem::new(
             Reason::Internal,
             format!("a defect in pitstop: {panic}; the log shows where, please report it"),
         )),

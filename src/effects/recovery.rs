@@ -2,7 +2,7 @@
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Recovered, Trouble, history::Neighbours},
+    core::{Problem, Recovered, history::Neighbours},
     revision::ReleaseId,
     revisions_log::{self, Log},
 };
@@ -13,26 +13,26 @@ impl Effects {
     ///
     /// # Errors
     /// `volume_unavailable` when the volume is not there or does not tell.
-    pub async fn recover(&self) -> Result<Recovered, Trouble> {
+    pub async fn recover(&self) -> Result<Recovered, Problem> {
         let current = self.recover_current().await?;
         let (slot, path) = (self.log.clone(), self.tools.journal.clone());
         let (records, rejected_at) = on(&self.lines, move || {
             let (log, records) = Log::open(path)?;
             let rejected_at = log.rejected_at();
             *slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(log);
-            Ok::<_, Trouble>((records, rejected_at))
+            Ok::<_, Problem>((records, rejected_at))
         })
         .await??;
         *self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = rejected_at.into();
         let (boot_id, neighbours) = (revisions_log::boot_id(), self.recover_neighbours().await?);
-        let recovered = Recovered { current, records, boot_id, neighbours, journal: None };
+        let recovered = Recovered { current, records, boot_id, neighbours };
         let (holder, known) = (self.holder.clone(), recovered.clone());
         on(&self.volume, move || holder.begin(&known)).await?;
         Ok(recovered)
     }
 
     /// What other pods of the volume have found out, as far as it is still there.
-    async fn recover_neighbours(&self) -> Result<Neighbours, Trouble> {
+    async fn recover_neighbours(&self) -> Result<Neighbours, Problem> {
         let tools = self.tools.clone();
         on(&self.volume, move || {
             let mut neighbours = revisions_log::neighbours(&tools.journal);
@@ -42,7 +42,7 @@ impl Effects {
         .await
     }
 
-    async fn recover_current(&self) -> Result<Option<ReleaseId>, Trouble> {
+    async fn recover_current(&self) -> Result<Option<ReleaseId>, Problem> {
         let tools = self.tools.clone();
         on(&self.volume, move || {
             tools.releases.check_volume()?;

@@ -2,7 +2,7 @@
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Outcome, Reason, Trouble},
+    core::{Outcome, Problem, Reason},
     hook::{HookError, Turn},
     revision::ReleaseId,
 };
@@ -32,21 +32,21 @@ impl Effects {
         release: &ReleaseId,
         running: Option<ReleaseId>,
         passed: Outcome,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Outcome, Problem> {
         let Some(hook) = self.tools.hook.clone() else { return Ok(passed) };
         let (dir, id) = (self.tools.releases.path(release), release.clone());
         tracing::info!(release = release.as_str(), "hooks.check tries the release");
         let tried = on(&self.trials, move || hook.run(&turn, &id, running.as_ref(), &dir)).await?;
-        let trouble = |message: String| Trouble::new(Reason::HookFailed, message);
+        let problem = |message: String| Problem::new(Reason::HookFailed, message);
         match tried {
             Ok(()) => Ok(passed),
             Err(HookError::CalledOff) => {
-                Err(Trouble::new(Reason::Draining, "the trial boot was ended: something else comes first"))
+                Err(Problem::new(Reason::Draining, "the trial boot was ended: something else comes first"))
             }
             Err(HookError::NotTried(why)) => {
-                Err(trouble(format!("{release} was not tried, so nothing is moved: {why}")))
+                Err(problem(format!("{release} was not tried, so nothing is moved: {why}")))
             }
-            Err(HookError::Failed(failed)) => Ok(Outcome::Condemned(trouble(format!(
+            Err(HookError::Failed(failed)) => Ok(Outcome::Condemned(problem(format!(
                 "{release} failed its trial boot before anything was moved, and is not tried again: {failed}"
             )))),
         }

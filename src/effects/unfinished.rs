@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     plain_file,
     revision::ReleaseId,
 };
@@ -57,7 +57,7 @@ pub(super) fn begin(
     state_dir: &Path,
     step: &'static str,
     release: &ReleaseId,
-) -> Result<Option<Begun>, Trouble> {
+) -> Result<Option<Begun>, Problem> {
     let path = state_dir.join(FILE);
     let before = read(&path).filter(|note| note.step == step && note.release == *release);
     let starts = before.map_or(0, |note| note.starts);
@@ -68,7 +68,7 @@ pub(super) fn begin(
              the last state of its container. The release is not tried again: publish it again without what is too \
              large, or raise the memory limit and run `pitstop sync --retry`"
         );
-        return Err(Trouble::new(Reason::Internal, message));
+        return Err(Problem::new(Reason::Internal, message));
     }
     let note = Note { step: step.into(), release: release.clone(), starts: starts + 1 };
     match write(state_dir, &path, &note) {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Effects, pause_at};
 use crate::{
-    core::{Outcome, Reason, Record, Trouble, requirement::Requirement},
+    core::{Outcome, Problem, Reason, Record, requirement::Requirement},
     hook::Turn,
     releases::fetch::Fetched,
     revision::{RecordEvent, ReleaseId},
@@ -24,8 +24,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 pub(super) async fn on<T: Send + 'static>(
     lane: &Lane,
     job: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Trouble> {
-    let lost = || Trouble::new(Reason::Internal, "a volume job was lost to a defect; the log shows where");
+) -> Result<T, Problem> {
+    let lost = || Problem::new(Reason::Internal, "a volume job was lost to a defect; the log shows where");
     match lane.run(UNTIL_IT_REPORTS, job).await {
         Ok(result) => Ok(result),
         Err(Late::Pending(answer)) => answer.await.map_err(|_| lost()),
@@ -40,7 +40,7 @@ impl Effects {
         release: ReleaseId,
         sha256: Option<String>,
         off: CallOff,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Outcome, Problem> {
         pause_at("effects.before_fetch").await;
         if release.is_fallback() {
             // It is in the image.
@@ -50,6 +50,10 @@ impl Effects {
         let mut fetched = self.fetch_once(&release, sha256.as_deref(), &off).await;
         while fetched.as_ref().is_err_and(|t| t.reason == Reason::NoSpace) && self.make_room().await {
             fetched = self.fetch_once(&release, sha256.as_deref(), &off).await;
+        }
+        if fetched.is_err() {
+            // It has left something.
+            self.tidy_soon();
         }
         if let Some(fetched) = fetched? {
             self.tools.metrics.fetched(&fetched);
@@ -64,7 +68,7 @@ impl Effects {
         release: &ReleaseId,
         sha256: Option<&str>,
         off: &CallOff,
-    ) -> Result<Option<Fetched>, Trouble> {
+    ) -> Result<Option<Fetched>, Problem> {
         let (sha256, off) = (sha256.map(ToOwned::to_owned), off.clone());
         let (tools, holder, release) = (self.tools.clone(), self.holder.clone(), release.clone());
         on(&self.volume, move || {
@@ -72,7 +76,7 @@ impl Effects {
             match &tools.store {
                 Some(store) => tools.releases.fetch(&store.until(off), &release, sha256.as_deref()).map(Some),
                 None if tools.releases.is_complete(&release)? => Ok(None),
-                None => Err(Trouble::new(
+                None => Err(Problem::new(
                     Reason::ReleaseUnknown,
                     format!("{release} is not on the volume, and without `source` nothing can be fetched"),
                 )),
@@ -82,11 +86,11 @@ impl Effects {
     }
 
     /// A fetch may take long for good reasons. Whether the volume answers at all is known sooner.
-    async fn ask_volume(&self) -> Result<(), Trouble> {
+    async fn ask_volume(&self) -> Result<(), Problem> {
         let tools = self.tools.clone();
         match self.volume.run(SIGN_OF_LIFE, move || tools.releases.check_volume()).await {
             Ok(answer) => answer,
-            Err(_) => Err(Trouble::new(
+            Err(_) => Err(Problem::new(
                 Reason::VolumeUnavailable,
                 format!("the volume has not answered for {SIGN_OF_LIFE:?}; the fetch begins when it does"),
             )),
@@ -99,12 +103,12 @@ impl Effects {
         release: ReleaseId,
         running: Option<ReleaseId>,
         trial: Option<Turn>,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Outcome, Problem> {
         let (tools, id) = (self.tools.clone(), release.clone());
         let Some(marker) = on(&self.volume, move || tools.releases.marker(&id)).await?? else {
             let message =
                 format!("{release} was fetched and is gone again from the volume; it is fetched anew");
-            return Err(Trouble::new(Reason::VolumeUnavailable, message));
+            return Err(Problem::new(Reason::VolumeUnavailable, message));
         };
         self.check_image(&release, &marker.requires).await?;
         let plan = self.tools.app_server.plan(running.as_ref(), &release).await?;
@@ -118,7 +122,7 @@ impl Effects {
     }
 
     /// Does the image bring what the release needs?
-    async fn check_image(&self, release: &ReleaseId, requires: &[String]) -> Result<(), Trouble> {
+    async fn check_image(&self, release: &ReleaseId, requires: &[String]) -> Result<(), Problem> {
         if requires.is_empty() {
             return Ok(());
         }
@@ -131,25 +135,25 @@ impl Effects {
             "{release} needs what this image does not bring: {}; roll the pods onto an image that does, and it is deployed",
             lacks.join(", ")
         );
-        Err(Trouble::new(Reason::NeedsImage, message))
+        Err(Problem::new(Reason::NeedsImage, message))
     }
 
     /// Points `current` to the release.
-    pub(super) async fn publish(&self, release: ReleaseId) -> Result<Outcome, Trouble> {
+    pub(super) async fn publish(&self, release: ReleaseId) -> Result<Outcome, Problem> {
         let (tools, holder) = (self.tools.clone(), self.holder.clone());
         let outcome = on(&self.volume, move || {
             // It is named since it was fetched, or since it ran. If not, the way back goes first.
-            if let Err(trouble) = holder.hold(&release) {
+            if let Err(problem) = holder.hold(&release) {
                 tracing::warn!(
-                    detail = trouble.message,
+                    detail = problem.message,
                     "the lease of this pod does not name the release yet"
                 );
             }
-            let Err(trouble) = tools.releases.publish(&release) else {
+            let Err(problem) = tools.releases.publish(&release) else {
                 holder.moved_current(&release);
                 return Outcome::Done;
             };
-            Outcome::NotPublished { trouble, current: tools.releases.current().ok().flatten() }
+            Outcome::NotPublished { problem, current: tools.releases.current().ok().flatten() }
         })
         .await?;
         if outcome == Outcome::Done {
@@ -159,7 +163,7 @@ impl Effects {
     }
 
     /// Appends a line to the journal, synced.
-    pub(super) async fn record(&self, record: Record) -> Result<Outcome, Trouble> {
+    pub(super) async fn record(&self, record: Record) -> Result<Outcome, Problem> {
         let (before, after) = points(record.event);
         pause_at(before).await;
         let (log, path, line) = (self.log.clone(), self.tools.journal.clone(), record.clone());

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     core::{
-        Attempt, Cwd, Generation, GenerationKey, Moment, Process, Traffic, Trouble,
+        Attempt, Cwd, Generation, GenerationKey, Moment, Problem, Process, Traffic,
         drain::{DrainResult, Evidence},
     },
     revision::Revision,
@@ -47,7 +47,7 @@ fn view() -> View {
         previous: None,
         in_sync: false,
         turn: None,
-        trouble: Some(Trouble::new(Reason::BootLoop, "workers die")),
+        problem: Some(Problem::new(Reason::BootLoop, "workers die")),
         rejected: Vec::new(),
         hold: None,
         back: None,
@@ -66,8 +66,8 @@ fn look(workers: Option<Vec<WorkerLoad>>) -> Observation {
         expected: 2,
         processes: vec![process],
     };
-    let sight = Sight::Seen(AppServer { generations: vec![generation], old_workers: false });
-    Observation::new(Moment(1), sight, Traffic { workers, sockets: None })
+    let detection = Detection::Seen(AppServer { generations: vec![generation], old_workers: false });
+    Observation::new(Moment(1), detection, Traffic { workers, sockets: None })
 }
 
 fn worker(key: u64, requests: u64) -> WorkerLoad {
@@ -79,7 +79,7 @@ fn fed() -> Metrics {
     metrics.view(&view());
     metrics.observed(&look(Some(vec![worker(1, 10)])));
     metrics.pointer_checked(None, 1.5e9);
-    metrics.concluded(&Conclusion::Refused(Trouble::new(Reason::NoSpace, "full")), 3.0);
+    metrics.concluded(&DeployResult::Refused(Problem::new(Reason::NoSpace, "full")), 3.0);
     metrics.stage_left(Stage::Fetching, 1.0);
     metrics.restart_sent(Mode::Phased, true);
     metrics.restart_proved(Mode::Phased, 2.0);

@@ -4,10 +4,11 @@
 use std::{ffi::OsStr, fs, io, path::Path};
 
 use super::{
-    Releases, disk_trouble, places,
-    trash::{Pace, delete_gently},
+    Releases,
+    delete::{Pace, delete_gently},
+    disk_problem, places,
 };
-use crate::{beneath::Held, core::Trouble, revision::ReleaseId};
+use crate::{beneath::Held, core::Problem, revision::ReleaseId};
 
 const CACHES: &str = "bootsnap";
 
@@ -15,8 +16,8 @@ impl Releases {
     /// Deletes the caches of releases that are not on the volume, a little at a time.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when it cannot be read or deleted.
-    pub fn clean_caches(&self, pace: Pace<'_>) -> Result<(), Trouble> {
+    /// [`Problem`] naming the path when it cannot be read or deleted.
+    pub fn clean_caches(&self, pace: Pace<'_>) -> Result<(), Problem> {
         let pod_dir = &self.layout.pod_dir;
         // Then it is a directory of the app's, with whatever the app likes in it.
         let taken = self.layout.pod_dirs.iter().any(|dir| dir.starts_with(CACHES));
@@ -25,14 +26,14 @@ impl Releases {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             caches => caches.map_err(|e| places::refused(pod_dir, Path::new(CACHES), &e))?,
         };
-        let failed = |e: io::Error| disk_trouble(caches.name(), &e);
+        let failed = |e: io::Error| disk_problem(caches.name(), &e);
         for entry in fs::read_dir(caches.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             if !self.is_left_over(&releases, &name) {
                 continue;
             }
             let done = delete_gently(&caches, &name, pace);
-            if done.map_err(|e| disk_trouble(&caches.name().join(&name), &e))?.is_break() {
+            if done.map_err(|e| disk_problem(&caches.name().join(&name), &e))?.is_break() {
                 break;
             }
         }

@@ -3,8 +3,8 @@
 
 use std::{fs, path::Path};
 
-use super::{Releases, disk_trouble};
-use crate::core::{Reason, Trouble};
+use super::{Releases, disk_problem};
+use crate::core::{Problem, Reason};
 
 impl Releases {
     /// Whether a link leads to the image's code.
@@ -13,17 +13,17 @@ impl Releases {
     }
 
     /// Points `current` to the image's code.
-    pub(super) fn publish_fallback(&self) -> Result<(), Trouble> {
+    pub(super) fn publish_fallback(&self) -> Result<(), Problem> {
         let Some(target) = &self.fallback else {
-            return Err(Trouble::new(Reason::ReleaseUnknown, "fallback_dir is not set"));
+            return Err(Problem::new(Reason::ReleaseUnknown, "fallback_dir is not set"));
         };
         self.link_before()?;
         let dir = self.current_dir()?;
         self.swap(&dir, target)?;
-        dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
+        dir.sync().map_err(|e| disk_problem(dir.name(), &e))?;
         match fs::read_link(&self.current) {
             Ok(found) if found == *target => Ok(()),
-            Ok(found) => Err(Trouble::new(
+            Ok(found) => Err(Problem::new(
                 Reason::VolumeUnavailable,
                 format!(
                     "{} leads to {} though it was just moved to {}; does something else move it?",
@@ -32,7 +32,7 @@ impl Releases {
                     target.display()
                 ),
             )),
-            Err(e) => Err(disk_trouble(&self.current, &e)),
+            Err(e) => Err(disk_problem(&self.current, &e)),
         }
     }
 }

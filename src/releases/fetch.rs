@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    MARKER, MARKER_BYTES_MAX, Marker, Releases, disk_trouble,
+    MARKER, MARKER_BYTES_MAX, Marker, Releases, disk_problem,
     download::{DownloadError, Downloaded, download},
     is_absence,
     layout::Link,
@@ -25,7 +25,7 @@ use super::{
     unpack_error::UnpackError,
 };
 use crate::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     failpoint,
     revision::ReleaseId,
     store::{ArchiveKind, Blocking, CallOff, StoreError, archive::Published},
@@ -54,17 +54,17 @@ impl Releases {
     /// made of another archive counts as this release.
     ///
     /// # Errors
-    /// [`Trouble`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
+    /// [`Problem`] with what failed: `release_unknown`, `release_corrupt`, `store_unreachable`,
     /// `store_denied`, `no_space` or `volume_unavailable`.
     pub fn fetch(
         &self,
         store: &Blocking,
         id: &ReleaseId,
         promised: Option<&str>,
-    ) -> Result<Fetched, Trouble> {
+    ) -> Result<Fetched, Problem> {
         let off = || StoreError::CalledOff(format!("fetching {id}")).into();
-        self.fetch_all(store, id, promised)
-            .map_err(|trouble| if store.off().is_called() { off() } else { trouble })
+        self.in_turn(id, store.off(), || self.fetch_all(store, id, promised))
+            .map_err(|problem| if store.off().is_called() { off() } else { problem })
     }
 
     fn fetch_all(
@@ -72,7 +72,7 @@ impl Releases {
         store: &Blocking,
         id: &ReleaseId,
         promised: Option<&str>,
-    ) -> Result<Fetched, Trouble> {
+    ) -> Result<Fetched, Problem> {
         if let Some(marker) = self.marker(id)? {
             self.check_promise(id, &marker, promised)?;
             self.use_as_it_is(&marker)?;
@@ -90,7 +90,7 @@ impl Releases {
             );
             return Err(corrupt(id, &why));
         }
-        let stage = self.stage(store.off())?;
+        let stage = self.stage()?;
         failpoint::hit("fetch.staged");
         let archive = stage.dir().join("archive");
         let downloaded_bytes = self.download(store, id, &published, &archive)?;
@@ -108,7 +108,7 @@ impl Releases {
     }
 
     /// Whether the tree on the volume was made from the archive that was promoted.
-    fn check_promise(&self, id: &ReleaseId, marker: &Marker, promised: Option<&str>) -> Result<(), Trouble> {
+    fn check_promise(&self, id: &ReleaseId, marker: &Marker, promised: Option<&str>) -> Result<(), Problem> {
         let Some(promised) = promised.filter(|promised| *promised != marker.sha256) else { return Ok(()) };
         let why = format!(
             "{} was made from an archive with the digest {}, and the pointer names {promised}",
@@ -120,7 +120,7 @@ impl Releases {
 
     /// A release that is on the volume is never changed. What its links lead to may be missing all the
     /// same: each pod has its own `pod_dir`.
-    fn use_as_it_is(&self, marker: &Marker) -> Result<(), Trouble> {
+    fn use_as_it_is(&self, marker: &Marker) -> Result<(), Problem> {
         let links = |links: &[Link]| links.iter().map(|l| (l.path.clone(), l.target.clone())).collect();
         let (has, wanted): (BTreeSet<_>, BTreeSet<_>) = (links(&marker.links), links(&self.layout.links()));
         if has != wanted {
@@ -136,14 +136,14 @@ impl Releases {
     }
 
     /// A directory of that name that was not made here is somebody's: neither used nor deleted.
-    fn refuse_foreign(&self, id: &ReleaseId) -> Result<(), Trouble> {
+    fn refuse_foreign(&self, id: &ReleaseId) -> Result<(), Problem> {
         let path = self.path(id);
         match fs::symlink_metadata(&path) {
             Err(e) if is_absence(&e) => Ok(()),
-            Err(e) => Err(disk_trouble(&path, &e)),
+            Err(e) => Err(disk_problem(&path, &e)),
             // It may have been completed just now.
             Ok(_) if self.is_complete(id)? => Ok(()),
-            Ok(_) => Err(Trouble::new(
+            Ok(_) => Err(Problem::new(
                 Reason::VolumeUnavailable,
                 format!(
                     "{0} is there but was not made by pitstop; move it away: mv {0} {0}.old",
@@ -159,16 +159,16 @@ impl Releases {
         id: &ReleaseId,
         published: &Published,
         archive: &Path,
-    ) -> Result<u64, Trouble> {
+    ) -> Result<u64, Problem> {
         let key = published.kind.key(id);
-        let file = File::create_new(archive).map_err(|e| disk_trouble(archive, &e))?;
+        let file = File::create_new(archive).map_err(|e| disk_problem(archive, &e))?;
         let room = |bytes| {
             self.check_size(id, bytes)?;
             self.check_space(id, bytes)
         };
         let came = download(store, &key, file, room).map_err(|e| match e {
-            DownloadError::Refused(trouble) => trouble,
-            DownloadError::Disk(e) => disk_trouble(archive, &e),
+            DownloadError::Refused(problem) => problem,
+            DownloadError::Disk(e) => disk_problem(archive, &e),
             // Its digest is there, so it was published.
             DownloadError::Store(StoreError::Missing(_)) => {
                 corrupt(id, "its digest is in the store, its archive is not")
@@ -179,7 +179,7 @@ impl Releases {
         check_digest(id, published, &came).map(|()| came.bytes)
     }
 
-    fn check_size(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
+    fn check_size(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Problem> {
         if archive_bytes > self.limits.archive_bytes {
             let limit = self.limits.archive_bytes;
             return Err(corrupt(id, &format!("its archive is larger than {limit} bytes")));
@@ -187,9 +187,9 @@ impl Releases {
         Ok(())
     }
 
-    fn check_space(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Trouble> {
+    fn check_space(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Problem> {
         let stat =
-            rustix::fs::statvfs(&self.deploy_to).map_err(|e| disk_trouble(&self.deploy_to, &e.into()))?;
+            rustix::fs::statvfs(&self.deploy_to).map_err(|e| disk_problem(&self.deploy_to, &e.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let need = archive_bytes.saturating_mul(SPACE_FACTOR);
         if free >= need {
@@ -199,7 +199,7 @@ impl Releases {
         let need = need.div_ceil(1 << 20);
         let message =
             format!("{no_room}: it needs about {need} MB; free space on it, or lower keep_releases");
-        Err(Trouble::new(Reason::NoSpace, message))
+        Err(Problem::new(Reason::NoSpace, message))
     }
 
     pub(super) fn unpack_into(
@@ -209,11 +209,11 @@ impl Releases {
         tree: &Path,
         id: &ReleaseId,
         off: &CallOff,
-    ) -> Result<Unpacked, Trouble> {
-        fs::DirBuilder::new().mode(0o755).create(tree).map_err(|e| disk_trouble(tree, &e))?;
-        let file = File::open(archive).map_err(|e| disk_trouble(archive, &e))?;
+    ) -> Result<Unpacked, Problem> {
+        fs::DirBuilder::new().mode(0o755).create(tree).map_err(|e| disk_problem(tree, &e))?;
+        let file = File::open(archive).map_err(|e| disk_problem(archive, &e))?;
         let unpacked = unpack(file, kind, tree, &self.limits, &self.layout, off).map_err(|e| match e {
-            UnpackError::Disk(path, error) => disk_trouble(&tree.join(path.trim_matches('"')), &error),
+            UnpackError::Disk(path, error) => disk_problem(&tree.join(path.trim_matches('"')), &error),
             refused => corrupt(id, &refused.to_string()),
         })?;
         failpoint::hit("fetch.unpacked");
@@ -227,8 +227,8 @@ impl Releases {
         id: &ReleaseId,
         published: &Published,
         unpacked: Unpacked,
-    ) -> Result<(), Trouble> {
-        let failed = |e: std::io::Error| disk_trouble(tree, &e);
+    ) -> Result<(), Problem> {
+        let failed = |e: std::io::Error| disk_problem(tree, &e);
         let root = File::open(tree).map_err(failed)?;
         rustix::fs::syncfs(&root).map_err(|e| failed(e.into()))?;
         failpoint::hit("fetch.synced");
@@ -241,7 +241,7 @@ impl Releases {
             bytes: unpacked.bytes,
             links: unpacked.links,
         };
-        let text = serde_json::to_vec(&marker).map_err(|e| Trouble::new(Reason::Internal, e.to_string()))?;
+        let text = serde_json::to_vec(&marker).map_err(|e| Problem::new(Reason::Internal, e.to_string()))?;
         if text.len() as u64 >= MARKER_BYTES_MAX {
             return Err(corrupt(id, "it has too many empty directories where linked ones come"));
         }
@@ -255,7 +255,7 @@ impl Releases {
     }
 
     /// The one rename; false when another agent's was first.
-    fn settle(&self, stage: &Stage, tree: &Path, id: &ReleaseId) -> Result<bool, Trouble> {
+    fn settle(&self, stage: &Stage, tree: &Path, id: &ReleaseId) -> Result<bool, Problem> {
         let (releases, path) = (self.make_place(RELEASES)?, self.path(id));
         let renamed = match fs::rename(tree, releases.join(id.as_str())) {
             Ok(()) => true,
@@ -263,21 +263,21 @@ impl Releases {
             Err(_) if self.is_complete(id)? => false,
             Err(e) => {
                 self.refuse_foreign(id)?;
-                return Err(disk_trouble(&path, &e));
+                return Err(disk_problem(&path, &e));
             }
         };
         failpoint::hit("fetch.renamed");
         for dir in [stage.place(), &releases] {
-            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
+            dir.sync().map_err(|e| disk_problem(dir.name(), &e))?;
         }
         for dir in [stage.dir(), &self.deploy_to] {
-            sync_dir(dir).map_err(|e| disk_trouble(dir, &e))?;
+            sync_dir(dir).map_err(|e| disk_problem(dir, &e))?;
         }
         Ok(renamed)
     }
 }
 
-fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Result<(), Trouble> {
+fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Result<(), Problem> {
     if came.sha256 == published.sha256 {
         return Ok(());
     }
@@ -293,6 +293,6 @@ fn check_digest(id: &ReleaseId, published: &Published, came: &Downloaded) -> Res
     Err(corrupt(id, &why))
 }
 
-fn corrupt(id: &ReleaseId, why: &str) -> Trouble {
-    Trouble::new(Reason::ReleaseCorrupt, format!("release {id}: {why}; publish it anew under another id"))
+fn corrupt(id: &ReleaseId, why: &str) -> Problem {
+    Problem::new(Reason::ReleaseCorrupt, format!("release {id}: {why}; publish it anew under another id"))
 }

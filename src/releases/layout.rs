@@ -17,9 +17,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Releases, disk_trouble, is_absence, places::make_dir_below, unpack_error::UnpackError};
+use super::{Releases, disk_problem, is_absence, places::make_dir_below, unpack_error::UnpackError};
 use crate::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     revision::ReleaseId,
 };
 
@@ -188,7 +188,7 @@ impl Releases {
     /// # Errors
     /// [`Reason::VolumeUnavailable`] naming the key and the path, also when a linked file is missing:
     /// only its owner knows what belongs into it.
-    pub fn make_targets(&self, links: &[Link]) -> Result<(), Trouble> {
+    pub fn make_targets(&self, links: &[Link]) -> Result<(), Problem> {
         links.iter().try_for_each(|link| match link.key {
             LinkKey::LinkedDirs => make_dirs(link, &self.deploy_to, &Path::new(SHARED).join(&link.path)),
             LinkKey::LinkedFiles => find_file(&self.deploy_to, &Path::new(SHARED).join(&link.path)),
@@ -206,7 +206,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
-    pub fn prepare(&self, id: &ReleaseId) -> Result<(), Trouble> {
+    pub fn prepare(&self, id: &ReleaseId) -> Result<(), Problem> {
         if let Some(marker) = self.marker(id)? {
             self.try_to_make_targets(&marker.links);
         }
@@ -215,13 +215,13 @@ impl Releases {
 
     /// The same for links that nobody must wait for.
     pub(super) fn try_to_make_targets(&self, links: &[Link]) {
-        if let Err(trouble) = self.make_targets(links) {
-            tracing::warn!(detail = trouble.message, "a link of the release leads nowhere");
+        if let Err(problem) = self.make_targets(links) {
+            tracing::warn!(detail = problem.message, "a link of the release leads nowhere");
         }
     }
 }
 
-fn make_dirs(link: &Link, root: &Path, target: &Path) -> Result<(), Trouble> {
+fn make_dirs(link: &Link, root: &Path, target: &Path) -> Result<(), Problem> {
     let all = std::iter::once(target.to_path_buf()).chain(link.dirs.iter().map(|dir| target.join(dir)));
     for dir in all {
         let whole = root.join(&dir);
@@ -234,7 +234,7 @@ fn make_dirs(link: &Link, root: &Path, target: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn found(link: &Link) -> Result<(), Trouble> {
+fn found(link: &Link) -> Result<(), Problem> {
     if link.target.is_dir() {
         return Ok(());
     }
@@ -246,7 +246,7 @@ fn found(link: &Link) -> Result<(), Trouble> {
 }
 
 /// An empty file in place of a missing one would boot, and then be the wrong key or database.
-fn find_file(root: &Path, target: &Path) -> Result<(), Trouble> {
+fn find_file(root: &Path, target: &Path) -> Result<(), Problem> {
     if let Some(dir) = target.parent() {
         make_dir_below(root, dir)?;
     }
@@ -258,14 +258,14 @@ fn find_file(root: &Path, target: &Path) -> Result<(), Trouble> {
         Err(e) if is_absence(&e) => Err(lacking(format!(
             "{shown} is not there, but `linked_files` names it; put the file there (it is looked for again)"
         ))),
-        Err(e) => Err(disk_trouble(target, &e)),
+        Err(e) => Err(disk_problem(target, &e)),
     }
 }
 
-fn find_pod_dir(pod_dir: &Path) -> Result<(), Trouble> {
+fn find_pod_dir(pod_dir: &Path) -> Result<(), Problem> {
     match fs::metadata(pod_dir) {
         Ok(meta) if meta.is_dir() => Ok(()),
-        Err(e) if !is_absence(&e) => Err(disk_trouble(pod_dir, &e)),
+        Err(e) if !is_absence(&e) => Err(disk_problem(pod_dir, &e)),
         _ => Err(lacking(format!(
             "`pod_dirs` needs the directory {}: mount an emptyDir there, in the app's container too, or set `pod_dir`",
             pod_dir.display()
@@ -273,8 +273,8 @@ fn find_pod_dir(pod_dir: &Path) -> Result<(), Trouble> {
     }
 }
 
-fn lacking(message: String) -> Trouble {
-    Trouble::new(Reason::VolumeUnavailable, message)
+fn lacking(message: String) -> Problem {
+    Problem::new(Reason::VolumeUnavailable, message)
 }
 
 /// What an app has at its top: one of them at least.

@@ -20,8 +20,8 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{Releases, disk_trouble, places::LEASES};
-use crate::{beneath::Held, core::Trouble, failpoint, plain_file, revision::ReleaseId};
+use super::{Releases, disk_problem, places::LEASES};
+use crate::{beneath::Held, core::Problem, failpoint, plain_file, revision::ReleaseId};
 
 /// A lease that nobody has refreshed for so long counts no more.
 const EXPIRES: Duration = Duration::from_secs(24 * 3600);
@@ -96,11 +96,11 @@ impl Releases {
     /// Writes the lease of this pod, in place of the one before.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not take it; the one before counts on.
-    pub fn write_lease(&self, lease: &Lease) -> Result<(), Trouble> {
+    /// [`Problem`] naming the path when the volume does not take it; the one before counts on.
+    pub fn write_lease(&self, lease: &Lease) -> Result<(), Problem> {
         let dir = self.make_place(LEASES)?;
         let path = dir.name().join(&self.pod);
-        let failed = |e: io::Error| disk_trouble(&path, &e);
+        let failed = |e: io::Error| disk_problem(&path, &e);
         let text = serde_json::to_vec(lease).map_err(|e| failed(e.into()))?;
         let mut temp = tempfile::Builder::new().prefix(".lease-").tempfile_in(dir.path()).map_err(failed)?;
         temp.write_all(&text).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
@@ -123,10 +123,10 @@ impl Releases {
     /// All leases that count, and those that cannot be read. Files that mean nothing any more are removed.
     ///
     /// # Errors
-    /// [`Trouble`] when the volume does not tell.
-    pub fn leases(&self) -> Result<Leases, Trouble> {
+    /// [`Problem`] when the volume does not tell.
+    pub fn leases(&self) -> Result<Leases, Problem> {
         let Some(dir) = self.place(LEASES)? else { return Ok(Leases::default()) };
-        let failed = |e: io::Error| disk_trouble(dir.name(), &e);
+        let failed = |e: io::Error| disk_problem(dir.name(), &e);
         // It tells the time, and makes a network file system ask its server for the directory.
         let now = now_by(&dir.path());
         let mut leases = Leases::default();

@@ -7,6 +7,7 @@
 //! deploy_to/current -> releases/<id>
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made
+//! deploy_to/.pitstop/fetching/<id>          which pod makes it for all of them
 //! deploy_to/.pitstop/trash/                 what is being deleted
 //! deploy_to/.pitstop/leases/<pod>           what each pod needs
 //! ```
@@ -29,16 +30,18 @@ use serde::{Deserialize, Serialize};
 use self::layout::{Layout, Link};
 use crate::{
     beneath,
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     revision::ReleaseId,
     volume,
 };
 
 mod caches;
 mod decoder;
+mod delete;
 mod download;
 mod fallback;
 pub mod fetch;
+pub mod fetch_lock;
 pub mod inside;
 pub mod layout;
 pub mod leases;
@@ -66,6 +69,7 @@ const MARKER_BYTES_MAX: u64 = 1 << 20;
 
 /// Where [`crate::failpoint::hit`] is called on the way of a release onto the volume, in order.
 pub const FAIL_POINTS: &[&str] = &[
+    "fetch.locked",
     "fetch.staged",
     "fetch.mid_download",
     "fetch.downloaded",
@@ -77,6 +81,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.marked",
     "fetch.renamed",
     "fetch.done",
+    "fetch.abandoned",
+    "fetch.unlocked",
     "publish.linked",
     "publish.renamed",
     "publish.synced",
@@ -138,6 +144,8 @@ pub struct Releases {
     limits: Limits,
     layout: Layout,
     fallback: Option<PathBuf>,
+    patience: fetch_lock::Patience,
+    waiting: fetch_lock::Waiting,
 }
 
 /// What a complete release was made from.
@@ -181,6 +189,8 @@ impl Releases {
             limits,
             layout: Layout::default(),
             fallback: None,
+            patience: fetch_lock::Patience::default(),
+            waiting: fetch_lock::Waiting::default(),
         }
     }
 
@@ -215,14 +225,14 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when `deploy_to` is no directory.
-    pub fn check_volume(&self) -> Result<(), Trouble> {
+    pub fn check_volume(&self) -> Result<(), Problem> {
         match fs::metadata(&self.deploy_to) {
             Ok(meta) if meta.is_dir() => Ok(()),
             Ok(_) => {
                 let message = format!("{} is no directory; mount the volume there", self.deploy_to.display());
-                Err(Trouble::new(Reason::VolumeUnavailable, message))
+                Err(Problem::new(Reason::VolumeUnavailable, message))
             }
-            Err(e) => Err(Trouble::new(
+            Err(e) => Err(Problem::new(
                 Reason::VolumeUnavailable,
                 format!("{}: {e}; mount the volume there, or correct `deploy_to`", self.deploy_to.display()),
             )),
@@ -233,14 +243,14 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
-    pub fn marker(&self, id: &ReleaseId) -> Result<Option<Marker>, Trouble> {
+    pub fn marker(&self, id: &ReleaseId) -> Result<Option<Marker>, Problem> {
         use io::ErrorKind as K;
         let path = marker_path(id);
         match beneath::read(&self.deploy_to, &path, MARKER_BYTES_MAX) {
             Ok(text) => Ok(serde_json::from_slice(&text).ok().filter(|m: &Marker| m.release == *id)),
             // What is no file that we could have written is no marker.
             Err(e) if is_absence(&e) || matches!(e.kind(), K::InvalidInput | K::FileTooLarge) => Ok(None),
-            Err(e) => Err(disk_trouble(&self.deploy_to.join(path), &e)),
+            Err(e) => Err(disk_problem(&self.deploy_to.join(path), &e)),
         }
     }
 
@@ -248,7 +258,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
-    pub fn is_complete(&self, id: &ReleaseId) -> Result<bool, Trouble> {
+    pub fn is_complete(&self, id: &ReleaseId) -> Result<bool, Problem> {
         if id.is_fallback() {
             return Ok(self.fallback.is_some());
         }
@@ -259,15 +269,15 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
-    pub fn list(&self) -> Result<Vec<OnVolume>, Trouble> {
+    pub fn list(&self) -> Result<Vec<OnVolume>, Problem> {
         let dir = self.releases_dir();
         let entries = match fs::read_dir(&dir) {
             Err(e) if is_absence(&e) => return Ok(Vec::new()),
-            entries => entries.map_err(|e| disk_trouble(&dir, &e))?,
+            entries => entries.map_err(|e| disk_problem(&dir, &e))?,
         };
         let mut found = Vec::new();
         for entry in entries {
-            let name = entry.map_err(|e| disk_trouble(&dir, &e))?.file_name();
+            let name = entry.map_err(|e| disk_problem(&dir, &e))?.file_name();
             let Some(id) = name.to_str().and_then(|n| n.parse::<ReleaseId>().ok()) else { continue };
             if let Some(marker) = self.marker(&id)? {
                 found.push(OnVolume { completed: self.completed(&id)?, marker });
@@ -277,10 +287,10 @@ impl Releases {
         Ok(found)
     }
 
-    fn completed(&self, id: &ReleaseId) -> Result<SystemTime, Trouble> {
+    fn completed(&self, id: &ReleaseId) -> Result<SystemTime, Problem> {
         let path = marker_path(id);
         let modified = beneath::file(&self.deploy_to, &path).and_then(|file| file.metadata()?.modified());
-        modified.map_err(|e| disk_trouble(&self.deploy_to.join(path), &e))
+        modified.map_err(|e| disk_problem(&self.deploy_to.join(path), &e))
     }
 }
 
@@ -296,7 +306,7 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 /// What an error of the volume is called.
-fn disk_trouble(path: &Path, error: &io::Error) -> Trouble {
+fn disk_problem(path: &Path, error: &io::Error) -> Problem {
     use io::ErrorKind as K;
     let (path, kind) = (beneath::shown(path), error.kind());
     let error = beneath::plain_error(error);
@@ -304,19 +314,19 @@ fn disk_trouble(path: &Path, error: &io::Error) -> Trouble {
         let full = volume::full(&path);
         let message =
             format!("{full}: free space on it, or lower keep_releases ({}: {error})", path.display());
-        return Trouble::new(Reason::NoSpace, message);
+        return Problem::new(Reason::NoSpace, message);
     }
     let path = path.display();
     match kind {
-        K::ReadOnlyFilesystem => Trouble::new(
+        K::ReadOnlyFilesystem => Problem::new(
             Reason::VolumeUnavailable,
             format!("{path}: the volume is read-only; mount it writable for the agent"),
         ),
-        K::PermissionDenied => Trouble::new(
+        K::PermissionDenied => Problem::new(
             Reason::VolumeUnavailable,
             format!("{path}: {error}; let the agent's user write there (fsGroup or runAsUser)"),
         ),
-        _ => Trouble::new(Reason::VolumeUnavailable, format!("{path}: {error}")),
+        _ => Problem::new(Reason::VolumeUnavailable, format!("{path}: {error}")),
     }
 }
 

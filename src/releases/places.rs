@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Releases, disk_trouble};
+use super::{Releases, disk_problem};
 use crate::{
     beneath::{self, Held},
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
 };
 
+pub(super) const FETCHING: &str = ".pitstop/fetching";
 pub(super) const LEASES: &str = ".pitstop/leases";
 pub(super) const RELEASES: &str = "releases";
 pub(super) const STAGING: &str = ".pitstop/staging";
@@ -19,7 +20,7 @@ pub(super) const TRASH: &str = ".pitstop/trash";
 
 impl Releases {
     /// A directory of the volume; `None` where it is not there.
-    pub(super) fn place(&self, dir: &str) -> Result<Option<Held>, Trouble> {
+    pub(super) fn place(&self, dir: &str) -> Result<Option<Held>, Problem> {
         match Held::open(&self.deploy_to, Path::new(dir)) {
             Ok(held) => Ok(Some(held)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -31,26 +32,26 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] naming the directory, or a link in the way.
-    pub fn nearest(&self, dir: &str) -> Result<Held, Trouble> {
+    pub fn nearest(&self, dir: &str) -> Result<Held, Problem> {
         for dir in Path::new(dir).ancestors() {
             match Held::open(&self.deploy_to, dir) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 held => return held.map_err(|e| refused(&self.deploy_to, dir, &e)),
             }
         }
-        Err(disk_trouble(&self.deploy_to, &io::ErrorKind::NotFound.into()))
+        Err(disk_problem(&self.deploy_to, &io::ErrorKind::NotFound.into()))
     }
 
     /// The same, made where it is missing.
-    pub(super) fn make_place(&self, dir: &str) -> Result<Held, Trouble> {
+    pub(super) fn make_place(&self, dir: &str) -> Result<Held, Problem> {
         Held::make(&self.deploy_to, Path::new(dir)).map_err(|e| refused(&self.deploy_to, Path::new(dir), &e))
     }
 }
 
 /// Why a directory below a root cannot be had; a link is named itself.
-pub(super) fn refused(root: &Path, dir: &Path, error: &io::Error) -> Trouble {
+pub(super) fn refused(root: &Path, dir: &Path, error: &io::Error) -> Problem {
     match first_link(root, dir) {
-        Some(link) => Trouble::new(
+        Some(link) => Problem::new(
             Reason::VolumeUnavailable,
             format!(
                 "{} is a link, and pitstop follows none below {}: put a directory in its place",
@@ -58,7 +59,7 @@ pub(super) fn refused(root: &Path, dir: &Path, error: &io::Error) -> Trouble {
                 root.display()
             ),
         ),
-        None => disk_trouble(&root.join(dir), error),
+        None => disk_problem(&root.join(dir), error),
     }
 }
 
@@ -72,7 +73,7 @@ fn first_link(root: &Path, dir: &Path) -> Option<PathBuf> {
 
 /// Makes a directory below `root`, links on the way followed by nobody: one that leads to a directory already is
 /// somebody's choice, and nothing is made there.
-pub(super) fn make_dir_below(root: &Path, dir: &Path) -> Result<(), Trouble> {
+pub(super) fn make_dir_below(root: &Path, dir: &Path) -> Result<(), Problem> {
     let Err(error) = Held::make(root, dir) else { return Ok(()) };
     if root.join(dir).is_dir() && beneath::plain(dir).is_ok() {
         return Ok(());

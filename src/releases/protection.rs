@@ -6,7 +6,7 @@ use super::{
     Releases,
     leases::{Lease, Leases},
 };
-use crate::{core::Trouble, revision::ReleaseId};
+use crate::{core::Problem, revision::ReleaseId};
 
 /// What the caller itself knows to be needed, each with the reason; asked anew before each step.
 pub type Protection<'a> = &'a dyn Fn() -> BTreeMap<ReleaseId, String>;
@@ -30,7 +30,7 @@ impl Protected {
 }
 
 impl Releases {
-    pub(super) fn protected(&self, protection: Protection<'_>) -> Result<Protected, Trouble> {
+    pub(super) fn protected(&self, protection: Protection<'_>) -> Result<Protected, Problem> {
         Ok(Protected { own: protection(), current: self.current()?, leases: self.leases()? })
     }
 }

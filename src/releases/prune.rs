@@ -17,13 +17,15 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Marker, Releases, disk_trouble,
+    Marker, Releases,
+    delete::Pace,
+    disk_problem,
     leases::Lease,
     protection::{Protected, Protection},
-    trash::{Emptied, Fate, Pace},
+    trash::{Emptied, Fate},
 };
 use crate::{
-    core::Trouble,
+    core::Problem,
     revision::ReleaseId,
     revisions_log::{
         self,
@@ -116,8 +118,8 @@ impl Releases {
     /// Every complete release of the volume, the first to stay first.
     ///
     /// # Errors
-    /// [`Trouble`] when the volume does not tell.
-    pub fn judge(&self, protection: Protection<'_>) -> Result<Vec<Judged>, Trouble> {
+    /// [`Problem`] when the volume does not tell.
+    pub fn judge(&self, protection: Protection<'_>) -> Result<Vec<Judged>, Problem> {
         let protected = self.protected(protection)?;
         let standings = standings::standings(&self.deploy_to);
         let judge = |marker: Marker, completed| judged(marker, completed, &standings, &protected);
@@ -130,14 +132,14 @@ impl Releases {
     /// Deletes what may go, worst first. Directories that were not made here are left alone.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not let it.
+    /// [`Problem`] naming the path when the volume does not let it.
     pub fn prune(
         &self,
         keep: usize,
         need: Need,
         protection: Protection<'_>,
         pace: Pace<'_>,
-    ) -> Result<Pruned, Trouble> {
+    ) -> Result<Pruned, Problem> {
         let Emptied { emptied, unfinished, failed } = self.empty_trash(protection, pace)?;
         let mut done = Pruned { emptied, unfinished, failed, ..Pruned::default() };
         let mut stays: BTreeMap<ReleaseId, String> = BTreeMap::new();
@@ -152,9 +154,9 @@ impl Releases {
             };
             match self.discard(&one.release, protection, pace) {
                 Ok(Fate::Kept(why)) => drop(stays.insert(one.release.clone(), why)),
-                Err(trouble) => {
-                    stays.insert(one.release.clone(), format!("cannot be deleted: {}", trouble.message));
-                    done.failed.push(trouble.message);
+                Err(problem) => {
+                    stays.insert(one.release.clone(), format!("cannot be deleted: {}", problem.message));
+                    done.failed.push(problem.message);
                 }
                 Ok(fate) => {
                     done.unfinished = fate == Fate::Unfinished;
@@ -169,12 +171,12 @@ impl Releases {
     /// What [`Releases::prune`] would do now.
     ///
     /// # Errors
-    /// [`Trouble`] when the volume does not tell.
-    pub fn would_prune(&self, keep: usize, protection: Protection<'_>) -> Result<Pruned, Trouble> {
+    /// [`Problem`] when the volume does not tell.
+    pub fn would_prune(&self, keep: usize, protection: Protection<'_>) -> Result<Pruned, Problem> {
         let mut all = self.judge(protection)?;
         for one in all.iter_mut().filter(|one| one.needed.is_none()) {
             let path = self.path(&one.release);
-            let user = crate::procs::in_use::user_of(&path).map_err(|e| disk_trouble(&path, &e))?;
+            let user = crate::procs::in_use::user_of(&path).map_err(|e| disk_problem(&path, &e))?;
             one.needed = user.map(|user| user.to_string());
         }
         let (mut done, mut freed) = (Pruned::default(), 0);
@@ -199,7 +201,7 @@ impl Releases {
     }
 
     /// Removes the journals of pods that are gone for long.
-    fn forget_pods(&self) -> Result<(), Trouble> {
+    fn forget_pods(&self) -> Result<(), Problem> {
         let leases = self.leases()?;
         if !leases.unreadable.is_empty() {
             return Ok(());

@@ -3,30 +3,33 @@
 //! A name carries the pod, so that an agent that starts again finds its own; the lock tells whether
 //! the maker still lives, so that neither another pod's work nor a second command's in this pod is taken
 //! away. The lock is a file beside the directory: network file systems lock no directories.
+//!
+//! What is abandoned moves into the trash in one operation, as `+<pod>+…`, and is deleted in the background: nobody
+//! waits for it, and a name with nothing before the first `+` belongs to no release.
 
 use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
-    ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{
-    Releases, disk_trouble, is_absence,
-    places::STAGING,
-    trash::{Pace, delete_gently},
+    Releases,
+    delete::{Pace, delete_gently},
+    disk_problem, is_absence,
+    places::{STAGING, TRASH},
 };
-use crate::{beneath::Held, core::Trouble, store::CallOff};
+use crate::{beneath::Held, core::Problem, failpoint};
 
 /// Work of other pods whose maker is gone is taken away after so long.
 const STALE: Duration = Duration::from_secs(24 * 3600);
-/// Work that was called off is taken away for so long, before others may go on.
-const TIDYING: Duration = Duration::from_secs(1);
+/// What an abandoned tree's name in the trash begins with.
+const ABANDONED: char = '+';
 
 /// A pod's name as a part of file names: `+` separates it from what follows.
 pub(super) fn plain(pod: &str) -> String {
@@ -34,14 +37,14 @@ pub(super) fn plain(pod: &str) -> String {
     pod.chars().map(|c| if allowed(c) { c } else { '_' }).take(128).collect()
 }
 
-/// A directory for unfinished work; removed when dropped, unless it was moved away.
+/// A directory for unfinished work; abandoned when dropped, unless it was moved away.
 #[derive(Debug)]
 pub struct Stage {
     dir: PathBuf,
     lock: PathBuf,
     _locked: File,
     place: Held,
-    off: CallOff,
+    trash: Held,
 }
 
 impl Stage {
@@ -58,26 +61,30 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let began = Instant::now();
-        // Whoever called it off waits: what is left then is a leftover like others.
-        let pace = |_| match self.off.is_called() && began.elapsed() > TIDYING {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
-        let name = self.dir.file_name().unwrap_or_default();
-        if !delete_gently(&self.place, name, &pace).is_ok_and(|done| done.is_break()) {
+        // If that fails, it is a leftover like others.
+        if abandon(&self.dir, &self.trash).is_ok() {
+            failpoint::hit("fetch.abandoned");
             let _ = fs::remove_file(&self.lock);
         }
     }
 }
 
+/// Moves a directory of the staging place into the trash, unless it is empty.
+fn abandon(dir: &Path, trash: &Held) -> io::Result<()> {
+    if fs::remove_dir(dir).is_ok() {
+        return Ok(());
+    }
+    let name = dir.file_stem().unwrap_or_default().to_string_lossy();
+    gone_is_fine(fs::rename(dir, trash.join(format!("{ABANDONED}{name}"))))
+}
+
 impl Releases {
-    /// A new empty directory for work on the volume, until that is called off.
+    /// A new empty directory for work on the volume.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not take it.
-    pub fn stage(&self, off: &CallOff) -> Result<Stage, Trouble> {
-        let place = self.make_place(STAGING)?;
+    /// [`Problem`] naming the path when the volume does not take it.
+    pub fn stage(&self) -> Result<Stage, Problem> {
+        let (place, trash) = (self.make_place(STAGING)?, self.make_place(TRASH)?);
         let make = || {
             let lock = tempfile::Builder::new()
                 .prefix(&format!("{}+", self.pod))
@@ -90,56 +97,66 @@ impl Releases {
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
             Ok((dir, lock, locked))
         };
-        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_trouble(place.name(), &e))?;
-        Ok(Stage { dir, lock, _locked: locked, place, off: off.clone() })
+        let (dir, lock, locked) = make().map_err(|e: io::Error| disk_problem(place.name(), &e))?;
+        Ok(Stage { dir, lock, _locked: locked, place, trash })
     }
 
-    /// Removes what an agent of this pod left behind when it was killed, and what other pods left
-    /// behind a day ago, a little at a time. What a living process works on stays.
+    /// Moves into the trash what an agent of this pod left behind when it was killed, and what other pods left
+    /// behind a day ago; what a living process works on stays. Then deletes all abandoned trees there, a little at a
+    /// time. Answers how many are gone.
     ///
     /// # Errors
-    /// [`Trouble`] naming the path when the volume does not let it.
-    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<(), Trouble> {
+    /// [`Problem`] naming the path when the volume does not let it.
+    pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<usize, Problem> {
         self.clean_links()?;
-        let Some(staging) = self.place(STAGING)? else { return Ok(()) };
-        let failed = |e: io::Error| disk_trouble(staging.name(), &e);
-        for entry in fs::read_dir(staging.path()).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let done = self.clean(&staging, Path::new(&name), pace);
-            let done = done.map_err(|e| disk_trouble(&staging.name().join(&name), &e))?;
-            if done.is_break() {
-                break;
+        self.clean_locks()?;
+        let list = |dir: &Held| dir.list().map_err(|e| disk_problem(dir.name(), &e));
+        if let Some(staging) = self.place(STAGING)? {
+            for name in list(&staging)? {
+                let done = self.clean(&staging, &self.make_place(TRASH)?, Path::new(&name));
+                done.map_err(|e| disk_problem(&staging.name().join(&name), &e))?;
             }
         }
-        Ok(())
+        let Some(trash) = self.place(TRASH)? else { return Ok(0) };
+        let mut gone = 0;
+        for name in list(&trash)?.into_iter().filter(|name| is_abandoned(name)) {
+            let done = delete_gently(&trash, &name, pace);
+            if done.map_err(|e| disk_problem(&trash.name().join(&name), &e))?.is_break() {
+                break;
+            }
+            gone += 1;
+        }
+        Ok(gone)
     }
 
-    /// Takes away one entry of the staging directory, if its maker is gone.
-    fn clean(&self, staging: &Held, name: &Path, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
+    /// Moves one entry of the staging directory away, if its maker is gone.
+    fn clean(&self, staging: &Held, trash: &Held, name: &Path) -> io::Result<()> {
         let lock = name.with_extension("lock");
         if !self.is_own(name.file_name()) && !is_stale(&staging.join(name))? {
-            return Ok(ControlFlow::Continue(()));
+            return Ok(());
         }
         let _locked = match staging.file(lock.as_os_str(), OFlags::WRONLY) {
             Ok(file) => match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => Some(file),
-                Err(_) => return Ok(ControlFlow::Continue(())),
+                Err(_) => return Ok(()),
             },
             // No lock of ours.
             Err(e) if is_absence(&e) || e.kind() == io::ErrorKind::InvalidInput => None,
             Err(e) => return Err(e),
         };
-        let done = delete_gently(staging, name.with_extension("dir").as_os_str(), pace)?;
-        if done.is_continue() {
-            gone_is_fine(fs::remove_file(staging.join(&lock)))?;
-        }
-        Ok(done)
+        abandon(&staging.join(name.with_extension("dir")), trash)?;
+        gone_is_fine(fs::remove_file(staging.join(&lock)))
     }
 
     fn is_own(&self, name: Option<&OsStr>) -> bool {
         let owner = name.and_then(OsStr::to_str).and_then(|n| n.split_once('+'));
         owner.is_some_and(|(pod, _)| pod == self.pod)
     }
+}
+
+/// Whether this is a tree in the trash that was never a release.
+pub(super) fn is_abandoned(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(&[ABANDONED as u8])
 }
 
 /// A lock file that is ours: a cleaner may have locked and removed it since it was created.
@@ -153,7 +170,8 @@ fn take_new(path: &Path) -> io::Result<File> {
     if file.metadata()?.nlink() == 0 { Err(taken()) } else { Ok(file) }
 }
 
-fn is_stale(path: &Path) -> io::Result<bool> {
+/// Whether nothing was written there for a day.
+pub(super) fn is_stale(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(meta) => Ok(meta.modified()?.elapsed().is_ok_and(|age| age > STALE)),
         Err(e) if is_absence(&e) => Ok(false),

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! deploy_to/.pitstop/trash/<id>+<pod>+<number>   a release that was moved aside
+//! deploy_to/.pitstop/trash/+<pod>+<name>         unfinished work that was abandoned
 //! ```
 //!
 //! While its marker is in it, it is complete and can be put back. Taking the marker away is the point of
@@ -10,42 +11,19 @@
 //! are taken under the lock that leases are written under. A kill between any two leaves something that the
 //! next look deals with.
 
-use std::{
-    ffi::{CStr, CString, OsStr},
-    fs, io,
-    ops::ControlFlow,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{ffi::OsStr, fs, io, path::Path};
 
-use rustix::{
-    fs::{
-        AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, chmodat, fstat, openat, renameat, statat,
-        unlinkat,
-    },
-    io::Errno,
-};
+use rustix::fs::FlockOperation;
 
 use super::{
-    MARKER, Releases, disk_trouble, is_absence,
+    MARKER, Releases,
+    delete::{Pace, delete_gently},
+    disk_problem, is_absence,
     places::{RELEASES, TRASH},
     protection::Protection,
+    staging::is_abandoned,
 };
-use crate::{beneath::Held, core::Trouble, failpoint, procs::in_use, revision::ReleaseId};
-
-/// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
-/// or says that the rest is for another time.
-pub type Pace<'a> = &'a dyn Fn(Duration) -> ControlFlow<()>;
-
-/// So many names go at once.
-const HANDFUL: u32 = 32;
-
-/// So many directories may have to be listed a second time.
-const TURNS_MAX: u32 = 16;
-
-/// So many directories are open at once; what is deeper is moved up first.
-const OPEN_MAX: usize = 64;
+use crate::{beneath::Held, core::Problem, failpoint, procs::in_use, revision::ReleaseId};
 
 /// What became of a release that was to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +53,9 @@ impl Releases {
         id: &ReleaseId,
         protection: Protection<'_>,
         pace: Pace<'_>,
-    ) -> Result<Fate, Trouble> {
+    ) -> Result<Fate, Problem> {
         let path = self.path(id);
-        let failed = |e: io::Error| disk_trouble(&path, &e);
+        let failed = |e: io::Error| disk_problem(&path, &e);
         if let Some(user) = in_use::user_of(&path).map_err(failed)? {
             return Ok(Fate::Kept(user.to_string()));
         }
@@ -97,18 +75,21 @@ impl Releases {
         }
         failpoint::hit("prune.renamed");
         for dir in [&releases, &trash] {
-            dir.sync().map_err(|e| disk_trouble(dir.name(), &e))?;
+            dir.sync().map_err(|e| disk_problem(dir.name(), &e))?;
         }
         self.finish(&trash, OsStr::new(&aside), protection, pace)
     }
 
-    /// Goes on with whatever was left in the trash, by whomever.
-    pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Trouble> {
+    /// Goes on with the releases that were left in the trash, by whomever.
+    pub(super) fn empty_trash(&self, protection: Protection<'_>, pace: Pace<'_>) -> Result<Emptied, Problem> {
         let mut done = Emptied::default();
         let Some(trash) = self.place(TRASH)? else { return Ok(done) };
-        let failed = |e: io::Error| disk_trouble(trash.name(), &e);
+        let failed = |e: io::Error| disk_problem(trash.name(), &e);
         for entry in fs::read_dir(trash.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
+            if is_abandoned(&name) {
+                continue;
+            }
             match self.finish(&trash, &name, protection, pace) {
                 Ok(Fate::Deleted) => done.emptied += 1,
                 Ok(Fate::Kept(why)) => {
@@ -118,7 +99,7 @@ impl Releases {
                     done.unfinished = true;
                     break;
                 }
-                Err(trouble) => done.failed.push(trouble.message),
+                Err(problem) => done.failed.push(problem.message),
             }
         }
         Ok(done)
@@ -131,8 +112,8 @@ impl Releases {
         aside: &OsStr,
         protection: Protection<'_>,
         pace: Pace<'_>,
-    ) -> Result<Fate, Trouble> {
-        let failed = |e: io::Error| disk_trouble(&trash.name().join(aside), &e);
+    ) -> Result<Fate, Problem> {
+        let failed = |e: io::Error| disk_problem(&trash.name().join(aside), &e);
         let id = aside.to_str().and_then(|name| name.split('+').next()?.parse::<ReleaseId>().ok());
         // Before it is opened here, too.
         let user = match in_use::user_of(&trash.join(aside)) {
@@ -165,141 +146,20 @@ impl Releases {
 
     /// Answers whether it stays. Where the release was fetched anew meanwhile, this copy stays as long as
     /// a process is in it.
-    fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Trouble> {
+    fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Problem> {
         let (path, releases) = (self.path(id), self.make_place(RELEASES)?);
         match fs::rename(aside, releases.join(id.as_str())) {
-            Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_trouble(&path, &e)),
+            Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_problem(&path, &e)),
             Err(_) if in_use => Ok(true),
             Err(_) if self.is_complete(id)? => Ok(false),
-            Err(e) => Err(disk_trouble(&path, &e)),
+            Err(e) => Err(disk_problem(&path, &e)),
         }
     }
 
     /// Who needs the release, by what this agent knows and by all leases.
-    fn needed(&self, id: &ReleaseId, protection: Protection<'_>) -> Result<Option<String>, Trouble> {
+    fn needed(&self, id: &ReleaseId, protection: Protection<'_>) -> Result<Option<String>, Problem> {
         let protected = self.protected(protection)?;
         Ok(protected.why(id))
-    }
-}
-
-/// Deletes a tree a handful at a time, however deep. Absent is fine: several may delete the same one.
-pub(super) fn delete_gently(parent: &Held, name: &OsStr, pace: Pace<'_>) -> io::Result<ControlFlow<()>> {
-    let (count, since, turns_left) = (0, Instant::now(), TURNS_MAX);
-    let mut deleting = Deleting { pace, count, since, turns_left, top: None, depth: 0, moved: false };
-    let name = CString::new(name.as_encoded_bytes())?;
-    deleting.entry(parent.as_fd(), &name, FileType::Unknown)
-}
-
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-struct Deleting<'a> {
-    pace: Pace<'a>,
-    count: u32,
-    since: Instant,
-    turns_left: u32,
-    /// The directory that is deleted, and how many are open below it.
-    top: Option<OwnedFd>,
-    depth: usize,
-    /// Something was moved up, which has to be listed there.
-    moved: bool,
-}
-
-impl Deleting<'_> {
-    fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<ControlFlow<()>> {
-        let kind = match kind {
-            FileType::Unknown => match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
-                stat => FileType::from_raw_mode(stat?.st_mode),
-            },
-            kind => kind,
-        };
-        let flags = if kind == FileType::Directory {
-            if self.depth >= OPEN_MAX && self.move_up(parent, name)? {
-                return Ok(self.breathe());
-            }
-            self.depth += 1;
-            let content = self.content(parent, name);
-            self.depth -= 1;
-            if content?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-            AtFlags::REMOVEDIR
-        } else {
-            AtFlags::empty()
-        };
-        match unlinkat(parent, name, flags) {
-            Ok(()) | Err(Errno::NOENT) => Ok(self.breathe()),
-            // A directory that changes while it is listed may not show all that is in it at once.
-            Err(Errno::NOTEMPTY | Errno::EXIST) if self.again() => self.entry(parent, name, kind),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Moves a directory to the top, so that neither descriptors nor the stack run out.
-    fn move_up(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
-        let Some(top) = &self.top else { return Ok(false) };
-        let move_up = || renameat(parent, name, top, format!("+{:x}", fastrand::u64(..)));
-        match move_up() {
-            Err(Errno::ACCESS) => {
-                chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-                move_up()?;
-            }
-            Err(Errno::NOENT) => {}
-            moved => moved?,
-        }
-        self.moved = true;
-        Ok(true)
-    }
-
-    /// Empties a directory; one without write permission as well.
-    fn content(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<ControlFlow<()>> {
-        let open = || openat(parent, name, FOLDER, Mode::empty());
-        let folder = match open() {
-            Err(Errno::ACCESS) => {
-                chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-                open()?
-            }
-            Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
-            folder => folder?,
-        };
-        if fstat(&folder)?.st_mode & 0o700 != 0o700 {
-            // Not ours to change, perhaps: then deleting says so.
-            let _ = rustix::fs::fchmod(folder.as_fd(), Mode::RWXU);
-        }
-        if self.top.is_none() {
-            self.top = Some(folder.try_clone()?);
-        }
-        let mut listed = Dir::new(folder)?;
-        while let Some(entry) = listed.read() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
-            if self.entry(listed.fd()?, name, entry.file_type())?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn again(&mut self) -> bool {
-        if std::mem::take(&mut self.moved) {
-            return true;
-        }
-        self.turns_left = self.turns_left.saturating_sub(1);
-        self.turns_left > 0
-    }
-
-    fn breathe(&mut self) -> ControlFlow<()> {
-        failpoint::hit("prune.mid_delete");
-        self.count += 1;
-        if self.count < HANDFUL {
-            return ControlFlow::Continue(());
-        }
-        let go_on = (self.pace)(self.since.elapsed());
-        (self.count, self.since) = (0, Instant::now());
-        go_on
     }
 }
 

@@ -12,9 +12,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::{MARKER, Marker, Releases, disk_trouble, layout::Layout};
+use super::{MARKER, Marker, Releases, disk_problem, layout::Layout};
 use crate::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     plain_file,
     revision::ReleaseId,
     store::Blocking,
@@ -60,14 +60,14 @@ impl Releases {
     /// more copy of the release.
     ///
     /// # Errors
-    /// [`Trouble`] when the release is not on the volume, or cannot be fetched.
-    pub fn verify_tree(&self, store: &Blocking, id: &ReleaseId) -> Result<(u64, Vec<Difference>), Trouble> {
+    /// [`Problem`] when the release is not on the volume, or cannot be fetched.
+    pub fn verify_tree(&self, store: &Blocking, id: &ReleaseId) -> Result<(u64, Vec<Difference>), Problem> {
         let marker = self.marker(id)?.ok_or_else(|| {
             let message = format!("{} is not a complete release", self.path(id).display());
-            Trouble::new(Reason::ReleaseUnknown, message)
+            Problem::new(Reason::ReleaseUnknown, message)
         })?;
         let published = store.require(id)?;
-        let stage = self.stage(store.off())?;
+        let stage = self.stage()?;
         let archive = stage.dir().join("archive");
         self.download(store, id, &published, &archive)?;
         let mut tree = stage.dir().join("release");
@@ -90,7 +90,7 @@ impl Releases {
             );
             comparison.differ(Path::new(MARKER), Kind::Changed, detail);
         }
-        comparison.directory(Path::new("")).map_err(|(path, error)| disk_trouble(&path, &error))?;
+        comparison.directory(Path::new("")).map_err(|(path, error)| disk_problem(&path, &error))?;
         Ok((comparison.entries, comparison.differences))
     }
 }

@@ -116,11 +116,11 @@ async fn startup(State(handles): State<Handles>, headers: HeaderMap) -> Response
         return pending(&[]);
     }
     let told = handles.token.admits(&headers).await;
-    let trouble = snapshot.view.trouble.as_ref();
-    let reason = trouble.map(|trouble| trouble.reason.code());
+    let problem = snapshot.view.problem.as_ref();
+    let reason = problem.map(|problem| problem.reason.code());
     let mut body = json!({ "pending": ["current"], "reason": reason });
-    if let Some(trouble) = trouble.filter(|_| told) {
-        body["message"] = trouble.message.as_str().into();
+    if let Some(problem) = problem.filter(|_| told) {
+        body["message"] = problem.message.as_str().into();
     }
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }

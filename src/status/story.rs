@@ -36,7 +36,7 @@ impl Since {
     /// What has changed since the last snapshot begins now.
     pub fn after(before: &Snapshot, view: &View, now: Moment) -> Self {
         let keep = |same: bool, since: Moment| if same { since } else { now };
-        let reason = |view: &View| view.trouble.as_ref().map(|trouble| trouble.reason);
+        let reason = |view: &View| view.problem.as_ref().map(|problem| problem.reason);
         let (old, since) = (&before.view, before.since);
         Self {
             stage: keep(old.stage == view.stage, since.stage),
@@ -51,7 +51,7 @@ impl Since {
         ForSeconds {
             stage: ago(self.stage),
             in_sync: ago(self.in_sync),
-            reason: view.trouble.as_ref().map(|_| ago(self.reason)),
+            reason: view.problem.as_ref().map(|_| ago(self.reason)),
         }
     }
 }
@@ -65,7 +65,10 @@ pub fn doing(snapshot: &Snapshot) -> String {
     let to = goal(view);
     match view.stage {
         Stage::Steady => "idle: following the pointer".into(),
-        Stage::Fetching => format!("fetching {to}"),
+        Stage::Fetching => match &snapshot.fetching_pod {
+            Some(pod) => format!("waiting for pod {pod}, which is fetching {to}"),
+            None => format!("fetching {to}"),
+        },
         Stage::Checking if view.turn.is_some() => format!("waiting for this pod's turn to restart onto {to}"),
         Stage::Checking => format!("checking whether the app server can be restarted onto {to}"),
         Stage::Publishing => format!("switching `current` to {to}"),
@@ -175,12 +178,12 @@ pub fn next(snapshot: &Snapshot, now: Moment) -> String {
 
 /// The health path fails in a pod that has nothing good to compare the release with: nothing is rejected.
 fn newborn_unwell(view: &View) -> bool {
-    let failed = view.trouble.as_ref().is_some_and(|trouble| trouble.reason == Reason::ProbeFailed);
+    let failed = view.problem.as_ref().is_some_and(|problem| problem.reason == Reason::ProbeFailed);
     failed && !view.rejected.iter().any(|(revision, _)| Some(revision) == view.desired.as_ref())
 }
 
 fn at_rest(view: &View) -> String {
-    let reason = view.trouble.as_ref().map(|trouble| trouble.reason);
+    let reason = view.problem.as_ref().map(|problem| problem.reason);
     match (&view.hold, reason, view.stage) {
         (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
         (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves or `pitstop resume` is run".into(),
@@ -213,11 +216,11 @@ fn after_the_drain(drain: &DrainView, now: Moment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Trouble, drain::Evidence};
+    use crate::core::{Problem, drain::Evidence};
 
     fn snapshot(change: impl FnOnce(&mut View)) -> Snapshot {
-        let mut snapshot = Snapshot::unknown(Moment(1_000), Trouble::new(Reason::Internal, ""));
-        snapshot.view.trouble = None;
+        let mut snapshot = Snapshot::unknown(Moment(1_000), Problem::new(Reason::Internal, ""));
+        snapshot.view.problem = None;
         snapshot.view.desired =
             Some(crate::revision::Revision { release: "v3".parse().unwrap(), sequence: Some(3) });
         change(&mut snapshot.view);
@@ -229,13 +232,13 @@ mod tests {
         let before = snapshot(|_| ());
         let mut view = before.view.clone();
         view.stage = Stage::Fetching;
-        view.trouble = Some(Trouble::new(Reason::StoreUnreachable, "first"));
+        view.problem = Some(Problem::new(Reason::StoreUnreachable, "first"));
         let mut after = before.clone();
         after.since = Since::after(&before, &view, Moment(5_000));
         after.view = view.clone();
         let ago = after.since.ago(&view, Moment(6_000));
         assert_eq!(ago, ForSeconds { stage: 1.0, in_sync: 5.0, reason: Some(1.0) });
-        view.trouble = Some(Trouble::new(Reason::StoreUnreachable, "the same in other words"));
+        view.problem = Some(Problem::new(Reason::StoreUnreachable, "the same in other words"));
         let later = Since::after(&after, &view, Moment(7_000));
         assert_eq!(later, after.since);
     }
@@ -249,11 +252,19 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_fetch_of_another_pod_names_it() {
+        let mut snapshot = snapshot(|view| view.stage = Stage::Fetching);
+        assert_eq!(doing(&snapshot), "fetching v3#3");
+        snapshot.fetching_pod = Some("web-2".into());
+        assert_eq!(doing(&snapshot), "waiting for pod web-2, which is fetching v3#3");
+    }
+
+    #[test]
     fn what_waits_for_somebody_names_the_command() {
         for (part, snapshot) in [
             ("pitstop resume", snapshot(|view| view.hold = Some(Hold::Paused))),
             ("pitstop resume", snapshot(|view| view.hold = Some(Hold::Reverted("v1".parse().unwrap())))),
-            ("sync --retry", snapshot(|view| view.trouble = Some(Trouble::new(Reason::Rejected, "")))),
+            ("sync --retry", snapshot(|view| view.problem = Some(Problem::new(Reason::Rejected, "")))),
         ] {
             let next = next(&snapshot, Moment(0));
             assert!(next.contains(part), "{next}");
@@ -267,7 +278,7 @@ mod tests {
         {
             let unwell = |view: &mut View| {
                 view.stage = stage;
-                view.trouble = Some(Trouble::new(Reason::ProbeFailed, ""));
+                view.problem = Some(Problem::new(Reason::ProbeFailed, ""));
             };
             let said = next(&snapshot(unwell), Moment(0));
             assert!(said.contains(promise) && !said.contains("rolled back"), "{said}");

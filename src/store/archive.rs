@@ -2,9 +2,14 @@
 
 use super::{ArchiveKind, Found, Store, StoreError};
 use crate::{
-    core::{Reason, Trouble, requirement::Requirement},
+    core::{Problem, Reason, requirement::Requirement},
     revision::ReleaseId,
 };
+
+/// Where `publish` puts what an archive holds; archives of other tools have none.
+pub fn manifest_key(id: &ReleaseId) -> String {
+    format!("releases/{id}.manifest")
+}
 
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
 pub const DIGEST_LIMIT_BYTES: u64 = 4096;
@@ -165,10 +170,10 @@ pub async fn find(
 /// # Errors
 /// [`Reason::ReleaseUnknown`] when it is not, [`Reason::ReleaseCorrupt`] when it cannot be used; else what the store
 /// says.
-pub async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Trouble> {
+pub async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Problem> {
     match find(store, id).await? {
         Some(Ok(published)) => Ok(published),
-        Some(Err(why)) => Err(Trouble::new(Reason::ReleaseCorrupt, format!("release {id}: {why}"))),
+        Some(Err(why)) => Err(Problem::new(Reason::ReleaseCorrupt, format!("release {id}: {why}"))),
         None => {
             let message = match uploaded(store, id).await {
                 Some(key) => format!(
@@ -180,7 +185,7 @@ pub async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Tro
                     "the store has no release {id}: publish it, or promote another (`pitstop releases` lists them)"
                 ),
             };
-            Err(Trouble::new(Reason::ReleaseUnknown, message))
+            Err(Problem::new(Reason::ReleaseUnknown, message))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! pointers/<name>                    what every pod that follows it should run
 //! releases/<id>.tar.zst|.tar.gz      an archive, written once
+//! releases/<id>.manifest             what the archive holds, where `publish` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
 //! ```
@@ -14,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     config::{self, S3Location},
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     revision::ReleaseId,
 };
 
@@ -139,7 +140,7 @@ impl StoreError {
     }
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         Self::new(error.reason(), error.to_string())
     }
@@ -184,8 +185,8 @@ pub trait Store: Send + Sync {
 ///
 /// # Errors
 /// [`Reason::ConfigInvalid`] when it names none.
-pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Trouble> {
-    let invalid = |message: String| Trouble::new(Reason::ConfigInvalid, message);
+pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Problem> {
+    let invalid = |message: String| Problem::new(Reason::ConfigInvalid, message);
     let source = source.ok_or_else(|| {
         invalid("no `source` is configured: set it to s3://bucket/prefix or to a directory".into())
     })?;
@@ -194,13 +195,7 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Tro
         return Ok(Arc::new(s3::S3Store::new(place.map_err(invalid)?, settings)));
     }
     let store = dir::DirStore::new(source.into()).map_err(|e| {
-        Trouble::new(
-            Reason::Internal,
-            format!(
-                "the thread for the store {source} could not be \
-            started: {e}"
-            ),
-        )
+        Problem::new(Reason::Internal, format!("the thread for the store {source} could not be started: {e}"))
     })?;
     Ok(Arc::new(store))
 }
@@ -284,7 +279,7 @@ impl Blocking {
     ///
     /// # Errors
     /// As there; also when there is no answer in time.
-    pub fn require(&self, id: &ReleaseId) -> Result<Published, Trouble> {
+    pub fn require(&self, id: &ReleaseId) -> Result<Published, Problem> {
         self.wait(&format!("releases/{id}"), Box::pin(archive::require(self.store.as_ref(), id)))
     }
 
@@ -310,7 +305,10 @@ impl Blocking {
             tokio::select! {
                 biased;
                 () = self.off.called() => Err(StoreError::CalledOff(key.into()).into()),
-                answer = tokio::time::timeout(self.idle, call) => answer.unwrap_or_else(|_| Err(late().into())),
+                answer = tokio::time::timeout(self.idle, call) => {
+                    self.off.step();
+                    answer.unwrap_or_else(|_| Err(late().into()))
+                }
             }
         })
     }

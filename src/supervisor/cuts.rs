@@ -73,7 +73,7 @@ fn crossed(connection: &Connection) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Sight, Sockets, Traffic};
+    use crate::core::{Detection, Sockets, Traffic};
 
     fn request(key: u64) -> Connection {
         Connection {
@@ -93,7 +93,7 @@ mod tests {
 
     fn look(connections: Vec<Connection>, ended: Vec<Connection>) -> Observation {
         let sockets = Sockets { connections, ended: Some(ended), ..Sockets::default() };
-        Observation::new(Moment(1), Sight::Unclear, Traffic { workers: None, sockets: Some(sockets) })
+        Observation::new(Moment(1), Detection::Unclear, Traffic { workers: None, sockets: Some(sockets) })
     }
 
     #[test]

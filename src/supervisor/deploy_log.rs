@@ -3,11 +3,11 @@
 
 use tracing::Span;
 
-use super::mind;
+use super::state;
 use crate::{
     core::{
-        Act, Attempt, Conclusion, Effect, Event, Mode, Moment, Moving, Outcome, Reason, Stage, Step, Trouble,
-        View,
+        Attempt, DeployResult, Effect, Event, Mode, Moment, Moving, Outcome, Problem, Reason, ServerCommand,
+        Stage, Step, View,
     },
     revision::{ReleaseId, Revision},
     telemetry::{DeployIds, seconds, word},
@@ -27,7 +27,7 @@ pub struct DeployLog {
     told: Option<Told>,
 }
 
-/// A trouble that was said.
+/// A problem that was said.
 struct Told {
     reason: Reason,
     since: Moment,
@@ -74,14 +74,14 @@ impl DeployLog {
             return;
         }
         match outcome {
-            Outcome::Failed(trouble)
-            | Outcome::Condemned(trouble)
-            | Outcome::NotPublished { trouble, .. } => self.failed(now, *step, trouble),
+            Outcome::Failed(problem)
+            | Outcome::Condemned(problem)
+            | Outcome::NotPublished { problem, .. } => self.failed(now, *step, problem),
             Outcome::Done | Outcome::Checked(_) | Outcome::Unknown => {}
         }
     }
 
-    fn failed(&mut self, now: Moment, step: Step, trouble: &Trouble) {
+    fn failed(&mut self, now: Moment, step: Step, problem: &Problem) {
         let what = match step {
             Step::Fetch => "the release was not fetched",
             Step::Check => "the check failed",
@@ -89,8 +89,8 @@ impl DeployLog {
             Step::Publish => "`current` was not switched",
             Step::Perform(_) => "the app server was not told",
         };
-        if let Some(for_seconds) = self.is_news(now, trouble.reason) {
-            let (reason, detail) = (trouble.reason.code(), &trouble.message);
+        if let Some(for_seconds) = self.is_news(now, problem.reason) {
+            let (reason, detail) = (problem.reason.code(), &problem.message);
             self.here().in_scope(|| tracing::warn!(reason, for_seconds, "{what}: {detail}"));
         }
     }
@@ -98,14 +98,14 @@ impl DeployLog {
     /// What the core wants next, before any of it begins.
     pub fn step(&mut self, now: Moment, effects: &[Effect], view: &View) {
         for effect in effects {
-            if let Effect::Conclude { attempt, revision, conclusion } = effect {
+            if let Effect::Conclude { attempt, revision, result } = effect {
                 let span = self.span(*attempt, revision);
-                span.in_scope(|| self.conclude(now, *attempt, revision, conclusion));
+                span.in_scope(|| self.conclude(now, *attempt, revision, result));
             }
         }
         self.view(now, view);
         for effect in effects {
-            if let Effect::Perform { act: Act::Begin(mode), .. } = effect {
+            if let Effect::Perform { command: ServerCommand::Restart(mode), .. } = effect {
                 self.here().in_scope(|| self.restarting(now, *mode));
             }
         }
@@ -136,7 +136,7 @@ impl DeployLog {
             self.here().in_scope(|| self.stage(now, view, fresh));
             (self.stage, self.stage_since) = (view.stage, now);
         }
-        self.trouble(now, view);
+        self.problem(now, view);
     }
 
     /// One line; the end of a deploy has its own.
@@ -167,51 +167,52 @@ impl DeployLog {
 
     fn reverting(&mut self, now: Moment, view: &View, revision: &Revision, back_to: Option<&ReleaseId>) {
         let (after, after_seconds) = self.before(now);
-        let why = view.trouble.as_ref();
+        let why = view.problem.as_ref();
         let (reason, detail) = (why.map(|t| t.reason.code()), why.map_or("", |t| &t.message));
         let back =
             back_to.map_or_else(|| "looking for a way back".into(), |id| format!("rolling back to {id}"));
         let stage = view.stage.name();
         tracing::warn!(stage, reason, after, after_seconds, "deploy of {revision} failed: {detail}; {back}");
-        if let Some(trouble) = why {
-            self.is_news(now, trouble.reason);
+        if let Some(problem) = why {
+            self.is_news(now, problem.reason);
         }
     }
 
-    fn conclude(&mut self, now: Moment, attempt: Attempt, revision: &Revision, conclusion: &Conclusion) {
+    fn conclude(&mut self, now: Moment, attempt: Attempt, revision: &Revision, result: &DeployResult) {
         let ours = self.deploy.take().filter(|(ours, ..)| *ours == attempt);
         let seconds = ours.map(|(.., begun)| seconds(now.since(begun)));
         // What it was held up by goes with it.
         self.told = None;
-        match conclusion {
-            Conclusion::Verified => {
+        match result {
+            DeployResult::Verified => {
                 tracing::info!(result = "verified", seconds, "deploy of {revision} ended: it runs")
             }
-            Conclusion::Superseded => {
+            DeployResult::Superseded => {
                 tracing::info!(
                     result = "superseded",
                     seconds,
                     "deploy of {revision} ended: another move came first"
                 );
             }
-            Conclusion::Reverted(why) => warn(revision, "reverted", "rolled back", why, seconds),
-            Conclusion::Refused(why) => warn(revision, "refused", "nothing was changed", why, seconds),
-            Conclusion::Stranded(why) => {
+            DeployResult::Reverted(why) => warn(revision, "reverted", "rolled back", why, seconds),
+            DeployResult::Refused(why) => warn(revision, "refused", "nothing was changed", why, seconds),
+            DeployResult::Stranded(why) => {
                 warn(revision, "stranded", "there is no way back either", why, seconds)
             }
         }
-        if let Conclusion::Reverted(why) | Conclusion::Refused(why) | Conclusion::Stranded(why) = conclusion {
+        if let DeployResult::Reverted(why) | DeployResult::Refused(why) | DeployResult::Stranded(why) = result
+        {
             self.is_news(now, why.reason);
         }
     }
 
     /// What holds a deploy up, or keeps one from beginning, where nobody else says it.
-    fn trouble(&mut self, now: Moment, view: &View) {
-        match &view.trouble {
-            Some(trouble) if !is_said_elsewhere(trouble, view.stage) => {
-                let Some(for_seconds) = self.is_news(now, trouble.reason) else { return };
-                let (reason, detail) = (trouble.reason.code(), &trouble.message);
-                self.here().in_scope(|| match trouble.reason {
+    fn problem(&mut self, now: Moment, view: &View) {
+        match &view.problem {
+            Some(problem) if !is_said_elsewhere(problem, view.stage) => {
+                let Some(for_seconds) = self.is_news(now, problem.reason) else { return };
+                let (reason, detail) = (problem.reason.code(), &problem.message);
+                self.here().in_scope(|| match problem.reason {
                     Reason::LongRequests => tracing::info!(reason, for_seconds, "{detail}"),
                     _ => tracing::warn!(reason, for_seconds, "{detail}"),
                 });
@@ -237,21 +238,21 @@ impl DeployLog {
     }
 }
 
-fn warn(revision: &Revision, result: &str, what: &str, why: &Trouble, seconds: Option<f64>) {
+fn warn(revision: &Revision, result: &str, what: &str, why: &Problem, seconds: Option<f64>) {
     let (reason, detail) = (why.reason.code(), &why.message);
     tracing::warn!(result, reason, seconds, "deploy of {revision} ended: {what}: {detail}");
 }
 
 /// By who reads the pointer, who drains, who obeys an operator, or with the deploy that ended.
-fn is_said_elsewhere(trouble: &Trouble, stage: Stage) -> bool {
+fn is_said_elsewhere(problem: &Problem, stage: Stage) -> bool {
     let at_rest = matches!(stage, Stage::Steady | Stage::Stranded);
-    match trouble.reason {
+    match problem.reason {
         Reason::PointerInvalid
         | Reason::PointerUnreadable
         | Reason::StoreUnreachable
         | Reason::StoreDenied => at_rest,
         Reason::Rejected | Reason::Held | Reason::Draining | Reason::ConfigInvalid => true,
-        Reason::VolumeUnavailable if *trouble == mind::not_read_yet() => true,
+        Reason::VolumeUnavailable if *problem == state::not_read_yet() => true,
         _ => stage == Stage::Reverting,
     }
 }

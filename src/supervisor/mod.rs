@@ -10,7 +10,6 @@ mod cuts;
 mod deploy_log;
 
 mod foreign_restarts;
-mod mind;
 mod observer;
 mod operator;
 mod timings;
@@ -23,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     app_server::AppServer,
-    core::{Event, Moment, Policy, Recovered, Trouble},
+    core::{Event, Moment, Policy, Problem, Recovered},
     effects::Effects,
     finding::Finding,
     fleet::Reader,
@@ -84,7 +83,7 @@ enum Input {
     Event(Event),
     Seen(Seen),
     Request(Request),
-    Recovered(Result<Recovered, Trouble>),
+    Recovered(Result<Recovered, Problem>),
     Terms(u32),
     /// Something that the loop needs is gone.
     Lost(&'static str),
@@ -108,7 +107,7 @@ struct Loop {
     state: State,
     looks: mpsc::Receiver<Seen>,
     finished: mpsc::UnboundedReceiver<Event>,
-    recovered: mpsc::Receiver<Result<Recovered, Trouble>>,
+    recovered: mpsc::Receiver<Result<Recovered, Problem>>,
 }
 
 impl Loop {
@@ -189,15 +188,15 @@ async fn newest(pointer: &mut Option<(watch::Receiver<Latest>, Kick)>) -> Latest
     latest.borrow_and_update().clone()
 }
 
-fn lost_pointer() -> Trouble {
-    Trouble::new(
+fn lost_pointer() -> Problem {
+    Problem::new(
         crate::core::Reason::Internal,
         "a defect in pitstop ended the watch on the pointer; restart the agent, and please report it",
     )
 }
 
 /// Asks the volume where the pod stands, until it tells.
-async fn recover(effects: Effects, recovered: mpsc::Sender<Result<Recovered, Trouble>>) {
+async fn recover(effects: Effects, recovered: mpsc::Sender<Result<Recovered, Problem>>) {
     loop {
         let result = effects.recover().await;
         let known = result.is_ok();

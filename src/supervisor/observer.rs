@@ -13,7 +13,9 @@ use tokio::{
 
 use crate::{
     app_server::{AppServer, Description, Look},
-    core::{Answer, Files, Moment, Observation, Probe, ProcessKey, Sight, Traffic, Watchfulness, pace::Pace},
+    core::{
+        Answer, Detection, Files, Moment, Observation, Probe, ProcessKey, Traffic, Watchfulness, pace::Pace,
+    },
     finding::Finding,
     probe::{Prober, Said},
     revision::ReleaseId,
@@ -121,7 +123,7 @@ impl Observer {
         Seen {
             observation: Observation {
                 began,
-                sight: look.sight,
+                detection: look.detection,
                 answers,
                 said,
                 raised,
@@ -156,7 +158,7 @@ impl Observer {
         }
         look.abort();
         Look {
-            sight: Sight::Unclear,
+            detection: Detection::Unclear,
             traffic: Traffic::default(),
             description: Description::default(),
             findings: Vec::new(),

@@ -42,9 +42,9 @@ impl Held {
 
     /// The same view, with it.
     pub fn told(&self, mut view: View) -> View {
-        let held = view.trouble.as_mut().filter(|trouble| trouble.reason == Reason::Held);
-        if let (Some(trouble), Some(note)) = (held, &self.0) {
-            trouble.message = format!("{} ({note})", trouble.message);
+        let held = view.problem.as_mut().filter(|problem| problem.reason == Reason::Held);
+        if let (Some(problem), Some(note)) = (held, &self.0) {
+            problem.message = format!("{} ({note})", problem.message);
         }
         view
     }
@@ -181,13 +181,13 @@ pub fn undrained(answered: bool) -> String {
 mod tests {
     use super::*;
     use crate::{
-        core::{Moment, Reason, Trouble},
+        core::{Moment, Problem, Reason},
         status::Snapshot,
     };
 
     fn view(change: impl FnOnce(&mut View)) -> View {
-        let mut view = Snapshot::unknown(Moment(0), Trouble::new(Reason::Internal, "")).view;
-        view.trouble = None;
+        let mut view = Snapshot::unknown(Moment(0), Problem::new(Reason::Internal, "")).view;
+        view.problem = None;
         view.desired = Some(revision());
         change(&mut view);
         view
@@ -212,19 +212,19 @@ mod tests {
     #[test]
     fn a_hold_says_since_when_and_by_whom_until_it_ends() {
         let asked = Asked { by: Some("deploy@host".into()), why: Some("a long import".into()) };
-        let trouble = |view: &mut View| view.trouble = Some(Trouble::new(Reason::Held, "paused"));
+        let problem = |view: &mut View| view.problem = Some(Problem::new(Reason::Held, "paused"));
         let mut held = Held::default();
         held.note(Operator::Pause, &view(|_| ()), &asked);
-        let said = held.told(view(trouble)).trouble.unwrap().message;
+        let said = held.told(view(problem)).problem.unwrap().message;
         assert!(
             said.starts_with("paused (since 20") && said.ends_with("Z by deploy@host: a long import)"),
             "{said}"
         );
         // Who asks again has not begun it.
         held.note(Operator::Pause, &view(|view| view.hold = Some(Hold::Paused)), &Asked::default());
-        assert_eq!(held.told(view(trouble)).trouble.unwrap().message, said);
+        assert_eq!(held.told(view(problem)).problem.unwrap().message, said);
         held.note(Operator::Resume, &view(|_| ()), &asked);
-        assert_eq!(held.told(view(trouble)).trouble.unwrap().message, "paused");
+        assert_eq!(held.told(view(problem)).problem.unwrap().message, "paused");
     }
 
     #[test]

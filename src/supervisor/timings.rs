@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    core::{Act, Attempt, Conclusion, Effect, Event, Mode, Moment, Outcome, Stage, Step, View},
+    core::{Attempt, DeployResult, Effect, Event, Mode, Moment, Outcome, ServerCommand, Stage, Step, View},
     metrics::Metrics,
 };
 
@@ -43,10 +43,14 @@ impl DeployTimings {
     /// An effect is about to start. Returns for how many seconds the deploy had been under way.
     pub fn effect(&mut self, now: Moment, effect: &Effect) {
         match effect {
-            Effect::Perform { attempt, act: Act::Begin(mode) | Act::Abort(mode), .. } => {
+            Effect::Perform {
+                attempt,
+                command: ServerCommand::Restart(mode) | ServerCommand::Abort(mode),
+                ..
+            } => {
                 self.signal = Some((*attempt, *mode, now));
             }
-            Effect::Conclude { attempt, conclusion, .. } => self.conclude(now, *attempt, conclusion),
+            Effect::Conclude { attempt, result, .. } => self.conclude(now, *attempt, result),
             _ => {}
         }
     }
@@ -64,12 +68,12 @@ impl DeployTimings {
         }
     }
 
-    fn conclude(&mut self, now: Moment, attempt: Attempt, conclusion: &Conclusion) {
+    fn conclude(&mut self, now: Moment, attempt: Attempt, result: &DeployResult) {
         let begun = self.begun.remove(&attempt).unwrap_or(now);
         self.begun.clear();
-        self.metrics.concluded(conclusion, seconds(now, begun));
+        self.metrics.concluded(result, seconds(now, begun));
         match self.signal.take() {
-            Some((ours, mode, sent)) if ours == attempt && *conclusion == Conclusion::Verified => {
+            Some((ours, mode, sent)) if ours == attempt && *result == DeployResult::Verified => {
                 self.metrics.restart_proved(mode, seconds(now, sent));
             }
             _ => {}

@@ -10,7 +10,7 @@ use std::{
 
 use pitstop::{
     core::{
-        Moment, Operator, Reason, Trouble,
+        Moment, Operator, Problem, Reason,
         drain::{Answer, DrainResult, Evidence, Origin, Undone, WaitsFor},
     },
     handle::{PrestopEnd, Request, Requests, SupervisorHandle},
@@ -37,7 +37,7 @@ struct App {
 }
 
 fn snapshot() -> Snapshot {
-    Snapshot::unknown(Moment(0), Trouble::new(Reason::VolumeUnavailable, "/srv/app does not answer"))
+    Snapshot::unknown(Moment(0), Problem::new(Reason::VolumeUnavailable, "/srv/app does not answer"))
 }
 
 fn handles(token_file: Option<PathBuf>) -> (Handles, Requests, watch::Sender<Arc<Snapshot>>) {
@@ -175,7 +175,7 @@ async fn ready_names_what_is_pending_and_never_goes_back() {
     app.publish(|snapshot| snapshot.seen_booted = true);
     assert_eq!(app.get("/ready", "").await.0, 200);
     app.publish(|snapshot| snapshot.current_complete = false);
-    assert_eq!(app.get("/ready", "").await.0, 200, "a trouble of the volume takes no pod out of service");
+    assert_eq!(app.get("/ready", "").await.0, 200, "a problem of the volume takes no pod out of service");
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use pitstop::{
     app_server::{AppServer, Description, Look},
     config::Config,
     core::{
-        Act, AppServer as Server, Cwd, Generation, GenerationKey, Mode, Moment, Plan, Process, ProcessKey,
-        Reason, Sight, Traffic, Trouble,
+        AppServer as Server, Cwd, Detection, Generation, GenerationKey, Mode, Moment, Plan, Problem, Process,
+        ProcessKey, Reason, ServerCommand, Traffic,
         drain::{Budget, DrainResult, Origin},
     },
     effects::{Effects, Tools},
@@ -57,21 +57,21 @@ impl AppServer for Scripted {
             expected: 1,
             processes: vec![process],
         };
-        let seen = Sight::Seen(Server { generations: vec![generation], old_workers: false });
-        let sight = if GONE.load(Ordering::SeqCst) { Sight::Missing } else { seen };
+        let seen = Detection::Seen(Server { generations: vec![generation], old_workers: false });
+        let detection = if GONE.load(Ordering::SeqCst) { Detection::Missing } else { seen };
         let (traffic, description) = (Traffic::default(), Description::default());
-        Box::pin(async move { Look { sight, traffic, description, findings: Vec::new() } })
+        Box::pin(async move { Look { detection, traffic, description, findings: Vec::new() } })
     }
 
     fn plan<'a>(
         &'a self,
         _running: Option<&'a ReleaseId>,
         _release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(async { Ok(Plan { mode: Mode::Hot }) })
     }
 
-    fn perform(&self, _act: Act, _on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
+    fn perform(&self, _act: ServerCommand, _on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -79,7 +79,7 @@ impl AppServer for Scripted {
 /// A drain that only the end of the app server ends.
 fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
     let (term, terms) = watch::channel(0);
-    let start = Snapshot::unknown(boottime(), Trouble::new(Reason::VolumeUnavailable, "starting"));
+    let start = Snapshot::unknown(boottime(), Problem::new(Reason::VolumeUnavailable, "starting"));
     let (app_server, metrics) = (Arc::new(Scripted), Arc::new(Metrics::new()));
     let mut policy = Config::default().policy();
     policy.drain = Budget { min_ms: 600_000, max_ms: 600_000, ..policy.drain };

@@ -7,9 +7,9 @@ use futures_util::{FutureExt, future::BoxFuture};
 use pitstop::{
     app_server::{AppServer, Description, Look},
     core::{
-        self, Act, Agent, Conclusion, Cwd, Effect, Event, Generation, GenerationKey, Mode, Moment,
-        Observation, Outcome, Plan, Policy, Process, ProcessKey, Reason, Record, Recovered, Sight, Stage,
-        Step, Traffic, Trouble, drain::Budget,
+        self, Agent, Cwd, DeployResult, Detection, Effect, Event, Generation, GenerationKey, Mode, Moment,
+        Observation, Outcome, Plan, Policy, Problem, Process, ProcessKey, Reason, Record, Recovered,
+        ServerCommand, Stage, Step, Traffic, drain::Budget,
     },
     revision::{RecordEvent, ReleaseId, Revision},
 };
@@ -30,7 +30,7 @@ struct Script {
     current: ReleaseId,
     masters: Vec<Master>,
     keys: u64,
-    acts: Vec<Act>,
+    acts: Vec<ServerCommand>,
     /// Whether the app answered after each act.
     served: bool,
     /// What the journal says.
@@ -71,16 +71,16 @@ impl Script {
         }
     }
 
-    fn act(&mut self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
-        self.acts.push(act);
+    fn act(&mut self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
+        self.acts.push(command);
         let Some(newest) = self.masters.last().filter(|master| master.key == on.0) else {
-            return Err(Trouble::new(Reason::MasterGone, format!("{on:?} is not the newest master")));
+            return Err(Problem::new(Reason::MasterGone, format!("{on:?} is not the newest master")));
         };
-        match (act, newest.key) {
-            (Act::Begin(_), _) => self.start(),
-            (Act::Commit, newest) => self.masters.retain(|master| master.key == newest),
-            (Act::Abort(_), newest) => self.masters.retain(|master| master.key != newest),
-            (Act::Recover, _) => self.masters.clear(),
+        match (command, newest.key) {
+            (ServerCommand::Restart(_), _) => self.start(),
+            (ServerCommand::Commit, newest) => self.masters.retain(|master| master.key == newest),
+            (ServerCommand::Abort(_), newest) => self.masters.retain(|master| master.key != newest),
+            (ServerCommand::Recover, _) => self.masters.clear(),
         }
         Ok(())
     }
@@ -92,9 +92,9 @@ impl AppServer for TwoGenerations {
         script.raises();
         script.served &= script.masters.iter().any(|master| script.boots(master));
         let generations = script.masters.iter().map(|master| script.generation(master)).collect();
-        let sight = Sight::Seen(core::AppServer { generations, old_workers: false });
+        let detection = Detection::Seen(core::AppServer { generations, old_workers: false });
         let look = Look {
-            sight,
+            detection,
             traffic: Traffic::default(),
             description: Description::default(),
             findings: vec![],
@@ -106,12 +106,12 @@ impl AppServer for TwoGenerations {
         &'a self,
         _: Option<&'a ReleaseId>,
         _: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Trouble>> {
+    ) -> BoxFuture<'a, Result<Plan, Problem>> {
         async { Ok(Plan { mode: Mode::Hot }) }.boxed()
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> BoxFuture<'_, Result<(), Trouble>> {
-        let result = self.0.lock().unwrap().act(act, on);
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+        let result = self.0.lock().unwrap().act(command, on);
         async { result }.boxed()
     }
 }
@@ -120,7 +120,14 @@ impl AppServer for TwoGenerations {
 struct Pod {
     agent: Agent,
     server: TwoGenerations,
-    conclusions: Vec<Conclusion>,
+    results: Vec<DeployResult>,
+}
+
+fn agent(recovered: &Recovered, now: u64) -> Agent {
+    let unknown = Problem::new(Reason::VolumeUnavailable, "");
+    let mut agent = Agent::new(policy().drain, None, unknown);
+    agent.recover(policy(), recovered, Moment(now));
+    agent
 }
 
 impl Pod {
@@ -136,9 +143,8 @@ impl Pod {
         };
         let records = vec![verified(release)];
         let recovered = Recovered { current: Some(id(release)), records, ..Recovered::default() };
-        let (agent, effects) = Agent::recover(policy(), recovered, Moment(script.now));
-        assert_eq!(effects, []);
-        Self { agent, server: TwoGenerations(Arc::new(Mutex::new(script))), conclusions: vec![] }
+        let agent = agent(&recovered, script.now);
+        Self { agent, server: TwoGenerations(Arc::new(Mutex::new(script))), results: vec![] }
     }
 
     fn script<T>(&self, read: impl FnOnce(&mut Script) -> T) -> T {
@@ -149,7 +155,7 @@ impl Pod {
     fn deploy(&mut self, release: &str, sequence: u64) {
         let revision = Revision { release: id(release), sequence: Some(sequence) };
         self.step(Event::Pointer(Ok(revision.into())));
-        self.until(|pod| !pod.conclusions.is_empty() && pod.agent.view().stage == Stage::Steady);
+        self.until(|pod| !pod.results.is_empty() && pod.agent.view().stage == Stage::Steady);
     }
 
     #[track_caller]
@@ -169,7 +175,7 @@ impl Pod {
             self.script(|script| (script.now, script.current.clone(), script.records.clone()));
         records.insert(0, verified("v1"));
         let recovered = Recovered { current: Some(current), records, ..Recovered::default() };
-        (self.agent, _) = Agent::recover(policy(), recovered, Moment(now));
+        self.agent = agent(&recovered, now);
     }
 
     /// Moves the pointer, and stops where the core asks for this.
@@ -196,7 +202,7 @@ impl Pod {
     fn look(&self) -> Event {
         let began = Moment(self.script(|script| script.now));
         let look = self.server.observe().now_or_never().expect("a scripted look is immediate");
-        Event::Observed(Observation::new(began, look.sight, look.traffic))
+        Event::Observed(Observation::new(began, look.detection, look.traffic))
     }
 
     fn pass_time(&mut self) {
@@ -232,12 +238,12 @@ impl Pod {
                 self.script(|script| script.current = release);
                 (attempt, Step::Publish, Outcome::Done)
             }
-            Effect::Perform { attempt, act, on } => {
-                let result = self.server.perform(act, on).now_or_never().expect("immediate");
-                (attempt, Step::Perform(act), result.map_or_else(Outcome::Failed, |()| Outcome::Done))
+            Effect::Perform { attempt, command, on } => {
+                let result = self.server.perform(command, on).now_or_never().expect("immediate");
+                (attempt, Step::Perform(command), result.map_or_else(Outcome::Failed, |()| Outcome::Done))
             }
-            Effect::Conclude { conclusion, .. } => {
-                self.conclusions.push(conclusion);
+            Effect::Conclude { result, .. } => {
+                self.results.push(result);
                 return None;
             }
             Effect::Notice(_) | Effect::Drain(_) => return None,
@@ -278,7 +284,7 @@ fn policy() -> Policy {
         probing: false,
         successes: 3,
         naming: false,
-        hearing_ms: 0,
+        evidence_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 0,
         spread_ms: None,
@@ -295,8 +301,11 @@ fn policy() -> Policy {
 fn the_old_generation_serves_until_the_new_one_is_proven_and_ends_then() {
     let mut pod = Pod::on("v1");
     pod.deploy("v2", 1);
-    assert_eq!(pod.conclusions, [Conclusion::Verified]);
-    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Commit]);
+    assert_eq!(pod.results, [DeployResult::Verified]);
+    assert_eq!(
+        pod.script(|script| script.acts.clone()),
+        [ServerCommand::Restart(Mode::Hot), ServerCommand::Commit]
+    );
     assert_eq!(pod.running(), ["v2"]);
     assert_eq!(pod.agent.view().running, Some(id("v2")));
     assert!(pod.script(|script| script.served), "there was a moment without a booted generation");
@@ -306,8 +315,11 @@ fn the_old_generation_serves_until_the_new_one_is_proven_and_ends_then() {
 fn a_new_generation_that_does_not_boot_is_ended_and_the_old_one_never_stopped() {
     let mut pod = Pod::on("v1");
     pod.deploy("bad", 1);
-    assert!(matches!(&pod.conclusions[..], [Conclusion::Reverted(why)] if why.reason == Reason::BootTimeout));
-    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Abort(Mode::Hot)]);
+    assert!(matches!(&pod.results[..], [DeployResult::Reverted(why)] if why.reason == Reason::BootTimeout));
+    assert_eq!(
+        pod.script(|script| script.acts.clone()),
+        [ServerCommand::Restart(Mode::Hot), ServerCommand::Abort(Mode::Hot)]
+    );
     assert_eq!(pod.running(), ["v1"]);
     assert_eq!(pod.script(|script| script.current.clone()), id("v1"));
     assert!(pod.script(|script| script.served), "there was a moment without a booted generation");
@@ -320,10 +332,10 @@ fn a_second_master_that_ends_by_itself_is_taken_for_a_failed_boot_at_once() {
     let mut pod = Pod::on("v1");
     let began = pod.script(|script| script.now);
     pod.deploy("raises", 1);
-    assert!(matches!(&pod.conclusions[..], [Conclusion::Reverted(why)] if why.reason == Reason::BootFailed));
+    assert!(matches!(&pod.results[..], [DeployResult::Reverted(why)] if why.reason == Reason::BootFailed));
     assert_eq!(
         pod.script(|script| script.acts.clone()),
-        [Act::Begin(Mode::Hot)],
+        [ServerCommand::Restart(Mode::Hot)],
         "there is nobody to be ended"
     );
     let took = pod.script(|script| script.now) - began;
@@ -335,21 +347,29 @@ fn a_second_master_that_ends_by_itself_is_taken_for_a_failed_boot_at_once() {
 #[test]
 fn an_agent_that_dies_between_the_proof_and_the_end_of_the_old_master_ends_it_then() {
     let mut pod = Pod::on("v1");
-    pod.deploy_until("v2", |effect| matches!(effect, Effect::Perform { act: Act::Commit, .. }));
+    pod.deploy_until("v2", |effect| matches!(effect, Effect::Perform { command: ServerCommand::Commit, .. }));
     assert_eq!(pod.running(), ["v1", "v2"]);
     pod.crash();
     pod.until(|pod| pod.running() == ["v2"] && pod.agent.view().running == Some(id("v2")));
-    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Commit]);
+    assert_eq!(
+        pod.script(|script| script.acts.clone()),
+        [ServerCommand::Restart(Mode::Hot), ServerCommand::Commit]
+    );
 }
 
 #[test]
 fn an_agent_that_dies_before_the_signal_asks_again_and_starts_one_second_master_only() {
     let mut pod = Pod::on("v1");
-    pod.deploy_until("v2", |effect| matches!(effect, Effect::Perform { act: Act::Begin(_), .. }));
+    pod.deploy_until("v2", |effect| {
+        matches!(effect, Effect::Perform { command: ServerCommand::Restart(_), .. })
+    });
     pod.crash();
     let crashed = pod.script(|script| script.now);
     pod.until(|pod| pod.running() == ["v2"] && pod.agent.view().running == Some(id("v2")));
-    assert_eq!(pod.script(|script| script.acts.clone()), [Act::Begin(Mode::Hot), Act::Commit]);
+    assert_eq!(
+        pod.script(|script| script.acts.clone()),
+        [ServerCommand::Restart(Mode::Hot), ServerCommand::Commit]
+    );
     let took = pod.script(|script| script.now) - crashed;
     assert!(took < policy().hot_timeout_ms, "the whole time of a restart was waited for: {took} ms");
 }
@@ -363,5 +383,5 @@ fn two_masters_of_other_hands_are_left_alone() {
         pod.pass_time();
     }
     assert_eq!(pod.running(), ["v1", "v1"]);
-    assert_eq!((pod.script(|script| script.acts.clone()), &pod.conclusions[..]), (vec![], &[][..]));
+    assert_eq!((pod.script(|script| script.acts.clone()), &pod.results[..]), (vec![], &[][..]));
 }

@@ -45,7 +45,7 @@ fn current_is_complete_at_every_moment_and_the_next_start_completes() {
         assert!(matches!(after_kill.as_deref(), Some("v1" | "v2")), "{point}: {after_kill:?}");
         rig.ok(&["fetch"]);
         assert_eq!(rig.release_at_current().as_deref(), Some("v2"), "{point}");
-        assert_eq!(rig.leftovers(), Vec::<String>::new(), "{point}");
+        assert_eq!((rig.leftovers(), rig.abandoned()), (Vec::new(), Vec::new()), "{point}");
     }
 }
 
@@ -71,11 +71,25 @@ fn cleaning_up_spares_what_a_living_process_works_on() {
     command.env("PITSTOP_FAILPOINTS", "fetch.unpacked").env("PITSTOP_FAILPOINT_DIR", &hits);
     let mut running = Running(command.spawn().unwrap());
     wait_until("the first to unpack", || hits.join("fetch.unpacked").exists());
+    rig.promote("v2");
     rig.ok(&["fetch"]);
     assert_eq!(rig.leftovers().len(), 2, "the living one's directory and lock");
     running.kill();
-    rig.releases().clean_leftovers(&at_once).unwrap();
-    assert_eq!(rig.leftovers(), Vec::<String>::new());
+    assert_eq!(rig.releases().clean_leftovers(&at_once), Ok(1));
+    assert_eq!((rig.leftovers(), rig.abandoned()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_fetch_that_fails_moves_what_it_made_aside_and_deletes_none_of_it() {
+    let rig = Rig::new();
+    rig.put_archive_as("v1", "tar.zst", &[0; 1000], &"0".repeat(64));
+    rig.fetch("v1").unwrap_err();
+    assert_eq!((rig.leftovers(), rig.abandoned().len()), (Vec::new(), 1));
+    let trash = rig.deploy_to.join(".pitstop/trash").join(&rig.abandoned()[0]);
+    assert!(std::fs::read_dir(trash).unwrap().count() > 0, "as it was");
+    // By any pod.
+    assert_eq!(rig.of_pod("web-7").clean_leftovers(&at_once), Ok(1));
+    assert_eq!(rig.abandoned(), Vec::<String>::new());
 }
 
 /// Runs the same test once more, as a process that can be killed, until it stops at a fail point.

@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use pitstop::{
     config::S3,
-    core::{Moment, Reason, Trouble},
+    core::{Moment, Problem, Reason},
     fleet::{Report, Reporter},
     revision::Revision,
     status::Snapshot,
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::rig::{Rig, id};
 
 fn snapshot(release: &str, in_sync: bool) -> Arc<Snapshot> {
-    let mut snapshot = Snapshot::unknown(Moment(1), Trouble::new(Reason::Rejected, "not tried again"));
+    let mut snapshot = Snapshot::unknown(Moment(1), Problem::new(Reason::Rejected, "not tried again"));
     snapshot.view.desired = Some(Revision { release: id(release), sequence: Some(7) });
     snapshot.view.in_sync = in_sync;
     snapshot.into()

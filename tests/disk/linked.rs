@@ -7,7 +7,7 @@ use std::{
 };
 
 use pitstop::{
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     releases::{Releases, fetch::Fetched, layout::Layout, prune::Need},
 };
 
@@ -38,7 +38,7 @@ impl Linked {
         self.rig.releases().laid_out(self.layout.clone())
     }
 
-    fn fetch(&self, release: &str) -> Result<Fetched, Trouble> {
+    fn fetch(&self, release: &str) -> Result<Fetched, Problem> {
         self.rig.fetch_with(&self.releases(), release)
     }
 
@@ -69,10 +69,10 @@ impl Linked {
 
     #[track_caller]
     fn refused(&self, release: &str, reason: Reason, parts: &[&str]) {
-        let trouble = self.fetch(release).unwrap_err();
-        assert_eq!(trouble.reason, reason, "{}", trouble.message);
+        let problem = self.fetch(release).unwrap_err();
+        assert_eq!(problem.reason, reason, "{}", problem.message);
         for part in parts {
-            assert!(trouble.message.contains(part), "{:?} does not say {part:?}", trouble.message);
+            assert!(problem.message.contains(part), "{:?} does not say {part:?}", problem.message);
         }
         assert!(!self.in_release(release, "").exists(), "complete or absent");
         assert_eq!(self.rig.leftovers(), Vec::<String>::new());

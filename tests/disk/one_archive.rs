@@ -44,8 +44,8 @@ fn a_release_with_two_archives_is_refused_by_both_names() {
         );
         assert!(said.contains("delete the one"), "{command:?}: {said}");
     }
-    let trouble = rig.fetch("v1").unwrap_err();
-    assert_eq!(trouble.reason.code(), "release_corrupt");
+    let problem = rig.fetch("v1").unwrap_err();
+    assert_eq!(problem.reason.code(), "release_corrupt");
     assert_eq!(who(&rig), None);
     fs::remove_file(rig.store_dir().join("releases/v1.tar.zst.sha256")).unwrap();
     rig.ok(&["fetch"]);
@@ -96,9 +96,9 @@ fn a_tree_that_was_made_from_another_archive_is_not_taken_for_the_release() {
     rig.fetch("v1").unwrap();
     let marker = rig.releases().marker(&id("v1")).unwrap().unwrap();
     assert!(rig.fetch_promised(&rig.releases(), "v1", Some(&marker.sha256)).unwrap().was_there);
-    let trouble = rig.fetch_promised(&rig.releases(), "v1", Some(&"0".repeat(64))).unwrap_err();
-    assert_eq!(trouble.reason.code(), "release_corrupt");
-    assert!(trouble.message.contains(&marker.sha256), "{}", trouble.message);
+    let problem = rig.fetch_promised(&rig.releases(), "v1", Some(&"0".repeat(64))).unwrap_err();
+    assert_eq!(problem.reason.code(), "release_corrupt");
+    assert!(problem.message.contains(&marker.sha256), "{}", problem.message);
 }
 
 #[test]

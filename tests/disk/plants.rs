@@ -184,10 +184,10 @@ fn a_link_in_the_way_is_named() {
     rig.promote("v1");
     let outside = outside(&rig);
     link(&outside, rig.deploy_to.join(".pitstop/staging"));
-    let trouble = rig.fetch("v1").unwrap_err();
-    assert_eq!(trouble.reason.code(), "volume_unavailable");
-    assert!(trouble.message.contains("/.pitstop/staging is a link"), "{}", trouble.message);
-    assert!(trouble.message.contains("put a directory in its place"), "{}", trouble.message);
+    let problem = rig.fetch("v1").unwrap_err();
+    assert_eq!(problem.reason.code(), "volume_unavailable");
+    assert!(problem.message.contains("/.pitstop/staging is a link"), "{}", problem.message);
+    assert!(problem.message.contains("put a directory in its place"), "{}", problem.message);
 }
 
 #[test]
@@ -218,8 +218,8 @@ async fn a_pipe_in_the_place_of_a_pointer_is_told_and_what_comes_after_it_is_rea
         [(in_store, Source::Store(store, "production".into())), (file.clone(), Source::File(file))]
     {
         pipe(&at);
-        let trouble = pointer::read(&source).await.unwrap_err();
-        assert!(trouble.message.contains("not a regular file"), "{}", trouble.message);
+        let problem = pointer::read(&source).await.unwrap_err();
+        assert!(problem.message.contains("not a regular file"), "{}", problem.message);
         fs::remove_file(&at).unwrap();
         fs::write(&at, "v2").unwrap();
         assert_eq!(pointer::read(&source).await.unwrap().revision.release, id("v2"));
@@ -235,8 +235,8 @@ fn pipes_in_the_place_of_what_a_store_holds_hold_up_nothing() {
         let (there, away) = (releases.join(name), rig.dir.path().join("away"));
         fs::rename(&there, &away).unwrap();
         pipe(&there);
-        let trouble = rig.fetch("v1").unwrap_err();
-        assert!(trouble.message.contains("not a regular file"), "{}", trouble.message);
+        let problem = rig.fetch("v1").unwrap_err();
+        assert!(problem.message.contains("not a regular file"), "{}", problem.message);
         fs::rename(&away, &there).unwrap();
     }
     rig.fetch("v1").unwrap();
@@ -283,8 +283,8 @@ fn pipes_on_the_volume_hold_up_nothing_and_are_forgotten_when_they_are_gone() {
         let opened =
             Log::open(own.clone()).and_then(|(mut log, _)| log.append(&record(RecordEvent::Verified)));
         assert_eq!(opened.is_err(), path == ".pitstop/pods/web-0/revisions.log", "{path}");
-        if let Err(trouble) = opened {
-            assert!(trouble.message.contains("not a regular file: move it away"), "{}", trouble.message);
+        if let Err(problem) = opened {
+            assert!(problem.message.contains("not a regular file: move it away"), "{}", problem.message);
         }
         let _ = fs::remove_file(at(path));
         Log::open(own.clone()).unwrap().0.append(&record(RecordEvent::Verified)).unwrap();

@@ -33,7 +33,7 @@ fn watch(source: Source, poll_interval: Duration) -> (Receiver<Latest>, Kick, Ch
 async fn sees(receiver: &mut Receiver<Latest>, expected: &str) {
     let says = |latest: &Latest| match latest {
         Some(Ok(pointer)) => pointer.revision.release.as_str() == expected,
-        Some(Err(trouble)) => trouble.reason.code() == expected,
+        Some(Err(problem)) => problem.reason.code() == expected,
         None => false,
     };
     let wait = receiver.wait_for(says);

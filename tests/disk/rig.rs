@@ -13,7 +13,7 @@ use std::{
 
 use pitstop::{
     config::S3,
-    core::Trouble,
+    core::Problem,
     releases::{Limits, Releases, fetch::Fetched},
     revision::ReleaseId,
     store::{self, Blocking},
@@ -97,11 +97,11 @@ impl Rig {
         Releases::new(self.deploy_to.clone(), self.current(), "web-0", limits)
     }
 
-    pub fn fetch(&self, release: &str) -> Result<Fetched, Trouble> {
+    pub fn fetch(&self, release: &str) -> Result<Fetched, Problem> {
         self.fetch_with(&self.releases(), release)
     }
 
-    pub fn fetch_with(&self, releases: &Releases, release: &str) -> Result<Fetched, Trouble> {
+    pub fn fetch_with(&self, releases: &Releases, release: &str) -> Result<Fetched, Problem> {
         self.fetch_promised(releases, release, None)
     }
 
@@ -111,7 +111,7 @@ impl Rig {
         releases: &Releases,
         release: &str,
         sha256: Option<&str>,
-    ) -> Result<Fetched, Trouble> {
+    ) -> Result<Fetched, Problem> {
         let runtime = Runtime::new().unwrap();
         let store = store::open(self.store_dir().to_str(), &S3::default()).unwrap();
         let store = Blocking::new(Arc::clone(&store), runtime.handle().clone(), Duration::from_secs(30));
@@ -148,14 +148,21 @@ impl Rig {
         Some(release)
     }
 
-    /// Unfinished work on the volume and beside `current`.
+    /// Unfinished work that was moved aside, to be deleted in the background.
+    pub fn abandoned(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.deploy_to.join(".pitstop/trash")).into_iter().flatten();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('+')).collect()
+    }
+
+    /// Unfinished work on the volume and beside `current` that is not moved aside, and releases that are.
     pub fn leftovers(&self) -> Vec<String> {
         let names = |dir: PathBuf| {
             let entries = fs::read_dir(dir).into_iter().flatten();
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
         };
         let mut left = names(self.deploy_to.join(".pitstop/staging"));
-        left.extend(names(self.deploy_to.join(".pitstop/trash")));
+        left.extend(names(self.deploy_to.join(".pitstop/trash")).into_iter().filter(|n| !n.starts_with('+')));
         left.extend(names(self.deploy_to.clone()).into_iter().filter(|n| n.starts_with(".pitstop-link")));
         left
     }

@@ -172,10 +172,10 @@ fn what_is_compressed_in_a_way_that_no_agent_should_follow_says_what_to_do() {
     let refused = |extension: &str, script: &str, says: &str| {
         let bytes = packed(&rig, &app, script);
         rig.put_archive("v1", extension, &bytes);
-        let trouble = rig.fetch("v1").unwrap_err();
+        let problem = rig.fetch("v1").unwrap_err();
         fs::remove_dir_all(rig.store_dir()).unwrap();
-        assert_eq!(trouble.reason, Reason::ReleaseCorrupt);
-        assert!(trouble.message.contains(says), "{script}: {}", trouble.message);
+        assert_eq!(problem.reason, Reason::ReleaseCorrupt);
+        assert!(problem.message.contains(says), "{script}: {}", problem.message);
     };
     refused("tar.zst", "tar -c . | zstd --long=28 > $OUT", "at most `zstd --long=27`");
     refused("tar.gz", "tar -c . | zstd > $OUT", "named tar.gz, but by its first bytes it is tar.zst");
@@ -227,9 +227,9 @@ fn git_archive_and_the_downloads_of_code_hosts() {
     for script in forges {
         let bytes = packed(&rig, &app, script);
         rig.put_archive("v1", "tar.gz", &bytes);
-        let trouble = rig.fetch("v1").unwrap_err();
-        assert_eq!(trouble.reason, Reason::ReleaseCorrupt);
-        assert!(trouble.message.contains("set `strip_prefix: true`"), "{script}: {}", trouble.message);
+        let problem = rig.fetch("v1").unwrap_err();
+        assert_eq!(problem.reason, Reason::ReleaseCorrupt);
+        assert!(problem.message.contains("set `strip_prefix: true`"), "{script}: {}", problem.message);
         let releases = rig.releases().laid_out(Layout { strip_prefix: true, ..Layout::default() });
         rig.fetch_with(&releases, "v1").unwrap();
         assert_eq!(listing(&rig.deploy_to.join("releases/v1")), listing(&app), "{script}");

@@ -45,9 +45,9 @@ impl Evil {
 }
 
 pub fn refused_by(rig: &Rig, releases: &Releases, why: &str) {
-    let trouble = rig.fetch_with(releases, "v1").unwrap_err();
-    assert_eq!(trouble.reason, Reason::ReleaseCorrupt, "{}", trouble.message);
-    assert!(trouble.message.contains(why), "{:?} does not say {why:?}", trouble.message);
+    let problem = rig.fetch_with(releases, "v1").unwrap_err();
+    assert_eq!(problem.reason, Reason::ReleaseCorrupt, "{}", problem.message);
+    assert!(problem.message.contains(why), "{:?} does not say {why:?}", problem.message);
     assert!(!rig.deploy_to.join("releases/v1").exists());
     assert_eq!(rig.leftovers(), Vec::<String>::new());
     assert!(!rig.dir.path().join("outside").exists());

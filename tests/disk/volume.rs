@@ -55,12 +55,12 @@ fn a_volume_that_fills_up_while_unpacking_keeps_what_runs() {
     rig.promote("v1");
     rig.ok(&["fetch"]);
     publish_big(&rig, "v2", 8 << 20);
-    let trouble = rig.fetch("v2").unwrap_err();
-    assert_eq!(trouble.reason, Reason::NoSpace, "{}", trouble.message);
+    let problem = rig.fetch("v2").unwrap_err();
+    assert_eq!(problem.reason, Reason::NoSpace, "{}", problem.message);
     let first =
         format!("the volume at {} is full (0 of 2 MB free): free space on it", rig.deploy_to.display());
-    assert!(trouble.message.starts_with(&first), "{}", trouble.message);
-    assert!(!trouble.message.contains("/proc/self"), "{}", trouble.message);
+    assert!(problem.message.starts_with(&first), "{}", problem.message);
+    assert!(!problem.message.contains("/proc/self"), "{}", problem.message);
     assert_eq!(rig.leftovers(), Vec::<String>::new());
     assert_eq!(rig.release_at_current().as_deref(), Some("v1"));
 }
@@ -74,13 +74,13 @@ fn a_volume_without_room_is_known_before_the_download() {
     fs::write(app.join("noise"), noise).unwrap();
     rig.ok(&["publish", app.to_str().unwrap(), "--release", "v1"]);
     fs::write(rig.deploy_to.join("filler"), vec![0; 900 << 10]).unwrap();
-    let trouble = rig.fetch("v1").unwrap_err();
-    assert_eq!(trouble.reason, Reason::NoSpace);
+    let problem = rig.fetch("v1").unwrap_err();
+    assert_eq!(problem.reason, Reason::NoSpace);
     let first = format!("the volume at {} has no room for v1 (0 of 1 MB free)", rig.deploy_to.display());
     assert!(
-        trouble.message.starts_with(&first) && trouble.message.contains("needs about"),
+        problem.message.starts_with(&first) && problem.message.contains("needs about"),
         "{}",
-        trouble.message
+        problem.message
     );
 }
 
@@ -114,9 +114,9 @@ fn a_read_only_volume_is_named_and_still_read() {
     let path = revisions_log::path(&rig.deploy_to, "web-0");
     Log::open(path.clone()).unwrap().0.append(&attempt()).unwrap();
     volume.read_only();
-    let trouble = rig.fetch("v2").unwrap_err();
-    assert_eq!(trouble.reason, Reason::VolumeUnavailable);
-    assert!(trouble.message.contains("read-only") && trouble.message.contains("srv/"), "{}", trouble.message);
+    let problem = rig.fetch("v2").unwrap_err();
+    assert_eq!(problem.reason, Reason::VolumeUnavailable);
+    assert!(problem.message.contains("read-only") && problem.message.contains("srv/"), "{}", problem.message);
     assert_eq!(rig.releases().publish(&id("v1")).unwrap_err().reason, Reason::VolumeUnavailable);
     let (mut log, records) = Log::open(path).unwrap();
     assert_eq!(records, [attempt()]);
@@ -164,7 +164,7 @@ fn a_directory_of_somebody_else_is_neither_used_nor_deleted() {
     let foreign = rig.deploy_to.join("releases/v1");
     fs::create_dir_all(&foreign).unwrap();
     fs::write(foreign.join("mine"), "").unwrap();
-    let trouble = rig.fetch("v1").unwrap_err();
-    assert!(trouble.message.contains("was not made by pitstop; move it away"), "{}", trouble.message);
+    let problem = rig.fetch("v1").unwrap_err();
+    assert!(problem.message.contains("was not made by pitstop; move it away"), "{}", problem.message);
     assert!(foreign.join("mine").exists());
 }

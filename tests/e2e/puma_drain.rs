@@ -43,7 +43,7 @@ fn drain(puma: &Puma, mut each: impl FnMut()) -> Answer {
         each();
         let began = now();
         let look = runtime.block_on(puma.observe());
-        let observation = Observation::new(began, look.sight, look.traffic);
+        let observation = Observation::new(began, look.detection, look.traffic);
         for effect in drain.observe(now(), &observation) {
             if let DrainEffect::Answer { answer, .. } = effect {
                 return answer;

@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, process::Command, time::Duration};
 
 use pitstop::{
-    core::Trouble,
+    core::Problem,
     releases::{Limits, Releases, fetch::Fetched},
     store::{Blocking, CallOff},
 };
@@ -48,11 +48,11 @@ impl Volume {
         self.dir.path().join("srv")
     }
 
-    fn fetch(&self) -> Result<Fetched, Trouble> {
+    fn fetch(&self) -> Result<Fetched, Problem> {
         self.fetch_until(CallOff::default())
     }
 
-    fn fetch_until(&self, off: CallOff) -> Result<Fetched, Trouble> {
+    fn fetch_until(&self, off: CallOff) -> Result<Fetched, Problem> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = Blocking::new(store(&self.rig), runtime.handle().clone(), Duration::from_secs(30));
         let current = self.deploy_to().join("current");
@@ -119,13 +119,13 @@ fn a_fetch_that_is_called_off_ends_in_the_middle_of_its_bytes() {
     let volume = Volume::new();
     volume.fault(Fault::Slow(Duration::from_millis(200)));
     let off = CallOff::default();
-    let trouble = std::thread::scope(|scope| {
+    let problem = std::thread::scope(|scope| {
         let fetch = scope.spawn(|| volume.fetch_until(off.clone()));
         until("the download", || (!volume.asked().is_empty()).then_some(()));
         off.now();
         fetch.join().unwrap().unwrap_err()
     });
-    assert!(trouble.message.contains("called off"), "{}", trouble.message);
+    assert!(problem.message.contains("called off"), "{}", problem.message);
     volume.assert_nothing_on_the_volume();
 }
 
@@ -142,9 +142,9 @@ fn an_outage_in_the_middle_is_survived_when_it_is_short() {
 fn a_download_that_never_gets_on_ends_and_leaves_nothing() {
     let volume = Volume::new();
     volume.fault(Fault::Cut(1000));
-    let trouble = volume.fetch().unwrap_err();
-    assert_eq!(trouble.reason.code(), "store_unreachable");
-    assert!(trouble.message.contains("bytes before its end"), "{}", trouble.message);
+    let problem = volume.fetch().unwrap_err();
+    assert_eq!(problem.reason.code(), "store_unreachable");
+    assert!(problem.message.contains("bytes before its end"), "{}", problem.message);
     assert!(volume.asked().len() < 20);
     volume.assert_nothing_on_the_volume();
 }
@@ -155,9 +155,9 @@ fn an_object_that_changes_between_two_ranges_is_never_mixed() {
     volume.publish("v2", 2);
     let other = volume.rig.object("releases/v2.tar.zst").unwrap();
     volume.fault(Fault::CutAndReplace(2_000_000, other).times(1));
-    let trouble = volume.fetch().unwrap_err();
+    let problem = volume.fetch().unwrap_err();
     // The other bytes as a whole: their digest is not the published one.
-    assert_eq!(trouble.reason.code(), "release_corrupt", "{}", trouble.message);
+    assert_eq!(problem.reason.code(), "release_corrupt", "{}", problem.message);
     let statuses: Vec<_> = volume.asked().iter().map(|seen| seen.status).collect();
     assert_eq!(statuses, [200, 412, 200]);
     volume.assert_nothing_on_the_volume();
@@ -183,8 +183,8 @@ fn an_object_that_is_always_another_one_is_given_up() {
         other[10] ^= n + 1;
         volume.fault(Fault::CutAndReplace(2_000_000, other).times(1));
     }
-    let trouble = volume.fetch().unwrap_err();
-    assert!(trouble.message.contains("was changed by somebody else"), "{}", trouble.message);
+    let problem = volume.fetch().unwrap_err();
+    assert!(problem.message.contains("was changed by somebody else"), "{}", problem.message);
     volume.assert_nothing_on_the_volume();
 }
 

@@ -38,12 +38,12 @@ impl Watch {
     async fn sees(&mut self, expected: &str) -> String {
         let says = |latest: &Latest| match latest {
             Some(Ok(pointer)) => pointer.revision.release.as_str() == expected,
-            Some(Err(trouble)) => trouble.reason.code() == expected,
+            Some(Err(problem)) => problem.reason.code() == expected,
             None => false,
         };
         let seen = tokio::time::timeout(PATIENCE, self.latest.wait_for(says)).await;
         let latest = seen.unwrap_or_else(|_| panic!("no {expected}")).unwrap();
-        latest.as_ref().unwrap().as_ref().err().map(|trouble| trouble.message.clone()).unwrap_or_default()
+        latest.as_ref().unwrap().as_ref().err().map(|problem| problem.message.clone()).unwrap_or_default()
     }
 
     /// Waits for so many more looks.

@@ -6,9 +6,8 @@ use std::{io, path::PathBuf, time::Duration};
 use http_body_util::Full;
 use hyper::{Method, Request, Response, body::Bytes, header::CONTENT_TYPE};
 
-use super::{census::Instance, pool::Pool};
+use super::{discovery::Instance, pool::Pool};
 use crate::{
-    app_server::unix::connect,
     http_get::{self, GetError},
     volume::OneAtATime,
 };
@@ -89,7 +88,7 @@ impl Api {
     ) -> Result<Response<Bytes>, ApiError> {
         let socket = instance.api();
         let failed = |error| ApiError::Connect { socket: instance.api(), error };
-        let stream = self.lane.run(LIMIT, move || connect(&socket)).await;
+        let stream = self.lane.run(LIMIT, move || http_get::connect_unix(&socket)).await;
         let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
         let answer = http_get::send(stream, "passenger", request, LIMIT).await?;

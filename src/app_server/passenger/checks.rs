@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{census::Front, plan::pinned_to, view::View};
+use super::{discovery::Front, plan::pinned_to, snapshot::Snapshot};
 use crate::{
     core::Cwd,
     finding::{Check, Code, Finding},
@@ -13,18 +13,18 @@ const RESTARTS: &str = "restarts";
 const STOP: &str = "stop";
 
 /// Everything that one look tells.
-pub(super) fn of(view: &View) -> Vec<Check> {
-    let mut checks = vec![seen(view), from_current(view), restarts(view)];
-    checks.extend(restart_file(view));
-    checks.push(queue(view));
-    checks.extend(idle(view));
-    checks.push(stop(view.core.instance.as_ref().map_or(Front::Unknown, |instance| instance.front)));
+pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
+    let mut checks = vec![seen(snapshot), from_current(snapshot), restarts(snapshot)];
+    checks.extend(restart_file(snapshot));
+    checks.push(queue(snapshot));
+    checks.extend(idle(snapshot));
+    checks.push(stop(snapshot.core.instance.as_ref().map_or(Front::Unknown, |instance| instance.front)));
     checks
 }
 
-fn seen(view: &View) -> Check {
-    let processes = view.group.serving().count();
-    let (version, pid, name) = (&view.version, view.core.image.process.pid, &view.group.name);
+fn seen(snapshot: &Snapshot) -> Check {
+    let processes = snapshot.group.serving().count();
+    let (version, pid, name) = (&snapshot.version, snapshot.core.image.process.pid, &snapshot.group.name);
     let text = format!("{version} found: core {pid}, app {name}, {processes} processes; it takes our orders");
     Check::fine(PASSENGER, text)
 }
@@ -55,13 +55,13 @@ pub(super) fn not_started() -> Check {
     )
 }
 
-fn from_current(view: &View) -> Check {
-    match view.home() {
+fn from_current(snapshot: &Snapshot) -> Check {
+    match snapshot.home() {
         Cwd::Release(release) => Check::fine(PASSENGER, format!("runs in release {release}")),
         Cwd::Unknown => {
             Check::unknown(PASSENGER, "where its processes run: there are none, or several releases")
         }
-        Cwd::Elsewhere if view.proven_ours => {
+        Cwd::Elsewhere if snapshot.proven_ours => {
             Check::unknown(PASSENGER, "it ran in a release of ours, which was deleted since")
         }
         Cwd::Elsewhere => Check::found(
@@ -71,7 +71,7 @@ fn from_current(view: &View) -> Check {
                 format!(
                     "the app {} runs in no release of this volume's `releases` directory: no deploy can be proved, \
                      and without passenger.match none is tried",
-                    view.group.name
+                    snapshot.group.name
                 ),
                 "point Passenger to `current` (passenger_app_root /srv/app/current), with deploy_to on the same volume",
             ),
@@ -79,8 +79,8 @@ fn from_current(view: &View) -> Check {
     }
 }
 
-fn restarts(view: &View) -> Check {
-    let root = Path::new(&view.group.app_root);
+fn restarts(snapshot: &Snapshot) -> Check {
+    let root = Path::new(&snapshot.group.app_root);
     if let Some(release) = pinned_to(root) {
         let finding = Finding::broken(
             Code::PathNamesRelease,
@@ -102,24 +102,24 @@ fn restarts(view: &View) -> Check {
     Check::found(RESTARTS, finding)
 }
 
-fn restart_file(view: &View) -> Option<Check> {
+fn restart_file(snapshot: &Snapshot) -> Option<Check> {
     let finding = || {
         Finding::risky(
             Code::RestartFileShipped,
             format!(
                 "there is a restart.txt or an always_restart.txt in {}/tmp: when `current` moves, Passenger sees \
                  another file and restarts by itself, before the agent has written down what it does",
-                view.group.app_root
+                snapshot.group.app_root
             ),
             "leave tmp/restart.txt out of the releases, and out of a shared tmp",
         )
     };
-    view.restart_file.then(|| Check::found(RESTARTS, finding()))
+    snapshot.restart_file.then(|| Check::found(RESTARTS, finding()))
 }
 
 /// 0 is any number.
-fn queue(view: &View) -> Check {
-    match view.longest_queue {
+fn queue(snapshot: &Snapshot) -> Check {
+    match snapshot.longest_queue {
         None => Check::unknown(RESTARTS, "how many requests may wait for a boot"),
         Some(0) => Check::fine(RESTARTS, "any number of requests may wait for a boot"),
         Some(longest) => Check::found(
@@ -137,7 +137,7 @@ fn queue(view: &View) -> Check {
     }
 }
 
-fn idle(view: &View) -> Option<Check> {
+fn idle(snapshot: &Snapshot) -> Option<Check> {
     let finding = || {
         Finding::risky(
             Code::AppNotStarted,
@@ -146,7 +146,7 @@ fn idle(view: &View) -> Option<Check> {
             "passenger_min_instances 1 or more (passenger start --min-instances 1)",
         )
     };
-    (view.group.least() == 0).then(|| Check::found(PASSENGER, finding()))
+    (snapshot.group.least() == 0).then(|| Check::found(PASSENGER, finding()))
 }
 
 /// What SIGTERM does, once the drain was answered.

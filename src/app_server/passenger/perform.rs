@@ -2,65 +2,67 @@
 
 use rustix::process::Signal;
 
-use super::{KIND, Passenger, Unseen, view::View};
+use super::{KIND, NotFound, Passenger, snapshot::Snapshot};
 use crate::{
     app_server::{
-        acts::{Permit, not_sent},
-        unseen,
+        not_found,
+        signaller::{SendOnce, not_sent},
     },
-    core::{Act, GenerationKey, Reason, Sight, Trouble},
+    core::{Detection, GenerationKey, Problem, Reason, ServerCommand},
     procs::Image,
 };
 
 impl Passenger {
-    pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
+    pub(super) async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
         // One generation at a time gets requests: there is nothing to commit.
-        if act == Act::Commit {
+        if command == ServerCommand::Commit {
             return Ok(());
         }
-        let view = self.see().await.map_err(|unseen| not_seen(&unseen))?;
-        if view.key() != on {
-            let message = format!("{} was restarted meanwhile: nothing was ordered", view.group.name);
-            return Err(Trouble::new(Reason::MasterGone, message));
+        let snapshot = self.see().await.map_err(|not_found| not_seen(&not_found))?;
+        if snapshot.key() != on {
+            let message = format!("{} was restarted meanwhile: nothing was ordered", snapshot.group.name);
+            return Err(Problem::new(Reason::MasterGone, message));
         }
-        match act {
-            Act::Commit => Ok(()),
-            Act::Begin(_) | Act::Abort(_) => self.restart(&view).await,
-            Act::Recover => self.end_core(view.core.image).await,
+        match command {
+            ServerCommand::Commit => Ok(()),
+            ServerCommand::Restart(_) | ServerCommand::Abort(_) => self.restart(&snapshot).await,
+            ServerCommand::Recover => self.end_core(snapshot.core.image).await,
         }
     }
 
-    async fn restart(&self, view: &View) -> Result<(), Trouble> {
-        let Some(instance) = &view.core.instance else { return Err(not_seen(&Sight::Unclear.into())) };
-        let name = &view.group.name;
+    async fn restart(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+        let Some(instance) = &snapshot.core.instance else {
+            return Err(not_seen(&Detection::Unclear.into()));
+        };
+        let name = &snapshot.group.name;
         match self.api.restart(instance, name).await {
             Ok(true) => Ok(()),
             Ok(false) => {
-                Err(Trouble::new(Reason::MasterGone, format!("Passenger has no app {name} any more")))
+                Err(Problem::new(Reason::MasterGone, format!("Passenger has no app {name} any more")))
             }
             Err(error) => {
-                Err(Trouble::new(Reason::Internal, format!("Passenger was asked in vain: {error}")))
+                Err(Problem::new(Reason::Internal, format!("Passenger was asked in vain: {error}")))
             }
         }
     }
 
     /// Its watchdog starts another one at once, which boots the app from `current`.
-    async fn end_core(&self, core: Image) -> Result<(), Trouble> {
-        let end = move |permit: &Permit| {
-            permit.take()?;
+    async fn end_core(&self, core: Image) -> Result<(), Problem> {
+        let end = move |send_once: &SendOnce| {
+            send_once.take()?;
             core.signal(Signal::KILL).map_err(|error| not_sent("Passenger's core", &error))
         };
-        self.acts.carry_out("Passenger's core", end).await
+        self.signaller.carry_out("Passenger's core", end).await
     }
 }
 
 /// Nothing that could be told.
-pub(super) fn not_seen(unseen: &Unseen) -> Trouble {
-    match &unseen.silent {
-        Some(silent) => Trouble::new(
+pub(super) fn not_seen(not_found: &NotFound) -> Problem {
+    match &not_found.silent {
+        Some(silent) => Problem::new(
             Reason::AppServerMissing,
             format!("Passenger's core does not answer on its socket: {silent}"),
         ),
-        None => unseen::trouble(&KIND, &unseen.sight),
+        None => not_found::problem(&KIND, &not_found.detection),
     }
 }

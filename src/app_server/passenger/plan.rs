@@ -2,54 +2,54 @@
 
 use std::path::Path;
 
-use super::{Passenger, Unseen, perform::not_seen, view::View};
+use super::{NotFound, Passenger, perform::not_seen, snapshot::Snapshot};
 use crate::{
-    app_server::eyes::Patience,
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    app_server::inspector::Retries,
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     revision::ReleaseId,
 };
 
 impl Passenger {
-    pub(super) async fn plan_restart(&self, release: &ReleaseId) -> Result<Plan, Trouble> {
-        let view = self.see_clearly().await?;
+    pub(super) async fn plan_restart(&self, release: &ReleaseId) -> Result<Plan, Problem> {
+        let snapshot = self.see_clearly().await?;
         // It runs there already, and only has to be proved.
-        if view.home() == Cwd::Release(release.clone()) {
+        if snapshot.home() == Cwd::Release(release.clone()) {
             return Ok(Plan { mode: Mode::Hot });
         }
-        if let Some(release) = pinned_to(Path::new(&view.group.app_root)) {
+        if let Some(release) = pinned_to(Path::new(&snapshot.group.app_root)) {
             let message = format!(
                 "Passenger was started in {}, and every restart goes there again: start it in the link `current`",
-                view.group.app_root
+                snapshot.group.app_root
             );
             tracing::debug!(%release, "a restart cannot leave this release");
-            return Err(Trouble::new(Reason::RestartDirPinned, message));
+            return Err(Problem::new(Reason::RestartDirPinned, message));
         }
-        self.refuse_a_stranger(&view)?;
+        self.refuse_a_stranger(&snapshot)?;
         Ok(Plan { mode: Mode::Hot })
     }
 
     /// An app that was never seen in a release of ours may be somebody else's.
-    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
-        if view.proven_ours || self.narrow.is_some() || view.home() != Cwd::Elsewhere {
+    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+        if snapshot.proven_ours || self.narrow.is_some() || snapshot.home() != Cwd::Elsewhere {
             return Ok(());
         }
         let message = format!(
             "the only app of this Passenger, {}, runs in no release of {}: start it in `current`, or name it in \
              passenger.match if it is meant",
-            view.group.name,
+            snapshot.group.name,
             self.releases.display()
         );
-        Err(Trouble::new(Reason::WrongCwd, message))
+        Err(Problem::new(Reason::WrongCwd, message))
     }
 
-    async fn see_clearly(&self) -> Result<View, Trouble> {
-        let mut last = Unseen::from(Sight::Unclear);
-        let mut patience = Patience::for_a_start();
-        while patience.lasts().await {
+    async fn see_clearly(&self) -> Result<Snapshot, Problem> {
+        let mut last = NotFound::from(Detection::Unclear);
+        let mut retries = Retries::for_a_start();
+        while retries.lasts().await {
             match self.see().await {
-                Ok(view) => return Ok(view),
-                Err(unseen) if unseen.sight == Sight::Unclear => last = unseen,
-                Err(unseen) => return Err(not_seen(&unseen)),
+                Ok(snapshot) => return Ok(snapshot),
+                Err(not_found) if not_found.detection == Detection::Unclear => last = not_found,
+                Err(not_found) => return Err(not_seen(&not_found)),
             }
         }
         Err(not_seen(&last))

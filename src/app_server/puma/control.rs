@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 
 use super::started_by::{StartedBy, Thread};
 use crate::{
-    app_server::unix::connect,
     config,
     http_get::{self, GetError},
     plain_file, procs,
@@ -27,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 const LARGEST: u64 = 64 << 10;
 
 /// Where Rails applications keep Puma's state file, below the master's working directory.
-const USUAL_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
+pub(super) const USUAL_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
 
 /// What came of asking.
 #[derive(Debug)]
@@ -231,7 +230,7 @@ async fn fetch(lane: &OneAtATime, master: i32, access: &Access, path: &str) -> R
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
             let socket = PathBuf::from(socket);
-            let stream = lane.run(LIMIT, move || connect(&socket_path(master, &socket))).await;
+            let stream = lane.run(LIMIT, move || http_get::connect_unix(&socket_path(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await

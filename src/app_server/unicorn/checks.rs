@@ -1,6 +1,6 @@
 //! What a look tells of this Unicorn's set-up: what is fine, and each trap with the line that mends it.
 
-use super::{KIND, setting::Setting, view::View};
+use super::{KIND, setting::Setting, snapshot::Snapshot};
 use crate::{
     app_server::{addresses::random_addresses, puma::setup::RestartDir},
     core::Cwd,
@@ -11,9 +11,9 @@ const RESTARTS: &str = "restarts";
 const IN_FLIGHT: &str = "requests in flight";
 
 /// Everything that one look tells.
-pub(super) fn of(view: &View) -> Vec<Check> {
-    let mut checks = vec![seen(view), from_current(view), in_flight(view), masters(view)];
-    match &view.memory.setting {
+pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
+    let mut checks = vec![seen(snapshot), from_current(snapshot), in_flight(snapshot), masters(snapshot)];
+    match &snapshot.memory.setting {
         Some(setting) => {
             checks.push(restart_dir(setting));
             checks.extend(setting.pinned.iter().map(|what| pinned(what)));
@@ -21,28 +21,28 @@ pub(super) fn of(view: &View) -> Vec<Check> {
         }
         None => checks.push(Check::unknown(RESTARTS, "Unicorn's configuration could not be read")),
     }
-    checks.push(first_master(view));
+    checks.push(first_master(snapshot));
     checks.push(random_addresses(KIND.name));
     checks
 }
 
-fn seen(view: &View) -> Check {
-    let workers = view.family.newest().workers.len();
-    let pid = view.pid();
+fn seen(snapshot: &Snapshot) -> Check {
+    let workers = snapshot.processes.newest().workers.len();
+    let pid = snapshot.pid();
     Check::fine(
         KIND.name,
         format!("found: master {pid} with {workers} workers; it may be looked into and signalled"),
     )
 }
 
-fn from_current(view: &View) -> Check {
-    let pid = view.pid();
-    match view.cwd(pid) {
+fn from_current(snapshot: &Snapshot) -> Check {
+    let pid = snapshot.pid();
+    match snapshot.cwd(pid) {
         Cwd::Release(release) => Check::fine(KIND.name, format!("runs in release {release}")),
         Cwd::Unknown => {
             Check::unknown(KIND.name, "where it runs: the volume, or /proc, does not answer in time")
         }
-        Cwd::Elsewhere if view.memory.proven_ours => {
+        Cwd::Elsewhere if snapshot.memory.proven_ours => {
             Check::unknown(KIND.name, "it ran in a release of ours, which was deleted since")
         }
         Cwd::Elsewhere => Check::found(
@@ -59,9 +59,9 @@ fn from_current(view: &View) -> Check {
     }
 }
 
-fn in_flight(view: &View) -> Check {
-    if !view.ports.is_empty() {
-        return Check::fine(IN_FLIGHT, format!("known by the socket table of {:?}", view.ports));
+fn in_flight(snapshot: &Snapshot) -> Check {
+    if !snapshot.ports.is_empty() {
+        return Check::fine(IN_FLIGHT, format!("known by the socket table of {:?}", snapshot.ports));
     }
     Check::found(
         IN_FLIGHT,
@@ -74,8 +74,8 @@ fn in_flight(view: &View) -> Check {
     )
 }
 
-fn masters(view: &View) -> Check {
-    let generations = view.family.generations();
+fn masters(snapshot: &Snapshot) -> Check {
+    let generations = snapshot.processes.generations();
     match generations.as_slice() {
         [only] if only.workers.is_empty() && only.title.is_some() => Check::found(
             KIND.name,
@@ -143,8 +143,8 @@ fn hook(setting: &Setting) -> Option<Check> {
 }
 
 /// What holds the container's life.
-fn first_master(view: &View) -> Check {
-    let Some(first) = view.family.masters.iter().find(|master| master.holds_container()) else {
+fn first_master(snapshot: &Snapshot) -> Check {
+    let Some(first) = snapshot.processes.masters.iter().find(|master| master.holds_container()) else {
         return Check::fine(RESTARTS, "end the old master: another process holds the container");
     };
     let pid = first.image.process.pid;
@@ -176,7 +176,7 @@ mod tests {
     use crate::{
         app_server::unicorn::{
             Memory,
-            census::{Family, Master, Worker},
+            discovery::{Master, ServerProcesses, Worker},
             setting::Lines,
             title,
         },
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    fn found(masters: Vec<Master>, change: impl FnOnce(&mut View, &mut Setting)) -> Vec<&'static str> {
+    fn found(masters: Vec<Master>, change: impl FnOnce(&mut Snapshot, &mut Setting)) -> Vec<&'static str> {
         let mut setting = Setting {
             restart_dir: RestartDir::Follows,
             pinned: Vec::new(),
@@ -207,29 +207,30 @@ mod tests {
             config: Lines::default(),
         };
         let runs = |master: &Master| (master.image.process.pid, Cwd::Release("v1".parse().unwrap()));
-        let mut view = View {
+        let mut snapshot = Snapshot {
             cwds: masters.iter().map(runs).collect::<HashMap<_, _>>(),
-            family: Family { masters },
+            processes: ServerProcesses { masters },
             ports: vec![3000],
             sockets: None,
             memory: Memory::default(),
         };
-        change(&mut view, &mut setting);
-        view.memory.setting = Some(setting);
-        findings(&of(&view)).into_iter().map(|finding| finding.code.code()).collect()
+        change(&mut snapshot, &mut setting);
+        snapshot.memory.setting = Some(setting);
+        findings(&of(&snapshot)).into_iter().map(|finding| finding.code.code()).collect()
     }
 
     #[test]
     fn each_trap_of_unicorn_is_said_and_none_of_puma() {
         assert_eq!(found(vec![master(100, 2)], |_, _| {}), [""; 0]);
-        assert_eq!(found(vec![master(100, 2)], |view, _| view.ports.clear()), ["NO_PORT_TO_WATCH"]);
+        assert_eq!(found(vec![master(100, 2)], |snapshot, _| snapshot.ports.clear()), ["NO_PORT_TO_WATCH"]);
         assert_eq!(found(vec![master(100, 0)], |_, _| {}), ["UNICORN_NO_WORKERS"]);
         assert_eq!(found(vec![master(100, 2), master(200, 2)], |_, _| {}), ["UNICORN_TWO_MASTERS"]);
-        let hook = |_: &mut View, setting: &mut Setting| setting.config.ends_old_master = true;
+        let hook = |_: &mut Snapshot, setting: &mut Setting| setting.config.ends_old_master = true;
         assert_eq!(found(vec![master(100, 2)], hook), ["UNICORN_HOOK_ENDS_OLD_MASTER"]);
-        let pinned = |_: &mut View, setting: &mut Setting| setting.pinned.push("`-c` is /x".into());
+        let pinned = |_: &mut Snapshot, setting: &mut Setting| setting.pinned.push("`-c` is /x".into());
         assert_eq!(found(vec![master(100, 2)], pinned), ["PATH_NAMES_RELEASE"]);
-        let fixed = |_: &mut View, setting: &mut Setting| setting.restart_dir = RestartDir::Fixed("x".into());
+        let fixed =
+            |_: &mut Snapshot, setting: &mut Setting| setting.restart_dir = RestartDir::Fixed("x".into());
         assert_eq!(found(vec![master(100, 2)], fixed), ["RESTART_DIR_UNPROVEN"]);
     }
 

@@ -4,11 +4,11 @@ use rustix::process::Signal;
 
 use super::{
     KIND, Unicorn,
-    census::{self, Family, Found, Master},
+    discovery::{self, Discovery, Master, ServerProcesses},
 };
 use crate::{
-    app_server::acts::{Permit, gone, not_sent},
-    core::{Act, GenerationKey, Reason, Trouble},
+    app_server::signaller::{SendOnce, gone, not_sent},
+    core::{GenerationKey, Problem, Reason, ServerCommand},
     procs::{Image, ProcessId, ProcsError},
 };
 
@@ -16,51 +16,58 @@ use crate::{
 type Order = Vec<(Image, Signal)>;
 
 impl Unicorn {
-    pub(super) async fn act(&self, act: Act, on: GenerationKey) -> Result<(), Trouble> {
+    pub(super) async fn act(&self, command: ServerCommand, on: GenerationKey) -> Result<(), Problem> {
         let known = self.memory.lock().await.known.clone();
-        self.acts.carry_out(KIND.name, move |permit| carry_out(act, on, &known, permit)).await
+        self.signaller.carry_out(KIND.name, move |send_once| carry_out(command, on, &known, send_once)).await
     }
 
     /// The first master was kept for its container's sake, and the one that served is gone. A container
     /// whose only master ends is started anew; so it is here.
     pub(super) async fn give_up_container(&self, holder: Image) {
-        let done =
-            self.acts.carry_out(KIND.name, move |permit| send(vec![(holder, Signal::KILL)], permit)).await;
+        let done = self
+            .signaller
+            .carry_out(KIND.name, move |send_once| send(vec![(holder, Signal::KILL)], send_once))
+            .await;
         let pid = holder.process.pid;
         match done {
             Ok(()) => {
                 tracing::error!(pid, "no master serves any more: the container was ended, to be started anew")
             }
-            Err(trouble) => tracing::warn!(pid, detail = trouble.message, "no master serves any more"),
+            Err(problem) => tracing::warn!(pid, detail = problem.message, "no master serves any more"),
         }
     }
 }
 
-fn carry_out(act: Act, on: GenerationKey, known: &[ProcessId], permit: &Permit) -> Result<(), Trouble> {
-    let is_meant = |family: &Family| family.newest().image.generation_key() == on;
-    let family = match census::take(known, None) {
-        Found::Servers(families) => families.into_iter().find(is_meant),
-        Found::NotPermitted => {
-            return Err(Trouble::new(
+fn carry_out(
+    command: ServerCommand,
+    on: GenerationKey,
+    known: &[ProcessId],
+    send_once: &SendOnce,
+) -> Result<(), Problem> {
+    let is_meant = |processes: &ServerProcesses| processes.newest().image.generation_key() == on;
+    let processes = match discovery::discover(known, None) {
+        Discovery::Servers(servers) => servers.into_iter().find(is_meant),
+        Discovery::NotPermitted => {
+            return Err(Problem::new(
                 Reason::NotPermitted,
                 "nothing was sent to Unicorn: it is another user's",
             ));
         }
-        Found::Torn => {
-            return Err(Trouble::new(
+        Discovery::Torn => {
+            return Err(Problem::new(
                 Reason::Internal,
                 "nothing was sent to Unicorn: it changed while it was looked at",
             ));
         }
-        Found::Nothing | Found::Starting => None,
+        Discovery::Nothing | Discovery::Starting => None,
     };
-    let family =
-        family.ok_or_else(|| gone("the Unicorn meant is gone, or another master was started meanwhile"))?;
-    send(order(act, &family)?, permit)
+    let processes = processes
+        .ok_or_else(|| gone("the Unicorn meant is gone, or another master was started meanwhile"))?;
+    send(order(command, &processes)?, send_once)
 }
 
-fn send(order: Order, permit: &Permit) -> Result<(), Trouble> {
-    permit.take()?;
+fn send(order: Order, send_once: &SendOnce) -> Result<(), Problem> {
+    send_once.take()?;
     for (image, signal) in order {
         match image.signal(signal) {
             // What was to end has ended.
@@ -71,30 +78,30 @@ fn send(order: Order, permit: &Permit) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn order(act: Act, family: &Family) -> Result<Order, Trouble> {
-    let (newest, older) = (family.newest(), older(family));
-    match act {
-        Act::Begin(_) if older.is_empty() => begin(newest),
-        Act::Begin(_) => Err(Trouble::new(
+fn order(command: ServerCommand, processes: &ServerProcesses) -> Result<Order, Problem> {
+    let (newest, older) = (processes.newest(), older(processes));
+    match command {
+        ServerCommand::Restart(_) if older.is_empty() => begin(newest),
+        ServerCommand::Restart(_) => Err(Problem::new(
             Reason::AppServerAmbiguous,
             "two masters run already: nothing was sent to Unicorn",
         )),
-        Act::Commit => older.into_iter().map(retire).collect(),
+        ServerCommand::Commit => older.into_iter().map(retire).collect(),
         // Whoever served before is gone: what is to serve comes from another restart.
-        Act::Abort(_) if older.is_empty() => begin(newest),
-        Act::Abort(_) => Ok(vec![(newest.image, end(newest))]),
-        Act::Recover => Ok(everything(family)),
+        ServerCommand::Abort(_) if older.is_empty() => begin(newest),
+        ServerCommand::Abort(_) => Ok(vec![(newest.image, end(newest))]),
+        ServerCommand::Recover => Ok(everything(processes)),
     }
 }
 
 /// The masters before the newest that have workers.
-fn older(family: &Family) -> Vec<&Master> {
-    let mut generations = family.generations();
+fn older(processes: &ServerProcesses) -> Vec<&Master> {
+    let mut generations = processes.generations();
     generations.pop();
     generations
 }
 
-fn begin(master: &Master) -> Result<Order, Trouble> {
+fn begin(master: &Master) -> Result<Order, Problem> {
     let loading = || gone(&format!("Unicorn's master {} is loading", master.image.process.pid));
     master.title.as_ref().ok_or_else(loading)?;
     Ok(vec![(master.image, Signal::USR2)])
@@ -102,11 +109,11 @@ fn begin(master: &Master) -> Result<Order, Trouble> {
 
 /// Ends it when its requests are answered. The master that the container was started with only lets go of
 /// its workers: with its own end everything would end.
-fn retire(master: &Master) -> Result<(Image, Signal), Trouble> {
+fn retire(master: &Master) -> Result<(Image, Signal), Problem> {
     match (master.holds_container(), master.on_terminal) {
         (false, _) => Ok((master.image, Signal::QUIT)),
         (true, false) => Ok((master.image, Signal::WINCH)),
-        (true, true) => Err(Trouble::new(
+        (true, true) => Err(Problem::new(
             Reason::ConfigInvalid,
             "the container would end with its first master, which keeps its workers as its input is a terminal: \
              leave `tty: true` out",
@@ -126,9 +133,9 @@ fn end(master: &Master) -> Signal {
 
 /// Workers first, as one that hangs does not notice that its master is gone; the oldest master last, as
 /// everything ends with it.
-fn everything(family: &Family) -> Order {
-    let masters = family.masters.iter().rev().map(|master| (master.image, Signal::KILL));
-    let workers = family.masters.iter().flat_map(|master| &master.workers);
+fn everything(processes: &ServerProcesses) -> Order {
+    let masters = processes.masters.iter().rev().map(|master| (master.image, Signal::KILL));
+    let workers = processes.masters.iter().flat_map(|master| &master.workers);
     let workers = workers.filter_map(|worker| Image::of(worker.id.pid).ok());
     workers.map(|worker| (worker, Signal::KILL)).chain(masters).collect()
 }

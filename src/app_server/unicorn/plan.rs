@@ -5,12 +5,12 @@ use std::{io, path::Path, time::Duration};
 use super::{
     KIND, Unicorn,
     setting::{Lines, Setting},
+    snapshot::Snapshot,
     title,
-    view::View,
 };
 use crate::{
-    app_server::{eyes::Patience, files::differ, unseen},
-    core::{Cwd, Mode, Plan, Reason, Sight, Trouble},
+    app_server::{files::differ, inspector::Retries, not_found},
+    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
     revision::ReleaseId,
 };
 
@@ -29,48 +29,53 @@ impl Unicorn {
         &self,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Plan, Trouble> {
-        let view = self.see_clearly().await?;
-        self.refuse_a_stranger(&view)?;
-        if view.family.generations().len() > 1 {
+    ) -> Result<Plan, Problem> {
+        let snapshot = self.see_clearly().await?;
+        self.refuse_a_stranger(&snapshot)?;
+        if snapshot.processes.generations().len() > 1 {
             let message = "two masters of Unicorn run side by side, by somebody else's hand: end one of them with SIGQUIT";
-            return Err(Trouble::new(Reason::AppServerAmbiguous, message));
+            return Err(Problem::new(Reason::AppServerAmbiguous, message));
         }
-        let evidence = self.evidence(&view, running, release).await?;
-        refuse_what_cannot_work(&view, &evidence)?;
+        let evidence = self.evidence(&snapshot, running, release).await?;
+        refuse_what_cannot_work(&snapshot, &evidence)?;
         Ok(Plan { mode: Mode::Hot })
     }
 
-    async fn see_clearly(&self) -> Result<View, Trouble> {
-        let mut patience = Patience::for_a_restart();
-        while patience.lasts().await {
+    async fn see_clearly(&self) -> Result<Snapshot, Problem> {
+        let mut retries = Retries::for_a_restart();
+        while retries.lasts().await {
             match self.see().await {
-                Ok(view) if view.family.newest().title.is_some() => return Ok(view),
-                Ok(_) | Err(Sight::Unclear | Sight::Seen(_)) => {}
-                Err(sight) => return Err(unseen::trouble(&KIND, &sight)),
+                Ok(snapshot) if snapshot.processes.newest().title.is_some() => return Ok(snapshot),
+                Ok(_) | Err(Detection::Unclear | Detection::Seen(_)) => {}
+                Err(detection) => return Err(not_found::problem(&KIND, &detection)),
             }
         }
-        Err(unseen::trouble(&KIND, &Sight::Unclear))
+        Err(not_found::problem(&KIND, &Detection::Unclear))
     }
 
     /// One that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, view: &View) -> Result<(), Trouble> {
-        let known = view.memory.proven_ours || self.narrow.is_some();
-        if known || view.cwd(view.pid()) != Cwd::Elsewhere {
+    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+        let known = snapshot.memory.proven_ours || self.narrow.is_some();
+        if known || snapshot.cwd(snapshot.pid()) != Cwd::Elsewhere {
             return Ok(());
         }
-        Err(unseen::stranger(&KIND, view.pid(), &self.releases))
+        Err(not_found::stranger(&KIND, snapshot.pid(), &self.releases))
     }
 
     async fn evidence(
         &self,
-        view: &View,
+        snapshot: &Snapshot,
         running: Option<&ReleaseId>,
         release: &ReleaseId,
-    ) -> Result<Evidence, Trouble> {
-        let pid = view.pid();
-        let config =
-            view.family.newest().title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
+    ) -> Result<Evidence, Problem> {
+        let pid = snapshot.pid();
+        let config = snapshot
+            .processes
+            .newest()
+            .title
+            .as_ref()
+            .and_then(title::Master::config_file)
+            .map(str::to_owned);
         let next = self.releases.join(release.as_str());
         let before = running.map(|running| self.releases.join(running.as_str()));
         let read = move || -> io::Result<Evidence> {
@@ -82,14 +87,14 @@ impl Unicorn {
         };
         let releases = self.releases.display();
         let late =
-            || Trouble::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
-        let read = self.eyes.files.run(LIMIT, read).await.ok_or_else(late)?;
-        read.map_err(|error| Trouble::new(Reason::VolumeUnavailable, error.to_string()))
+            || Problem::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
+        let read = self.inspector.files.run(LIMIT, read).await.ok_or_else(late)?;
+        read.map_err(|error| Problem::new(Reason::VolumeUnavailable, error.to_string()))
     }
 }
 
-fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Trouble> {
-    let newest = view.family.newest();
+fn refuse_what_cannot_work(snapshot: &Snapshot, evidence: &Evidence) -> Result<(), Problem> {
+    let newest = snapshot.processes.newest();
     let wrong = if evidence.next.ends_old_master {
         "a hook of the new release's Unicorn configuration ends the old master (`.oldbin`) before the new one is \
          proven: take it out, pitstop ends the old master itself"
@@ -106,7 +111,7 @@ fn refuse_what_cannot_work(view: &View, evidence: &Evidence) -> Result<(), Troub
     } else {
         return Ok(());
     };
-    Err(Trouble::new(Reason::ConfigInvalid, wrong))
+    Err(Problem::new(Reason::ConfigInvalid, wrong))
 }
 
 fn same_bundle(before: &Path, next: &Path) -> io::Result<bool> {

@@ -21,7 +21,7 @@ use super::{Console, Exit, Failure};
 use crate::{
     app_server::AppServer,
     config::{self, Config, LongRequests},
-    core::{Cwd, Mode, Plan, Sight, Trouble},
+    core::{Cwd, Detection, Mode, Plan, Problem},
     finding::{Check, Code, Finding},
     revision::ReleaseId,
     volume::Lane,
@@ -124,7 +124,7 @@ async fn next_release(server: &dyn AppServer, config: &Config) -> Vec<Check> {
     };
     let there = lane.run(HERE, move || releases.is_complete(&id)).await;
     let there = there.is_ok_and(|there| there.is_ok_and(|there| there));
-    let running = running(&look.sight);
+    let running = running(&look.detection);
     if !there || look.description.pid.is_none() || running.as_ref() == Some(&release) {
         return Vec::new();
     }
@@ -135,7 +135,7 @@ const NEXT: &str = "restarts";
 /// A file of a few hundred bytes on the volume.
 const HERE: Duration = Duration::from_secs(10);
 
-fn planned(release: &ReleaseId, plan: Result<Plan, Trouble>) -> Check {
+fn planned(release: &ReleaseId, plan: Result<Plan, Problem>) -> Check {
     match plan {
         Ok(Plan { mode: Mode::Hot }) => {
             Check::fine(NEXT, format!("to {release}, which the pointer names: hot"))
@@ -143,13 +143,13 @@ fn planned(release: &ReleaseId, plan: Result<Plan, Trouble>) -> Check {
         Ok(Plan { mode: Mode::Phased }) => {
             Check::fine(NEXT, format!("to {release}, which the pointer names: phased"))
         }
-        Err(trouble) => Check::found(
+        Err(problem) => Check::found(
             NEXT,
             Finding::broken(
                 Code::RestartImpossible,
                 format!(
                     "{release}, which the pointer names, is not deployed ({}): {}",
-                    trouble.reason, trouble.message
+                    problem.reason, problem.message
                 ),
                 "the message says what to change; docs/runbook.md has a heading for the reason",
             ),
@@ -158,8 +158,8 @@ fn planned(release: &ReleaseId, plan: Result<Plan, Trouble>) -> Check {
 }
 
 /// What all that serve run, where they run the same: workers, or the one process of single mode.
-fn running(sight: &Sight) -> Option<ReleaseId> {
-    let Sight::Seen(server) = sight else { return None };
+fn running(detection: &Detection) -> Option<ReleaseId> {
+    let Detection::Seen(server) = detection else { return None };
     let mut serving = server.generations.iter().flat_map(|generation| &generation.processes);
     let first = &serving.next()?.cwd;
     let Cwd::Release(release) = first else { return None };
@@ -169,7 +169,7 @@ fn running(sight: &Sight) -> Option<ReleaseId> {
 async fn server_and_its_app(server: &dyn AppServer, config: &Config) -> Vec<Check> {
     let mut checks = server.examine().await;
     let look = server.observe().await;
-    let running = running(&look.sight);
+    let running = running(&look.detection);
     if look.description.pid.is_some() {
         let said = checks.iter().filter_map(Check::finding).any(|finding| finding.code == Code::LongRequests);
         if !said {

@@ -175,8 +175,8 @@ impl Neighbours {
         }
         let others = match self.releases.leases() {
             Ok(leases) => leases.live,
-            Err(trouble) => {
-                return Check::unknown(ABOUT, format!("other users of the volume: {}", trouble.message));
+            Err(problem) => {
+                return Check::unknown(ABOUT, format!("other users of the volume: {}", problem.message));
             }
         };
         // Who ended in order needs its `current` no more; who did not is remembered for a day.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     config::Config,
-    core::{Reason, Trouble},
+    core::{Problem, Reason},
     finding::{Check, Code, Finding},
     fleet,
     pointer::{self, Source},
@@ -22,7 +22,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
     let store = match config.source.as_deref().map(|source| store::open(Some(source), &config.s3)).transpose()
     {
         Ok(store) => store,
-        Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
+        Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
     };
     let source = match (pointer::file_path(&config.pointer), &store) {
         (Some(path), _) => Source::File(path),
@@ -30,10 +30,10 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         (None, None) => return vec![Check::unknown(ABOUT, "`source` is not set")],
     };
     let late =
-        || Err(Trouble::new(Reason::StoreUnreachable, format!("{source}: no answer within {LIMIT:?}")));
+        || Err(Problem::new(Reason::StoreUnreachable, format!("{source}: no answer within {LIMIT:?}")));
     let pointer = match tokio::time::timeout(LIMIT, pointer::read(&source)).await.unwrap_or_else(|_| late()) {
         Ok(pointer) => pointer,
-        Err(trouble) => return vec![Check::found(ABOUT, named(&trouble))],
+        Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
     };
     let read = Check::fine(ABOUT, format!("the pointer is readable and names {}", pointer.revision));
     let Some(store) = store else { return vec![read, Check::unknown(ABOUT, "`source` is not set")] };
@@ -92,21 +92,20 @@ async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     match tokio::time::timeout(LIMIT, archive::require(store, id)).await {
         Ok(Ok(published)) if pointer.sha256.as_ref().is_some_and(|sha256| *sha256 != published.sha256) => {
             let message = format!("the digest of {id} in the store differs from the one in the pointer");
-            Check::found(ABOUT, named(&Trouble::new(Reason::ReleaseCorrupt, message)))
+            Check::found(ABOUT, named(&Problem::new(Reason::ReleaseCorrupt, message)))
         }
         Ok(Ok(_)) => Check::fine(ABOUT, format!("the store has {id} and its digest")),
-        Ok(Err(trouble)) => Check::found(ABOUT, named(&trouble)),
+        Ok(Err(problem)) => Check::found(ABOUT, named(&problem)),
         Err(_) => Check::unknown(ABOUT, format!("{id}: no answer within {LIMIT:?}")),
     }
 }
 
-/// The same trouble that the agent would have, called what the agent would call it.
-pub(super) fn named(trouble: &Trouble) -> Finding {
-    let (code, remedy) = match trouble.reason {
+/// The same problem that the agent would have, called what the agent would call it.
+pub(super) fn named(problem: &Problem) -> Finding {
+    let (code, remedy) = match problem.reason {
         Reason::PointerInvalid => (
             Code::PointerInvalid,
-            "run `pitstop promote ID`, or correct the file: it contains a release id as \
-                                    plain text",
+            "run `pitstop promote ID`, or correct the file: it contains a release id as plain text",
         ),
         Reason::PointerUnreadable => (
             Code::PointerUnreadable,
@@ -127,5 +126,5 @@ pub(super) fn named(trouble: &Trouble) -> Finding {
         }
         _ => (Code::StoreUnreachable, "check the network or the mount of the store that `source` names"),
     };
-    Finding::broken(code, format!("no deploy can start: {}", trouble.message), remedy)
+    Finding::broken(code, format!("no deploy can start: {}", problem.message), remedy)
 }

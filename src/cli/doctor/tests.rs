@@ -177,11 +177,11 @@ fn what_runs_is_what_all_that_serve_run() {
             processes,
         };
         let server = core::AppServer { generations: vec![generation], old_workers: false };
-        running(&Sight::Seen(server)).map(|release| release.to_string())
+        running(&Detection::Seen(server)).map(|release| release.to_string())
     };
     assert_eq!(serving(&["v1"]).as_deref(), Some("v1"));
     assert_eq!(serving(&["v2", "v2"]).as_deref(), Some("v2"));
-    assert_eq!((serving(&["v1", "v2"]), serving(&[]), running(&Sight::Unclear)), (None, None, None));
+    assert_eq!((serving(&["v1", "v2"]), serving(&[]), running(&Detection::Unclear)), (None, None, None));
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ fn every_trouble_of_a_store_has_a_code_of_its_own() {
         (Reason::ConfigInvalid, "CONFIG_INVALID"),
         (Reason::ReleaseUnknown, "RELEASE_UNKNOWN"),
     ] {
-        assert_eq!(store::named(&Trouble::new(reason, "it is so")).code.code(), code);
+        assert_eq!(store::named(&Problem::new(reason, "it is so")).code.code(), code);
     }
 }
 
@@ -271,7 +271,7 @@ async fn an_agent_that_hangs_up_and_an_address_that_is_not_ours() {
 fn a_release_that_could_not_be_restarted_onto_is_broken_and_says_why() {
     use crate::core::Reason;
     let v2: ReleaseId = "v2".parse().unwrap();
-    let refused = planned(&v2, Err(Trouble::new(Reason::NeedsImage, "it wants Ruby 9.9")));
+    let refused = planned(&v2, Err(Problem::new(Reason::NeedsImage, "it wants Ruby 9.9")));
     let finding = refused.finding().unwrap();
     assert_eq!(finding.code.code(), "RESTART_IMPOSSIBLE");
     assert!(finding.message.contains("needs_image") && finding.message.contains("Ruby 9.9"), "{finding:?}");

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use crate::{
     cli::Failure,
     config::Config,
-    core::Trouble,
+    core::Problem,
     finding::{Check, Code, Finding},
     releases::Releases,
     volume::Lane,
@@ -65,11 +65,11 @@ struct Volume {
 
 impl Volume {
     fn checks(&self) -> Vec<Check> {
-        if let Err(trouble) = self.releases.check_volume() {
+        if let Err(problem) = self.releases.check_volume() {
             let remedy = "mount the volume there, or correct deploy_to";
             return vec![Check::found(
                 ABOUT,
-                Finding::broken(Code::VolumeMissing, trouble.message.as_str(), remedy),
+                Finding::broken(Code::VolumeMissing, problem.message.as_str(), remedy),
             )];
         }
         vec![self.takes_releases(), self.takes_links(), self.locks(), self.has_room(), self.current()]
@@ -81,8 +81,8 @@ impl Volume {
         let held = (self.releases.nearest(".pitstop/staging"), self.releases.nearest("releases"));
         let (from, to) = match held {
             (Ok(from), Ok(to)) => (from, to),
-            (Err(trouble), _) => return Check::found(ABOUT, refused(&staging, trouble)),
-            (_, Err(trouble)) => return Check::found(ABOUT, refused(&releases, trouble)),
+            (Err(problem), _) => return Check::found(ABOUT, refused(&staging, problem)),
+            (_, Err(problem)) => return Check::found(ABOUT, refused(&releases, problem)),
         };
         let made = match tempfile::Builder::new().prefix(PREFIX).tempdir_in(from.path()) {
             Ok(made) => made,
@@ -111,7 +111,7 @@ impl Volume {
         };
         let held = match self.releases.current_dir() {
             Ok(held) => held,
-            Err(trouble) => return Check::found(ABOUT, refused(dir, trouble)),
+            Err(problem) => return Check::found(ABOUT, refused(dir, problem)),
         };
         let (link, over) = (held.join(format!("{PREFIX}-link")), held.join(format!("{PREFIX}-over")));
         let swapped = symlink("a", &over).and_then(|()| symlink("b", &link)).and_then(|()| {
@@ -137,7 +137,7 @@ impl Volume {
     fn locks(&self) -> Check {
         let dir = self.deploy_to.join(".pitstop/staging");
         let held = self.releases.nearest(".pitstop/staging");
-        let held = held.map_err(|trouble| io::Error::new(io::ErrorKind::PermissionDenied, trouble.message));
+        let held = held.map_err(|problem| io::Error::new(io::ErrorKind::PermissionDenied, problem.message));
         let locked = held.and_then(|held| {
             let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(held.path())?;
             let other = File::open(file.path())?;
@@ -209,7 +209,7 @@ impl Volume {
                 let remedy = "promote a release that is in the store, or run `pitstop fetch`";
                 Check::found(ABOUT, Finding::broken(Code::CurrentDangling, message, remedy))
             }
-            Err(trouble) => Check::unknown(ABOUT, trouble.message),
+            Err(problem) => Check::unknown(ABOUT, problem.message),
         }
     }
 }
@@ -235,8 +235,8 @@ pub(super) fn room_for((bytes, entries): (u64, u64), free: u64, inodes: u64) -> 
     Check::found(ABOUT, Finding::risky(Code::VolumeNearlyFull, message, remedy))
 }
 
-fn refused(dir: &Path, trouble: Trouble) -> Finding {
-    not_writable(dir, &io::Error::other(trouble.message))
+fn refused(dir: &Path, problem: Problem) -> Finding {
+    not_writable(dir, &io::Error::other(problem.message))
 }
 
 fn not_writable(dir: &Path, error: &io::Error) -> Finding {

@@ -8,10 +8,10 @@ impl Deploy {
         &mut self,
         now: Moment,
         target: Target,
-        trouble: &Trouble,
+        problem: &Problem,
         images: Vec<GenerationKey>,
     ) -> State {
-        self.trouble = Some(trouble.clone());
+        self.problem = Some(problem.clone());
         let again = now.plus(self.policy.hot_timeout_ms);
         State::Checking(target, Checking::Lacking { images, again })
     }
@@ -26,9 +26,9 @@ impl Deploy {
     }
 
     /// The release failed before anything was moved: it is rejected, and that is all there is to do.
-    pub(super) fn condemned(&mut self, target: Target, why: &Trouble) -> State {
+    pub(super) fn condemned(&mut self, target: Target, why: &Problem) -> State {
         self.history.reject(&target.revision, why.reason);
-        self.trouble = Some(why.clone());
+        self.problem = Some(why.clone());
         State::Checking(target, Checking::Condemned(why.clone()))
     }
 
@@ -37,7 +37,7 @@ impl Deploy {
         &mut self,
         now: Moment,
         target: Target,
-        why: Trouble,
+        why: Problem,
         outcome: &Outcome,
         out: &mut Vec<Effect>,
     ) -> State {
@@ -45,8 +45,8 @@ impl Deploy {
             self.write_later(now, target.revision.clone(), why.reason);
         }
         let wanted = self.desired.as_ref().is_some_and(|desired| desired.revision == target.revision);
-        self.trouble = wanted.then(|| why.clone());
-        out.push(self.conclude(target.revision, Conclusion::Refused(why)));
+        self.problem = wanted.then(|| why.clone());
+        out.push(self.conclude(target.revision, DeployResult::Refused(why)));
         State::Steady
     }
 
@@ -58,9 +58,9 @@ impl Deploy {
         target: Target,
         images: Vec<GenerationKey>,
         again: Moment,
-        sight: &Sight,
+        detection: &Detection,
     ) {
-        let Sight::Seen(server) = sight else { return };
+        let Detection::Seen(server) = detection else { return };
         let checking = match images == self::images(server) && now < again {
             true => Checking::Lacking { images, again },
             false => Checking::Look { missing_until: None },
@@ -79,12 +79,12 @@ impl Deploy {
         match checking {
             Checking::Look { missing_until } => {
                 if let Some(look) = look {
-                    self.check_sight(now, target, missing_until, &look.sight);
+                    self.check_detection(now, target, missing_until, &look.detection);
                 }
             }
             Checking::TakenUp { signalled, given_up } => {
                 if let Some(look) = look {
-                    self.take_up_seen(now, target, signalled, given_up, &look.sight);
+                    self.take_up_seen(now, target, signalled, given_up, &look.detection);
                 }
             }
             Checking::Plan { .. } => {
@@ -100,12 +100,12 @@ impl Deploy {
             }
             Checking::Lacking { images, again } => {
                 if let Some(look) = look {
-                    self.wait_for_image(now, target, images, again, &look.sight);
+                    self.wait_for_image(now, target, images, again, &look.detection);
                 }
             }
             Checking::Spread(turn) => {
                 if let Some(look) = look {
-                    self.wait_for_turn(now, target, turn, &look.sight);
+                    self.wait_for_turn(now, target, turn, &look.detection);
                 }
             }
             Checking::Requests { mode, until } => {
@@ -119,18 +119,24 @@ impl Deploy {
     /// Without an app server there is nothing to plan: at the pod's birth the release is published
     /// at once and the server boots from it. Where good code is in place already, the server is
     /// given time to come back first: a flip while it boots could bind it to the wrong directory.
-    fn check_sight(&mut self, now: Moment, target: Target, missing_until: Option<Moment>, sight: &Sight) {
+    fn check_detection(
+        &mut self,
+        now: Moment,
+        target: Target,
+        missing_until: Option<Moment>,
+        detection: &Detection,
+    ) {
         if target.stand_in.is_some() {
-            return self.check_stand_in(now, target, sight);
+            return self.check_stand_in(now, target, detection);
         }
         let denied = self.denied > 0;
-        let lacks = self.trouble.take().filter(|t| denied || t.reason == Reason::NeedsImage);
-        self.trouble = sight_trouble(sight).or(lacks);
-        match sight {
-            Sight::Seen(server) => {
+        let lacks = self.problem.take().filter(|t| denied || t.reason == Reason::NeedsImage);
+        self.problem = detection_problem(detection).or(lacks);
+        match detection {
+            Detection::Seen(server) => {
                 self.state = State::Checking(target, Checking::Plan { images: images(server) });
             }
-            Sight::Missing => {
+            Detection::Missing => {
                 let trusted = self.current.is_some() && self.current == self.history.verified;
                 let until = missing_until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
                 self.state = if trusted && now < until {
@@ -139,10 +145,10 @@ impl Deploy {
                     State::Publishing(target, Mode::Hot, Publishing::Record)
                 };
             }
-            sight if self.only_strangers(sight) => {
+            detection if self.only_strangers(detection) => {
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => {}
         }
     }
 
@@ -157,13 +163,13 @@ impl Deploy {
         let oldest = look.traffic.oldest_request_ms().unwrap_or(0);
         let long = self.policy.long_request_ms.is_some_and(|limit| oldest >= limit);
         if long && now < until {
-            self.trouble = Some(Trouble::new(
+            self.problem = Some(Problem::new(
                 Reason::LongRequests,
                 "requests in flight would not survive the restart: waiting for them (restart.long_requests)",
             ));
             return;
         }
-        self.trouble = None;
+        self.problem = None;
         self.state = State::Publishing(target, mode, Publishing::Record);
     }
 }

@@ -56,9 +56,9 @@ impl Deploy {
                 out.push(self.record(RecordEvent::Attempt, target.revision.clone(), Extra::None));
             }
             Publishing::Flip { until } => {
-                let hung = |look: &Observation| now >= until && !verdict::any_booted(&look.sight);
+                let hung = |look: &Observation| now >= until && !verdict::any_booted(&look.detection);
                 let quiet = |look: &Observation| {
-                    self.may_flip(&look.sight) && self.alone(now, target, until, &look.sight)
+                    self.may_flip(&look.detection) && self.alone(now, target, until, &look.detection)
                 };
                 if look.is_some_and(|look| quiet(look) || hung(look)) {
                     self.busy = Some(Step::Publish);
@@ -72,20 +72,22 @@ impl Deploy {
     }
 
     /// Never between an exec and its title: the restart directory may be read just then.
-    pub(super) fn may_flip(&self, sight: &Sight) -> bool {
-        match sight {
-            Sight::Seen(server) => self.signalable(server).is_some(),
-            Sight::Missing => true,
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => self.only_strangers(sight),
+    pub(super) fn may_flip(&self, detection: &Detection) -> bool {
+        match detection {
+            Detection::Seen(server) => self.signalable(server).is_some(),
+            Detection::Missing => true,
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => {
+                self.only_strangers(detection)
+            }
         }
     }
 
     /// A restart of somebody else's has to end before ours begins. What never comes to rest is not waited
     /// for longer than a restart may take; where nobody is served, or neither way led anywhere, not for long.
-    fn alone(&self, now: Moment, target: &Target, until: Moment, sight: &Sight) -> bool {
-        let Sight::Seen(server) = sight else { return true };
+    fn alone(&self, now: Moment, target: &Target, until: Moment, detection: &Detection) -> bool {
+        let Detection::Seen(server) = detection else { return true };
         let began = Moment(until.0.saturating_sub(self.policy.hot_timeout_ms));
-        let patience = match verdict::any_booted(sight) && !target.hot_only {
+        let patience = match verdict::any_booted(detection) && !target.hot_only {
             true => self.policy.hot_timeout_ms,
             false => self.policy.settle_ms,
         };
@@ -117,7 +119,7 @@ impl Deploy {
             }
             Restarting::Signal(baseline) => {
                 let Some(on) = baseline.generations.last().copied() else { return };
-                out.push(self.perform(Act::Begin(mode), on));
+                out.push(self.perform(ServerCommand::Restart(mode), on));
             }
         }
     }
@@ -132,20 +134,20 @@ impl Deploy {
         look: &Observation,
     ) -> bool {
         let release = target.revision.release.clone();
-        match &look.sight {
+        match &look.detection {
             // It will boot from `current` by itself.
-            Sight::Missing => self.begin_watch(target, Watch::new(release, None, None)),
-            Sight::Seen(server)
+            Detection::Missing => self.begin_watch(target, Watch::new(release, None, None)),
+            Detection::Seen(server)
                 if verdict::settled_on(server).as_ref() == Some(&release)
                     || (!target.hot_only && verdict::boots(server, &release)) =>
             {
                 let until = now.plus(self.policy.hot_timeout_ms);
                 self.begin_watch(target, Watch::new(release, None, Some(until)));
             }
-            Sight::Seen(server) => {
+            Detection::Seen(server) => {
                 let probe = look.probe();
                 let probed = !self.policy.probing || probe.is_some();
-                let alone = server.generations.len() == 1 && self.alone(now, target, until, &look.sight);
+                let alone = server.generations.len() == 1 && self.alone(now, target, until, &look.detection);
                 if !probed || !alone || self.signalable(server).is_none() {
                     return false;
                 }
@@ -153,17 +155,17 @@ impl Deploy {
                 let baseline = self.baseline(now, mode, server, healthy);
                 self.announce(now, target.clone(), mode, baseline);
             }
-            sight if self.strangers_so_far(sight) => {
+            detection if self.strangers_so_far(detection) => {
                 self.begin_watch(target, Watch::new(release, None, None));
             }
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => return false,
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => return false,
         }
         true
     }
 
     /// The journal comes first, then the signal.
     fn announce(&mut self, now: Moment, target: Target, mode: Mode, baseline: Baseline) {
-        let sent = self.mutated(Mutation::BaselineAfterSignal) && self.unsettled.is_some();
+        let sent = self.mutated(Mutation::BaselineAfterSignal) && self.restart_in_flight.is_some();
         self.state = if sent {
             self.signalled(now, target, baseline)
         } else if self.mutated(Mutation::SignalBeforeIntent) {
@@ -180,8 +182,8 @@ impl Deploy {
 
     /// The app server could not be told within the time a restart may take: undo the flip.
     fn give_up(&mut self, now: Moment, target: Target) {
-        let why = self.trouble.take().unwrap_or_else(|| {
-            Trouble::new(Reason::AppServerMissing, "the app server could not be told to restart in time")
+        let why = self.problem.take().unwrap_or_else(|| {
+            Problem::new(Reason::AppServerMissing, "the app server could not be told to restart in time")
         });
         self.begin_revert(now, target, why, false);
     }
@@ -196,7 +198,7 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         // While the pod ends, a master that is gone is no failure of the release's.
-        let look = look.filter(|l| !(gate.draining && l.sight == Sight::Missing));
+        let look = look.filter(|l| !(gate.draining && l.detection == Detection::Missing));
         let heard = look.map(|look| self.heard(look));
         let (theirs, ended) = (verifying.watch.theirs(), verifying.watch.ended_after_boot());
         let verdict = heard
@@ -208,15 +210,14 @@ impl Deploy {
             out.push(Effect::Notice(Notice::MasterEnded));
         }
         // Time alone condemns nobody: what has become of it may just not have been seen.
-        let seen = look.is_some_and(|l| l.sight != Sight::Unclear);
+        let seen = look.is_some_and(|l| l.detection != Detection::Unclear);
         let expired = verifying.watch.expired(now).filter(|_| seen);
         let over = verifying.watch.second_master_gone();
         let failure = |reason| failure(&verifying.watch, reason);
         match (verdict, expired) {
             (verdict::Verdict::Proven, _) => {
-                let hearing = verifying.watch.hearing().clone();
-                self.standing =
-                    look.and_then(|look| Standing::proved(&target.revision.release, look, hearing));
+                let evidence = verifying.watch.evidence().clone();
+                self.proven = look.and_then(|look| Proven::proved(&target.revision.release, look, evidence));
                 self.proven(target);
             }
             (verdict::Verdict::Failed(Reason::ProbeFailed), _)
@@ -230,7 +231,7 @@ impl Deploy {
             }
             (verdict::Verdict::Undecided, _) if seen && verifying.lost_its_signal(now) => {
                 // The agent died around the signal and nothing ever came of it.
-                self.unsettled = None;
+                self.restart_in_flight = None;
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
             (verdict::Verdict::Undecided, Some(reason)) => {
@@ -255,18 +256,18 @@ impl Deploy {
         let release = target.revision.release.clone();
         self.history.verify(&release);
         // The next move may begin before anybody looks again.
-        self.ran = Some(release.clone());
+        self.last_seen = Some(release.clone());
         self.running = Some(release);
         self.unwell.clear();
         self.trials = 0;
-        self.unsettled = None;
-        self.trouble = None;
+        self.restart_in_flight = None;
+        self.problem = None;
         self.state = State::Committing(target, Committing::Record);
     }
 
-    fn failed(&mut self, now: Moment, target: Target, why: Trouble, over: bool) {
+    fn failed(&mut self, now: Moment, target: Target, why: Problem, over: bool) {
         if over {
-            self.unsettled = None;
+            self.restart_in_flight = None;
         }
         self.begin_revert(now, target, why, true);
     }
@@ -282,7 +283,7 @@ impl Deploy {
         match committing {
             Committing::TakenUp { until } => {
                 if let Some(look) = look {
-                    self.take_up_commit_seen(target, &look.sight, now < until);
+                    self.take_up_commit_seen(target, &look.detection, now < until);
                 }
             }
             Committing::Record => {
@@ -290,20 +291,23 @@ impl Deploy {
                     out.push(self.record(RecordEvent::Verified, target.revision, Extra::None));
                 }
             }
-            Committing::Look => match look.map(|look| &look.sight) {
-                None | Some(Sight::Unclear) => {}
-                Some(Sight::Seen(server)) => match server.generations.as_slice() {
+            Committing::Look => match look.map(|look| &look.detection) {
+                None | Some(Detection::Unclear) => {}
+                Some(Detection::Seen(server)) => match server.generations.as_slice() {
                     [.., _, newest] => self.state = State::Committing(target, Committing::Commit(newest.key)),
                     _ => self.done(target, out),
                 },
                 // Nothing that could be told apart is nothing to be ended; the proof stands.
-                Some(Sight::Missing | Sight::Ambiguous | Sight::NotPermitted) => self.done(target, out),
+                Some(Detection::Missing | Detection::Ambiguous | Detection::NotPermitted) => {
+                    self.done(target, out)
+                }
             },
             Committing::Commit(on) => {
-                out.push(self.perform(Act::Commit, on));
+                out.push(self.perform(ServerCommand::Commit, on));
             }
             Committing::Watch { until } => {
-                let two = look.is_none_or(|l| matches!(&l.sight, Sight::Seen(s) if s.generations.len() > 1));
+                let two = look
+                    .is_none_or(|l| matches!(&l.detection, Detection::Seen(s) if s.generations.len() > 1));
                 if !two {
                     self.done(target, out);
                 } else if now >= until {
@@ -315,10 +319,10 @@ impl Deploy {
     }
 
     /// What stands beside a proven master is ended; what cannot be told apart is left alone.
-    fn take_up_commit_seen(&mut self, target: Target, sight: &Sight, in_time: bool) {
-        let generations = match sight {
-            Sight::Seen(server) => &server.generations[..],
-            Sight::Unclear if in_time => return,
+    fn take_up_commit_seen(&mut self, target: Target, detection: &Detection, in_time: bool) {
+        let generations = match detection {
+            Detection::Seen(server) => &server.generations[..],
+            Detection::Unclear if in_time => return,
             _ => &[],
         };
         let proven = |newest: &&Generation| verdict::on_release(newest, &target.revision.release);
@@ -333,7 +337,7 @@ impl Deploy {
     }
 
     fn done(&mut self, target: Target, out: &mut Vec<Effect>) {
-        out.push(self.conclude(target.revision, Conclusion::Verified));
+        out.push(self.conclude(target.revision, DeployResult::Verified));
         self.state = State::Steady;
     }
 
@@ -348,45 +352,45 @@ impl Deploy {
     ) -> State {
         match (state, outcome) {
             // The proof stands whether or not it could be written down; the note says what follows.
-            (State::Committing(target, Committing::Record), Outcome::Failed(trouble)) => {
-                self.trouble = Some(trouble.clone());
+            (State::Committing(target, Committing::Record), Outcome::Failed(problem)) => {
+                self.problem = Some(problem.clone());
                 State::Committing(target, Committing::Look)
             }
-            (State::Committing(target, Committing::Commit(_)), Outcome::Failed(trouble)) => {
-                self.trouble = Some(trouble.clone());
+            (State::Committing(target, Committing::Commit(_)), Outcome::Failed(problem)) => {
+                self.problem = Some(problem.clone());
                 State::Committing(target, Committing::Watch { until: now.plus(self.policy.retry_ms) })
             }
-            (State::Restarting(target, mode, at), Outcome::Failed(trouble)) => {
-                self.restart_failed(now, target, mode, at, trouble)
+            (State::Restarting(target, mode, at), Outcome::Failed(problem)) => {
+                self.restart_failed(now, target, mode, at, problem)
             }
-            (State::Fetching(target), Outcome::Failed(trouble)) => {
-                self.refused(&State::Fetching(target.clone()), trouble, step, out);
-                self.not_fetched(now, target, trouble)
+            (State::Fetching(target), Outcome::Failed(problem)) => {
+                self.refused(&State::Fetching(target.clone()), problem, step, out);
+                self.not_fetched(now, target, problem)
             }
             (State::Checking(target, Checking::Condemned(why)), _) => {
                 self.condemnation_ended(now, target, why, outcome, out)
             }
-            (State::Fetching(target), Outcome::Condemned(trouble)) if target.stand_in.is_some() => {
-                self.not_fetched(now, target, trouble)
+            (State::Fetching(target), Outcome::Condemned(problem)) if target.stand_in.is_some() => {
+                self.not_fetched(now, target, problem)
             }
             (
                 State::Fetching(target) | State::Checking(target, Checking::Plan { .. }),
-                Outcome::Condemned(trouble),
-            ) => self.condemned(target, trouble),
-            (State::Checking(target, Checking::Plan { images }), Outcome::Failed(trouble))
-                if trouble.reason == Reason::NeedsImage =>
+                Outcome::Condemned(problem),
+            ) => self.condemned(target, problem),
+            (State::Checking(target, Checking::Plan { images }), Outcome::Failed(problem))
+                if problem.reason == Reason::NeedsImage =>
             {
                 let checking = Checking::Plan { images: images.clone() };
-                self.refused(&State::Checking(target.clone(), checking), trouble, step, out);
-                self.lacking(now, target, trouble, images)
+                self.refused(&State::Checking(target.clone(), checking), problem, step, out);
+                self.lacking(now, target, problem, images)
             }
-            (state, Outcome::Failed(trouble)) => {
-                self.refused(&state, trouble, step, out);
-                self.retry(now, trouble);
+            (state, Outcome::Failed(problem)) => {
+                self.refused(&state, problem, step, out);
+                self.retry(now, problem);
                 back_to_the_look(state)
             }
             (state, Outcome::Checked(plan)) => {
-                self.trouble = None;
+                self.problem = None;
                 match state {
                     State::Checking(target, Checking::Plan { .. }) => self.planned(now, target, plan.mode),
                     other => other,
@@ -399,7 +403,7 @@ impl Deploy {
     fn forward_done(&mut self, now: Moment, state: State) -> State {
         match state {
             State::Fetching(t) => {
-                self.trouble = None;
+                self.problem = None;
                 State::Checking(t, Checking::Look { missing_until: None })
             }
             State::Publishing(t, mode, Publishing::Record) => {
@@ -407,7 +411,7 @@ impl Deploy {
                 State::Publishing(t, mode, Publishing::Flip { until })
             }
             State::Publishing(t, mode, Publishing::Flip { .. }) => {
-                self.trouble = None;
+                self.problem = None;
                 State::Restarting(t, mode, Restarting::Look { until: now.plus(self.policy.hot_timeout_ms) })
             }
             State::Restarting(t, mode, Restarting::Record(baseline)) => {
@@ -421,7 +425,8 @@ impl Deploy {
                     return State::Restarting(t, mode, Restarting::Record(baseline));
                 }
                 if self.mutated(Mutation::BaselineAfterSignal) {
-                    self.unsettled = Some(Baseline { generations: vec![], processes: vec![], ..baseline });
+                    self.restart_in_flight =
+                        Some(Baseline { generations: vec![], processes: vec![], ..baseline });
                     return State::Restarting(
                         t,
                         mode,
@@ -439,7 +444,7 @@ impl Deploy {
     }
 
     fn signalled(&mut self, now: Moment, target: Target, baseline: Baseline) -> State {
-        self.unsettled = Some(baseline.clone());
+        self.restart_in_flight = Some(baseline.clone());
         self.raised = None;
         let until = Some(now.plus(self.timeout_of(&baseline)));
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), until);
@@ -454,29 +459,29 @@ impl Deploy {
         target: Target,
         mode: Mode,
         at: Restarting,
-        trouble: &Trouble,
+        problem: &Problem,
     ) -> State {
-        let for_good = matches!(trouble.reason, Reason::NotPermitted | Reason::HookFailed);
+        let for_good = matches!(problem.reason, Reason::NotPermitted | Reason::HookFailed);
         if let (Restarting::Signal(_), false) = (&at, for_good) {
             // The image meant is gone or has changed by itself: look again.
             let until = now.plus(self.policy.hot_timeout_ms);
             return State::Restarting(target, mode, Restarting::Look { until });
         }
         // The user's own command has failed: it would fail again.
-        let reject = matches!(at, Restarting::Signal(_)) && trouble.reason == Reason::HookFailed;
-        self.begin_revert(now, target, trouble.clone(), reject);
+        let reject = matches!(at, Restarting::Signal(_)) && problem.reason == Reason::HookFailed;
+        self.begin_revert(now, target, problem.clone(), reject);
         std::mem::replace(&mut self.state, State::Steady)
     }
 
-    fn refused(&mut self, state: &State, trouble: &Trouble, step: Step, out: &mut Vec<Effect>) {
-        let news = self.trouble.as_ref().map(|t| t.reason) != Some(trouble.reason);
+    fn refused(&mut self, state: &State, problem: &Problem, step: Step, out: &mut Vec<Effect>) {
+        let news = self.problem.as_ref().map(|t| t.reason) != Some(problem.reason);
         let target = match state {
             State::Fetching(target) | State::Checking(target, _) => target,
             _ => return,
         };
         let news = news && target.stand_in.is_none();
         if news && matches!(step, Step::Check | Step::Fetch) {
-            out.push(self.conclude(target.revision.clone(), Conclusion::Refused(trouble.clone())));
+            out.push(self.conclude(target.revision.clone(), DeployResult::Refused(problem.clone())));
             // That deploy has ended in the log; whatever is tried again is another one.
             self.attempt = Attempt(self.attempt.0 + 1);
         }

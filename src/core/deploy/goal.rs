@@ -59,9 +59,9 @@ impl Deploy {
         now: Moment,
         target: &Target,
         revert: &mut Revert,
-        trouble: &Trouble,
+        problem: &Problem,
     ) {
-        let for_ever = matches!(trouble.reason, Reason::ReleaseUnknown | Reason::ReleaseCorrupt);
+        let for_ever = matches!(problem.reason, Reason::ReleaseUnknown | Reason::ReleaseCorrupt);
         revert.unfetched.extend(revert.goal.take().map(|goal| (goal, for_ever)));
         revert.goal = self.way_back(target, &revert.unfetched);
         if revert.goal.is_none() && revert.trial {
@@ -70,7 +70,7 @@ impl Deploy {
         if revert.goal.is_none() {
             revert.unfetched.retain(|(_, for_ever)| *for_ever);
             revert.goal = self.way_back(target, &revert.unfetched);
-            self.retry(now, trouble);
+            self.retry(now, problem);
         }
         revert.step = self.first_step(now, target, revert.goal.as_ref());
     }

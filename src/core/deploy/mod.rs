@@ -18,8 +18,6 @@
 //! What a step needs to know of the app server comes from a look that began after the step before
 //! it ended (`fresh_after`): nothing is decided on what was seen before.
 
-mod begin;
-mod birth;
 mod check;
 mod failure;
 mod forward;
@@ -28,9 +26,11 @@ mod newborn;
 mod operator;
 mod pointer;
 mod recover;
-mod rest;
 mod revert;
+mod stand_in;
+mod start;
 mod state;
+mod steady;
 mod strangers;
 #[cfg(test)]
 pub(super) mod tests;
@@ -39,26 +39,26 @@ mod time;
 mod turn;
 mod view;
 
-pub use birth::stand_ins;
+pub use stand_in::stand_ins;
 
 use std::collections::BTreeSet;
 
 use super::{
     Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
-        Act, Attempt, Baseline, Conclusion, Effect, Event, Mode, Notice, Operator, Outcome, Record, Step,
-        Trouble,
+        Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Problem, Record,
+        ServerCommand, Step,
     },
     history::{History, Neighbours},
     mutation::Mutation,
-    observation::{AppServer, GenerationKey, Moment, Observation, Sight},
+    observation::{AppServer, Detection, GenerationKey, Moment, Observation},
     reason::Reason,
     verdict::{self, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
-use rest::Standing;
 use revert::{Revert, RevertStep};
 use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Turn, Verifying};
+use steady::Proven;
 
 /// What the end of the pod forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,14 +76,14 @@ pub struct Deploy {
     history: History,
     neighbours: Neighbours,
     desired: Option<Pointer>,
-    pointer_trouble: Option<Trouble>,
+    pointer_problem: Option<Problem>,
     /// Where `current` points; `None` when that is not known to be a complete release.
     current: Option<ReleaseId>,
     running: Option<ReleaseId>,
     /// What the app server ran when it was last at rest, proven here or not.
-    ran: Option<ReleaseId>,
+    last_seen: Option<ReleaseId>,
     /// The server as it stood when it was last seen whole, and how well its release is proved.
-    standing: Option<Standing>,
+    proven: Option<Proven>,
     /// What stands while something else is waited for, and is proved meanwhile.
     proving: Option<Watch>,
     /// What was put in place at the pod's birth, and did not come to be well.
@@ -93,13 +93,13 @@ pub struct Deploy {
     /// What the reports of the other pods say.
     fleet: Option<Fleet>,
     /// The last restart that was asked for and has not been seen to end.
-    unsettled: Option<Baseline>,
+    restart_in_flight: Option<Baseline>,
     state: State,
     attempt: Attempt,
     busy: Option<Step>,
     /// Effects that overran their deadline: until they report, nothing touches the volume.
     stuck: Vec<(Attempt, Step)>,
-    trouble: Option<Trouble>,
+    problem: Option<Problem>,
     /// What the health path said when it last failed.
     probe_said: Option<String>,
     /// The exception that was seen last since the restart.
@@ -117,7 +117,7 @@ pub struct Deploy {
     denied: u32,
     fresh_after: Moment,
     /// Since when the app server, at rest, runs something else than `current`.
-    astray_since: Option<Moment>,
+    drift_since: Option<Moment>,
     paused: bool,
     /// The operator sent this pod back here; the pointer's move that it holds against.
     held: Option<(ReleaseId, Option<Revision>)>,
@@ -132,21 +132,21 @@ impl Deploy {
             history,
             neighbours: Neighbours::default(),
             desired: None,
-            pointer_trouble: None,
+            pointer_problem: None,
             current,
             running: None,
-            ran: None,
-            standing: None,
+            last_seen: None,
+            proven: None,
             proving: None,
             unwell: BTreeSet::new(),
             trials: 0,
             fleet: None,
-            unsettled: None,
+            restart_in_flight: None,
             state: State::Steady,
             attempt: Attempt(0),
             busy: None,
             stuck: Vec::new(),
-            trouble: None,
+            problem: None,
             probe_said: None,
             raised: None,
             condemned: None,
@@ -156,7 +156,7 @@ impl Deploy {
             replayed: None,
             denied: 0,
             fresh_after: Moment(0),
-            astray_since: None,
+            drift_since: None,
             paused: false,
             held: None,
             #[cfg(test)]
@@ -165,7 +165,7 @@ impl Deploy {
     }
 
     /// A failure in words; the health path's own, or the exception, where that is to blame.
-    fn blame(&self, reason: Reason, words: &str) -> Trouble {
+    fn blame(&self, reason: Reason, words: &str) -> Problem {
         let times = self.policy.successes;
         let message = match (self.evidence(reason), reason) {
             (Some(said), Reason::ProbeFailed) => {
@@ -177,7 +177,7 @@ impl Deploy {
             }
             (None, _) => words.to_owned(),
         };
-        Trouble::new(reason, message)
+        Problem::new(reason, message)
     }
 
     /// What the app itself said to such a failure.
@@ -234,7 +234,7 @@ impl Deploy {
             return;
         }
         if unknown && !matches!(step, Step::Perform(_)) {
-            self.trouble = Some(Trouble::new(
+            self.problem = Some(Problem::new(
                 Reason::VolumeUnavailable,
                 "the volume has not answered in time; nothing on it is changed until it does",
             ));
@@ -251,7 +251,7 @@ impl Deploy {
             self.note_publish(outcome);
         }
         let outcome = &match outcome {
-            Outcome::NotPublished { trouble, .. } => Outcome::Failed(trouble.clone()),
+            Outcome::NotPublished { problem, .. } => Outcome::Failed(problem.clone()),
             outcome => outcome.clone(),
         };
         if step == Step::Record(RecordEvent::Rejected)
@@ -273,7 +273,7 @@ impl Deploy {
             _ => None,
         };
         // What others do to it from here on can no more be told from what we do.
-        self.standing = None;
+        self.proven = None;
         self.current = match outcome {
             Outcome::Done => goal,
             Outcome::NotPublished { current, .. } => current.clone(),
@@ -309,8 +309,8 @@ impl Deploy {
         }
     }
 
-    fn conclude(&self, revision: Revision, conclusion: Conclusion) -> Effect {
-        Effect::Conclude { attempt: self.attempt, revision, conclusion }
+    fn conclude(&self, revision: Revision, result: DeployResult) -> Effect {
+        Effect::Conclude { attempt: self.attempt, revision, result }
     }
 
     fn record(&mut self, event: RecordEvent, revision: Revision, extra: Extra) -> Effect {
@@ -323,14 +323,14 @@ impl Deploy {
         Effect::Record { attempt: self.attempt, record: Record { event, revision, reason, baseline } }
     }
 
-    fn perform(&mut self, act: Act, on: GenerationKey) -> Effect {
-        self.busy = Some(Step::Perform(act));
-        Effect::Perform { attempt: self.attempt, act, on }
+    fn perform(&mut self, command: ServerCommand, on: GenerationKey) -> Effect {
+        self.busy = Some(Step::Perform(command));
+        Effect::Perform { attempt: self.attempt, command, on }
     }
 
-    fn retry(&mut self, now: Moment, trouble: &Trouble) {
-        self.trouble = Some(trouble.clone());
-        let pause = self.pause(trouble.reason);
+    fn retry(&mut self, now: Moment, problem: &Problem) {
+        self.problem = Some(problem.clone());
+        let pause = self.pause(problem.reason);
         self.retry_at = Some(now.plus(pause));
     }
 
@@ -354,7 +354,7 @@ impl Deploy {
     /// alone proves nothing: it stands before the exec as well, so the image must have changed.
     fn signalable(&self, server: &AppServer) -> Option<GenerationKey> {
         let newest = server.generations.last()?;
-        let arrived = match &self.unsettled {
+        let arrived = match &self.restart_in_flight {
             Some(b) if b.mode == Mode::Hot && !self.mutated(Mutation::TitleOnlyGuard) => {
                 !b.generations.contains(&newest.key)
             }
@@ -376,7 +376,7 @@ impl Deploy {
 
     /// Whether a restart that we asked for may still change the image.
     pub fn restart_in_flight(&self) -> bool {
-        self.unsettled.is_some() || matches!(self.state, State::Committing(..))
+        self.restart_in_flight.is_some() || matches!(self.state, State::Committing(..))
     }
 
     /// What will be due though nothing happens; some of it may be overdue.
@@ -400,8 +400,8 @@ impl Deploy {
             State::Checking(_, Checking::Spread(turn)) => due.extend([turn.place, turn.last]),
             State::Reverting(_, revert) => due.extend(revert.deadlines(&self.policy)),
             State::Steady | State::Stranded(_) => {
-                due.extend(self.astray_since.map(|since| since.plus(self.policy.soak_ms)));
-                due.extend(self.standing.as_ref().and_then(Standing::until));
+                due.extend(self.drift_since.map(|since| since.plus(self.policy.soak_ms)));
+                due.extend(self.proven.as_ref().and_then(Proven::until));
             }
             _ => {}
         }
@@ -430,7 +430,7 @@ impl Deploy {
                 self.proving.as_ref().map(|watch| watch.target().clone())
             }
             State::Steady if self.policy.naming => {
-                self.standing.as_ref().filter(|standing| standing.until().is_some()).map(Standing::release)
+                self.proven.as_ref().filter(|proven| proven.until().is_some()).map(Proven::release)
             }
             _ => None,
         }
@@ -442,7 +442,7 @@ impl Deploy {
             State::Verifying(..) => true,
             State::Reverting(_, revert) => revert.on_trial().is_some(),
             State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => true,
-            State::Steady => self.standing.as_ref().is_some_and(|standing| standing.until().is_some()),
+            State::Steady => self.proven.as_ref().is_some_and(|proven| proven.until().is_some()),
             _ => false,
         }
     }
@@ -456,23 +456,23 @@ enum Extra {
 }
 
 /// What an app server that cannot be worked with means for a deploy.
-fn sight_trouble(sight: &Sight) -> Option<Trouble> {
-    let (reason, message) = match sight {
-        Sight::Missing => (Reason::AppServerMissing, "no app server is running in this pod"),
-        Sight::Ambiguous => (
+fn detection_problem(detection: &Detection) -> Option<Problem> {
+    let (reason, message) = match detection {
+        Detection::Missing => (Reason::AppServerMissing, "no app server is running in this pod"),
+        Detection::Ambiguous => (
             Reason::AppServerAmbiguous,
             "several processes could be the app server: name one of them in the key `match` of its section",
         ),
-        Sight::NotPermitted => (
+        Detection::NotPermitted => (
             Reason::NotPermitted,
             "the app server runs under another user: give both containers the same runAsUser and runAsGroup",
         ),
-        Sight::Unclear | Sight::Seen(_) => return None,
+        Detection::Unclear | Detection::Seen(_) => return None,
     };
-    Some(Trouble::new(reason, message))
+    Some(Problem::new(reason, message))
 }
 
-fn from_sight(reason: Reason) -> bool {
+fn from_detection(reason: Reason) -> bool {
     matches!(reason, Reason::AppServerMissing | Reason::AppServerAmbiguous | Reason::NotPermitted)
 }
 

@@ -22,16 +22,16 @@ impl Deploy {
     /// The health path of the first release fails.
     pub(super) fn unwell(&mut self, now: Moment, gate: Gate, target: Target, until: Option<Moment>) {
         let release = target.revision.release.clone();
-        let why = Trouble::new(
+        let why = Problem::new(
             Reason::ProbeFailed,
             format!(
                 "verify.url does not answer well from {release}. Nothing was proved in this pod before, so {release} \
                  is not rejected: the pod waits for it. Check what the health path depends on"
             ),
         );
-        self.unsettled = None;
+        self.restart_in_flight = None;
         self.unwell.insert(release.clone());
-        self.trouble = Some(why.clone());
+        self.problem = Some(why.clone());
         if target.stand_in.is_some() {
             self.retry_at = Some(now.plus(self.policy.retry_ms));
             self.state = self.without_stand_in(target);
@@ -53,7 +53,7 @@ impl Deploy {
     }
 
     /// Puts another release in place of one that nothing was found against.
-    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Trouble) {
+    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Problem) {
         self.begin_revert(now, target, why, false);
         if let State::Reverting(_, revert) = &mut self.state {
             revert.trial = true;
@@ -76,7 +76,7 @@ impl Deploy {
                 self.prove_goal(&goal.clone());
                 self.unwell.remove(goal);
                 self.trials = 0;
-                revert.step = RevertStep::Close;
+                revert.step = RevertStep::RecordReverted;
             }
             (verdict::Verdict::Failed(_), _) => return self.leave_trial(target, revert.goal),
             _ if over => return self.leave_trial(target, revert.goal),
@@ -89,7 +89,7 @@ impl Deploy {
     pub(super) fn leave_trial(&mut self, target: Target, goal: Option<ReleaseId>) {
         self.unwell.extend(goal);
         self.attempt = Attempt(self.attempt.0 + 1);
-        self.unsettled = None;
+        self.restart_in_flight = None;
         self.state = State::Fetching(Target { hot_only: true, ..target });
     }
 

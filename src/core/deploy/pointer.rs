@@ -3,14 +3,14 @@
 use super::*;
 
 impl Deploy {
-    pub(super) fn read_pointer(&mut self, pointer: &Result<Pointer, Trouble>) {
+    pub(super) fn read_pointer(&mut self, pointer: &Result<Pointer, Problem>) {
         match pointer {
             Ok(pointer) if self.is_older(pointer) => {
-                self.pointer_trouble = Some(replayed(pointer, self.history.sequence));
+                self.pointer_problem = Some(replayed(pointer, self.history.sequence));
                 self.replayed = Some(pointer.clone());
             }
             Ok(pointer) => {
-                (self.pointer_trouble, self.replayed) = (None, None);
+                (self.pointer_problem, self.replayed) = (None, None);
                 self.history.see(&pointer.revision);
                 if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
                 {
@@ -23,7 +23,7 @@ impl Deploy {
                 }
                 self.desired = Some(pointer.clone());
             }
-            Err(trouble) => self.pointer_trouble = Some(trouble.clone()),
+            Err(problem) => self.pointer_problem = Some(problem.clone()),
         }
     }
 
@@ -32,15 +32,15 @@ impl Deploy {
         pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.history.sequence)
     }
 
-    /// What was found out about a release is no trouble any more when another one is wanted.
+    /// What was found out about a release is no problem any more when another one is wanted.
     fn forget_condemned(&mut self) {
         if matches!(self.state, State::Steady) {
-            self.trouble.take_if(|trouble| trouble.reason == Reason::HookFailed);
+            self.problem.take_if(|problem| problem.reason == Reason::HookFailed);
         }
     }
 }
 
-fn replayed(pointer: &Pointer, seen: Option<u64>) -> Trouble {
+fn replayed(pointer: &Pointer, seen: Option<u64>) -> Problem {
     let seen = seen.unwrap_or_default();
     let message = format!(
         "the pointer names {}, and this pod has seen move {seen} before: an older pointer was put back, or the store \
@@ -48,5 +48,5 @@ fn replayed(pointer: &Pointer, seen: Option<u64>) -> Trouble {
          store is new, `pitstop sync --retry` in each pod accepts it",
         pointer.revision
     );
-    Trouble::new(Reason::Replayed, message)
+    Problem::new(Reason::Replayed, message)
 }

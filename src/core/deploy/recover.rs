@@ -43,15 +43,15 @@ impl Deploy {
         // Processes of another boot are gone, and its moments mean nothing in this one.
         let signalled = open.signalled.filter(|b| b.boot_id == boot_id);
         self.attempt = Attempt(1);
-        self.unsettled.clone_from(&signalled);
+        self.restart_in_flight.clone_from(&signalled);
         let published = self.current.as_ref() == Some(&target.revision.release);
         if let Some(reason) = open.rejected {
             let why =
-                Trouble::new(reason, "the release failed; the way back goes on after a restart of the agent");
+                Problem::new(reason, "the release failed; the way back goes on after a restart of the agent");
             self.begin_revert(now, target, why, true);
             self.rejection_is_on_disk(now);
         } else if !published && signalled.is_some() {
-            let why = Trouble::new(Reason::Internal, "the agent ended on the way back, which goes on");
+            let why = Problem::new(Reason::Internal, "the agent ended on the way back, which goes on");
             match self.newborn(&target) {
                 true => self.begin_trial(now, target, why),
                 false => self.begin_revert(now, target, why, false),
@@ -88,16 +88,16 @@ impl Deploy {
         target: Target,
         signalled: Option<Baseline>,
         given_up: bool,
-        sight: &Sight,
+        detection: &Detection,
     ) {
         let release = &target.revision.release;
-        let there = match sight {
+        let there = match detection {
             // Its container boots it from `current`.
-            Sight::Missing => true,
-            Sight::Seen(server) => {
+            Detection::Missing => true,
+            Detection::Seen(server) => {
                 verdict::settled_on(server).as_ref() == Some(release) || verdict::boots(server, release)
             }
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => return,
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => return,
         };
         self.state = match signalled {
             _ if self.mutated(Mutation::GivesUpUnseen) && given_up => {
@@ -114,7 +114,7 @@ impl Deploy {
     }
 
     fn give_up_after_deaths(&mut self, now: Moment, target: Target) {
-        let why = Trouble::new(Reason::Internal, "the agent ended three times during this move: given up");
+        let why = Problem::new(Reason::Internal, "the agent ended three times during this move: given up");
         self.begin_revert(now, target, why, true);
     }
 

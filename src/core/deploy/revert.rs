@@ -3,7 +3,7 @@
 //! ```text
 //!   Reject ─► Fetch ─► (the next best)   where it may not be on the volume
 //!      │        ▼
-//!      └────► Look ─► Flip ─► Survey ─► Announce ─► Signal ─► Watch ─► Close ─► Steady (old, rejected)
+//!      └────► Look ─► Flip ─► Assess ─► RecordSignal ─► Signal ─► Watch ─► RecordReverted ─► Steady (old, rejected)
 //!              │                │  already back ────────────────┬─▲
 //!              │                └─ gone: its container starts it ┘ │ nothing serves in time
 //!              └─ nowhere to go ─► Stranded ◄── Watch again ◄── Recover
@@ -14,7 +14,7 @@ use super::*;
 /// The way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Revert {
-    pub why: Trouble,
+    pub why: Problem,
     /// The move itself failed, and is not to be tried again.
     reject: bool,
     /// Where to; `None` when no release is left to be trusted.
@@ -47,10 +47,10 @@ pub(super) enum RevertStep {
     Flip {
         until: Moment,
     },
-    Survey {
+    Assess {
         until: Moment,
     },
-    Announce(Baseline),
+    RecordSignal(Baseline),
     Signal(Baseline),
     /// An image that nothing serves from and that has not changed by `settle_by` is hung.
     Watch {
@@ -61,8 +61,8 @@ pub(super) enum RevertStep {
     Try(Box<Watch>),
     Recover(GenerationKey),
     /// The goal came up beside what failed, which goes now.
-    Leave(GenerationKey),
-    Close,
+    EndFailed(GenerationKey),
+    RecordReverted,
 }
 
 impl Revert {
@@ -80,7 +80,7 @@ impl Revert {
 
     pub(super) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         match &self.step {
-            RevertStep::Look { until } | RevertStep::Survey { until } => vec![*until],
+            RevertStep::Look { until } | RevertStep::Assess { until } => vec![*until],
             RevertStep::Watch { until, settle_by } => vec![*until, *settle_by],
             RevertStep::Try(watch) => watch.deadlines(policy),
             _ => vec![],
@@ -95,7 +95,7 @@ impl Revert {
 
 impl Deploy {
     /// Begins the way back. With `reject` the move is never tried again.
-    pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Trouble, reject: bool) {
+    pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Problem, reject: bool) {
         if reject {
             self.history.reject(&target.revision, why.reason);
             let words = self.evidence(why.reason);
@@ -103,7 +103,7 @@ impl Deploy {
         }
         self.raised = None;
         self.running = None;
-        self.trouble = Some(why.clone());
+        self.problem = Some(why.clone());
         let goal = self.way_back(&target, &[]);
         let step = if reject { RevertStep::Reject } else { self.first_step(now, &target, goal.as_ref()) };
         let (killed, repeated, empty, trial, unfetched) = (false, false, false, false, Vec::new());
@@ -120,7 +120,7 @@ impl Deploy {
     }
 
     fn revert_timeout(&self) -> u64 {
-        self.unsettled.as_ref().map_or(self.policy.hot_timeout_ms, |b| self.timeout_of(b))
+        self.restart_in_flight.as_ref().map_or(self.policy.hot_timeout_ms, |b| self.timeout_of(b))
     }
 
     pub(super) fn advance_revert(
@@ -165,8 +165,8 @@ impl Deploy {
                     out.push(Effect::Publish { attempt: self.attempt, release: goal });
                 }
             }
-            RevertStep::Survey { until } => self.revert_survey(now, &mut revert, until, look, barred),
-            RevertStep::Announce(baseline) => {
+            RevertStep::Assess { until } => self.revert_assess(now, &mut revert, until, look, barred),
+            RevertStep::RecordSignal(baseline) => {
                 if self.volume_is_free() {
                     let extra = Extra::Baseline(baseline);
                     let goal = revert.on_trial().map(|release| Revision { release, sequence: None });
@@ -180,12 +180,12 @@ impl Deploy {
             }
             RevertStep::Try(watch) => return self.try_goal(now, target, revert, *watch, look),
             RevertStep::Recover(on) => {
-                out.push(self.perform(Act::Recover, on));
+                out.push(self.perform(ServerCommand::Recover, on));
             }
-            RevertStep::Leave(on) => {
-                out.push(self.perform(Act::Commit, on));
+            RevertStep::EndFailed(on) => {
+                out.push(self.perform(ServerCommand::Commit, on));
             }
-            RevertStep::Close => {
+            RevertStep::RecordReverted => {
                 if self.volume_is_free() {
                     let release = revert.goal.clone().unwrap_or(target.revision.release.clone());
                     let back = Revision { release, sequence: None };
@@ -202,7 +202,7 @@ impl Deploy {
 
     /// While the pod drains, what serves is left alone; only when nothing does may it be mended.
     fn barred(&self, gate: Gate, look: Option<&Observation>) -> bool {
-        let serving = look.is_none_or(|l| verdict::any_booted(&l.sight));
+        let serving = look.is_none_or(|l| verdict::any_booted(&l.detection));
         let forbidden = self.mutated(Mutation::RevertForbiddenInDrain);
         gate.answered || (gate.draining && (serving || forbidden))
     }
@@ -220,7 +220,7 @@ impl Deploy {
     ) {
         if revert.goal.is_none() {
             // What the pointer named before may be the only way, and has not been read yet.
-            if self.desired.is_none() && self.pointer_trouble.is_none() {
+            if self.desired.is_none() && self.pointer_problem.is_none() {
                 return;
             }
             revert.goal = self.way_back(&target, &revert.unfetched);
@@ -231,7 +231,7 @@ impl Deploy {
             self.state = State::Reverting(target, revert);
             return;
         }
-        let safe = look.is_some_and(|l| self.may_flip(&l.sight) || now >= until);
+        let safe = look.is_some_and(|l| self.may_flip(&l.detection) || now >= until);
         if safe && !barred && self.volume_is_free() {
             revert.step =
                 if revert.trial { RevertStep::Intend { until } } else { RevertStep::Flip { until } };
@@ -240,7 +240,7 @@ impl Deploy {
     }
 
     /// After the flip: is a signal needed, and can one be sent?
-    fn revert_survey(
+    fn revert_assess(
         &mut self,
         now: Moment,
         revert: &mut Revert,
@@ -250,8 +250,8 @@ impl Deploy {
     ) {
         let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: now };
         let Some(look) = look else { return };
-        let Sight::Seen(server) = &look.sight else {
-            if look.sight == Sight::Missing || now >= until {
+        let Detection::Seen(server) = &look.detection else {
+            if look.detection == Detection::Missing || now >= until {
                 revert.step = watch;
             }
             return;
@@ -261,8 +261,8 @@ impl Deploy {
         if back && self.settled(server) {
             revert.step = watch;
         } else if let (false, Some(_)) = (barred || back, self.signalable(server)) {
-            let mode = self.unsettled.as_ref().map_or(Mode::Hot, |b| b.mode);
-            revert.step = RevertStep::Announce(self.baseline(now, mode, server, true));
+            let mode = self.restart_in_flight.as_ref().map_or(Mode::Hot, |b| b.mode);
+            revert.step = RevertStep::RecordSignal(self.baseline(now, mode, server, true));
         } else if now >= until {
             revert.step = watch;
         }
@@ -270,7 +270,7 @@ impl Deploy {
 
     /// The restart that we last asked for has visibly gone through.
     fn settled(&self, server: &AppServer) -> bool {
-        let Some(baseline) = &self.unsettled else { return true };
+        let Some(baseline) = &self.restart_in_flight else { return true };
         match baseline.mode {
             Mode::Hot => {
                 baseline.generations.last().is_none_or(|old| server.generations.iter().all(|g| g.key != *old))
@@ -291,7 +291,7 @@ impl Deploy {
 
     fn revert_signal(&mut self, baseline: &Baseline, out: &mut Vec<Effect>) {
         let Some(on) = baseline.generations.last().copied() else { return };
-        out.push(self.perform(Act::Abort(baseline.mode), on));
+        out.push(self.perform(ServerCommand::Abort(baseline.mode), on));
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of the way back, with all that it looks at")]
@@ -306,11 +306,11 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) {
         let Some(look) = look else { return };
-        let empty = !verdict::any_booted(&look.sight);
+        let empty = !verdict::any_booted(&look.detection);
         let twice_empty = revert.empty && empty;
         revert.empty = empty;
         self.state = State::Reverting(target.clone(), revert.clone());
-        if let (Sight::Seen(server), Some(goal)) = (&look.sight, &revert.goal) {
+        if let (Detection::Seen(server), Some(goal)) = (&look.detection, &revert.goal) {
             let home = verdict::settled_on(server).as_ref() == Some(goal);
             if home && (self.settled(server) || now >= until) {
                 if revert.trial {
@@ -318,32 +318,33 @@ impl Deploy {
                     revert.step = RevertStep::Try(Box::new(Watch::new(goal.clone(), None, until)));
                 } else {
                     self.prove_goal(goal);
-                    revert.step = RevertStep::Close;
+                    revert.step = RevertStep::RecordReverted;
                 }
                 self.state = State::Reverting(target, revert);
                 return;
             }
         }
-        if let (Sight::Seen(server), Some(goal)) = (&look.sight, &revert.goal)
+        if let (Detection::Seen(server), Some(goal)) = (&look.detection, &revert.goal)
             && let [.., _, newest] = &server.generations[..]
             && verdict::whole(newest)
             && verdict::on_release(newest, goal)
         {
-            revert.step = RevertStep::Leave(newest.key);
+            revert.step = RevertStep::EndFailed(newest.key);
             self.state = State::Reverting(target, revert);
             return;
         }
-        let hung = matches!(&look.sight, Sight::Seen(s) if !self.moved_on(s, &revert)) && now >= settle_by;
+        let hung =
+            matches!(&look.detection, Detection::Seen(s) if !self.moved_on(s, &revert)) && now >= settle_by;
         if now < until && !hung {
             return;
         }
-        match &look.sight {
-            Sight::Seen(server) if empty && self.still_ends(server) && look.traffic.at_work() => {
+        match &look.detection {
+            Detection::Seen(server) if empty && self.still_ends(server) && look.traffic.at_work() => {
                 if now >= until {
                     self.strand(now, target, ends_its_requests(revert.why.reason), out);
                 }
             }
-            Sight::Seen(server) if empty && !revert.killed => {
+            Detection::Seen(server) if empty && !revert.killed => {
                 let may_end = twice_empty && !barred;
                 let Some(newest) = server.generations.last().filter(|_| may_end) else { return };
                 revert.killed = true;
@@ -351,13 +352,13 @@ impl Deploy {
                 self.state = State::Reverting(target, revert);
             }
             _ if now < until => {}
-            Sight::Seen(server) if !revert.repeated && !self.settled(server) => {
+            Detection::Seen(server) if !revert.repeated && !self.settled(server) => {
                 revert.repeated = true;
-                revert.step = RevertStep::Survey { until: now.plus(self.policy.settle_ms) };
-                self.unsettled = None;
+                revert.step = RevertStep::Assess { until: now.plus(self.policy.settle_ms) };
+                self.restart_in_flight = None;
                 self.state = State::Reverting(target, revert);
             }
-            Sight::Unclear => {}
+            Detection::Unclear => {}
             _ => self.strand(now, target, revert.why, out),
         }
     }
@@ -370,25 +371,25 @@ impl Deploy {
             let old = only.processes.iter().all(|p| told.processes.contains(&p.key));
             old && told.mode == Mode::Hot && told.generations.contains(&only.key)
         };
-        !only.processes.is_empty() && self.unsettled.as_ref().is_none_or(as_it_was)
+        !only.processes.is_empty() && self.restart_in_flight.as_ref().is_none_or(as_it_was)
     }
 
     pub(super) fn prove_goal(&mut self, goal: &ReleaseId) {
-        (self.running, self.ran) = (Some(goal.clone()), Some(goal.clone()));
+        (self.running, self.last_seen) = (Some(goal.clone()), Some(goal.clone()));
         self.history.verify(goal);
-        self.unsettled = None;
+        self.restart_in_flight = None;
     }
 
-    pub(super) fn strand(&mut self, now: Moment, target: Target, why: Trouble, out: &mut Vec<Effect>) {
+    pub(super) fn strand(&mut self, now: Moment, target: Target, why: Problem, out: &mut Vec<Effect>) {
         if let State::Reverting(_, Revert { trial: true, goal, .. }) = &self.state {
             let goal = goal.clone();
             return self.leave_trial(target, goal);
         }
         self.nothing_came_up(now, &target);
-        out.push(self.conclude(target.revision.clone(), Conclusion::Stranded(why.clone())));
-        self.trouble = Some(why);
+        out.push(self.conclude(target.revision.clone(), DeployResult::Stranded(why.clone())));
+        self.problem = Some(why);
         // Whatever was asked for has had all its time: the next move must not wait for it.
-        self.unsettled = None;
+        self.restart_in_flight = None;
         self.state = State::Stranded(target);
     }
 
@@ -397,16 +398,16 @@ impl Deploy {
         now: Moment,
         until: Moment,
         reject: bool,
-        failed: Option<&Trouble>,
+        failed: Option<&Problem>,
     ) -> RevertStep {
         match failed {
-            Some(trouble) if trouble.reason == Reason::ReleaseCorrupt => RevertStep::Fetch,
-            Some(trouble) => {
-                self.retry(now, trouble);
+            Some(problem) if problem.reason == Reason::ReleaseCorrupt => RevertStep::Fetch,
+            Some(problem) => {
+                self.retry(now, problem);
                 RevertStep::Flip { until }
             }
             None if reject && self.mutated(Mutation::RejectAfterFlip) => RevertStep::Reject,
-            None => RevertStep::Survey { until },
+            None => RevertStep::Assess { until },
         }
     }
 
@@ -420,13 +421,13 @@ impl Deploy {
         out: &mut Vec<Effect>,
     ) -> State {
         let failed = match outcome {
-            Outcome::Failed(trouble) | Outcome::Condemned(trouble) => Some(trouble),
+            Outcome::Failed(problem) | Outcome::Condemned(problem) => Some(problem),
             _ => None,
         };
         let until = now.plus(self.policy.settle_ms);
         let watch = RevertStep::Watch { until: now.plus(self.revert_timeout()), settle_by: until };
         revert.step = match revert.step {
-            RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => RevertStep::Survey { until },
+            RevertStep::Reject if self.mutated(Mutation::RejectAfterFlip) => RevertStep::Assess { until },
             RevertStep::Reject => {
                 if failed.is_some() {
                     self.write_later(now, target.revision.clone(), revert.why.reason);
@@ -435,8 +436,8 @@ impl Deploy {
             }
             RevertStep::Fetch => match failed {
                 None => RevertStep::Look { until },
-                Some(trouble) => {
-                    self.goal_not_fetched(now, &target, &mut revert, trouble);
+                Some(problem) => {
+                    self.goal_not_fetched(now, &target, &mut revert, problem);
                     // Nothing was moved yet.
                     if revert.trial && revert.goal.is_none() {
                         return State::Fetching(target);
@@ -446,41 +447,41 @@ impl Deploy {
             },
             RevertStep::Intend { until } => match failed {
                 None => RevertStep::Flip { until },
-                Some(trouble) => {
-                    self.retry(now, trouble);
+                Some(problem) => {
+                    self.retry(now, problem);
                     return State::Fetching(target);
                 }
             },
             // One time for both: whatever did not move before the flip need not be waited for again.
             RevertStep::Flip { until } => self.flip_ended(now, until, revert.reject, failed),
-            RevertStep::Announce(baseline) => RevertStep::Signal(baseline),
+            RevertStep::RecordSignal(baseline) => RevertStep::Signal(baseline),
             // Nothing was sent: the image meant is gone or has changed. Look again.
             RevertStep::Signal(_) if failed.is_some() => {
                 self.retry_at = Some(now.plus(self.policy.retry_ms));
-                RevertStep::Survey { until }
+                RevertStep::Assess { until }
             }
             RevertStep::Signal(baseline) => {
-                self.unsettled = Some(baseline);
+                self.restart_in_flight = Some(baseline);
                 watch
             }
             RevertStep::Recover(_) => {
-                self.unsettled = None;
+                self.restart_in_flight = None;
                 watch
             }
-            RevertStep::Leave(_) => {
+            RevertStep::EndFailed(_) => {
                 if failed.is_some() {
                     self.retry_at = Some(now.plus(self.policy.retry_ms));
                 }
                 watch
             }
-            RevertStep::Close => {
-                self.trouble = failed.cloned();
+            RevertStep::RecordReverted => {
+                self.problem = failed.cloned();
                 if !revert.reject {
                     let pause = self.pause(revert.why.reason);
                     self.retry_at = Some(now.plus(pause));
-                    self.trouble = self.trouble.take().or((self.denied > 0).then(|| revert.why.clone()));
+                    self.problem = self.problem.take().or((self.denied > 0).then(|| revert.why.clone()));
                 }
-                out.push(self.conclude(target.revision, Conclusion::Reverted(revert.why)));
+                out.push(self.conclude(target.revision, DeployResult::Reverted(revert.why)));
                 return State::Steady;
             }
             other => other,
@@ -489,8 +490,8 @@ impl Deploy {
     }
 }
 
-fn ends_its_requests(reason: Reason) -> Trouble {
+fn ends_its_requests(reason: Reason) -> Problem {
     let message = "the app server takes no requests: it was told to restart, and waits for one that it has taken \
                    before. The release before boots as soon as that has ended. To cut it off, end the app's container";
-    Trouble::new(reason, message)
+    Problem::new(reason, message)
 }

@@ -2,7 +2,7 @@
 
 use super::revert::Revert;
 use crate::core::{
-    effect::{Baseline, Mode, Trouble},
+    effect::{Baseline, Mode, Problem},
     observation::{GenerationKey, Moment},
     verdict::Watch,
 };
@@ -27,7 +27,7 @@ pub(super) struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct StandIn {
     /// What is wrong with the desired one, or with the pointer.
-    pub why: Trouble,
+    pub why: Problem,
     /// What the pointer named when it began.
     pub desired: Option<Revision>,
     /// The move that waits meanwhile.
@@ -62,7 +62,7 @@ pub(super) enum Checking {
     /// serves; `again` only makes sure that none was missed.
     Lacking { images: Vec<GenerationKey>, again: Moment },
     /// The release itself was found to be bad, before anything was moved: that goes on disk.
-    Condemned(Trouble),
+    Condemned(Problem),
     /// Is it this pod's turn, so that no fleet serves an unproved release everywhere at the same moment?
     Spread(Turn),
     /// Would requests be cut?

@@ -8,14 +8,14 @@ const DOUBLINGS: u32 = 6;
 impl Deploy {
     /// Whoever is there and cannot be told or may not be looked into: as long as nothing is in place, it runs nothing
     /// of ours, and what is put in place disturbs it in nothing.
-    pub(super) fn only_strangers(&self, sight: &Sight) -> bool {
-        matches!(sight, Sight::Ambiguous | Sight::NotPermitted) && self.current.is_none()
+    pub(super) fn only_strangers(&self, detection: &Detection) -> bool {
+        matches!(detection, Detection::Ambiguous | Detection::NotPermitted) && self.current.is_none()
     }
 
     /// The same once the first release is in place, and nothing was seen to run it.
-    pub(super) fn strangers_so_far(&self, sight: &Sight) -> bool {
-        let nothing_yet = self.history.verified.is_none() && self.ran.is_none();
-        matches!(sight, Sight::Ambiguous | Sight::NotPermitted) && nothing_yet
+    pub(super) fn strangers_so_far(&self, detection: &Detection) -> bool {
+        let nothing_yet = self.history.verified.is_none() && self.last_seen.is_none();
+        matches!(detection, Detection::Ambiguous | Detection::NotPermitted) && nothing_yet
     }
 
     /// How long to wait before the next try. What the kernel refuses it goes on refusing until somebody changes the

@@ -7,13 +7,13 @@ mod strangers;
 mod turn;
 
 use crate::core::{
-    Agent, Answer, AppServer, Attempt, Baseline, Cwd, Effect, Event, Generation, GenerationKey, Moment,
-    Observation, Operator, Outcome, Plan, Policy, Probe, Process, ProcessKey, Record, Recovered, Sight,
-    Stage, Step, Traffic, Trouble,
+    Agent, Answer, AppServer, Attempt, Baseline, Cwd, Detection, Effect, Event, Generation, GenerationKey,
+    Moment, Observation, Operator, Outcome, Plan, Policy, Probe, Problem, Process, ProcessKey, Record,
+    Recovered, Stage, Step, Traffic,
     drain::{Budget, DrainCommand, Origin},
 };
 use crate::core::{
-    Conclusion, Mode, Reason,
+    DeployResult, Mode, Reason,
     deploy::{stand_ins, state::State},
     history::{History, Neighbours},
     verdict::{Verdict, Watch},
@@ -33,7 +33,7 @@ pub(in crate::core) fn policy() -> Policy {
         probing: true,
         successes: 3,
         naming: false,
-        hearing_ms: 0,
+        evidence_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 0,
         spread_ms: Some(5_000),
@@ -46,16 +46,16 @@ pub(in crate::core) fn policy() -> Policy {
     }
 }
 
-fn look(began: u64, sight: Sight, probe: Option<Probe>) -> Event {
+fn look(began: u64, detection: Detection, probe: Option<Probe>) -> Event {
     let answers = probe.map(|probe| Answer { by: None, probe }).into_iter().collect();
-    Event::Observed(Observation { answers, ..Observation::new(Moment(began), sight, Traffic::default()) })
+    Event::Observed(Observation { answers, ..Observation::new(Moment(began), detection, Traffic::default()) })
 }
 
-fn serving() -> Sight {
+fn serving() -> Detection {
     serving_from("v1")
 }
 
-fn serving_from(release: &str) -> Sight {
+fn serving_from(release: &str) -> Detection {
     let cwd = Cwd::Release(release.parse().unwrap());
     let process = Process { key: ProcessKey(2), cwd: cwd.clone(), booted: true };
     let generation = Generation {
@@ -66,24 +66,32 @@ fn serving_from(release: &str) -> Sight {
         expected: 1,
         processes: vec![process],
     };
-    Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
+    Detection::Seen(AppServer { generations: vec![generation], old_workers: false })
 }
 
 fn done(step: Step) -> Event {
     Event::Finished { attempt: Attempt(1), step, outcome: Outcome::Done }
 }
 
+/// An agent that starts where the disk says this.
+pub(in crate::core) fn recovered_agent(policy: Policy, recovered: &Recovered) -> Agent {
+    let unknown = Problem::new(Reason::VolumeUnavailable, "");
+    let mut agent = Agent::new(policy.drain.clone(), None, unknown);
+    agent.recover(policy, recovered, Moment(0));
+    agent
+}
+
 /// A pod at its birth: v1 is published, and no app server is there yet.
 fn born() -> Agent {
-    let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+    let mut agent = recovered_agent(policy(), &Recovered::default());
     let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
     agent.step(Moment(1), Event::Pointer(Ok(revision.into())));
     agent.step(Moment(2), done(Step::Fetch));
-    agent.step(Moment(4), look(4, Sight::Missing, None));
+    agent.step(Moment(4), look(4, Detection::Missing, None));
     agent.step(Moment(5), done(Step::Record(RecordEvent::Attempt)));
-    agent.step(Moment(7), look(7, Sight::Missing, None));
+    agent.step(Moment(7), look(7, Detection::Missing, None));
     agent.step(Moment(8), done(Step::Publish));
-    agent.step(Moment(10), look(10, Sight::Missing, None));
+    agent.step(Moment(10), look(10, Detection::Missing, None));
     assert_eq!(agent.view().stage, Stage::Verifying);
     agent
 }
@@ -124,10 +132,10 @@ fn a_probe_from_before_the_boot_does_not_count() {
 }
 
 /// An image without a process.
-fn loading(image: u64, signalable: bool, expected: usize) -> Sight {
+fn loading(image: u64, signalable: bool, expected: usize) -> Detection {
     let (key, master, cwd) = (GenerationKey(image), ProcessKey(image), Cwd::Release("v2".parse().unwrap()));
     let generation = Generation { key, master, signalable, cwd, expected, processes: vec![] };
-    Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
+    Detection::Seen(AppServer { generations: vec![generation], old_workers: false })
 }
 
 #[test]
@@ -177,11 +185,11 @@ fn a_second_app_server_does_not_keep_a_proven_deploy_open() {
         agent.step(Moment(at), look(at, serving(), Some(Probe::Healthy)));
     }
     agent.step(Moment(700), done(Step::Record(RecordEvent::Verified)));
-    agent.step(Moment(800), look(800, Sight::Ambiguous, None));
-    agent.step(Moment(900), look(900, Sight::Ambiguous, None));
+    agent.step(Moment(800), look(800, Detection::Ambiguous, None));
+    agent.step(Moment(900), look(900, Detection::Ambiguous, None));
     let view = agent.view();
     assert_eq!(
-        (view.stage, view.trouble.map(|t| t.reason)),
+        (view.stage, view.problem.map(|t| t.reason)),
         (Stage::Steady, Some(Reason::AppServerAmbiguous))
     );
 }
@@ -201,7 +209,7 @@ fn proven() -> Agent {
     let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records, ..Recovered::default() };
-    Agent::recover(policy(), recovered, Moment(0)).0
+    recovered_agent(policy(), &recovered)
 }
 
 /// It has just found out how v2 can be restarted onto.
@@ -222,11 +230,11 @@ fn planned(attempt: u64, mode: Mode) -> Event {
 fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was_proved() {
     let mut agent = checked(Mode::Phased);
     agent.step(Moment(6), look(6, loading(1, false, 1), None));
-    agent.step(Moment(6), look(6, Sight::Missing, None));
+    agent.step(Moment(6), look(6, Detection::Missing, None));
     agent.step(Moment(6), done(Step::Record(RecordEvent::Attempt)));
-    agent.step(Moment(8), look(8, Sight::Missing, None));
+    agent.step(Moment(8), look(8, Detection::Missing, None));
     agent.step(Moment(9), done(Step::Publish));
-    agent.step(Moment(11), look(11, Sight::Missing, None));
+    agent.step(Moment(11), look(11, Detection::Missing, None));
     for at in [20, 400, 500] {
         agent.step(Moment(at), look(at, serving_from("v2"), Some(Probe::Healthy)));
     }
@@ -235,7 +243,7 @@ fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was
     agent.step(Moment(650), Event::Pointer(Ok(at("v3", 3))));
     agent.step(Moment(700), done(Step::Record(RecordEvent::Verified)));
     agent.step(Moment(800), look(800, serving_from("v2"), None));
-    let State::Fetching(target) = &agent.deploy.state else { panic!("{:?}", agent.view()) };
+    let State::Fetching(target) = &agent.deploy.as_ref().unwrap().state else { panic!("{:?}", agent.view()) };
     let named = |release: &Option<ReleaseId>| release.as_ref().map(|release| release.to_string());
     assert_eq!((target.revision.release.as_str(), named(&target.from)), ("v3", Some("v2".into())));
 }
@@ -289,14 +297,14 @@ fn who_is_sent_back_by_an_operator_waits_for_no_turn() {
 }
 
 fn failed(attempt: u64, step: Step, reason: Reason) -> Event {
-    let outcome = Outcome::Failed(crate::core::Trouble::new(reason, "as the test wants it"));
+    let outcome = Outcome::Failed(crate::core::Problem::new(reason, "as the test wants it"));
     Event::Finished { attempt: Attempt(attempt), step, outcome }
 }
 
-fn serving_as(image: u64) -> Sight {
-    let Sight::Seen(mut server) = serving() else { unreachable!("it serves") };
+fn serving_as(image: u64) -> Detection {
+    let Detection::Seen(mut server) = serving() else { unreachable!("it serves") };
     server.generations[0].key = GenerationKey(image);
-    Sight::Seen(server)
+    Detection::Seen(server)
 }
 
 /// v2 needs what the image that serves v1 does not bring.
@@ -307,20 +315,20 @@ fn lacking() -> Agent {
         .step(Moment(11), Event::Finished { attempt: Attempt(3), step: Step::Fetch, outcome: Outcome::Done });
     agent.step(Moment(13), look(13, serving(), None));
     let effects = agent.step(Moment(14), failed(3, Step::Check, Reason::NeedsImage));
-    assert!(matches!(&effects[..], [Effect::Conclude { conclusion: Conclusion::Refused(_), .. }]));
+    assert!(matches!(&effects[..], [Effect::Conclude { result: DeployResult::Refused(_), .. }]));
     agent.step(Moment(16), look(16, serving(), None));
     agent
 }
 
 fn reason(agent: &Agent) -> Option<Reason> {
-    agent.view().trouble.map(|trouble| trouble.reason)
+    agent.view().problem.map(|problem| problem.reason)
 }
 
 #[test]
 fn a_release_that_needs_another_image_waits_for_one_and_moves_nothing() {
     let mut agent = lacking();
-    for (now, sight) in [(5_000, serving()), (6_000, Sight::Missing), (7_000, serving())] {
-        assert_eq!(agent.step(Moment(now), look(now, sight, None)), [], "at {now}");
+    for (now, detection) in [(5_000, serving()), (6_000, Detection::Missing), (7_000, serving())] {
+        assert_eq!(agent.step(Moment(now), look(now, detection, None)), [], "at {now}");
         assert_eq!(reason(&agent), Some(Reason::NeedsImage));
     }
     assert_eq!(agent.view().rejected, []);
@@ -365,7 +373,7 @@ fn a_deploy_that_ended_as_refused_does_not_go_on_under_its_number() {
 
 fn recovered(neighbours: Neighbours) -> Agent {
     let policy = Policy { fallback: true, ..policy() };
-    Agent::recover(policy, Recovered { neighbours, ..Recovered::default() }, Moment(0)).0
+    recovered_agent(policy, &Recovered { neighbours, ..Recovered::default() })
 }
 
 fn fetched(effects: &[Effect]) -> Option<&str> {
@@ -379,7 +387,7 @@ fn fetched(effects: &[Effect]) -> Option<&str> {
 fn without_a_pointer_a_pod_is_born_on_what_its_neighbours_have_proved_else_on_the_images_code() {
     let proved = ["v7", "v6"].map(|id| id.parse().unwrap()).to_vec();
     let mut agent = recovered(Neighbours { verified: proved, ..Neighbours::default() });
-    let away = crate::core::Trouble::new(Reason::StoreUnreachable, "no answer");
+    let away = crate::core::Problem::new(Reason::StoreUnreachable, "no answer");
     let effects = agent.step(Moment(1), Event::Pointer(Err(away)));
     assert_eq!(fetched(&effects), Some("v7"));
     let effects = agent.step(Moment(2), failed(1, Step::Fetch, Reason::VolumeUnavailable));
@@ -412,7 +420,7 @@ fn checking_v2() -> (Agent, Vec<Effect>) {
     });
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: lines.to_vec(), ..Recovered::default() };
-    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    let mut agent = recovered_agent(policy(), &recovered);
     agent.step(Moment(1), Event::Pointer(Ok(at("v2", 2))));
     agent.step(Moment(2), done(Step::Fetch));
     let effects = agent.step(Moment(4), look(4, serving(), None));
@@ -420,7 +428,7 @@ fn checking_v2() -> (Agent, Vec<Effect>) {
 }
 
 fn condemned() -> Event {
-    let why = Trouble::new(Reason::HookFailed, "exit code 1: boom");
+    let why = Problem::new(Reason::HookFailed, "exit code 1: boom");
     Event::Finished { attempt: Attempt(1), step: Step::Check, outcome: Outcome::Condemned(why) }
 }
 
@@ -432,7 +440,7 @@ fn a_release_that_fails_its_trial_is_rejected_on_disk_and_nothing_is_moved() {
     let [Effect::Record { record, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((record.event, record.reason), (RecordEvent::Rejected, Some(Reason::HookFailed)));
     let effects = agent.step(Moment(6), done(Step::Record(RecordEvent::Rejected)));
-    assert!(matches!(&effects[..], [Effect::Conclude { conclusion: Conclusion::Refused(_), .. }]));
+    assert!(matches!(&effects[..], [Effect::Conclude { result: DeployResult::Refused(_), .. }]));
     for at in [10, 500, 5_000] {
         assert_eq!(agent.step(Moment(at), look(at, serving(), None)), [], "not tried again");
     }
@@ -441,11 +449,11 @@ fn a_release_that_fails_its_trial_is_rejected_on_disk_and_nothing_is_moved() {
         (view.stage, view.rejected.len(), view.running),
         (Stage::Steady, 1, Some("v1".parse().unwrap()))
     );
-    let trouble = view.trouble.unwrap();
-    assert!(trouble.reason == Reason::HookFailed && trouble.message.contains("boom"), "{trouble:?}");
+    let problem = view.problem.unwrap();
+    assert!(problem.reason == Reason::HookFailed && problem.message.contains("boom"), "{problem:?}");
     // Whoever goes back to what runs is in sync, and nothing is wrong any more.
     agent.step(Moment(6_000), Event::Pointer(Ok(at("v1", 3))));
-    assert_eq!((agent.view().in_sync, agent.view().trouble), (true, None));
+    assert_eq!((agent.view().in_sync, agent.view().problem), (true, None));
 }
 
 #[test]
@@ -453,7 +461,7 @@ fn a_release_that_could_not_be_tried_is_not_rejected() {
     let (mut agent, _) = checking_v2();
     agent.step(Moment(5), failed(1, Step::Check, Reason::HookFailed));
     let view = agent.view();
-    assert_eq!((view.rejected.len(), view.trouble.unwrap().reason), (0, Reason::HookFailed));
+    assert_eq!((view.rejected.len(), view.problem.unwrap().reason), (0, Reason::HookFailed));
     let effects = agent.step(Moment(500), look(500, serving(), None));
     assert!(matches!(&effects[..], [Effect::Check { trial: true, .. }]), "{effects:?}");
 }
@@ -480,7 +488,7 @@ fn the_way_back_to_a_release_that_was_proved_here_needs_no_trial() {
     };
     let records = vec![verified("v1", 1), verified("v2", 2)];
     let recovered = Recovered { current: Some("v2".parse().unwrap()), records, ..Recovered::default() };
-    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    let mut agent = recovered_agent(policy(), &recovered);
     agent.step(Moment(1), Event::Pointer(Ok(at("v1", 3))));
     agent.step(Moment(2), done(Step::Fetch));
     let effects = agent.step(Moment(4), look(4, serving(), None));

@@ -17,13 +17,13 @@ impl Deploy {
         let optional = |moment: &mut Option<Moment>| *moment = moment.map(shift);
         optional(&mut self.retry_at);
         optional(&mut self.write_again);
-        optional(&mut self.astray_since);
+        optional(&mut self.drift_since);
         self.fresh_after = shift(self.fresh_after);
-        if let Some(baseline) = &mut self.unsettled {
+        if let Some(baseline) = &mut self.restart_in_flight {
             baseline.at = shift(baseline.at);
         }
-        if let Some(standing) = &mut self.standing {
-            standing.rebase(shift);
+        if let Some(proven) = &mut self.proven {
+            proven.rebase(shift);
         }
         if let Some(watch) = &mut self.proving {
             watch.rebase(shift);
@@ -60,17 +60,19 @@ impl Revert {
             RevertStep::Look { until }
             | RevertStep::Intend { until }
             | RevertStep::Flip { until }
-            | RevertStep::Survey { until } => *until = shift(*until),
+            | RevertStep::Assess { until } => *until = shift(*until),
             RevertStep::Watch { until, settle_by } => {
                 (*until, *settle_by) = (shift(*until), shift(*settle_by))
             }
             RevertStep::Try(watch) => watch.rebase(shift),
-            RevertStep::Announce(baseline) | RevertStep::Signal(baseline) => baseline.at = shift(baseline.at),
+            RevertStep::RecordSignal(baseline) | RevertStep::Signal(baseline) => {
+                baseline.at = shift(baseline.at)
+            }
             RevertStep::Reject
             | RevertStep::Fetch
             | RevertStep::Recover(_)
-            | RevertStep::Leave(_)
-            | RevertStep::Close => {}
+            | RevertStep::EndFailed(_)
+            | RevertStep::RecordReverted => {}
         }
     }
 }

@@ -61,21 +61,21 @@ impl Deploy {
     }
 
     /// Where nothing serves, no client would wait for the boot, so nothing is waited for.
-    pub(super) fn wait_for_turn(&mut self, now: Moment, target: Target, turn: Turn, sight: &Sight) {
-        if *sight == Sight::Missing {
+    pub(super) fn wait_for_turn(&mut self, now: Moment, target: Target, turn: Turn, detection: &Detection) {
+        if *detection == Detection::Missing {
             self.state = State::Checking(target, Checking::Look { missing_until: None });
             return;
         }
         let begins = match self.word(&target, &turn) {
-            _ if !verdict::any_booted(sight) => true,
+            _ if !verdict::any_booted(detection) => true,
             Word::Go => true,
             Word::Until(at) => now >= at,
             Word::Never => {
-                self.trouble = Some(rejected_elsewhere(&target.revision));
+                self.problem = Some(rejected_elsewhere(&target.revision));
                 return;
             }
         };
-        self.trouble = None;
+        self.problem = None;
         if begins {
             let requests = self.requests(now, turn.mode);
             self.state = State::Checking(target, requests);
@@ -110,10 +110,10 @@ impl Deploy {
     }
 }
 
-fn rejected_elsewhere(revision: &Revision) -> Trouble {
+fn rejected_elsewhere(revision: &Revision) -> Problem {
     let message = format!(
         "another pod has rejected {revision}, and no pod runs it: it is not tried here. It is tried when a pod reports \
          that it runs well. Promote another release, or `pitstop sync --retry` tries it in this pod"
     );
-    Trouble::new(Reason::Rejected, message)
+    Problem::new(Reason::Rejected, message)
 }

@@ -60,7 +60,7 @@ impl Deploy {
         if self.history.verified != running && running.is_some() {
             previous.clone_from(&self.history.verified);
         }
-        let trouble = self.explain(gate, desired.as_ref(), in_sync);
+        let problem = self.explain(gate, desired.as_ref(), in_sync);
         let (rejected, proof) = (self.history.rejected.clone(), self.proof());
         View {
             stage: self.stage(),
@@ -70,7 +70,7 @@ impl Deploy {
             proof,
             previous,
             in_sync,
-            trouble,
+            problem,
             turn: self.turn().filter(|_| !gate.draining),
             rejected,
             hold: self.hold(),
@@ -92,48 +92,48 @@ impl Deploy {
     }
 
     /// The one reason that matters most, if the pod is not simply in sync.
-    fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Trouble> {
-        let trouble = self.stand_in_trouble().or_else(|| self.trouble.clone());
-        if let Some(trouble) = trouble.filter(|trouble| !self.is_unborn(trouble)) {
-            return Some(trouble);
+    fn explain(&self, gate: Gate, desired: Option<&Revision>, in_sync: bool) -> Option<Problem> {
+        let problem = self.stand_in_problem().or_else(|| self.problem.clone());
+        if let Some(problem) = problem.filter(|problem| !self.is_unborn(problem)) {
+            return Some(problem);
         }
         if gate.draining {
-            return Some(Trouble::new(Reason::Draining, "the pod is about to end: no deploy begins"));
+            return Some(Problem::new(Reason::Draining, "the pod is about to end: no deploy begins"));
         }
         if self.contradicted() && matches!(self.state, State::Steady) {
-            return Some(Trouble::new(
+            return Some(Problem::new(
                 Reason::ReleaseMismatch,
                 "verify.url names another release than the one whose directory the app server works in: nothing is \
                  done about it before the next move",
             ));
         }
-        if self.pointer_trouble.is_some() {
-            return self.pointer_trouble.clone();
+        if self.pointer_problem.is_some() {
+            return self.pointer_problem.clone();
         }
         if let Some(hold) = self.hold() {
-            return Some(hold.trouble());
+            return Some(hold.problem());
         }
-        self.rejected_trouble(desired.filter(|_| !in_sync)?)
+        self.rejected_problem(desired.filter(|_| !in_sync)?)
     }
 
     /// No app server can run before the first release is in place: what keeps that out is the reason.
-    fn is_unborn(&self, trouble: &Trouble) -> bool {
-        let missing = trouble.reason == Reason::AppServerMissing;
-        missing && self.current.is_none() && self.pointer_trouble.is_some()
+    fn is_unborn(&self, problem: &Problem) -> bool {
+        let missing = problem.reason == Reason::AppServerMissing;
+        missing && self.current.is_none() && self.pointer_problem.is_some()
     }
 
-    pub(super) fn rejected_trouble(&self, desired: &Revision) -> Option<Trouble> {
+    pub(super) fn rejected_problem(&self, desired: &Revision) -> Option<Problem> {
         let why = self.history.rejection(desired)?;
         let words = self.condemned.as_ref().filter(|(revision, _)| revision == desired);
         let words = words.map(|(_, words)| format!(": {words}")).unwrap_or_default();
         let message = format!(
             "{desired} failed in this pod ({why}{words}) and is not tried again: promote another release, or `pitstop sync --retry`"
         );
-        Some(Trouble::new(Reason::Rejected, message))
+        Some(Problem::new(Reason::Rejected, message))
     }
 
     /// What keeps the desired release out, while another one is put in place for it.
-    fn stand_in_trouble(&self) -> Option<Trouble> {
+    fn stand_in_problem(&self) -> Option<Problem> {
         let (State::Fetching(target)
         | State::Checking(target, _)
         | State::Publishing(target, ..)
@@ -145,6 +145,6 @@ impl Deploy {
         };
         let why = &target.stand_in.as_ref()?.why;
         let message = format!("{}; until then {} stands in", why.message, target.revision.release);
-        Some(Trouble::new(why.reason, message))
+        Some(Problem::new(why.reason, message))
     }
 }

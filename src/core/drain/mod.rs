@@ -44,7 +44,7 @@ pub use types::{
     Undone, Upgraded, Wait, WaitsFor,
 };
 
-use super::observation::{Generation, GenerationKey, Moment, Observation, Sight};
+use super::observation::{Detection, Generation, GenerationKey, Moment, Observation};
 use active::{ActiveDrain, Answered, Call, PodEnd, Source};
 use in_flight::Freshness;
 use left::Left;
@@ -309,7 +309,7 @@ impl Drain {
     fn judge(&mut self, now: Moment, observation: &Observation, clear: bool) -> Vec<DrainEffect> {
         let Some(active) = &mut self.active else { return Vec::new() };
         let looked = observation.began;
-        if observation.sight == Sight::Missing {
+        if observation.detection == Detection::Missing {
             let known = active.generation.is_some();
             let result = if known { DrainResult::AlreadyGone } else { DrainResult::NoAppServer };
             return self.answer(now, |call| (looked >= call.began).then_some(result));
@@ -337,11 +337,11 @@ impl Drain {
         let expected = self.image_change_expected;
         let Some(end) = &mut self.end else { return Vec::new() };
         let Some(after) = &mut end.answered else { return Vec::new() };
-        let gone = observation.sight == Sight::Missing;
+        let gone = observation.detection == Detection::Missing;
         let cut = after.left.look(observation.traffic.sockets.as_ref(), gone).map(DrainEffect::Cut);
         after.closed = observation.traffic.sockets.as_ref().is_some_and(|s| s.closed);
-        match &observation.sight {
-            Sight::Seen(server) => {
+        match &observation.detection {
+            Detection::Seen(server) => {
                 let ours = server.generations.iter().find(|g| Some(g.key) == end.generation);
                 let other = server.generations.iter().find(|g| serves(g));
                 after.serves = ours.is_some_and(serves) && !after.closed;
@@ -353,8 +353,8 @@ impl Drain {
                     _ => {}
                 }
             }
-            Sight::Missing => (after.serves, after.went) = (false, true),
-            Sight::Unclear | Sight::Ambiguous | Sight::NotPermitted => {}
+            Detection::Missing => (after.serves, after.went) = (false, true),
+            Detection::Unclear | Detection::Ambiguous | Detection::NotPermitted => {}
         }
         cut.into_iter().collect()
     }

@@ -9,7 +9,7 @@ use super::{
     socket_diff::{Sample, SocketDiff},
     types::Budget,
 };
-use crate::core::observation::{AppServer, Connection, Moment, Observation, Sight, Sockets, Traffic};
+use crate::core::observation::{AppServer, Connection, Detection, Moment, Observation, Sockets, Traffic};
 
 /// Requests in work that are followed after the answer.
 const MOST_FOLLOWED: usize = 1024;
@@ -19,14 +19,14 @@ const NEXT_REQUEST_MS: u64 = 1000;
 impl Drain {
     /// Learns from a look, whatever the state; says whether it tells of traffic at all.
     pub(super) fn take_in(&mut self, now: Moment, observation: &Observation) -> bool {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
-            Sight::NotPermitted => None,
-            Sight::Missing => {
+        let server = match &observation.detection {
+            Detection::Seen(server) => Some(server),
+            Detection::NotPermitted => None,
+            Detection::Missing => {
                 self.generation = None;
                 return false;
             }
-            Sight::Unclear | Sight::Ambiguous => return false,
+            Detection::Unclear | Detection::Ambiguous => return false,
         };
         if let Some(server) = server {
             self.generation = server.generations.first().map(|g| g.key);
@@ -103,8 +103,8 @@ impl Drain {
 
     /// Finds out what is still to be waited for.
     pub(super) fn weigh(&mut self, now: Moment, observation: &Observation) {
-        let server = match &observation.sight {
-            Sight::Seen(server) => Some(server),
+        let server = match &observation.detection {
+            Detection::Seen(server) => Some(server),
             _ => None,
         };
         let traffic = &observation.traffic;

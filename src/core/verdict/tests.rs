@@ -10,7 +10,7 @@ use crate::core::{
 };
 
 fn policy(naming: bool) -> Policy {
-    Policy { naming, hearing_ms: 1_000, ..plain() }
+    Policy { naming, evidence_ms: 1_000, ..plain() }
 }
 
 fn baseline(mode: Mode) -> Baseline {
@@ -49,8 +49,8 @@ impl Server {
             expected: 2,
             processes: self.workers.iter().map(process).collect(),
         };
-        let sight = Sight::Seen(AppServer { generations: vec![generation], old_workers: false });
-        Observation { answers, ..Observation::new(Moment(at), sight, Traffic::default()) }
+        let detection = Detection::Seen(AppServer { generations: vec![generation], old_workers: false });
+        Observation { answers, ..Observation::new(Moment(at), detection, Traffic::default()) }
     }
 
     /// Each worker answers well.
@@ -127,7 +127,7 @@ fn a_worker_that_hangs_twice_beside_one_that_serves_is_a_loop_and_one_that_boots
             let booted = boots_at.is_some_and(|from| (from..from + 1_000).contains(&at));
             let workers = vec![(3, true), (100 + at / 10_000, booted)];
             let mut look = Server { image: 1, master: 1, workers }.look(at, vec![]);
-            let Sight::Seen(server) = &mut look.sight else { unreachable!() };
+            let Detection::Seen(server) = &mut look.detection else { unreachable!() };
             server.generations[0].processes[0].cwd = Cwd::Release("v1".parse().unwrap());
             let verdict = watch.observe(Moment(at), &look, &policy(true));
             (verdict != Verdict::Undecided).then_some((at / 1_000, verdict))
@@ -139,7 +139,7 @@ fn a_worker_that_hangs_twice_beside_one_that_serves_is_a_loop_and_one_that_boots
 
 #[test]
 fn a_master_that_ends_after_its_workers_had_booted_is_watched_once_more() {
-    let missing = |at: u64| Observation::new(Moment(at), Sight::Missing, Traffic::default());
+    let missing = |at: u64| Observation::new(Moment(at), Detection::Missing, Traffic::default());
     let mut watch = fresh(Mode::Phased);
     let booting = Server { image: 1, master: 1, workers: vec![(20, false), (3, true)] };
     assert_eq!(watch.observe(Moment(0), &booting.look(0, vec![]), &policy(true)), Verdict::Undecided);
@@ -237,7 +237,7 @@ fn beside(mut look: Observation) -> Observation {
         [2, 3].map(|key| Process { key: ProcessKey(key), cwd: cwd.clone(), booted: true }).to_vec();
     let (key, master) = (GenerationKey(1), ProcessKey(1));
     let old = Generation { key, master, signalable: true, cwd, expected: 2, processes };
-    let Sight::Seen(server) = &mut look.sight else { unreachable!() };
+    let Detection::Seen(server) = &mut look.detection else { unreachable!() };
     server.generations.insert(0, old);
     look
 }
@@ -285,7 +285,7 @@ fn the_steps_of_a_start_are_no_restarts_by_others() {
     // `bundle exec` and prune_bundler: one process, one image after the other, until there is a title.
     for n in 0..20 {
         let mut look = Server { image: 10 + n, workers: vec![], ..up() }.look(n, vec![]);
-        let Sight::Seen(server) = &mut look.sight else { unreachable!() };
+        let Detection::Seen(server) = &mut look.detection else { unreachable!() };
         server.generations[0].signalable = false;
         assert_eq!(watch.observe(Moment(n), &look, &policy(true)), Verdict::Undecided);
     }

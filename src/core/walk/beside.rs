@@ -1,7 +1,7 @@
 //! The model of a server that starts a second master beside the first, as Unicorn does.
 
 use super::pod::{Keys, Master, Nature, Pod, Rel, Stage};
-use crate::core::Act;
+use crate::core::ServerCommand;
 
 impl Pod {
     /// The master that was started last.
@@ -10,16 +10,16 @@ impl Pod {
     }
 
     /// What the adapter does about an act; `false` when the image meant is not the newest.
-    pub fn told(&mut self, act: Act, on: u64) -> bool {
+    pub fn told(&mut self, command: ServerCommand, on: u64) -> bool {
         if self.newest().is_none_or(|newest| newest.key != on) {
             return false;
         }
-        match (act, &mut self.master, &mut self.second) {
-            (Act::Recover, ..) => (self.master, self.second) = (None, None),
-            (Act::Commit, Some(old), Some(_)) => old.stage = Stage::Stopping,
-            (Act::Abort(_), _, Some(new)) => new.stage = Stage::Stopping,
-            (Act::Begin(_) | Act::Abort(_), Some(only), None) => only.usr1 = true,
-            (Act::Begin(_), _, Some(_)) => return false,
+        match (command, &mut self.master, &mut self.second) {
+            (ServerCommand::Recover, ..) => (self.master, self.second) = (None, None),
+            (ServerCommand::Commit, Some(old), Some(_)) => old.stage = Stage::Stopping,
+            (ServerCommand::Abort(_), _, Some(new)) => new.stage = Stage::Stopping,
+            (ServerCommand::Restart(_) | ServerCommand::Abort(_), Some(only), None) => only.usr1 = true,
+            (ServerCommand::Restart(_), _, Some(_)) => return false,
             _ => {}
         }
         true

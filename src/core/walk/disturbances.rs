@@ -4,7 +4,7 @@
 use super::pod::{Master, Signal, Stage as PumaStage};
 use super::world::{Disturbance, Next, PreStop, World, address, number};
 use crate::core::drain::DrainCommand;
-use crate::core::{Effect, Event, Observation, Outcome, Reason, Sight, Trouble};
+use crate::core::{Detection, Effect, Event, Observation, Outcome, Problem, Reason};
 
 impl World {
     /// Every disturbance that is possible here.
@@ -37,11 +37,11 @@ impl World {
     /// A look that shows nothing for certain, and one that misses a worker.
     fn torn_looks(&self) -> Vec<Next> {
         let look = self.look();
-        let mut looks = vec![Observation { sight: Sight::Unclear, ..look.clone() }];
-        if let Sight::Seen(mut server) = look.sight.clone()
+        let mut looks = vec![Observation { detection: Detection::Unclear, ..look.clone() }];
+        if let Detection::Seen(mut server) = look.detection.clone()
             && server.generations[0].processes.pop().is_some()
         {
-            looks.push(Observation { sight: Sight::Seen(server), ..look });
+            looks.push(Observation { detection: Detection::Seen(server), ..look });
         }
         let world = self.clone().disturb(Disturbance::Torn);
         looks.into_iter().map(|look| world.clone().feed(Event::Observed(look))).collect()
@@ -91,7 +91,7 @@ impl World {
             if running.outcome.is_some() {
                 continue;
             }
-            let failed = Outcome::Failed(Trouble::new(Reason::VolumeUnavailable, "write failed"));
+            let failed = Outcome::Failed(Problem::new(Reason::VolumeUnavailable, "write failed"));
             if !matches!(running.effect, Effect::Perform { .. }) {
                 next.push(self.clone().disturb(Disturbance::WriteFailed).happen(index, failed.clone()));
                 next.push(self.half_done(index, failed));

@@ -9,17 +9,17 @@ use crate::core::{Agent, Answer, Cwd, Observation, Probe, ProcessKey, Sockets, T
 
 impl World {
     pub fn look(&self) -> Observation {
-        let sight = self.seen().sight(|rel| Cwd::Release(name(rel)));
+        let detection = self.seen().detection(|rel| Cwd::Release(name(rel)));
         let wanted = self.agent.as_ref().and_then(Agent::probe_for);
         let answers = wanted.map_or(vec![], |release| self.answers(number(&release)));
         // Clients go on asking, and wait while nothing serves.
         let accept_queue = u32::from(self.pod.booted() == 0 && self.pod.master.is_some());
         let sockets = Sockets { accept_queue, ..Sockets::default() };
         let traffic = Traffic { workers: None, sockets: Some(sockets) };
-        Observation { answers, ..Observation::new(NOW.plus(1), sight, traffic) }
+        Observation { answers, ..Observation::new(NOW.plus(1), detection, traffic) }
     }
 
-    /// The pod as the adapter sees it: a planted defect is one of its sight.
+    /// The pod as the adapter sees it: a planted defect changes what it sees.
     fn seen(&self) -> Cow<'_, Pod> {
         let mut pod = Cow::Borrowed(&self.pod);
         let stops = |m: &Master| matches!(m.stage, PumaStage::Stopping | PumaStage::Stuck);

@@ -1,7 +1,7 @@
 //! The model of the pod: Puma as it was measured, and the container around it. It moves by itself.
 
 use super::KEYS;
-use crate::core::{AppServer, Cwd, Generation, GenerationKey, Process, ProcessKey, Sight};
+use crate::core::{AppServer, Cwd, Detection, Generation, GenerationKey, Process, ProcessKey};
 
 /// A release of the model, by number.
 pub type Rel = u8;
@@ -117,14 +117,14 @@ impl Pod {
         Self { kind, master: Some(master), second: None, alive: true }
     }
 
-    pub fn sight(&self, name: impl Fn(Rel) -> Cwd) -> Sight {
+    pub fn detection(&self, name: impl Fn(Rel) -> Cwd) -> Detection {
         let masters: Vec<&Master> = self.master.iter().chain(&self.second).collect();
         if masters.is_empty() {
-            return Sight::Missing;
+            return Detection::Missing;
         }
         let old_workers = masters.iter().any(|master| matches!(master.stage, Stage::Phased { .. }));
         let generations = masters.into_iter().map(|master| self.generation(master, &name)).collect();
-        Sight::Seen(AppServer { generations, old_workers })
+        Detection::Seen(AppServer { generations, old_workers })
     }
 
     fn generation(&self, master: &Master, name: impl Fn(Rel) -> Cwd) -> Generation {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::fingerprint;
 use super::pod::{Master, Nature, Stage as PumaStage};
 use super::world::{Disturbance, PreStop, World, name, number};
-use crate::core::effect::{Act, Effect, Mode};
+use crate::core::effect::{Effect, Mode, ServerCommand};
 use crate::core::{Agent, Event, Outcome, Reason, Stage};
 use crate::revision::RecordEvent;
 
@@ -24,7 +24,7 @@ pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
     let going_back = agent.view().stage == Stage::Reverting;
     let forward = match effect {
         Effect::Fetch { .. } => !going_back,
-        Effect::Check { .. } | Effect::Perform { act: Act::Begin(_), .. } => true,
+        Effect::Check { .. } | Effect::Perform { command: ServerCommand::Restart(_), .. } => true,
         Effect::Record { record, .. } => record.event == RecordEvent::Attempt,
         Effect::Publish { .. } => !going_back,
         _ => false,
@@ -92,7 +92,7 @@ pub fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
             }
             published_by_intent(world, number(release))
         }
-        Effect::Perform { act, on, .. } => signalled_in_peace(world, *act, on.0),
+        Effect::Perform { command, on, .. } => signalled_in_peace(world, *command, on.0),
         _ => Ok(()),
     }
 }
@@ -117,11 +117,14 @@ fn published_by_intent(world: &World, rel: u8) -> Result<(), String> {
     Ok(())
 }
 
-fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
+fn signalled_in_peace(world: &World, command: ServerCommand, on: u64) -> Result<(), String> {
     let forgiven = world.disturbed.contains(&Disturbance::WriteFailed);
     let announced = world.disk.log.last().is_some_and(|(r, _)| r.event == RecordEvent::Signalled);
-    let back = matches!(act, Act::Abort(_));
-    if matches!(act, Act::Begin(_) | Act::Abort(_)) && !announced && !(back && forgiven) {
+    let back = matches!(command, ServerCommand::Abort(_));
+    if matches!(command, ServerCommand::Restart(_) | ServerCommand::Abort(_))
+        && !announced
+        && !(back && forgiven)
+    {
         return broken(world, "signalled without its intent on disk");
     }
     // Whoever has a second master refuses a third.
@@ -130,18 +133,26 @@ fn signalled_in_peace(world: &World, act: Act, on: u64) -> Result<(), String> {
     }
     // Another image is there: the adapter sends nothing.
     let Some(master) = world.pod.master.as_ref().filter(|m| m.key == on) else { return Ok(()) };
-    let usr2 = matches!(act, Act::Begin(Mode::Hot) | Act::Abort(Mode::Hot));
+    let usr2 = matches!(command, ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot));
     let loading = master.stage == PumaStage::Loading && world.pod.kind.single;
     let under_way = matches!(master.stage, PumaStage::Stopping | PumaStage::Exec) || loading;
     if usr2 && under_way && !master.foreign {
         return broken(world, "USR2 while a hot restart is between its signal and its title, or loading");
     }
     let booted = world.pod.booted();
-    if matches!(act, Act::Begin(_)) && master.foreign && booted > 0 && booted < world.pod.kind.workers {
+    if matches!(command, ServerCommand::Restart(_))
+        && master.foreign
+        && booted > 0
+        && booted < world.pod.kind.workers
+    {
         return broken(world, "a restart begins in the middle of somebody else's");
     }
     let phased = matches!(master.stage, PumaStage::Phased { .. });
-    if matches!(act, Act::Begin(_)) && ((phased && !usr2) || under_way) && !master.foreign && !forgiven {
+    if matches!(command, ServerCommand::Restart(_))
+        && ((phased && !usr2) || under_way)
+        && !master.foreign
+        && !forgiven
+    {
         return broken(world, "a second restart while one is in flight");
     }
     Ok(())
@@ -311,11 +322,11 @@ fn at_rest(world: &World) -> Result<(), String> {
         return broken(world, "it stands still beside a Puma that hangs in the stop that it asked for");
     }
     let in_sync = settled && view.running == Some(name(wanted));
-    let explained = view.trouble.is_some() && (settled || view.stage == Stage::Stranded);
+    let explained = view.problem.is_some() && (settled || view.stage == Stage::Stranded);
     let kind = world.setting.kind;
     let hopeless = kind.pinnable || kind.absolute || !world.disturbed.is_empty();
     let waits = has_no_way(world) && matches!(view.stage, Stage::Verifying | Stage::Stranded);
-    if in_sync || (view.trouble.is_some() && waits && view.running.is_none()) || (explained && hopeless) {
+    if in_sync || (view.problem.is_some() && waits && view.running.is_none()) || (explained && hopeless) {
         return Ok(());
     }
     broken(world, &format!("it rests neither in sync nor explained: {view:?}"))

@@ -47,7 +47,7 @@ pub fn policy() -> Policy {
         probing: true,
         successes: 1,
         naming: true,
-        hearing_ms: 0,
+        evidence_ms: 0,
         long_request_ms: None,
         wait_in_flight_ms: 1_000,
         spread_ms: None,

@@ -10,8 +10,8 @@ use super::{KEYS, keys_in, rules};
 use crate::core::drain::{DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::history::History;
 use crate::core::{
-    Act, Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Policy, Reason,
-    Record, Recovered, Step, Trouble,
+    Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Policy, Problem, Reason,
+    Record, Recovered, ServerCommand, Step,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
@@ -189,11 +189,14 @@ impl World {
             records: self.disk.log.iter().map(|(record, _)| record.clone()).collect(),
             boot_id: String::new(),
             neighbours: Default::default(),
-            journal: self.disk.journal.clone(),
         };
         let beside = self.setting.kind.beside;
         let policy = Policy { second_master: beside, in_place: !beside, ..policy() };
-        let (mut agent, _) = Agent::recover(policy, recovered, NOW);
+        let journal = self.disk.journal.clone();
+        let mut agent =
+            Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
+        agent.step(NOW, Event::Tick);
+        agent.recover(policy, &recovered, NOW);
         agent.mutate(self.setting.mutation);
         if self.barred() == Some(Barred::ByFleet) {
             let fleet = Fleet { rejected: [revision(1)].into(), ..Fleet::default() };
@@ -365,8 +368,8 @@ impl World {
         let effect = self.running[index].effect.clone();
         let outcome = world.apply(&effect, outcome)?;
         world.running[index].outcome = Some(match (outcome, &effect) {
-            (Outcome::Failed(trouble), Effect::Publish { .. }) => {
-                Outcome::NotPublished { trouble, current: world.disk.current.map(name) }
+            (Outcome::Failed(problem), Effect::Publish { .. }) => {
+                Outcome::NotPublished { problem, current: world.disk.current.map(name) }
             }
             (outcome, _) => outcome,
         });
@@ -383,7 +386,7 @@ impl World {
         let done = outcome == Outcome::Done;
         match effect {
             Effect::Fetch { release, .. } if done && self.nature(number(release)) == Nature::Corrupt => {
-                let why = Trouble::new(Reason::ReleaseCorrupt, "not what was published");
+                let why = Problem::new(Reason::ReleaseCorrupt, "not what was published");
                 return Ok(Outcome::Failed(why));
             }
             Effect::Fetch { release, .. } if done => {
@@ -392,33 +395,33 @@ impl World {
             Effect::Check { release, trial: true, .. }
                 if done && self.nature(number(release)) == Nature::FailsTrial =>
             {
-                let why = Trouble::new(Reason::HookFailed, "it raises");
+                let why = Problem::new(Reason::HookFailed, "it raises");
                 return Ok(Outcome::Condemned(why));
             }
             Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan { mode: self.setting.mode })),
             Effect::Record { record, .. } if done => self.disk.log.push((record.clone(), true)),
             Effect::Publish { release, .. } if done => self.disk.current = Some(number(release)),
-            Effect::Perform { act, on, .. } => return Ok(self.perform(*act, on.0)),
+            Effect::Perform { command, on, .. } => return Ok(self.perform(*command, on.0)),
             _ => {}
         }
         Ok(outcome)
     }
 
-    fn perform(&mut self, act: Act, on: u64) -> Outcome {
-        let gone = || Outcome::Failed(Trouble::new(Reason::MasterGone, "the image meant is gone"));
+    fn perform(&mut self, command: ServerCommand, on: u64) -> Outcome {
+        let gone = || Outcome::Failed(Problem::new(Reason::MasterGone, "the image meant is gone"));
         if self.pod.kind.beside {
-            return if self.pod.told(act, on) { Outcome::Done } else { gone() };
+            return if self.pod.told(command, on) { Outcome::Done } else { gone() };
         }
-        let signal = match act {
-            Act::Begin(Mode::Hot) | Act::Abort(Mode::Hot) => Signal::Usr2,
-            Act::Begin(Mode::Phased) | Act::Abort(Mode::Phased) => Signal::Usr1,
-            Act::Recover => Signal::Kill,
-            Act::Commit => return Outcome::Done,
+        let signal = match command {
+            ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
+            ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
+            ServerCommand::Recover => Signal::Kill,
+            ServerCommand::Commit => return Outcome::Done,
         };
         // The adapter sees that workers which served at its last look do no longer.
         let ends = self.pod.master.as_ref().is_some_and(|m| m.stage == PumaStage::Stopping);
-        if matches!(act, Act::Begin(_)) && ends {
-            return Outcome::Failed(Trouble::new(Reason::MasterGone, "somebody else restarts it"));
+        if matches!(command, ServerCommand::Restart(_)) && ends {
+            return Outcome::Failed(Problem::new(Reason::MasterGone, "somebody else restarts it"));
         }
         if self.pod.signal(on, signal, self.disk.current, false) { Outcome::Done } else { gone() }
     }
@@ -461,7 +464,7 @@ pub fn address(effect: &Effect) -> (Attempt, Step) {
         Effect::Check { attempt, .. } => (*attempt, Step::Check),
         Effect::Record { attempt, record } => (*attempt, Step::Record(record.event)),
         Effect::Publish { attempt, .. } => (*attempt, Step::Publish),
-        Effect::Perform { attempt, act, .. } => (*attempt, Step::Perform(*act)),
+        Effect::Perform { attempt, command, .. } => (*attempt, Step::Perform(*command)),
         Effect::Conclude { .. } | Effect::Notice(_) | Effect::Drain(_) => {
             unreachable!("these report nothing")
         }

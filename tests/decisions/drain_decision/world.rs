@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use pitstop::core::{
-    AppServer, Connection, Cwd, Generation, GenerationKey, Moment, Observation, Process, ProcessKey, Sight,
-    Sockets, Traffic, WorkerLoad,
+    AppServer, Connection, Cwd, Detection, Generation, GenerationKey, Moment, Observation, Process,
+    ProcessKey, Sockets, Traffic, WorkerLoad,
 };
 use pitstop_rig::Dice;
 
@@ -218,7 +218,7 @@ impl World {
             workers: control.then(|| (0..WORKERS).map(|w| self.worker(w, at)).collect()),
             sockets: sockets.then(|| self.sockets(since, at)),
         };
-        Observation::new(Moment(at), Sight::Seen(server()), traffic)
+        Observation::new(Moment(at), Detection::Seen(server()), traffic)
     }
 
     /// What the worker pushed at its last check-in.

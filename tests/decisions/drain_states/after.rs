@@ -15,7 +15,7 @@ fn a_stray_call_does_not_freeze_the_pod() {
 fn a_server_that_is_stopping_or_has_just_gone_is_no_false_drain() {
     let closed = Some(Sockets { closed: true, ..Sockets::default() });
     let stopping = |at| look(at, server(1), Traffic { workers: None, sockets: closed.clone() });
-    let gone = |at| look(at, Sight::Missing, Traffic::default());
+    let gone = |at| look(at, Detection::Missing, Traffic::default());
     let (drain, at, _) = answered();
     for (seen, laters) in [(&stopping as &dyn Fn(u64) -> Observation, [100, 90_000]), (&gone, [100, 59_000])]
     {
@@ -31,7 +31,7 @@ fn a_server_that_is_stopping_or_has_just_gone_is_no_false_drain() {
 fn a_container_that_ended_in_a_pod_that_lives_on_is_deployed_to_again() {
     // A liveness probe's kill, and what is started after it does not boot: only a deploy can help.
     let (mut drain, at, _) = answered();
-    let gone = |at| look(at, Sight::Missing, Traffic::default());
+    let gone = |at| look(at, Detection::Missing, Traffic::default());
     drain.observe(Moment(at + 500), &gone(at + 500));
     assert_eq!(undone(&drain.tick(Moment(at + 60_000))), Some(Undone::FalseDrain));
     // Where the agent is told to end as well, the pod ends.
@@ -71,9 +71,9 @@ fn a_call_while_the_server_stops_gets_the_answer_that_stopped_it() {
 fn a_container_that_is_restarted_in_the_middle_of_our_own_restart_undoes_the_drain() {
     let (mut drain, at, _) = answered();
     drain.expect_image_change(true);
-    let gone = look(at + 500, Sight::Missing, Traffic::default());
+    let gone = look(at + 500, Detection::Missing, Traffic::default());
     assert!(drain.observe(Moment(at + 500), &gone).is_empty());
-    let new = Observation { sight: server(2), ..idle(at + 2000) };
+    let new = Observation { detection: server(2), ..idle(at + 2000) };
     assert_eq!(undone(&drain.observe(Moment(at + 2000), &new)), Some(Undone::NewImage));
 }
 
@@ -95,7 +95,7 @@ fn sigterm_to_the_agent_means_that_the_drain_is_true() {
 #[test]
 fn a_new_image_after_the_answer_means_that_the_pod_lives_on() {
     let (mut drain, at, _) = answered();
-    let new = |at| Observation { sight: server(2), ..idle(at) };
+    let new = |at| Observation { detection: server(2), ..idle(at) };
     assert!(drain.observe(Moment(at + 500), &new(at - 1)).is_empty(), "a look from before the answer");
     assert_eq!(undone(&drain.observe(Moment(at + 500), &new(at + 500))), Some(Undone::NewImage));
 }
@@ -103,7 +103,7 @@ fn a_new_image_after_the_answer_means_that_the_pod_lives_on() {
 #[test]
 fn a_new_image_of_our_own_restart_undoes_nothing() {
     let (mut drain, at, _) = answered();
-    let new = |at| Observation { sight: server(2), ..idle(at) };
+    let new = |at| Observation { detection: server(2), ..idle(at) };
     drain.expect_image_change(true);
     assert!(drain.observe(Moment(at + 500), &new(at + 500)).is_empty());
     drain.expect_image_change(false);
@@ -114,7 +114,7 @@ fn a_new_image_of_our_own_restart_undoes_nothing() {
 #[test]
 fn a_new_image_before_the_answer_undoes_nothing() {
     let (_, answer) = drained(budget(), |at| Observation {
-        sight: server(if at < BEGIN + 3000 { 1 } else { 2 }),
+        detection: server(if at < BEGIN + 3000 { 1 } else { 2 }),
         ..idle(at)
     });
     assert_eq!(answer.result, DrainResult::Drained);

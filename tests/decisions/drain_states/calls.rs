@@ -121,18 +121,18 @@ fn an_operator_ends_the_wait_of_stray_calls_too() {
 #[test]
 fn no_app_server_is_answered_at_the_first_look() {
     let mut drain = Drain::new(budget(), None);
-    drain.observe(Moment(BEGIN - 1), &look(BEGIN - 1, Sight::Missing, Traffic::default()));
+    drain.observe(Moment(BEGIN - 1), &look(BEGIN - 1, Detection::Missing, Traffic::default()));
     drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));
-    let stale = look(BEGIN - 1, Sight::Missing, Traffic::default());
+    let stale = look(BEGIN - 1, Detection::Missing, Traffic::default());
     assert!(drain.observe(Moment(BEGIN + 10), &stale).is_empty(), "older than the drain");
-    let seen = |at| look(at, Sight::Missing, Traffic::default());
+    let seen = |at| look(at, Detection::Missing, Traffic::default());
     let (after, answer) = watch(&mut drain, BEGIN + 100, BEGIN + 100, seen).unwrap();
     assert_eq!((after, answer.result), (100, DrainResult::NoAppServer));
 }
 
 #[test]
 fn a_drain_that_no_app_server_was_there_for_leaves_nothing_behind() {
-    let missing = |at| look(at, Sight::Missing, Traffic::default());
+    let missing = |at| look(at, Detection::Missing, Traffic::default());
     for origin in [Origin::PreStop, Origin::Term] {
         let mut drain = Drain::new(budget(), None);
         let mut journal = call(&mut drain, BEGIN, origin);
@@ -149,7 +149,7 @@ fn a_drain_that_no_app_server_was_there_for_leaves_nothing_behind() {
 
 #[test]
 fn a_journal_of_a_drain_without_an_app_server_freezes_no_pod() {
-    let missing = |at| look(at, Sight::Missing, Traffic::default());
+    let missing = |at| look(at, Detection::Missing, Traffic::default());
     let mut drain = Drain::new(budget(), None);
     let begun = call(&mut drain, BEGIN, Origin::Term);
     let [DrainEffect::Journal(Some(unanswered))] = &begun[..] else { panic!("{begun:?}") };

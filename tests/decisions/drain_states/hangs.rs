@@ -118,7 +118,7 @@ fn only_what_was_not_answered_after_sigterm_is_said_to_be_cut() {
         drain.observe(Moment(at + 2000), &with(at + 2000, Vec::new(), vec![work(2, 0)])),
     ];
     assert_eq!(none, [[], []]);
-    let gone = look(at + 3000, Sight::Missing, Traffic::default());
+    let gone = look(at + 3000, Detection::Missing, Traffic::default());
     let told = drain.observe(Moment(at + 3000), &gone);
     assert!(
         matches!(&told[..], [DrainEffect::Cut(cut)] if cut.len() == 1 && cut[0].peer == PEER),

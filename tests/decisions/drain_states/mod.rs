@@ -9,8 +9,8 @@ mod streams;
 use std::net::IpAddr;
 
 use pitstop::core::{
-    AppServer, Connection, Cwd, Generation, GenerationKey, Moment, Observation, Process, ProcessKey, Sight,
-    Sockets, Traffic, WorkerLoad,
+    AppServer, Connection, Cwd, Detection, Generation, GenerationKey, Moment, Observation, Process,
+    ProcessKey, Sockets, Traffic, WorkerLoad,
     drain::{
         Answer, Budget, Drain, DrainCommand, DrainEffect, DrainResult, Evidence, Journal, Origin, Undone,
         Upgraded, WaitsFor,
@@ -24,7 +24,7 @@ fn budget() -> Budget {
     Budget { min_ms: 5000, quiet_min_ms: 2000, quiet_max_ms: 15_000, max_ms: 18_000, ..Budget::default() }
 }
 
-fn server(key: u64) -> Sight {
+fn server(key: u64) -> Detection {
     let process = Process { key: ProcessKey(1), cwd: Cwd::Unknown, booted: true };
     let generation = Generation {
         key: GenerationKey(key),
@@ -34,11 +34,11 @@ fn server(key: u64) -> Sight {
         expected: 1,
         processes: vec![process],
     };
-    Sight::Seen(AppServer { generations: vec![generation], old_workers: false })
+    Detection::Seen(AppServer { generations: vec![generation], old_workers: false })
 }
 
-fn look(at: u64, sight: Sight, traffic: Traffic) -> Observation {
-    Observation::new(Moment(at), sight, traffic)
+fn look(at: u64, detection: Detection, traffic: Traffic) -> Observation {
+    Observation::new(Moment(at), detection, traffic)
 }
 
 fn worker(checkin: u64, requests: u64, busy: u32) -> Option<Vec<WorkerLoad>> {
@@ -138,8 +138,9 @@ fn looks_from_before_the_drain_prove_nothing() {
 
 #[test]
 fn unclear_looks_prove_nothing() {
-    for sight in [Sight::Unclear, Sight::Ambiguous] {
-        let (after, answer) = drained(budget(), |at| Observation { sight: sight.clone(), ..idle(at) });
+    for detection in [Detection::Unclear, Detection::Ambiguous] {
+        let (after, answer) =
+            drained(budget(), |at| Observation { detection: detection.clone(), ..idle(at) });
         assert_eq!((after, answer.result), (18_000, DrainResult::Deadline));
     }
 }
@@ -193,8 +194,8 @@ fn a_worker_that_tells_nothing_is_not_idle() {
 #[test]
 fn workers_of_an_ended_phase_are_waited_for() {
     let (_, answer) = drained(budget(), |at| {
-        let Sight::Seen(server) = server(1) else { unreachable!() };
-        Observation { sight: Sight::Seen(AppServer { old_workers: true, ..server }), ..idle(at) }
+        let Detection::Seen(server) = server(1) else { unreachable!() };
+        Observation { detection: Detection::Seen(AppServer { old_workers: true, ..server }), ..idle(at) }
     });
     assert_eq!(
         (answer.result, &answer.waited_for[..]),
@@ -263,7 +264,7 @@ fn an_app_server_that_may_not_be_looked_into_is_drained_by_the_sockets() {
     let seen = |at: u64| {
         let busy = Connection { sent: Some(0), ..kept(200, at - BEGIN) };
         let connections = if at < BEGIN + 7000 { vec![busy] } else { vec![] };
-        look(at, Sight::NotPermitted, Traffic { workers: None, sockets: table(connections) })
+        look(at, Detection::NotPermitted, Traffic { workers: None, sockets: table(connections) })
     };
     let mut drain = Drain::new(budget(), None);
     drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));
@@ -382,7 +383,7 @@ fn a_health_checker_that_is_recognised_only_now_holds_no_longer_than_one_known_f
 fn an_app_server_that_goes_by_itself_is_answered_at_once() {
     let mut drain = begun(budget());
     assert!(watch(&mut drain, BEGIN + 100, BEGIN + 1000, idle).is_none());
-    let seen = |at| look(at, Sight::Missing, Traffic::default());
+    let seen = |at| look(at, Detection::Missing, Traffic::default());
     let (after, answer) = watch(&mut drain, BEGIN + 1100, BEGIN + 1100, seen).unwrap();
     assert_eq!((after, answer.result), (1100, DrainResult::AlreadyGone));
 }
@@ -457,7 +458,7 @@ fn whom_the_drain_is_about_is_in_the_journal_as_soon_as_it_is_seen() {
     let effects = drain.observe(Moment(BEGIN + 100), &idle(BEGIN + 100));
     let [DrainEffect::Journal(Some(journal))] = &effects[..] else { panic!("{effects:?}") };
     let mut resumed = Drain::new(budget(), Some(journal.clone()));
-    let gone = look(BEGIN + 300, Sight::Missing, Traffic::default());
+    let gone = look(BEGIN + 300, Detection::Missing, Traffic::default());
     let effects = resumed.observe(Moment(BEGIN + 300), &gone);
     assert!(
         effects.iter().any(

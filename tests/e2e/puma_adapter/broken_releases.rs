@@ -15,18 +15,18 @@ fn restarted_onto(app: App, mode: Mode, setup: Setup) -> Broken {
     let before = eye.settled("v1");
     rig.release("v2", app);
     rig.flip("v2");
-    eye.perform(Act::Begin(mode), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(mode), before.key).unwrap();
     Broken { rig, eye, before }
 }
 
 impl Broken {
     /// Flips back, aborts and waits until everything serves the old release.
-    fn is_undone_by(&self, act: Act) -> Generation {
+    fn is_undone_by(&self, command: ServerCommand) -> Generation {
         self.rig.flip("v1");
         let signalable = until("a master that takes signals", || {
-            generation(&self.eye.look()).filter(|seen| seen.signalable || act == Act::Recover)
+            generation(&self.eye.look()).filter(|seen| seen.signalable || command == ServerCommand::Recover)
         });
-        self.eye.perform(act, signalable.key).unwrap();
+        self.eye.perform(command, signalable.key).unwrap();
         let after = self.eye.settled("v1");
         self.rig.wait_for_release("v1");
         after
@@ -43,7 +43,7 @@ impl Broken {
     }
 
     fn loses_its_master(&self) {
-        self.eye.watch("the end of the master", |look| look.sight == Sight::Missing);
+        self.eye.watch("the end of the master", |look| look.detection == Detection::Missing);
     }
 }
 
@@ -59,7 +59,7 @@ fn phased_and_raises_vanishing_workers_beside_an_old_one_that_serves() {
     assert_eq!(images(&looks), [broken.before.key]);
     assert!(looks.iter().filter_map(generation).all(|seen| booted_in(&seen, "v1") >= 1));
     assert_eq!(broken.rig.get("/").unwrap().release.as_deref(), Some("v1"));
-    broken.is_undone_by(Act::Abort(Mode::Phased));
+    broken.is_undone_by(ServerCommand::Abort(Mode::Phased));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn phased_and_raises_flipping_back_alone_does_not_help() {
     let looks = broken.shows_vanishing_workers(8);
     let last = generation(looks.last().unwrap()).unwrap();
     assert_eq!(last.cwd, Cwd::Release(id("v2")), "the master stays where the broken release is");
-    broken.is_undone_by(Act::Abort(Mode::Phased));
+    broken.is_undone_by(ServerCommand::Abort(Mode::Phased));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn hot_and_raises_a_new_image_without_any_booted_worker() {
     broken.eye.watch("the new image", |look| generation(look).is_some_and(|s| s.key != broken.before.key));
     let looks = broken.shows_vanishing_workers(4);
     assert!(looks.iter().filter_map(generation).all(|seen| seen.processes.iter().all(|p| !p.booted)));
-    broken.is_undone_by(Act::Abort(Mode::Hot));
+    broken.is_undone_by(ServerCommand::Abort(Mode::Hot));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn phased_and_hangs_one_worker_unbooted_beside_an_old_one_that_serves() {
             .is_some_and(|seen| seen.processes.iter().any(|p| !p.booted && p.cwd == Cwd::Release(id("v2"))))
     });
     assert!(looks.iter().filter_map(generation).all(|seen| booted_in(&seen, "v1") >= 1));
-    broken.is_undone_by(Act::Abort(Mode::Phased));
+    broken.is_undone_by(ServerCommand::Abort(Mode::Phased));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn hot_and_hangs_workers_that_stay_unbooted_under_a_master_that_takes_signals() 
             seen.key != broken.before.key && seen.signalable && hung == 2
         })
     });
-    broken.is_undone_by(Act::Abort(Mode::Hot));
+    broken.is_undone_by(ServerCommand::Abort(Mode::Hot));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn hot_and_hangs_in_preload_only_a_new_container_helps() {
     });
     let hung = generation(looks.last().unwrap()).unwrap();
     assert_eq!((hung.signalable, hung.processes.len()), (false, 0));
-    broken.is_undone_by(Act::Recover);
+    broken.is_undone_by(ServerCommand::Recover);
     assert_eq!(broken.rig.starts(), 2);
 }
 
@@ -141,7 +141,7 @@ fn hot_and_hangs_in_the_workers_of_a_preloading_cluster() {
         let hung = |seen: &Generation| seen.processes.iter().all(|p| !p.booted) && seen.processes.len() == 2;
         generation(look).is_some_and(|seen| seen.key != broken.before.key && seen.signalable && hung(&seen))
     });
-    broken.is_undone_by(Act::Abort(Mode::Hot));
+    broken.is_undone_by(ServerCommand::Abort(Mode::Hot));
 }
 
 #[test]

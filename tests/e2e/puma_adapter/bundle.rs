@@ -49,7 +49,7 @@ fn deploy(rig: &PumaRig, eye: &Eye, running: &str, release: &str) -> Mode {
     let mode = eye.plan(running, release).unwrap();
     let before = eye.seen();
     rig.flip(release);
-    eye.perform(Act::Begin(mode), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(mode), before.key).unwrap();
     eye.settled(release);
     mode
 }

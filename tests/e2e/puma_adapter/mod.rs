@@ -21,7 +21,7 @@ use std::{
 use pitstop::{
     app_server::{AppServer, Look, puma::Puma},
     config::{self, RestartMode},
-    core::{self, Act, Cwd, Generation, GenerationKey, Mode, ProcessKey, Reason, Sight},
+    core::{self, Cwd, Detection, Generation, GenerationKey, Mode, ProcessKey, Reason, ServerCommand},
     revision::ReleaseId,
 };
 use pitstop_rig::{App, Directory, Image, PATIENCE, PumaRig, Setup, Wrapper, puma::TOKEN, until};
@@ -77,11 +77,11 @@ impl Eye {
         }
     }
 
-    fn perform(&self, act: Act, on: GenerationKey) -> Result<(), core::Trouble> {
-        self.runtime.block_on(self.puma.perform(act, on))
+    fn perform(&self, command: ServerCommand, on: GenerationKey) -> Result<(), core::Problem> {
+        self.runtime.block_on(self.puma.perform(command, on))
     }
 
-    fn plan(&self, running: &str, release: &str) -> Result<Mode, core::Trouble> {
+    fn plan(&self, running: &str, release: &str) -> Result<Mode, core::Problem> {
         let (running, release) = (id(running), id(release));
         self.runtime.block_on(self.puma.plan(Some(&running), &release)).map(|plan| plan.mode)
     }
@@ -106,15 +106,15 @@ fn id(text: &str) -> ReleaseId {
 }
 
 fn generation(look: &Look) -> Option<Generation> {
-    match &look.sight {
-        Sight::Seen(server) => server.generations.first().cloned(),
+    match &look.detection {
+        Detection::Seen(server) => server.generations.first().cloned(),
         _ => None,
     }
 }
 
 /// `None` when the look fell into the very moment of an exec.
 fn generation_or_torn(look: &Look) -> Option<Generation> {
-    assert!(matches!(look.sight, Sight::Seen(_) | Sight::Unclear), "lost sight of it: {look:?}");
+    assert!(matches!(look.detection, Detection::Seen(_) | Detection::Unclear), "lost sight of it: {look:?}");
     generation(look)
 }
 

@@ -106,7 +106,7 @@ fn deployed(rig: &PumaRig, mode: Mode) -> (Generation, Generation) {
     let before = eye.settled("v1");
     rig.release("v2", App::Good);
     rig.flip("v2");
-    eye.perform(Act::Begin(mode), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(mode), before.key).unwrap();
     let after = eye.settled("v2");
     assert!(workers(&after).iter().all(|key| !workers(&before).contains(key)));
     (before, after)
@@ -161,8 +161,8 @@ fn without_a_handler_for_sigusr2_it_is_never_sent_on_6_6() {
     let refused = eye.plan("v1", "v1").unwrap_err();
     assert_eq!(refused.reason, Reason::ConfigInvalid);
     assert!(refused.message.contains("PUMA_SKIP_SIGUSR2"), "{refused:?}");
-    for act in [Act::Begin(Mode::Hot), Act::Abort(Mode::Hot)] {
-        assert_eq!(eye.perform(act, seen.key).unwrap_err().reason, Reason::ConfigInvalid);
+    for command in [ServerCommand::Restart(Mode::Hot), ServerCommand::Abort(Mode::Hot)] {
+        assert_eq!(eye.perform(command, seen.key).unwrap_err().reason, Reason::ConfigInvalid);
     }
     assert_eq!((eye.seen().key, rig.get("/").unwrap().status), (seen.key, 200), "it lives on");
 }

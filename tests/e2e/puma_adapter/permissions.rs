@@ -14,11 +14,11 @@ fn observer() {
     let section = config::Puma { r#match: Some(format!(":{port}")), ..config::Puma::default() };
     let eye = Eye::at(Path::new(&deploy_to), section, RestartMode::Auto);
     if expected == "not_permitted" {
-        assert_eq!(eye.look().sight, Sight::NotPermitted);
+        assert_eq!(eye.look().detection, Detection::NotPermitted);
         assert_eq!(eye.plan("v1", "v1").unwrap_err().reason, Reason::NotPermitted);
     } else {
         let before = eye.settled("v1");
-        eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+        eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
         until("a new image", || {
             generation(&eye.look()).filter(|s| s.key != before.key && settled_in(s, "v1"))
         });

@@ -17,7 +17,7 @@ fn a_hot_restart_of(setup: Setup) {
     let before = eye.settled("v1");
     rig.release("v2", App::Good);
     rig.flip("v2");
-    eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
     let mut in_the_gap = 0;
     let looks = eye.watch("everything in v2", |look| {
         let seen = generation(look).unwrap_or_else(|| panic!("lost sight of it: {look:?}"));
@@ -60,15 +60,15 @@ fn phased_replaces_every_worker_and_keeps_the_image() {
     let before = eye.settled("v1");
     rig.release("v2", App::Good);
     rig.flip("v2");
-    eye.perform(Act::Begin(Mode::Phased), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Phased), before.key).unwrap();
     let looks = eye.watch("everything in v2", |look| {
         let Some(seen) = generation_or_torn(look) else { return false };
-        settled_in(&seen, "v2") && matches!(&look.sight, Sight::Seen(server) if !server.old_workers)
+        settled_in(&seen, "v2") && matches!(&look.detection, Detection::Seen(server) if !server.old_workers)
     });
     assert_eq!(images(&looks), [before.key]);
     let after = generation(looks.last().unwrap()).unwrap();
     assert!(workers(&after).iter().all(|key| !workers(&before).contains(key)));
-    let old_workers = |look: &Look| matches!(&look.sight, Sight::Seen(server) if server.old_workers);
+    let old_workers = |look: &Look| matches!(&look.detection, Detection::Seen(server) if server.old_workers);
     assert!(looks.iter().any(old_workers), "Puma counts the workers of the ended phase");
 }
 
@@ -82,14 +82,16 @@ fn nothing_is_sent_to_another_image_than_the_one_meant() {
     let rig = PumaRig::start(Setup::single());
     let eye = Eye::on(&rig);
     let before = eye.settled("v1");
-    eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
     let after = until("the new image", || {
         generation(&eye.look()).filter(|seen| seen.key != before.key && settled_in(seen, "v1"))
     });
-    for act in [Act::Begin(Mode::Hot), Act::Abort(Mode::Phased), Act::Recover] {
-        assert_eq!(eye.perform(act, before.key).unwrap_err().reason, Reason::MasterGone);
+    for command in
+        [ServerCommand::Restart(Mode::Hot), ServerCommand::Abort(Mode::Phased), ServerCommand::Recover]
+    {
+        assert_eq!(eye.perform(command, before.key).unwrap_err().reason, Reason::MasterGone);
     }
-    eye.perform(Act::Commit, before.key).unwrap();
+    eye.perform(ServerCommand::Commit, before.key).unwrap();
     assert_eq!(eye.settled("v1").key, after.key);
 }
 
@@ -100,10 +102,10 @@ fn a_wrapping_shell_is_never_signalled() {
     let before = eye.settled("v1");
     assert_eq!(eye.look().description.pid, rig.master());
     assert_eq!(eye.findings(), ["SHELL_IN_FRONT"]);
-    eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
     until("the new image", || generation(&eye.look()).filter(|s| s.key != before.key && settled_in(s, "v1")));
-    eye.perform(Act::Recover, eye.seen().key).unwrap();
-    until("the end of the master", || matches!(eye.look().sight, Sight::Missing).then_some(()));
+    eye.perform(ServerCommand::Recover, eye.seen().key).unwrap();
+    until("the end of the master", || matches!(eye.look().detection, Detection::Missing).then_some(()));
     assert_eq!(rig.starts(), 1, "the shell ended by itself, after its child");
 }
 
@@ -112,7 +114,7 @@ fn recovery_lets_the_container_start_a_new_master() {
     let rig = PumaRig::start(Setup { restarted: true, ..Setup::default() });
     let eye = Eye::on(&rig);
     let before = eye.settled("v1");
-    eye.perform(Act::Recover, before.key).unwrap();
+    eye.perform(ServerCommand::Recover, before.key).unwrap();
     until("a second start", || (rig.starts() == 2).then_some(()));
     let after = until("a new image", || {
         generation(&eye.look()).filter(|s| s.key != before.key && settled_in(s, "v1"))

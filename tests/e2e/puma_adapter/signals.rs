@@ -32,7 +32,7 @@ fn seen_after(signal: Signal, rig: &PumaRig, eye: &Eye) -> Seen {
     send(rig.master().unwrap(), signal);
     until("what comes of it", || {
         let look = eye.look();
-        if look.sight == Sight::Missing {
+        if look.detection == Detection::Missing {
             return Some(Seen::Gone);
         }
         let seen = generation(&look).filter(|seen| settled_in(seen, "v1"))?;
@@ -112,13 +112,17 @@ fn a_second_one_is_refused(kinds: &[(&str, Setup, Seen)], image: Image) {
         let rig = slowly_started(setup);
         let eye = Eye::on(&rig);
         let (before, master) = (eye.settled("v1"), rig.master().unwrap());
-        eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+        eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
         let looks = eye.watch("the gap between exec and title", |look| {
             generation(look).is_some_and(|seen| seen.key != before.key && !has_title(master))
         });
         let new = generation(looks.last().unwrap()).unwrap().key;
-        for act in [Act::Begin(Mode::Hot), Act::Begin(Mode::Phased), Act::Abort(Mode::Hot)] {
-            let refused = eye.perform(act, new).unwrap_err();
+        for command in [
+            ServerCommand::Restart(Mode::Hot),
+            ServerCommand::Restart(Mode::Phased),
+            ServerCommand::Abort(Mode::Hot),
+        ] {
+            let refused = eye.perform(command, new).unwrap_err();
             assert!(refused.message.contains("Puma"), "{refused:?}");
         }
         assert_eq!(eye.settled("v1").key, new, "it lives on, and was not restarted once more");
@@ -150,7 +154,7 @@ fn a_single_process_takes_signals_only_once_it_accepts() {
     let eye = Eye::on(&rig);
     let before =
         until("a Puma that takes signals", || generation(&eye.look()).filter(|seen| seen.signalable));
-    eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
     until("the new image", || generation(&eye.look()).filter(|s| s.key != before.key && settled_in(s, "v1")));
 }
 
@@ -169,7 +173,7 @@ fn a_cluster_whose_app_still_loads_may_be_restarted_hot_and_ends_on_the_right_co
     });
     rig.release("v2", App::Good);
     rig.flip("v2");
-    eye.perform(Act::Begin(Mode::Hot), loading.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Hot), loading.key).unwrap();
     assert_ne!(eye.settled("v2").key, loading.key);
     rig.wait_for_release("v2");
 }

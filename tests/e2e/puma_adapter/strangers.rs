@@ -62,7 +62,7 @@ pub fn workers_with_other_titles_are_seen_and_moved(image: Image) {
         rig.release("v2", App::Good);
         assert_eq!(eye.plan("v1", "v2"), Ok(Mode::Phased), "control server: {control}");
         rig.flip("v2");
-        eye.perform(Act::Begin(Mode::Phased), before.key).unwrap();
+        eye.perform(ServerCommand::Restart(Mode::Phased), before.key).unwrap();
         let after = eye.settled("v2");
         assert!(workers(&after).iter().all(|key| !workers(&before).contains(key)));
     }
@@ -85,7 +85,7 @@ fn a_single_process_that_changes_its_title_can_still_be_moved() {
     rig.release("v2", App::Good);
     rig.flip("v2");
     assert_eq!(eye.plan("v1", "v2"), Ok(Mode::Hot));
-    eye.perform(Act::Begin(Mode::Hot), before.key).unwrap();
+    eye.perform(ServerCommand::Restart(Mode::Hot), before.key).unwrap();
     eye.settled("v2");
 }
 

@@ -9,7 +9,7 @@ fn of_two_the_one_that_runs_our_releases() {
     drop(ours);
     until("ours is missing, theirs no substitute", || {
         assert_ne!(eye.look().description.pid, theirs.master());
-        matches!(eye.look().sight, Sight::Missing).then_some(())
+        matches!(eye.look().detection, Detection::Missing).then_some(())
     });
 }
 
@@ -19,7 +19,7 @@ fn two_on_our_releases_are_ambiguous_unless_one_is_named() {
     let mut second = PumaRig::prepare_on(&rig, Setup::single());
     second.run();
     until("the second Puma", || second.get("/").ok());
-    assert_eq!(Eye::on(&rig).look().sight, Sight::Ambiguous);
+    assert_eq!(Eye::on(&rig).look().detection, Detection::Ambiguous);
     assert_eq!(Eye::on(&rig).plan("v1", "v1").unwrap_err().reason, Reason::AppServerAmbiguous);
     let named = config::Puma { r#match: Some(format!(":{})", second.port())), ..told(&second) };
     let eye = Eye::with(&rig, named, RestartMode::Auto);
@@ -32,6 +32,6 @@ fn none_is_missing_and_a_stranger_is_never_restarted() {
     let rig = PumaRig::start(Setup::single());
     let nowhere = config::Puma { r#match: Some("no such title".into()), ..config::Puma::default() };
     let eye = Eye::with(&rig, nowhere, RestartMode::Auto);
-    assert_eq!(eye.look().sight, Sight::Missing);
+    assert_eq!(eye.look().detection, Detection::Missing);
     assert_eq!(eye.plan("v1", "v1").unwrap_err().reason, Reason::AppServerMissing);
 }

@@ -23,7 +23,7 @@ fn is_restarted_both_ways(setup: Setup) {
             bundle::write_gemfile(&rig, release);
         }
         rig.flip(release);
-        eye.perform(Act::Begin(mode), image).unwrap();
+        eye.perform(ServerCommand::Restart(mode), image).unwrap();
         let after = eye.settled(release);
         assert_eq!(after.key == image, mode == Mode::Phased, "{mode:?}");
         rig.wait_for_release(release);
@@ -32,7 +32,7 @@ fn is_restarted_both_ways(setup: Setup) {
     assert_eq!((rig.container().pid(), rig.master(), rig.starts()), (first, master, 1));
     // The kubelet's signal goes to the first process; an init hands it on.
     rig.container().terminate();
-    assert_eq!(eye.look().sight, Sight::Missing);
+    assert_eq!(eye.look().detection, Detection::Missing);
 }
 
 fn behind_each_of(wrappers: &[Wrapper], image: Image) {
@@ -70,7 +70,7 @@ fn a_tag_proves_nothing_and_misleads_nobody() {
         let before = eye.settled("v1");
         rig.release("v2", App::Good);
         rig.flip("v2");
-        eye.perform(Act::Begin(Mode::Phased), before.key).unwrap();
+        eye.perform(ServerCommand::Restart(Mode::Phased), before.key).unwrap();
         eye.settled("v2");
         let ours = [Some(id("v2")), Some(id("v2"))];
         let workers = eye.look().description.workers;

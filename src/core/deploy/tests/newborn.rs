@@ -64,7 +64,7 @@ fn a_newer_move_ends_the_wait() {
     let mut agent = unwell(before("v0"));
     let effects = agent.step(Moment(500), Event::Pointer(Ok(at("v2", 2))));
     assert_eq!(fetched(&effects), Some("v2"));
-    assert!(matches!(&effects[0], Effect::Conclude { conclusion: Conclusion::Superseded, .. }));
+    assert!(matches!(&effects[0], Effect::Conclude { result: DeployResult::Superseded, .. }));
 }
 
 /// A pod whose journal says this, and that serves v1 from `current`.
@@ -77,7 +77,7 @@ fn woken(events: &[RecordEvent]) -> Agent {
     };
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: events.iter().map(line).collect(), ..Recovered::default() };
-    Agent::recover(policy(), recovered, Moment(0)).0
+    recovered_agent(policy(), &recovered)
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn what_stands_is_proved_while_something_else_is_waited_for() {
     }
     let view = agent.view();
     assert_eq!((view.running, view.in_sync), (Some("v1".parse().unwrap()), false));
-    assert_eq!(view.trouble.unwrap().reason, Reason::ReleaseUnknown);
+    assert_eq!(view.problem.unwrap().reason, Reason::ReleaseUnknown);
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn a_pointer_with_a_lower_number_than_one_that_was_seen_is_refused_until_an_oper
     agent.step(Moment(1), Event::Pointer(Ok(at("v1", 7))));
     let effects = agent.step(Moment(2), Event::Pointer(Ok(at("v0", 3))));
     assert_eq!((effects, reason(&agent)), (vec![], Some(Reason::Replayed)));
-    let message = agent.view().trouble.unwrap().message;
+    let message = agent.view().problem.unwrap().message;
     for part in ["v0#3", "7", "pitstop sync --retry"] {
         assert!(message.contains(part), "{part} is missing in {message}");
     }
@@ -28,7 +28,7 @@ fn the_journal_remembers_the_highest_number_and_what_an_operator_accepted() {
     };
     let pod = |records: Vec<Record>| {
         let recovered = Recovered { current: Some("v1".parse().unwrap()), records, ..Recovered::default() };
-        let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+        let mut agent = recovered_agent(policy(), &recovered);
         agent.step(Moment(1), Event::Pointer(Ok(at("v3", 3))));
         reason(&agent)
     };
@@ -59,24 +59,24 @@ fn a_rejection_that_could_not_be_written_is_written_when_the_volume_takes_it() {
 #[test]
 fn after_a_flip_that_failed_the_disk_says_where_current_leads() {
     let mut agent = born();
-    assert!(agent.current_complete());
-    agent = Agent::recover(policy(), Recovered::default(), Moment(0)).0;
+    assert_eq!(agent.current_complete(), Some(true));
+    agent = recovered_agent(policy(), &Recovered::default());
     agent.step(Moment(1), Event::Pointer(Ok(at("v1", 1))));
     agent.step(Moment(2), done(Step::Fetch));
-    agent.step(Moment(4), look(4, Sight::Missing, None));
+    agent.step(Moment(4), look(4, Detection::Missing, None));
     agent.step(Moment(5), done(Step::Record(RecordEvent::Attempt)));
-    agent.step(Moment(7), look(7, Sight::Missing, None));
+    agent.step(Moment(7), look(7, Detection::Missing, None));
     let flip = |current: Option<&str>| Event::Finished {
         attempt: Attempt(1),
         step: Step::Publish,
         outcome: Outcome::NotPublished {
-            trouble: Trouble::new(Reason::VolumeUnavailable, "not synced"),
+            problem: Problem::new(Reason::VolumeUnavailable, "not synced"),
             current: current.map(|release| release.parse().unwrap()),
         },
     };
     agent.step(Moment(8), flip(Some("v1")));
-    assert!(agent.current_complete(), "the link is there, though it was not synced");
-    agent.step(Moment(200), look(200, Sight::Missing, None));
+    assert_eq!(agent.current_complete(), Some(true), "the link is there, though it was not synced");
+    agent.step(Moment(200), look(200, Detection::Missing, None));
     agent.step(Moment(201), flip(None));
-    assert!(!agent.current_complete());
+    assert_eq!(agent.current_complete(), Some(false));
 }

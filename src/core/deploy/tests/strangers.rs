@@ -1,7 +1,7 @@
 //! Processes that are not ours, or that the kernel keeps from us.
 
 use super::*;
-use crate::core::Act;
+use crate::core::ServerCommand;
 
 fn publishes(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Publish { .. }))
@@ -10,8 +10,8 @@ fn publishes(effects: &[Effect]) -> bool {
 /// A sidecar's Puma of another user, or two that nobody tells apart, before the pod has its first release.
 #[test]
 fn a_pod_is_born_though_somebody_elses_app_server_runs_in_it() {
-    for theirs in [Sight::NotPermitted, Sight::Ambiguous] {
-        let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+    for theirs in [Detection::NotPermitted, Detection::Ambiguous] {
+        let mut agent = recovered_agent(policy(), &Recovered::default());
         let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
         agent.step(Moment(1), Event::Pointer(Ok(revision.into())));
         agent.step(Moment(2), done(Step::Fetch));
@@ -41,7 +41,7 @@ fn where_a_release_is_in_place_nothing_moves_beside_what_cannot_be_told() {
     let (mut agent, _) = checking_v2();
     agent.step(Moment(5), failed(1, Step::Check, Reason::Internal));
     for at in [500, 5_000, 50_000] {
-        assert_eq!(agent.step(Moment(at), look(at, Sight::NotPermitted, None)), []);
+        assert_eq!(agent.step(Moment(at), look(at, Detection::NotPermitted, None)), []);
     }
 }
 
@@ -54,9 +54,9 @@ fn a_signal_that_the_kernel_refuses_is_tried_ever_more_seldom() {
     while now < 60_000 {
         let (mut effects, mut next) = (vec![], vec![]);
         for (attempt, step) in open.drain(..) {
-            let denied = || Outcome::Failed(Trouble::new(Reason::NotPermitted, "EACCES"));
+            let denied = || Outcome::Failed(Problem::new(Reason::NotPermitted, "EACCES"));
             let outcome = match step {
-                Step::Perform(Act::Begin(_)) => denied(),
+                Step::Perform(ServerCommand::Restart(_)) => denied(),
                 Step::Check => Outcome::Checked(Plan { mode: Mode::Phased }),
                 _ => Outcome::Done,
             };
@@ -73,12 +73,12 @@ fn a_signal_that_the_kernel_refuses_is_tried_ever_more_seldom() {
                 Effect::Check { attempt, .. } => next.push((attempt, Step::Check)),
                 Effect::Fetch { attempt, .. } => next.push((attempt, Step::Fetch)),
                 Effect::Record { attempt, record } => next.push((attempt, Step::Record(record.event))),
-                Effect::Perform { attempt, act, .. } => next.push((attempt, Step::Perform(act))),
+                Effect::Perform { attempt, command, .. } => next.push((attempt, Step::Perform(command))),
                 _ => {}
             }
         }
         open = next;
-        said.push((agent.view().stage, agent.view().trouble.map(|trouble| trouble.reason)));
+        said.push((agent.view().stage, agent.view().problem.map(|problem| problem.reason)));
     }
     let pauses: Vec<u64> = flips.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(pauses.len() > 3 && pauses.windows(2).take(5).all(|pair| pair[0] < pair[1]), "{flips:?}");
@@ -93,7 +93,7 @@ fn a_release_that_the_agent_does_not_survive_fetching_is_rejected() {
     let effects = agent.step(Moment(10), Event::Pointer(Ok(at("v3", 3))));
     assert_eq!(fetched(&effects), Some("v3"));
     let attempt = agent.view().attempt;
-    let why = Trouble::new(Reason::Internal, "the agent was killed 3 times during the fetch of v3");
+    let why = Problem::new(Reason::Internal, "the agent was killed 3 times during the fetch of v3");
     let condemned = Event::Finished { attempt, step: Step::Fetch, outcome: Outcome::Condemned(why) };
     let effects = agent.step(Moment(11), condemned);
     let [Effect::Record { record, .. }] = &effects[..] else { panic!("{effects:?}") };
@@ -103,5 +103,5 @@ fn a_release_that_the_agent_does_not_survive_fetching_is_rejected() {
     for moment in [500, 5_000, 50_000] {
         assert_eq!(agent.step(Moment(moment), look(moment, serving(), None)), [], "not tried again");
     }
-    assert!(agent.view().trouble.unwrap().message.contains("killed 3 times"));
+    assert!(agent.view().problem.unwrap().message.contains("killed 3 times"));
 }

@@ -6,7 +6,7 @@ use crate::core::Fleet;
 /// v2 is checked, and the reports say this; the pod's own place comes at 5,005.
 fn told(mode: Mode, fleet: Fleet) -> Agent {
     let mut agent = checked(mode);
-    agent.deploy.policy.reports = true;
+    agent.deploy.as_mut().unwrap().policy.reports = true;
     agent.step(Moment(6), Event::Fleet(fleet));
     agent
 }
@@ -54,8 +54,8 @@ fn a_move_that_another_pod_has_rejected_is_not_tried_until_a_pod_runs_it() {
     let rejected = Fleet { rejected: v2(), first: true, ..among() };
     let mut agent = told(Mode::Phased, rejected.clone());
     assert!(!begins_by(&mut agent, 100_000));
-    let trouble = agent.view().trouble.unwrap();
-    assert!(trouble.reason == Reason::Rejected && trouble.message.contains("another pod"), "{trouble:?}");
+    let problem = agent.view().problem.unwrap();
+    assert!(problem.reason == Reason::Rejected && problem.message.contains("another pod"), "{problem:?}");
     agent.step(Moment(100_010), Event::Fleet(Fleet { well: v2(), ..rejected.clone() }));
     assert!(begins_by(&mut agent, 100_020));
     let mut agent = told(Mode::Phased, rejected);

@@ -18,22 +18,22 @@ const IS_WORKER: &str = "UNICORN_WORKER";
 
 /// What a look at the process table gave.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Discovery {
     /// No master, and nothing that would become one.
     Nothing,
     /// A Ruby that may be about to become one.
     Starting,
     /// A master of somebody else's.
     NotPermitted,
-    /// It changed under our eyes.
+    /// It changed while it was read.
     Torn,
     /// One or more servers.
-    Servers(Vec<Family>),
+    Servers(Vec<ServerProcesses>),
 }
 
 /// The masters of one server, oldest first; at least one.
 #[derive(Debug, Clone)]
-pub(super) struct Family {
+pub(super) struct ServerProcesses {
     pub masters: Vec<Master>,
 }
 
@@ -63,10 +63,10 @@ pub(super) struct Worker {
     pub booted: bool,
 }
 
-impl Family {
+impl ServerProcesses {
     /// The master that was started last.
     pub fn newest(&self) -> &Master {
-        self.masters.last().expect("a family has a master")
+        self.masters.last().expect("a server has a master")
     }
 
     /// Those that serve, or are to serve. A master without workers that stands before another only holds the
@@ -93,23 +93,23 @@ impl Master {
 }
 
 /// All servers whose title contains `narrow`. A master of `known` counts though it has no title yet.
-pub(super) fn take(known: &[ProcessId], narrow: Option<&str>) -> Found {
+pub(super) fn discover(known: &[ProcessId], narrow: Option<&str>) -> Discovery {
     let wanted = |title: &str| Title::parse(title).is_some() || title::is_starting(title);
-    let Ok(entries) = procs::list(wanted) else { return Found::Torn };
+    let Ok(entries) = procs::list(wanted) else { return Discovery::Torn };
     let mut search =
         Search { entries: &entries, known, images: HashMap::new(), masters: vec![], denied: false };
     if search.run().is_err() {
-        return Found::Torn;
+        return Discovery::Torn;
     }
     let (masters, denied) = (search.masters, search.denied);
-    let families = families(masters).into_iter().filter(|family| is_meant(family, narrow, &entries));
-    let families: Vec<Family> = families.collect();
+    let servers = servers(masters).into_iter().filter(|processes| is_meant(processes, narrow, &entries));
+    let servers: Vec<ServerProcesses> = servers.collect();
     let starting = entries.iter().any(|entry| title::is_starting(&entry.title));
-    match (families.is_empty(), denied, starting && known.is_empty()) {
-        (false, ..) => Found::Servers(families),
-        (true, true, _) => Found::NotPermitted,
-        (true, false, true) => Found::Starting,
-        (true, false, false) => Found::Nothing,
+    match (servers.is_empty(), denied, starting && known.is_empty()) {
+        (false, ..) => Discovery::Servers(servers),
+        (true, true, _) => Discovery::NotPermitted,
+        (true, false, true) => Discovery::Starting,
+        (true, false, false) => Discovery::Nothing,
     }
 }
 
@@ -122,10 +122,10 @@ pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
     procs::list(is_master).unwrap_or_default()
 }
 
-fn is_meant(family: &Family, narrow: Option<&str>, entries: &[Entry]) -> bool {
+fn is_meant(processes: &ServerProcesses, narrow: Option<&str>, entries: &[Entry]) -> bool {
     let Some(narrow) = narrow else { return true };
     let titled = |pid: i32| entries.iter().any(|entry| entry.id.pid == pid && entry.title.contains(narrow));
-    family.masters.iter().any(|master| titled(master.image.process.pid))
+    processes.masters.iter().any(|master| titled(master.image.process.pid))
 }
 
 /// Looks for the masters among the processes, oldest first.
@@ -207,16 +207,17 @@ fn worker(entry: &Entry) -> Option<Worker> {
 
 /// Masters belong together when one started the other, or when they hold a socket in common. They come
 /// oldest first, and go so.
-fn families(masters: Vec<Master>) -> Vec<Family> {
-    let mut families: Vec<Family> = Vec::new();
+fn servers(masters: Vec<Master>) -> Vec<ServerProcesses> {
+    let mut servers: Vec<ServerProcesses> = Vec::new();
     for master in masters {
-        let related = |family: &Family| family.masters.iter().any(|other| are_related(other, &master));
-        match families.iter_mut().find(|family| related(family)) {
-            Some(family) => family.masters.push(master),
-            None => families.push(Family { masters: vec![master] }),
+        let related =
+            |processes: &ServerProcesses| processes.masters.iter().any(|other| are_related(other, &master));
+        match servers.iter_mut().find(|processes| related(processes)) {
+            Some(processes) => processes.masters.push(master),
+            None => servers.push(ServerProcesses { masters: vec![master] }),
         }
     }
-    families
+    servers
 }
 
 fn are_related(older: &Master, younger: &Master) -> bool {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Memory,
-    census::{Family, Master, Worker},
+    discovery::{Master, ServerProcesses, Worker},
 };
 use crate::{
     app_server::{Description, WorkerDescription},
@@ -12,17 +12,17 @@ use crate::{
 };
 
 /// Everything that one look gave.
-pub(super) struct View {
-    pub family: Family,
+pub(super) struct Snapshot {
+    pub processes: ServerProcesses,
     pub cwds: HashMap<i32, Cwd>,
     pub ports: Vec<u16>,
     pub sockets: Option<Sockets>,
     pub memory: Memory,
 }
 
-impl View {
+impl Snapshot {
     pub fn app_server(&self) -> AppServer {
-        let generations = self.family.generations();
+        let generations = self.processes.generations();
         let several = generations.len() > 1;
         let generations = generations.into_iter().map(|master| self.generation(master, several)).collect();
         AppServer { generations, old_workers: false }
@@ -45,7 +45,7 @@ impl View {
     }
 
     pub fn description(&self) -> Description {
-        let workers = self.family.masters.iter().flat_map(|master| &master.workers);
+        let workers = self.processes.masters.iter().flat_map(|master| &master.workers);
         Description {
             kind: "unicorn".into(),
             pid: Some(self.pid()),
@@ -69,7 +69,7 @@ impl View {
 
     /// The newest master.
     pub fn pid(&self) -> i32 {
-        self.family.newest().image.process.pid
+        self.processes.newest().image.process.pid
     }
 
     pub fn cwd(&self, pid: i32) -> Cwd {

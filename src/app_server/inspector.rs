@@ -7,11 +7,11 @@ use super::{
     Description, Look,
     connections::Connections,
     image,
-    unseen::{self, Kind},
-    whereabouts::Whereabouts,
+    not_found::{self, ServerKind},
+    working_dir::CwdResolver,
 };
 use crate::{
-    core::{Cwd, Sight, Sockets, Traffic, Trouble, requirement::Requirement},
+    core::{Cwd, Detection, Problem, Sockets, Traffic, requirement::Requirement},
     finding::{self, Check},
     volume::OneAtATime,
 };
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where a server works, and what of it is watched.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct Location {
     /// The volume's root, which has the `releases` directory.
     pub deploy_to: PathBuf,
     /// Code in the image that counts as ours as well ([`ReleaseId::fallback`](crate::revision::ReleaseId::fallback)),
@@ -35,7 +35,7 @@ pub struct Place {
     pub ports: Vec<u16>,
 }
 
-impl Place {
+impl Location {
     /// Where releases are.
     pub fn releases(&self) -> PathBuf {
         self.deploy_to.join("releases")
@@ -44,30 +44,30 @@ impl Place {
 
 /// The means of one kind.
 #[derive(Debug)]
-pub(super) struct Eyes {
-    kind: &'static Kind,
+pub(super) struct Inspector {
+    kind: &'static ServerKind,
     ports: Vec<u16>,
     /// The process table.
-    pub census: OneAtATime,
-    whereabouts: Whereabouts,
+    pub processes: OneAtATime,
+    cwds: CwdResolver,
     connections: Connections,
     /// The app's image and its files.
     pub files: OneAtATime,
 }
 
-impl Eyes {
+impl Inspector {
     /// Begins to listen for connections that end.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn open(kind: &'static Kind, place: Place) -> io::Result<Self> {
-        let mut whereabouts = Whereabouts::start(place.releases())?;
-        whereabouts.fallback = place.fallback;
+    pub fn open(kind: &'static ServerKind, place: Location) -> io::Result<Self> {
+        let mut cwds = CwdResolver::start(place.releases())?;
+        cwds.fallback = place.fallback;
         Ok(Self {
             kind,
             ports: place.ports,
-            census: OneAtATime::start("processes")?,
-            whereabouts,
+            processes: OneAtATime::start("processes")?,
+            cwds,
             connections: Connections::start()?,
             files: OneAtATime::start("files")?,
         })
@@ -85,46 +85,47 @@ impl Eyes {
 
     /// Where each process works.
     pub async fn cwds(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
-        self.whereabouts.of(pids).await
+        self.cwds.of(pids).await
     }
 
     /// What the image of this process does not bring; one that is not there lacks nothing.
     ///
     /// # Errors
     /// As [`image::lacks`].
-    pub async fn lacks(&self, pid: Option<i32>, requires: Vec<Requirement>) -> Result<Vec<String>, Trouble> {
+    pub async fn lacks(&self, pid: Option<i32>, requires: Vec<Requirement>) -> Result<Vec<String>, Problem> {
         let Some(pid) = pid else { return Ok(Vec::new()) };
         image::lacks(self.kind, &self.files, pid, requires).await
     }
 
     /// Why there is none to look at.
-    pub async fn why_unseen(&self, sight: &Sight, narrow: Option<&str>) -> Vec<Check> {
-        let (kind, sight, narrow) = (self.kind, sight.clone(), narrow.map(str::to_owned));
-        let told = self.census.run(LIMIT, move || unseen::of(kind, &sight, narrow.as_deref())).await;
+    pub async fn why_not_found(&self, detection: &Detection, narrow: Option<&str>) -> Vec<Check> {
+        let (kind, detection, narrow) = (self.kind, detection.clone(), narrow.map(str::to_owned));
+        let told =
+            self.processes.run(LIMIT, move || not_found::diagnose(kind, &detection, narrow.as_deref())).await;
         told.into_iter().collect()
     }
 
     /// Of a server that cannot be looked into, what its configured ports tell all the same.
-    pub async fn without(&self, sight: Sight, why: &[Check]) -> Look {
+    pub async fn without(&self, detection: Detection, why: &[Check]) -> Look {
         let sockets = self.connections(&self.ports).await;
-        self.unseen(sight, Traffic { workers: None, sockets }, why)
+        self.not_found(detection, Traffic { workers: None, sockets }, why)
     }
 
     /// The same with traffic that is known.
-    pub fn unseen(&self, sight: Sight, traffic: Traffic, why: &[Check]) -> Look {
+    pub fn not_found(&self, detection: Detection, traffic: Traffic, why: &[Check]) -> Look {
         let description = Description { kind: self.kind.section.into(), ..Description::default() };
-        Look { sight, traffic, description, findings: finding::findings(why) }
+        Look { detection, traffic, description, findings: finding::findings(why) }
     }
 }
 
 /// How often it is looked once more, a while later, where a look fell into a start or a restart.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct Retries {
     tries: u32,
     first: bool,
 }
 
-impl Patience {
+impl Retries {
     /// As long as somebody who is just starting may take: for an examination.
     pub fn for_a_start() -> Self {
         Self { tries: TRIES, first: true }

@@ -14,21 +14,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the check has said.
 #[derive(Debug, Clone)]
-pub(super) struct Trial {
+pub(super) struct CheckCommand {
     command: Option<UserCommand>,
     dir: PathBuf,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<CheckState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CheckState {
     passed: HashSet<Image>,
     running: bool,
     last: Option<Instant>,
     failed: Option<String>,
 }
 
-impl Trial {
+impl CheckCommand {
     pub fn new(command: Option<UserCommand>, dir: &Path) -> Self {
         Self { command, dir: dir.to_owned(), state: Arc::default() }
     }
@@ -76,13 +76,13 @@ impl Trial {
         });
     }
 
-    fn locked(&self) -> MutexGuard<'_, State> {
+    fn locked(&self) -> MutexGuard<'_, CheckState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Ends the try also when it panics.
-struct Over(Trial);
+struct Over(CheckCommand);
 
 impl Drop for Over {
     fn drop(&mut self) {

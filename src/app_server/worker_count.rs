@@ -7,13 +7,13 @@ const STEADY: Duration = Duration::from_secs(10);
 
 /// A number of processes, as it was seen over time.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Crew {
+pub(super) struct WorkerCount {
     most: usize,
     now: usize,
     since: Instant,
 }
 
-impl Crew {
+impl WorkerCount {
     /// Nobody was seen yet.
     pub fn new(now: Instant) -> Self {
         Self { most: 0, now: 0, since: now }
@@ -42,7 +42,7 @@ mod tests {
     fn one_that_is_missing_is_waited_for_until_it_is_clear_that_nobody_comes() {
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
-        let two = Crew::new(begun).after(2, true, at(0)).after(1, true, at(1));
+        let two = WorkerCount::new(begun).after(2, true, at(0)).after(1, true, at(1));
         assert_eq!(two.expected(), 2);
         assert_eq!(two.after(1, true, at(10)).expected(), 2);
         assert_eq!(two.after(1, false, at(11)).expected(), 2, "one that boots may not be the last");

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{
     Memory,
-    census::{Family, Worker},
     control::{Control, Stats, WorkerStatus},
+    discovery::{ServerProcesses, Worker},
     nameless,
     started_by::StartedBy,
 };
@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// Everything that one look gave.
-pub(super) struct View {
-    pub family: Family,
+pub(super) struct Snapshot {
+    pub processes: ServerProcesses,
     pub cwds: HashMap<i32, Cwd>,
     pub control: Control,
     pub sockets: Option<Sockets>,
@@ -27,7 +27,7 @@ pub(super) struct View {
     pub told: config::Puma,
 }
 
-impl View {
+impl Snapshot {
     pub fn app_server(&self) -> AppServer {
         AppServer {
             generations: vec![self.generation()],
@@ -37,8 +37,8 @@ impl View {
 
     fn generation(&self) -> Generation {
         Generation {
-            key: self.family.image.generation_key(),
-            master: self.family.image.process.key(),
+            key: self.processes.image.generation_key(),
+            master: self.processes.image.process.key(),
             signalable: self.signalable(),
             cwd: self.cwd(self.master()),
             expected: self.expected(),
@@ -48,7 +48,7 @@ impl View {
 
     pub fn description(&self) -> Description {
         let mode = self.cluster().map(|cluster| if cluster { "cluster" } else { "single" }.to_owned());
-        let workers = self.family.workers.iter().map(|worker| self.describe(worker)).collect();
+        let workers = self.processes.workers.iter().map(|worker| self.describe(worker)).collect();
         Description { pid: Some(self.master()), mode, workers, ..nameless() }
     }
 
@@ -61,7 +61,7 @@ impl View {
     }
 
     pub fn master(&self) -> i32 {
-        self.family.image.process.pid
+        self.processes.image.process.pid
     }
 
     pub fn cluster(&self) -> Option<bool> {
@@ -100,12 +100,12 @@ impl View {
             Some(false) => self.serves(),
             None => false,
         };
-        self.family.title.is_some() && self.family.catches_hot && loaded
+        self.processes.title.is_some() && self.processes.catches_hot && loaded
     }
 
     /// It accepts requests itself: single mode, its app loaded, and not told to stop or to restart.
     pub fn serves(&self) -> bool {
-        self.family.server.accepts(self.memory.reactor)
+        self.processes.server.accepts(self.memory.reactor)
     }
 
     pub fn expected(&self) -> usize {
@@ -113,13 +113,13 @@ impl View {
             (Some(false), _) => 1,
             (_, Some(stats)) => stats.workers.unwrap_or(1),
             (_, None) if self.memory.most_workers > 0 => self.memory.most_workers,
-            (_, None) => self.family.workers.len().max(1),
+            (_, None) => self.processes.workers.len().max(1),
         }
     }
 
     fn processes(&self) -> Vec<Process> {
         if self.cluster() == Some(false) {
-            let key = self.family.image.process_key();
+            let key = self.processes.image.process_key();
             return vec![Process { key, cwd: self.cwd(self.master()), booted: self.serves() }];
         }
         let process = |worker: &Worker| Process {
@@ -127,7 +127,7 @@ impl View {
             cwd: self.cwd(worker.id.pid),
             booted: self.booted(worker),
         };
-        self.family.workers.iter().map(process).collect()
+        self.processes.workers.iter().map(process).collect()
     }
 
     fn booted(&self, worker: &Worker) -> bool {
@@ -140,8 +140,8 @@ impl View {
     /// A worker that has not reported yet is left out: it is not known to be idle.
     pub fn traffic(&self) -> Traffic {
         let workers = self.stats().map(|stats| match stats.workers {
-            Some(_) => self.family.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
-            None => single_load(self.family.image.process_key(), stats).into_iter().collect(),
+            Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
+            None => single_load(self.processes.image.process_key(), stats).into_iter().collect(),
         });
         Traffic { workers, sockets: self.sockets.clone() }
     }

@@ -42,8 +42,8 @@ impl Deploy {
             return None;
         }
         let why = match &self.desired {
-            None => self.pointer_trouble.clone()?,
-            Some(desired) => self.rejected_trouble(&desired.revision)?,
+            None => self.pointer_problem.clone()?,
+            Some(desired) => self.rejected_problem(&desired.revision)?,
         };
         let desired = self.desired.as_ref().map(|pointer| pointer.revision.clone());
         self.stand_in(StandIn { why, desired, instead_of: None, tried: Vec::new() })
@@ -64,14 +64,14 @@ impl Deploy {
     }
 
     /// A release could not be fetched. With nothing in place another one stands in for it.
-    pub(super) fn not_fetched(&mut self, now: Moment, target: Target, trouble: &Trouble) -> State {
+    pub(super) fn not_fetched(&mut self, now: Moment, target: Target, problem: &Problem) -> State {
         let stand_in = match target.stand_in.clone() {
             Some(mut earlier) => {
                 earlier.tried.push(target.revision.release.clone());
                 Some(earlier)
             }
             None if self.current.is_none() => Some(StandIn {
-                why: trouble.clone(),
+                why: problem.clone(),
                 desired: Some(target.revision.clone()),
                 instead_of: Some(Box::new(target.clone())),
                 tried: Vec::new(),
@@ -82,31 +82,31 @@ impl Deploy {
             self.attempt = Attempt(self.attempt.0 + 1);
             return State::Fetching(next);
         }
-        self.retry(now, trouble);
+        self.retry(now, problem);
         self.without_stand_in(target)
     }
 
     /// Back to the move that waits.
     pub(super) fn without_stand_in(&mut self, target: Target) -> State {
         let Some(stand_in) = target.stand_in else { return State::Fetching(target) };
-        self.trouble = Some(stand_in.why);
+        self.problem = Some(stand_in.why);
         stand_in.instead_of.map_or(State::Steady, |target| State::Fetching(*target))
     }
 
     /// A stand-in is put in place only where nothing serves.
-    pub(super) fn check_stand_in(&mut self, now: Moment, target: Target, sight: &Sight) {
-        match sight {
-            Sight::Seen(_) if verdict::any_booted(sight) => {
+    pub(super) fn check_stand_in(&mut self, now: Moment, target: Target, detection: &Detection) {
+        match detection {
+            Detection::Seen(_) if verdict::any_booted(detection) => {
                 self.retry_at = Some(now.plus(self.policy.retry_ms));
                 self.state = self.without_stand_in(target);
             }
-            Sight::Seen(_) | Sight::Missing => {
+            Detection::Seen(_) | Detection::Missing => {
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
-            sight if self.only_strangers(sight) => {
+            detection if self.only_strangers(detection) => {
                 self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
             }
-            Sight::Ambiguous | Sight::NotPermitted | Sight::Unclear => {}
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => {}
         }
     }
 }

@@ -23,14 +23,14 @@ const DEEPEST: usize = 3;
 
 /// Looks up working directories on a thread of its own.
 #[derive(Debug)]
-pub(super) struct Whereabouts {
+pub(super) struct CwdResolver {
     lane: OneAtATime,
     releases: PathBuf,
     /// Code in the image, as the app's container names it.
     pub fallback: Option<PathBuf>,
 }
 
-impl Whereabouts {
+impl CwdResolver {
     pub fn start(releases: PathBuf) -> io::Result<Self> {
         Ok(Self { lane: OneAtATime::start("cwd")?, releases, fallback: None })
     }

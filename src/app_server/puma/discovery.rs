@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What a look at the process table gave.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Discovery {
     /// No master, and nothing that would become one.
     Nothing,
     /// No master that was known, but Rubies that may be about to become one, with their command lines.
@@ -41,15 +41,15 @@ pub(super) enum Found {
     Candidates(Vec<ProcessId>),
     /// A master of somebody else's, that listens on these ports by its title.
     NotPermitted(Vec<u16>),
-    /// It changed under our eyes.
+    /// It changed while it was read.
     Torn,
     /// One.
-    One(Box<Family>),
+    One(Box<ServerProcesses>),
 }
 
 /// A master and its workers, all seen while the master's image stayed the same.
 #[derive(Debug)]
-pub(super) struct Family {
+pub(super) struct ServerProcesses {
     /// The master's image.
     pub image: Image,
     /// Its title; `None` between exec and title.
@@ -72,7 +72,7 @@ pub(super) struct Family {
     pub others: Vec<Other>,
 }
 
-impl Family {
+impl ServerProcesses {
     /// SIGUSR2 would restart it, as far as can be seen.
     pub fn takes_hot(&self) -> bool {
         self.catches_hot && !self.skips_hot
@@ -147,26 +147,26 @@ pub(super) struct Other {
 
 /// Looks for the master: the one in `followed` while it lives, and any whose title contains `narrow`.
 /// A master that is followed and alone is looked at; of others only the list is given.
-pub(super) fn take(followed: Option<ProcessId>, narrow: Option<&str>) -> Found {
-    let Some(table) = Table::read() else { return Found::Torn };
+pub(super) fn discover(followed: Option<ProcessId>, narrow: Option<&str>) -> Discovery {
+    let Some(table) = Table::read() else { return Discovery::Torn };
     let mut masters: Vec<ProcessId> = of_our_user(table.masters(narrow).map(|entry| entry.id).collect());
     if let Some(known) = followed.filter(|known| known.lives() && !masters.contains(known)) {
         masters.push(known);
     }
     match masters[..] {
         [] if followed.is_none() => match table.starting() {
-            starting if starting.is_empty() => Found::Nothing,
-            starting => Found::Starting(starting),
+            starting if starting.is_empty() => Discovery::Nothing,
+            starting => Discovery::Starting(starting),
         },
-        [] => Found::Nothing,
+        [] => Discovery::Nothing,
         [one] if followed == Some(one) => table.look_at(one),
-        _ => Found::Candidates(masters),
+        _ => Discovery::Candidates(masters),
     }
 }
 
 /// Looks at this master, whichever others there are.
-pub(super) fn of(master: ProcessId) -> Found {
-    Table::read().map_or(Found::Torn, |table| table.look_at(master))
+pub(super) fn look_at(master: ProcessId) -> Discovery {
+    Table::read().map_or(Discovery::Torn, |table| table.look_at(master))
 }
 
 /// All masters that are to be seen, whoever they belong to.
@@ -219,16 +219,16 @@ impl Table {
         self.entries.iter().filter(starting).cloned().collect()
     }
 
-    fn look_at(&self, master: ProcessId) -> Found {
+    fn look_at(&self, master: ProcessId) -> Discovery {
         for _ in 0..TRIES {
-            match self.family(master) {
-                Ok(family) => return Found::One(Box::new(family)),
-                Err(ProcsError::NotPermitted(_)) => return Found::NotPermitted(self.ports_of(master)),
-                Err(ProcsError::Gone(_)) => return Found::Nothing,
+            match self.processes(master) {
+                Ok(processes) => return Discovery::One(Box::new(processes)),
+                Err(ProcsError::NotPermitted(_)) => return Discovery::NotPermitted(self.ports_of(master)),
+                Err(ProcsError::Gone(_)) => return Discovery::Nothing,
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
-        Found::Torn
+        Discovery::Torn
     }
 
     /// The title is there for everybody to read.
@@ -240,7 +240,7 @@ impl Table {
         }
     }
 
-    fn family(&self, master: ProcessId) -> Result<Family, ProcsError> {
+    fn processes(&self, master: ProcessId) -> Result<ServerProcesses, ProcsError> {
         let ProcessId { pid, .. } = master;
         let image = Image::of(pid)?;
         if image.process != master {
@@ -268,7 +268,7 @@ impl Table {
         let (catches_phased, catches_hot) = (catches(Signal::USR1), catches(Signal::USR2));
         let skips_hot = title.as_ref().is_some_and(title::Master::may_skip_hot)
             && procs::environment(pid, SKIP_HOT).is_some();
-        Ok(Family {
+        Ok(ServerProcesses {
             image,
             title,
             command_line,
@@ -309,7 +309,7 @@ impl Table {
     }
 }
 
-/// A trial boot may be a whole Puma; nobody's clients are there.
+/// A check boot may be a whole Puma; nobody's clients are there.
 fn is_tried(entry: &Entry) -> bool {
     procs::environment(entry.id.pid, hook::MARK).is_some()
 }

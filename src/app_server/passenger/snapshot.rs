@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    census::Core,
+    discovery::Core,
     nameless,
     pool::{AppProcess, Group},
 };
@@ -15,7 +15,7 @@ use crate::{
 
 /// Everything that one look gave.
 #[derive(Debug, Clone)]
-pub(super) struct View {
+pub(super) struct Snapshot {
     pub core: Core,
     pub version: String,
     /// How many processes there may be, of all apps.
@@ -37,7 +37,7 @@ pub(super) struct View {
     pub proven_ours: bool,
 }
 
-impl View {
+impl Snapshot {
     /// A restart gives the app another uuid, and the core stays.
     pub fn key(&self) -> GenerationKey {
         self.core.image.generation_named(&self.group.uuid)
@@ -153,11 +153,11 @@ mod tests {
     }
 
     /// Of an app with 8 requests that wait; each process works in the release.
-    fn view(state: &str, processes: &str) -> View {
+    fn snapshot(state: &str, processes: &str) -> Snapshot {
         let pool = Pool::parse(document(state, processes).as_bytes()).unwrap();
         let group = pool.groups().next().unwrap().clone();
         let release = Cwd::Release("v1".parse().unwrap());
-        View {
+        Snapshot {
             core: Core {
                 image: Image { process: id(9), at_random: 1 },
                 children: Children::default(),
@@ -178,23 +178,23 @@ mod tests {
         }
     }
 
-    fn generation(view: &View) -> Generation {
-        view.app_server().generations.remove(0)
+    fn generation(snapshot: &Snapshot) -> Generation {
+        snapshot.app_server().generations.remove(0)
     }
 
     #[test]
     fn an_old_process_still_counts_as_busy_and_no_more_as_serving() {
-        let view = view(IDLE, &(process(81, 1, "DETACHED") + &process(334, 0, "ENABLED")));
-        let generation = generation(&view);
+        let snapshot = snapshot(IDLE, &(process(81, 1, "DETACHED") + &process(334, 0, "ENABLED")));
+        let generation = generation(&snapshot);
         assert_eq!(
             generation.processes.iter().map(|process| process.key).collect::<Vec<_>>(),
             [id(334).key()]
         );
         assert_eq!(generation.expected, 2);
-        let workers = view.traffic().workers.unwrap();
+        let workers = snapshot.traffic().workers.unwrap();
         assert_eq!(workers.iter().map(|worker| worker.busy).sum::<u32>(), 1);
         assert_eq!(workers.iter().map(|worker| worker.backlog).sum::<u32>(), 8, "those that wait");
-        let shown = view.description().workers;
+        let shown = snapshot.description().workers;
         assert_eq!(
             shown.iter().map(|worker| (worker.pid, worker.booted)).collect::<Vec<_>>(),
             [(81, false), (334, true)]
@@ -203,31 +203,31 @@ mod tests {
 
     #[test]
     fn requests_that_wait_for_the_first_process_are_in_flight() {
-        let view = view(SPAWNING, "");
-        let workers = view.traffic().workers.unwrap();
+        let snapshot = snapshot(SPAWNING, "");
+        let workers = snapshot.traffic().workers.unwrap();
         assert_eq!(workers.iter().map(|worker| (worker.busy, worker.backlog)).collect::<Vec<_>>(), [(0, 8)]);
     }
 
     #[test]
     fn a_boot_under_way_is_a_process_that_does_not_serve_yet() {
-        let mut view = view(SPAWNING, "");
-        view.booting.insert(id(208));
-        let generation = generation(&view);
+        let mut snapshot = snapshot(SPAWNING, "");
+        snapshot.booting.insert(id(208));
+        let generation = generation(&snapshot);
         assert_eq!(generation.processes.iter().map(|process| process.booted).collect::<Vec<_>>(), [false]);
         assert_eq!(generation.expected, 2);
     }
 
     #[test]
     fn an_app_that_does_not_boot_has_nothing_to_be_waited_for() {
-        let mut view = view(SPAWNING, "");
-        (view.gave_up, view.booting) = (true, [id(253)].into());
-        let generation = generation(&view);
+        let mut snapshot = snapshot(SPAWNING, "");
+        (snapshot.gave_up, snapshot.booting) = (true, [id(253)].into());
+        let generation = generation(&snapshot);
         assert_eq!((generation.expected, generation.processes.len()), (0, 0));
     }
 
     #[test]
     fn each_restart_makes_another_generation_of_the_same_core() {
-        let (one, mut two) = (view(IDLE, ""), view(IDLE, ""));
+        let (one, mut two) = (snapshot(IDLE, ""), snapshot(IDLE, ""));
         assert_eq!(one.key(), two.key());
         two.group.uuid = "eLvWTSfEKKjRK8YIBabu".into();
         assert_ne!(one.key(), two.key());

@@ -19,16 +19,16 @@ pub(super) struct Named {
 
 /// What a look at the process table gave.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Discovery {
     Nothing,
     NotPermitted,
     Torn,
-    Processes(Family),
+    Processes(ServerProcesses),
 }
 
 /// The processes that are meant; at least one.
 #[derive(Debug, Clone)]
-pub(super) struct Family {
+pub(super) struct ServerProcesses {
     /// The oldest one that none of the others has started.
     pub root: Image,
     /// Those that have started none of the others: they serve.
@@ -38,16 +38,16 @@ pub(super) struct Family {
 }
 
 /// Looks for them.
-pub(super) fn take(named: &Named) -> Found {
+pub(super) fn discover(named: &Named) -> Discovery {
     let entries = match named.entries() {
         Ok(entries) => entries,
-        Err(()) => return Found::Torn,
+        Err(()) => return Discovery::Torn,
     };
-    match family(&entries) {
-        Ok(Some(family)) => Found::Processes(family),
-        Ok(None) => Found::Nothing,
-        Err(ProcsError::NotPermitted(_)) => Found::NotPermitted,
-        Err(_) => Found::Torn,
+    match processes(&entries) {
+        Ok(Some(processes)) => Discovery::Processes(processes),
+        Ok(None) => Discovery::Nothing,
+        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted,
+        Err(_) => Discovery::Torn,
     }
 }
 
@@ -89,7 +89,7 @@ fn without_ours(entries: Vec<Entry>, text: &str) -> Vec<Entry> {
     entries.into_iter().filter(|entry| entry.title.contains(text) && !ours.contains(&entry.id.pid)).collect()
 }
 
-fn family(entries: &[Entry]) -> Result<Option<Family>, ProcsError> {
+fn processes(entries: &[Entry]) -> Result<Option<ServerProcesses>, ProcsError> {
     let is_child = |entry: &&Entry| entries.iter().any(|other| other.id.pid == entry.parent);
     let has_child = |entry: &&Entry| entries.iter().any(|other| other.parent == entry.id.pid);
     let root = entries.iter().filter(|entry| !is_child(entry)).min_by_key(|entry| entry.id.start);
@@ -101,7 +101,7 @@ fn family(entries: &[Entry]) -> Result<Option<Family>, ProcsError> {
     let mut ports: Vec<u16> = entries.iter().flat_map(|entry| procs::listening_ports(entry.id.pid)).collect();
     ports.sort_unstable();
     ports.dedup();
-    Ok(Some(Family { root, serving, ports }))
+    Ok(Some(ServerProcesses { root, serving, ports }))
 }
 
 /// `None` when it has ended since the list was read.

@@ -20,7 +20,7 @@ const LARGEST: u64 = 256 << 10;
 
 /// What a look at the process table gave.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Discovery {
     /// No core, and nothing that would start one.
     Nothing,
     /// A watchdog without a core.
@@ -29,7 +29,7 @@ pub(super) enum Found {
     Several,
     /// A core of somebody else's.
     NotPermitted,
-    /// It changed under our eyes.
+    /// It changed while it was read.
     Torn,
     /// One.
     One(Box<Core>),
@@ -100,16 +100,16 @@ impl Front {
 }
 
 /// Looks for the core: the one in `followed` while it lives, else the only one.
-pub(super) fn take(followed: Option<ProcessId>) -> Found {
-    let Ok(entries) = procs::list(|_| true) else { return Found::Torn };
+pub(super) fn discover(followed: Option<ProcessId>) -> Discovery {
+    let Ok(entries) = procs::list(|_| true) else { return Discovery::Torn };
     let cores: Vec<&Entry> = cores(&entries).collect();
     let known = cores.iter().find(|core| Some(core.id) == followed);
     match (known, &cores[..]) {
         (Some(known), _) => look_at(known.id, &entries),
         (None, [only]) => look_at(only.id, &entries),
-        (None, [_, ..]) => Found::Several,
-        (None, []) if entries.iter().any(|entry| entry.title.starts_with(WATCHDOG)) => Found::Starting,
-        (None, []) => Found::Nothing,
+        (None, [_, ..]) => Discovery::Several,
+        (None, []) if entries.iter().any(|entry| entry.title.starts_with(WATCHDOG)) => Discovery::Starting,
+        (None, []) => Discovery::Nothing,
     }
 }
 
@@ -127,12 +127,12 @@ fn cores(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
     })
 }
 
-fn look_at(core: ProcessId, entries: &[Entry]) -> Found {
+fn look_at(core: ProcessId, entries: &[Entry]) -> Discovery {
     match Core::of(core, entries) {
-        Ok(core) => Found::One(Box::new(core)),
-        Err(ProcsError::NotPermitted(_)) => Found::NotPermitted,
-        Err(ProcsError::Gone(_)) => Found::Nothing,
-        Err(_) => Found::Torn,
+        Ok(core) => Discovery::One(Box::new(core)),
+        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted,
+        Err(ProcsError::Gone(_)) => Discovery::Nothing,
+        Err(_) => Discovery::Torn,
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{fmt::Write, path::Path};
 
 use crate::{
-    core::{Reason, Sight, Trouble},
+    core::{Detection, Problem, Reason},
     finding::{Check, Code, Finding},
     procs::{self, Credentials, Entry},
 };
 
 /// A kind of server, as far as this matters here.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kind {
+pub(super) struct ServerKind {
     /// As people call it.
     pub name: &'static str,
     /// Its section of the configuration, which has a key `match`.
@@ -22,46 +22,49 @@ pub(super) struct Kind {
 }
 
 /// What such a look means for a deploy.
-pub(super) fn trouble(kind: &Kind, sight: &Sight) -> Trouble {
+pub(super) fn problem(kind: &ServerKind, detection: &Detection) -> Problem {
     let (name, section) = (kind.name, kind.section);
-    let (reason, message) = match sight {
-        Sight::Missing => (
+    let (reason, message) = match detection {
+        Detection::Missing => (
             Reason::AppServerMissing,
             format!("no {name} runs here; does the pod share its process namespace?"),
         ),
-        Sight::Ambiguous => (
+        Detection::Ambiguous => (
             Reason::AppServerAmbiguous,
             format!("several {name}s run here; name one of them in {section}.match"),
         ),
-        Sight::NotPermitted => (
+        Detection::NotPermitted => (
             Reason::NotPermitted,
             format!("{name} runs as another user; give the agent the same runAsUser and runAsGroup"),
         ),
-        Sight::Unclear | Sight::Seen(_) => {
+        Detection::Unclear | Detection::Seen(_) => {
             (Reason::AppServerMissing, format!("{name} is between two images and got no title for a while"))
         }
     };
-    Trouble::new(reason, message)
+    Problem::new(reason, message)
 }
 
 /// The only one that is there was never seen in a release of ours, and may be a sidecar's.
-pub(super) fn stranger(kind: &Kind, pid: i32, releases: &Path) -> Trouble {
+pub(super) fn stranger(kind: &ServerKind, pid: i32, releases: &Path) -> Problem {
     let (name, section, releases) = (kind.name, kind.section, releases.display());
     let message = format!(
         "the only {name} here, {pid}, runs in no release of {releases}: \
          start it in `current`, or name it in {section}.match if it is meant"
     );
-    Trouble::new(Reason::WrongCwd, message)
+    Problem::new(Reason::WrongCwd, message)
 }
 
 /// What a look that found none means. Reads /proc, so it runs on a lane.
-pub(super) fn of(kind: &Kind, sight: &Sight, narrow: Option<&str>) -> Check {
-    let found = match sight {
-        Sight::Missing => missing(kind, narrow),
-        Sight::Ambiguous => ambiguous(kind, narrow),
-        Sight::NotPermitted => not_permitted(kind, narrow),
-        Sight::Unclear | Sight::Seen(_) => {
-            return Check::unknown(kind.name, "it is just starting, or changed under our eyes: look again");
+pub(super) fn diagnose(kind: &ServerKind, detection: &Detection, narrow: Option<&str>) -> Check {
+    let found = match detection {
+        Detection::Missing => missing(kind, narrow),
+        Detection::Ambiguous => ambiguous(kind, narrow),
+        Detection::NotPermitted => not_permitted(kind, narrow),
+        Detection::Unclear | Detection::Seen(_) => {
+            return Check::unknown(
+                kind.name,
+                "it is just starting, or changed while it was read: look again",
+            );
         }
     };
     Check::found(kind.name, found)
@@ -74,7 +77,7 @@ pub(super) fn denied(name: &'static str, message: String) -> Check {
     Check::found(name, Finding::broken(Code::AppServerNotPermitted, message, remedy))
 }
 
-fn missing(kind: &Kind, narrow: Option<&str>) -> Finding {
+fn missing(kind: &ServerKind, narrow: Option<&str>) -> Finding {
     let (name, section) = (kind.name, kind.section);
     if let Some(narrow) = narrow.filter(|_| !(kind.masters)(None).is_empty()) {
         return Finding::broken(
@@ -106,7 +109,7 @@ fn missing(kind: &Kind, narrow: Option<&str>) -> Finding {
 }
 
 /// The first process is our own.
-fn alone_with(kind: &Kind, first: &str) -> Option<Finding> {
+fn alone_with(kind: &ServerKind, first: &str) -> Option<Finding> {
     let message = format!(
         "no {} is to be seen, and process 1 is `{}`: the containers of this pod do not see each other's processes, so \
          nothing can be deployed and the end of the pod is not held",
@@ -129,7 +132,7 @@ fn is_ours(title: &str) -> bool {
     program == "pitstop" || Some(program) == own
 }
 
-fn ambiguous(kind: &Kind, narrow: Option<&str>) -> Finding {
+fn ambiguous(kind: &ServerKind, narrow: Option<&str>) -> Finding {
     let (name, section) = (kind.name, kind.section);
     Finding::broken(
         Code::AppServerAmbiguous,
@@ -138,7 +141,7 @@ fn ambiguous(kind: &Kind, narrow: Option<&str>) -> Finding {
     )
 }
 
-fn not_permitted(kind: &Kind, narrow: Option<&str>) -> Finding {
+fn not_permitted(kind: &ServerKind, narrow: Option<&str>) -> Finding {
     let name = kind.name;
     let why = (kind.masters)(narrow).iter().find_map(|master| difference(name, master.id.pid));
     Finding::broken(
@@ -231,7 +234,7 @@ fn capabilities(set: u64) -> String {
     held.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
 }
 
-fn listed(kind: &Kind, narrow: Option<&str>) -> String {
+fn listed(kind: &ServerKind, narrow: Option<&str>) -> String {
     let masters = (kind.masters)(narrow);
     let lines: Vec<_> =
         masters.iter().map(|master| format!("{} `{}`", master.id.pid, shortened(&master.title))).collect();
@@ -246,8 +249,8 @@ fn shortened(title: &str) -> String {
 mod tests {
     use super::*;
 
-    fn kind(masters: fn(Option<&str>) -> Vec<Entry>) -> Kind {
-        Kind { name: "Puma", section: "puma", programs: &["puma"], masters }
+    fn kind(masters: fn(Option<&str>) -> Vec<Entry>) -> ServerKind {
+        ServerKind { name: "Puma", section: "puma", programs: &["puma"], masters }
     }
 
     fn two(_: Option<&str>) -> Vec<Entry> {
@@ -258,12 +261,12 @@ mod tests {
 
     #[test]
     fn each_reason_for_seeing_nobody_is_found_and_names_what_is_there() {
-        let found = |sight: Sight| of(&kind(two), &sight, None).finding().cloned().unwrap();
-        let ambiguous = found(Sight::Ambiguous);
+        let found = |detection: Detection| diagnose(&kind(two), &detection, None).finding().cloned().unwrap();
+        let ambiguous = found(Detection::Ambiguous);
         assert_eq!(ambiguous.code.code(), "APP_SERVER_AMBIGUOUS");
         assert!(ambiguous.message.contains("[blog]") && ambiguous.message.contains("[shop]"));
-        assert_eq!(found(Sight::NotPermitted).code.code(), "APP_SERVER_NOT_PERMITTED");
-        let narrow = of(&kind(two), &Sight::Missing, Some("forum"));
+        assert_eq!(found(Detection::NotPermitted).code.code(), "APP_SERVER_NOT_PERMITTED");
+        let narrow = diagnose(&kind(two), &Detection::Missing, Some("forum"));
         assert!(narrow.finding().unwrap().message.contains("\"forum\""));
         let alone = alone_with(&kind(two), "/usr/local/bin/pitstop run").unwrap();
         assert_eq!(alone.code.code(), "PROCESS_NAMESPACE_NOT_SHARED");

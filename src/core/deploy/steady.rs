@@ -3,34 +3,34 @@
 use super::*;
 use crate::core::{
     observation::ProcessKey,
-    proof::{Hearing, Proof},
+    proof::{Proof, ReleaseEvidence},
 };
 
 /// The server as it stood when it was last seen whole, in one release.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Standing {
+pub(super) struct Proven {
     release: ReleaseId,
     image: GenerationKey,
     master: ProcessKey,
     processes: BTreeSet<ProcessKey>,
-    hearing: Hearing,
+    evidence: ReleaseEvidence,
     /// A generation that was seen to come up beside it, where a server can have two.
     beside: Option<GenerationKey>,
     /// As long as this, and no longer, the app is asked to name its release.
     until: Option<Moment>,
 }
 
-impl Standing {
+impl Proven {
     /// Proved just now, as well as this.
-    pub fn proved(release: &ReleaseId, look: &Observation, hearing: Hearing) -> Option<Self> {
-        let Sight::Seen(server) = &look.sight else { return None };
+    pub fn proved(release: &ReleaseId, look: &Observation, evidence: ReleaseEvidence) -> Option<Self> {
+        let Detection::Seen(server) = &look.detection else { return None };
         let newest = server.generations.last()?;
         Some(Self {
             release: release.clone(),
             image: newest.key,
             master: newest.master,
             processes: verdict::keys(newest),
-            hearing,
+            evidence,
             beside: None,
             until: None,
         })
@@ -50,8 +50,8 @@ impl Standing {
     }
 
     /// While no deploy is under way, only others have a second generation come up.
-    fn look_beside(&mut self, sight: &Sight) {
-        let Sight::Seen(server) = sight else { return };
+    fn look_beside(&mut self, detection: &Detection) {
+        let Detection::Seen(server) = detection else { return };
         let is_there = server.generations.iter().any(|generation| generation.key == self.image);
         let newest = server.generations.last().map(|generation| generation.key);
         if is_there {
@@ -83,11 +83,11 @@ impl Deploy {
         let rest = matches!(self.state, State::Steady | State::Stranded(_));
         // Until something is moved, what ran goes on running.
         let untouched = rest || matches!(self.state, State::Fetching(_) | State::Checking(..));
-        if !untouched || look.sight == Sight::Unclear {
+        if !untouched || look.detection == Detection::Unclear {
             return;
         }
-        let settled = match &look.sight {
-            Sight::Seen(server) => verdict::settled_on(server),
+        let settled = match &look.detection {
+            Detection::Seen(server) => verdict::settled_on(server),
             _ => None,
         };
         self.stand(now, look, settled.as_ref(), out);
@@ -98,23 +98,23 @@ impl Deploy {
             self.running = settled.filter(trusted).or(self.running.take());
             return;
         }
-        self.ran.clone_from(&settled);
+        self.last_seen.clone_from(&settled);
         let stranded = matches!(self.state, State::Stranded(_));
         let trusted = |r: &ReleaseId| {
             self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
         };
         let good = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
-        let whole = matches!(&look.sight, Sight::Seen(s) if matches!(&s.generations[..], [only] if verdict::whole(only)) && !s.old_workers);
+        let whole = matches!(&look.detection, Detection::Seen(s) if matches!(&s.generations[..], [only] if verdict::whole(only)) && !s.old_workers);
         let astray = good.is_none() && whole;
-        self.astray_since = astray.then(|| self.astray_since.unwrap_or(now));
+        self.drift_since = astray.then(|| self.drift_since.unwrap_or(now));
         if let (true, Some(release)) = (stranded, &good) {
             self.history.verify(release);
-            (self.state, self.trouble, self.unsettled) = (State::Steady, None, None);
+            (self.state, self.problem, self.restart_in_flight) = (State::Steady, None, None);
         }
         if matches!(self.state, State::Steady) {
             let denied = self.denied > 0;
-            let known = self.trouble.take().filter(|t| denied || !from_sight(t.reason));
-            self.trouble = sight_trouble(&look.sight).or(known);
+            let known = self.problem.take().filter(|t| denied || !from_detection(t.reason));
+            self.problem = detection_problem(&look.detection).or(known);
         }
         // The app itself says otherwise. Nothing is done about it: a wrong header is no reason to restart.
         let contradicted = self.contradicted();
@@ -126,7 +126,7 @@ impl Deploy {
     fn prove_what_stands(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>) {
         let taken_up = matches!(self.state, State::Checking(_, Checking::TakenUp { .. }));
         let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
-        let told = desired.is_some() || self.pointer_trouble.is_some();
+        let told = desired.is_some() || self.pointer_problem.is_some();
         let unproved = |r: &&ReleaseId| {
             let elsewhere = desired != Some(*r) || self.pauses();
             let known = self.history.verified.as_ref() == Some(*r) || self.history.distrusts(r);
@@ -150,43 +150,43 @@ impl Deploy {
 
     /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.
     fn stand(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>, out: &mut Vec<Effect>) {
-        if let Some(standing) = &mut self.standing {
-            standing.look_beside(&look.sight);
+        if let Some(proven) = &mut self.proven {
+            proven.look_beside(&look.detection);
         }
-        let new = settled.and_then(|release| Standing::proved(release, look, Hearing::default()));
+        let new = settled.and_then(|release| Proven::proved(release, look, ReleaseEvidence::default()));
         let Some(mut new) = new else { return };
-        match self.standing.take() {
+        match self.proven.take() {
             Some(old) if old.same(&new) => new = old,
             Some(old) => {
                 let theirs = new.restarted_since(&old);
                 let notice = |mode| Effect::Notice(Notice::RestartedByOthers { mode, amid_ours: false });
                 out.extend(theirs.map(notice));
-                let known = old.hearing.of_those_still_there(&new.processes);
-                new.hearing = if old.release == new.release { known } else { Hearing::default() };
-                new.until = Some(now.plus(self.policy.hearing_ms));
+                let known = old.evidence.of_those_still_there(&new.processes);
+                new.evidence = if old.release == new.release { known } else { ReleaseEvidence::default() };
+                new.until = Some(now.plus(self.policy.evidence_ms));
             }
-            None => new.until = Some(now.plus(self.policy.hearing_ms)),
+            None => new.until = Some(now.plus(self.policy.evidence_ms)),
         }
         if let Some(until) = new.until {
-            new.hearing.take(look, &new.release, &self.policy);
-            let enough = new.hearing.complete(&new.processes)
-                || new.hearing.contradicted() >= self.policy.successes
+            new.evidence.take(look, &new.release, &self.policy);
+            let enough = new.evidence.complete(&new.processes)
+                || new.evidence.contradicted() >= self.policy.successes
                 || now >= until;
             new.until = new.until.filter(|_| !enough);
         }
-        self.standing = Some(new);
+        self.proven = Some(new);
     }
 
     /// The app names another release than the one that it works in.
     pub(super) fn contradicted(&self) -> bool {
         let enough = self.policy.successes;
-        self.standing.as_ref().is_some_and(|standing| standing.hearing.contradicted() >= enough)
+        self.proven.as_ref().is_some_and(|proven| proven.evidence.contradicted() >= enough)
     }
 
     /// How well it is proved that the release runs which does.
     pub(super) fn proof(&self) -> Option<Proof> {
-        let standing = self.standing.as_ref().filter(|s| Some(&s.release) == self.running.as_ref())?;
-        Some(standing.hearing.proof(&standing.processes))
+        let proven = self.proven.as_ref().filter(|s| Some(&s.release) == self.running.as_ref())?;
+        Some(proven.evidence.proof(&proven.processes))
     }
 }
 
@@ -208,25 +208,25 @@ mod tests {
         }
     }
 
-    fn seen(generations: Vec<Generation>) -> Sight {
-        Sight::Seen(AppServer { generations, old_workers: false })
+    fn seen(generations: Vec<Generation>) -> Detection {
+        Detection::Seen(AppServer { generations, old_workers: false })
     }
 
-    fn standing(generation: Generation) -> Standing {
+    fn proven(generation: Generation) -> Proven {
         let look = Observation::new(Moment(0), seen(vec![generation]), Traffic::default());
-        Standing::proved(&"v1".parse().unwrap(), &look, Hearing::default()).unwrap()
+        Proven::proved(&"v1".parse().unwrap(), &look, ReleaseEvidence::default()).unwrap()
     }
 
     #[test]
     fn a_master_that_took_over_from_another_was_restarted_and_a_new_container_was_not() {
         let (old, new) = (generation(1, 100), generation(2, 200));
-        let mut before = standing(old.clone());
-        assert_eq!(standing(new.clone()).restarted_since(&before), None);
+        let mut before = proven(old.clone());
+        assert_eq!(proven(new.clone()).restarted_since(&before), None);
         before.look_beside(&seen(vec![old, new.clone()]));
         before.look_beside(&seen(vec![new.clone()]));
-        assert_eq!(standing(new).restarted_since(&before), Some(Mode::Hot));
+        assert_eq!(proven(new).restarted_since(&before), Some(Mode::Hot));
         assert_eq!(
-            standing(generation(3, 300)).restarted_since(&before),
+            proven(generation(3, 300)).restarted_since(&before),
             None,
             "it is not the one that was seen"
         );

@@ -12,12 +12,12 @@ impl Deploy {
         };
         let in_place = self.current.as_ref() == Some(&revision.release);
         let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
-        let astray = self.astray_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
+        let astray = self.drift_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
         let idle = self.pauses() || self.history.rejection(&revision).is_some() || (trusted && !astray);
         // A pod that has nowhere to go but where it is needs no restart: its server boots by itself.
         let nowhere = self.history.verified.is_none() && in_place;
         let hot_only = matches!(self.state, State::Stranded(_)) && !nowhere;
-        let from = self.ran.clone().filter(|ran| !self.unwell.contains(ran));
+        let from = self.last_seen.clone().filter(|ran| !self.unwell.contains(ran));
         (!idle).then_some(Target { revision, from, previous, hot_only, stand_in: None })
     }
 
@@ -34,8 +34,8 @@ impl Deploy {
 
     fn begin_attempt(&mut self, target: Target, now: Moment) {
         self.attempt = Attempt(self.attempt.0 + 1);
-        self.trouble = None;
-        self.astray_since = None;
+        self.problem = None;
+        self.drift_since = None;
         self.retry_at = None;
         self.fresh_after = Moment(now.0 + 1);
         self.state = State::Fetching(target);
@@ -76,10 +76,10 @@ impl Deploy {
         if wanted.is_none() || known.is_some_and(same) {
             return;
         }
-        out.push(self.conclude(target.revision.clone(), Conclusion::Superseded));
+        out.push(self.conclude(target.revision.clone(), DeployResult::Superseded));
         // Whatever the old attempt still does reports under its own number and moves nothing.
         self.attempt = Attempt(self.attempt.0 + 1);
-        (self.busy, self.trouble, self.retry_at) = (None, None, None);
+        (self.busy, self.problem, self.retry_at) = (None, None, None);
         self.fresh_after = Moment(now.0 + 1);
         self.state = State::Steady;
     }
