@@ -90,6 +90,7 @@ fn forget_unfinished(pod: &Pod) {
 /// the release is not on the volume, the next agent comes by the next point.
 const DEPLOYS: &[&[&str]] = &[
     &[
+        "fetch.locked",
         "fetch.staged",
         "fetch.mid_download",
         "fetch.downloaded",
@@ -106,7 +107,7 @@ const DEPLOYS: &[&[&str]] = &[
     &["fetch.done", "journal.written"],
     &["journal.synced"],
     &["fetch.abandoned", "publish.renamed"],
-    &["publish.synced"],
+    &["fetch.unlocked", "publish.synced"],
     // Each clears away what the one before has left.
     &["prune.renamed", "prune.unmarked", "prune.mid_delete"],
     &["lease.written", "lease.renamed"],
