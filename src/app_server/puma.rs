@@ -28,6 +28,7 @@ pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
 mod discovery;
+mod evidence;
 mod loads;
 mod order;
 mod plan;
@@ -45,6 +46,7 @@ mod title;
 use control::{Control, ControlServer};
 use discovery::ServerProcesses;
 use raised::Output;
+pub(crate) use release_diff::not_loaded_by_phased;
 use setup::Setup;
 use snapshot::Snapshot;
 use started_by::StartedBy;
@@ -161,7 +163,7 @@ impl Server for Puma {
         if let (None, Some(title)) = (&memory.setup, &processes.title) {
             let (pid, major, seen) = (master.pid, title.major(), memory.command_line.clone());
             // `None` when the volume does not answer.
-            let read = move || Setup::read(pid, major, seen.as_deref());
+            let read = move || Setup::of_process(pid, major, seen.as_deref());
             memory.setup = driver.inspector.files.run(LIMIT, read).await;
         }
         if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {

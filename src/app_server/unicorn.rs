@@ -96,10 +96,10 @@ impl Server for Unicorn {
             "drain budget",
             Finding::note(
                 Code::UnicornTermCuts,
-                "SIGTERM stops Unicorn at once: requests in flight are lost when a drain ends at its deadline. SIGQUIT \
-                 lets them finish",
-                "STOPSIGNAL SIGQUIT in the app's image, or lifecycle.stopSignal: SIGQUIT; and a grace_period that is \
-                 long enough for drains",
+                "SIGTERM makes Unicorn drop its requests: what is in flight when a drain reaches its deadline \
+                 is lost. With SIGQUIT, Unicorn finishes them",
+                "set STOPSIGNAL SIGQUIT in the app's image or lifecycle.stopSignal: SIGQUIT, and a \
+                 grace_period long enough for drains",
             ),
         )]
     }
