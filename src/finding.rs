@@ -84,19 +84,29 @@ pub fn findings(checks: &[Check]) -> Vec<Finding> {
 }
 
 impl Finding {
+    /// A trap that is this bad here.
+    pub fn of(severity: Severity, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { code, severity, message: message.into(), remedy: remedy.into() }
+    }
+
     /// A promise does not hold.
     pub fn broken(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Broken, message: message.into(), remedy: remedy.into() }
+        Self::of(Severity::Broken, code, message, remedy)
     }
 
     /// A promise holds only sometimes.
     pub fn risky(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Risky, ..Self::broken(code, message, remedy) }
+        Self::of(Severity::Risky, code, message, remedy)
     }
 
     /// Good to know.
     pub fn note(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Note, ..Self::broken(code, message, remedy) }
+        Self::of(Severity::Note, code, message, remedy)
+    }
+
+    /// As the check of this part of the set-up.
+    pub fn about(self, about: &'static str) -> Check {
+        Check::found(about, self)
     }
 }
 
