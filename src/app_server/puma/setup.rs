@@ -73,7 +73,7 @@ pub(super) enum Tmp {
 /// How the paths in a configuration are judged.
 #[derive(Clone, Copy)]
 enum Paths<'a> {
-    /// In the file system of a running Puma. It may be sure which file it read.
+    /// In the file system of a running Puma. `sure`: which configuration it read.
     Process { pid: i32, pwd: Option<&'a str>, sure: bool },
     /// From the names alone, in CI. This is the link.
     Files { current: &'a Path },
@@ -172,21 +172,21 @@ impl Paths<'_> {
     /// Puma's rule: `directory`, else PWD where that is the working directory, else the working directory.
     fn restart_dir(self, directory: &Evidence<Directory>) -> Option<RestartDir> {
         let own_place = |text: &str| text.contains("__dir__") || text.contains("__FILE__");
+        let is_sure = matches!(self, Self::Process { sure: true, .. });
         let (sure, evidence) = match (directory, self) {
             (Evidence::Known(Directory::Literal(path), _), _) if self.follows(path) => {
                 return Some(RestartDir::Follows);
             }
             (Evidence::Known(Directory::Literal(path), place), _) if names_a_release(Path::new(path)) => {
-                (self.is_sure().unwrap_or(true), format!("{place} (it names one release)"))
+                (is_sure || matches!(self, Self::Files { .. }), format!("{place} (it names one release)"))
             }
             (Evidence::Known(Directory::Literal(_), place), _) => {
-                (self.is_sure() == Some(true), format!("{place} (it does not go through the link)"))
+                (is_sure, format!("{place} (it does not go through the link)"))
             }
             // From the file's own place Ruby gives the resolved one.
-            (Evidence::Known(Directory::Computed(text), place), _) if own_place(text) => (
-                self.is_sure() == Some(true),
-                format!("{place} (it is the release that the configuration was read from)"),
-            ),
+            (Evidence::Known(Directory::Computed(text), place), _) if own_place(text) => {
+                (is_sure, format!("{place} (it is the release that the configuration was read from)"))
+            }
             (Evidence::Known(Directory::Computed(text), place), _) if text.contains("realpath") => {
                 (false, format!("{place} (it is resolved once: a phased restart goes to the old release)"))
             }
@@ -196,22 +196,14 @@ impl Paths<'_> {
             (Evidence::Default, Self::Process { pwd: Some(path), .. }) if self.follows(path) => {
                 return Some(RestartDir::Follows);
             }
-            (Evidence::Default, Self::Process { pwd, sure, .. }) => {
+            (Evidence::Default, Self::Process { pwd, .. }) => {
                 let pwd =
                     pwd.map_or("not set".into(), |path| format!("{path} (it does not go through the link)"));
-                (sure, format!("`directory` is not set, and PWD was {pwd}"))
+                (is_sure, format!("`directory` is not set, and PWD was {pwd}"))
             }
             _ => return None,
         };
         Some(if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) })
-    }
-
-    /// Whether it is sure which configuration Puma read.
-    fn is_sure(self) -> Option<bool> {
-        match self {
-            Self::Process { sure, .. } => Some(sure),
-            Self::Files { .. } => None,
-        }
     }
 
     fn follows(self, path: &str) -> bool {
@@ -252,8 +244,8 @@ fn unclear(pid: i32, file: &Path) -> Option<String> {
     Loads::of(&release, &[named]).ok()?.unclear
 }
 
-/// Of a path as the process names it.
-fn place(pid: i32, path: &Path) -> PathBuf {
+/// What a process names by this path: its container may have another file system than ours.
+pub(super) fn place(pid: i32, path: &Path) -> PathBuf {
     if path.is_absolute() {
         procs::in_root_of(pid, path)
     } else {
