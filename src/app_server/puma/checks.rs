@@ -164,7 +164,7 @@ fn phased(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
 fn kept_child(snapshot: &Snapshot) -> Option<Check> {
     let child = snapshot.processes.long_lived_child().filter(|_| can_be_phased(snapshot))?;
     let title: String = child.title.chars().take(80).collect();
-    let (severity, kept, remedy) = match snapshot.mode {
+    let (severity, kept, fix) = match snapshot.mode {
         RestartMode::Phased => (
             Severity::Risky,
             "Phased restarts do not restart it: it keeps the code of an earlier release",
@@ -179,13 +179,13 @@ fn kept_child(snapshot: &Snapshot) -> Option<Check> {
     };
     let pid = child.id.pid;
     let message = format!("Puma's master has a child that is no worker: process {pid} `{title}`. {kept}");
-    Some(Finding::of(severity, Code::ChildKeptByPhased, message, remedy).about(RESTARTS))
+    Some(Finding::of(severity, Code::ChildKeptByPhased, message, fix).about(RESTARTS))
 }
 
 /// What the plan of a restart has found in the bundles.
 fn next_puma(snapshot: &Snapshot) -> Option<Check> {
     let (old, new) = snapshot.memory.next_puma.as_ref()?;
-    let (severity, so, remedy) = match snapshot.mode {
+    let (severity, so, fix) = match snapshot.mode {
         RestartMode::Phased => (
             Severity::Risky,
             format!("a phased restart keeps {old}, whatever else the workers load"),
@@ -198,5 +198,5 @@ fn next_puma(snapshot: &Snapshot) -> Option<Check> {
         ),
     };
     let message = format!("Puma {old} runs, and the bundle of the next release has Puma {new}: {so}");
-    Some(Finding::of(severity, Code::PumaVersionDiffers, message, remedy).about(RESTARTS))
+    Some(Finding::of(severity, Code::PumaVersionDiffers, message, fix).about(RESTARTS))
 }

@@ -146,14 +146,14 @@ impl Files<'_> {
             show(reserve),
             show(grace)
         );
-        let remedy = format!(
+        let fix = format!(
             "worker_shutdown_timeout {} in config/puma.rb, or drain.reserve {} and a grace_period with that much more",
             reserve.as_secs(),
             show(puma)
         );
         // Without any drain it would be cut as well.
         let severity = if puma >= grace { Severity::Risky } else { Severity::Note };
-        Some(Finding::of(severity, Code::StopTimeShort, message, remedy).about("drain budget"))
+        Some(Finding::of(severity, Code::StopTimeShort, message, fix).about("drain budget"))
     }
 }
 

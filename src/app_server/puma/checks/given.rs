@@ -126,6 +126,6 @@ pub(super) fn phased(found: Phased, mode: RestartMode) -> Check {
     };
     let message = format!("{cause}: every restart is a hot one, and clients wait while the app boots");
     let severity = if mode == RestartMode::Phased { Severity::Risky } else { Severity::Note };
-    let remedy = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
-    Finding::of(severity, Code::PhasedRestartUnavailable, message, remedy).about(RESTARTS)
+    let fix = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
+    Finding::of(severity, Code::PhasedRestartUnavailable, message, fix).about(RESTARTS)
 }

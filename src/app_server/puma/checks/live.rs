@@ -47,8 +47,8 @@ fn rackup(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     let severity = if loses_its_arguments(snapshot) { Severity::Broken } else { Severity::Risky };
     let message = "Puma was started by `rackup`. A hot restart drops the arguments it was given: Puma would come back on \
                    port 9292, with the defaults. Where arguments would be lost, there is no hot restart";
-    let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
-    Some(Finding::of(severity, Code::StartedByRackup, message, remedy).about(RESTARTS))
+    let fix = "start it with `puma` (bundle exec puma -C config/puma.rb)";
+    Some(Finding::of(severity, Code::StartedByRackup, message, fix).about(RESTARTS))
 }
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.

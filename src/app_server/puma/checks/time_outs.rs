@@ -56,8 +56,8 @@ fn shutdown_timeout(told: Duration, settings: &Settings) -> Option<Check> {
         show(puma),
         show(told)
     );
-    let remedy = format!("set puma.worker_shutdown_timeout to {}, for the agent", show(puma));
-    Some(Finding::of(severity, Code::ShutdownTimeoutDiffers, message, remedy).about(RESTARTS))
+    let fix = format!("set puma.worker_shutdown_timeout to {}, for the agent", show(puma));
+    Some(Finding::of(severity, Code::ShutdownTimeoutDiffers, message, fix).about(RESTARTS))
 }
 
 /// That nothing is in flight is believed when every worker has reported twice since.
@@ -73,8 +73,8 @@ fn check_interval(settings: &Settings) -> Option<Check> {
         show(interval),
         show(interval * 2)
     );
-    let remedy = "worker_check_interval 5 in config/puma.rb";
-    Some(Finding::of(severity, Code::CheckIntervalLong, message, remedy).about(CONTROL))
+    let fix = "worker_check_interval 5 in config/puma.rb";
+    Some(Finding::of(severity, Code::CheckIntervalLong, message, fix).about(CONTROL))
 }
 
 /// How long a worker may be silent, and how long it may take to boot; against the longest request that was seen.
@@ -89,8 +89,8 @@ fn worker_timeout(longest: Duration, settings: &Settings) -> Option<Check> {
             show(boot),
             show(WORKER_TIMEOUT)
         );
-        let remedy = "worker_timeout 60 and worker_boot_timeout 60 in config/puma.rb, or a higher restart.timeout for the agent";
-        return Some(Finding::note(Code::WorkerTimeoutLong, message, remedy).about(RESTARTS));
+        let fix = "worker_timeout 60 and worker_boot_timeout 60 in config/puma.rb, or a higher restart.timeout for the agent";
+        return Some(Finding::note(Code::WorkerTimeoutLong, message, fix).about(RESTARTS));
     }
     if longest >= timeout {
         let message = format!(
@@ -99,8 +99,8 @@ fn worker_timeout(longest: Duration, settings: &Settings) -> Option<Check> {
             show(seconds(longest)),
             show(timeout)
         );
-        let remedy = "raise worker_timeout in config/puma.rb above the longest request, or make it a job";
-        return Some(Finding::note(Code::WorkerTimeoutShort, message, remedy).about(REQUESTS));
+        let fix = "raise worker_timeout in config/puma.rb above the longest request, or make it a job";
+        return Some(Finding::note(Code::WorkerTimeoutShort, message, fix).about(REQUESTS));
     }
     None
 }
@@ -141,9 +141,9 @@ fn keepalive(setup: &Setup) -> Option<Check> {
          600s) sometimes sends a request into it: a 502 that looks like a deploy's",
         show(timeout)
     );
-    let remedy =
+    let fix =
         "persistent_timeout in config/puma.rb above the balancer's idle time-out (75; 620 behind Google's)";
-    Some(Finding::note(Code::KeepaliveShort, message, remedy).about(REQUESTS))
+    Some(Finding::note(Code::KeepaliveShort, message, fix).about(REQUESTS))
 }
 
 fn seconds(duration: Duration) -> Duration {
