@@ -129,7 +129,7 @@ impl<S: Server> Driver<S> {
         let server = self.server.clone();
         let search = Search { known: memory.known.clone(), matching: self.matching.clone(), chosen };
         let look = move || server.discover(&search);
-        self.inspector.processes.run(LIMIT, look).await.unwrap_or(Discovery::Torn)
+        self.inspector.processes.look(LIMIT, look).await.unwrap_or(Discovery::Torn)
     }
 
     /// The only server that runs a release of ours, else the one that is followed. A stranger is adopted only if it
@@ -232,7 +232,7 @@ impl<S: Server> Driver<S> {
                 let (server, detection) = (self.server.clone(), not_found.detection.clone());
                 let matching = self.matching.clone();
                 let look = move || server.why_not_found(&detection, matching.as_deref());
-                self.inspector.processes.run(LIMIT, look).await
+                self.inspector.processes.look(LIMIT, look).await
             }
         };
         why.into_iter().chain(self.server.checks_without_it()).collect()
@@ -306,7 +306,7 @@ impl<S: Server> Driver<S> {
         limit: Duration,
         read: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let read = self.inspector.files.run(limit, read).await.unwrap_or_else(|| {
+        let read = self.inspector.files.look(limit, read).await.unwrap_or_else(|| {
             let message = format!("{} did not answer within {}s", self.releases.display(), limit.as_secs());
             Err(io::Error::new(io::ErrorKind::TimedOut, message))
         });

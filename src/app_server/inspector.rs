@@ -6,8 +6,8 @@ use std::{collections::HashMap, io, path::PathBuf, time::Duration};
 use super::{WorkerDescription, connections::Connections, working_dir::CwdResolver};
 use crate::{
     core::{Cwd, Sockets},
+    lane::Lane,
     procs::ProcessId,
-    volume::OneAtATime,
 };
 
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
@@ -39,13 +39,13 @@ impl Location {
 pub(super) struct Inspector {
     ports: Vec<u16>,
     /// The process table.
-    pub processes: OneAtATime,
+    pub processes: Lane,
     cwds: CwdResolver,
     /// A stranger on a volume that hangs must not hide where our own processes are.
     candidates: CwdResolver,
     connections: Connections,
     /// The app's image and its files.
-    pub files: OneAtATime,
+    pub files: Lane,
 }
 
 /// Where the processes of a server work, and what is connected to it.
@@ -80,11 +80,11 @@ impl Inspector {
     pub fn open(location: Location) -> io::Result<Self> {
         let cwds = || CwdResolver::start(location.releases(), location.fallback.clone());
         Ok(Self {
-            processes: OneAtATime::start("processes")?,
+            processes: Lane::one_at_a_time("processes")?,
             cwds: cwds()?,
             candidates: cwds()?,
             connections: Connections::start()?,
-            files: OneAtATime::start("files")?,
+            files: Lane::one_at_a_time("files")?,
             ports: location.ports,
         })
     }

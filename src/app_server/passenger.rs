@@ -199,7 +199,7 @@ async fn files_of(driver: &Driver<Passenger>, core: &Core, group: &Group) -> (Ha
         let ids = pids.into_iter().filter_map(|pid| Some((pid, ProcessId::of(pid).ok()?)));
         (ids.collect(), discovery::has_restart_file(pid, &root))
     };
-    driver.inspector.files.run(LIMIT, look).await.unwrap_or_default()
+    driver.inspector.files.look(LIMIT, look).await.unwrap_or_default()
 }
 
 impl Memory {

@@ -18,9 +18,9 @@ use crate::{
     config::{self, RestartMode, ServerFacts},
     core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
     finding::Check,
+    lane::Lane,
     procs::{Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
-    volume::OneAtATime,
 };
 
 mod checks;
@@ -57,7 +57,7 @@ struct Puma {
     mode: RestartMode,
     control: ControlServer,
     /// The files that processes have loaded.
-    loaded: OneAtATime,
+    loaded: Lane,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
     /// What it writes since it was told to restart, where that can be read.
@@ -74,7 +74,7 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         told: section.clone(),
         mode,
         control: ControlServer::start(section)?,
-        loaded: OneAtATime::start("loaded")?,
+        loaded: Lane::one_at_a_time("loaded")?,
         starting: Mutex::default(),
         output: tokio::sync::Mutex::default(),
     };
@@ -164,7 +164,7 @@ impl Server for Puma {
             let (pid, major, seen) = (master.pid, title.major(), memory.command_line.clone());
             // `None` when the volume does not answer.
             let read = move || Setup::of_process(pid, major, seen.as_deref());
-            memory.setup = driver.inspector.files.run(LIMIT, read).await;
+            memory.setup = driver.inspector.files.look(LIMIT, read).await;
         }
         if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {
             memory.started_by = self.control.started_by(master.pid).await;
@@ -203,7 +203,7 @@ impl Server for Puma {
         *self.output.lock().await = match command {
             ServerCommand::Restart(_) => {
                 let pid = target.master.pid;
-                driver.inspector.files.run(LIMIT, move || Output::of(pid)).await.map(Arc::new)
+                driver.inspector.files.look(LIMIT, move || Output::of(pid)).await.map(Arc::new)
             }
             _ => None,
         };
@@ -224,13 +224,13 @@ impl Server for Puma {
             _ => (Some(master), memory.serving.iter().map(|worker| (worker.pid, worker.key())).collect()),
         };
         let pids: Vec<i32> = keys.keys().copied().collect();
-        let looked = self.loaded.run(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await?;
+        let looked = self.loaded.look(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await?;
         Some(looked.into_iter().filter_map(|(pid, files)| Some((*keys.get(&pid)?, files))).collect())
     }
 
     async fn raised(&self, driver: &Driver<Self>) -> Option<String> {
         let output = self.output.lock().await.clone()?;
-        driver.inspector.files.run(LIMIT, move || output.raised()).await?
+        driver.inspector.files.look(LIMIT, move || output.raised()).await?
     }
 }
 

@@ -121,7 +121,7 @@ impl Server for Unicorn {
             let (pid, config) = (newest.image.process.pid, title.config_file().map(str::to_owned));
             // `None` when the volume does not answer.
             let read = move || Setup::read(pid, config.as_deref());
-            memory.setup = driver.inspector.files.run(LIMIT, read).await;
+            memory.setup = driver.inspector.files.look(LIMIT, read).await;
         }
         Ok(Snapshot { processes, surroundings, memory: memory.clone() })
     }
