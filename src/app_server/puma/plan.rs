@@ -94,7 +94,7 @@ impl Puma {
             ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
         };
         let problem = |message: String| Problem::new(Reason::VolumeUnavailable, message);
-        match self.files.run(LIMIT, compare).await {
+        match self.files.look(LIMIT, compare).await {
             Some(compared) => compared.map(Some).map_err(|error| problem(error.to_string())),
             None => {
                 let releases = self.releases.display();

@@ -100,7 +100,7 @@ fn a_second_agent_in_the_pod_says_so_and_touches_nothing() {
     let other = Pod::new().set("PITSTOP_STATE_DIR", &state.display().to_string());
     let mut second = other.launch(&[], "log");
     assert_eq!(second.wait_for_end().code(), Some(64));
-    assert!(second.log().contains("another agent runs in this pod"), "{}", second.log());
+    assert!(second.log().contains("another agent already runs in this pod"), "{}", second.log());
     assert_eq!(socket().unwrap(), before);
     assert_eq!(fs::read_to_string(state.join("drain.json")).unwrap(), "the first one's");
     assert_eq!(first.status("/live"), Some(200));

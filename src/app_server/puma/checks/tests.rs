@@ -79,7 +79,7 @@ fn finds(expected: (&'static str, Severity), change: impl FnOnce(&mut Snapshot))
     change(&mut snapshot);
     assert_eq!(found(&snapshot), [expected]);
     for finding in findings(&of(&snapshot)) {
-        assert!(!finding.message.is_empty() && !finding.remedy.contains('\n'), "{finding:?}");
+        assert!(!finding.message.is_empty() && !finding.fix.contains('\n'), "{finding:?}");
     }
 }
 
