@@ -13,6 +13,7 @@ mod not_found;
 pub mod passenger;
 /// Puma, observed through /proc and its control server, told by signals.
 pub mod puma;
+mod ruby;
 mod server;
 mod signaller;
 /// Unicorn, observed through /proc, told by signals.

@@ -11,11 +11,9 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::{
-    setup::place,
-    started_by::{StartedBy, Thread},
-};
+use super::started_by::{StartedBy, Thread};
 use crate::{
+    app_server::ruby::located,
     config,
     http_get::{self, GetError},
     lane::Lane,
@@ -233,7 +231,7 @@ async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
             let socket = PathBuf::from(socket);
-            let stream = lane.look(LIMIT, move || http_get::connect_unix(&place(master, &socket))).await;
+            let stream = lane.look(LIMIT, move || http_get::connect_unix(&located(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await

@@ -7,14 +7,13 @@ use std::{
 
 use super::{
     Puma,
-    command_line::release_named,
     release_diff::ReleaseDiff,
     restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
     setup::RestartDir,
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::{addresses::same_addresses, driver::Driver, image, server::Server},
+    app_server::{addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server},
     config::RestartMode,
     core::{Cwd, Mode, Problem, Reason},
     procs,
