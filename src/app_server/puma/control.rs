@@ -203,7 +203,7 @@ impl StateFile {
             read => Some((path, read.ok())),
         });
         let Some((path, text)) = found else { return Err(Control::Absent) };
-        let unreadable = || Control::Silent(format!("{} is no state file of Puma's", path.display()));
+        let unreadable = || Control::Silent(format!("{} is not a Puma state file", path.display()));
         let text = text.ok_or_else(unreadable)?;
         let state: Self = serde_saphyr::from_str(&text).map_err(|_| unreadable())?;
         if state.pid != master {
@@ -241,7 +241,7 @@ async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<
             Ok(Err(e)) => return Err(e.to_string()),
             Err(_) => Err(GetError::TimedOut(LIMIT)),
         },
-        _ => return Err("only unix:// and tcp:// can be asked".into()),
+        _ => return Err("its address must begin with unix:// or tcp://".into()),
     };
     let answer = answer.map_err(|e| e.to_string())?;
     Ok((answer.status().as_u16(), answer.into_body()))
@@ -289,7 +289,7 @@ mod tests {
         let of = |path: &Path| StateFile::first_of(1, &[place.path().join("none"), path.to_owned()]);
         for path in [&sparse, Path::new("/dev/zero")] {
             assert!(
-                matches!(of(path), Err(Control::Silent(said)) if said.contains("no state file")),
+                matches!(of(path), Err(Control::Silent(said)) if said.contains("not a Puma state file")),
                 "{path:?}"
             );
         }
