@@ -14,7 +14,12 @@ use super::{Console, Exit, Failure, Publish};
 use crate::{
     config::Config,
     core::{Reason, requirement::Requirement},
-    releases::{Limits, layout::Layout, pack, unpack, unpack_error::UnpackError},
+    releases::{
+        Limits,
+        layout::Layout,
+        pack,
+        unpack::{self, Archive},
+    },
     revision::ReleaseId,
     store::{
         self, ArchiveKind, Body, Condition, Store, StoreError,
@@ -92,16 +97,10 @@ fn prepare(args: Publish, layout: &Layout) -> Result<Packed, Failure> {
         (None, None) => return Err(Failure::usage("name a directory, or an archive with --archive")),
     };
     // Better here than in every pod.
-    unpack::check(&packed.path, packed.kind, &Limits::default(), layout)
-        .map_err(|e| Failure::failed(format!("{}: {}", named.display(), at_publish(&e))))?;
+    let archive = Archive { reader: File::open(&packed.path)?, bytes: packed.bytes, kind: packed.kind };
+    unpack::check(archive, &Limits::default(), layout)
+        .map_err(|e| Failure::failed(format!("{}: {e}", named.display())))?;
     Ok(packed)
-}
-
-fn at_publish(error: &UnpackError) -> String {
-    match error {
-        UnpackError::Disk(..) => format!("{error} (unpacked to check it; TMPDIR names the place)"),
-        refused => refused.to_string(),
-    }
 }
 
 fn packed(dir: &Path, exclude: &[PathBuf]) -> Result<Packed, Failure> {

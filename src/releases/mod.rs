@@ -40,6 +40,7 @@ mod delete;
 mod download;
 mod fallback;
 pub mod fetch;
+pub mod in_flight;
 pub mod inside;
 pub mod layout;
 pub mod leases;
@@ -51,13 +52,19 @@ mod places;
 pub mod protection;
 pub mod prune;
 pub mod publish;
+mod spare;
 pub mod staging;
 mod tar_stream;
 pub mod trash;
 mod tree;
+mod tree_finish;
+mod tree_large;
+mod tree_node;
 pub mod unpack;
 pub mod unpack_error;
 pub mod verify_tree;
+mod write_queue;
+mod writers;
 
 /// The name of the marker in a complete release.
 pub const MARKER: &str = ".pitstop-release";
@@ -69,8 +76,8 @@ const MARKER_BYTES_MAX: u64 = 1 << 20;
 pub const FAIL_POINTS: &[&str] = &[
     "fetch.staged",
     "fetch.mid_download",
-    "fetch.downloaded",
     "fetch.mid_unpack",
+    "fetch.downloaded",
     "fetch.unpacked",
     "fetch.linked",
     "fetch.synced",
@@ -139,6 +146,7 @@ pub struct Releases {
     pod: String,
     limits: Limits,
     layout: Layout,
+    in_flight: Option<usize>,
     fallback: Option<PathBuf>,
 }
 
@@ -182,6 +190,7 @@ impl Releases {
             pod: staging::plain(pod),
             limits,
             layout: Layout::default(),
+            in_flight: None,
             fallback: None,
         }
     }
