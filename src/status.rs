@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Level, Moment, Problem, Proof, Reason, Stage, View,
+        Level, Moment, Problem, Proof, Reason, Stage, View,
         drain::{Answer, DrainResult, DrainView, WaitsFor},
     },
     finding::Finding,
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub app_server: Arc<Description>,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
+    /// Another pod of the volume, whose fetch of the release this pod waits for.
+    pub fetching_pod: Option<String>,
     /// When moves were rejected, by the wall clock (RFC 3339).
     pub rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
@@ -52,31 +54,16 @@ pub struct Snapshot {
 impl Snapshot {
     /// What is known before anything was looked at: nothing, and why.
     pub fn unknown(at: Moment, problem: Problem) -> Self {
-        let view = View {
-            stage: Stage::Steady,
-            attempt: Attempt(0),
-            desired: None,
-            running: None,
-            proof: None,
-            previous: None,
-            in_sync: false,
-            problem: Some(problem),
-            turn: None,
-            rejected: Vec::new(),
-            hold: None,
-            back: None,
-            retry_at: None,
-            moving: None,
-        };
         Self {
             at,
-            view,
+            view: View::unknown(problem),
             since: Since::beginning(at),
             deploy_id: None,
             drain: None,
             answer: None,
             app_server: Arc::default(),
             findings: Vec::new(),
+            fetching_pod: None,
             rejected_at: Arc::default(),
             current_complete: false,
             settled: false,
@@ -227,12 +214,12 @@ fn message(view: &View, now: Moment) -> String {
     match (&view.problem, &view.running, &view.desired) {
         (Some(problem), ..) => problem.message.clone(),
         (None, _, Some(desired)) if let Some(turn) = view.turn => format!(
-            "the restart onto {desired} waits for this pod's turn (restart.spread), {:.0} s more at most",
+            "the restart onto {desired} waits for this pod's turn (restart.spread), at most {:.0} s more",
             seconds(turn.since(now)).ceil()
         ),
         (None, Some(running), _) if view.in_sync => format!("runs {running}, as desired"),
-        (None, _, Some(desired)) => format!("on the way to {desired}"),
-        (None, _, None) => "no pointer was read yet".into(),
+        (None, _, Some(desired)) => format!("deploying {desired}"),
+        (None, _, None) => "the pointer has not been read yet".into(),
     }
 }
 
@@ -320,7 +307,7 @@ mod tests {
             code: Code::RestartDirUnproven,
             severity: Severity::Broken,
             message: "no restart moves this Puma".into(),
-            remedy: "start it with PWD=/srv/app/current".into(),
+            fix: "start it with PWD=/srv/app/current".into(),
         }];
         snapshot
     }
@@ -354,8 +341,8 @@ mod tests {
           "in_sync": false,
           "reason": "rejected",
           "message": "v43#7 was rejected (boot_loop) and is not tried again",
-          "doing": "nothing: follows the pointer",
-          "next": "nothing until the pointer moves, or `pitstop sync --retry`",
+          "doing": "idle: following the pointer",
+          "next": "nothing until the pointer moves or `pitstop sync --retry` is run",
           "for_seconds": {
             "stage": 0.0,
             "in_sync": 0.0,
@@ -393,6 +380,7 @@ mod tests {
               "code": "RESTART_DIR_UNPROVEN",
               "severity": "broken",
               "message": "no restart moves this Puma",
+              "fix": "start it with PWD=/srv/app/current",
               "remedy": "start it with PWD=/srv/app/current"
             }
           ]

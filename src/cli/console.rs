@@ -28,11 +28,15 @@ impl Console {
         let _ = writeln!(std::io::stderr(), "{}", self.text(news));
     }
 
-    /// Shows, on a terminal only, a line that the next one replaces.
+    /// Shows, on a terminal only, a line that the next one replaces. With `NO_COLOR` without an escape sequence.
     pub fn pulse(self, line: &str) {
         let mut terminal = std::io::stderr();
         if !self.json && terminal.is_terminal() {
-            let _ = write!(terminal, "\r{}\u{1b}[K\r", one_line(line));
+            let line = one_line(line);
+            let _ = match std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty()) {
+                true => write!(terminal, "\r{line:<78}\r"),
+                false => write!(terminal, "\r{line}\u{1b}[K\r"),
+            };
             let _ = terminal.flush();
         }
     }

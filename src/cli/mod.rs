@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{self, Config, ConfigError},
     core::{Problem, Reason},
-    releases::{Limits, Releases, layout::Layout},
+    releases::{Limits, Releases, layout::Layout, pack},
     revision::ReleaseId,
 };
 
@@ -16,6 +16,7 @@ pub mod app_server;
 pub mod config_command;
 pub mod console;
 pub mod converge;
+pub mod diff;
 pub mod doctor;
 mod drain;
 pub mod exec;
@@ -114,6 +115,18 @@ pub enum Command {
     },
     /// What the store and the volume hold.
     Releases,
+    /// What would change from one published release to another, and which restart that means.
+    Diff {
+        /// What runs, say.
+        #[arg(value_name = "A")]
+        from: ReleaseId,
+        /// What is to run.
+        #[arg(value_name = "B")]
+        to: ReleaseId,
+        /// Print so many names of each kind at most.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+    },
     /// Delete old releases from the volume: those that nobody needs any more.
     Prune {
         /// Delete nothing, say what would go and why the others stay.
@@ -154,7 +167,7 @@ impl Command {
     fn needs_source(&self, config: &Config) -> bool {
         match self {
             Self::Run(_) | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
-            Self::VerifyTree { .. } => true,
+            Self::VerifyTree { .. } | Self::Diff { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
             Self::Status | Self::Sync { .. } | Self::Pause { .. } | Self::Resume => false,
@@ -193,6 +206,9 @@ pub struct Publish {
     /// A path in DIR to leave out, with all that is below it; as often as needed. `.git` is never packed.
     #[arg(long, value_name = "PATH", conflicts_with = "archive")]
     pub exclude: Vec<PathBuf>,
+    /// How much zstd works for a smaller archive: 1 (quick) to 19.
+    #[arg(long, value_name = "N", default_value_t = pack::LEVEL, conflicts_with = "archive", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub level: i32,
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
     pub release: ReleaseId,
@@ -205,6 +221,7 @@ pub struct Publish {
 fn on_volume(config: &Config) -> Releases {
     let releases =
         Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
+    let releases = releases.with_in_flight(config.fetch.in_flight);
     releases.laid_out(layout(config)).with_fallback(config.fallback_dir.clone())
 }
 
@@ -357,6 +374,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
             doctor::run(config, scope, console).await
         }
         Command::Releases => releases::run(config, console).await,
+        Command::Diff { from, to, limit } => diff::run(config, (from, to), limit, console).await,
         Command::Prune { dry_run, keep } => {
             let keep = keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX));
             prune::run(config, keep, dry_run, console).await

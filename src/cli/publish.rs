@@ -3,8 +3,9 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, Read},
+    io::{self, BufReader, Read},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::{
     releases::{
         Limits,
         layout::Layout,
-        pack,
+        pack::{Hashed, Packing},
         unpack::{self, Archive},
     },
     revision::ReleaseId,
@@ -27,6 +28,9 @@ use crate::{
         dir::hex,
     },
 };
+
+/// A terminal is told so often what goes on.
+const BETWEEN_LINES: Duration = Duration::from_millis(200);
 
 /// What was published.
 #[derive(Debug, Serialize)]
@@ -54,9 +58,11 @@ pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exi
     let release = args.release.clone();
     let layout = super::layout(config);
     let requires = known(&args.requires)?;
-    let packing = tokio::task::spawn_blocking(move || prepare(args, &layout));
+    let packing = tokio::task::spawn_blocking(move || prepare(args, &layout, console));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
+    console.pulse(&format!("uploading {} MB …", packed.bytes / 1_000_000));
     let answer = upload(store.as_ref(), release, Packed { requires, ..packed }).await?;
+    console.pulse("");
     console.print(&answer);
     Ok(Exit::Done)
 }
@@ -73,7 +79,7 @@ fn known(requires: &str) -> Result<Vec<Requirement>, Failure> {
     match requires.iter().find(|need| matches!(need, Requirement::Unknown(_))) {
         None => Ok(requires),
         Some(need) => Err(Failure::usage(format!(
-            "--requires {need}: not understood; possible are ruby=3.3, arch=amd64 or arm64, libc=glibc, libc=glibc=2.36, \
+            "--requires {need} is not valid; use ruby=3.3, arch=amd64 or arm64, libc=glibc, libc=glibc=2.36, \
              libc=musl and file=/path/in/the/image"
         ))),
     }
@@ -86,16 +92,19 @@ struct Packed {
     sha256: String,
     bytes: u64,
     requires: Vec<Requirement>,
+    /// What it holds, as the store keeps it.
+    manifest: Option<Vec<u8>>,
     /// Removes what was packed here.
     _temporary: Option<tempfile::TempPath>,
 }
 
-fn prepare(args: Publish, layout: &Layout) -> Result<Packed, Failure> {
+fn prepare(args: Publish, layout: &Layout, console: Console) -> Result<Packed, Failure> {
     let (packed, named) = match (args.archive, args.dir) {
         (Some(archive), _) => (ready(archive.clone())?, archive),
-        (None, Some(dir)) => (packed(&dir, &args.exclude)?, dir),
-        (None, None) => return Err(Failure::usage("name a directory, or an archive with --archive")),
+        (None, Some(dir)) => (packed(&dir, &args.exclude, args.level, console)?, dir),
+        (None, None) => return Err(Failure::usage("give a directory, or an archive with --archive")),
     };
+    console.pulse("checking the archive …");
     // Better here than in every pod.
     let archive = Archive { reader: File::open(&packed.path)?, bytes: packed.bytes, kind: packed.kind };
     unpack::check(archive, &Limits::default(), layout)
@@ -103,18 +112,28 @@ fn prepare(args: Publish, layout: &Layout) -> Result<Packed, Failure> {
     Ok(packed)
 }
 
-fn packed(dir: &Path, exclude: &[PathBuf]) -> Result<Packed, Failure> {
+fn packed(dir: &Path, exclude: &[PathBuf], level: i32, console: Console) -> Result<Packed, Failure> {
     let file = tempfile::Builder::new().prefix("pitstop-publish-").tempfile()?;
-    pack::pack(dir, exclude, file.reopen()?).map_err(|e| Failure::failed(e.to_string()))?;
-    let (sha256, bytes) = digest(file.reopen()?)?;
+    let mut out = Hashed::new(file.reopen()?);
+    let mut shown = Instant::now();
+    let mut progress = |entries, bytes| {
+        if shown.elapsed() > BETWEEN_LINES {
+            shown = Instant::now();
+            console.pulse(&format!("packing: {entries} entries, {} MB …", bytes / 1_000_000));
+        }
+    };
+    let packing = Packing { exclude, level, progress: &mut progress };
+    let holds = packing.pack(dir, &mut out).map_err(|e| Failure::failed(e.to_string()))?;
+    let mut manifest = Vec::new();
+    holds.write(&mut manifest)?;
     let temporary = file.into_temp_path();
-    let kind = ArchiveKind::TarZst;
     Ok(Packed {
         path: temporary.to_path_buf(),
-        kind,
-        sha256,
-        bytes,
+        kind: ArchiveKind::TarZst,
+        sha256: hex(&out.hash.finalize()),
+        bytes: out.bytes,
         requires: Vec::new(),
+        manifest: Some(manifest),
         _temporary: Some(temporary),
     })
 }
@@ -126,29 +145,22 @@ fn ready(path: PathBuf) -> Result<Packed, Failure> {
     File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).map_err(named)?;
     let kind = ArchiveKind::of(&magic)
         .ok_or_else(|| Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display())))?;
-    let (sha256, bytes) = File::open(&path).and_then(digest).map_err(named)?;
-    Ok(Packed { path, kind, sha256, bytes, requires: Vec::new(), _temporary: None })
+    let mut archive = Hashed::new(File::open(&path).map_err(named)?);
+    io::copy(&mut BufReader::with_capacity(256 << 10, &mut archive), &mut io::sink()).map_err(named)?;
+    let (sha256, bytes) = (hex(&archive.hash.finalize()), archive.bytes);
+    Ok(Packed { path, kind, sha256, bytes, requires: Vec::new(), manifest: None, _temporary: None })
 }
 
-fn digest(mut file: File) -> io::Result<(String, u64)> {
-    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 256 << 10]);
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok((hex(&hash.finalize()), bytes));
-        }
-        hash.update(&buffer[..n]);
-        bytes += n as u64;
-    }
-}
-
-/// The archive first, then its digest, which makes it a release. Neither replaces anything.
+/// The archive first, then what it holds, then its digest, which makes it a release. None replaces anything.
 async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result<Answer, Failure> {
     let kind = packed.kind;
     let already_published = is_published(store, &release, &packed).await?;
     if !already_published {
         refuse_other_kinds(store, &release, kind).await?;
         put_archive(store, &release, &packed).await?;
+        if let Some(manifest) = &packed.manifest {
+            put_manifest(store, &release, manifest).await?;
+        }
         let key = kind.key(&release);
         let name = key.rsplit('/').next().unwrap_or(&key);
         let (sha256, requires) = (packed.sha256.clone(), packed.requires.clone());
@@ -181,11 +193,11 @@ async fn is_published(store: &dyn Store, release: &ReleaseId, packed: &Packed) -
             if found.requires == packed.requires {
                 return Ok(true);
             }
-            Err(other_bytes(release, "is in the store with other requirements"))
+            Err(other_bytes(release, "is in the store with different requirements"))
         }
         Some(Ok(found)) if found.kind != packed.kind => Err(other_kind(release, &found.kind.key(release))),
         Some(Ok(_) | Err(Unusable::NoDigest { .. } | Unusable::Utf16 { .. })) => {
-            Err(other_bytes(release, "is in the store with other bytes"))
+            Err(other_bytes(release, "is in the store with different content"))
         }
         Some(Err(why @ Unusable::TwoArchives(..))) => {
             Err(Failure::failed(format!("release {release}: {why}")))
@@ -204,7 +216,7 @@ async fn refuse_other_kinds(store: &dyn Store, release: &ReleaseId, own: Archive
 }
 
 fn other_kind(release: &ReleaseId, key: &str) -> Failure {
-    other_bytes(release, &format!("is in the store as {key}, and a release has one archive"))
+    other_bytes(release, &format!("is in the store as {key}, and a release has only one archive"))
 }
 
 async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {
@@ -215,9 +227,21 @@ async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) ->
         Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == packed.sha256 => Ok(()),
         Err(StoreError::Changed(_)) => Err(other_bytes(
             release,
-            &format!("has an archive without a digest and with other bytes at {key}"),
+            &format!("has an archive without a digest and with different content at {key}"),
         )),
         Err(e) => Err(failure(e)),
+    }
+}
+
+async fn put_manifest(store: &dyn Store, release: &ReleaseId, manifest: &[u8]) -> Result<(), Failure> {
+    let key = archive::manifest_key(release);
+    let own = hex(&Sha256::digest(manifest));
+    match store.put(&key, Body::Bytes(manifest.to_vec()), Condition::Absent).await {
+        Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == own => Ok(()),
+        Err(StoreError::Changed(_)) => {
+            Err(other_bytes(release, &format!("has a manifest of another archive at {key}; delete it")))
+        }
+        done => done.map(drop).map_err(failure),
     }
 }
 

@@ -92,8 +92,6 @@ pub struct Recovered {
     pub boot_id: String,
     /// What other pods of the same volume have found out.
     pub neighbours: Neighbours,
-    /// The drain's journal.
-    pub journal: Option<Journal>,
 }
 
 /// Which stage a deploy is in.
@@ -175,6 +173,28 @@ pub struct View {
     pub moving: Option<Moving>,
 }
 
+impl View {
+    /// Nothing is known, and why.
+    pub fn unknown(why: Problem) -> Self {
+        Self {
+            stage: Stage::Steady,
+            attempt: Attempt(0),
+            desired: None,
+            running: None,
+            proof: None,
+            previous: None,
+            in_sync: false,
+            problem: Some(why),
+            turn: None,
+            rejected: Vec::new(),
+            hold: None,
+            back: None,
+            retry_at: None,
+            moving: None,
+        }
+    }
+}
+
 /// A deploy that is under way, or stranded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moving {
@@ -205,32 +225,50 @@ pub enum Watchfulness {
 /// The agent's state: a deploy and a drain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Agent {
-    deploy: Deploy,
+    /// Or why no deploy may begin: it is not known where the pod stands. The drain works all the same.
+    deploy: Result<Deploy, Problem>,
     /// The end of the pod.
     pub drain: Drain,
 }
 
 impl Agent {
-    /// Takes up what the disk says.
-    pub fn recover(policy: Policy, recovered: Recovered, now: Moment) -> (Self, Vec<Effect>) {
-        let deploy = Deploy::recover(policy.clone(), &recovered, now);
-        let mut agent = Self { deploy, drain: Drain::new(policy.drain, recovered.journal) };
-        // The time may have run out while no agent was there.
-        let effects = agent.drain.tick(now).into_iter().map(Effect::Drain).collect();
-        (agent, effects)
+    /// The drain alone, until [`Self::recover`]. `journal` is that of a drain that was under way when the last
+    /// agent ended.
+    pub fn new(budget: Budget, journal: Option<Journal>, why: Problem) -> Self {
+        Self { deploy: Err(why), drain: Drain::new(budget, journal) }
+    }
+
+    /// Takes up what the disk says: deploys may begin.
+    pub fn recover(&mut self, policy: Policy, recovered: &Recovered, now: Moment) {
+        self.deploy = Ok(Deploy::recover(policy, recovered, now));
+    }
+
+    /// No deploy may begin, for another reason now; nothing once they may.
+    pub fn hold(&mut self, why: Problem) {
+        if let Err(known) = &mut self.deploy {
+            *known = why;
+        }
+    }
+
+    /// Deploys may begin.
+    pub fn deploys(&self) -> bool {
+        self.deploy.is_ok()
     }
 
     /// Takes one event and says what is to be done.
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         // Before the look that may end the restart is taken in: that look still belongs to it.
-        self.drain.expect_image_change(self.deploy.restart_in_flight());
+        self.drain.expect_image_change(self.restart_in_flight());
         let drained = match &event {
             Event::Drain(command) => self.drain.command(now, *command),
             Event::Observed(observation) => self.drain.observe(now, observation),
             _ => self.drain.tick(now),
         };
         let mut effects: Vec<Effect> = drained.into_iter().map(Effect::Drain).collect();
-        effects.extend(self.deploy.step(now, self.gate(), &event));
+        let gate = self.gate();
+        if let Ok(deploy) = &mut self.deploy {
+            effects.extend(deploy.step(now, gate, &event));
+        }
         effects
     }
 
@@ -241,64 +279,67 @@ impl Agent {
     /// When a [`Event::Tick`] is due though nothing happens.
     /// What is overdue already is not named: it waits for the next look.
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
-        self.deploy.deadlines().into_iter().chain(self.drain.deadline()).filter(|at| *at > now).min()
+        let deploy = self.deploy.iter().flat_map(Deploy::deadlines);
+        deploy.chain(self.drain.deadline()).filter(|at| *at > now).min()
     }
 
     /// How closely to watch.
     pub fn watchfulness(&self) -> Watchfulness {
-        if self.drain.watches() { Watchfulness::Close } else { self.deploy.watchfulness() }
+        match &self.deploy {
+            _ if self.drain.watches() => Watchfulness::Close,
+            Ok(deploy) => deploy.watchfulness(),
+            Err(_) => Watchfulness::Calm,
+        }
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self) -> Option<ReleaseId> {
-        self.deploy.probe_for(self.gate())
+        self.deploy.as_ref().ok()?.probe_for(self.gate())
     }
 
     /// How often the other pods' reports are to be read, in milliseconds, while they matter.
     pub fn reads_fleet_each(&self) -> Option<u64> {
-        self.deploy.reads_fleet_each()
+        self.deploy.as_ref().ok()?.reads_fleet_each()
     }
 
     /// Whether the files that processes have loaded matter now.
     pub fn wants_files(&self) -> bool {
-        self.deploy.wants_files()
+        self.deploy.as_ref().is_ok_and(Deploy::wants_files)
     }
 
     /// A restart that we asked for may still change the app server.
     pub fn restart_in_flight(&self) -> bool {
-        self.deploy.restart_in_flight()
+        self.deploy.as_ref().is_ok_and(Deploy::restart_in_flight)
     }
 
     /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does
-    /// not lead to a release that is about to be taken back.
+    /// not lead to a release that is about to be taken back. Unknown is no.
     pub fn settled(&self) -> bool {
-        self.deploy.may_end()
+        self.deploy.as_ref().is_ok_and(Deploy::may_end)
     }
 
-    /// `current` is known to lead to a complete release.
-    pub fn current_complete(&self) -> bool {
-        self.deploy.current_complete()
+    /// Whether `current` leads to a complete release; `None` where that is not known yet.
+    pub fn current_complete(&self) -> Option<bool> {
+        self.deploy.as_ref().ok().map(Deploy::current_complete)
     }
 
     /// What an outsider may know.
     pub fn view(&self) -> View {
-        self.deploy.view(self.gate())
+        match &self.deploy {
+            Ok(deploy) => deploy.view(self.gate()),
+            Err(why) => View::unknown(why.clone()),
+        }
     }
 }
 
 #[cfg(test)]
 impl Agent {
     fn mutate(&mut self, mutation: Option<mutation::Mutation>) {
-        self.deploy.mutate(mutation);
+        self.deploy.iter_mut().for_each(|deploy| deploy.mutate(mutation));
     }
 
+    /// Calls the attempt under way the first one. False while an older one may still report.
     fn renumber(&mut self) -> bool {
-        self.deploy.renumber()
-    }
-
-    fn rebase(&mut self, by: u64) {
-        let now = walk::NOW;
-        self.drain.rebase(now.plus(by), now);
-        self.deploy.rebase(&|moment| walk::shifted(moment, by));
+        self.deploy.as_mut().is_ok_and(Deploy::renumber)
     }
 }

@@ -25,7 +25,7 @@ impl Effects {
         .await??;
         *self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = rejected_at.into();
         let (boot_id, neighbours) = (revisions_log::boot_id(), self.recover_neighbours().await?);
-        let recovered = Recovered { current, records, boot_id, neighbours, journal: None };
+        let recovered = Recovered { current, records, boot_id, neighbours };
         let (holder, known) = (self.holder.clone(), recovered.clone());
         on(&self.volume, move || holder.begin(&known)).await?;
         Ok(recovered)

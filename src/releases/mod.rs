@@ -7,6 +7,7 @@
 //! deploy_to/current -> releases/<id>
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made
+//! deploy_to/.pitstop/fetching/<id>          which pod makes it for all of them
 //! deploy_to/.pitstop/trash/                 what is being deleted
 //! deploy_to/.pitstop/leases/<pod>           what each pod needs
 //! ```
@@ -40,7 +41,8 @@ mod delete;
 mod download;
 mod fallback;
 pub mod fetch;
-pub mod in_flight;
+pub mod fetch_lock;
+mod in_flight;
 pub mod inside;
 pub mod layout;
 pub mod leases;
@@ -74,6 +76,7 @@ const MARKER_BYTES_MAX: u64 = 1 << 20;
 
 /// Where [`crate::failpoint::hit`] is called on the way of a release onto the volume, in order.
 pub const FAIL_POINTS: &[&str] = &[
+    "fetch.locked",
     "fetch.staged",
     "fetch.mid_download",
     "fetch.mid_unpack",
@@ -86,6 +89,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.renamed",
     "fetch.done",
     "fetch.abandoned",
+    "fetch.unlocked",
     "publish.linked",
     "publish.renamed",
     "publish.synced",
@@ -146,8 +150,10 @@ pub struct Releases {
     pod: String,
     limits: Limits,
     layout: Layout,
-    in_flight: Option<usize>,
+    in_flight: usize,
     fallback: Option<PathBuf>,
+    patience: fetch_lock::Patience,
+    waiting: fetch_lock::Waiting,
 }
 
 /// What a complete release was made from.
@@ -190,8 +196,10 @@ impl Releases {
             pod: staging::plain(pod),
             limits,
             layout: Layout::default(),
-            in_flight: None,
+            in_flight: 0,
             fallback: None,
+            patience: fetch_lock::Patience::default(),
+            waiting: fetch_lock::Waiting::default(),
         }
     }
 

@@ -11,13 +11,24 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::{Limits, MARKER, inside::Inside, links::Links, unpack_error::UnpackError};
+use super::{
+    Limits, MARKER,
+    inside::Inside,
+    links::Links,
+    manifest::{Entry, FileEntry, MANIFEST, Manifest},
+    unpack_error::UnpackError,
+};
 use crate::store::CallOff;
 
-/// Smaller costs much more time, larger is no faster on two cores.
-const LEVEL: i32 = 9;
+/// As `zstd` does by itself: what more would save in the store, it would cost several times in the pipeline.
+pub const LEVEL: i32 = 3;
+/// More threads find no more work: reading the files takes as long.
+const THREADS_MAX: usize = 8;
+/// Headers and small files come to the compressor together.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Why a directory was not packed.
 #[derive(Debug, thiserror::Error)]
@@ -30,30 +41,50 @@ pub enum PackError {
     Disk(PathBuf, io::Error),
 }
 
-/// Packs what is in `dir` as tar, compressed by zstd. Left out are `exclude` (paths in `dir`, with all that
-/// is below), the repository's own `.git` at the top, and the marker that `pitstop` puts into releases.
-///
-/// # Errors
-/// [`PackError`], also for sockets, devices and links that lead out of `dir`.
-pub fn pack(dir: &Path, exclude: &[PathBuf], out: File) -> Result<u64, PackError> {
-    let failed = |e| disk(dir, e);
-    let encoder = zstd::Encoder::new(out, LEVEL).map_err(failed)?;
-    let mut left_out: BTreeSet<PathBuf> = [".git", MARKER].map(PathBuf::from).into();
-    for path in exclude {
-        left_out.insert(excluded(path)?);
+/// What is packed, and how.
+pub struct Packing<'a> {
+    /// Paths in the directory that are left out, with all that is below.
+    pub exclude: &'a [PathBuf],
+    /// zstd's.
+    pub level: i32,
+    /// Told after each entry how many there are and how many bytes their files have.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Packing<'_> {
+    /// Packs what is in `dir` as tar, compressed by zstd, into the same bytes on any number of cores. Left out is also
+    /// the repository's own `.git` at the top, and what `pitstop` itself puts into releases. Answers what the
+    /// archive holds.
+    ///
+    /// # Errors
+    /// [`PackError`], also for sockets, devices and links that lead out of `dir`.
+    pub fn pack(self, dir: &Path, out: impl Write) -> Result<Manifest, PackError> {
+        let failed = |e| disk(dir, e);
+        let mut left_out: BTreeSet<PathBuf> = [".git", MARKER, MANIFEST].map(PathBuf::from).into();
+        for path in self.exclude {
+            left_out.insert(excluded(path)?);
+        }
+        let mut encoder = zstd::Encoder::new(out, self.level).map_err(failed)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        encoder.multithread(cores.min(THREADS_MAX) as u32).map_err(failed)?;
+        let tar = Builder::new(io::BufWriter::with_capacity(BUFFER_BYTES, encoder));
+        let (links, manifest, bytes) = (Links::default(), Manifest::default(), 0);
+        let mut walk = Walk { tar, root: dir, left_out, links, manifest, bytes, progress: self.progress };
+        walk.directory(Path::new(""))?;
+        walk.links.check(&BTreeSet::new(), &CallOff::default()).map_err(|e| {
+            PackError::Refused(format!(
+                "{}: {e}; leave it out (--exclude), or see linked_dirs",
+                dir.display()
+            ))
+        })?;
+        if walk.manifest.is_empty() {
+            return Err(PackError::Refused(format!("{} is empty", dir.display())));
+        }
+        let buffered = walk.tar.into_inner().map_err(failed)?;
+        let encoder = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
+        encoder.finish().and_then(|mut out| out.flush()).map_err(failed)?;
+        Ok(walk.manifest)
     }
-    let tar = Builder::new(encoder);
-    let mut packing = Packing { tar, root: dir, left_out, links: Links::default(), entries: 0 };
-    packing.directory(Path::new(""))?;
-    packing.links.check(&BTreeSet::new(), &CallOff::default()).map_err(|e| {
-        PackError::Refused(format!("{}: {e}; leave it out (--exclude), or see linked_dirs", dir.display()))
-    })?;
-    if packing.entries == 0 {
-        return Err(PackError::Refused(format!("{} is empty", dir.display())));
-    }
-    let encoder = packing.tar.into_inner().map_err(failed)?;
-    encoder.finish().and_then(|mut out| out.flush()).map_err(failed)?;
-    Ok(packing.entries)
 }
 
 /// A path to leave out, without `./` and slashes at the end.
@@ -77,15 +108,17 @@ fn disk(path: &Path, error: io::Error) -> PackError {
     PackError::Refused(format!("{}: {error}; make it readable, or leave it out (--exclude)", path.display()))
 }
 
-struct Packing<'a, W: Write> {
+struct Walk<'a, W: Write> {
     tar: Builder<W>,
     root: &'a Path,
     left_out: BTreeSet<PathBuf>,
     links: Links,
-    entries: u64,
+    manifest: Manifest,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
 }
 
-impl<W: Write> Packing<'_, W> {
+impl<W: Write> Walk<'_, W> {
     fn directory(&mut self, path: &Path) -> Result<(), PackError> {
         let dir = self.root.join(path);
         let failed = |e| disk(&dir, e);
@@ -109,9 +142,11 @@ impl<W: Write> Packing<'_, W> {
         let meta = fs::symlink_metadata(&on_disk).map_err(failed)?;
         let (limits, refused) = (Limits::default(), |e: UnpackError| PackError::Refused(e.to_string()));
         let inside = Inside::parse(path.as_os_str().as_bytes(), limits.path_bytes).map_err(refused)?;
-        self.entries += 1;
-        let mut header = header(meta.permissions().mode());
+        (self.progress)(self.manifest.len() as u64 + 1, self.bytes);
+        let mode = plain_mode(meta.permissions().mode());
+        let mut header = header(mode);
         if meta.is_dir() {
+            self.manifest.insert(inside, Entry::Directory { mode });
             header.set_entry_type(EntryType::Directory);
             self.tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
             self.directory(path)
@@ -119,10 +154,15 @@ impl<W: Write> Packing<'_, W> {
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(&on_disk).map_err(failed)?;
             self.tar.append_link(&mut header, path, &target).map_err(failed)?;
-            self.links.insert(inside, target.as_os_str().as_bytes(), &limits).map_err(refused)
+            let target = target.as_os_str().as_bytes();
+            self.manifest.insert(inside.clone(), Entry::Link { target: target.into() });
+            self.links.insert(inside, target, &limits).map_err(refused)
         } else if meta.is_file() {
             header.set_entry_type(EntryType::Regular);
-            self.file(path, &on_disk, header)
+            let file = self.file(path, &on_disk, header, mode)?;
+            self.bytes += file.bytes;
+            self.manifest.insert(inside, Entry::File(file));
+            Ok(())
         } else {
             let path = on_disk.display();
             Err(PackError::Refused(format!(
@@ -131,20 +171,27 @@ impl<W: Write> Packing<'_, W> {
         }
     }
 
-    fn file(&mut self, path: &Path, on_disk: &Path, mut header: Header) -> Result<(), PackError> {
+    fn file(
+        &mut self,
+        path: &Path,
+        on_disk: &Path,
+        mut header: Header,
+        mode: u32,
+    ) -> Result<FileEntry, PackError> {
         let failed = |e| disk(on_disk, e);
         let file = File::open(on_disk).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
-        let size = before.len();
-        header.set_size(size);
+        let bytes = before.len();
+        header.set_size(bytes);
         // A file that grows meanwhile would break the archive, one that shrinks is caught here.
-        let mut content = Counted { inner: io::Read::take(&file, size), bytes: 0 };
+        let mut content = Hashed::new(io::Read::take(&file, bytes));
         self.tar.append_data(&mut header, path, &mut content).map_err(failed)?;
         let same = |a: &fs::Metadata, b: &fs::Metadata| {
             (a.len(), a.mtime(), a.mtime_nsec()) == (b.len(), b.mtime(), b.mtime_nsec())
         };
-        if content.bytes == size && same(&before, &file.metadata().map_err(failed)?) {
-            return Ok(());
+        if content.bytes == bytes && same(&before, &file.metadata().map_err(failed)?) {
+            let sha256 = content.hash.finalize().into();
+            return Ok(FileEntry { mode, bytes, sha256, identity: None });
         }
         let path = on_disk.display();
         Err(PackError::Refused(format!(
@@ -153,11 +200,16 @@ impl<W: Write> Packing<'_, W> {
     }
 }
 
-/// Without owner and time. Whether others may write depends on the umask of who checked the code out,
-/// and would make another archive of the same code.
+/// Whether others may write depends on the umask of who checked the code out, and would make another archive of the
+/// same code.
+fn plain_mode(mode: u32) -> u32 {
+    mode & 0o755
+}
+
+/// Without owner and time.
 fn header(mode: u32) -> Header {
     let mut header = Header::new_gnu();
-    header.set_mode(mode & 0o755);
+    header.set_mode(mode);
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
@@ -165,15 +217,43 @@ fn header(mode: u32) -> Header {
     header
 }
 
-struct Counted<R> {
-    inner: R,
-    bytes: u64,
+/// Hashes and counts what is read or written.
+pub struct Hashed<T> {
+    inner: T,
+    /// The SHA-256 so far.
+    pub hash: Sha256,
+    /// So many bytes.
+    pub bytes: u64,
 }
 
-impl<R: io::Read> io::Read for Counted<R> {
+impl<T> Hashed<T> {
+    /// From its beginning.
+    pub fn new(inner: T) -> Self {
+        Self { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+impl<R: io::Read> io::Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.bytes += n as u64;
+        self.take_in(&buffer[..n]);
         Ok(n)
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buffer)?;
+        self.take_in(&buffer[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }

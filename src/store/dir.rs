@@ -210,18 +210,19 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
     match plain_file::open_no_link(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if Errno::from_io_error(&e) == Some(Errno::LOOP) => Err(StoreError::Denied(format!(
-            "{} is a link, and links in a store are not followed: put the file itself there",
+            "{} is a symlink, which pitstop does not follow in a store: replace it with the file itself",
             path.display()
         ))),
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(StoreError::Unreachable(format!(
-            "{} is not a regular file: remove it, and write it again",
+            "{} is not a regular file: delete it and write it again",
             path.display()
         ))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().unwrap_or(path);
             let gone = |e: io::Error| match e.kind() {
                 io::ErrorKind::NotFound => StoreError::Unreachable(format!(
-                    "directory {} is not there; is the store mounted, and was a release ever published to it?",
+                    "directory {} does not exist: check that the store is mounted and that a release was \
+                     published to it",
                     folder.display()
                 )),
                 _ => failed(folder, &e),

@@ -3,7 +3,7 @@
 
 use tracing::Span;
 
-use super::mind;
+use super::state;
 use crate::{
     core::{
         Attempt, DeployResult, Effect, Event, Mode, Moment, Moving, Outcome, Problem, Reason, ServerCommand,
@@ -252,7 +252,7 @@ fn is_said_elsewhere(problem: &Problem, stage: Stage) -> bool {
         | Reason::StoreUnreachable
         | Reason::StoreDenied => at_rest,
         Reason::Rejected | Reason::Held | Reason::Draining | Reason::ConfigInvalid => true,
-        Reason::VolumeUnavailable if *problem == mind::not_read_yet() => true,
+        Reason::VolumeUnavailable if *problem == state::not_read_yet() => true,
         _ => stage == Stage::Reverting,
     }
 }

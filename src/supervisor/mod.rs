@@ -10,7 +10,6 @@ mod cuts;
 mod deploy_log;
 
 mod foreign_restarts;
-mod mind;
 mod observer;
 mod operator;
 mod timings;

@@ -5,18 +5,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Attention, Inputs, Seen,
-    cuts::Cuts,
-    deploy_log::DeployLog,
-    foreign_restarts::ForeignRestarts,
-    mind::{self, Mind},
-    operator,
+    Attention, Inputs, Seen, cuts::Cuts, deploy_log::DeployLog, foreign_restarts::ForeignRestarts, operator,
     timings::DeployTimings,
 };
 use crate::{
     app_server::Description,
     core::{
-        Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reason, Recovered, Watchfulness,
+        Agent, Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reason, Recovered, Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         verdict,
     },
@@ -28,7 +23,7 @@ use crate::{
 
 pub struct State {
     inputs: Inputs,
-    mind: Mind,
+    agent: Agent,
     timings: DeployTimings,
     log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
@@ -37,7 +32,7 @@ pub struct State {
     fleet: watch::Sender<Option<u64>>,
     /// The callers of /prestop, and since when they wait.
     waiting: Vec<(Moment, oneshot::Sender<PrestopEnd>)>,
-    /// What the pointer said while the mind was bare.
+    /// What the pointer said before deploys could begin.
     pointer: Option<Event>,
     answer: Option<Answer>,
     term: Option<Term>,
@@ -71,7 +66,7 @@ impl State {
         let now = (inputs.clock)();
         let problem = match &inputs.invalid {
             Some(finding) => Problem::new(Reason::ConfigInvalid, finding.message.clone()),
-            None => mind::not_read_yet(),
+            None => not_read_yet(),
         };
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
@@ -83,7 +78,7 @@ impl State {
         let before = inputs.snapshots.borrow().clone();
         Self {
             answer: journal.as_ref().and_then(|journal| journal.answer.clone()),
-            mind: Mind::bare(&inputs.policy, journal, problem),
+            agent: Agent::new(inputs.policy.drain.clone(), journal, problem),
             timings: DeployTimings::new(inputs.metrics.clone(), now),
             log: DeployLog::new(inputs.effects.ids().clone(), now),
             inputs: inputs.clone(),
@@ -124,27 +119,27 @@ impl State {
     fn feed_at(&mut self, now: Moment, event: Event) {
         self.timings.event(&event);
         self.log.event(now, &event);
-        if let (true, Event::Pointer(_)) = (self.mind.is_bare(), &event) {
+        if let (true, Event::Pointer(_)) = (!self.agent.deploys(), &event) {
             self.pointer = Some(event.clone());
         }
-        let effects = self.mind.step(now, event);
+        let effects = self.agent.step(now, event);
         self.note_current();
         self.start(now, effects);
-        if self.mind.drain().blocks_deploys() {
+        if self.agent.drain.blocks_deploys() {
             self.inputs.effects.end_trial();
         }
     }
 
     /// Whether `current` leads to a complete release is known in one place: by the deploys.
     fn note_current(&mut self) {
-        if let Some(complete) = self.mind.current_complete() {
+        if let Some(complete) = self.agent.current_complete() {
             self.current_complete = complete;
             self.seen_current |= complete;
         }
     }
 
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
-        self.log.step(now, &effects, &self.mind.view(now));
+        self.log.step(now, &effects, &self.agent.view());
         for effect in effects {
             self.timings.effect(now, &effect);
             let _inside = self.log.span_of(&effect).entered();
@@ -153,7 +148,7 @@ impl State {
                 Effect::Notice(notice) => self.foreign_restarts.take(now, notice),
                 Effect::Conclude { .. } => {
                     self.inputs.effects.perform(effect, &self.done);
-                    self.tell_needs(now);
+                    self.tell_needs();
                     self.inputs.effects.tidy_soon();
                 }
                 effect => self.inputs.effects.perform(effect, &self.done),
@@ -162,11 +157,11 @@ impl State {
     }
 
     /// What this pod runs, ran, or is to run must stay on the volume.
-    fn tell_needs(&self, now: Moment) {
-        if !self.mind.is_bare() {
-            let view = self.mind.view(now);
+    fn tell_needs(&self) {
+        if self.agent.deploys() {
+            let view = self.agent.view();
             self.inputs.effects.needs(&view);
-            self.inputs.effects.deploying(view.stage, self.mind.drain().view(now).is_some());
+            self.inputs.effects.deploying(view.stage, self.agent.drain.watches());
         }
     }
 
@@ -218,7 +213,7 @@ impl State {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        let (now, ours) = (self.now(), self.mind.restart_in_flight());
+        let (now, ours) = (self.now(), self.agent.restart_in_flight());
         let cut = self.cuts.look(now, observation, ours);
         self.inputs.metrics.cut_by_restart(cut.len());
         self.feed_at(now, Event::Observed(seen.observation));
@@ -245,7 +240,7 @@ impl State {
     }
 
     fn undrain(&mut self) -> Reply {
-        let drain = self.mind.drain();
+        let drain = &self.agent.drain;
         if !drain.watches() {
             return Err("no drain is under way: there is nothing to undo".into());
         }
@@ -255,11 +250,11 @@ impl State {
     }
 
     fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
-        let view = self.mind.view(self.now());
-        if let (true, Some(problem)) = (self.mind.is_bare(), &view.problem) {
+        let view = self.agent.view();
+        if let (true, Some(problem)) = (!self.agent.deploys(), &view.problem) {
             return Err(format!("nothing can be asked of the deploys yet: {}", problem.message));
         }
-        let told = operator::told(operator, &view, self.mind.drain().blocks_deploys())?;
+        let told = operator::told(operator, &view, self.agent.drain.blocks_deploys())?;
         tracing::info!("an operator asks: {}{asked}", operator::name(operator));
         self.held.note(operator, &view, asked);
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
@@ -272,16 +267,16 @@ impl State {
     /// The volume has told where the pod stands, or why it does not.
     pub fn recovered(&mut self, recovered: Result<Recovered, Problem>) {
         match recovered {
-            Ok(recovered) => self.wake(recovered),
+            Ok(recovered) => self.begin_deploys(&recovered),
             Err(problem) => {
                 if self.inputs.invalid.is_none() {
-                    self.mind.hold(problem);
+                    self.agent.hold(problem);
                 }
             }
         }
     }
 
-    fn wake(&mut self, recovered: Recovered) {
+    fn begin_deploys(&mut self, recovered: &Recovered) {
         let current = recovered.current.as_ref();
         tracing::info!(current = current.map(|release| release.as_str()), "the volume answers");
         self.current_complete = current.is_some();
@@ -290,12 +285,11 @@ impl State {
             return;
         }
         let now = self.now();
-        let effects = self.mind.wake(self.inputs.policy.clone(), recovered, now);
-        self.start(now, effects);
+        self.agent.recover(self.inputs.policy.clone(), &recovered, now);
         if let Some(pointer) = self.pointer.take() {
             self.feed(pointer);
         }
-        self.tell_needs(now);
+        self.tell_needs();
         self.inputs.effects.tidy_soon();
     }
 
@@ -317,7 +311,7 @@ impl State {
     /// Whether the agent's own end has come.
     pub fn finished(&self) -> bool {
         let Some(term) = &self.term else { return false };
-        let drain = self.mind.drain();
+        let drain = &self.agent.drain;
         let over = !drain.blocks_deploys() || drain.answered();
         let gone = self.last.gone.is_some_and(|seen| seen >= term.at);
         term.again || (over && gone) || self.now() >= self.end_of(term)
@@ -336,7 +330,7 @@ impl State {
     pub fn until_deadline(&self) -> Duration {
         let now = self.now();
         let end = self.term.as_ref().map(|term| self.end_of(term));
-        let next = [self.mind.deadline(now), end].into_iter().flatten().min();
+        let next = [self.agent.deadline(now), end].into_iter().flatten().min();
         next.map_or(Duration::MAX, |at| Duration::from_millis(at.since(now)))
     }
 
@@ -344,7 +338,7 @@ impl State {
         let Inputs { invalid, standing, .. } = &self.inputs;
         let (restarts, cuts) = (self.foreign_restarts.finding(self.now()), self.cuts.finding(self.now()));
         // No app server is expected before there is a release, or other code, to run.
-        let nothing_comes = || self.mind.view(self.now()).desired.is_none();
+        let nothing_comes = || self.agent.view().desired.is_none();
         let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
         let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
         invalid.iter().chain(seen).chain(standing).chain(&restarts).chain(&cuts).cloned().collect()
@@ -353,22 +347,22 @@ impl State {
     /// Lets everybody know the state after an event.
     pub fn publish(&mut self) {
         let now = self.now();
-        self.tell_needs(now);
-        let view = self.held.told(self.mind.view(now));
+        self.tell_needs();
+        let view = self.held.told(self.agent.view());
         self.timings.view(now, &view);
         self.log.view(now, &view);
         let wanted = Attention {
-            watchfulness: self.mind.watchfulness(),
-            probe_for: self.mind.probe_for(),
+            watchfulness: self.agent.watchfulness(),
+            probe_for: self.agent.probe_for(),
             beside: self.inputs.policy.second_master,
-            wants_files: self.mind.wants_files(),
+            wants_files: self.agent.wants_files(),
         };
         self.attention.send_if_modified(|attention| {
             let changed = *attention != wanted;
             *attention = wanted;
             changed
         });
-        let each = self.mind.reads_fleet_each();
+        let each = self.agent.reads_fleet_each();
         self.fleet.send_if_modified(|wanted| std::mem::replace(wanted, each) != each);
         let attempt: Attempt = view.attempt;
         let since = Since::after(&self.inputs.snapshots.borrow(), &view, now);
@@ -377,18 +371,27 @@ impl State {
             deploy_id: self.inputs.effects.ids().of(attempt),
             view,
             since,
-            drain: self.mind.drain().view(now),
+            drain: self.agent.drain.view(now),
             answer: self.answer.clone(),
             app_server: self.last.description.clone(),
             findings: self.findings(),
+            fetching_pod: self.inputs.effects.fetching_pod(),
             rejected_at: self.inputs.effects.rejected_at(),
             current_complete: self.current_complete,
             // With a configuration that cannot work nothing is ever moved.
-            settled: self.inputs.invalid.is_some() || self.mind.settled(),
+            settled: self.inputs.invalid.is_some() || self.agent.settled(),
             seen_current: self.seen_current,
             seen_booted: self.seen_booted,
         }));
     }
+}
+
+/// What holds before the volume has told anything.
+pub(super) fn not_read_yet() -> Problem {
+    Problem::new(
+        Reason::VolumeUnavailable,
+        "the volume has not answered yet; deploys begin when it has told where this pod stands",
+    )
 }
 
 /// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.

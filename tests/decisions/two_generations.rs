@@ -123,6 +123,13 @@ struct Pod {
     results: Vec<DeployResult>,
 }
 
+fn agent(recovered: &Recovered, now: u64) -> Agent {
+    let unknown = Problem::new(Reason::VolumeUnavailable, "");
+    let mut agent = Agent::new(policy().drain, None, unknown);
+    agent.recover(policy(), recovered, Moment(now));
+    agent
+}
+
 impl Pod {
     fn on(release: &str) -> Self {
         let script = Script {
@@ -136,8 +143,7 @@ impl Pod {
         };
         let records = vec![verified(release)];
         let recovered = Recovered { current: Some(id(release)), records, ..Recovered::default() };
-        let (agent, effects) = Agent::recover(policy(), recovered, Moment(script.now));
-        assert_eq!(effects, []);
+        let agent = agent(&recovered, script.now);
         Self { agent, server: TwoGenerations(Arc::new(Mutex::new(script))), results: vec![] }
     }
 
@@ -169,7 +175,7 @@ impl Pod {
             self.script(|script| (script.now, script.current.clone(), script.records.clone()));
         records.insert(0, verified("v1"));
         let recovered = Recovered { current: Some(current), records, ..Recovered::default() };
-        (self.agent, _) = Agent::recover(policy(), recovered, Moment(now));
+        self.agent = agent(&recovered, now);
     }
 
     /// Moves the pointer, and stops where the core asks for this.

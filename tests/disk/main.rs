@@ -3,6 +3,7 @@
 mod against_tar;
 mod commands;
 mod crash;
+mod diff;
 mod exhaust;
 mod fleet;
 mod linked;
@@ -18,6 +19,8 @@ mod prune;
 mod publish;
 mod random;
 mod rig;
+mod spare;
+mod together;
 mod tools;
 mod unpack;
 mod volume;

@@ -153,7 +153,7 @@ fn a_release_never_changes_its_bytes_and_its_digest_comes_last() {
     let app = pod.dir.path().join("apps/v1");
     let (code, said) = pod.fails(&["publish", app.to_str().unwrap(), "--release", "v1"]);
     assert_eq!(code, 1);
-    assert!(said.contains("v1 is in the store with other bytes; a release never changes"), "{said}");
+    assert!(said.contains("v1 is in the store with different content; a release never changes"), "{said}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     command_line::release_named,
-    config_file::PumaConfig,
+    config_file::Settings,
     loads::{Loads, ending_in},
 };
 use crate::app_server::files::{differ, text};
@@ -21,6 +21,12 @@ const CONFIGURATION: &str = "config/puma.rb";
 const DIR_NOT_LOADED_BY_PHASED: &str = "config/puma";
 const LOCKS: [&str; 2] = ["Gemfile.lock", "gems.locked"];
 const GEMFILES: [&str; 2] = ["Gemfile", "gems.rb"];
+
+/// Whether a phased restart would not load this file of a release anew, whatever Puma's configuration loads besides.
+pub(crate) fn not_loaded_by_phased(file: &Path) -> bool {
+    NOT_LOADED_BY_PHASED.iter().any(|name| file == Path::new(name))
+        || file.starts_with(DIR_NOT_LOADED_BY_PHASED)
+}
 
 /// What differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -157,7 +163,7 @@ fn is_version(text: &str) -> bool {
 /// A hot restart reads the new release's configuration; what that names is loaded.
 fn rackup_of_another(release: &Path) -> io::Result<Option<String>> {
     let Some(text) = text(&release.join(CONFIGURATION))? else { return Ok(None) };
-    let rackup = PumaConfig::scan(&text).rackup;
+    let rackup = Settings::scan(Path::new(CONFIGURATION), &text).rackup.likely();
     let own = release.file_name().and_then(|name| name.to_str());
     Ok(rackup.filter(|path| release_named(Path::new(path)).is_some_and(|named| Some(named) != own)))
 }

@@ -90,7 +90,10 @@ impl Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Agent, deploy::tests::policy};
+    use crate::core::{
+        Agent,
+        deploy::tests::{policy, recovered_agent},
+    };
 
     fn line(event: RecordEvent, release: &str, sequence: u64) -> Record {
         Record { event, revision: revision(release, sequence), reason: None, baseline: None }
@@ -105,7 +108,7 @@ mod tests {
         let records = vec![line(RecordEvent::Verified, "v1", 1), line(RecordEvent::Verified, "v2", 2)];
         let current = Some("v2".parse().unwrap());
         let recovered = Recovered { current, records, ..Recovered::default() };
-        let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+        let mut agent = recovered_agent(policy(), &recovered);
         let pointer = Pointer::from(revision(desired, sequence));
         agent.step(Moment(1), Event::Pointer(Ok(pointer)));
         agent
@@ -169,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_pod_without_a_past_has_nowhere_to_go() {
-        let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+        let mut agent = recovered_agent(policy(), &Recovered::default());
         assert_eq!(agent.view().back, None);
         ask(&mut agent, Operator::Revert);
         assert_eq!(agent.view().hold, None);

@@ -73,9 +73,17 @@ fn done(step: Step) -> Event {
     Event::Finished { attempt: Attempt(1), step, outcome: Outcome::Done }
 }
 
+/// An agent that starts where the disk says this.
+pub(in crate::core) fn recovered_agent(policy: Policy, recovered: &Recovered) -> Agent {
+    let unknown = Problem::new(Reason::VolumeUnavailable, "");
+    let mut agent = Agent::new(policy.drain.clone(), None, unknown);
+    agent.recover(policy, recovered, Moment(0));
+    agent
+}
+
 /// A pod at its birth: v1 is published, and no app server is there yet.
 fn born() -> Agent {
-    let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+    let mut agent = recovered_agent(policy(), &Recovered::default());
     let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
     agent.step(Moment(1), Event::Pointer(Ok(revision.into())));
     agent.step(Moment(2), done(Step::Fetch));
@@ -201,7 +209,7 @@ fn proven() -> Agent {
     let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records, ..Recovered::default() };
-    Agent::recover(policy(), recovered, Moment(0)).0
+    recovered_agent(policy(), &recovered)
 }
 
 /// It has just found out how v2 can be restarted onto.
@@ -235,7 +243,7 @@ fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was
     agent.step(Moment(650), Event::Pointer(Ok(at("v3", 3))));
     agent.step(Moment(700), done(Step::Record(RecordEvent::Verified)));
     agent.step(Moment(800), look(800, serving_from("v2"), None));
-    let State::Fetching(target) = &agent.deploy.state else { panic!("{:?}", agent.view()) };
+    let State::Fetching(target) = &agent.deploy.as_ref().unwrap().state else { panic!("{:?}", agent.view()) };
     let named = |release: &Option<ReleaseId>| release.as_ref().map(|release| release.to_string());
     assert_eq!((target.revision.release.as_str(), named(&target.from)), ("v3", Some("v2".into())));
 }
@@ -365,7 +373,7 @@ fn a_deploy_that_ended_as_refused_does_not_go_on_under_its_number() {
 
 fn recovered(neighbours: Neighbours) -> Agent {
     let policy = Policy { fallback: true, ..policy() };
-    Agent::recover(policy, Recovered { neighbours, ..Recovered::default() }, Moment(0)).0
+    recovered_agent(policy, &Recovered { neighbours, ..Recovered::default() })
 }
 
 fn fetched(effects: &[Effect]) -> Option<&str> {
@@ -412,7 +420,7 @@ fn checking_v2() -> (Agent, Vec<Effect>) {
     });
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: lines.to_vec(), ..Recovered::default() };
-    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    let mut agent = recovered_agent(policy(), &recovered);
     agent.step(Moment(1), Event::Pointer(Ok(at("v2", 2))));
     agent.step(Moment(2), done(Step::Fetch));
     let effects = agent.step(Moment(4), look(4, serving(), None));
@@ -480,7 +488,7 @@ fn the_way_back_to_a_release_that_was_proved_here_needs_no_trial() {
     };
     let records = vec![verified("v1", 1), verified("v2", 2)];
     let recovered = Recovered { current: Some("v2".parse().unwrap()), records, ..Recovered::default() };
-    let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+    let mut agent = recovered_agent(policy(), &recovered);
     agent.step(Moment(1), Event::Pointer(Ok(at("v1", 3))));
     agent.step(Moment(2), done(Step::Fetch));
     let effects = agent.step(Moment(4), look(4, serving(), None));

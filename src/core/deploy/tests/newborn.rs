@@ -77,7 +77,7 @@ fn woken(events: &[RecordEvent]) -> Agent {
     };
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: events.iter().map(line).collect(), ..Recovered::default() };
-    Agent::recover(policy(), recovered, Moment(0)).0
+    recovered_agent(policy(), &recovered)
 }
 
 #[test]

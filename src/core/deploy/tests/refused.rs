@@ -28,7 +28,7 @@ fn the_journal_remembers_the_highest_number_and_what_an_operator_accepted() {
     };
     let pod = |records: Vec<Record>| {
         let recovered = Recovered { current: Some("v1".parse().unwrap()), records, ..Recovered::default() };
-        let (mut agent, _) = Agent::recover(policy(), recovered, Moment(0));
+        let mut agent = recovered_agent(policy(), &recovered);
         agent.step(Moment(1), Event::Pointer(Ok(at("v3", 3))));
         reason(&agent)
     };
@@ -59,8 +59,8 @@ fn a_rejection_that_could_not_be_written_is_written_when_the_volume_takes_it() {
 #[test]
 fn after_a_flip_that_failed_the_disk_says_where_current_leads() {
     let mut agent = born();
-    assert!(agent.current_complete());
-    agent = Agent::recover(policy(), Recovered::default(), Moment(0)).0;
+    assert_eq!(agent.current_complete(), Some(true));
+    agent = recovered_agent(policy(), &Recovered::default());
     agent.step(Moment(1), Event::Pointer(Ok(at("v1", 1))));
     agent.step(Moment(2), done(Step::Fetch));
     agent.step(Moment(4), look(4, Detection::Missing, None));
@@ -75,8 +75,8 @@ fn after_a_flip_that_failed_the_disk_says_where_current_leads() {
         },
     };
     agent.step(Moment(8), flip(Some("v1")));
-    assert!(agent.current_complete(), "the link is there, though it was not synced");
+    assert_eq!(agent.current_complete(), Some(true), "the link is there, though it was not synced");
     agent.step(Moment(200), look(200, Detection::Missing, None));
     agent.step(Moment(201), flip(None));
-    assert!(!agent.current_complete());
+    assert_eq!(agent.current_complete(), Some(false));
 }

@@ -11,7 +11,7 @@ fn publishes(effects: &[Effect]) -> bool {
 #[test]
 fn a_pod_is_born_though_somebody_elses_app_server_runs_in_it() {
     for theirs in [Detection::NotPermitted, Detection::Ambiguous] {
-        let (mut agent, _) = Agent::recover(policy(), Recovered::default(), Moment(0));
+        let mut agent = recovered_agent(policy(), &Recovered::default());
         let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
         agent.step(Moment(1), Event::Pointer(Ok(revision.into())));
         agent.step(Moment(2), done(Step::Fetch));

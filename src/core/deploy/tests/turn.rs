@@ -6,7 +6,7 @@ use crate::core::Fleet;
 /// v2 is checked, and the reports say this; the pod's own place comes at 5,005.
 fn told(mode: Mode, fleet: Fleet) -> Agent {
     let mut agent = checked(mode);
-    agent.deploy.policy.reports = true;
+    agent.deploy.as_mut().unwrap().policy.reports = true;
     agent.step(Moment(6), Event::Fleet(fleet));
     agent
 }
