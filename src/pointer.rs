@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     core::{Problem, Reason},
+    lane::Lane,
     plain_file,
     revision::{Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version, archive},
-    volume::Lane,
 };
 
 /// A pointer is some hundred bytes.

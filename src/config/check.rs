@@ -86,17 +86,15 @@ impl Checks {
 
     fn counts(&mut self, config: &Config) {
         self.alone("keep_releases", at_least_one(config.keep_releases as u64));
-        self.alone("fetch.in_flight", at_most(256, config.fetch.in_flight));
         self.alone("verify.successes", at_least_one(u64::from(config.verify.successes)));
     }
 
     fn kind(&mut self, config: &Config) {
-        let phased = config.restart.mode == RestartMode::Phased;
+        let possible = config.restart.mode != RestartMode::Phased || config.app_server == AppServerKind::Puma;
         let message = || format!("{} has no phased restart: remove this key", config.app_server.title());
-        self.together("restart.mode", ensure(!phased || config.app_server == AppServerKind::Puma, message));
+        self.together("restart.mode", ensure(possible, message));
     }
 
-    /// Nobody but the user knows how such a server is restarted, and which processes it has.
     fn commands(&mut self, config: &Config) {
         if config.app_server != AppServerKind::Command {
             return;
@@ -258,11 +256,6 @@ fn at_least_one(count: u64) -> Result<(), String> {
     ensure(count >= 1, || "must be at least 1".into())
 }
 
-fn at_most(most: usize, count: usize) -> Result<(), String> {
-    ensure(count <= most, || format!("must be at most {most}"))
-}
-
-/// It becomes a file's name.
 fn name(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;
@@ -386,7 +379,6 @@ mod tests {
     #[test]
     fn counts_begin_at_one() {
         refused("keep_releases", "at least 1", |c| c.keep_releases = 0);
-        refused("fetch.in_flight", "at most 256", |c| c.fetch.in_flight = 257);
         refused("verify.successes", "at least 1", |c| c.verify.successes = 0);
     }
 

@@ -74,7 +74,7 @@ fn a_release_goes_out_and_back() {
     assert!(pod.ok(&["fetch"]).contains("current is v1 (fetched"));
     assert_eq!(release_at(&current), "v1");
     pod.publish("v2");
-    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), was v1"));
+    assert!(pod.ok(&["promote", "v2"]).contains("production now points to v2 (move 2), was v1"));
     pod.ok(&["fetch"]);
     assert_eq!(release_at(&current), "v2");
     pod.ok(&["rollback"]);

@@ -23,8 +23,8 @@ use crate::{
     config::{self, Config, LongRequests},
     core::{Cwd, Detection, Mode, Plan, Problem},
     finding::{Check, Code, Finding},
+    lane::Lane,
     revision::ReleaseId,
-    volume::Lane,
 };
 use report::Report;
 

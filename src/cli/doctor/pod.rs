@@ -12,9 +12,9 @@ use crate::{
     config::Config,
     finding::{Check, Code, Finding},
     hook::Hook,
+    lane::Lane,
     procs,
     releases::Releases,
-    volume::Lane,
 };
 
 const ABOUT: &str = "pod";

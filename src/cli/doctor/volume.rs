@@ -15,8 +15,8 @@ use crate::{
     config::Config,
     core::Problem,
     finding::{Check, Code, Finding},
+    lane::Lane,
     releases::Releases,
-    volume::Lane,
 };
 
 const ABOUT: &str = "volume";
