@@ -197,7 +197,6 @@ impl World {
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
         agent.step(NOW, Event::Tick);
         agent.recover(policy, &recovered, NOW);
-        agent.mutate(self.setting.mutation);
         if self.barred() == Some(Barred::ByFleet) {
             let fleet = Fleet { rejected: [revision(1)].into(), ..Fleet::default() };
             agent.step(NOW, Event::Fleet(fleet));
