@@ -47,7 +47,7 @@ impl Connections {
 
 fn listen_for_ends() -> Option<Arc<Ends>> {
     Ends::listen()
-        .inspect_err(|error| tracing::warn!(%error, "short connections are known by samples only"))
+        .inspect_err(|error| tracing::warn!(%error, "short connections may be missed: the kernel cannot report each one that ends"))
         .ok()
         .map(Arc::new)
 }
