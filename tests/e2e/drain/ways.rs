@@ -69,7 +69,7 @@ fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
     assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
     let metrics = pod.agent.get("/metrics").unwrap().body;
     assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
-    assert!(pod.log().contains("left: from 127.0.0.1, "), "{}", pod.log());
+    assert!(pod.log().contains("still in flight: from 127.0.0.1, "), "{}", pod.log());
     let cut = "requests cut when the app server ended: from 127.0.0.1, ";
     until("what was really cut", || pod.log().contains(cut).then_some(()));
 }
