@@ -101,19 +101,29 @@ pub fn findings(checks: &[Check]) -> Vec<Finding> {
 }
 
 impl Finding {
+    /// A trap that is this bad here.
+    pub fn of(severity: Severity, code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code, severity, message: message.into(), fix: fix.into() }
+    }
+
     /// A promise does not hold.
     pub fn broken(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Broken, message: message.into(), fix: fix.into() }
+        Self::of(Severity::Broken, code, message, fix)
     }
 
     /// A promise holds only sometimes.
     pub fn risky(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { severity: Severity::Risky, ..Self::broken(code, message, fix) }
+        Self::of(Severity::Risky, code, message, fix)
     }
 
     /// Good to know.
     pub fn note(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { severity: Severity::Note, ..Self::broken(code, message, fix) }
+        Self::of(Severity::Note, code, message, fix)
+    }
+
+    /// As the check of this part of the set-up.
+    pub fn about(self, about: &'static str) -> Check {
+        Check::found(about, self)
     }
 }
 

@@ -90,12 +90,11 @@ impl Checks {
     }
 
     fn kind(&mut self, config: &Config) {
-        let phased = config.restart.mode == RestartMode::Phased;
+        let possible = config.restart.mode != RestartMode::Phased || config.app_server == AppServerKind::Puma;
         let message = || format!("{} has no phased restart: remove this key", config.app_server.title());
-        self.together("restart.mode", ensure(!phased || config.app_server == AppServerKind::Puma, message));
+        self.together("restart.mode", ensure(possible, message));
     }
 
-    /// Nobody but the user knows how such a server is restarted, and which processes it has.
     fn commands(&mut self, config: &Config) {
         if config.app_server != AppServerKind::Command {
             return;
@@ -257,7 +256,6 @@ fn at_least_one(count: u64) -> Result<(), String> {
     ensure(count >= 1, || "must be at least 1".into())
 }
 
-/// It becomes a file's name.
 fn name(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -11,7 +11,10 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::started_by::{StartedBy, Thread};
+use super::{
+    setup::place,
+    started_by::{StartedBy, Thread},
+};
 use crate::{
     config,
     http_get::{self, GetError},
@@ -230,8 +233,7 @@ async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
             let socket = PathBuf::from(socket);
-            let stream =
-                lane.look(LIMIT, move || http_get::connect_unix(&socket_path(master, &socket))).await;
+            let stream = lane.look(LIMIT, move || http_get::connect_unix(&place(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await
@@ -247,17 +249,10 @@ async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<
     Ok((answer.status().as_u16(), answer.into_body()))
 }
 
-/// As the master sees it: its container may have another file system than ours.
-fn socket_path(master: i32, path: &Path) -> PathBuf {
-    if path.is_absolute() {
-        procs::in_root_of(master, path)
-    } else {
-        PathBuf::from(format!("/proc/{master}/cwd")).join(path)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn stats(text: &str) -> Stats {
