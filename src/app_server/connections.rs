@@ -1,12 +1,12 @@
-//! The connections of a server's ports, from the pod's socket table: known whoever the server belongs to,
-//! and whichever kind it is.
+//! The connections of a server's ports, from the pod's socket table: known for every user's server of every kind.
 
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     core::Sockets,
+    finding::{Check, Code, Finding},
+    lane::Lane,
     sockets::{self, Ends},
-    volume::OneAtATime,
 };
 
 /// The kernel answers at once.
@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Looks at the table, and hears of connections that end between two looks.
 #[derive(Debug)]
 pub(super) struct Connections {
-    lane: OneAtATime,
+    lane: Lane,
     /// `None` where the kernel does not tell of connections that end.
     ends: Option<Arc<Ends>>,
 }
@@ -26,7 +26,7 @@ impl Connections {
     /// # Errors
     /// When there is no thread for it.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { lane: OneAtATime::start("sockets")?, ends: listen_for_ends() })
+        Ok(Self { lane: Lane::one_at_a_time("sockets")?, ends: listen_for_ends() })
     }
 
     /// What is connected to these local ports; `None` without a port, or when the kernel does not tell.
@@ -41,13 +41,28 @@ impl Connections {
             let ended = ends.and_then(|ends| ends.take(&ports));
             Some(Sockets { ended, ..table })
         };
-        self.lane.run(LIMIT, look).await.flatten()
+        self.lane.look(LIMIT, look).await.flatten()
     }
+}
+
+/// Whether requests in flight can be seen, of a server that keeps no numbers.
+pub(super) fn requests_are_visible(of: &str, ports: &[u16], remedy: &str) -> Check {
+    const ABOUT: &str = "requests in flight";
+    if !ports.is_empty() {
+        return Check::fine(ABOUT, format!("known from the socket table, for ports {ports:?}"));
+    }
+    let message = format!(
+        "{of} not listening on a TCP port, so pitstop cannot see requests: a drain lasts until its deadline, and may \
+         still end too early"
+    );
+    Check::found(ABOUT, Finding::broken(Code::NoPortToWatch, message, remedy))
 }
 
 fn listen_for_ends() -> Option<Arc<Ends>> {
     Ends::listen()
-        .inspect_err(|error| tracing::warn!(%error, "short connections are known by samples only"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "connections shorter than the sampling interval are not counted"),
+        )
         .ok()
         .map(Arc::new)
 }

@@ -36,8 +36,6 @@ mod steps;
 mod strangers;
 #[cfg(test)]
 pub(super) mod tests;
-#[cfg(test)]
-mod time;
 mod view;
 
 pub use stand_in::stand_ins;
@@ -412,4 +410,13 @@ fn detection_problem(detection: &Detection) -> Option<Problem> {
 
 fn from_detection(reason: Reason) -> bool {
     matches!(reason, Reason::AppServerMissing | Reason::AppServerAmbiguous | Reason::NotPermitted)
+}
+
+#[cfg(test)]
+impl Deploy {
+    pub(super) fn renumber(&mut self) -> bool {
+        let alone = self.stuck.is_empty();
+        self.attempt = if alone { Attempt(1) } else { self.attempt };
+        alone
+    }
 }

@@ -1,7 +1,7 @@
 //! What the agent sees and hears of the pod.
 
 use super::pod::{Master, Nature, Rel, Worker};
-use super::world::{NOW, World, name, number};
+use super::world::{World, name, number};
 use crate::core::{Agent, Answer, Cwd, Observation, Probe, ProcessKey, Sockets, Traffic};
 
 impl World {
@@ -13,7 +13,7 @@ impl World {
         let accept_queue = u32::from(self.pod.booted() == 0 && self.pod.master.is_some());
         let sockets = Sockets { accept_queue, ..Sockets::default() };
         let traffic = Traffic { workers: None, sockets: Some(sockets) };
-        Observation { answers, ..Observation::new(NOW.plus(1), detection, traffic) }
+        Observation { answers, ..Observation::new(self.now.plus(1), detection, traffic) }
     }
 
     /// Every worker of the newest master that serves is asked, and names its code's release. While it has
