@@ -208,7 +208,8 @@ fn no_adapter_of_an_app_server_imports_another() {
         for file in of_kind.iter().flat_map(|place| files(&[place.as_str()])) {
             for other in kinds.into_iter().filter(|other| *other != kind) {
                 let imports = |line: &str| {
-                    line.contains(&format!("app_server::{other}::")) || line.trim().starts_with(&format!("{other}::"))
+                    line.contains(&format!("app_server::{other}::"))
+                        || line.trim().starts_with(&format!("{other}::"))
                 };
                 let found = file.code().filter(|(_, line)| imports(line));
                 violations.extend(found.map(|(n, _)| {

@@ -32,7 +32,9 @@ fn placed(name: &str, setting: io::Result<String>) -> Check {
                 "set kernel.randomize_va_space to 2 on the node",
             ),
         ),
-        Ok(_) => Check::fine(RESTARTS, "can be recognised: the kernel loads each program at random addresses"),
+        Ok(_) => {
+            Check::fine(RESTARTS, "can be recognised: the kernel loads each program at random addresses")
+        }
         Err(error) => Check::unknown(RESTARTS, format!("/proc/sys/kernel/randomize_va_space: {error}")),
     }
 }

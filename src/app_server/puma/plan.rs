@@ -99,7 +99,11 @@ fn choose_mode(snapshot: &Snapshot, change: Option<&ReleaseDiff>) -> Mode {
     let Some(change) = change.filter(|_| can_be_phased(snapshot) && allows) else { return Mode::Hot };
     if let Some(child) = snapshot.processes.long_lived_child() {
         let (pid, title) = (child.id.pid, &child.title);
-        tracing::info!(pid, title, "restarting hot: a phased restart would not replace this child process of Puma's master");
+        tracing::info!(
+            pid,
+            title,
+            "restarting hot: a phased restart would not replace this child process of Puma's master"
+        );
         return Mode::Hot;
     }
     match &change.not_by_phased {
