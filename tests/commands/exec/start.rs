@@ -1,8 +1,7 @@
 //! The command starts when the first release is in place, and whatever is wrong with the configuration.
 
-use nix::sys::signal::Signal;
-
 use super::container::Recipe;
+use pitstop_rig::Signal;
 
 const REVISION: &str = "cat $DIR/app/current/REVISION >$DIR/revision; exec sleep 60";
 
@@ -15,7 +14,7 @@ fn the_command_waits_for_the_first_release() {
     assert!(!running.log().contains("the command starts"), "{}", running.log());
     running.recipe().release();
     assert_eq!(running.wait_for_file("revision"), "v1");
-    running.kill(Signal::SIGTERM);
+    running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(143));
 }
 
@@ -23,7 +22,7 @@ fn the_command_waits_for_the_first_release() {
 fn sigterm_ends_the_wait() {
     let mut running = Recipe::new().script("echo >$DIR/up");
     running.wait_for_log("the volume answers");
-    running.kill(Signal::SIGTERM);
+    running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(143));
     assert!(!running.file("up").exists());
 }
