@@ -12,6 +12,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use pitstop::{
     app_server::{AppServer, Description, Look},
+    cli,
     config::Config,
     core::{
         AppServer as Server, Cwd, Detection, Generation, GenerationKey, Mode, Moment, Plan, Problem, Process,
@@ -79,7 +80,8 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
     let (term, terms) = watch::channel(0);
     let start = Snapshot::unknown(boottime(), Problem::new(Reason::VolumeUnavailable, "starting"));
     let (app_server, metrics) = (Arc::new(Scripted), Arc::new(Metrics::new()));
-    let mut policy = Config::default().policy();
+    let config = Config::default();
+    let mut policy = config.policy(&cli::app_server::facts(&config));
     policy.drain = Budget { min_ms: 600_000, max_ms: 600_000, ..policy.drain };
     let tools = Tools {
         pod: "pod".into(),
