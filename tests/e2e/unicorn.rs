@@ -139,7 +139,7 @@ fn e2e_unicorn_an_agent_that_is_killed_between_the_two_signals_goes_on_where_it_
 fn told_of_others(pod: &Pod, times: usize) {
     until("the finding", || pod.found("RESTARTED_BY_OTHERS").then_some(()));
     until(&format!("it is said {times} times in the log"), || {
-        (pod.log().matches("and not by pitstop").count() == times).then_some(())
+        (pod.log().matches("but not by pitstop; verifying").count() == times).then_some(())
     });
 }
 

@@ -95,7 +95,7 @@ fn a_daemon_that_ignores_sigterm_is_killed() {
     let recipe = Recipe::with_release().env("PITSTOP_DRAIN_RESERVE", "1s");
     let mut running = recipe.without_namespace().script(&script);
     assert_eq!(running.code(), Some(3));
-    assert!(running.log().contains("SIGKILL to whatever still runs"), "{}", running.log());
+    assert!(running.log().contains("sending SIGKILL to the remaining processes"), "{}", running.log());
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn an_agent_that_dies_is_started_again_and_the_command_runs_on() {
     kill(agent);
     until("another agent", || (running.agent() != agent).then_some(()));
     assert_eq!(running.child("trap"), command);
-    running.wait_for_log("the agent has died; it is started again");
+    running.wait_for_log("the agent exited unexpectedly; restarting it");
     running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(5));
 }
@@ -30,7 +30,7 @@ fn an_agent_that_dies_during_the_drain_is_started_again_and_asked_again() {
     let agent = running.agent();
     signal(agent, Signal::STOP);
     running.kill(Signal::TERM);
-    running.wait_for_log("held back");
+    running.wait_for_log("signal held until");
     kill(agent);
     assert_eq!(running.code(), Some(5));
     assert!(running.log().contains("drain=\"no_app_server\""), "{}", running.log());

@@ -17,7 +17,7 @@ fn up(recipe: Recipe, script: &str) -> Running {
     let running = recipe.script(script);
     running.wait_for_file("up");
     // So that the answer is the agent's.
-    running.wait_for_log("the volume answers");
+    running.wait_for_log("the volume was read");
     running
 }
 
@@ -31,7 +31,7 @@ fn sigterm_reaches_the_command_after_the_drain() {
     running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(5));
     let log = running.log();
-    assert!(log.contains("held back from the command"), "{log}");
+    assert!(log.contains("signal held until the drain is over"), "{log}");
     assert!(log.contains("drain=\"no_app_server\""), "{log}");
 }
 
@@ -47,7 +47,7 @@ fn sigint_is_held_back_as_well() {
     let mut running = up(Recipe::with_release(), &behind_a_shell());
     running.kill(Signal::INT);
     assert_eq!(running.code(), Some(6));
-    assert!(running.log().contains("held back"), "{}", running.log());
+    assert!(running.log().contains("signal held until"), "{}", running.log());
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn below_tini_and_dumb_init_it_is_the_same() {
         let mut running = up(Recipe::with_release().below(&[outer, "--"]), &behind_a_shell());
         term(running.outermost());
         assert_eq!(running.code(), Some(5), "{outer}");
-        assert!(running.log().contains("held back"), "{outer}: {}", running.log());
+        assert!(running.log().contains("signal held until"), "{outer}: {}", running.log());
     }
 }
 
@@ -94,10 +94,10 @@ fn a_second_sigterm_is_passed_on_at_once() {
     let mut running = up(recipe, SERVER);
     signal(running.agent(), Signal::STOP);
     running.kill(Signal::TERM);
-    running.wait_for_log("held back");
+    running.wait_for_log("signal held until");
     until("the command's end", || {
         running.kill(Signal::TERM);
-        running.log().contains("came again").then_some(())
+        running.log().contains("signal received again").then_some(())
     });
     // A stopped agent takes no SIGTERM.
     signal(running.agent(), Signal::CONT);
@@ -110,7 +110,7 @@ fn a_command_that_ignores_sigterm_is_killed_with_the_grace_period() {
     let mut running = up(recipe, "trap '' TERM; echo >$DIR/up; while :; do sleep 0.1; done");
     running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(137));
-    assert!(running.log().contains("SIGKILL to whatever still runs"), "{}", running.log());
+    assert!(running.log().contains("sending SIGKILL to the remaining processes"), "{}", running.log());
 }
 
 #[test]
@@ -120,5 +120,5 @@ fn at_a_terminal_ctrl_c_is_for_the_command() {
     running.press(b"\x03");
     assert_eq!(running.code(), Some(6));
     let shown = std::fs::read_to_string(running.file("out")).unwrap();
-    assert!(!shown.contains("held back"), "{shown}");
+    assert!(!shown.contains("signal held until"), "{shown}");
 }

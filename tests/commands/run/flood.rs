@@ -49,7 +49,7 @@ fn answers(running: &mut Running, port: u16, kind: &str) {
     }
     assert!(running.ended().is_none());
     let log = running.log();
-    assert!(!log.contains("the agent has died"), "{kind}: {log}");
+    assert!(!log.contains("the agent exited unexpectedly"), "{kind}: {log}");
 }
 
 #[test]

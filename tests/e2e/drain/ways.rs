@@ -39,7 +39,7 @@ fn e2e_a_hook_that_is_cut_off_is_followed_by_the_end() {
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(1));
     assert_eq!((end.answer, end.killed), (None, false));
     assert_eq!(pod.agent.terminate(), Some(0));
-    assert!(pod.log().contains("went by itself"), "{}", pod.log());
+    assert!(pod.log().contains("ended by itself"), "{}", pod.log());
 }
 
 #[test]
@@ -64,8 +64,8 @@ fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
     assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
     let metrics = pod.agent.get("/metrics").unwrap().body;
     assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
-    assert!(pod.log().contains("left: from 127.0.0.1, "), "{}", pod.log());
-    let cut = "cut off by the app server's end: from 127.0.0.1, ";
+    assert!(pod.log().contains("still in flight: from 127.0.0.1, "), "{}", pod.log());
+    let cut = "requests cut when the app server ended: from 127.0.0.1, ";
     until("what was really cut", || pod.log().contains(cut).then_some(()));
 }
 
@@ -82,7 +82,7 @@ fn e2e_status_shows_what_a_drain_waits_for() {
     assert!(drain["seconds_left"].as_f64().unwrap() > 1.0, "{drain}");
     assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
     assert_eq!(request.join().unwrap(), Some(200));
-    assert!(pod.log().contains("for proof that nothing is in flight"), "{}", pod.log());
+    assert!(pod.log().contains("for requests in flight"), "{}", pod.log());
 }
 
 #[test]

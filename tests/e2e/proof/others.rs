@@ -36,12 +36,12 @@ fn e2e_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
         });
         until("the finding", || pod.found(CODE).then_some(()));
         let shown = pod.agent.must(&["status"]);
-        assert!(shown.contains("restarted by somebody else at 2"), "{command}: {shown}");
+        assert!(shown.contains("the app server was restarted at 2"), "{command}: {shown}");
     }
     let status = wait_for_proof(&pod, "v1", "every_worker");
     assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 1));
     let log = pod.log();
-    assert_eq!(log.matches("and not by pitstop").count(), 2, "{log}");
+    assert_eq!(log.matches("but not by pitstop; verifying").count(), 2, "{log}");
 }
 
 /// As Solid Queue's plugin does it when its own process ends, or a person: the release had booted by then.
