@@ -19,8 +19,7 @@ use crate::{
         Limits,
         layout::Layout,
         pack::{Hashed, Packing},
-        unpack,
-        unpack_error::UnpackError,
+        unpack::{self, Archive},
     },
     revision::ReleaseId,
     store::{
@@ -107,16 +106,10 @@ fn prepare(args: Publish, layout: &Layout, console: Console) -> Result<Packed, F
     };
     console.pulse("checking the archive …");
     // Better here than in every pod.
-    unpack::check(&packed.path, packed.kind, &Limits::default(), layout)
-        .map_err(|e| Failure::failed(format!("{}: {}", named.display(), at_publish(&e))))?;
+    let archive = Archive { reader: File::open(&packed.path)?, bytes: packed.bytes, kind: packed.kind };
+    unpack::check(archive, &Limits::default(), layout)
+        .map_err(|e| Failure::failed(format!("{}: {e}", named.display())))?;
     Ok(packed)
-}
-
-fn at_publish(error: &UnpackError) -> String {
-    match error {
-        UnpackError::Disk(..) => format!("{error} (unpacked to check it; TMPDIR names the place)"),
-        refused => refused.to_string(),
-    }
 }
 
 fn packed(dir: &Path, exclude: &[PathBuf], level: i32, console: Console) -> Result<Packed, Failure> {
