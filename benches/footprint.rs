@@ -10,7 +10,7 @@ use std::{
 };
 
 use pitstop_rig::{
-    AgentRig, PumaRig, Setup,
+    Pod, Setup,
     figures::{Comparison, publish},
     poll,
 };
@@ -36,20 +36,18 @@ fn main() -> io::Result<ExitCode> {
     // The image's, for one, is linked otherwise and maps no libraries.
     let binary = std::env::var_os("BENCH_BINARY").unwrap_or(env!("CARGO_BIN_EXE_pitstop").into());
     let binary = Path::new(&binary);
-    let mut puma = PumaRig::empty(Setup::default());
-    let mut agent = AgentRig::prepare(binary, &puma);
-    agent.kept = true;
     // As often as by default, and not as often as tests like it.
-    agent.env.push(("PITSTOP_POLL_INTERVAL".into(), "30s".into()));
-    agent.start_from_v1(&mut puma);
+    let mut pod = Pod::prepare(binary, Setup::default()).with("PITSTOP_POLL_INTERVAL", "30s");
+    pod.agent.kept = true;
+    let pod = pod.in_sync();
     pass(SETTLE);
-    let pid = agent.pid().expect("the agent runs");
+    let pid = pod.agent.pid().expect("the agent runs");
     let idle = share_of_a_core(pid, || pass(WINDOW))?;
     let memory = memory_mib(pid)?;
     let probed = share_of_a_core(pid, || {
         for _ in 0..WINDOW.as_secs() / BETWEEN_PROBES.as_secs() {
-            puma.get("/up").expect("Puma answers");
-            agent.get("/live").expect("the agent answers");
+            pod.puma.get("/up").expect("Puma answers");
+            pod.agent.get("/live").expect("the agent answers");
             pass(BETWEEN_PROBES);
         }
     })?;

@@ -5,7 +5,7 @@
 //! itself, without following links: the same answer, more slowly.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -81,6 +81,14 @@ impl Held {
     /// What people call it.
     pub fn name(&self) -> &Path {
         &self.name
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn list(&self) -> io::Result<Vec<OsString>> {
+        fs::read_dir(self.path())?.map(|entry| Ok(entry?.file_name())).collect()
     }
 
     /// A regular file in it, opened without waiting for anybody; no link.

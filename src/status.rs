@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub app_server: Arc<Description>,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
+    /// Another pod of the volume, whose fetch of the release this pod waits for.
+    pub fetching_pod: Option<String>,
     /// When moves were rejected, by the wall clock (RFC 3339).
     pub rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
@@ -61,6 +63,7 @@ impl Snapshot {
             answer: None,
             app_server: Arc::default(),
             findings: Vec::new(),
+            fetching_pod: None,
             rejected_at: Arc::default(),
             current_complete: false,
             settled: false,

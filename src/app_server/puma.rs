@@ -29,6 +29,7 @@ pub(super) mod command_line;
 pub(super) mod config_file;
 mod control;
 mod discovery;
+mod evidence;
 mod loads;
 mod perform;
 mod plan;
@@ -326,7 +327,7 @@ impl Puma {
     async fn setup(&self, processes: &ServerProcesses, seen: Option<String>) -> Option<Setup> {
         let (pid, major) =
             (processes.image.process.pid, processes.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setup::read(pid, major, seen.as_deref())).await
+        self.files.run(LIMIT, move || Setup::of_process(pid, major, seen.as_deref())).await
     }
 }
 

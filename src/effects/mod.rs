@@ -147,6 +147,11 @@ impl Effects {
         &self.tools.ids
     }
 
+    /// Another pod of the volume, whose fetch this pod waits for.
+    pub fn fetching_pod(&self) -> Option<String> {
+        self.tools.releases.waits_for().map(|waits| waits.pod)
+    }
+
     /// When moves were rejected, by the wall clock.
     pub fn rejected_at(&self) -> Arc<HashMap<Revision, String>> {
         self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()

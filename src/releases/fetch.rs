@@ -63,7 +63,7 @@ impl Releases {
         promised: Option<&str>,
     ) -> Result<Fetched, Problem> {
         let off = || StoreError::CalledOff(format!("fetching {id}")).into();
-        self.fetch_all(store, id, promised)
+        self.in_turn(id, store.off(), || self.fetch_all(store, id, promised))
             .map_err(|problem| if store.off().is_called() { off() } else { problem })
     }
 

@@ -7,6 +7,7 @@
 //! deploy_to/current -> releases/<id>
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made
+//! deploy_to/.pitstop/fetching/<id>          which pod makes it for all of them
 //! deploy_to/.pitstop/trash/                 what is being deleted
 //! deploy_to/.pitstop/leases/<pod>           what each pod needs
 //! ```
@@ -40,6 +41,7 @@ mod delete;
 mod download;
 mod fallback;
 pub mod fetch;
+pub mod fetch_lock;
 pub mod inside;
 pub mod layout;
 pub mod leases;
@@ -67,6 +69,7 @@ const MARKER_BYTES_MAX: u64 = 1 << 20;
 
 /// Where [`crate::failpoint::hit`] is called on the way of a release onto the volume, in order.
 pub const FAIL_POINTS: &[&str] = &[
+    "fetch.locked",
     "fetch.staged",
     "fetch.mid_download",
     "fetch.downloaded",
@@ -79,6 +82,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.renamed",
     "fetch.done",
     "fetch.abandoned",
+    "fetch.unlocked",
     "publish.linked",
     "publish.renamed",
     "publish.synced",
@@ -140,6 +144,8 @@ pub struct Releases {
     limits: Limits,
     layout: Layout,
     fallback: Option<PathBuf>,
+    patience: fetch_lock::Patience,
+    waiting: fetch_lock::Waiting,
 }
 
 /// What a complete release was made from.
@@ -183,6 +189,8 @@ impl Releases {
             limits,
             layout: Layout::default(),
             fallback: None,
+            patience: fetch_lock::Patience::default(),
+            waiting: fetch_lock::Waiting::default(),
         }
     }
 

@@ -8,7 +8,7 @@
 //! waits for it, and a name with nothing before the first `+` belongs to no release.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -109,15 +109,17 @@ impl Releases {
     /// [`Problem`] naming the path when the volume does not let it.
     pub fn clean_leftovers(&self, pace: Pace<'_>) -> Result<usize, Problem> {
         self.clean_links()?;
+        self.clean_locks()?;
+        let list = |dir: &Held| dir.list().map_err(|e| disk_problem(dir.name(), &e));
         if let Some(staging) = self.place(STAGING)? {
-            for name in names(&staging)? {
+            for name in list(&staging)? {
                 let done = self.clean(&staging, &self.make_place(TRASH)?, Path::new(&name));
                 done.map_err(|e| disk_problem(&staging.name().join(&name), &e))?;
             }
         }
         let Some(trash) = self.place(TRASH)? else { return Ok(0) };
         let mut gone = 0;
-        for name in names(&trash)?.into_iter().filter(|name| is_abandoned(name)) {
+        for name in list(&trash)?.into_iter().filter(|name| is_abandoned(name)) {
             let done = delete_gently(&trash, &name, pace);
             if done.map_err(|e| disk_problem(&trash.name().join(&name), &e))?.is_break() {
                 break;
@@ -157,12 +159,6 @@ pub(super) fn is_abandoned(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(&[ABANDONED as u8])
 }
 
-/// What a directory lists.
-fn names(dir: &Held) -> Result<Vec<OsString>, Problem> {
-    let list = || fs::read_dir(dir.path())?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>();
-    list().map_err(|e| disk_problem(dir.name(), &e))
-}
-
 /// A lock file that is ours: a cleaner may have locked and removed it since it was created.
 fn take_new(path: &Path) -> io::Result<File> {
     let file = File::options().write(true).create_new(true).open(path)?;
@@ -174,7 +170,8 @@ fn take_new(path: &Path) -> io::Result<File> {
     if file.metadata()?.nlink() == 0 { Err(taken()) } else { Ok(file) }
 }
 
-fn is_stale(path: &Path) -> io::Result<bool> {
+/// Whether nothing was written there for a day.
+pub(super) fn is_stale(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(meta) => Ok(meta.modified()?.elapsed().is_ok_and(|age| age > STALE)),
         Err(e) if is_absence(&e) => Ok(false),

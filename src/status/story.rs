@@ -65,7 +65,10 @@ pub fn doing(snapshot: &Snapshot) -> String {
     let to = goal(view);
     match view.stage {
         Stage::Steady => "nothing: follows the pointer".into(),
-        Stage::Fetching => format!("fetching {to}"),
+        Stage::Fetching => match &snapshot.fetching_pod {
+            Some(pod) => format!("waiting for pod {pod}, which is fetching {to}"),
+            None => format!("fetching {to}"),
+        },
         Stage::Checking if view.turn.is_some() => format!("waiting for this pod's turn to restart onto {to}"),
         Stage::Checking => format!("checking whether and when the app server can be moved to {to}"),
         Stage::Publishing => format!("moving `current` to {to}"),
@@ -241,6 +244,14 @@ mod tests {
             let snapshot = snapshot(|view| view.stage = stage);
             assert!(!doing(&snapshot).is_empty() && !next(&snapshot, Moment(0)).is_empty(), "{stage:?}");
         }
+    }
+
+    #[test]
+    fn who_waits_for_the_fetch_of_another_pod_names_it() {
+        let mut snapshot = snapshot(|view| view.stage = Stage::Fetching);
+        assert_eq!(doing(&snapshot), "fetching v3#3");
+        snapshot.fetching_pod = Some("web-2".into());
+        assert_eq!(doing(&snapshot), "waiting for pod web-2, which is fetching v3#3");
     }
 
     #[test]

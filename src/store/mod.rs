@@ -304,7 +304,10 @@ impl Blocking {
             tokio::select! {
                 biased;
                 () = self.off.called() => Err(StoreError::CalledOff(key.into()).into()),
-                answer = tokio::time::timeout(self.idle, call) => answer.unwrap_or_else(|_| Err(late().into())),
+                answer = tokio::time::timeout(self.idle, call) => {
+                    self.off.step();
+                    answer.unwrap_or_else(|_| Err(late().into()))
+                }
             }
         })
     }

@@ -375,6 +375,7 @@ impl State {
             answer: self.answer.clone(),
             app_server: self.last.description.clone(),
             findings: self.findings(),
+            fetching_pod: self.inputs.effects.fetching_pod(),
             rejected_at: self.inputs.effects.rejected_at(),
             current_complete: self.current_complete,
             // With a configuration that cannot work nothing is ever moved.

@@ -2,13 +2,13 @@
 
 use std::{sync::mpsc::Receiver, time::Duration};
 
-use pitstop_rig::{App, load::Record, poll};
+use pitstop_rig::{App, load::Record, pod::rejection, poll};
 use serde_json::Value;
 
 use crate::{
     birth, end,
     narrator::{act, say},
-    pod::{Pod, Stopped, in_sync, rejection},
+    pod::{Pod, Stopped, in_sync},
     report::{BAD, Report, phase},
 };
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pitstop_rig::{AgentRig, App, Load, PumaRig, Setup, load::Plan, poll};
+use pitstop_rig::{AgentRig, App, Load, PumaRig, Setup, load::Plan, pod::rejection, poll};
 use serde_json::Value;
 
 use crate::{narrator, report::phase};
@@ -113,7 +113,7 @@ impl Pod {
         });
         match found {
             Some(()) => Ok(last),
-            None => Err(Stopped(format!("waited {PATIENCE:?} in vain for {what}; /status: {last}"))),
+            None => Err(Stopped(format!("waited {PATIENCE:?} without success: {what}; /status: {last}"))),
         }
     }
 
@@ -150,13 +150,6 @@ impl Pod {
 /// Whether the status says that this release is desired and proved to run.
 pub fn in_sync(status: &Value, id: &str) -> bool {
     status["in_sync"] == true && status["running"] == id
-}
-
-/// The reason for which a release was rejected.
-pub fn rejection(status: &Value, id: &str) -> Option<String> {
-    let rejected = status["rejected"].as_array()?;
-    let entry = rejected.iter().find(|entry| entry["release"] == id)?;
-    entry["reason"].as_str().map(str::to_owned)
 }
 
 fn workers(status: &Value) -> Vec<String> {

@@ -71,6 +71,7 @@ fn cleaning_up_spares_what_a_living_process_works_on() {
     command.env("PITSTOP_FAILPOINTS", "fetch.unpacked").env("PITSTOP_FAILPOINT_DIR", &hits);
     let mut running = Running(command.spawn().unwrap());
     wait_until("the first to unpack", || hits.join("fetch.unpacked").exists());
+    rig.promote("v2");
     rig.ok(&["fetch"]);
     assert_eq!(rig.leftovers().len(), 2, "the living one's directory and lock");
     running.kill();

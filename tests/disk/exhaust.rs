@@ -228,11 +228,12 @@ fn trees_deeper_than_there_are_descriptors_are_deleted() {
     assert_eq!((rig.leftovers(), rig.abandoned()), (Vec::new(), Vec::new()));
 }
 
-/// Lets the kernel answer `linkat` with an error: a volume without further names for a file.
-const REFUSE_LINKS: &str = "
+/// Lets the kernel answer a call with an error: a volume without further names for a file, or without locks.
+const REFUSE: &str = "
 import ctypes, os, platform, struct, sys
-linkat = {'x86_64': 265, 'aarch64': 37}[platform.machine()]
-load, equals, give, allow = (0x20, 0, 0, 0), (0x15, 0, 1, linkat), (6, 0, 0, 0x50000 | int(sys.argv[1])), (6, 0, 0, 0x7fff0000)
+calls = {'linkat': {'x86_64': 265, 'aarch64': 37}, 'flock': {'x86_64': 73, 'aarch64': 32}}
+call = calls[sys.argv.pop(1)][platform.machine()]
+load, equals, give, allow = (0x20, 0, 0, 0), (0x15, 0, 1, call), (6, 0, 0, 0x50000 | int(sys.argv[1])), (6, 0, 0, 0x7fff0000)
 code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in (load, equals, give, allow)))
 libc = ctypes.CDLL(None, use_errno=True)
 filter = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 4, ctypes.addressof(code)))
@@ -241,9 +242,14 @@ os.execv(sys.argv[2], sys.argv[2:])
 ";
 
 fn without_links(rig: &Rig, errno: rustix::io::Errno) -> (i32, String) {
+    without("linkat", rig, errno)
+}
+
+/// `pitstop fetch` where the kernel answers this call with the error.
+pub fn without(call: &str, rig: &Rig, errno: rustix::io::Errno) -> (i32, String) {
     let pitstop = rig.command(&["fetch"]);
     let mut python = Command::new("python3");
-    python.args(["-c", REFUSE_LINKS, &errno.raw_os_error().to_string()]).arg(pitstop.get_program());
+    python.args(["-c", REFUSE, call, &errno.raw_os_error().to_string()]).arg(pitstop.get_program());
     python.args(pitstop.get_args()).stdin(Stdio::null());
     python.envs(pitstop.get_envs().filter_map(|(key, value)| Some((key, value?))));
     let output = python.output().unwrap();

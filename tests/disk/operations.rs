@@ -10,7 +10,7 @@ use crate::rig::Rig;
 const FILES: u64 = 1_140;
 const DIRECTORIES: u64 = 190;
 /// For the lock, the lease, the marker, the renames and their directories.
-const PER_FETCH: u64 = 100;
+pub const PER_FETCH: u64 = 100;
 
 fn shell(at: &Path, script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).current_dir(at).output().unwrap();
@@ -19,7 +19,7 @@ fn shell(at: &Path, script: &str) -> String {
 }
 
 /// A release with a thousand small files in many directories.
-fn large_app(rig: &Rig, release: &str) {
+pub fn large_app(rig: &Rig, release: &str) {
     let app = rig.app(release);
     for directory in 0..DIRECTORIES {
         let at = app.join(format!("vendor/area_{}/{directory}", directory % 7));

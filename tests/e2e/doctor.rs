@@ -2,62 +2,42 @@
 
 use std::path::Path;
 
-use pitstop_rig::{AgentRig, App, Directory, PumaRig, Setup, is_root, until};
+use pitstop_rig::{App, Directory, Pod, Setup, until};
 use serde_json::Value;
 
-use crate::PITSTOP;
+use crate::new_pod;
 
-struct Pod {
-    agent: AgentRig,
-    puma: PumaRig,
+/// Puma was born with `v1`, and where it has another user the agent has that one as well. No agent yet.
+fn born(setup: Setup) -> Pod {
+    let mut pod = new_pod(setup);
+    if let Some(uid) = pod.puma.setup().uid {
+        pod.agent.run_as(&pod.puma, Some(uid));
+    }
+    pod.born()
 }
 
-impl Pod {
-    /// Puma was born with `v1`. No agent yet.
-    fn born(setup: Setup) -> Self {
-        let puma = PumaRig::empty(setup);
-        let mut pod = Self { agent: AgentRig::prepare(Path::new(PITSTOP), &puma), puma };
-        if let Some(uid) = pod.puma.setup().uid {
-            pod.agent.run_as(&pod.puma, Some(uid));
-        }
-        pod.agent.publish(&pod.puma, App::Good, "v1");
-        pod.agent.promote("v1");
-        pod.agent.must(&["fetch"]);
-        pod.puma.run();
-        pod.puma.wait_for_release("v1");
-        pod
-    }
+/// Exit code and report.
+#[track_caller]
+fn doctor(pod: &Pod, args: &[&str]) -> (Option<i32>, Value) {
+    let output = pod.agent.command(&[&["doctor", "--json"], args].concat()).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report = serde_json::from_str(&text)
+        .unwrap_or_else(|e| panic!("{e}: {text}{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), report)
+}
 
-    fn in_sync(setup: Setup) -> Self {
-        let mut pod = Self::born(setup);
-        pod.agent.start();
-        pod.agent.wait_in_sync("v1");
-        pod
-    }
-
-    /// Exit code and report.
-    #[track_caller]
-    fn doctor(&self, args: &[&str]) -> (Option<i32>, Value) {
-        let output = self.agent.command(&[&["doctor", "--json"], args].concat()).unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        let report = serde_json::from_str(&text)
-            .unwrap_or_else(|e| panic!("{e}: {text}{}", String::from_utf8_lossy(&output.stderr)));
-        (output.status.code(), report)
-    }
-
-    /// What the volume and the pod's own directory hold, to see that nothing is left behind.
-    fn left_behind(&self) -> Vec<String> {
-        let places = [self.puma.deploy_to(), self.puma.releases(), self.agent.state_dir()];
-        let names = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let mut left: Vec<String> = places
-            .iter()
-            .flat_map(|dir| names(dir))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.contains("doctor"))
-            .collect();
-        left.sort();
-        left
-    }
+/// What the volume and the pod's own directory hold, to see that nothing is left behind.
+fn left_behind(pod: &Pod) -> Vec<String> {
+    let places = [pod.puma.deploy_to(), pod.puma.releases(), pod.agent.state_dir()];
+    let names = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut left: Vec<String> = places
+        .iter()
+        .flat_map(|dir| names(dir))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.contains("doctor"))
+        .collect();
+    left.sort();
+    left
 }
 
 fn codes(report: &Value, severity: &str) -> Vec<String> {
@@ -72,8 +52,8 @@ fn about(report: &Value, list: &str) -> Vec<String> {
 
 #[test]
 fn e2e_a_healthy_pod_is_found_healthy_and_left_as_it_was() {
-    let pod = Pod::in_sync(Setup::default());
-    let (code, report) = pod.doctor(&[]);
+    let pod = new_pod(Setup::default()).in_sync();
+    let (code, report) = doctor(&pod, &[]);
     assert_eq!(
         (code, codes(&report, "broken"), codes(&report, "risky")),
         (Some(0), vec![], vec![]),
@@ -86,7 +66,7 @@ fn e2e_a_healthy_pod_is_found_healthy_and_left_as_it_was() {
             "{part} was not looked at: {report:#}"
         );
     }
-    assert_eq!(pod.left_behind(), [""; 0]);
+    assert_eq!(left_behind(&pod), [""; 0]);
     let said = pod.agent.must(&["doctor"]);
     let found = said.lines().any(|line| line.starts_with("fine    Puma: ") && line.contains(" found: pid "));
     assert!(found && said.contains("0 broken, 0 risky"), "{said}");
@@ -95,8 +75,8 @@ fn e2e_a_healthy_pod_is_found_healthy_and_left_as_it_was() {
 #[test]
 fn e2e_what_doctor_finds_of_puma_is_what_status_shows() {
     let setup = Setup { preload: Some(true), control: false, state_file: false, ..Setup::default() };
-    let pod = Pod::in_sync(Setup { directory: Directory::Pinned, ..setup });
-    let (code, report) = pod.doctor(&[]);
+    let pod = new_pod(Setup { directory: Directory::Pinned, ..setup }).in_sync();
+    let (code, report) = doctor(&pod, &[]);
     assert_eq!((code, codes(&report, "broken")), (Some(0), vec![]), "{report:#}");
     let status = until("the findings on /status", || {
         pod.agent.status().filter(|status| status["findings"].as_array().is_some_and(|f| f.len() >= 3))
@@ -117,8 +97,7 @@ fn e2e_what_doctor_finds_of_puma_is_what_status_shows() {
 
 #[test]
 fn e2e_a_newborn_pod_without_a_pointer_says_that_and_not_that_puma_is_missing() {
-    let puma = PumaRig::empty(Setup::default());
-    let mut pod = Pod { agent: AgentRig::prepare(Path::new(PITSTOP), &puma), puma };
+    let mut pod = new_pod(Setup::default());
     std::fs::create_dir_all(pod.agent.store().join("releases")).unwrap();
     pod.agent.start();
     let startup = until("the probe's reason", || {
@@ -134,13 +113,12 @@ fn e2e_a_newborn_pod_without_a_pointer_says_that_and_not_that_puma_is_missing() 
     assert_eq!(pod.agent.metric(seen), Some(0.0));
     let status = pod.agent.status().unwrap();
     assert_eq!(status["reason"], "pointer_unreadable", "{status:#}");
-    let (code, report) = pod.doctor(&[]);
+    let (code, report) = doctor(&pod, &[]);
     assert_eq!((code, codes(&report, "broken")), (Some(1), vec!["POINTER_UNREADABLE".into()]), "{report:#}");
     assert!(about(&report, "unknown").contains(&"Puma".to_owned()), "{report:#}");
     assert!(!codes(&status, "broken").contains(&"APP_SERVER_MISSING".to_owned()), "{status:#}");
     // A release makes it whole.
-    pod.agent.publish(&pod.puma, App::Good, "v1");
-    pod.agent.promote("v1");
+    pod.deploy(App::Good, "v1");
     until("the release", || (pod.agent.get("/startup").ok()?.status == 200).then_some(()));
     pod.puma.run();
     pod.agent.wait_in_sync("v1");
@@ -148,13 +126,11 @@ fn e2e_a_newborn_pod_without_a_pointer_says_that_and_not_that_puma_is_missing() 
 
 #[test]
 fn e2e_a_puma_of_another_user_is_broken_and_says_who_is_who() {
-    if !is_root() {
-        return;
-    }
-    let mut pod = Pod::born(Setup { uid: Some(65534), ..Setup::default() });
+    needs_root!();
+    let mut pod = born(Setup { uid: Some(65534), ..Setup::default() });
     pod.agent.run_as(&pod.puma, Some(65533));
     pod.agent.start();
-    let (code, report) = pod.doctor(&[]);
+    let (code, report) = doctor(&pod, &[]);
     assert_eq!(
         (code, codes(&report, "broken")),
         (Some(1), vec!["APP_SERVER_NOT_PERMITTED".into()]),
@@ -166,27 +142,25 @@ fn e2e_a_puma_of_another_user_is_broken_and_says_who_is_who() {
 
 #[test]
 fn e2e_without_an_agent_and_with_a_puma_from_elsewhere_everything_is_named_at_once() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = born(Setup::default());
     let elsewhere = pod.puma.scratch().join("other/app");
     std::fs::create_dir_all(&elsewhere).unwrap();
     pod.agent.env.push(("PITSTOP_DEPLOY_TO".into(), elsewhere.display().to_string()));
-    let (code, report) = pod.doctor(&[]);
+    let (code, report) = doctor(&pod, &[]);
     assert_eq!(code, Some(1));
     assert_eq!(codes(&report, "broken"), ["NOT_FROM_CURRENT", "AGENT_NOT_RUNNING"], "{report:#}");
 }
 
 #[test]
 fn e2e_before_puma_neither_it_nor_the_agent_is_missed() {
-    let puma = PumaRig::empty(Setup::default());
-    let pod = Pod { agent: AgentRig::prepare(Path::new(PITSTOP), &puma), puma };
-    let (code, report) = pod.doctor(&["--init"]);
+    let pod = new_pod(Setup::default());
+    let (code, report) = doctor(&pod, &["--init"]);
     assert_eq!((code, codes(&report, "broken")), (Some(1), vec!["STORE_UNREACHABLE".into()]), "{report:#}");
-    pod.agent.publish(&pod.puma, App::Good, "v1");
-    pod.agent.promote("v1");
-    let (code, report) = pod.doctor(&["--init"]);
+    pod.deploy(App::Good, "v1");
+    let (code, report) = doctor(&pod, &["--init"]);
     assert_eq!((code, codes(&report, "broken")), (Some(0), vec![]), "{report:#}");
     assert_eq!(about(&report, "unknown"), ["Puma", "health path", "agent"]);
-    let (code, report) = pod.doctor(&[]);
+    let (code, report) = doctor(&pod, &[]);
     assert_eq!(
         (code, codes(&report, "broken")),
         (Some(1), vec!["APP_SERVER_MISSING".into(), "AGENT_NOT_RUNNING".into()])

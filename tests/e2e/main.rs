@@ -29,5 +29,14 @@ mod s3;
 mod spine;
 mod unicorn;
 
+use std::path::Path;
+
+use pitstop_rig::{Pod, Setup};
+
 /// The program under test.
 const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
+
+/// A pod with an empty volume and an empty store. Nothing runs.
+fn new_pod(setup: Setup) -> Pod {
+    Pod::prepare(Path::new(PITSTOP), setup)
+}

@@ -1,6 +1,6 @@
 use std::{fs, path::Path, process::Command};
 
-use pitstop_rig::{AgentRig, App, Container, PumaRig, Setup, http, ports::free_port, until};
+use pitstop_rig::{AgentRig, App, Container, Pod, Setup, http, ports::free_port, until};
 use serde_json::Value;
 
 use super::{dashboard, path};
@@ -60,13 +60,10 @@ impl Prometheus {
 
 #[test]
 fn puma_real_prometheus_scrapes_the_agent_draws_the_dashboard_and_alerts_on_a_release_undone() {
-    let mut puma = PumaRig::empty(Setup::default());
-    let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-    agent.start_from_v1(&mut puma);
-    let prometheus = Prometheus::of(&agent, puma.scratch());
+    let pod = Pod::prepare(Path::new(PITSTOP), Setup::default()).in_sync();
+    let prometheus = Prometheus::of(&pod.agent, pod.puma.scratch());
     prometheus.wait_for("pitstop_release_info{role='running', release='v1'} == 1");
-    agent.publish(&puma, App::Good, "v2");
-    agent.promote("v2");
+    pod.deploy(App::Good, "v2");
     prometheus.wait_for("pitstop_release_info{role='running', release='v2'} == 1");
     prometheus.wait_for("pitstop_deploys_total{result='verified'} > 0 and on () pitstop_in_sync == 1");
 
@@ -77,8 +74,7 @@ fn puma_real_prometheus_scrapes_the_agent_draws_the_dashboard_and_alerts_on_a_re
     }
     assert_eq!(prometheus.ask("ALERTS{alertstate='firing'}"), Vec::<Value>::new());
 
-    agent.publish(&puma, App::RaisesOnBoot, "v3");
-    agent.promote("v3");
+    pod.deploy(App::RaisesOnBoot, "v3");
     prometheus.wait_for("ALERTS{alertname='PitstopReverted', alertstate='firing', pod='rig'}");
     prometheus.wait_for("pitstop_reason{reason='rejected'} == 1 and on () pitstop_in_sync == 0");
     prometheus.wait_for("pitstop_release_info{role='running', release='v2'} == 1");

@@ -1,12 +1,24 @@
-//! What a look tells of this Puma's set-up: what is fine, and each trap with the line that mends it.
+//! What a look shows of this Puma's set-up: what is fine, and each trap with the line that fixes it.
+//!
+//! The rules on what Puma was given stand in `given` and `time_outs`, for a running Puma as for an app's files in CI.
+//! `live` has what only a running Puma shows, `files` what only the files and pitstop's own configuration say.
 
-pub(super) mod in_files;
+pub(super) mod files;
+mod given;
 mod live;
 #[cfg(test)]
 mod tests;
 mod time_outs;
 
-use super::{control::Control, restart_modes::can_be_phased, snapshot::Snapshot};
+use std::time::Duration;
+
+use super::{
+    control::Control,
+    evidence::{Evidence, Place},
+    restart_modes::{self, Phased, can_be_phased},
+    setup::Setup,
+    snapshot::Snapshot,
+};
 use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
@@ -18,18 +30,22 @@ const PUMA: &str = "Puma";
 const CONTROL: &str = "control server";
 const RESTARTS: &str = "restarts";
 
-/// Everything that one look tells.
+/// Everything that one look shows.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
     let mut checks = vec![seen(snapshot), control(snapshot), from_current(snapshot)];
     match &snapshot.memory.setup {
         Some(setup) => {
+            checks.push(given::restart_dir(setup, snapshot.memory.moved));
+            checks.extend(given::paths(setup));
             checks.extend(live::of(snapshot, setup));
-            checks.extend(time_outs::of(snapshot, setup));
+            let longest = Duration::from_millis(snapshot.memory.longest_request_ms);
+            let cluster = snapshot.cluster() == Some(true);
+            checks.extend(time_outs::of(setup, snapshot.told.worker_shutdown_timeout, cluster, longest));
+            checks.extend(phased(snapshot, setup));
         }
         None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
     }
     checks.push(hot(snapshot));
-    checks.extend(phased(snapshot));
     checks.extend(kept_child(snapshot));
     checks.extend(next_puma(snapshot));
     checks.push(random_addresses(PUMA));
@@ -39,42 +55,44 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
 fn seen(snapshot: &Snapshot) -> Check {
     let version = snapshot.processes.title.as_ref().map_or("", |title| title.version.as_str());
     let mode = match snapshot.cluster() {
-        Some(true) => format!("a cluster of {}", snapshot.expected()),
+        Some(true) => format!("cluster mode, workers: {}", snapshot.expected()),
         Some(false) => "single mode".into(),
-        None => "not yet known whether single or cluster".into(),
+        None => "single or cluster mode: not yet known".into(),
     };
     let pid = snapshot.master();
-    Check::fine(PUMA, format!("{version} found: pid {pid}, {mode}; it may be looked into and signalled"))
+    Check::fine(PUMA, format!("{version} found: pid {pid}, {mode}; pitstop can inspect and signal it"))
 }
 
 fn control(snapshot: &Snapshot) -> Check {
     let why = WITHOUT_NUMBERS;
     let found = match &snapshot.control {
         Control::Stats(_) => return Check::fine(CONTROL, "answers with Puma's own numbers"),
-        Control::Absent => control_absent("Puma has no control server that could be found"),
+        Control::Absent => control_absent("pitstop found no control server of Puma"),
         Control::Denied => Finding::risky(
             Code::ControlServerDenied,
-            format!("Puma's control server does not accept the token: {why}"),
+            format!("Puma's control server refuses the token: {why}"),
             "set puma.control_token to the auth_token of activate_control_app",
         ),
         Control::StaleStateFile(path) => Finding::risky(
             Code::StateFileStale,
-            format!("{} is of another process than this Puma: {why}", path.display()),
+            format!("{} names another process than this Puma: {why}", path.display()),
             "keep the state file in the pod (an emptyDir), never on a shared volume",
         ),
         // In a restart it is silent for a moment; beside serving processes it is a fault.
         Control::Silent(what) if serves(snapshot) => Finding::risky(
             Code::ControlServerSilent,
             format!("Puma's control server does not answer ({what}): {why}"),
-            "see that its address is reachable from the agent: a shared emptyDir, or shareProcessNamespace",
+            "make its address reachable from the agent: a shared emptyDir, or shareProcessNamespace",
         ),
-        Control::Silent(what) => return Check::unknown(CONTROL, format!("silent while Puma starts: {what}")),
+        Control::Silent(what) => {
+            return Check::unknown(CONTROL, format!("no answer yet, while Puma starts: {what}"));
+        }
     };
     Check::found(CONTROL, found)
 }
 
 const WITHOUT_NUMBERS: &str =
-    "without its numbers, requests in flight and workers of an ended phase are known from outside only";
+    "without it, pitstop sees requests in flight and workers of an earlier phase only from outside";
 
 fn control_absent(what: &str) -> Finding {
     Finding::risky(
@@ -94,9 +112,11 @@ fn from_current(snapshot: &Snapshot) -> Check {
     let pid = snapshot.master();
     match snapshot.cwd(pid) {
         Cwd::Release(release) => Check::fine(PUMA, format!("runs in release {release}")),
-        Cwd::Unknown => Check::unknown(PUMA, "where it runs: the volume, or /proc, does not answer in time"),
+        Cwd::Unknown => {
+            Check::unknown(PUMA, "the directory it runs in: the volume, or /proc, did not answer in time")
+        }
         Cwd::Elsewhere if snapshot.memory.proven_ours => {
-            Check::unknown(PUMA, "it ran in a release of ours, which was deleted since")
+            Check::unknown(PUMA, "it ran in a release on this volume, which was deleted since")
         }
         Cwd::Elsewhere => Check::found(PUMA, stranger(snapshot)),
     }
@@ -106,8 +126,8 @@ fn stranger(snapshot: &Snapshot) -> Finding {
     Finding::broken(
         Code::NotFromCurrent,
         format!(
-            "Puma {} runs in no release of this volume's `releases` directory: no deploy can be proved, \
-             and without puma.match none is tried",
+            "Puma {} does not run in a release of this volume's `releases` directory: no deploy can be proved, \
+             and none is started without puma.match",
             snapshot.master()
         ),
         "start Puma in `current` (cd /srv/app/current && exec …), with deploy_to on the same volume in both containers",
@@ -116,7 +136,7 @@ fn stranger(snapshot: &Snapshot) -> Finding {
 
 fn hot(snapshot: &Snapshot) -> Check {
     match (&snapshot.processes.title, snapshot.processes.takes_hot()) {
-        (None, _) => Check::unknown(RESTARTS, "hot: Puma is between two images"),
+        (None, _) => Check::unknown(RESTARTS, "hot: not known while Puma restarts"),
         (Some(_), true) => Check::fine(RESTARTS, "hot: possible"),
         (Some(_), false) => Check::found(
             RESTARTS,
@@ -129,29 +149,17 @@ fn hot(snapshot: &Snapshot) -> Check {
     }
 }
 
-fn phased(snapshot: &Snapshot) -> Option<Check> {
-    let preloads = snapshot.memory.setup.as_ref().is_some_and(|setup| setup.preloads);
-    let unclear = snapshot.memory.setup.as_ref().and_then(|setup| setup.unclear.as_deref());
-    let cause = match (snapshot.cluster()?, snapshot.app_in_master()) {
-        (false, _) => "Puma runs in single mode".to_owned(),
-        (true, _) if !can_be_phased(snapshot) => "Puma has one worker".to_owned(),
-        (true, Some(why)) => why,
-        (true, None) if preloads => "Puma preloads its app".to_owned(),
-        (true, None) if snapshot.mode == RestartMode::Auto && unclear.is_some() => {
-            format!("what Puma's configuration loads cannot be told ({})", unclear.unwrap_or_default())
-        }
-        (true, None) => {
-            return Some(Check::fine(RESTARTS, "phased: possible, as far as the configuration tells"));
-        }
+fn phased(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
+    let workers = if snapshot.cluster()? { snapshot.expected() as u64 } else { 0 };
+    let workers = Evidence::Known(workers, Place::Process);
+    let unclear = setup.unclear.as_ref().filter(|_| snapshot.mode == RestartMode::Auto);
+    let found = match restart_modes::phased(setup, &workers, snapshot.app_in_master()) {
+        Phased::Possible => unclear.map_or(Phased::Possible, |what| {
+            Phased::Unavailable(format!("pitstop cannot tell what Puma's configuration loads ({what})"))
+        }),
+        found => found,
     };
-    Some(phased_unavailable(&cause, snapshot.mode))
-}
-
-fn phased_unavailable(cause: &str, mode: RestartMode) -> Check {
-    let message = format!("{cause}: every restart is a hot one, in which clients wait while the app boots");
-    let make = if mode == RestartMode::Phased { Finding::risky } else { Finding::note };
-    let remedy = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
-    Check::found(RESTARTS, make(Code::PhasedRestartUnavailable, message.as_str(), remedy))
+    Some(given::phased(found, snapshot.mode))
 }
 
 /// A job process of a plugin's, most often: only a hot restart renews it.
@@ -162,12 +170,12 @@ fn kept_child(snapshot: &Snapshot) -> Option<Check> {
     let finding = match snapshot.mode {
         RestartMode::Phased => Finding::risky(
             Code::ChildKeptByPhased,
-            format!("{is}. Phased restarts leave it as it is, so it keeps the code of an earlier release"),
+            format!("{is}. Phased restarts do not restart it: it keeps the code of an earlier release"),
             "restart.mode: auto or hot, if it runs code of the release",
         ),
         RestartMode::Auto => Finding::note(
             Code::ChildKeptByPhased,
-            format!("{is}. Only a hot restart renews it, so every restart is a hot one"),
+            format!("{is}. Only a hot restart restarts it, so every restart is a hot one"),
             "run it in a container of its own (docs/job-workers.md), or set restart.mode: phased if its code may be old",
         ),
         RestartMode::Hot => return None,
@@ -178,17 +186,17 @@ fn kept_child(snapshot: &Snapshot) -> Option<Check> {
 /// What the plan of a restart has found in the bundles.
 fn next_puma(snapshot: &Snapshot) -> Option<Check> {
     let (old, new) = snapshot.memory.next_puma.as_ref()?;
-    let differs = format!("the next release's bundle has Puma {new}, and the one that runs has {old}");
+    let differs = format!("Puma {old} runs, and the bundle of the next release has Puma {new}");
     let code = Code::PumaVersionDiffers;
     let finding = match snapshot.mode {
         RestartMode::Phased => Finding::risky(
             code,
-            format!("{differs}: a phased restart goes on with {old}, whatever the workers load besides"),
+            format!("{differs}: a phased restart keeps {old}, whatever else the workers load"),
             "restart.mode: auto, which restarts hot where the bundle differs",
         ),
         RestartMode::Auto | RestartMode::Hot => Finding::note(
             code,
-            format!("{differs}: the restart is a hot one, and the new Puma has defaults of its own"),
+            format!("{differs}: the restart is a hot one, and the new Puma has other defaults"),
             "read Puma's upgrade notes first: from 7.0 on a cluster preloads unless `preload_app! false`",
         ),
     };

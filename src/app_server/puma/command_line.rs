@@ -93,6 +93,16 @@ impl CommandLine {
         }
     }
 
+    /// What `-C` names.
+    pub fn config(&self) -> Option<&str> {
+        self.arguments.as_ref()?.config.as_deref()
+    }
+
+    /// The rackup file that it names, which no configuration changes.
+    pub fn rackup(&self) -> Option<&str> {
+        self.arguments.as_ref()?.rackup.as_deref()
+    }
+
     /// The configuration that Puma reads, as its processes name it, best first; and whether that is sure.
     pub fn config_files(&self, environment: &str) -> (Vec<PathBuf>, bool) {
         match self.arguments.as_ref().map(|arguments| arguments.config.as_deref()) {

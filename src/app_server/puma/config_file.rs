@@ -1,57 +1,33 @@
 //! Puma's configuration file, as far as its plain statements tell. It is a program, and nobody but Puma can
 //! run it; so this is evidence, and what is computed or depends on something is not known.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{path::Path, time::Duration};
 
-use super::statements::{self, Statement, without_strings};
+use super::{
+    command_line::Arguments,
+    evidence::{Evidence, Place},
+    statements::{self, Statement},
+};
 
-/// The few settings that matter, where they are plain.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct PumaConfig {
-    pub directory: Option<Directory>,
-    pub preload: Option<bool>,
-    pub prunes_bundler: bool,
-    pub rackup: Option<String>,
-    /// What a hot restart runs in place of Puma's own command line.
-    pub restart_command: Option<String>,
-    /// Puma restarts when `tmp/restart.txt` is touched.
-    pub tmp_restart: bool,
-    pub workers: Option<u32>,
-    pub state_path: Option<String>,
-    pub worker_shutdown_timeout: Seconds,
-    pub worker_check_interval: Seconds,
-    pub worker_timeout: Seconds,
-    pub worker_boot_timeout: Seconds,
-    pub persistent_timeout: Seconds,
-    /// The last place of each setting.
-    places: BTreeMap<&'static str, Said>,
-    /// Where the file has something else read or run, which may set anything.
-    reads_more: Option<Place>,
-}
-
-/// Whether a setting is to be seen in the file.
+/// The settings that matter to pitstop. To know of another one, add its line here and in [`Settings::of`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
-    /// Nowhere: Puma's default holds, or what its command line or its environment says.
-    Nowhere,
-    /// In plain text.
-    Plainly(Place),
-    /// Computed, or only under a condition.
-    Unclearly(Place),
-}
-
-/// A statement in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// From 1.
-    pub line: usize,
-    text: String,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, `{}`", self.line, self.text)
-    }
+pub(super) struct Settings {
+    pub directory: Evidence<Directory>,
+    pub preload_app: Evidence<bool>,
+    pub prune_bundler: Evidence<bool>,
+    pub rackup: Evidence<String>,
+    /// What a hot restart runs instead of Puma's own command line.
+    pub restart_command: Evidence<String>,
+    /// The plugin that restarts Puma when `tmp/restart.txt` is touched.
+    pub tmp_restart: Evidence<()>,
+    pub workers: Evidence<u64>,
+    pub control_app: Evidence<()>,
+    pub state_path: Evidence<String>,
+    pub worker_shutdown_timeout: Evidence<Duration>,
+    pub worker_check_interval: Evidence<Duration>,
+    pub worker_timeout: Evidence<Duration>,
+    pub worker_boot_timeout: Evidence<Duration>,
+    pub persistent_timeout: Evidence<Duration>,
 }
 
 /// The directory that a restart goes to.
@@ -63,194 +39,160 @@ pub(super) enum Directory {
     Computed(String),
 }
 
-/// A number of seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Seconds {
-    /// Not set: Puma's default holds.
-    #[default]
-    Unset,
-    /// A plain number.
-    Is(Duration),
-    /// Computed, or set only under a condition.
-    Unknown,
-}
-
-impl Seconds {
-    fn of(arguments: &str, sure: bool) -> Self {
-        let number = number(arguments).filter(|_| sure);
-        number.map_or(Self::Unknown, |seconds| Self::Is(Duration::from_secs(seconds)))
-    }
-
-    /// What holds, if that is known.
-    pub fn or(self, default: Duration) -> Option<Duration> {
-        match self {
-            Self::Unset => Some(default),
-            Self::Is(duration) => Some(duration),
-            Self::Unknown => None,
-        }
-    }
-}
-
-/// What is looked for. `tmp_restart` is a plugin, the others are methods.
-const SETTINGS: [&str; 14] = [
-    "directory",
-    "preload_app!",
-    "prune_bundler",
-    "rackup",
-    "restart_command",
-    "tmp_restart",
-    "workers",
-    "activate_control_app",
-    "state_path",
-    "worker_shutdown_timeout",
-    "worker_check_interval",
-    "worker_timeout",
-    "worker_boot_timeout",
-    "persistent_timeout",
-];
-
-/// Those among them that are numbers of seconds.
-pub(super) const TIME_OUTS: [&str; 5] = [
-    "worker_shutdown_timeout",
-    "worker_check_interval",
-    "worker_timeout",
-    "worker_boot_timeout",
-    "persistent_timeout",
-];
-
 /// Have other text read as configuration.
 const READERS: [&str; 4] = ["load", "_load_from", "eval", "instance_eval"];
 
-impl PumaConfig {
-    pub fn scan(text: &str) -> Self {
-        let mut found = Self::default();
-        for statement in statements::of(text) {
-            found.take(&statement);
-            found.note(&statement);
-        }
-        found.forget_what_is_unclear();
-        found
+impl Settings {
+    /// What this file sets.
+    pub fn scan(path: &Path, text: &str) -> Self {
+        let statements = statements::of(text);
+        let reads = |statement: &&Statement| READERS.iter().any(|reader| names(&statement.bare, reader));
+        let reads_more = statements.iter().rfind(reads).map(|statement| place(path, statement));
+        Self::of(&Source { path, statements, reads_more })
     }
 
-    /// What the environment says, where the file says nothing.
-    pub fn default_keepalive(&mut self, seconds: &str) {
-        if self.persistent_timeout == Seconds::Unset {
-            self.persistent_timeout = Seconds::of(seconds, true);
+    /// Of a file that cannot be read: it may set anything.
+    pub fn unread() -> Self {
+        Self::of(&Source { path: Path::new(""), statements: vec![], reads_more: Some(Place::Unread) })
+    }
+
+    fn of(source: &Source<'_>) -> Self {
+        Self {
+            directory: source.find("directory", directory),
+            preload_app: source.find("preload_app!", flag),
+            prune_bundler: source.find("prune_bundler", flag),
+            rackup: source.find("rackup", text),
+            restart_command: source.find("restart_command", |rest| literal(rest).ok_or(Some(rest.into()))),
+            tmp_restart: source.find("tmp_restart", |_| Ok(())),
+            workers: source.find("workers", |rest| number(rest).ok_or(None)),
+            // Its address and its token are in the state file.
+            control_app: source.find("activate_control_app", |_| Ok(())),
+            state_path: source.find("state_path", text),
+            worker_shutdown_timeout: source.find("worker_shutdown_timeout", seconds),
+            worker_check_interval: source.find("worker_check_interval", seconds),
+            worker_timeout: source.find("worker_timeout", seconds),
+            worker_boot_timeout: source.find("worker_boot_timeout", seconds),
+            persistent_timeout: source.find("persistent_timeout", seconds),
         }
     }
 
-    /// How the file sets this: a method of Puma's, or `tmp_restart`.
-    pub fn said(&self, setting: &str) -> Said {
-        match (self.places.get(setting), &self.reads_more) {
-            (Some(said), _) => said.clone(),
-            (None, Some(place)) => Said::Unclearly(place.clone()),
-            (None, None) => Said::Nowhere,
+    /// Of a running Puma: its command line counts first. What decides on a restart counts as set where it can be read.
+    pub fn started_with(self, arguments: Option<&Arguments>) -> Self {
+        let given = |flag: &str, value: Option<&String>| {
+            let place = |value: &String| Place::CommandLine(format!("{flag}{value}"));
+            value.map_or(Evidence::Default, |value| Evidence::Known(value.clone(), place(value)))
+        };
+        let dir = match given("--dir ", arguments.and_then(|given| given.dir.as_ref())) {
+            Evidence::Known(path, place) => Evidence::Known(Directory::Literal(path), place),
+            _ => Evidence::Default,
+        };
+        let preload = arguments.filter(|given| given.preload).map(|_| true);
+        Self {
+            directory: dir.or(self.directory.weighed()),
+            preload_app: Evidence::given(preload, Place::CommandLine("--preload".into()))
+                .or(self.preload_app.weighed()),
+            prune_bundler: self.prune_bundler.weighed(),
+            rackup: given("", arguments.and_then(|given| given.rackup.as_ref())).or(self.rackup.weighed()),
+            restart_command: self.restart_command.weighed(),
+            tmp_restart: self.tmp_restart.weighed(),
+            ..self
         }
     }
 
-    fn take(&mut self, statement: &Statement) {
-        let Some((method, rest)) = call(&statement.text) else { return };
-        let seconds = || Seconds::of(rest, statement.sure);
-        match method {
-            "directory" => {
-                let computed = || Directory::Computed(rest.to_owned());
-                self.directory = Some(literal(rest).map_or_else(computed, Directory::Literal));
+    /// Those that are numbers of seconds, by their names.
+    pub fn time_outs(&self) -> [(&'static str, &Evidence<Duration>); 5] {
+        [
+            ("worker_shutdown_timeout", &self.worker_shutdown_timeout),
+            ("worker_check_interval", &self.worker_check_interval),
+            ("worker_timeout", &self.worker_timeout),
+            ("worker_boot_timeout", &self.worker_boot_timeout),
+            ("persistent_timeout", &self.persistent_timeout),
+        ]
+    }
+}
+
+struct Source<'a> {
+    path: &'a Path,
+    statements: Vec<Statement>,
+    /// Here other text is read as configuration, which may set anything.
+    reads_more: Option<Place>,
+}
+
+impl Source<'_> {
+    /// The last statement counts. `read` gives a plain value, or else what it probably comes to.
+    fn find<T>(&self, setting: &str, read: impl Fn(&str) -> Result<T, Option<T>>) -> Evidence<T> {
+        let more = self.reads_more.clone();
+        let unset = more.map_or(Evidence::Default, |place| Evidence::Unclear(None, place));
+        self.statements.iter().fold(unset, |earlier, statement| {
+            let place = || place(self.path, statement);
+            match given(setting, &statement.text).map(&read) {
+                Some(Ok(value)) if statement.sure => Evidence::Known(value, place()),
+                Some(value) => Evidence::Unclear(value.map_or_else(|guess| guess, Some), place()),
+                None if mentions(setting, statement) => Evidence::Unclear(earlier.likely(), place()),
+                None => earlier,
             }
-            "preload_app!" => self.preload = Some(!rest.starts_with("false")),
-            "prune_bundler" => self.prunes_bundler = !rest.starts_with("false"),
-            "rackup" => self.rackup = literal(rest),
-            "restart_command" => {
-                self.restart_command = Some(literal(rest).unwrap_or_else(|| rest.to_owned()));
-            }
-            "plugin" => self.tmp_restart |= names_plugin(rest),
-            "workers" => self.workers = number(rest).and_then(|workers| workers.try_into().ok()),
-            "state_path" => self.state_path = literal(rest),
-            "worker_shutdown_timeout" => self.worker_shutdown_timeout = seconds(),
-            "worker_check_interval" => self.worker_check_interval = seconds(),
-            "worker_timeout" => self.worker_timeout = seconds(),
-            "worker_boot_timeout" => self.worker_boot_timeout = seconds(),
-            "persistent_timeout" => self.persistent_timeout = seconds(),
-            _ => {}
-        }
-    }
-
-    /// A number that something else may change is none.
-    fn forget_what_is_unclear(&mut self) {
-        let unclear = |setting| matches!(self.said(setting), Said::Unclearly(_));
-        let unclear = TIME_OUTS.map(unclear);
-        let numbers = [
-            &mut self.worker_shutdown_timeout,
-            &mut self.worker_check_interval,
-            &mut self.worker_timeout,
-            &mut self.worker_boot_timeout,
-            &mut self.persistent_timeout,
-        ];
-        for (number, _) in numbers.into_iter().zip(unclear).filter(|(_, unclear)| *unclear) {
-            *number = Seconds::Unknown;
-        }
-    }
-
-    /// A statement that names a setting, and does not plainly set it, may do so when it is run.
-    fn note(&mut self, statement: &Statement) {
-        let bare = without_strings(&statement.text);
-        let named = |word: &str| words(&bare).any(|one| one == word);
-        let place = Place { line: statement.line, text: shortened(&statement.text) };
-        if READERS.iter().any(|reader| named(reader)) {
-            self.reads_more = Some(place.clone());
-        }
-        // A method by its name in quotes.
-        let sent = named("send") || named("public_send");
-        let called = call(&statement.text).filter(|_| statement.sure);
-        for setting in SETTINGS {
-            let plain = called.is_some_and(|(method, rest)| is_plain(setting, method, rest));
-            let in_text = (sent || setting == "tmp_restart") && statement.text.contains(setting);
-            if plain {
-                self.places.insert(setting, Said::Plainly(place.clone()));
-            } else if named(setting) || in_text {
-                self.places.insert(setting, Said::Unclearly(place.clone()));
-            }
-        }
+        })
     }
 }
 
-/// Whether this call sets it, with a value that can be read.
-fn is_plain(setting: &str, method: &str, rest: &str) -> bool {
-    let rest = rest.trim_end_matches([')', ' ']);
-    match setting {
-        "tmp_restart" => method == "plugin" && names_plugin(rest),
-        _ if method != setting => false,
-        // How it is reached is in the state file.
-        "activate_control_app" => true,
-        "preload_app!" | "prune_bundler" => matches!(rest, "" | "true" | "false"),
-        // What an expression comes to may be clear: it has the file's own place in it.
-        "directory" => true,
-        "rackup" | "restart_command" | "state_path" => literal(rest).is_some(),
-        _ => number(rest).is_some(),
-    }
+fn place(path: &Path, statement: &Statement) -> Place {
+    let text = statement.text.chars().take(80).collect();
+    Place::Line { file: path.to_owned(), line: statement.line, statement: text }
 }
 
-fn names_plugin(rest: &str) -> bool {
-    rest.trim_start_matches([':', '"', '\'']).starts_with("tmp_restart")
+/// What this call gives the setting: a method of Puma, or the plugin `tmp_restart`.
+fn given<'a>(setting: &str, text: &'a str) -> Option<&'a str> {
+    let (method, rest) = call(text)?;
+    let sets = match setting {
+        "tmp_restart" => method == "plugin" && rest.trim_start_matches([':', '"', '\'']).starts_with(setting),
+        _ => method == setting,
+    };
+    sets.then_some(rest)
 }
 
-fn number(arguments: &str) -> Option<u64> {
-    let number = &arguments[..arguments.find([' ', ')']).unwrap_or(arguments.len())];
-    number.replace('_', "").parse().ok()
+/// A statement that names a setting may set it when it runs; so may one that sends a method by its name in quotes.
+fn mentions(setting: &str, statement: &Statement) -> bool {
+    let sends =
+        setting == "tmp_restart" || ["send", "public_send"].iter().any(|send| names(&statement.bare, send));
+    names(&statement.bare, setting) || (sends && statement.text.contains(setting))
 }
 
-/// The names in a text, without what is given a value there.
-fn words(bare: &str) -> impl Iterator<Item = &str> {
+/// Whether a text has this name, and does not assign to it.
+fn names(bare: &str, word: &str) -> bool {
     let assigned = bare.split_once(" = ").filter(|(name, _)| is_name(name.trim()));
     let text = assigned.map_or(bare, |(_, value)| value);
-    text.split(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | '!'))
+    text.split(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | '!')).any(|one| one == word)
 }
 
 fn is_name(text: &str) -> bool {
     text.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
-fn shortened(text: &str) -> String {
-    text.chars().take(80).collect()
+/// What an expression comes to may be clear too: it has the file's own place in it.
+fn directory(rest: &str) -> Result<Directory, Option<Directory>> {
+    Ok(literal(rest).map_or_else(|| Directory::Computed(rest.to_owned()), Directory::Literal))
+}
+
+fn flag(rest: &str) -> Result<bool, Option<bool>> {
+    match rest.trim_end_matches([')', ' ']) {
+        "" | "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(Some(!other.starts_with("false"))),
+    }
+}
+
+fn text(rest: &str) -> Result<String, Option<String>> {
+    literal(rest).ok_or(None)
+}
+
+/// A number of seconds.
+pub(super) fn seconds(rest: &str) -> Result<Duration, Option<Duration>> {
+    number(rest).map(Duration::from_secs).ok_or(None)
+}
+
+fn number(arguments: &str) -> Option<u64> {
+    let number = &arguments[..arguments.find([' ', ')']).unwrap_or(arguments.len())];
+    number.replace('_', "").parse().ok()
 }
 
 /// The method that a line calls, and its arguments.
@@ -275,51 +217,58 @@ pub(in crate::app_server) fn literal(arguments: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn scan(text: &str) -> Settings {
+        Settings::scan(Path::new("config/puma.rb"), text)
+    }
+
+    fn line(line: usize, statement: &str) -> Place {
+        Place::Line { file: "config/puma.rb".into(), line, statement: statement.into() }
+    }
+
     #[test]
     fn only_plain_lines_of_a_configuration_count() {
-        let text = "# preload_app!\n  directory '/srv/app/current' # here\nprune_bundler\n";
-        let found = PumaConfig::scan(text);
-        assert_eq!(found.directory, Some(Directory::Literal("/srv/app/current".into())));
-        assert_eq!((found.preload, found.prunes_bundler), (None, true));
+        let found = scan("# preload_app!\n  directory '/srv/app/current' # here\nprune_bundler\n");
+        assert_eq!(found.directory.known(), Some(&Directory::Literal("/srv/app/current".into())));
+        assert_eq!((found.preload_app, found.prune_bundler.known()), (Evidence::Default, Some(&true)));
     }
 
     #[test]
     fn preload_can_be_turned_off() {
-        for (text, preload) in [
-            ("preload_app!", true),
-            ("preload_app! if ENV['X']", true),
-            ("preload_app!(false)", false),
-            ("preload_app! false", false),
+        for (text, known, likely) in [
+            ("preload_app!", Some(true), true),
+            ("preload_app! if ENV['X']", None, true),
+            ("preload_app!(false)", Some(false), false),
+            ("preload_app! false", Some(false), false),
         ] {
-            assert_eq!(PumaConfig::scan(text).preload, Some(preload), "{text}");
+            let found = scan(text).preload_app;
+            assert_eq!((found.known().copied(), found.likely()), (known, Some(likely)), "{text}");
         }
     }
 
     #[test]
     fn paths_and_commands_are_understood_where_they_are_plain() {
-        let found = PumaConfig::scan("rackup '/srv/app/releases/v1/config.ru'\nrestart_command 'bin/puma'\n");
-        assert_eq!(found.rackup.as_deref(), Some("/srv/app/releases/v1/config.ru"));
-        assert_eq!(found.restart_command.as_deref(), Some("bin/puma"));
-        assert_eq!(PumaConfig::scan("rackup DefaultRackup if x\n").rackup, None);
+        let found = scan("rackup '/srv/app/releases/v1/config.ru'\nrestart_command 'bin/puma'\n");
+        assert_eq!(found.rackup.known().unwrap(), "/srv/app/releases/v1/config.ru");
+        assert_eq!(found.restart_command.known().unwrap(), "bin/puma");
+        assert_eq!(scan("rackup DefaultRackup if x\n").rackup.likely(), None);
+        assert_eq!(scan("restart_command ENV['X']").restart_command.likely().unwrap(), "ENV['X']");
         for text in ["plugin :tmp_restart", "plugin 'tmp_restart'", "plugin(:tmp_restart)"] {
-            assert!(PumaConfig::scan(text).tmp_restart, "{text}");
+            assert_eq!(scan(text).tmp_restart, Evidence::Known((), line(1, text)), "{text}");
         }
-        assert!(!PumaConfig::scan("plugin :solid_queue\n# plugin :tmp_restart").tmp_restart);
+        assert_eq!(scan("plugin :solid_queue\n# plugin :tmp_restart").tmp_restart, Evidence::Default);
     }
 
     #[test]
     fn a_time_out_is_known_where_it_is_a_number_without_a_condition() {
-        let scan = |line: &str| PumaConfig::scan(line).worker_timeout;
-        let seconds = |n| Seconds::Is(Duration::from_secs(n));
-        assert_eq!(scan("worker_timeout 25 # s"), seconds(25));
-        assert_eq!(scan("worker_timeout(3_600)"), seconds(3_600));
+        let timeout = |line: &str| scan(line).worker_timeout.or_default(Duration::ZERO).map(|d| d.as_secs());
+        assert_eq!(timeout("worker_timeout 25 # s"), Some(25));
+        assert_eq!(timeout("worker_timeout(3_600)"), Some(3_600));
         assert_eq!(
-            scan("worker_timeout 3600 if ENV.fetch('RAILS_ENV', 'development') == 'development'"),
-            Seconds::Unknown
+            timeout("worker_timeout 3600 if ENV.fetch('RAILS_ENV', 'development') == 'development'"),
+            None
         );
-        assert_eq!(scan("worker_timeout Integer(ENV['T'])"), Seconds::Unknown);
-        assert_eq!(scan(""), Seconds::Unset);
-        assert_eq!(seconds(5).or(Duration::ZERO), Some(Duration::from_secs(5)));
+        assert_eq!(timeout("worker_timeout Integer(ENV['T'])"), None);
+        assert_eq!(timeout(""), Some(0), "the default");
     }
 
     #[test]
@@ -329,20 +278,35 @@ mod tests {
             "worker_timeout 90\nworker_timeout(30) if ENV['X']",
             "if x\n  worker_timeout 90\nend",
         ] {
-            assert_eq!(PumaConfig::scan(text).worker_timeout, Seconds::Unknown, "{text}");
+            assert!(matches!(scan(text).worker_timeout, Evidence::Unclear(..)), "{text}");
         }
-        let later = PumaConfig::scan("workers ENV['X']\nworkers 3\nworker_timeout 90");
-        assert_eq!((later.workers, later.worker_timeout), (Some(3), Seconds::Is(Duration::from_secs(90))));
-        assert!(matches!(later.said("workers"), Said::Plainly(Place { line: 2, .. })));
-        let assigned = PumaConfig::scan("workers = 3\nthreads 1, 2");
-        assert_eq!((assigned.workers, assigned.said("workers")), (None, Said::Nowhere));
+        let later = scan("workers ENV['X']\nworkers 3\nworker_timeout 90");
+        assert_eq!(later.workers, Evidence::Known(3, line(2, "workers 3")));
+        assert_eq!(later.worker_timeout.known(), Some(&Duration::from_secs(90)));
+        assert_eq!(scan("workers = 3\nthreads 1, 2").workers, Evidence::Default);
+        assert_eq!(Settings::unread().rackup, Evidence::Unclear(None, Place::Unread));
     }
 
     #[test]
     fn a_computed_directory_is_no_literal() {
         for text in ["File.expand_path('..', __dir__)", "\"#{root}/current\"", "root"] {
-            let found = PumaConfig::scan(&format!("directory {text}")).directory;
-            assert_eq!(found, Some(Directory::Computed(text.into())), "{text}");
+            let found = scan(&format!("directory {text}")).directory;
+            assert_eq!(found.known(), Some(&Directory::Computed(text.into())), "{text}");
         }
+    }
+
+    #[test]
+    fn the_command_line_counts_before_the_file() {
+        let arguments = Arguments::of("puma --dir /srv/app/current --preload app.ru").unwrap();
+        let file = scan("directory '/app'\npreload_app! false\nrackup 'config.ru'\nprune_bundler if x");
+        let found = file.started_with(Some(&arguments));
+        let place = |argument: &str| Place::CommandLine(argument.into());
+        assert_eq!(
+            found.directory,
+            Evidence::Known(Directory::Literal("/srv/app/current".into()), place("--dir /srv/app/current"))
+        );
+        assert_eq!(found.preload_app, Evidence::Known(true, place("--preload")));
+        assert_eq!(found.rackup, Evidence::Known("app.ru".into(), place("app.ru")));
+        assert_eq!(found.prune_bundler.known(), Some(&true), "it probably is");
     }
 }

@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 const LARGEST: u64 = 64 << 10;
 
 /// Where Rails applications keep Puma's state file, below the master's working directory.
-const USUAL_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
+pub(super) const USUAL_STATE_FILES: [&str; 2] = ["tmp/pids/puma.state", "tmp/puma.state"];
 
 /// What came of asking.
 #[derive(Debug)]

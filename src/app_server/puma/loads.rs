@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::statements::{self, Statement, without_strings};
+use super::statements::{self, Statement};
 use crate::app_server::files;
 
 /// Have code loaded or evaluated.
@@ -92,7 +92,7 @@ impl Search<'_> {
     }
 
     fn take(&mut self, file: &Path, statement: &Statement) -> io::Result<()> {
-        let bare = without_strings(&statement.text);
+        let bare = &statement.bare;
         let words: BTreeSet<&str> = bare.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
         let place = || format!("line {}, `{}`", statement.line, statement.text);
         if bare.contains("initialize!") {

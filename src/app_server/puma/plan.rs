@@ -86,7 +86,7 @@ impl Puma {
         let (Some(running), Some(setup)) = (running, &snapshot.memory.setup) else { return Ok(None) };
         let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
         let keeps_bundle = setup.keeps_bundle();
-        let given = setup.command_line.arguments.as_ref().and_then(|given| given.config.as_deref());
+        let given = setup.command_line.config();
         let pid = snapshot.master();
         let also = given.filter(|path| *path != "-").map(|path| PathBuf::from(path.to_owned()));
         let compare = move || {
@@ -151,13 +151,12 @@ fn refuse_what_no_restart_loads(
         return Ok(());
     };
     let another = |path: &&str| release_named(Path::new(path)).is_some_and(|named| named != release.as_str());
-    let rackup =
-        setup.command_line.arguments.as_ref().and_then(|given| given.rackup.as_deref()).filter(another);
+    let rackup = setup.command_line.rackup().filter(another);
     let rackup = rackup.or(change.and_then(|change| change.rackup.as_deref()));
     let changed = change.is_some_and(|change| change.bundle);
     let gemfile = setup.command_line.gemfile.as_deref().filter(another).filter(|_| changed);
     let why = match (&setup.restart_dir, rackup, gemfile) {
-        (RestartDir::Never(evidence), ..) if !snapshot.memory.moved => format!(
+        (Some(RestartDir::Never(evidence)), ..) if !snapshot.memory.moved => format!(
             "every restart of this Puma goes to the release that it was started in: {evidence}; set `directory` to the \
              link in Puma's configuration, as a literal, and restart the container once"
         ),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     command_line::release_named,
-    config_file::PumaConfig,
+    config_file::Settings,
     loads::{Loads, ending_in},
 };
 use crate::app_server::files::{differ, text};
@@ -163,7 +163,7 @@ fn is_version(text: &str) -> bool {
 /// A hot restart reads the new release's configuration; what that names is loaded.
 fn rackup_of_another(release: &Path) -> io::Result<Option<String>> {
     let Some(text) = text(&release.join(CONFIGURATION))? else { return Ok(None) };
-    let rackup = PumaConfig::scan(&text).rackup;
+    let rackup = Settings::scan(Path::new(CONFIGURATION), &text).rackup.likely();
     let own = release.file_name().and_then(|name| name.to_str());
     Ok(rackup.filter(|path| release_named(Path::new(path)).is_some_and(|named| Some(named) != own)))
 }

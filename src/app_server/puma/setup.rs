@@ -1,14 +1,17 @@
-//! How a Puma was set up, as far as its environment, its command line and its configuration tell. Puma has
-//! no way to be asked; so this is evidence that a plan weighs, and rarely proof.
+//! How a Puma is set up: what decides where a restart goes to and which kind is possible. The same model is filled from
+//! a running process (its command line, its environment, its configuration file) and, in CI, from the app's files.
+//! Puma cannot be asked; so this is evidence that a plan weighs, and rarely proof.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
     command_line::{CommandLine, release_named},
-    config_file::{Directory, PumaConfig},
+    config_file::{Directory, Settings, seconds},
+    evidence::{Evidence, Place},
     loads::{Loads, ending_in},
     started_by,
 };
@@ -24,25 +27,23 @@ const USUAL_PID_FILE: &str = "tmp/pids/server.pid";
 /// A pid, and a line's end, in bytes.
 const LARGEST_NUMBER: u64 = 64;
 
-/// What the evidence says.
+/// How a Puma is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setup {
-    /// Where a restart goes to.
-    pub restart_dir: RestartDir,
-    /// The app seems to be loaded before the workers are forked: no phased restart then.
-    pub preloads: bool,
-    /// The configuration, or the command line, says so.
-    pub surely_preloads: bool,
-    /// An extension of the app's that is loaded in the master itself.
+    /// The first number of Puma's version.
+    pub major: Option<u32>,
+    pub settings: Settings,
+    pub web_concurrency: Evidence<String>,
+    /// Where a restart goes to; `None` where only a running Puma shows it.
+    pub restart_dir: Option<RestartDir>,
+    /// Where the `tmp` of the release is.
+    pub tmp: Tmp,
+    /// Of a running Puma, as the following.
+    pub command_line: CommandLine,
+    /// An extension of the app that is loaded in the master itself.
     pub app_in_master: Option<&'static str>,
     /// What its configuration loads, where that cannot be told.
     pub unclear: Option<String>,
-    /// Puma's configuration, where there is one that can be read.
-    pub config: Option<PumaConfig>,
-    /// How it was started.
-    pub command_line: CommandLine,
-    /// Where the `tmp` of the release lies.
-    pub tmp: Tmp,
     /// A file below the release that has this process's number.
     pub pid_file: Option<String>,
 }
@@ -58,7 +59,7 @@ pub(in crate::app_server) enum RestartDir {
     Never(String),
 }
 
-/// Where the release's `tmp` lies.
+/// Where the release's `tmp` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tmp {
     /// It is not there, or not on the releases' volume.
@@ -77,68 +78,180 @@ pub(super) struct Pinned {
     pub path: String,
 }
 
+/// How the paths in a configuration are judged.
+#[derive(Clone, Copy)]
+enum Paths<'a> {
+    /// In the file system of a running Puma. It may be sure which file it read.
+    Process { pid: i32, pwd: Option<&'a str>, sure: bool },
+    /// From the names alone, in CI. This is the link.
+    Files { current: &'a Path },
+}
+
 impl Setup {
-    /// Reads the evidence; `seen` is the command line that Puma had before its title. Asks the volume, so it
-    /// may hang as long as that does.
-    pub fn read(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
+    /// Of a running Puma; `seen` is the command line that it had before its title. Asks the volume, so it may hang as
+    /// long as that does.
+    pub fn of_process(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
         let command_line = CommandLine::of(pid, seen);
         let (files, sure) = command_line.config_files(&environment(pid));
-        let mut config = files.iter().find_map(|path| read(pid, path)).map(|text| PumaConfig::scan(&text));
-        // Puma 8 takes it from there as well; what is written in the configuration goes first.
-        let by_variable = procs::environment(pid, "PUMA_PERSISTENT_TIMEOUT").filter(|text| !text.is_empty());
-        if let (Some(config), Some(text)) = (&mut config, by_variable.filter(|_| major >= Some(8))) {
-            config.default_keepalive(&text);
+        let settings = files.iter().find_map(|path| Some(Settings::scan(path, &read(pid, path)?)));
+        let settings = settings.unwrap_or_else(Settings::unread);
+        let mut settings = settings.started_with(command_line.arguments.as_ref());
+        if major >= Some(8) {
+            settings.persistent_timeout = settings.persistent_timeout.or(persistent_timeout(pid));
         }
-        let told = config.clone().unwrap_or_default();
+        let paths = Paths::Process { pid, pwd: command_line.pwd.as_deref(), sure };
         let web_concurrency = procs::environment(pid, "WEB_CONCURRENCY");
-        let by_default = preloads_by_default(major, web_concurrency.as_deref(), told.prunes_bundler);
-        let by_argument = command_line.arguments.as_ref().is_some_and(|arguments| arguments.preload);
-        let preload = told.preload.or(by_argument.then_some(true));
         Self {
-            restart_dir: restart_dir(pid, &command_line, &told, sure),
-            preloads: preload.unwrap_or(by_default),
-            surely_preloads: preload == Some(true),
+            major,
+            restart_dir: paths.restart_dir(&settings.directory),
+            web_concurrency: Evidence::given(web_concurrency, Place::Environment("WEB_CONCURRENCY")),
             app_in_master: started_by::extension_of_an_app(pid),
             unclear: unclear(pid, &files),
-            tmp: if told.tmp_restart { tmp(pid) } else { Tmp::Own },
+            tmp: if settings.tmp_restart == Evidence::Default { Tmp::Own } else { tmp(pid) },
             pid_file: pid_file(pid),
-            config,
+            settings,
             command_line,
+        }
+    }
+
+    /// Of an app's files, for pods in which `current` is the link and releases have these directories for themselves.
+    pub fn of_files(major: Option<u32>, settings: Settings, current: &Path, pod_dirs: &[PathBuf]) -> Self {
+        let own_tmp = pod_dirs.iter().any(|dir| dir == Path::new("tmp"));
+        Self {
+            major,
+            restart_dir: Paths::Files { current }.restart_dir(&settings.directory),
+            web_concurrency: Evidence::Unclear(None, Place::Environment("WEB_CONCURRENCY")),
+            tmp: if own_tmp { Tmp::Own } else { Tmp::OnVolume },
+            command_line: CommandLine::default(),
+            app_in_master: None,
+            unclear: None,
+            pid_file: None,
+            settings,
+        }
+    }
+
+    /// Whether the app is loaded before the workers are forked: there is no phased restart then.
+    pub fn preloads(&self) -> Evidence<bool> {
+        self.settings.preload_app.clone().or(self.preloads_by_default())
+    }
+
+    /// From 7.0 on a cluster preloads unless it prunes Bundler. Before that Puma decides when it has read
+    /// nothing but the environment: neither `workers` nor `prune_bundler` of its configuration matter then.
+    fn preloads_by_default(&self) -> Evidence<bool> {
+        let by_version = Place::Version(self.major);
+        match (self.major, &self.settings.prune_bundler, &self.web_concurrency) {
+            (Some(7..), Evidence::Unclear(_, place), _) => Evidence::Unclear(None, place.clone()),
+            (Some(7..), prunes, _) => Evidence::Known(prunes.known() != Some(&true), by_version),
+            (None, _, Evidence::Unclear(..)) => Evidence::Unclear(None, by_version),
+            (_, _, Evidence::Unclear(_, place)) => Evidence::Unclear(None, place.clone()),
+            (_, _, Evidence::Known(count, place)) => Evidence::Known(is_several(count), place.clone()),
+            (_, _, Evidence::Default) => Evidence::Known(false, by_version),
         }
     }
 
     /// Paths of one release that every restart goes on with: the rackup file is read at each boot by the path
     /// that was given, Bundler keeps to its own, and a restart command is what it is.
     pub fn pinned(&self) -> Vec<Pinned> {
-        let arguments = self.command_line.arguments.as_ref();
-        let config = self.config.as_ref();
-        let rackup = arguments.and_then(|given| given.rackup.as_deref());
-        let command = config.and_then(|config| config.restart_command.as_deref());
+        let command = self.settings.restart_command.known();
         let named = command
             .and_then(|text| text.split_whitespace().find(|word| release_named(Path::new(word)).is_some()));
         let given = [
-            ("the rackup file is", rackup.or(config.and_then(|config| config.rackup.as_deref()))),
-            ("BUNDLE_GEMFILE was", self.command_line.gemfile.as_deref()),
-            ("`restart_command` names", named),
+            ("the rackup file", self.settings.rackup.known().map(String::as_str)),
+            ("BUNDLE_GEMFILE", self.command_line.gemfile.as_deref()),
+            ("`restart_command`", named),
         ];
         given.into_iter().filter_map(|(what, path)| pinned(what, path)).collect()
     }
 
     /// `-C` into a release.
     pub fn pinned_config(&self) -> Option<Pinned> {
-        let arguments = self.command_line.arguments.as_ref();
-        pinned("`-C` is", arguments.and_then(|given| given.config.as_deref()))
+        pinned("`-C`", self.command_line.config())
     }
 
     /// A phased restart keeps the bundle that the master was started with.
     pub fn keeps_bundle(&self) -> bool {
-        !self.config.as_ref().is_some_and(|config| config.prunes_bundler)
+        self.settings.prune_bundler.known() != Some(&true)
+    }
+}
+
+impl Paths<'_> {
+    /// Puma's rule: `directory`, else PWD where that is the working directory, else the working directory.
+    fn restart_dir(self, directory: &Evidence<Directory>) -> Option<RestartDir> {
+        let fixed = |sure: bool, evidence: String| {
+            Some(if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) })
+        };
+        match (directory, self) {
+            (Evidence::Known(Directory::Literal(path), _), _) if self.follows(path) => {
+                Some(RestartDir::Follows)
+            }
+            (Evidence::Known(Directory::Literal(path), place), _) => {
+                let one = release_named(Path::new(path)).is_some();
+                let sure = self.is_sure() || (one && matches!(self, Self::Files { .. }));
+                let why = if one { "it names one release" } else { "it does not go through the link" };
+                fixed(sure, format!("{place} ({why})"))
+            }
+            // From the file's own place Ruby gives the resolved one.
+            (Evidence::Known(Directory::Computed(text), place), _)
+                if text.contains("__dir__") || text.contains("__FILE__") =>
+            {
+                fixed(
+                    self.is_sure(),
+                    format!("{place} (it is the release that the configuration was read from)"),
+                )
+            }
+            (Evidence::Known(Directory::Computed(text), place), _) if text.contains("realpath") => fixed(
+                false,
+                format!("{place} (it is resolved once: a phased restart goes to the old release)"),
+            ),
+            (Evidence::Known(Directory::Computed(_), place), Self::Process { .. }) => fixed(
+                false,
+                format!("{place} (it is computed, and a computed path is mostly a resolved one)"),
+            ),
+            (Evidence::Default, Self::Process { pwd, sure, .. }) => match pwd {
+                Some(path) if self.follows(path) => Some(RestartDir::Follows),
+                Some(path) => fixed(
+                    sure,
+                    format!("`directory` is not set, and PWD was {path}, which does not go through the link"),
+                ),
+                None => fixed(sure, "`directory` is not set, and PWD was not set".into()),
+            },
+            (Evidence::Known(..) | Evidence::Unclear(..) | Evidence::Default, _) => None,
+        }
+    }
+
+    /// Which configuration Puma reads.
+    fn is_sure(self) -> bool {
+        matches!(self, Self::Process { sure: true, .. })
+    }
+
+    fn follows(self, path: &str) -> bool {
+        match self {
+            Self::Process { pid, .. } => follows(pid, path),
+            Self::Files { current } => Path::new(path).starts_with(current),
+        }
     }
 }
 
 fn pinned(what: &'static str, path: Option<&str>) -> Option<Pinned> {
     let path = path.filter(|path| release_named(Path::new(path)).is_some())?;
     Some(Pinned { what, path: path.to_owned() })
+}
+
+/// Of the environment's number of workers.
+fn is_several(count: &str) -> bool {
+    let count = count.trim();
+    count == "auto" || count.parse::<u32>().is_ok_and(|workers| workers > 1)
+}
+
+/// Puma 8 takes it from there as well.
+fn persistent_timeout(pid: i32) -> Evidence<Duration> {
+    const NAME: &str = "PUMA_PERSISTENT_TIMEOUT";
+    let given = procs::environment(pid, NAME).filter(|text| !text.is_empty());
+    match given.as_deref().map(seconds) {
+        Some(Ok(number)) => Evidence::Known(number, Place::Environment(NAME)),
+        Some(Err(_)) => Evidence::Unclear(None, Place::Environment(NAME)),
+        None => Evidence::Default,
+    }
 }
 
 /// As Puma looks for it.
@@ -165,42 +278,6 @@ fn place(pid: i32, path: &Path) -> PathBuf {
         procs::in_root_of(pid, path)
     } else {
         PathBuf::from(format!("/proc/{pid}/cwd")).join(path)
-    }
-}
-
-/// From 7.0 on a cluster preloads unless it prunes Bundler. Before that Puma decides when it has read
-/// nothing but the environment: neither `workers` nor `prune_bundler` of its configuration matter then.
-fn preloads_by_default(major: Option<u32>, web_concurrency: Option<&str>, prunes_bundler: bool) -> bool {
-    if major.is_some_and(|major| major >= 7) {
-        return !prunes_bundler;
-    }
-    let several = |text: &str| text == "auto" || text.parse::<u32>().is_ok_and(|workers| workers > 1);
-    web_concurrency.map(str::trim).is_some_and(several)
-}
-
-/// The rules of Puma: `directory`, else PWD where that is the working directory, else the working directory.
-fn restart_dir(pid: i32, command_line: &CommandLine, config: &PumaConfig, sure: bool) -> RestartDir {
-    let fixed =
-        |evidence: String| if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) };
-    let by_argument = command_line.arguments.as_ref().and_then(|arguments| arguments.dir.clone());
-    match by_argument.map(Directory::Literal).as_ref().or(config.directory.as_ref()) {
-        Some(Directory::Literal(path)) if follows(pid, path) => RestartDir::Follows,
-        Some(Directory::Literal(path)) => fixed(format!("`directory` is {path}, which is no link")),
-        // From the file's own place Ruby gives the resolved one.
-        Some(Directory::Computed(text)) if text.contains("__dir__") || text.contains("__FILE__") => {
-            fixed(format!("`directory` is {text}, which is the release that the configuration was read from"))
-        }
-        Some(Directory::Computed(text)) if text.contains("realpath") => RestartDir::Fixed(format!(
-            "`directory` is {text}, which is resolved once: a phased restart goes to the old release"
-        )),
-        Some(Directory::Computed(_)) => {
-            RestartDir::Fixed("`directory` is computed, and a computed path is mostly a resolved one".into())
-        }
-        None => match &command_line.pwd {
-            Some(path) if follows(pid, path) => RestartDir::Follows,
-            Some(path) => fixed(format!("there is no `directory`, and PWD was {path}, which is no link")),
-            None => fixed("there is no `directory`, and PWD was not set".into()),
-        },
     }
 }
 
@@ -274,8 +351,13 @@ mod tests {
             (8, None, true, false),
             (8, Some("2"), true, false),
         ] {
-            let found = preloads_by_default(Some(major), web_concurrency, prunes);
-            assert_eq!(found, preloads, "{major} {web_concurrency:?} {prunes}");
+            let text = if prunes { "prune_bundler" } else { "" };
+            let settings = Settings::scan(Path::new("config/puma.rb"), text);
+            let files = Setup::of_files(Some(major), settings, Path::new("/srv/app/current"), &[]);
+            let told = web_concurrency.map(str::to_owned);
+            let web_concurrency = Evidence::given(told, Place::Environment("WEB_CONCURRENCY"));
+            let found = Setup { web_concurrency: web_concurrency.clone(), ..files }.preloads();
+            assert_eq!(found.known(), Some(&preloads), "{major} {web_concurrency:?} {prunes}");
         }
     }
 

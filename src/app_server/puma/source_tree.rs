@@ -1,18 +1,16 @@
-//! What an app's own files tell of its Puma, where none runs: in CI, before there is a pod.
+//! What an app's own files show of its Puma, where none runs: in CI, before there is a pod.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use super::{
-    checks::in_files::{self, Files},
-    config_file::PumaConfig,
+    checks::files::{Files, no_configuration, version},
+    config_file::Settings,
     release_diff::locked_puma,
+    setup::Setup,
 };
 use crate::{app_server::files::LARGEST_TEXT, finding::Check, plain_file};
 
-pub use super::checks::in_files::Told;
+pub use super::checks::files::Told;
 
 /// What Puma reads where `-C` names nothing, best first. The environment that chooses is production's.
 const USUAL: [&str; 2] = ["config/puma/production.rb", "config/puma.rb"];
@@ -26,16 +24,24 @@ pub struct App<'a> {
     pub config: Option<&'a Path>,
 }
 
-/// Everything that the files tell.
+/// Everything that the files show.
 ///
 /// # Errors
 /// When a file is there and cannot be read, or a file that was named is not there.
 pub fn examine(app: &App<'_>, told: &Told<'_>) -> io::Result<Vec<Check>> {
-    let files = Files { config: configuration(app)?, version: locked_puma(app.dir)? };
-    Ok(in_files::of(&files, told))
+    let locked = locked_puma(app.dir)?;
+    let mut checks = vec![version(locked.as_deref())];
+    let Some((path, settings)) = configuration(app)? else {
+        checks.push(no_configuration());
+        return Ok(checks);
+    };
+    let major = locked.and_then(|version| version.split('.').next()?.parse().ok());
+    let setup = Setup::of_files(major, settings, &told.current, told.pod_dirs);
+    checks.extend(Files { path, setup, told }.checks());
+    Ok(checks)
 }
 
-fn configuration(app: &App<'_>) -> io::Result<Option<(PathBuf, PumaConfig)>> {
+fn configuration<'a>(app: &App<'a>) -> io::Result<Option<(&'a Path, Settings)>> {
     let candidates = match app.config {
         Some(path) => vec![path],
         None => USUAL.map(Path::new).into(),
@@ -43,8 +49,7 @@ fn configuration(app: &App<'_>) -> io::Result<Option<(PathBuf, PumaConfig)>> {
     for path in candidates {
         match plain_file::read(&app.dir.join(path), LARGEST_TEXT) {
             Ok(bytes) => {
-                let config = PumaConfig::scan(&String::from_utf8_lossy(&bytes));
-                return Ok(Some((path.to_owned(), config)));
+                return Ok(Some((path, Settings::scan(path, &String::from_utf8_lossy(&bytes)))));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && app.config.is_none() => {}
             Err(error) => {

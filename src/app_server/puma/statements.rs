@@ -8,6 +8,8 @@ pub(super) struct Statement {
     pub line: usize,
     /// Without its comment; lines that go on are joined.
     pub text: String,
+    /// The same with nothing in its quotes.
+    pub bare: String,
     /// It is carried out once, whatever the environment says.
     pub sure: bool,
 }
@@ -59,7 +61,7 @@ impl Reader {
             && !CONDITIONS.iter().any(|condition| bare.contains(condition));
         self.left |= LEAVERS.contains(&first);
         self.depth += opens;
-        self.found.push(Statement { line, text, sure });
+        self.found.push(Statement { line, text, bare, sure });
     }
 }
 
@@ -152,8 +154,7 @@ fn without_comment(line: &str) -> &str {
     comment.map_or(line, |(at, ..)| &line[..at])
 }
 
-/// The same with nothing in its quotes.
-pub(super) fn without_strings(text: &str) -> String {
+fn without_strings(text: &str) -> String {
     quoted(text).filter(|(.., in_quotes)| !in_quotes).map(|(_, c, _)| c).collect()
 }
 

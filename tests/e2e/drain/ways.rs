@@ -1,58 +1,38 @@
 //! The other ways in which a container ends.
 
 use std::{
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use pitstop_rig::{
-    AgentRig, App, PumaRig, Setup, http,
+    App, Pod, Setup, http,
     kubelet::{self, Hook},
     poll, until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::PITSTOP;
+use crate::new_pod;
 
-struct Pod {
-    agent: AgentRig,
-    puma: PumaRig,
+fn in_sync(setup: Setup, env: &[(&str, &str)]) -> Pod {
+    env.iter().fold(new_pod(setup), |pod, (name, value)| pod.with(name, *value)).in_sync()
 }
 
-impl Pod {
-    fn start(setup: Setup, env: &[(&str, &str)]) -> Self {
-        let mut puma = PumaRig::empty(setup);
-        let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-        agent.env.extend(env.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-        agent.start_from_v1(&mut puma);
-        Self { agent, puma }
-    }
-
-    fn drain(&self) -> serde_json::Value {
-        self.agent.status().map(|mut status| status["drain"].take()).unwrap_or_default()
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(self.agent.log()).unwrap_or_default()
-    }
+/// The drain on /status.
+fn drain(pod: &Pod) -> serde_json::Value {
+    pod.status()["drain"].take()
 }
 
 fn signal(pid: Option<i32>, signal: Signal) {
     kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
 }
 
-fn slow_request(pod: &Pod, seconds: u32) -> thread::JoinHandle<Option<u16>> {
-    pitstop_rig::slow_request(&pod.puma, &pod.agent, seconds)
-}
-
 #[test]
 fn e2e_puma_that_dies_by_itself_ends_the_drain() {
-    let mut pod =
-        Pod::start(Setup::default(), &[("PITSTOP_DRAIN_MIN", "30s"), ("PITSTOP_DRAIN_QUIET", "15s")]);
+    let mut pod = in_sync(Setup::default(), &[("PITSTOP_DRAIN_MIN", "30s"), ("PITSTOP_DRAIN_QUIET", "15s")]);
     pod.puma.container().keep_ended();
     let call = pod.agent.prestop();
-    until("the drain", || pod.drain().is_object().then_some(()));
+    until("the drain", || drain(&pod).is_object().then_some(()));
     signal(pod.puma.master(), Signal::KILL);
     assert_eq!(call.join().unwrap().unwrap()["result"], "already_gone");
 }
@@ -60,17 +40,17 @@ fn e2e_puma_that_dies_by_itself_ends_the_drain() {
 #[test]
 fn e2e_a_hook_that_is_cut_off_is_followed_by_the_end() {
     // `--force --grace-period=0`: the hook is called, cut off after a second, and SIGTERM goes to all.
-    let mut pod = Pod::start(Setup::default(), &[]);
+    let mut pod = in_sync(Setup::default(), &[]);
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(1));
     assert_eq!((end.answer, end.killed), (None, false));
     assert_eq!(pod.agent.terminate(), Some(0));
-    assert!(pod.said().contains("went by itself"), "{}", pod.said());
+    assert!(pod.log().contains("went by itself"), "{}", pod.log());
 }
 
 #[test]
 fn e2e_a_classic_sidecar_gets_sigterm_with_the_hook_and_holds_it_all_the_same() {
-    let mut pod = Pod::start(Setup::default(), &[]);
-    let request = slow_request(&pod, 5);
+    let mut pod = in_sync(Setup::default(), &[]);
+    let request = pod.slow_request(5);
     signal(pod.agent.pid(), Signal::TERM);
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(60));
     assert!(request.is_finished(), "SIGTERM came with a request in flight");
@@ -81,45 +61,45 @@ fn e2e_a_classic_sidecar_gets_sigterm_with_the_hook_and_holds_it_all_the_same() 
 
 #[test]
 fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
-    let mut pod = Pod::start(Setup::default(), &[("PITSTOP_DRAIN_MAX", "3s"), ("PITSTOP_DRAIN_QUIET", "2s")]);
-    let _request = slow_request(&pod, 40);
+    let mut pod = in_sync(Setup::default(), &[("PITSTOP_DRAIN_MAX", "3s"), ("PITSTOP_DRAIN_QUIET", "2s")]);
+    let _request = pod.slow_request(40);
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(5));
     let answer = end.answer.unwrap();
     assert_eq!((&answer["result"], &answer["requests_left"]), (&"deadline".into(), &1.into()));
     assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
     let metrics = pod.agent.get("/metrics").unwrap().body;
     assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
-    assert!(pod.said().contains("left: from 127.0.0.1, "), "{}", pod.said());
+    assert!(pod.log().contains("left: from 127.0.0.1, "), "{}", pod.log());
     let cut = "cut off by the app server's end: from 127.0.0.1, ";
-    until("what was really cut", || pod.said().contains(cut).then_some(()));
+    until("what was really cut", || pod.log().contains(cut).then_some(()));
 }
 
 #[test]
 fn e2e_status_shows_what_a_drain_waits_for() {
-    let pod = Pod::start(Setup::default(), &[]);
-    let request = slow_request(&pod, 12);
+    let pod = in_sync(Setup::default(), &[]);
+    let request = pod.slow_request(12);
     let call = pod.agent.prestop();
     let drain = until("a drain that waits for a request alone", || {
-        let drain = pod.drain();
+        let drain = drain(&pod);
         (drain["waits_for"] == serde_json::json!(["in_flight"])).then_some(drain)
     });
     assert_eq!((&drain["requests_in_flight"], &drain["result"]), (&1.into(), &serde_json::Value::Null));
     assert!(drain["seconds_left"].as_f64().unwrap() > 1.0, "{drain}");
     assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
     assert_eq!(request.join().unwrap(), Some(200));
-    assert!(pod.said().contains("for proof that nothing is in flight"), "{}", pod.said());
+    assert!(pod.log().contains("for proof that nothing is in flight"), "{}", pod.log());
 }
 
 #[test]
 fn e2e_a_websocket_is_waited_for_or_ignored() {
     for policy in ["wait", "ignore"] {
-        let pod = Pod::start(Setup::default(), &[("PITSTOP_DRAIN_UPGRADED", policy)]);
+        let pod = in_sync(Setup::default(), &[("PITSTOP_DRAIN_UPGRADED", policy)]);
         let port = pod.puma.port();
         // It ends by itself after 8 s; its server speaks all the time.
         let began = Instant::now();
         let socket = thread::spawn(move || http::get_within(port, "/socket?s=8", Duration::from_secs(60)));
         let call = pod.agent.prestop();
-        until("the websocket on /status", || (pod.drain()["upgraded"] == 1).then_some(()));
+        until("the websocket on /status", || (drain(&pod)["upgraded"] == 1).then_some(()));
         assert_eq!(call.join().unwrap().unwrap()["result"], "drained", "{policy}");
         assert_eq!(socket.is_finished(), policy == "wait", "{policy} after {:?}", began.elapsed());
         let _ = socket.join();
@@ -129,9 +109,8 @@ fn e2e_a_websocket_is_waited_for_or_ignored() {
 #[test]
 fn e2e_a_liveness_kill_in_the_middle_of_a_hot_restart_leaves_a_pod_that_deploys() {
     let setup = Setup { boot_seconds: 2.0, restarted: true, ..Setup::default() };
-    let mut pod = Pod::start(setup, &[("PITSTOP_RESTART_MODE", "hot")]);
-    pod.agent.publish(&pod.puma, App::Good, "v2");
-    pod.agent.promote("v2");
+    let mut pod = in_sync(setup, &[("PITSTOP_RESTART_MODE", "hot")]);
+    pod.deploy(App::Good, "v2");
     until("the restart", || (pod.agent.status()?["stage"] == "verifying").then_some(()));
     let answer = pod.agent.prestop().join().unwrap().unwrap();
     assert!(["drained", "deadline"].contains(&answer["result"].as_str().unwrap()), "{answer}");
@@ -140,18 +119,16 @@ fn e2e_a_liveness_kill_in_the_middle_of_a_hot_restart_leaves_a_pod_that_deploys(
     signal(pod.puma.container().pid(), Signal::TERM);
     until("the container's next start", || (pod.puma.starts() > starts).then_some(()));
     pod.agent.wait_in_sync("v2");
-    assert!(pod.drain().is_null(), "the drain is undone");
-    pod.agent.publish(&pod.puma, App::Good, "v3");
-    pod.agent.promote("v3");
+    assert!(drain(&pod).is_null(), "the drain is undone");
+    pod.deploy(App::Good, "v3");
     pod.agent.wait_in_sync("v3");
 }
 
 #[test]
 fn e2e_a_drain_in_the_middle_of_a_phased_restart_waits_for_it_and_begins_nothing_else() {
     let setup = Setup { boot_seconds: 1.0, ..Setup::default() };
-    let mut pod = Pod::start(setup, &[("PITSTOP_RESTART_MODE", "phased")]);
-    pod.agent.publish(&pod.puma, App::Good, "v2");
-    pod.agent.promote("v2");
+    let mut pod = in_sync(setup, &[("PITSTOP_RESTART_MODE", "phased")]);
+    pod.deploy(App::Good, "v2");
     until("the restart", || (pod.agent.status()?["stage"] == "verifying").then_some(()));
     pod.agent.publish(&pod.puma, App::Good, "v3");
     let call = pod.agent.prestop();
@@ -174,34 +151,29 @@ fn middleware() -> String {
 
 #[test]
 fn e2e_an_app_that_knows_of_the_drain_sends_its_clients_away() {
-    let mut puma = PumaRig::empty(Setup::default());
-    let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-    let file = agent.state_dir().join("draining");
-    puma.set_env("PITSTOP_DRAIN_FILE", file.to_string_lossy());
-    let dir = agent.build(&puma, App::Good, "v1");
-    let app = std::fs::read_to_string(dir.join("config.ru")).unwrap();
-    std::fs::write(dir.join("config.ru"), format!("{}\nuse DrainCloses\n{app}", middleware())).unwrap();
-    agent.must(&["publish", &dir.to_string_lossy(), "--release", "v1"]);
-    agent.promote("v1");
-    agent.must(&["fetch"]);
-    puma.run();
-    puma.wait_for_release("v1");
-    agent.start();
-    agent.wait_in_sync("v1");
-    let mut pooled = Pooled::connect(puma.port());
+    let mut pod = new_pod(Setup::default());
+    let file = pod.agent.state_dir().join("draining");
+    pod.puma.set_env("PITSTOP_DRAIN_FILE", file.to_string_lossy());
+    pod.deploy_changed("v1", |dir| {
+        let app = std::fs::read_to_string(dir.join("config.ru")).unwrap();
+        std::fs::write(dir.join("config.ru"), format!("{}\nuse DrainCloses\n{app}", middleware())).unwrap();
+    });
+    pod.boot();
+    let pod = pod.started();
+    let mut pooled = Pooled::connect(pod.puma.port());
     assert_eq!((pooled.ask(), pooled.ask()), (false, false), "nothing drains yet");
     // A stray call tells nobody to go.
-    let stray = agent.port();
+    let stray = pod.agent.port();
     let stray = thread::spawn(move || http::get_within(stray, "/prestop", Duration::from_secs(60)));
-    until("the stray call", || (agent.status()?["drain"]["holds_deploys"] == false).then_some(()));
+    until("the stray call", || (pod.agent.status()?["drain"]["holds_deploys"] == false).then_some(()));
     assert!(!pooled.ask());
-    let call = agent.prestop();
+    let call = pod.agent.prestop();
     until("the client is sent away", || pooled.ask().then_some(()));
     assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
     assert_eq!(stray.join().unwrap().unwrap().status, 200);
-    agent.must(&["undrain"]);
+    pod.agent.must(&["undrain"]);
     until("the app serves on", || (!file.exists()).then_some(()));
-    assert!(!Pooled::connect(puma.port()).ask());
+    assert!(!Pooled::connect(pod.puma.port()).ask());
 }
 
 /// A client that keeps its connection.
@@ -226,12 +198,12 @@ impl Pooled {
 
 #[test]
 fn e2e_the_command_holds_as_long_as_the_request_does() {
-    let mut pod = Pod::start(Setup::default(), &[]);
-    let request = slow_request(&pod, 3);
+    let mut pod = in_sync(Setup::default(), &[]);
+    let request = pod.slow_request(3);
     let told = pod.agent.must(&["drain"]);
     assert!(request.is_finished(), "it ended with a request in flight");
     assert!(told.starts_with("drained after"), "{told}");
-    assert!(pod.drain()["holds_deploys"] == true, "it is meant");
+    assert!(drain(&pod)["holds_deploys"] == true, "it is meant");
     // Without an agent it holds for drain.min, and says so.
     pod.agent.kill();
     let alone = pod.agent.command(&["drain"]).unwrap();

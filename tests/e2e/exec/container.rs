@@ -2,35 +2,45 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    ops::{Deref, DerefMut},
+    path::PathBuf,
     process::Command,
-    thread,
 };
 
 use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
-use pitstop_rig::{AgentRig, App, Container, Image, PATIENCE, PumaRig, Setup, poll, puma::children, until};
+use pitstop_rig::{Container, Image, PATIENCE, Setup, poll, puma::children, until};
 
-use crate::PITSTOP;
+use crate::{PITSTOP, new_pod};
 
 pub struct Pod {
-    pub agent: AgentRig,
-    pub puma: PumaRig,
     container: Option<Container>,
     /// What the shell that `pitstop exec` starts is told.
     pub script: String,
+    /// Its agent and its Puma are in the container; the rig starts neither.
+    pod: pitstop_rig::Pod,
+}
+
+impl Deref for Pod {
+    type Target = pitstop_rig::Pod;
+
+    fn deref(&self) -> &Self::Target {
+        &self.pod
+    }
+}
+
+impl DerefMut for Pod {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.pod
+    }
 }
 
 impl Pod {
     /// `v1` is in the store and the pointer names it; nothing runs, the volume is empty.
     pub fn unborn(setup: Setup) -> Self {
-        let puma = PumaRig::empty(setup);
-        let agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-        let pod = Self { agent, puma, container: None, script: exec_puma() };
-        pod.deploy(App::Good, "v1");
-        pod
+        Self { container: None, script: exec_puma(), pod: new_pod(setup).published() }
     }
 
     /// The agent has proved that `v1` runs.
@@ -39,11 +49,6 @@ impl Pod {
         pod.start();
         pod.agent.wait_in_sync("v1");
         pod
-    }
-
-    pub fn deploy(&self, app: App, id: &str) {
-        self.agent.publish(&self.puma, app, id);
-        self.agent.promote(id);
     }
 
     /// Starts the container, for the first time or again.
@@ -62,7 +67,7 @@ impl Pod {
             command.env("CURRENT", &current).env("RIG_RUN", &run).envs(env.iter().cloned());
             command
         });
-        self.container = Some(Container::start(recipe, self.log(), false));
+        self.container = Some(Container::start(recipe, self.puma.log(), false));
         // A port that was taken meanwhile is the test's bad luck; nothing here depends on it.
         until("the agent answers", || self.agent.get("/live").ok());
     }
@@ -119,27 +124,8 @@ impl Pod {
         self.container().exit_code()
     }
 
-    /// A request that takes so many seconds from now on, and that Puma serves.
-    pub fn slow_request(&self, seconds: u32) -> thread::JoinHandle<Option<u16>> {
-        pitstop_rig::slow_request(&self.puma, &self.agent, seconds)
-    }
-
-    pub fn log(&self) -> PathBuf {
-        self.puma.log()
-    }
-
     pub fn said(&self) -> String {
-        std::fs::read_to_string(self.log()).unwrap_or_default()
-    }
-
-    pub fn journal(&self) -> String {
-        let journal = self.puma.deploy_to().join(".pitstop/pods/rig/revisions.log");
-        std::fs::read_to_string(journal).unwrap_or_default()
-    }
-
-    pub fn current(&self) -> String {
-        let current = self.puma.current().canonicalize().unwrap();
-        current.file_name().unwrap().to_string_lossy().into_owned()
+        std::fs::read_to_string(self.puma.log()).unwrap_or_default()
     }
 }
 

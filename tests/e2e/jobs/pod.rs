@@ -2,14 +2,16 @@
 
 use std::{
     fs,
+    ops::{Deref, DerefMut},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use pitstop_rig::{AgentRig, Container, PATIENCE, PumaRig, Setup, poll};
+use pitstop_rig::{Container, PATIENCE, PumaRig, Setup, until_within};
 
-use crate::PITSTOP;
+use crate::new_pod;
 
 /// Each job writes down when it begins and when it has ended, and as which release.
 const JOBS: &str = r##"require 'sidekiq'
@@ -28,44 +30,58 @@ end
 "##;
 
 pub struct Pod {
-    pub agent: AgentRig,
     /// Ended before Redis and the volume.
     pub worker: Option<Container>,
     _redis: Container,
-    volume: PumaRig,
+    /// Its volume and its agent; no Puma runs.
+    pod: pitstop_rig::Pod,
+}
+
+impl Deref for Pod {
+    type Target = pitstop_rig::Pod;
+
+    fn deref(&self) -> &Self::Target {
+        &self.pod
+    }
+}
+
+impl DerefMut for Pod {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.pod
+    }
 }
 
 /// Sidekiq boots for seconds on a busy machine, and tells of its jobs every five.
+const JOBS_PATIENCE: Duration = PATIENCE.saturating_mul(5);
+
 #[track_caller]
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
-    assert!(poll(5 * PATIENCE, || condition().then_some(())).is_some(), "waited in vain: {what}");
+    until_within(JOBS_PATIENCE, what, || condition().then_some(()));
 }
 
 impl Pod {
     /// `v1` runs, and the agent has proved it.
     pub fn in_sync() -> Self {
-        let volume = PumaRig::empty(Setup::default());
-        let mut agent = AgentRig::prepare(Path::new(PITSTOP), &volume);
-        fs::create_dir(volume.scratch().join("pod")).unwrap();
-        fs::write(agent.config(), configuration(&volume)).unwrap();
+        let mut pod = new_pod(Setup::default());
+        fs::create_dir(pod.puma.scratch().join("pod")).unwrap();
+        fs::write(pod.agent.config(), configuration(&pod.puma)).unwrap();
         for (key, value) in [
-            ("PITSTOP_SOURCE", agent.store().display().to_string()),
-            ("PITSTOP_STATE_DIR", agent.state_dir().display().to_string()),
-            ("PITSTOP_LISTEN", format!("127.0.0.1:{}", agent.port())),
+            ("PITSTOP_SOURCE", pod.agent.store().display().to_string()),
+            ("PITSTOP_STATE_DIR", pod.agent.state_dir().display().to_string()),
+            ("PITSTOP_LISTEN", format!("127.0.0.1:{}", pod.agent.port())),
             ("PITSTOP_POD", "jobs".into()),
             ("PITSTOP_POLL_INTERVAL", "500ms".into()),
             ("PITSTOP_VERIFY_SOAK", "1s".into()),
             ("PITSTOP_RESTART_SPREAD", "0s".into()),
             ("PITSTOP_COMMAND_TIMEOUT", "60s".into()),
         ] {
-            agent.env.push((key.into(), value));
+            pod.set(key, value);
         }
-        agent.env.extend(places(&volume));
-        let redis = redis(&volume);
-        let mut pod = Self { agent, worker: None, _redis: redis, volume };
+        pod.agent.env.extend(places(&pod.puma));
+        let mut pod = Self { worker: None, _redis: redis(&pod.puma), pod };
         pod.deploy("v1", "");
         pod.agent.must(&["fetch"]);
-        pod.worker = Some(worker(&pod.volume));
+        pod.worker = Some(worker(&pod.puma));
         pod.agent.start();
         pod.wait_in_sync("v1");
         pod
@@ -73,19 +89,16 @@ impl Pod {
 
     /// Publishes a release with these further lines, and moves the pointer to it.
     pub fn deploy(&self, id: &str, lines: &str) {
-        let release = self.volume.scratch().join("build").join(id);
+        let release = self.puma.scratch().join("build").join(id);
         fs::create_dir_all(&release).unwrap();
         fs::write(release.join("jobs.rb"), format!("{JOBS}{lines}")).unwrap();
-        self.agent.must(&["publish", &release.to_string_lossy(), "--release", id]);
+        self.agent.publish_dir(&release, id);
         self.agent.promote(id);
     }
 
     #[track_caller]
     pub fn wait_in_sync(&self, id: &str) {
-        eventually(&format!("in sync with {id}"), || {
-            let status = self.agent.status().unwrap_or_default();
-            status["in_sync"] == true && status["running"] == id
-        });
+        self.agent.wait_in_sync_within(JOBS_PATIENCE, id);
     }
 
     /// Puts a job into the queue that takes so many seconds.
@@ -104,32 +117,29 @@ impl Pod {
 
     fn redis(&self, words: &[&str]) -> String {
         let output =
-            Command::new("redis-cli").arg("-s").arg(socket(&self.volume)).args(words).output().unwrap();
+            Command::new("redis-cli").arg("-s").arg(socket(&self.puma)).args(words).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// What the jobs wrote.
     pub fn journal(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.volume.scratch().join("journal")).unwrap_or_default();
+        let text = fs::read_to_string(self.puma.scratch().join("journal")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// What Sidekiq calls itself.
     pub fn title(&self) -> String {
-        let pid = fs::read_to_string(self.volume.scratch().join("pod/job-worker.pid")).unwrap_or_default();
+        let pid = fs::read_to_string(self.puma.scratch().join("pod/job-worker.pid")).unwrap_or_default();
         fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default()
     }
 }
 
 impl Drop for Pod {
-    /// A failed test shows what the agent said.
+    /// A failed test shows what the jobs did.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = fs::read_to_string(self.agent.log()).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            eprintln!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
-            eprintln!("{:?}\n{:?}\n{}", self.agent.status(), self.journal(), self.title());
+            eprintln!("{:?}\n{}", self.journal(), self.title());
         }
     }
 }

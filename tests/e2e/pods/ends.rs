@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pitstop_rig::{http, pod::What};
+use pitstop_rig::{containers::What, http};
 
 use super::shop::{PORT, Shop, classic, native};
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use pitstop_rig::{
     App,
-    pod::{Manifest, What},
+    containers::{Manifest, What},
 };
 
 use serde_json::Value;

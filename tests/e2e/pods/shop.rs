@@ -8,7 +8,7 @@ use std::{
 
 use pitstop_rig::{
     App,
-    pod::{Manifest, Pod, What},
+    containers::{Manifest, Pod, What},
 };
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! What goes wrong in pods.
 
-use pitstop_rig::{App, pod::What};
+use pitstop_rig::{App, containers::What};
 use rustix::process::Signal;
 
 use super::shop::{PORT, Shop, native};

@@ -1,7 +1,6 @@
 //! By what it is known which release a worker runs.
 
 use super::*;
-use crate::PITSTOP;
 
 /// Changes the agent's configuration.
 type Configured = fn(String) -> String;
@@ -18,30 +17,14 @@ fn unnamed(yaml: String) -> String {
     yaml.replace(HEADER, "")
 }
 
-/// Puma takes the path of its rackup file from its environment, as from an `-r` with an absolute path.
-fn absolute(setup: Setup) -> (Setup, impl Fn(&PumaRig) -> String) {
-    let config = "rackup ENV['RIG_RACKUP'] if ENV['RIG_RACKUP']".to_owned();
-    (Setup { config, ..setup }, |puma: &PumaRig| {
-        puma.inside(&puma.releases().join("v1/config.ru")).display().to_string()
-    })
-}
-
-/// Every process works in the new release, and the code is v1's.
+/// Every process works in the new release, and the code is v1's: Puma takes the path of its rackup file from its
+/// environment, as from an `-r` with an absolute path.
 fn a_pod_with_the_code_of_v1(app: App, configured: impl Fn(String) -> String, mode: &str) -> Pod {
-    let (setup, path) = absolute(Setup::default());
-    let mut puma = PumaRig::empty(setup);
-    let path = path(&puma);
-    puma.set_env("RIG_RACKUP", path);
-    let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-    let yaml = std::fs::read_to_string(agent.config()).unwrap();
-    std::fs::write(agent.config(), configured(yaml)).unwrap();
-    agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.into()));
-    let mut pod = Pod { agent, puma };
-    pod.deploy(app, "v1");
-    pod.agent.must(&["fetch"]);
-    pod.puma.run();
-    pod.puma.wait_for_release("v1");
-    pod.started()
+    let config = "rackup ENV['RIG_RACKUP'] if ENV['RIG_RACKUP']".to_owned();
+    let mut pod = new_pod(Setup { config, ..Setup::default() });
+    let rackup = pod.puma.inside(&pod.puma.releases().join("v1/config.ru"));
+    pod.puma.set_env("RIG_RACKUP", rackup.display().to_string());
+    pod.configured(configured).with("PITSTOP_RESTART_MODE", mode).born_from(app).started()
 }
 
 #[track_caller]
@@ -53,8 +36,7 @@ fn is_undone(pod: &Pod, app: App) {
     });
     assert_eq!(status["rejected"][0]["reason"], "release_mismatch", "{status}");
     until("v1 again", || (pod.status()["running"] == "v1").then_some(()));
-    let path = pod.puma.current().canonicalize().unwrap();
-    assert_eq!(path, pod.puma.releases().join("v1"), "it was flipped back");
+    assert_eq!(pod.current(), pod.puma.releases().join("v1"), "it was flipped back");
 }
 
 /// By a header, or by a field of the answer.
@@ -63,11 +45,11 @@ fn e2e_each_worker_is_heard() {
     let ways: [(&str, Configured); 2] = [("by a header", |yaml| yaml), ("by a field", by_field)];
     side_by_side(ways.map(|(name, configured)| (name.to_owned(), configured)), |configured| {
         let setup = Setup { workers: 3, ..Setup::default() };
-        let pod = Pod::born(setup, App::Good, configured, &[]).started();
+        let pod = new_pod(setup).configured(configured).in_sync();
         // What was there before the agent is heard as well.
-        pod.wait_for_proof("v1", "every_worker");
+        wait_for_proof(&pod, "v1", "every_worker");
         pod.deploy(App::Good, "v2");
-        let status = pod.wait_for_proof("v2", "every_worker");
+        let status = wait_for_proof(&pod, "v2", "every_worker");
         assert!(status["proof_message"].as_str().unwrap().contains("each of 3"), "{status}");
         let shown = pod.agent.must(&["status"]);
         assert!(shown.contains("each of 3 named the release"), "{shown}");
@@ -86,10 +68,10 @@ fn e2e_a_path_into_an_old_release_is_caught_by_the_name_or_by_the_files_that_are
 
 #[test]
 fn e2e_without_a_name_files_are_a_proof_and_else_the_directory_is() {
-    let pod = Pod::born(Setup::default(), App::KeepsFileOpen, unnamed, &[]).started();
-    pod.wait_for_proof("v1", "files");
+    let pod = new_pod(Setup::default()).configured(unnamed).born_from(App::KeepsFileOpen).started();
+    wait_for_proof(&pod, "v1", "files");
     pod.deploy(App::KeepsFileOpen, "v2");
-    pod.wait_for_proof("v2", "files");
+    wait_for_proof(&pod, "v2", "files");
     pod.deploy(App::Good, "v3");
-    pod.wait_for_proof("v3", "cwd");
+    wait_for_proof(&pod, "v3", "cwd");
 }

@@ -30,9 +30,9 @@ fn workers(pod: &Pod) -> Vec<i64> {
 
 #[test]
 fn e2e_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
-    let pod = Pod::born(Setup::default(), App::Good, |yaml| yaml, &[]).started();
+    let pod = new_pod(Setup::default()).in_sync();
     for command in ["restart", "phased-restart"] {
-        pod.wait_for_proof("v1", "every_worker");
+        wait_for_proof(&pod, "v1", "every_worker");
         let before = workers(&pod);
         assert!(pumactl(&pod, command), "{command}");
         until(&format!("other workers after {command}"), || {
@@ -43,9 +43,9 @@ fn e2e_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
         let shown = pod.agent.must(&["status"]);
         assert!(shown.contains("restarted by somebody else at 2"), "{command}: {shown}");
     }
-    let status = pod.wait_for_proof("v1", "every_worker");
+    let status = wait_for_proof(&pod, "v1", "every_worker");
     assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 1));
-    let log = std::fs::read_to_string(pod.agent.log()).unwrap();
+    let log = pod.log();
     assert_eq!(log.matches("and not by pitstop").count(), 2, "{log}");
 }
 
@@ -54,7 +54,7 @@ fn e2e_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
 fn e2e_a_master_that_somebody_ends_in_a_deploy_is_not_the_releases_fault() {
     let setup = Setup { restarted: true, ..Setup::default() };
     let slowly = |yaml: String| yaml.replace("soak: 1s", "soak: 3s");
-    let pod = Pod::born(setup, App::Good, slowly, &[]).started();
+    let pod = new_pod(setup).configured(slowly).in_sync();
     pod.deploy(App::Good, "v2");
     let on_v2 = |worker: &serde_json::Value| worker["booted"] == true && worker["release"] == "v2";
     until("workers of v2", || {
@@ -64,7 +64,7 @@ fn e2e_a_master_that_somebody_ends_in_a_deploy_is_not_the_releases_fault() {
     });
     signal(pod.puma.master().unwrap(), "TERM");
     until("the finding", || pod.found("MASTER_ENDED").then_some(()));
-    let status = pod.wait_for_proof("v2", "every_worker");
+    let status = wait_for_proof(&pod, "v2", "every_worker");
     assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 2));
     let shown = pod.agent.must(&["status"]);
     assert!(shown.contains("the app server's master ended at 2"), "{shown}");
@@ -77,7 +77,7 @@ fn e2e_restarts_by_others_at_any_moment_neither_kill_puma_nor_condemn_a_release(
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (rounds, seed) = (number("RIG_OTHERS").unwrap_or(2), number("RIG_SEED").unwrap_or(20_261_121));
     let setup = Setup { restarted: true, boot_seconds: 0.3, ..Setup::default() };
-    let pod = Pod::born(setup, App::Good, |yaml| yaml, &[]).started();
+    let pod = new_pod(setup).in_sync();
     let mut dice = Dice(seed);
     for round in 2..rounds + 2 {
         let id = format!("v{round}");
@@ -94,7 +94,7 @@ fn e2e_restarts_by_others_at_any_moment_neither_kill_puma_nor_condemn_a_release(
             pod.agent.promote(&id);
         });
         pod.agent.wait_in_sync(&id);
-        pod.wait_for_proof(&id, "every_worker");
+        wait_for_proof(&pod, &id, "every_worker");
         assert_eq!(pod.puma.get("/").unwrap().release.as_deref(), Some(id.as_str()));
         assert_eq!((&pod.status()["rejected"], pod.puma.starts()), (&serde_json::json!([]), 1), "{id}");
     }
@@ -104,8 +104,8 @@ fn e2e_restarts_by_others_at_any_moment_neither_kill_puma_nor_condemn_a_release(
 #[test]
 fn e2e_workers_that_a_worker_forks_are_moved_and_reforked() {
     let setup = Setup { workers: 3, config: "fork_worker".into(), ..Setup::default() };
-    let pod = Pod::born(setup, App::Good, |yaml| yaml, &[]).started();
-    pod.wait_for_proof("v1", "every_worker");
+    let pod = new_pod(setup).in_sync();
+    wait_for_proof(&pod, "v1", "every_worker");
     let before = workers(&pod);
     signal(pod.puma.master().unwrap(), "URG");
     until("a refork", || {
@@ -113,9 +113,9 @@ fn e2e_workers_that_a_worker_forks_are_moved_and_reforked() {
         let kept = now.iter().filter(|pid| before.contains(pid)).count();
         (now.len() == 3 && kept == 1).then_some(())
     });
-    pod.wait_for_proof("v1", "every_worker");
+    wait_for_proof(&pod, "v1", "every_worker");
     assert!(!pod.found(CODE), "{}", pod.status());
     pod.deploy(App::Good, "v2");
-    pod.wait_for_proof("v2", "every_worker");
+    wait_for_proof(&pod, "v2", "every_worker");
     assert_eq!(pod.status()["rejected"], serde_json::json!([]));
 }

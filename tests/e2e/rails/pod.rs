@@ -1,23 +1,36 @@
 //! A pod: a Rails that was born with `v1`, and its agent.
 
-use std::path::Path;
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
-use pitstop_rig::{AgentRig, Image, PATIENCE, PumaRig, Setup, Wrapper, is_root, poll};
+use pitstop_rig::{Image, PATIENCE, Setup, Wrapper, is_root, until_within};
 use serde_json::Value;
 
 use super::app::{Change, Shop};
-use crate::PITSTOP;
+use crate::new_pod;
 
 /// A Rails boots for half a second, and for many on a busy machine; some steps take several boots.
-#[track_caller]
-fn eventually(what: &str, condition: impl FnMut() -> Option<()>) {
-    assert!(poll(4 * PATIENCE, condition).is_some(), "waited in vain: {what}");
-}
+const RAILS_PATIENCE: Duration = PATIENCE.saturating_mul(4);
 
 pub struct Pod {
-    pub agent: AgentRig,
-    pub puma: PumaRig,
+    pod: pitstop_rig::Pod,
     pub shop: Shop,
+}
+
+impl Deref for Pod {
+    type Target = pitstop_rig::Pod;
+
+    fn deref(&self) -> &Self::Target {
+        &self.pod
+    }
+}
+
+impl DerefMut for Pod {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.pod
+    }
 }
 
 impl Pod {
@@ -39,13 +52,12 @@ impl Pod {
             restarted: true,
             ..Setup::default()
         };
-        let mut puma = PumaRig::empty(setup);
-        puma.set_env("RAILS_ENV", "production");
-        puma.set_env("RAILS_LOG_LEVEL", "warn");
-        puma.set_env("PORT", puma.port().to_string());
-        env.iter().for_each(|(name, value)| puma.set_env(name, *value));
-        let mut agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-        let pod_dir = puma.scratch().join("pod");
+        let mut pod = new_pod(setup);
+        pod.puma.set_env("RAILS_ENV", "production");
+        pod.puma.set_env("RAILS_LOG_LEVEL", "warn");
+        pod.puma.set_env("PORT", pod.puma.port().to_string());
+        env.iter().for_each(|(name, value)| pod.puma.set_env(name, *value));
+        let pod_dir = pod.puma.scratch().join("pod");
         std::fs::create_dir(&pod_dir).unwrap();
         for (key, value) in [
             ("LINKED_DIRS", "storage"),
@@ -53,10 +65,10 @@ impl Pod {
             ("POD_DIRS", "log,tmp"),
             ("POD_DIR", &pod_dir.to_string_lossy()),
         ] {
-            agent.env.push((format!("PITSTOP_{key}"), value.to_owned()));
+            pod.set(&format!("PITSTOP_{key}"), value);
         }
-        let shop = Shop::new(&puma);
-        let mut pod = Self { agent, puma, shop };
+        let shop = Shop::new(&pod.puma);
+        let mut pod = Self { pod, shop };
         pod.be_born();
         Some(pod)
     }
@@ -66,7 +78,7 @@ impl Pod {
         self.agent.must(&["fetch"]);
         self.puma.run_inside(&self.puma.current(), "bin/rails db:migrate");
         self.puma.launch();
-        eventually("an answer from v1", || {
+        until_within(RAILS_PATIENCE, "an answer from v1", || {
             let answer = self.puma.get("/").ok()?;
             (answer.release.as_deref() == Some("v1")).then_some(())
         });
@@ -77,7 +89,7 @@ impl Pod {
     /// Publishes a release of the app, and moves the pointer to it.
     pub fn deploy(&self, change: Change, id: &str) {
         let release = self.shop.build(&self.puma, change, id);
-        self.agent.must(&["publish", &release.to_string_lossy(), "--release", id]);
+        self.agent.publish_dir(&release, id);
         if change == Change::Migration {
             // The new release's migrations, while the old one serves: by a job of the CI, for instance.
             let database = "DATABASE_URL=sqlite3:/srv/app/shared/storage/production.sqlite3";
@@ -101,10 +113,9 @@ impl Pod {
 
     /// How many restarts were sent: phased, hot.
     pub fn sent(&self) -> [f64; 2] {
-        let text = self.agent.get("/metrics").unwrap().body;
         ["phased", "hot"].map(|mode| {
             let name = format!(r#"pitstop_restarts_total{{mode="{mode}",result="sent"}}"#);
-            text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0.0)
+            self.metric(&name).unwrap_or(0.0)
         })
     }
 
@@ -116,38 +127,19 @@ impl Pod {
         raised.take(20).map(str::to_owned).collect()
     }
 
-    pub fn status(&self) -> Value {
-        self.agent.status().unwrap_or_default()
-    }
-
     /// Waits until the agent has proved that this release runs.
     #[track_caller]
     pub fn wait_in_sync(&self, id: &str) {
-        eventually(&format!("in sync with {id}"), || {
-            let status = self.status();
-            (status["in_sync"] == true && status["running"] == id).then_some(())
-        });
+        self.agent.wait_in_sync_within(RAILS_PATIENCE, id);
     }
 
     /// Waits until a rejected release is undone.
     #[track_caller]
     pub fn wait_back_on(&self, id: &str) {
-        eventually(&format!("back on {id}"), || {
+        until_within(RAILS_PATIENCE, &format!("back on {id}"), || {
             let status = self.status();
             let there = status["running"] == id && status["stage"] == "steady";
             (there && status["reason"] == "rejected").then_some(())
         });
-    }
-}
-
-impl Drop for Pod {
-    /// A failed test shows what the agent said.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.agent.log()).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            eprintln!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-            eprintln!("{:?}", self.agent.status());
-        }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, Pod, Setup, until};
 use serde_json::Value;
 
-use super::pod::{Pod, recovers};
+use super::{point_to, recovers};
+use crate::new_pod;
 
 fn take_store_away(pod: &Pod) {
     fs::rename(pod.agent.store(), pod.puma.scratch().join("away")).unwrap();
@@ -22,7 +23,7 @@ fn wait_for_startup(pod: &Pod) {
 
 #[test]
 fn e2e_a_pod_born_on_a_broken_release_goes_to_the_one_before() {
-    let mut pod = Pod::unborn(Setup { restarted: true, ..Setup::default() });
+    let mut pod = new_pod(Setup { restarted: true, ..Setup::default() }).published();
     pod.deploy(App::RaisesOnBoot, "v2");
     pod.agent.start();
     wait_for_startup(&pod);
@@ -38,7 +39,7 @@ fn e2e_a_pod_born_on_a_broken_release_goes_to_the_one_before() {
 
 #[test]
 fn e2e_a_pod_born_beside_a_sick_dependency_rejects_nothing_and_arrives_by_itself() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     pod.deploy(App::Good, "v2");
     let outage = pod.puma.run_dir().join("outage");
     fs::write(&outage, "").unwrap();
@@ -65,8 +66,8 @@ fn e2e_a_pod_born_beside_a_sick_dependency_rejects_nothing_and_arrives_by_itself
 
 #[test]
 fn e2e_a_pod_born_on_a_release_that_cannot_be_had_runs_the_one_before() {
-    let mut pod = Pod::unborn(Setup::default());
-    pod.point_to(r#"{"release":"v404","sequence":2,"previous":"v1"}"#);
+    let mut pod = new_pod(Setup::default()).published();
+    point_to(&pod, r#"{"release":"v404","sequence":2,"previous":"v1"}"#);
     pod.agent.start();
     wait_for_startup(&pod);
     pod.puma.run();
@@ -79,7 +80,7 @@ fn e2e_a_pod_born_on_a_release_that_cannot_be_had_runs_the_one_before() {
 
 #[test]
 fn e2e_a_pod_born_without_a_store_runs_what_another_pod_of_the_volume_has_proved() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     pod.agent.kill();
     pod.puma.container().terminate();
     fs::remove_file(pod.puma.current()).unwrap();
@@ -98,7 +99,7 @@ fn e2e_a_pod_born_without_a_store_runs_what_another_pod_of_the_volume_has_proved
 
 #[test]
 fn e2e_a_pod_born_with_nothing_left_runs_the_images_code_until_the_store_is_back() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     let image = pod.puma.scratch().join("image");
     pod.puma.write_release(&image, "image", App::Good);
     pod.set("PITSTOP_FALLBACK_DIR", image.to_string_lossy());
@@ -128,7 +129,7 @@ fn e2e_a_pod_born_with_nothing_left_runs_the_images_code_until_the_store_is_back
 
 #[test]
 fn e2e_a_pod_born_with_nothing_at_all_says_why_and_starts_when_it_can() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     take_store_away(&pod);
     let failed = pod.agent.command(&["fetch"]).unwrap();
     assert_eq!(failed.status.code(), Some(1));
@@ -146,7 +147,7 @@ fn e2e_a_pod_born_with_nothing_at_all_says_why_and_starts_when_it_can() {
 
 #[test]
 fn e2e_fetch_lets_a_pod_be_born_without_a_store_where_something_good_is_left() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     pod.deploy(App::RaisesOnBoot, "v2");
     pod.wait_for_reason("rejected");
     until("v1 again", || (pod.status()["running"] == "v1").then_some(()));

@@ -2,12 +2,12 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, Pod, Setup, until};
 
-use super::pod::Pod;
+use crate::new_pod;
 
 fn in_sync(setup: Setup) -> Pod {
-    Pod::born(Setup { restarted: true, worker_shutdown_timeout: 3, ..setup }).started()
+    new_pod(Setup { restarted: true, worker_shutdown_timeout: 3, ..setup }).in_sync()
 }
 
 /// The next deploy goes through, in the container that is there.

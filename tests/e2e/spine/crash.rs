@@ -9,9 +9,9 @@ use std::{
 };
 
 use pitstop::{effects::FAIL_POINTS, releases, revisions_log};
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, Pod, Setup, until};
 
-use super::pod::Pod;
+use crate::new_pod;
 
 /// Kills the agent where it has just blocked, and starts a new one.
 fn kill_at(pod: &mut Pod, point: &str, app: App, id: &str) {
@@ -52,7 +52,7 @@ fn on_the_way_back(point: &str) -> bool {
 #[test]
 fn e2e_killed_at_any_step_forward_a_good_release_arrives() {
     // Each release is a new worker's: now and then one of Puma 6.6 or 8.0 stops only when it is ended.
-    let mut pod = Pod::born(Setup { worker_shutdown_timeout: 2, ..Setup::default() });
+    let mut pod = new_pod(Setup { worker_shutdown_timeout: 2, ..Setup::default() }).born();
     // After a kill between the `signalled` line and the signal nobody knows whether it was sent: the
     // restart is asked for again when its time has run out. Both workers may have to be ended in it.
     pod.set("PITSTOP_RESTART_TIMEOUT", "8s");
@@ -68,7 +68,7 @@ fn e2e_killed_at_any_step_forward_a_good_release_arrives() {
 
 #[test]
 fn e2e_killed_at_any_step_back_a_bad_release_stays_rejected() {
-    let mut pod = Pod::born(Setup::default()).started();
+    let mut pod = new_pod(Setup::default()).in_sync();
     for (number, point) in FAIL_POINTS.iter().filter(|point| on_the_way_back(point)).enumerate() {
         let id = format!("bad{number}");
         kill_at(&mut pod, point, App::RaisesOnBoot, &id);
@@ -90,6 +90,7 @@ fn forget_unfinished(pod: &Pod) {
 /// the release is not on the volume, the next agent comes by the next point.
 const DEPLOYS: &[&[&str]] = &[
     &[
+        "fetch.locked",
         "fetch.staged",
         "fetch.mid_download",
         "fetch.downloaded",
@@ -106,7 +107,7 @@ const DEPLOYS: &[&[&str]] = &[
     &["fetch.done", "journal.written"],
     &["journal.synced"],
     &["fetch.abandoned", "publish.renamed"],
-    &["publish.synced"],
+    &["fetch.unlocked", "publish.synced"],
     // Each clears away what the one before has left.
     &["prune.renamed", "prune.unmarked", "prune.mid_delete"],
     &["lease.written", "lease.renamed"],
@@ -118,7 +119,7 @@ fn e2e_killed_inside_of_any_step_current_is_complete_at_every_moment() {
     for point in every_point {
         assert!(DEPLOYS.concat().contains(point), "no deploy is killed at {point}");
     }
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     pod.set("PITSTOP_VERIFY_SOAK", "100ms");
     pod.set("PITSTOP_KEEP_RELEASES", "1");
     let mut pod = pod.started();

@@ -1,12 +1,12 @@
 //! Releases that come, and how.
 
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, Pod, Setup, until};
 
-use super::pod::Pod;
+use crate::new_pod;
 
 #[test]
 fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     let master = pod.puma.master();
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
@@ -19,7 +19,7 @@ fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
 
 #[test]
 fn e2e_a_hot_restart_where_it_is_asked_for() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     pod.set("PITSTOP_RESTART_MODE", "hot");
     let pod = pod.started();
     pod.deploy(App::Good, "v2");
@@ -30,7 +30,7 @@ fn e2e_a_hot_restart_where_it_is_asked_for() {
 
 #[test]
 fn e2e_the_first_release_is_there_before_the_app_server() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     pod.agent.start();
     until("the startup probe", || (pod.agent.get("/startup").ok()?.status == 200).then_some(()));
     assert_eq!(pod.agent.get("/ready").unwrap().status, 503, "no app server yet");
@@ -42,7 +42,7 @@ fn e2e_the_first_release_is_there_before_the_app_server() {
 
 #[test]
 fn e2e_a_release_that_cannot_boot_is_undone_and_not_tried_again() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     pod.deploy(App::RaisesOnBoot, "v2");
     let status = pod.wait_for_reason("rejected");
     assert_eq!(status["rejected"][0]["release"], "v2");
@@ -62,7 +62,7 @@ fn e2e_a_release_that_cannot_boot_is_undone_and_not_tried_again() {
 
 #[test]
 fn e2e_a_rejected_move_is_tried_again_only_when_somebody_asks() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     pod.deploy(App::NeedsDatabase, "v2");
     let back_on_v1 = |pod: &Pod| {
         until("v1 again", || {
@@ -94,7 +94,7 @@ fn e2e_a_rejected_move_is_tried_again_only_when_somebody_asks() {
 
 #[test]
 fn e2e_operators_pause_resume_and_revert() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     pod.agent.must(&["pause"]);
     pod.deploy(App::Good, "v2");
     pod.wait_for_reason("held");

@@ -1,20 +1,16 @@
 //! The end of the pod: /prestop and SIGTERM.
 
-use std::{io::Write, net::TcpStream, path::Path, thread};
+use std::{io::Write, net::TcpStream, thread};
 
 use nix::sys::signal::Signal;
-use pitstop_rig::{AgentRig, App, PumaRig, Setup, puma::children, until};
+use pitstop_rig::{App, Setup, puma::children, until};
 
-use super::pod::Pod;
-use crate::PITSTOP;
-fn slow_request(pod: &Pod, seconds: u32) -> thread::JoinHandle<Option<u16>> {
-    pitstop_rig::slow_request(&pod.puma, &pod.agent, seconds)
-}
+use crate::new_pod;
 
 #[test]
 fn e2e_prestop_answers_after_the_last_request_and_every_caller() {
-    let pod = Pod::in_sync();
-    let request = slow_request(&pod, 3);
+    let pod = new_pod(Setup::default()).in_sync();
+    let request = pod.slow_request(3);
     let answers = thread::scope(|scope| {
         let calls: Vec<_> = (0..2).map(|_| scope.spawn(|| pod.prestop())).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect::<Vec<_>>()
@@ -31,8 +27,8 @@ fn e2e_prestop_answers_after_the_last_request_and_every_caller() {
 
 #[test]
 fn e2e_the_drain_goes_on_when_its_caller_hangs_up() {
-    let pod = Pod::in_sync();
-    let request = slow_request(&pod, 3);
+    let pod = new_pod(Setup::default()).in_sync();
+    let request = pod.slow_request(3);
     let mut caller = TcpStream::connect(("127.0.0.1", pod.agent.port())).unwrap();
     write!(caller, "GET /prestop HTTP/1.1\r\nHost: pod\r\nUser-Agent: kube-lifecycle/1.33\r\n\r\n").unwrap();
     until("the drain", || pod.status()["drain"].is_object().then_some(()));
@@ -43,7 +39,7 @@ fn e2e_the_drain_goes_on_when_its_caller_hangs_up() {
 
 #[test]
 fn e2e_no_deploy_begins_while_draining_and_undrain_ends_it() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     assert_eq!(pod.prestop()["result"], "drained");
     pod.deploy(App::Good, "v2");
     pod.wait_for_reason("draining");
@@ -55,8 +51,8 @@ fn e2e_no_deploy_begins_while_draining_and_undrain_ends_it() {
 
 #[test]
 fn e2e_a_killed_agent_takes_the_drain_up_again() {
-    let mut pod = Pod::in_sync();
-    let request = slow_request(&pod, 3);
+    let mut pod = new_pod(Setup::default()).in_sync();
+    let request = pod.slow_request(3);
     let mut caller = TcpStream::connect(("127.0.0.1", pod.agent.port())).unwrap();
     write!(caller, "GET /prestop HTTP/1.1\r\nHost: pod\r\nUser-Agent: kube-lifecycle/1.33\r\n\r\n").unwrap();
     let drain = until("the drain", || pod.status()["drain"]["drain_id"].as_str().map(str::to_owned));
@@ -71,12 +67,12 @@ fn e2e_a_killed_agent_takes_the_drain_up_again() {
 
 #[test]
 fn e2e_an_agent_that_is_killed_four_times_in_its_container_goes_on_with_the_drain() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     pod.agent.kill();
     pod.agent.kept = true;
     pod.agent.start();
     pod.agent.wait_in_sync("v1");
-    let request = slow_request(&pod, 12);
+    let request = pod.slow_request(12);
     let begun = pod.agent.prestop();
     let drain = until("the drain", || Some(pod.status()["drain"]["drain_id"].as_str()?.to_owned()));
     until("its journal", || pod.agent.state_dir().join("drain.json").exists().then_some(()));
@@ -100,8 +96,8 @@ fn e2e_an_agent_that_is_killed_four_times_in_its_container_goes_on_with_the_drai
 
 #[test]
 fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
-    let mut pod = Pod::in_sync();
-    let request = slow_request(&pod, 3);
+    let mut pod = new_pod(Setup::default()).in_sync();
+    let request = pod.slow_request(3);
     let pid = pod.agent.pid().unwrap();
     term(pid);
     until("the drain's answer", || (pod.status()["drain"]["result"] == "drained").then_some(()));
@@ -114,7 +110,7 @@ fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
 
 #[test]
 fn e2e_a_second_sigterm_ends_it_at_once() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     let pid = pod.agent.pid().unwrap();
     term(pid);
     until("the drain", || pod.status()["drain"].is_object().then_some(()));
@@ -125,9 +121,7 @@ fn e2e_a_second_sigterm_ends_it_at_once() {
 #[test]
 fn e2e_an_agent_that_is_started_again_before_the_first_release_deploys_it() {
     // The startup probe ran out: the kubelet ends the sidecar's container, and starts it again in the same pod.
-    let puma = PumaRig::empty(Setup::default());
-    let agent = AgentRig::prepare(Path::new(PITSTOP), &puma);
-    let mut pod = Pod { agent, puma };
+    let mut pod = new_pod(Setup::default());
     pod.agent.start();
     assert_eq!(pod.agent.get("/startup").unwrap().status, 503);
     assert_eq!(pod.agent.terminate(), Some(0));
@@ -140,7 +134,7 @@ fn e2e_an_agent_that_is_started_again_before_the_first_release_deploys_it() {
 
 #[test]
 fn e2e_sigterm_without_an_app_server_is_quick() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     pod.agent.start();
     assert_eq!(pod.agent.terminate(), Some(0));
     assert!(pod.log().contains("no app server to drain"), "{}", pod.log());

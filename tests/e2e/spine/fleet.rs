@@ -1,9 +1,9 @@
 //! What the whole fleet runs, as `promote --wait` sees it.
 
-use pitstop_rig::{App, Setup, is_root, until};
+use pitstop_rig::{App, Pod, Setup, is_root, until};
 use serde_json::Value;
 
-use super::pod::Pod;
+use crate::new_pod;
 
 fn report(pod: &Pod) -> Value {
     let path = pod.agent.store().join("fleet/production/rig");
@@ -13,7 +13,7 @@ fn report(pod: &Pod) -> Value {
 
 #[test]
 fn e2e_promote_waits_until_the_fleet_has_arrived_or_a_pod_gives_up() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     until("the first report", || (report(&pod)["running"] == "v1").then_some(()));
     pod.agent.publish(&pod.puma, App::Good, "v2");
     let said = pod.agent.must(&["promote", "v2", "--wait", "--timeout", "60s"]);
@@ -49,7 +49,7 @@ fn other_pod_says(pod: &Pod, more: Value) {
 
 #[test]
 fn e2e_a_pod_lets_another_prove_a_release_first_and_does_not_try_what_was_rejected_there() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     pod.set("PITSTOP_RESTART_SPREAD", "10m");
     let pod = pod.started();
     until("the first report", || (report(&pod)["running"] == "v1").then_some(()));
@@ -78,7 +78,7 @@ fn e2e_without_room_old_releases_go_but_never_what_the_lease_of_the_pod_names() 
     if !is_root() {
         return;
     }
-    let mut pod = Pod::born(Setup { volume_bytes: Some(6 << 20), ..Setup::default() });
+    let mut pod = new_pod(Setup { volume_bytes: Some(6 << 20), ..Setup::default() }).born();
     pod.set("PITSTOP_VERIFY_SOAK", "100ms");
     let pod = pod.started();
     // Each takes a third of the volume, and its archive next to nothing.

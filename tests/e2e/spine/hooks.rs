@@ -2,10 +2,11 @@
 
 use std::{fs, path::PathBuf};
 
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, Pod, Setup, until};
 use serde_json::Value;
 
-use super::pod::{Pod, recovers};
+use super::recovers;
+use crate::new_pod;
 
 /// Loads the app as Puma would, and says that it was asked.
 const BOOT: &str = r#"echo "$PITSTOP_RELEASE" >> "$NOTES/asked"; env > "$NOTES/env";
@@ -22,7 +23,7 @@ while ! test -e "$NOTES/enough"; do sleep 0.1; done; kill $trial; wait $trial; t
 
 /// v1 runs, and the agent tries what comes next by this command.
 fn trying(command: &str) -> Pod {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     let notes = notes(&pod).display().to_string();
     pod.set("NOTES", notes);
     pod.set("PITSTOP_HOOKS_CHECK", command);

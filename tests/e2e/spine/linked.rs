@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use pitstop_rig::{App, Setup};
+use pitstop_rig::{App, Pod, Setup};
 
-use super::pod::Pod;
+use super::put_archive;
+use crate::new_pod;
 
 /// Each boot and each worker writes where it stands, as Rails does.
 const WRITES: &str = "File.write('storage/boots', \"#{File.read('REVISION')}\\n\", mode: 'a')\n\
@@ -25,7 +26,7 @@ fn deploy(pod: &Pod, id: &str) {
 
 #[test]
 fn e2e_what_the_app_writes_into_linked_directories_survives_its_releases() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     let pod_dir = pod.puma.scratch().join("pod");
     fs::create_dir(&pod_dir).unwrap();
     pod.set("PITSTOP_LINKED_DIRS", "storage");
@@ -54,7 +55,7 @@ fn e2e_what_the_app_writes_into_linked_directories_survives_its_releases() {
     fs::create_dir_all(app.join("log")).unwrap();
     fs::write(app.join("log/development.log"), "from a laptop").unwrap();
     let tar = std::process::Command::new("tar").args(["--zstd", "-cC"]).arg(&app).arg(".").output().unwrap();
-    pod.put_archive("v5", &tar.stdout);
+    put_archive(&pod, "v5", &tar.stdout);
     pod.agent.promote("v5");
     let status = pod.wait_for_reason("release_corrupt");
     assert!(status["message"].as_str().unwrap().contains("`pod_dirs`"), "{status}");

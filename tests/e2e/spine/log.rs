@@ -1,9 +1,9 @@
 //! What somebody reads at night: the log of a deploy, as JSON and as text.
 
-use pitstop_rig::{App, until};
+use pitstop_rig::{App, Setup, until};
 use serde_json::Value;
 
-use super::pod::Pod;
+use crate::new_pod;
 
 const FORWARD: [&str; 6] = ["fetching", "checking", "publishing", "restarting", "verifying", "committing"];
 
@@ -47,7 +47,7 @@ fn all_texts(line: &Value) -> Vec<&str> {
 
 #[test]
 fn e2e_the_log_tells_each_deploy_once_and_by_its_names() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
     let id = pod.status()["deploy_id"].as_str().unwrap().to_owned();

@@ -2,9 +2,10 @@
 
 use std::{fs, io::Write, process::Command};
 
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, Pod, Setup, until};
 
-use super::pod::{Pod, recovers};
+use super::recovers;
+use crate::new_pod;
 
 /// Publishes a release that needs this, and promotes it.
 fn deploy(pod: &Pod, id: &str, requires: &str) {
@@ -15,7 +16,7 @@ fn deploy(pod: &Pod, id: &str, requires: &str) {
 
 #[test]
 fn e2e_a_release_waits_for_the_image_that_it_needs() {
-    let pod = Pod::born(Setup { restarted: true, ..Setup::default() }).started();
+    let pod = new_pod(Setup { restarted: true, ..Setup::default() }).in_sync();
     let lib = pod.puma.run_dir().join("libnew.so");
     let arch = std::env::consts::ARCH;
     deploy(&pod, "v2", &format!("ruby=9.9,arch={arch},libc=glibc=2.17,file=/usr/bin/env"));
@@ -44,7 +45,7 @@ fn e2e_a_release_waits_for_the_image_that_it_needs() {
 
 #[test]
 fn e2e_a_requirement_of_a_later_version_is_refused_by_its_name() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     pod.agent.publish(&pod.puma, App::Good, "v2");
     let digest = pod.agent.store().join("releases/v2.tar.zst.sha256");
     let mut digest = fs::File::options().append(true).open(digest).unwrap();

@@ -2,9 +2,10 @@
 
 use std::thread;
 
-use pitstop_rig::{App, Image, Setup, http, is_root, until};
+use pitstop_rig::{App, Image, Pod, Setup, http, is_root, until};
 
-use super::pod::{Pod, recovers};
+use super::recovers;
+use crate::new_pod;
 
 /// How many restarts were sent: phased, hot.
 fn sent(pod: &Pod) -> [f64; 2] {
@@ -18,7 +19,7 @@ fn on_6_6(setup: Setup, keys: &[(&str, &str)]) -> Option<Pod> {
     if !is_root() {
         return None;
     }
-    let mut pod = Pod::born(Setup { restarted: true, ..setup.from(Image::Trixie) });
+    let mut pod = new_pod(Setup { restarted: true, ..setup.from(Image::Trixie) }).born();
     keys.iter().for_each(|(name, value)| pod.set(name, *value));
     Some(pod.started())
 }

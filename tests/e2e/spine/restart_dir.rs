@@ -3,10 +3,10 @@
 
 use std::{fs, time::Duration};
 
-use pitstop_rig::{App, Directory, Setup, Wrapper, poll, side_by_side, until};
+use pitstop_rig::{App, Directory, Pod, Setup, Wrapper, poll, side_by_side, until};
 use serde_json::Value;
 
-use super::pod::Pod;
+use crate::new_pod;
 
 /// Eight Pumas share two cores.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -62,7 +62,7 @@ fn rows() -> Vec<Row> {
 
 fn born(setup: Setup, mode: &str) -> Pod {
     let outside = setup.env.iter().any(|(_, value)| value == OUTSIDE);
-    let mut pod = Pod::unborn(setup);
+    let mut pod = new_pod(setup).published();
     pod.set("PITSTOP_RESTART_MODE", mode);
     pod.agent.must(&["fetch"]);
     if outside {
@@ -114,7 +114,7 @@ fn e2e_wherever_a_restart_goes_to_it_is_proved_or_taken_back() {
 /// in every restart from then on.
 #[test]
 fn e2e_current_does_not_move_between_exec_and_title() {
-    let mut pod = Pod::unborn(Setup { directory: Directory::Pwd, ..Setup::default() });
+    let mut pod = new_pod(Setup { directory: Directory::Pwd, ..Setup::default() }).published();
     let (gate, lib) = (pod.puma.run_dir().join("gate"), pod.puma.run_dir().join("gate.rb"));
     fs::write(&lib, "sleep 0.05 while File.exist?(File.join(ENV['RIG_RUN'], 'gate'))\n").unwrap();
     pod.puma.set_env("RUBYOPT", format!("-r{}", pod.puma.inside(&lib).display()));

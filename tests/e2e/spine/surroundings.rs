@@ -2,14 +2,15 @@
 
 use std::{fs::File, io::Write};
 
-use pitstop_rig::{App, Setup, is_root};
+use pitstop_rig::{App, Pod, Setup, is_root};
 
-use super::pod::{Pod, recovers};
+use super::recovers;
+use crate::new_pod;
 
 const ROOM_BYTES: u64 = 4 << 20;
 
 fn on_a_volume_of(bytes: u64) -> Pod {
-    Pod::born(Setup { volume_bytes: Some(bytes), ..Setup::default() }).started()
+    new_pod(Setup { volume_bytes: Some(bytes), ..Setup::default() }).in_sync()
 }
 
 /// What a deploy that cannot begin leaves: everything as it was, and one reason everywhere.
@@ -98,7 +99,7 @@ const ANOTHER_UID: u32 = 65533;
 
 /// A Puma of one user, an agent of another, or of the same.
 fn pod_of(agents_uid: u32) -> Pod {
-    let mut pod = Pod::unborn(Setup { uid: Some(PUMAS_UID), ..Setup::default() });
+    let mut pod = new_pod(Setup { uid: Some(PUMAS_UID), ..Setup::default() }).published();
     pod.agent.run_as(&pod.puma, Some(agents_uid));
     pod.agent.must(&["fetch"]);
     pod.puma.run();

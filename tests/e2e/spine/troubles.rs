@@ -4,12 +4,13 @@ use std::{fs, net::TcpListener, os::unix::fs::symlink};
 
 use pitstop_rig::{App, PumaRig, Setup, is_root, until};
 
-use super::pod::{Pod, recovers};
+use super::{point_to, put_archive, recovers};
+use crate::new_pod;
 
 #[test]
 fn e2e_an_unknown_release() {
-    let pod = Pod::in_sync();
-    pod.point_to(r#"{"release":"v404","sequence":2}"#);
+    let pod = new_pod(Setup::default()).in_sync();
+    point_to(&pod, r#"{"release":"v404","sequence":2}"#);
     let status = pod.wait_for_reason("release_unknown");
     assert_eq!((&status["running"], &status["rejected"]), (&"v1".into(), &serde_json::json!([])));
     recovers(&pod);
@@ -17,15 +18,15 @@ fn e2e_an_unknown_release() {
 
 #[test]
 fn e2e_a_pointer_that_is_none() {
-    let pod = Pod::in_sync();
-    pod.point_to("{nonsense");
+    let pod = new_pod(Setup::default()).in_sync();
+    point_to(&pod, "{nonsense");
     assert_eq!(pod.wait_for_reason("pointer_invalid")["running"], "v1");
     recovers(&pod);
 }
 
 #[test]
 fn e2e_a_corrupt_archive() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     pod.agent.publish(&pod.puma, App::Good, "v2");
     let archive = pod.agent.store().join("releases/v2.tar.zst");
     let mut bytes = fs::read(&archive).unwrap();
@@ -40,9 +41,9 @@ fn e2e_a_corrupt_archive() {
 
 #[test]
 fn e2e_a_hostile_archive_touches_nothing_outside() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     let escape = format!("x/../../../../../..{}", pod.puma.scratch().join("outside").display());
-    pod.put_archive("v2", &archive_with(escape.as_bytes()));
+    put_archive(&pod, "v2", &archive_with(escape.as_bytes()));
     pod.agent.promote("v2");
     let status = pod.wait_for_reason("release_corrupt");
     assert!(status["message"].as_str().unwrap().contains("has a `..`"), "{status}");
@@ -67,7 +68,7 @@ fn archive_with(name: &[u8]) -> Vec<u8> {
 
 #[test]
 fn e2e_the_store_is_gone() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     let (store, away) = (pod.agent.store(), pod.puma.scratch().join("away"));
     fs::rename(&store, &away).unwrap();
     let status = until("a reason", || pod.agent.status().filter(|status| !status["reason"].is_null()));
@@ -82,7 +83,7 @@ fn e2e_the_store_is_gone() {
 
 #[test]
 fn e2e_no_app_server() {
-    let mut pod = Pod::in_sync();
+    let mut pod = new_pod(Setup::default()).in_sync();
     pod.puma.container().terminate();
     pod.wait_for_reason("app_server_missing");
     assert_eq!(pod.agent.get("/ready").unwrap().status, 200, "it never goes back");
@@ -92,7 +93,7 @@ fn e2e_no_app_server() {
 
 #[test]
 fn e2e_two_app_servers_on_one_volume() {
-    let pod = Pod::in_sync();
+    let pod = new_pod(Setup::default()).in_sync();
     {
         let mut second = PumaRig::prepare_on(&pod.puma, Setup::default());
         second.run();
@@ -107,7 +108,7 @@ fn e2e_two_app_servers_on_one_volume() {
 
 #[test]
 fn e2e_a_wrong_token_lets_sigterm_through_and_says_so() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     let token = pod.puma.scratch().join("token");
     fs::write(&token, "s3cret\n").unwrap();
     pod.set("PITSTOP_TOKEN_FILE", token.to_string_lossy());
@@ -123,7 +124,7 @@ fn e2e_a_wrong_token_lets_sigterm_through_and_says_so() {
 
 #[test]
 fn e2e_a_taken_port_stops_no_deploy() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     let other = TcpListener::bind(("127.0.0.1", pod.agent.port())).unwrap();
     pod.agent.launch();
     let status = until("the finding", || {
@@ -140,7 +141,7 @@ fn e2e_a_taken_port_stops_no_deploy() {
 
 #[test]
 fn e2e_current_is_a_real_directory() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     let current = pod.puma.current();
     fs::remove_file(&current).unwrap();
     fs::create_dir(&current).unwrap();
@@ -155,7 +156,7 @@ fn e2e_current_is_a_real_directory() {
 
 #[test]
 fn e2e_a_dangling_current_is_mended() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     symlink("releases/gone", pod.puma.current()).unwrap();
     pod.agent.start();
     until("current leads to v1", || pod.puma.current().join("REVISION").exists().then_some(()));
@@ -165,7 +166,7 @@ fn e2e_a_dangling_current_is_mended() {
 
 #[test]
 fn e2e_a_contradictory_configuration_beside_a_running_puma() {
-    let mut pod = Pod::born(Setup::default());
+    let mut pod = new_pod(Setup::default()).born();
     pod.set("PITSTOP_GRACE_PERIOD", "5s");
     pod.agent.start();
     let status = pod.wait_for_reason("config_invalid");
@@ -178,7 +179,7 @@ fn e2e_a_contradictory_configuration_beside_a_running_puma() {
 
 #[test]
 fn e2e_a_contradictory_configuration_without_a_puma_is_64() {
-    let mut pod = Pod::unborn(Setup::default());
+    let mut pod = new_pod(Setup::default()).published();
     pod.set("PITSTOP_GRACE_PERIOD", "5s");
     pod.agent.launch();
     assert_eq!(pod.agent.wait_for_end(), Some(64));
@@ -190,7 +191,7 @@ fn e2e_a_volume_that_never_answers_holds_up_no_endpoint_and_no_drain() {
     if !is_root() {
         return;
     }
-    let pod = Pod::born(Setup { hangable: true, ..Setup::default() }).started();
+    let pod = new_pod(Setup { hangable: true, ..Setup::default() }).in_sync();
     pod.puma.volume().hang();
     // The store is not on the volume, so that the move arrives; its fetch cannot begin.
     pod.deploy(App::Good, "v2");
@@ -209,7 +210,7 @@ fn e2e_an_agent_born_beside_a_hanging_volume_answers_and_drains() {
     if !is_root() {
         return;
     }
-    let mut pod = Pod::born(Setup { hangable: true, ..Setup::default() });
+    let mut pod = new_pod(Setup { hangable: true, ..Setup::default() }).born();
     pod.puma.volume().hang();
     pod.agent.start();
     pod.wait_for_reason("volume_unavailable");

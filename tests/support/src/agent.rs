@@ -126,29 +126,6 @@ impl AgentRig {
         self.container.as_ref().is_none_or(Container::ended)
     }
 
-    /// The pod's birth: `v1` is published, promoted and fetched as an init container would, Puma boots
-    /// from it, and the agent starts and finds it in sync.
-    ///
-    /// # Panics
-    /// When any of this does not work.
-    pub fn start_from_v1(&mut self, puma: &mut PumaRig) {
-        self.start_from(puma, App::Good);
-    }
-
-    /// The same with another app as `v1`.
-    ///
-    /// # Panics
-    /// When any of this does not work.
-    pub fn start_from(&mut self, puma: &mut PumaRig, app: App) {
-        self.publish(puma, app, "v1");
-        self.promote("v1");
-        self.must(&["fetch"]);
-        puma.run();
-        puma.wait_for_release("v1");
-        self.start();
-        self.wait_in_sync("v1");
-    }
-
     /// Ends it with SIGKILL, wherever it is.
     pub fn kill(&mut self) {
         self.container = None;
@@ -206,7 +183,14 @@ impl AgentRig {
     /// # Panics
     /// When that does not work.
     pub fn publish(&self, puma: &PumaRig, app: App, id: &str) -> String {
-        let dir = self.build(puma, app, id);
+        self.publish_dir(&self.build(puma, app, id), id)
+    }
+
+    /// Publishes what is in a directory.
+    ///
+    /// # Panics
+    /// When that does not work.
+    pub fn publish_dir(&self, dir: &Path, id: &str) -> String {
         self.must(&["publish", &dir.to_string_lossy(), "--release", id])
     }
 
@@ -228,14 +212,24 @@ impl AgentRig {
     ///
     /// # Panics
     /// When that does not happen.
+    #[track_caller]
     pub fn wait_in_sync(&self, id: &str) {
+        self.wait_in_sync_within(PATIENCE, id);
+    }
+
+    /// The same, for as long as this.
+    ///
+    /// # Panics
+    /// When that does not happen.
+    #[track_caller]
+    pub fn wait_in_sync_within(&self, patience: Duration, id: &str) {
         let mut last = None;
-        let found = poll(PATIENCE, || {
+        let found = poll(patience, || {
             last = self.status();
             let status = last.as_ref()?;
             (status["in_sync"] == true && status["running"] == id).then_some(())
         });
-        assert!(found.is_some(), "waited {PATIENCE:?} in vain: in sync with {id}; /status: {last:?}");
+        assert!(found.is_some(), "waited {patience:?} without success: in sync with {id}; /status: {last:?}");
     }
 
     /// The value of one series, named as /metrics writes it.

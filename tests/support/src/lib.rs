@@ -9,14 +9,14 @@ pub mod agent;
 pub mod app;
 /// A process that is started again when it ends, and never outlives its owner.
 pub mod container;
+/// A pod of real containers, from Kubernetes' own YAML.
+pub mod containers;
 /// Numbers that a seed decides.
 pub mod dice;
 /// The project's documents, block by block.
 pub mod documents;
 /// The figures of the benchmarks, and where they are written.
 pub mod figures;
-/// A request that lasts until it was seen.
-pub mod held;
 /// One request at a time, for tests that ask the app something.
 pub mod http;
 /// The end of a container as a kubelet brings it about.
@@ -29,7 +29,7 @@ pub mod load;
 pub mod mover;
 /// Passenger in Puma's place.
 pub mod passenger;
-/// A pod of real containers, from Kubernetes' own YAML.
+/// An app server and pitstop beside it, as most tests want them.
 pub mod pod;
 /// Ports that no other rig is given.
 pub mod ports;
@@ -52,9 +52,9 @@ pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
 pub use dice::Dice;
-pub use held::slow_request;
 pub use launch::{Image, Wrapper};
 pub use load::Load;
+pub use pod::Pod;
 pub use puma::{Directory, PumaRig, Setup};
 pub use s3::{Fault, S3Rig};
 pub use slow_volume::SlowVolume;
@@ -105,9 +105,23 @@ pub fn poll<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> 
 /// Polls until `condition` gives something.
 ///
 /// # Panics
-/// When it has not within [`PATIENCE`], naming `what` was waited for.
+/// When it has not within [`PATIENCE`]. The message names `what` was waited for.
+#[track_caller]
 pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
-    poll(PATIENCE, condition).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain: {what}"))
+    until_within(PATIENCE, what, condition)
+}
+
+/// Polls until `condition` gives something, for as long as this.
+///
+/// # Panics
+/// When it has not within `patience`. The message names `what` was waited for.
+#[track_caller]
+pub fn until_within<T>(patience: Duration, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    // No closure: it would lose the caller's line.
+    match poll(patience, condition) {
+        Some(found) => found,
+        None => panic!("waited {patience:?} without success: {what}"),
+    }
 }
 
 /// Whether the test may change users and mount namespaces.

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{AgentRig, App, PumaRig, Setup, until};
+use crate::{App, Pod, PumaRig, Setup, until};
 
 /// Which restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,34 +49,27 @@ pub trait Mover {
 }
 
 /// By pitstop.
-pub struct ByPitstop {
-    agent: AgentRig,
-    puma: PumaRig,
-}
+pub struct ByPitstop(Pod);
 
 impl ByPitstop {
     /// A Puma that pitstop has proved to run `v1`. `binary` is the built pitstop.
     pub fn start(binary: &Path, setup: Setup, mode: Mode) -> Self {
-        let mut puma = PumaRig::empty(setup);
-        let mut agent = AgentRig::prepare(binary, &puma);
-        agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.name().into()));
-        agent.start_from_v1(&mut puma);
-        Self { agent, puma }
+        Self(Pod::prepare(binary, setup).with("PITSTOP_RESTART_MODE", mode.name()).in_sync())
     }
 }
 
 impl Mover for ByPitstop {
     fn puma(&self) -> &PumaRig {
-        &self.puma
+        &self.0.puma
     }
 
     fn prepare(&self, id: &str) {
-        self.agent.publish(&self.puma, App::Good, id);
+        self.0.agent.publish(&self.0.puma, App::Good, id);
     }
 
     fn move_to(&self, id: &str) {
-        self.agent.promote(id);
-        self.agent.wait_in_sync(id);
+        self.0.agent.promote(id);
+        self.0.agent.wait_in_sync(id);
     }
 }
 

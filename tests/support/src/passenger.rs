@@ -30,18 +30,17 @@ pub fn core(rig: &PumaRig) -> Option<i32> {
     instances(&rig.run_dir()).into_iter().find_map(|dir| pid_in(&dir.join("core.pid")))
 }
 
-/// Ends all that Passenger has started, when it is dropped: its watchdog belongs to no group of the rig's.
-pub struct Ended(std::path::PathBuf);
-
-impl Ended {
-    /// Of this rig's Passenger.
-    pub fn with(rig: &PumaRig) -> Self {
-        Self(rig.run_dir())
-    }
-}
+/// Ends all that Passenger has started, when it is dropped: its watchdog belongs to no group of the rig's. A test
+/// that fails shows Passenger's log.
+pub(crate) struct Ended(pub std::path::PathBuf);
 
 impl Drop for Ended {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.0.join("passenger.log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- the end of passenger.log\n{}", lines[lines.len().saturating_sub(50)..].join("\n"));
+        }
         let mut pids = Vec::new();
         for dir in instances(&self.0) {
             // The watchdog first, or it would start another core.

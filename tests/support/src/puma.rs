@@ -14,6 +14,7 @@ use crate::{
     container::Recipe,
     http,
     launch::{Launch, Mounts},
+    passenger,
     ports::free_port,
     until,
 };
@@ -121,6 +122,8 @@ impl Setup {
 
 /// A volume with releases and a Puma that serves `current`.
 pub struct PumaRig {
+    /// Before the container, with whose directory the pid files go.
+    _passenger: Option<passenger::Ended>,
     container: Option<Container>,
     /// After Puma in this list: it is unmounted only when nobody is on it any more.
     volume: Option<HangingVolume>,
@@ -163,14 +166,32 @@ impl PumaRig {
         });
         let small_volume = setup.volume_bytes.map(|bytes| SmallVolume::mount(&dir.path().join("app"), bytes));
         fs::create_dir_all(dir.path().join("app/releases")).expect("the releases' directory");
-        Self { container: None, volume, small_volume, setup, port: free_port(), dir: Arc::new(dir), part: "" }
+        let passenger = (setup.server == "passenger").then(|| passenger::Ended(dir.path().join("run")));
+        Self {
+            _passenger: passenger,
+            container: None,
+            volume,
+            small_volume,
+            setup,
+            port: free_port(),
+            dir: Arc::new(dir),
+            part: "",
+        }
     }
 
     /// A second Puma on another rig's volume. Its configuration is kept outside of the releases.
     pub fn prepare_on(other: &Self, setup: Setup) -> Self {
         let (port, dir) = (free_port(), other.dir.clone());
-        let rig =
-            Self { container: None, volume: None, small_volume: None, setup, port, dir, part: "second-" };
+        let rig = Self {
+            _passenger: None,
+            container: None,
+            volume: None,
+            small_volume: None,
+            setup,
+            port,
+            dir,
+            part: "second-",
+        };
         fs::write(rig.config_file(), rig.puma_config()).expect("the second configuration");
         rig
     }

@@ -1,7 +1,7 @@
 use std::{fmt, net::Ipv4Addr, path::Path, thread, time::Duration};
 
 use crate::{
-    AgentRig, Dice, PumaRig, Setup,
+    Dice, Pod, PumaRig, Setup,
     kubelet::{self, End, Hook},
     load::Record,
     proxy::{Proxies, Proxy, Traffic},
@@ -77,9 +77,8 @@ impl Termination {
 
     /// Runs it with pitstop beside Puma. `binary` is the built pitstop.
     pub fn with_pitstop(&self, binary: &Path, setup: Setup) -> Outcome {
-        let mut puma = PumaRig::empty(setup);
-        let mut agent = AgentRig::prepare(binary, &puma);
-        let port = puma.port();
+        let mut pod = Pod::prepare(binary, setup);
+        let port = pod.puma.port();
         for (name, value) in [
             ("DRAIN_MIN", format!("{}s", MIN.as_secs())),
             ("DRAIN_QUIET", format!("{}s", QUIET.as_secs())),
@@ -87,13 +86,14 @@ impl Termination {
             // Other runs go on in this process namespace.
             ("PUMA_MATCH", format!("(tcp://127.0.0.1:{port})")),
         ] {
-            agent.env.push((format!("PITSTOP_{name}"), value));
+            pod.set(&format!("PITSTOP_{name}"), value);
         }
-        agent.start_from_v1(&mut puma);
-        assert_eq!(port, puma.port(), "another port than the agent was told");
-        let mut outcome = self.run(&mut puma, Hook::HttpGet(agent.port()));
-        agent.terminate();
-        let log = std::fs::read_to_string(agent.log()).unwrap_or_default();
+        pod = pod.in_sync();
+        assert_eq!(port, pod.puma.port(), "another port than the agent was told");
+        let hook = Hook::HttpGet(pod.agent.port());
+        let mut outcome = self.run(&mut pod.puma, hook);
+        pod.agent.terminate();
+        let log = pod.log();
         let last = log.lines().rfind(|line| line.contains("drain: "));
         outcome.said = last.unwrap_or_default().into();
         outcome

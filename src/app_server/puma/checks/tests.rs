@@ -1,13 +1,17 @@
 //! Each trap of a Puma's set-up, made from what a look would have given.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::*;
 use crate::{
     app_server::puma::{
         Memory,
         command_line::{Arguments, CommandLine, InFront},
-        config_file::PumaConfig,
+        config_file::Settings,
         control::Stats,
         discovery::{Other, Server, ServerProcesses, Worker},
         setup::{RestartDir, Setup, Tmp},
@@ -45,24 +49,23 @@ fn well(version: &str) -> Snapshot {
         cwds: HashMap::from([(MASTER, Cwd::Release("v1".parse().unwrap()))]),
         control: Control::Stats(Box::new(stats)),
         sockets: None,
-        memory: Memory { image: Some((image, Some(true))), setup: Some(setup()), ..Memory::default() },
+        memory: Memory { image: Some((image, Some(true))), setup: Some(setup(version)), ..Memory::default() },
         mode: RestartMode::Auto,
         told: config::Puma::default(),
     }
 }
 
-fn setup() -> Setup {
-    Setup {
-        restart_dir: RestartDir::Follows,
-        preloads: false,
-        surely_preloads: false,
-        app_in_master: None,
-        unclear: None,
-        config: Some(PumaConfig::scan("persistent_timeout 75")),
-        command_line: CommandLine::default(),
-        tmp: Tmp::Own,
-        pid_file: None,
-    }
+/// What suits the plan of a restart, and a balancer.
+const WELL: &str = "preload_app! false\npersistent_timeout 75";
+
+fn settings(text: &str) -> Settings {
+    Settings::scan(Path::new("config/puma.rb"), text).started_with(None)
+}
+
+fn setup(version: &str) -> Setup {
+    let major = version.split('.').next().unwrap().parse().ok();
+    let files = Setup::of_files(major, settings(WELL), Path::new("/srv/app/current"), &["tmp".into()]);
+    Setup { restart_dir: Some(RestartDir::Follows), web_concurrency: Evidence::Default, ..files }
 }
 
 fn found(snapshot: &Snapshot) -> Vec<(&'static str, Severity)> {
@@ -85,7 +88,7 @@ fn with(snapshot: &mut Snapshot, change: impl FnOnce(&mut Setup)) {
 }
 
 fn configured(snapshot: &mut Snapshot, text: &str) {
-    with(snapshot, |setup| setup.config = Some(PumaConfig::scan(&format!("persistent_timeout 75\n{text}"))));
+    with(snapshot, |setup| setup.settings = settings(&format!("{WELL}\n{text}")));
 }
 
 use Severity::{Broken, Note, Risky};
@@ -101,13 +104,13 @@ fn a_puma_that_is_set_up_well_has_nothing_to_be_found_fault_with() {
 fn where_a_restart_goes() {
     let evidence = || "PWD was not set".to_owned();
     finds(("RESTART_DIR_UNPROVEN", Risky), |snapshot| {
-        with(snapshot, |setup| setup.restart_dir = RestartDir::Fixed(evidence()));
+        with(snapshot, |setup| setup.restart_dir = Some(RestartDir::Fixed(evidence())));
     });
     finds(("RESTART_DIR_PINNED", Broken), |snapshot| {
-        with(snapshot, |setup| setup.restart_dir = RestartDir::Never(evidence()));
+        with(snapshot, |setup| setup.restart_dir = Some(RestartDir::Never(evidence())));
     });
     let mut moved = well("5.6.5");
-    with(&mut moved, |setup| setup.restart_dir = RestartDir::Never(evidence()));
+    with(&mut moved, |setup| setup.restart_dir = Some(RestartDir::Never(evidence())));
     moved.memory.moved = true;
     assert_eq!(found(&moved), [], "it was seen to follow, whatever the evidence says");
     finds(("NOT_FROM_CURRENT", Broken), |snapshot| {
@@ -120,9 +123,8 @@ fn paths_that_name_one_release() {
     let old = || Some("/srv/app/releases/v1/config.ru".to_owned());
     let given = |arguments| CommandLine { arguments: Some(arguments), ..CommandLine::default() };
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
-        with(snapshot, |setup| {
-            setup.command_line = given(Arguments { rackup: old(), ..Arguments::default() })
-        });
+        let arguments = Arguments { rackup: old(), ..Arguments::default() };
+        with(snapshot, |setup| setup.settings = setup.settings.clone().started_with(Some(&arguments)));
     });
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
         configured(snapshot, "rackup '/srv/app/releases/v1/config.ru'")
@@ -211,7 +213,7 @@ fn a_file_that_restarts_more_than_one_pod() {
 #[test]
 fn restarts_that_are_not_to_be_had() {
     finds(("HOT_RESTART_UNAVAILABLE", Broken), |snapshot| snapshot.processes.skips_hot = true);
-    finds(("PHASED_RESTART_UNAVAILABLE", Note), |snapshot| with(snapshot, |setup| setup.preloads = true));
+    finds(("PHASED_RESTART_UNAVAILABLE", Note), |snapshot| configured(snapshot, "preload_app!"));
     finds(("PHASED_RESTART_UNAVAILABLE", Risky), |snapshot| {
         snapshot.mode = RestartMode::Phased;
         let one = r#"{"workers":1,"old_workers":0,"worker_status":[]}"#;
@@ -275,7 +277,7 @@ fn time_outs_of_puma_against_the_longest_request_that_was_seen() {
 fn idle_connections_that_puma_closes_before_a_balancer_does() {
     let keepalive = |version: &str, text: &str| {
         let mut snapshot = well(version);
-        with(&mut snapshot, |setup| setup.config = Some(PumaConfig::scan(text)));
+        with(&mut snapshot, |setup| setup.settings = settings(&format!("preload_app! false\n{text}")));
         found(&snapshot)
     };
     let short = [("KEEPALIVE_SHORT", Note)];

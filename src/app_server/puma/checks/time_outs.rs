@@ -1,4 +1,4 @@
-//! Puma's time-outs, against what was seen in this pod and what the agent was told.
+//! Puma's time-outs, against what the agent was told and what was seen in this pod.
 
 use std::time::Duration;
 
@@ -6,12 +6,7 @@ use humantime::format_duration as show;
 
 use super::{CONTROL, RESTARTS};
 use crate::{
-    app_server::puma::{
-        config_file::{PumaConfig, Seconds},
-        setup::Setup,
-        snapshot::Snapshot,
-        title::Master,
-    },
+    app_server::puma::{config_file::Settings, evidence::Evidence, setup::Setup},
     finding::{Check, Code, Finding},
 };
 
@@ -28,64 +23,60 @@ const CHECK_INTERVAL_RISKY: Duration = Duration::from_secs(10);
 const BALANCERS: Duration = Duration::from_secs(60);
 const REQUESTS: &str = "requests";
 
-/// Everything about them.
-pub(super) fn of(snapshot: &Snapshot, setup: &Setup) -> Vec<Check> {
-    let Some(config) = &setup.config else { return Vec::new() };
-    let mut checks = Vec::new();
-    let longest = Duration::from_millis(snapshot.memory.longest_request_ms);
-    if snapshot.cluster() == Some(true) {
-        checks.extend(shutdown_timeout(snapshot.told.worker_shutdown_timeout, config));
-        checks.extend(check_interval(config));
-        checks.extend(worker_timeout(longest, config));
-        checks.extend(longest_request(snapshot.told.worker_shutdown_timeout, longest, config));
-    }
-    checks.extend(keepalive(snapshot.processes.title.as_ref().and_then(Master::major), config));
+/// Everything about them. `told`: of the key puma.worker_shutdown_timeout; `longest`: the longest request that was seen.
+pub(super) fn of(setup: &Setup, told: Duration, cluster: bool, longest: Duration) -> Vec<Check> {
+    let settings = &setup.settings;
+    let in_cluster = || {
+        [
+            shutdown_timeout(told, settings),
+            check_interval(settings),
+            worker_timeout(longest, settings),
+            longest_request(told, longest, settings),
+        ]
+    };
+    let mut checks: Vec<Check> = cluster.then(in_cluster).into_iter().flatten().flatten().collect();
+    checks.extend(keepalive(setup));
     checks
 }
 
 /// A single process has none: it waits for its requests.
-pub(super) fn shutdown_timeout(told: Duration, config: &PumaConfig) -> Option<Check> {
-    let puma = config.worker_shutdown_timeout.or(SHUTDOWN_TIMEOUT)?;
+fn shutdown_timeout(told: Duration, settings: &Settings) -> Option<Check> {
+    let puma = settings.worker_shutdown_timeout.or_default(SHUTDOWN_TIMEOUT)?;
     if told == puma {
-        return Some(Check::fine(
-            RESTARTS,
-            format!("requests get {} to end, in Puma as for the agent", show(puma)),
-        ));
+        let message = format!("requests get {} to finish, in Puma as for the agent", show(puma));
+        return Some(Check::fine(RESTARTS, message));
     }
     let (code, remedy) = (
         Code::ShutdownTimeoutDiffers,
         format!("set puma.worker_shutdown_timeout to {}, for the agent", show(puma)),
     );
+    let differs = format!(
+        "Puma gives requests {} to finish when a worker stops, and the agent was told {}",
+        show(puma),
+        show(told)
+    );
     let found = if told > puma {
-        let message = format!(
-            "Puma kills a worker {} after it was told to stop, and the agent takes that for {}: a request between \
-             the two is cut by a restart",
-            show(puma),
-            show(told)
-        );
-        Finding::risky(code, message, remedy)
+        Finding::risky(
+            code,
+            format!("{differs}: a restart cuts requests that take longer than Puma allows"),
+            remedy,
+        )
     } else {
-        let message = format!(
-            "Puma gives requests {} to end, and the agent takes that for {}: it waits for requests that would \
-             survive a restart",
-            show(puma),
-            show(told)
-        );
-        Finding::note(code, message, remedy)
+        Finding::note(code, format!("{differs}: it waits for requests that would survive a restart"), remedy)
     };
     Some(Check::found(RESTARTS, found))
 }
 
 /// That nothing is in flight is believed when every worker has reported twice since.
-pub(super) fn check_interval(config: &PumaConfig) -> Option<Check> {
-    let interval = config.worker_check_interval.or(CHECK_INTERVAL)?;
+fn check_interval(settings: &Settings) -> Option<Check> {
+    let interval = settings.worker_check_interval.or_default(CHECK_INTERVAL)?;
     if interval <= CHECK_INTERVAL {
-        return Some(Check::fine(CONTROL, format!("its numbers are {} old at most", show(interval))));
+        return Some(Check::fine(CONTROL, format!("its numbers are at most {} old", show(interval))));
     }
     let make = if interval > CHECK_INTERVAL_RISKY { Finding::risky } else { Finding::note };
     let message = format!(
-        "worker_check_interval is {}: Puma's numbers are that old, and a drain, which wants two reports of every worker after \
-         the last traffic, takes {} longer",
+        "worker_check_interval is {}, and Puma's numbers are up to that old. A drain waits for two reports of every \
+         worker after the last traffic, so it takes {} longer",
         show(interval),
         show(interval * 2)
     );
@@ -96,12 +87,12 @@ pub(super) fn check_interval(config: &PumaConfig) -> Option<Check> {
 }
 
 /// How long a worker may be silent, and how long it may take to boot; against the longest request that was seen.
-pub(super) fn worker_timeout(longest: Duration, config: &PumaConfig) -> Option<Check> {
-    let timeout = config.worker_timeout.or(WORKER_TIMEOUT)?;
-    let boot = config.worker_boot_timeout.or(WORKER_TIMEOUT)?;
+fn worker_timeout(longest: Duration, settings: &Settings) -> Option<Check> {
+    let timeout = settings.worker_timeout.or_default(WORKER_TIMEOUT)?;
+    let boot = settings.worker_boot_timeout.or_default(WORKER_TIMEOUT)?;
     if timeout.max(boot) > WORKER_TIMEOUT {
         let message = format!(
-            "Puma waits {} for a worker that hangs, and {} for one that does not boot: the agent expects {} of both, and takes a \
+            "Puma waits {} for a worker that hangs, and {} for one that boots. The agent expects {} of both, and takes a \
              phased restart that lasts longer for failed",
             show(timeout),
             show(boot),
@@ -112,8 +103,8 @@ pub(super) fn worker_timeout(longest: Duration, config: &PumaConfig) -> Option<C
     }
     if longest >= timeout {
         let message = format!(
-            "a request of {} was seen here, and Puma kills a worker that does not report for {}: one that computes \
-             that long without a pause takes all requests of its worker along",
+            "a request took {} here, and Puma kills a worker that does not report for {}. A request that computes \
+             that long without a pause fails, and so do all others of its worker",
             show(seconds(longest)),
             show(timeout)
         );
@@ -124,16 +115,16 @@ pub(super) fn worker_timeout(longest: Duration, config: &PumaConfig) -> Option<C
 }
 
 /// Not only what is in flight now: the longest that this agent has seen.
-fn longest_request(told: Duration, longest: Duration, config: &PumaConfig) -> Option<Check> {
-    let limit = config.worker_shutdown_timeout.or(told)?;
-    if longest < limit {
+fn longest_request(told: Duration, longest: Duration, settings: &Settings) -> Option<Check> {
+    let limit = settings.worker_shutdown_timeout.or_default(told)?;
+    if longest < limit || longest.is_zero() {
         return None;
     }
     let finding = Finding::note(
         Code::LongRequests,
         format!(
-            "a request of {} was seen in this pod, and Puma cuts what takes longer than {} after a restart's signal: \
-             restarts wait for such, for restart.wait_in_flight at most",
+            "a request took {} in this pod, and a restart cuts requests that take longer than {} after its signal. \
+             Restarts wait for long requests, for restart.wait_in_flight at most",
             show(seconds(longest)),
             show(limit)
         ),
@@ -142,12 +133,11 @@ fn longest_request(told: Duration, longest: Duration, config: &PumaConfig) -> Op
     Some(Check::found(REQUESTS, finding))
 }
 
-/// Who closes an idle connection first may do so while a request is on its way.
-/// `major`: the version, whose default holds where nothing else is said.
-pub(super) fn keepalive(major: Option<u32>, config: &PumaConfig) -> Option<Check> {
-    let timeout = match (config.persistent_timeout, major) {
-        (Seconds::Unset, None) => None,
-        (set, major) => set.or(if major >= Some(7) { KEEPALIVE_FROM_7 } else { KEEPALIVE }),
+/// Whoever closes an idle connection first may do so while a request is on its way.
+fn keepalive(setup: &Setup) -> Option<Check> {
+    let timeout = match (&setup.settings.persistent_timeout, setup.major) {
+        (Evidence::Default, None) => None,
+        (set, major) => set.or_default(if major >= Some(7) { KEEPALIVE_FROM_7 } else { KEEPALIVE }),
     }?;
     if timeout > BALANCERS {
         return Some(Check::fine(
@@ -156,8 +146,8 @@ pub(super) fn keepalive(major: Option<u32>, config: &PumaConfig) -> Option<Check
         ));
     }
     let message = format!(
-        "Puma closes a connection that was idle for {}; a balancer that keeps it longer (ALB and nginx 60s, Google's \
-         600s) sends a request into it now and then, which is a 502 that looks like a deploy's",
+        "Puma closes a connection that was idle for {}. A balancer that keeps it longer (ALB and nginx 60s, Google's \
+         600s) sometimes sends a request into it: a 502 that looks like a deploy's",
         show(timeout)
     );
     let remedy =

@@ -70,6 +70,17 @@ pub struct Tally {
 }
 
 impl Records {
+    /// A load that is worth its name, and every answer as expected.
+    ///
+    /// # Panics
+    /// When not.
+    #[track_caller]
+    pub fn assert_nothing_lost(&self) {
+        let failures: Vec<_> = self.failures(&[]).collect();
+        assert!(self.requests.len() > 20, "only {} requests", self.requests.len());
+        assert!(failures.is_empty(), "{} lost: {:?}", failures.len(), failures.first());
+    }
+
     pub(super) fn push(&mut self, record: Record) {
         self.requests.push(record);
     }

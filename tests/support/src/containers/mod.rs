@@ -35,7 +35,7 @@ use volumes::Volumes;
 
 pub use manifest::Manifest;
 
-use crate::{PATIENCE, http, poll, until};
+use crate::{PATIENCE, http, poll, until, until_within};
 
 /// What happened to a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Pod {
     /// When it does not become so, with what happened and what the containers said.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
-        poll(PATIENCE * 4, condition).unwrap_or_else(|| panic!("waited in vain: {what}"))
+        until_within(PATIENCE * 4, what, condition)
     }
 
     /// Sends a signal to the container's first process.
