@@ -14,7 +14,7 @@ const WINDOW_LOG_MAX: u32 = 27;
 ///
 /// # Errors
 /// [`UnpackError`] when it is of another kind than its name says.
-pub fn decoder(archive: impl Read + 'static, kind: ArchiveKind) -> Result<Box<dyn Read>, UnpackError> {
+pub fn decoder<'a>(archive: impl Read + 'a, kind: ArchiveKind) -> Result<Box<dyn Read + 'a>, UnpackError> {
     let mut archive = BufReader::with_capacity(128 << 10, archive);
     let begins = ArchiveKind::of(archive.fill_buf().map_err(UnpackError::Archive)?);
     if begins != Some(kind) {

@@ -35,6 +35,7 @@ use crate::{
     volume,
 };
 
+mod archive_manifest;
 mod caches;
 mod decoder;
 mod delete;
@@ -42,24 +43,32 @@ mod download;
 mod fallback;
 pub mod fetch;
 pub mod fetch_lock;
+pub mod in_flight;
 pub mod inside;
 pub mod layout;
 pub mod leases;
 mod links;
 pub mod manifest;
+pub mod one_pass;
 pub mod pack;
 mod pax;
 mod places;
 pub mod protection;
 pub mod prune;
 pub mod publish;
+mod spare;
 pub mod staging;
 mod tar_stream;
 pub mod trash;
 mod tree;
+mod tree_finish;
+mod tree_large;
+mod tree_node;
 pub mod unpack;
 pub mod unpack_error;
 pub mod verify_tree;
+mod write_queue;
+mod writers;
 
 /// The name of the marker in a complete release.
 pub const MARKER: &str = ".pitstop-release";
@@ -72,8 +81,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.locked",
     "fetch.staged",
     "fetch.mid_download",
-    "fetch.downloaded",
     "fetch.mid_unpack",
+    "fetch.downloaded",
     "fetch.unpacked",
     "fetch.linked",
     "fetch.synced",
@@ -143,6 +152,7 @@ pub struct Releases {
     pod: String,
     limits: Limits,
     layout: Layout,
+    in_flight: Option<usize>,
     fallback: Option<PathBuf>,
     patience: fetch_lock::Patience,
     waiting: fetch_lock::Waiting,
@@ -188,6 +198,7 @@ impl Releases {
             pod: staging::plain(pod),
             limits,
             layout: Layout::default(),
+            in_flight: None,
             fallback: None,
             patience: fetch_lock::Patience::default(),
             waiting: fetch_lock::Waiting::default(),

@@ -13,13 +13,7 @@ use std::{
 
 use tar::{Builder, EntryType, Header};
 
-use super::{
-    Limits, MARKER,
-    inside::Inside,
-    links::Links,
-    manifest::MANIFEST,
-    unpack_error::UnpackError,
-};
+use super::{Limits, MARKER, inside::Inside, links::Links, manifest::MANIFEST, unpack_error::UnpackError};
 use crate::store::CallOff;
 
 /// As `zstd` does by itself: what more would save in the store, it would cost several times in the pipeline.

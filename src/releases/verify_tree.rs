@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{MARKER, Marker, Releases, disk_problem, layout::Layout};
+use super::{MARKER, Marker, Releases, disk_problem, layout::Layout, manifest::MANIFEST};
 use crate::{
     core::{Problem, Reason},
     plain_file,
@@ -67,15 +67,10 @@ impl Releases {
             Problem::new(Reason::ReleaseUnknown, message)
         })?;
         let published = store.require(id)?;
-        let stage = self.stage()?;
-        let archive = stage.dir().join("archive");
-        self.download(store, id, &published, &archive)?;
-        let mut tree = stage.dir().join("release");
         // What it was given besides is in its marker, and may not be what is configured today.
         let plain = Layout { strip_prefix: self.layout.strip_prefix, ..Layout::default() };
-        let unpacked =
-            self.clone().laid_out(plain).unpack_into(&archive, published.kind, &tree, id, store.off())?;
-        tree.extend(&unpacked.prefix);
+        let staged = self.clone().laid_out(plain).unpack_staged(store, id, &published)?;
+        let tree = staged.tree.clone();
         let mut comparison = Comparison {
             release: self.path(id),
             published: tree,
@@ -132,7 +127,7 @@ impl Comparison {
         );
         for name in names {
             let path = path.join(name);
-            if path != Path::new(MARKER) {
+            if ![MARKER, MANIFEST].map(Path::new).contains(&&*path) {
                 self.entry(&path)?;
             }
         }

@@ -19,6 +19,7 @@ use crate::{
     app_server::files,
     plain_file,
     procs::{self, WorkingDirectory},
+    volume,
 };
 
 /// Of `rails server`, which had it everywhere before Rails 7.1, and has it in development since.
@@ -314,9 +315,9 @@ fn own_number(pid: i32) -> Option<i32> {
 fn tmp(pid: i32) -> Tmp {
     let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
     let found = cwd.join("tmp");
-    match (rustix::fs::statfs(&found), device(&found), device(&cwd)) {
-        (Ok(stat), ..) if is_network(stat.f_type) => Tmp::OnNetwork,
-        (Ok(_), Ok(tmp), Ok(release)) if tmp == release => Tmp::OnVolume,
+    match (device(&found), device(&cwd)) {
+        _ if volume::is_networked(&found) => Tmp::OnNetwork,
+        (Ok(tmp), Ok(release)) if tmp == release => Tmp::OnVolume,
         _ => Tmp::Own,
     }
 }
@@ -324,13 +325,6 @@ fn tmp(pid: i32) -> Tmp {
 fn device(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).map(|found| found.dev())
-}
-
-/// NFS (EFS too), CIFS and SMB, Ceph, Lustre, GPFS, 9p, FUSE: by their numbers in `statfs`.
-fn is_network(kind: rustix::fs::FsWord) -> bool {
-    const KINDS: [u32; 8] =
-        [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0bd0_0bd0, 0x4750_4653, 0x0102_1997, 0x6573_5546];
-    KINDS.contains(&(kind as u32))
 }
 
 #[cfg(test)]
@@ -359,12 +353,5 @@ mod tests {
             let found = Setup { web_concurrency: web_concurrency.clone(), ..files }.preloads();
             assert_eq!(found.known(), Some(&preloads), "{major} {web_concurrency:?} {prunes}");
         }
-    }
-
-    #[test]
-    fn network_file_systems_are_told_from_local_ones() {
-        let word = |kind: u32| kind as rustix::fs::FsWord;
-        assert!(is_network(word(0x6969)) && is_network(word(0xff53_4d42)));
-        assert!(!is_network(word(0x0102_1994)) && !is_network(word(0xef53)), "tmpfs, ext4");
     }
 }
