@@ -22,6 +22,7 @@ pub enum Severity {
 
 /// A trap in this pod's set-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "Shown")]
 pub struct Finding {
     /// Which trap.
     pub code: Code,
@@ -29,8 +30,24 @@ pub struct Finding {
     pub severity: Severity,
     /// What would happen.
     pub message: String,
-    /// The one line that mends it.
-    pub remedy: String,
+    /// The one line that fixes it.
+    pub fix: String,
+}
+
+/// A finding in JSON: `remedy` is the older name of `fix`, and stays for those who read it.
+#[derive(Serialize)]
+struct Shown {
+    code: Code,
+    severity: Severity,
+    message: String,
+    fix: String,
+    remedy: String,
+}
+
+impl From<Finding> for Shown {
+    fn from(Finding { code, severity, message, fix }: Finding) -> Self {
+        Self { code, severity, message, remedy: fix.clone(), fix }
+    }
 }
 
 /// One thing that was looked at.
@@ -84,19 +101,29 @@ pub fn findings(checks: &[Check]) -> Vec<Finding> {
 }
 
 impl Finding {
+    /// A trap that is this bad here.
+    pub fn of(severity: Severity, code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code, severity, message: message.into(), fix: fix.into() }
+    }
+
     /// A promise does not hold.
-    pub fn broken(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Broken, message: message.into(), remedy: remedy.into() }
+    pub fn broken(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::of(Severity::Broken, code, message, fix)
     }
 
     /// A promise holds only sometimes.
-    pub fn risky(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Risky, ..Self::broken(code, message, remedy) }
+    pub fn risky(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::of(Severity::Risky, code, message, fix)
     }
 
     /// Good to know.
-    pub fn note(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Note, ..Self::broken(code, message, remedy) }
+    pub fn note(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::of(Severity::Note, code, message, fix)
+    }
+
+    /// As the check of this part of the set-up.
+    pub fn about(self, about: &'static str) -> Check {
+        Check::found(about, self)
     }
 }
 

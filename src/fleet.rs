@@ -247,7 +247,7 @@ impl Reader {
                 // Where this pod cannot tell the others, they cannot tell it either.
                 Ok(None) => {}
                 // Without reports a pod goes by its own place.
-                Err(error) => tracing::debug!(%error, "the other pods' reports were not read"),
+                Err(error) => tracing::debug!(%error, "reading the other pods' reports failed"),
             }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(each)) => {}
@@ -288,10 +288,11 @@ fn tell(error: &StoreError, before: Option<&StoreError>) {
         (StoreError::Denied(_), Some(StoreError::Denied(_))) => {}
         (StoreError::Denied(why), _) => tracing::info!(
             why,
-            "the store takes no report of this pod, so `promote --wait` does not see it; deploys need none"
+            "the store refuses this pod's report, so `promote --wait` does not see this pod; deploys work \
+             without it"
         ),
         (_, Some(before)) if before.reason() == error.reason() => {}
-        (error, _) => tracing::warn!(%error, "this pod's report is not written; tried again later"),
+        (error, _) => tracing::warn!(%error, "writing this pod's report failed; retrying later"),
     }
 }
 

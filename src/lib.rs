@@ -29,6 +29,8 @@ pub mod hook;
 pub mod http_get;
 // The first process of a container: `pitstop exec`.
 pub mod init;
+// Threads for work that may hang.
+pub mod lane;
 // Prometheus metrics by the contract.
 pub mod metrics;
 // Opening what somebody else may have written: regular files only, with a limit.
@@ -59,5 +61,5 @@ pub mod supervisor;
 pub mod telemetry;
 // A command line of the user's, with a limit.
 pub mod user_command;
-// Threads for a volume that may hang.
+// What is said of a volume that is full.
 pub mod volume;

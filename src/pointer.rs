@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     core::{Problem, Reason},
+    lane::Lane,
     plain_file,
     revision::{Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version, archive},
-    volume::Lane,
 };
 
 /// A pointer is some hundred bytes.
@@ -45,7 +45,7 @@ pub enum Source {
     Store(Arc<dyn Store>, String),
 }
 
-impl fmt::Debug for Source {
+impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
@@ -115,7 +115,9 @@ pub fn watch(settings: Settings) -> io::Result<(watch::Receiver<Latest>, Kick)> 
 /// # Errors
 /// [`Problem`] when it cannot be read or understood.
 pub async fn read(source: &Source) -> Result<Pointer, Problem> {
-    let no_thread = |e| Problem::new(Reason::Internal, format!("no thread to read the pointer: {e}"));
+    let no_thread = |e| {
+        Problem::new(Reason::Internal, format!("the thread that reads the pointer could not be started: {e}"))
+    };
     let lane = Lane::start("pointer").map_err(no_thread)?;
     Looker { source: source.clone(), lane, seen: None, read: None }.look().await
 }
@@ -153,24 +155,26 @@ fn of_json(text: &str) -> Result<Pointer, Problem> {
         serde_json::from_str(text).map_err(|e| invalid(format!("is broken JSON: {e}")))?;
     // Anything else is some other file, of which nothing is repeated.
     let Some(release) = json.get("release") else {
-        return Err(invalid("is JSON without \"release\"".into()));
+        return Err(invalid("is JSON without a \"release\" field".into()));
     };
     let Some(release) = release.as_str() else {
-        return Err(invalid("has a \"release\" that is no text".into()));
+        return Err(invalid("has a \"release\" field that is not a string".into()));
     };
-    let no_id = || invalid(format!("has a \"release\" that is no release id: {}", shape(release)));
+    let no_id = || invalid(format!("has a \"release\" field that is not a release id: {}", shape(release)));
     if release.parse::<ReleaseId>().is_err() {
         return Err(no_id());
     }
     let mut pointer: Pointer = serde_json::from_value(json)
-        .map_err(|_| invalid("has fields that are not what they should be (docs/ci.md shows them)".into()))?;
+        .map_err(|_| invalid("has fields of the wrong type (docs/ci.md lists them)".into()))?;
     if pointer.previous.iter().chain(&pointer.rolled_back).any(ReleaseId::is_fallback) {
         return Err(invalid("names no release".into()));
     }
     if let Some(sha256) = &mut pointer.sha256 {
         sha256.make_ascii_lowercase();
         if !archive::is_sha256(sha256) {
-            return Err(invalid("has a \"sha256\" that is none (64 hexadecimal digits)".into()));
+            return Err(invalid(
+                "has a \"sha256\" field that is not a digest (64 hexadecimal digits)".into(),
+            ));
         }
     }
     Ok(pointer)
@@ -180,8 +184,8 @@ fn of_json(text: &str) -> Result<Pointer, Problem> {
 fn shape(text: &str) -> String {
     let (lines, bytes) = (text.lines().count(), text.len());
     match lines {
-        0 | 1 if bytes > 128 => format!("a line of {bytes} bytes, longer than any id"),
-        0 | 1 => format!("a line of {bytes} bytes with characters that no id has"),
+        0 | 1 if bytes > 128 => format!("a line of {bytes} bytes, too long for a release id"),
+        0 | 1 => format!("a line of {bytes} bytes with characters that a release id cannot have"),
         _ => format!("{lines} lines, {bytes} bytes"),
     }
 }
@@ -223,7 +227,10 @@ impl Looker {
             }
             (Found::Absent | Found::NotModified, _) => {
                 (self.seen, self.read) = (None, None);
-                let message = format!("the store has no {:?}; `pitstop promote` makes it", self.source);
+                let message = format!(
+                    "the store has no pointer {}; `pitstop promote ID --create` creates it",
+                    self.source
+                );
                 Err(Problem::new(Reason::PointerUnreadable, message))
             }
         }
@@ -260,7 +267,7 @@ fn unreadable(key: &str, error: store::StoreError) -> Problem {
 }
 
 fn named(source: &Source, problem: Problem) -> Problem {
-    Problem::new(problem.reason, format!("{source:?}: {}", problem.message))
+    Problem::new(problem.reason, format!("{source}: {}", problem.message))
 }
 
 struct Watching {
@@ -316,10 +323,10 @@ impl Watching {
         match failed {
             Some(problem) if before != Some(problem.reason) => {
                 let (reason, detail) = (problem.reason.code(), &problem.message);
-                tracing::warn!(reason, "the pointer cannot be followed, so no deploy begins: {detail}");
+                tracing::warn!(reason, "the pointer cannot be read, so no deploy starts: {detail}");
             }
             None if before.is_some() => {
-                tracing::info!(failed_looks = self.failures, "the pointer {pointer:?} is read again");
+                tracing::info!(failed_looks = self.failures, "the pointer {pointer} is readable again");
             }
             Some(_) | None => {}
         }

@@ -214,12 +214,12 @@ fn message(view: &View, now: Moment) -> String {
     match (&view.problem, &view.running, &view.desired) {
         (Some(problem), ..) => problem.message.clone(),
         (None, _, Some(desired)) if let Some(turn) = view.turn => format!(
-            "the restart onto {desired} waits for this pod's turn (restart.spread), {:.0} s more at most",
+            "the restart onto {desired} waits for this pod's turn (restart.spread), at most {:.0} s more",
             seconds(turn.since(now)).ceil()
         ),
         (None, Some(running), _) if view.in_sync => format!("runs {running}, as desired"),
-        (None, _, Some(desired)) => format!("on the way to {desired}"),
-        (None, _, None) => "no pointer was read yet".into(),
+        (None, _, Some(desired)) => format!("deploying {desired}"),
+        (None, _, None) => "the pointer has not been read yet".into(),
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
             code: Code::RestartDirUnproven,
             severity: Severity::Broken,
             message: "no restart moves this Puma".into(),
-            remedy: "start it with PWD=/srv/app/current".into(),
+            fix: "start it with PWD=/srv/app/current".into(),
         }];
         snapshot
     }
@@ -341,8 +341,8 @@ mod tests {
           "in_sync": false,
           "reason": "rejected",
           "message": "v43#7 was rejected (boot_loop) and is not tried again",
-          "doing": "nothing: follows the pointer",
-          "next": "nothing until the pointer moves, or `pitstop sync --retry`",
+          "doing": "idle: following the pointer",
+          "next": "nothing until the pointer moves or `pitstop sync --retry` is run",
           "for_seconds": {
             "stage": 0.0,
             "in_sync": 0.0,
@@ -380,6 +380,7 @@ mod tests {
               "code": "RESTART_DIR_UNPROVEN",
               "severity": "broken",
               "message": "no restart moves this Puma",
+              "fix": "start it with PWD=/srv/app/current",
               "remedy": "start it with PWD=/srv/app/current"
             }
           ]

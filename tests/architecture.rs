@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["app_server", "pointer", "releases"],
     &["store", "probe", "hook", "revisions_log"],
     &["user_command"],
-    &["http_get", "procs", "sockets", "volume"],
+    &["http_get", "procs", "lane", "sockets", "volume"],
     &["config", "failpoint"],
     &["beneath"],
     &["plain_file"],

@@ -121,7 +121,7 @@ impl CommandServer {
         let processes = match self
             .inspector
             .processes
-            .run(LIMIT, move || discovery::discover(&named))
+            .look(LIMIT, move || discovery::discover(&named))
             .await
             .unwrap_or(Discovery::Torn)
         {

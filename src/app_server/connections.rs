@@ -5,8 +5,8 @@ use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     core::Sockets,
+    lane::Lane,
     sockets::{self, Ends},
-    volume::OneAtATime,
 };
 
 /// The kernel answers at once.
@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Looks at the table, and hears of connections that end between two looks.
 #[derive(Debug)]
 pub(super) struct Connections {
-    lane: OneAtATime,
+    lane: Lane,
     /// `None` where the kernel does not tell of connections that end.
     ends: Option<Arc<Ends>>,
 }
@@ -26,7 +26,7 @@ impl Connections {
     /// # Errors
     /// When there is no thread for it.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { lane: OneAtATime::start("sockets")?, ends: listen_for_ends() })
+        Ok(Self { lane: Lane::one_at_a_time("sockets")?, ends: listen_for_ends() })
     }
 
     /// What is connected to these local ports; `None` without a port, or when the kernel does not tell.
@@ -41,7 +41,7 @@ impl Connections {
             let ended = ends.and_then(|ends| ends.take(&ports));
             Some(Sockets { ended, ..table })
         };
-        self.lane.run(LIMIT, look).await.flatten()
+        self.lane.look(LIMIT, look).await.flatten()
     }
 }
 

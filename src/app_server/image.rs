@@ -16,8 +16,8 @@ use crate::{
         Detection, Problem, Reason,
         requirement::{Brought, Requirement},
     },
+    lane::Lane,
     plain_file, procs,
-    volume::OneAtATime,
 };
 
 /// Tens of megabytes at most.
@@ -33,7 +33,7 @@ const OVERLAP: usize = 128;
 /// When it may not be looked into, or its image does not answer.
 pub(super) async fn lacks(
     kind: &ServerKind,
-    files: &OneAtATime,
+    files: &Lane,
     pid: i32,
     requires: Vec<Requirement>,
 ) -> Result<Vec<String>, Problem> {
@@ -46,7 +46,7 @@ pub(super) async fn lacks(
 /// As [`lacks`].
 pub(super) async fn another_ruby(
     kind: &ServerKind,
-    files: &OneAtATime,
+    files: &Lane,
     pid: i32,
     wanted: String,
 ) -> Result<Option<String>, Problem> {
@@ -61,11 +61,11 @@ pub(super) async fn another_ruby(
 
 async fn looked_into<T: Send + 'static>(
     kind: &ServerKind,
-    files: &OneAtATime,
+    files: &Lane,
     pid: i32,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Problem> {
-    let looked = files.run(LIMIT, look);
+    let looked = files.look(LIMIT, look);
     let late = || {
         let message = format!("the image of {} {pid} could not be looked into within {LIMIT:?}", kind.name);
         Problem::new(Reason::VolumeUnavailable, message)

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{Cwd, Detection, Problem, Sockets, Traffic, requirement::Requirement},
     finding::{self, Check},
-    volume::OneAtATime,
+    lane::Lane,
 };
 
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
@@ -48,11 +48,11 @@ pub(super) struct Inspector {
     kind: &'static ServerKind,
     ports: Vec<u16>,
     /// The process table.
-    pub processes: OneAtATime,
+    pub processes: Lane,
     cwds: CwdResolver,
     connections: Connections,
     /// The app's image and its files.
-    pub files: OneAtATime,
+    pub files: Lane,
 }
 
 impl Inspector {
@@ -66,10 +66,10 @@ impl Inspector {
         Ok(Self {
             kind,
             ports: place.ports,
-            processes: OneAtATime::start("processes")?,
+            processes: Lane::one_at_a_time("processes")?,
             cwds,
             connections: Connections::start()?,
-            files: OneAtATime::start("files")?,
+            files: Lane::one_at_a_time("files")?,
         })
     }
 
@@ -100,8 +100,10 @@ impl Inspector {
     /// Why there is none to look at.
     pub async fn why_not_found(&self, detection: &Detection, narrow: Option<&str>) -> Vec<Check> {
         let (kind, detection, narrow) = (self.kind, detection.clone(), narrow.map(str::to_owned));
-        let told =
-            self.processes.run(LIMIT, move || not_found::diagnose(kind, &detection, narrow.as_deref())).await;
+        let told = self
+            .processes
+            .look(LIMIT, move || not_found::diagnose(kind, &detection, narrow.as_deref()))
+            .await;
         told.into_iter().collect()
     }
 

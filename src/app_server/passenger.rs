@@ -147,13 +147,13 @@ impl Passenger {
             Detection::Missing if !discovery::all(None).is_empty() => checks::not_started(),
             detection => not_found::diagnose(&KIND, &detection, narrow.as_deref()),
         };
-        self.inspector.processes.run(LIMIT, look).await.into_iter().collect()
+        self.inspector.processes.look(LIMIT, look).await.into_iter().collect()
     }
 
     async fn see(&self) -> Result<Snapshot, NotFound> {
         let mut memory = self.memory.lock().await;
         let followed = memory.followed;
-        let found = self.inspector.processes.run(LIMIT, move || discovery::discover(followed)).await;
+        let found = self.inspector.processes.look(LIMIT, move || discovery::discover(followed)).await;
         let core = match found.unwrap_or(Discovery::Torn) {
             Discovery::One(core) => *core,
             Discovery::Nothing => return Err(Detection::Missing.into()),
@@ -220,7 +220,7 @@ impl Passenger {
             }
         };
         let (cwds, files) =
-            tokio::join!(self.inspector.cwds(pids), self.inspector.files.run(LIMIT, of_files));
+            tokio::join!(self.inspector.cwds(pids), self.inspector.files.look(LIMIT, of_files));
         let (ids, restart_file) = files.unwrap_or_default();
         Snapshot {
             core,

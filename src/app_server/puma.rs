@@ -19,9 +19,9 @@ use crate::{
         requirement::Requirement,
     },
     finding::{self, Check},
+    lane::Lane,
     procs::{Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
-    volume::OneAtATime,
 };
 
 mod checks;
@@ -66,16 +66,16 @@ pub struct Puma {
     mode: config::RestartMode,
     releases: PathBuf,
     memory: Mutex<Memory>,
-    processes: OneAtATime,
+    processes: Lane,
     cwds: CwdResolver,
     /// A stranger on a volume that hangs must not hide where our own processes are.
     candidates: CwdResolver,
     control: ControlServer,
     connections: Connections,
     /// The files that a plan compares.
-    files: OneAtATime,
+    files: Lane,
     /// The files that processes have loaded.
-    loaded: OneAtATime,
+    loaded: Lane,
     /// Signals: never behind a look that hangs.
     signaller: Signaller,
     /// What it writes since it was told to restart, where that can be read.
@@ -148,13 +148,13 @@ impl Puma {
             ports: Vec::new(),
             mode,
             memory: Mutex::default(),
-            processes: OneAtATime::start("processes")?,
+            processes: Lane::one_at_a_time("processes")?,
             cwds: CwdResolver::start(releases.clone())?,
             candidates: CwdResolver::start(releases.clone())?,
             control: ControlServer::start(section)?,
             connections: Connections::start()?,
-            files: OneAtATime::start("files")?,
-            loaded: OneAtATime::start("loaded")?,
+            files: Lane::one_at_a_time("files")?,
+            loaded: Lane::one_at_a_time("loaded")?,
             signaller: Signaller::start()?,
             output: Mutex::default(),
             releases,
@@ -218,7 +218,7 @@ impl Puma {
         let (detection, narrow) = (detection.clone(), self.narrow.clone());
         let told = self
             .processes
-            .run(LIMIT, move || not_found::diagnose(&KIND, &detection, narrow.as_deref()))
+            .look(LIMIT, move || not_found::diagnose(&KIND, &detection, narrow.as_deref()))
             .await;
         told.into_iter().collect()
     }
@@ -244,12 +244,13 @@ impl Puma {
 
     async fn find(&self, memory: &Memory) -> Discovery {
         let (followed, narrow) = (memory.followed, self.narrow.clone());
-        let found = self.processes.run(LIMIT, move || discovery::discover(followed, narrow.as_deref())).await;
+        let found =
+            self.processes.look(LIMIT, move || discovery::discover(followed, narrow.as_deref())).await;
         match found.unwrap_or(Discovery::Torn) {
             Discovery::Candidates(masters) => match self.choose(masters, memory).await {
                 Choice::One(one) => self
                     .processes
-                    .run(LIMIT, move || discovery::look_at(one))
+                    .look(LIMIT, move || discovery::look_at(one))
                     .await
                     .unwrap_or(Discovery::Torn),
                 Choice::Nobody => Discovery::Nothing,
@@ -319,7 +320,7 @@ impl Puma {
             _ => (Some(master), memory.serving.iter().map(|worker| (worker.pid, worker.key())).collect()),
         };
         let pids: Vec<i32> = keys.keys().copied().collect();
-        let looked = self.loaded.run(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await?;
+        let looked = self.loaded.look(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await?;
         Some(looked.into_iter().filter_map(|(pid, files)| Some((*keys.get(&pid)?, files))).collect())
     }
 
@@ -327,7 +328,7 @@ impl Puma {
     async fn setup(&self, processes: &ServerProcesses, seen: Option<String>) -> Option<Setup> {
         let (pid, major) =
             (processes.image.process.pid, processes.title.as_ref().and_then(title::Master::major));
-        self.files.run(LIMIT, move || Setup::of_process(pid, major, seen.as_deref())).await
+        self.files.look(LIMIT, move || Setup::of_process(pid, major, seen.as_deref())).await
     }
 }
 
@@ -401,7 +402,7 @@ impl AppServer for Puma {
     fn raised(&self) -> BoxFuture<'_, Option<String>> {
         Box::pin(async {
             let output = self.output.lock().await.clone()?;
-            self.files.run(LIMIT, move || output.raised()).await?
+            self.files.look(LIMIT, move || output.raised()).await?
         })
     }
 

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 
 use crate::{
     core::{Problem, Reason},
+    lane::{Lane, Late},
     procs::{Image, ProcsError},
-    volume::{Lane, Late},
 };
 
 /// Sending a signal takes microseconds; the rest is for a machine that is very busy.
@@ -70,7 +70,7 @@ impl Signaller {
                 Err(Problem::new(Reason::Internal, message))
             }
             Err(Late::Pending(answer)) => answer.await.unwrap_or_else(|_| Err(lost())),
-            Err(Late::Lost) => Err(lost()),
+            Err(Late::Refused | Late::Lost) => Err(lost()),
         }
     }
 }

@@ -135,8 +135,11 @@ impl Unicorn {
     async fn see(&self) -> Result<Snapshot, Detection> {
         let mut memory = self.memory.lock().await;
         let (known, narrow) = (memory.known.clone(), self.narrow.clone());
-        let found =
-            self.inspector.processes.run(LIMIT, move || discovery::discover(&known, narrow.as_deref())).await;
+        let found = self
+            .inspector
+            .processes
+            .look(LIMIT, move || discovery::discover(&known, narrow.as_deref()))
+            .await;
         match found.unwrap_or(Discovery::Torn) {
             Discovery::Servers(servers) => {
                 let processes = self.choose(servers, &memory).await?;
@@ -193,7 +196,7 @@ impl Unicorn {
     async fn setting(&self, master: &Master) -> Option<Setting> {
         let config = master.title.as_ref().and_then(title::Master::config_file).map(str::to_owned);
         let pid = master.image.process.pid;
-        self.inspector.files.run(LIMIT, move || Setting::read(pid, config.as_deref())).await
+        self.inspector.files.look(LIMIT, move || Setting::read(pid, config.as_deref())).await
     }
 }
 

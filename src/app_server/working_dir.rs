@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     core::Cwd,
+    lane::Lane,
     procs::{self, Inode, WorkingDirectory},
     revision::ReleaseId,
-    volume::OneAtATime,
 };
 
 /// Local disks answer in microseconds; a network volume that needs longer is as good as hung.
@@ -24,7 +24,7 @@ const DEEPEST: usize = 3;
 /// Looks up working directories on a thread of its own.
 #[derive(Debug)]
 pub(super) struct CwdResolver {
-    lane: OneAtATime,
+    lane: Lane,
     releases: PathBuf,
     /// Code in the image, as the app's container names it.
     pub fallback: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub(super) struct CwdResolver {
 
 impl CwdResolver {
     pub fn start(releases: PathBuf) -> io::Result<Self> {
-        Ok(Self { lane: OneAtATime::start("cwd")?, releases, fallback: None })
+        Ok(Self { lane: Lane::one_at_a_time("cwd")?, releases, fallback: None })
     }
 
     /// Where each process runs; one that is missing in the answer is [`Cwd::Unknown`].
@@ -40,7 +40,7 @@ impl CwdResolver {
         let (releases, fallback) = (self.releases.clone(), self.fallback.clone());
         let place = move |pid| (pid, release_of(pid, &releases, fallback.as_deref()));
         let job = move || pids.into_iter().map(place).collect();
-        self.lane.run(LIMIT, job).await.unwrap_or_default()
+        self.lane.look(LIMIT, job).await.unwrap_or_default()
     }
 }
 

@@ -57,15 +57,15 @@ impl Unreachable {
             Why::NoSocket => "run it in the agent's container, with the same --config (or \
                               PITSTOP_STATE_DIR) as `pitstop run`"
                 .into(),
-            Why::NobodyListens => "see the state and the log of the agent's container".into(),
+            Why::NobodyListens => "check the state and the log of the agent's container".into(),
             Why::NotPermitted { owner } => match owner {
                 Some(owner) => format!("run it as user {owner}, as the agent does"),
                 None => "run it as the agent's user".into(),
             },
             Why::Silent(_) => {
-                "see the agent's log, and restart its container unless a drain is under way".into()
+                "check the agent's log, and restart its container unless a drain is running".into()
             }
-            Why::Failed(_) => "see that state_dir is the agent's".into(),
+            Why::Failed(_) => "check that state_dir is the agent's".into(),
         }
     }
 }
@@ -74,14 +74,14 @@ impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let socket = self.socket.display();
         match &self.why {
-            Why::NoSocket => write!(f, "no agent is here: there is no {socket}"),
-            Why::NobodyListens => write!(f, "the agent is gone: nobody listens on {socket}"),
+            Why::NoSocket => write!(f, "no agent runs here: {socket} does not exist"),
+            Why::NobodyListens => write!(f, "the agent has stopped: nothing listens on {socket}"),
             Why::NotPermitted { .. } => {
                 let own = rustix::process::geteuid();
-                write!(f, "the agent cannot be asked: {socket} is not open to user {}", own.as_raw())
+                write!(f, "user {} may not open the agent's socket {socket}", own.as_raw())
             }
             Why::Silent(limit) => {
-                write!(f, "the agent hangs: it has not answered on {socket} within {limit:?}")
+                write!(f, "the agent does not respond: no answer on {socket} within {limit:?}")
             }
             Why::Failed(what) => write!(f, "the agent does not answer on {socket}: {what}"),
         }
@@ -143,7 +143,7 @@ impl Why {
 pub fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
         let body = String::from_utf8_lossy(body);
-        Failure::failed(format!("the agent's answer is not understood ({error}): {body}"))
+        Failure::failed(format!("the agent's answer could not be parsed ({error}): {body}"))
     })
 }
 
@@ -161,15 +161,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join(SOCKET_NAME);
         let none = why(dir.path()).await;
-        assert!(none.contains("no agent is here") && none.contains("--config"), "{none}");
+        assert!(none.contains("no agent runs here") && none.contains("--config"), "{none}");
 
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let hanging = why(dir.path()).await;
-        assert!(hanging.contains("has not answered") && hanging.contains("a drain"), "{hanging}");
+        assert!(hanging.contains("does not respond") && hanging.contains("a drain"), "{hanging}");
 
         drop(listener);
         let gone = why(dir.path()).await;
-        assert!(gone.contains("nobody listens") && gone.contains("log"), "{gone}");
+        assert!(gone.contains("nothing listens") && gone.contains("log"), "{gone}");
     }
 
     #[test]

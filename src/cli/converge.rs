@@ -104,14 +104,14 @@ pub(super) async fn wait(
             // A store that does not answer for a while is no reason to give up.
             Err(error) => {
                 (progress.converged, progress.end) = (false, progress.end.filter(|end| *end != Exit::Done));
-                progress.gap = Some(format!("the pods' reports cannot be read, trying again: {error}"));
+                progress.gap = Some(format!("the pods' reports cannot be read; retrying: {error}"));
             }
             Ok(()) => unheard(&mut progress, pointer, reports.all().next().is_some(), began.elapsed()),
         }
         if progress.end.is_none() && began.elapsed() >= wait.timeout {
             let missing = progress.gap.as_ref().map(|gap| format!("; {gap}")).unwrap_or_default();
             let time = humantime::format_duration(wait.timeout);
-            progress.fail(Exit::TimedOut, format!("not converged within {time}{missing}"));
+            progress.fail(Exit::TimedOut, format!("the pods have not converged within {time}{missing}"));
         }
         if said.as_ref() != Some(&progress) {
             console.pulse("");
@@ -136,14 +136,15 @@ fn unheard(progress: &mut Progress, pointer: &str, ever: bool, waited: Duration)
     let (gap, limit) = match ever {
         false => (
             format!(
-                "no pod has ever reported: agents need write access to {place} in the store (with the chart, \
-                 store.readOnly: false), and at least one pod has to run"
+                "no pod has ever reported: give the agents write access to {place} in the store (chart: \
+                 store.readOnly: false), and run at least one pod"
             ),
             NEVER,
         ),
         true => (
             format!(
-                "no pod has reported in the last {}: is any running, and may its agent still write to {place}?",
+                "no pod has reported in the last {}: check that pods are running and that their agents may \
+                 write to {place}",
                 humantime::format_duration(fleet::LIVE)
             ),
             fleet::LIVE,
@@ -187,7 +188,7 @@ fn pod_state(report: &Report, moved: &Revision) -> PodState {
         _ if arrived => "runs it".to_owned(),
         (Some(reason), true) => format!("{}, {reason}", report.stage),
         (None, true) => report.stage.clone(),
-        (_, false) => "has not seen the move yet".to_owned(),
+        (_, false) => "has not read the new pointer yet".to_owned(),
     };
     PodState { pod: report.pod.clone(), arrived, state }
 }
@@ -226,7 +227,8 @@ mod tests {
         let reports = [report("a", 7, true), report("b", 7, false), report("c", 6, true)];
         let progress = judge(reports.iter(), &moved(7), now());
         assert!(!progress.converged);
-        insta::assert_snapshot!(progress, @"1 of 3 pods: waiting for b (restarting), c (has not seen the move yet)");
+        insta::assert_snapshot!(progress, @"1 of 3 pods: waiting for b (restarting), c (has not read the new \
+                                            pointer yet)");
         let gone = Report { at: "2026-11-21T09:00:00Z".into(), ..report("b", 6, false) };
         let leaves = Report { leaving: true, ..report("c", 6, false) };
         let progress = judge([report("a", 7, true), gone, leaves].iter(), &moved(7), now());
@@ -245,7 +247,7 @@ mod tests {
         assert!(
             first
                 .to_string()
-                .starts_with("no pod has ever reported: agents need write access to fleet/production/")
+                .starts_with("no pod has ever reported: give the agents write access to fleet/production/")
         );
         assert_eq!(unheard(false, 120).end, Some(Exit::TimedOut), "long before any timeout");
         assert_eq!(unheard(true, 120).end, None, "pods that are being replaced");

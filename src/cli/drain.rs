@@ -60,7 +60,7 @@ pub async fn run(state_dir: &Path, least: Duration, console: Console) -> Result<
             Err(unreachable) if alone.elapsed() >= least => {
                 let failure = Failure::from(unreachable);
                 return Err(Failure::failed(format!(
-                    "held for {least:?} (drain.min) without a drain: {failure}"
+                    "waited {least:?} (drain.min) without a drain: {failure}"
                 )));
             }
             Err(_) => {}

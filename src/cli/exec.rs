@@ -74,14 +74,14 @@ fn usable(state_dir: &Path) -> (PathBuf, bool) {
     let writable = fs::create_dir_all(state_dir).and_then(|()| tempfile::tempfile_in(state_dir));
     let Err(error) = writable else { return (state_dir.to_owned(), false) };
     let Ok(other) = tempfile::Builder::new().prefix("pitstop").tempdir() else {
-        tracing::error!(path = %state_dir.display(), %error, "state_dir cannot be written: no drain is possible");
+        tracing::error!(path = %state_dir.display(), %error, "state_dir is not writable: no drain is possible");
         return (state_dir.to_owned(), false);
     };
     let other = other.keep();
     tracing::error!(
         path = %state_dir.display(), %error, instead = %other.display(),
-        "state_dir cannot be written, so that another directory is used: operators' commands find the agent only \
-         with PITSTOP_STATE_DIR set to it; make state_dir writable for this user"
+        "state_dir is not writable, so another directory is used. Commands find the agent only with \
+         PITSTOP_STATE_DIR set to that directory. Make state_dir writable for this user"
     );
     (other, true)
 }

@@ -44,7 +44,7 @@ impl fmt::Display for Answer {
         let how = if self.was_there { "was on the volume" } else { "fetched" };
         write!(f, "current is {} ({how}, {} bytes downloaded)", self.release, self.downloaded_bytes)?;
         let Some(message) = &self.message else { return Ok(()) };
-        write!(f, "\nit stands in until what is desired can be had: {message}")
+        write!(f, "\nit serves until the desired release can be fetched: {message}")
     }
 }
 
@@ -100,7 +100,7 @@ impl Birth {
         match history.rejection(desired) {
             None => self.fetch(&desired.release, pointer.sha256.as_deref()),
             Some(why) => {
-                let message = format!("{desired} failed in this pod ({why}) and is not tried again");
+                let message = format!("{desired} failed in this pod ({why}) and is not retried");
                 Err(Problem::new(Reason::Rejected, message))
             }
         }

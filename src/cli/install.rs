@@ -37,7 +37,7 @@ impl fmt::Display for Answer {
 /// [`Failure`] naming the path.
 pub fn run(dest: &Path, console: Console) -> Result<Exit, Failure> {
     let failed = |e: io::Error| {
-        Failure::failed(format!("{}: {e}; name a directory that this user may write to", dest.display()))
+        Failure::failed(format!("{}: {e}; choose a directory that this user may write to", dest.display()))
     };
     let path = target(dest).map_err(failed)?;
     let was_there = is_installed(&path).map_err(failed)?;

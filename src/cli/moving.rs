@@ -56,7 +56,7 @@ pub(super) struct Moved {
 
 impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} now names {} (move {})", self.pointer, self.release, self.sequence)?;
+        write!(f, "{} now points to {} (move {})", self.pointer, self.release, self.sequence)?;
         match &self.previous {
             _ if self.created => write!(f, ", a new pointer"),
             Some(previous) => write!(f, ", was {previous}"),
@@ -78,7 +78,7 @@ impl Moving {
             Found::Absent | Found::NotModified => (Condition::Absent, Vec::new()),
         };
         if let Some(frozen) = saved::<Value>(&bytes, "frozen").filter(|frozen| !frozen.is_null()) {
-            let message = format!("{} is frozen, so it was not moved: {frozen}", config.pointer);
+            let message = format!("{} is frozen and was not moved: {frozen}", config.pointer);
             return Err(Failure::lost(message));
         }
         let now = pointer::parse(&bytes).ok();
@@ -193,8 +193,8 @@ impl Moving {
         let there = there.map_or_else(|| "is no pointer now".into(), |there| format!("names {there} now"));
         let name = &self.name;
         Err(Failure::lost(format!(
-            "somebody else moved {name} at the same time, and {name} {there}: the store ignores the condition of a write \
-             (If-Match), so let only one person or job promote at a time; look at {name} and decide again"
+            "somebody else moved {name} at the same time, and {name} {there}. The store ignores conditional \
+             writes (If-Match), so only one person or job may promote at a time. Check {name} and decide again"
         )))
     }
 
@@ -205,8 +205,10 @@ impl Moving {
             Ok(_) => Err(failure(error)),
             Err(_) => {
                 let failure = failure(error);
-                let message =
-                    format!("{}; whether {} was moved is not known, look at it", failure.message, self.name);
+                let message = format!(
+                    "{}; it is unknown whether {} was moved, so check it",
+                    failure.message, self.name
+                );
                 Err(Failure { message, ..failure })
             }
         }
@@ -229,7 +231,7 @@ impl Moving {
 
     fn lost(&self) -> Failure {
         Failure::lost(format!(
-            "somebody else moved {} at the same time, so it was left alone; look at it and decide again",
+            "somebody else moved {} at the same time, so nothing was changed; check it and decide again",
             self.name
         ))
     }
@@ -240,7 +242,7 @@ impl Moving {
             Some(others) if others.is_empty() => Ok(()),
             Some(others) if others.contains(&self.name) => Err(self.lost()),
             others => Err(Failure::failed(format!(
-                "there is no pointer {}, so nothing was moved{}; `pitstop promote {id} --create` makes a new one",
+                "there is no pointer {}, so nothing was moved{}; `pitstop promote {id} --create` creates it",
                 self.name,
                 others.map(|others| among(&self.name, &others)).unwrap_or_default()
             ))),
@@ -294,9 +296,9 @@ fn next_sequence(now: Option<&Pointer>, bytes: &[u8]) -> u64 {
 fn file_advice(path: &str, id: Option<&ReleaseId>) -> Failure {
     let id = id.map_or("<ID>", ReleaseId::as_str);
     Failure::usage(format!(
-        "the pointer is the file {path}, which pitstop does not write. Change the release to {id} where the file comes \
-         from: in git, commit and push it; with a ConfigMap, `kubectl patch configmap <NAME> --type merge -p \
-         '{{\"data\":{{\"<KEY>\":\"{id}\"}}}}'`"
+        "the pointer is the file {path}, which pitstop does not write. Change the release to {id} at the \
+         file's origin: in git, commit and push; with a ConfigMap, `kubectl patch configmap <NAME> --type \
+         merge -p '{{\"data\":{{\"<KEY>\":\"{id}\"}}}}'`"
     ))
 }
 

@@ -45,7 +45,7 @@ impl fmt::Display for Answer {
             writeln!(f, "could not be deleted: {what}")?;
         }
         for what in &self.unreadable_leases {
-            writeln!(f, "nothing can be deleted as long as this lease cannot be read: {what}")?;
+            writeln!(f, "nothing is deleted because this lease cannot be read: {what}")?;
         }
         let count = pruned.deleted.len();
         write!(
@@ -110,7 +110,7 @@ async fn needed(config: &Config) -> Result<BTreeMap<ReleaseId, String>, Failure>
         tracing::warn!(detail = problem.message, "the pointer cannot be read");
     }
     let named = [
-        (history.previous, "this pod may go back to it"),
+        (history.previous, "this pod may roll back to it"),
         (history.verified, "this pod ran it last"),
         (desired.ok().flatten(), "the pointer names it"),
     ];

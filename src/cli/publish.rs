@@ -85,7 +85,7 @@ fn known(requires: &str) -> Result<Vec<Requirement>, Failure> {
     match requires.iter().find(|need| matches!(need, Requirement::Unknown(_))) {
         None => Ok(requires),
         Some(need) => Err(Failure::usage(format!(
-            "--requires {need}: not understood; possible are ruby=3.3, arch=amd64 or arm64, libc=glibc, libc=glibc=2.36, \
+            "--requires {need} is not valid; use ruby=3.3, arch=amd64 or arm64, libc=glibc, libc=glibc=2.36, \
              libc=musl and file=/path/in/the/image"
         ))),
     }
@@ -108,7 +108,7 @@ fn prepare(args: Publish, layout: &Layout, console: Console) -> Result<Packed, F
     match (args.archive, args.dir) {
         (Some(archive), _) => ready(archive, layout),
         (None, Some(dir)) => packed(&dir, &args.exclude, args.level, layout, console),
-        (None, None) => Err(Failure::usage("name a directory, or an archive with --archive")),
+        (None, None) => Err(Failure::usage("give a directory, or an archive with --archive")),
     }
 }
 
@@ -230,11 +230,11 @@ async fn is_published(store: &dyn Store, release: &ReleaseId, packed: &Packed) -
             if found.requires == packed.requires {
                 return Ok(true);
             }
-            Err(other_bytes(release, "is in the store with other requirements"))
+            Err(other_bytes(release, "is in the store with different requirements"))
         }
         Some(Ok(found)) if found.kind != packed.kind => Err(other_kind(release, &found.kind.key(release))),
         Some(Ok(_) | Err(Unusable::NoDigest { .. } | Unusable::Utf16 { .. })) => {
-            Err(other_bytes(release, "is in the store with other bytes"))
+            Err(other_bytes(release, "is in the store with different content"))
         }
         Some(Err(why @ Unusable::TwoArchives(..))) => {
             Err(Failure::failed(format!("release {release}: {why}")))
@@ -253,7 +253,7 @@ async fn refuse_other_kinds(store: &dyn Store, release: &ReleaseId, own: Archive
 }
 
 fn other_kind(release: &ReleaseId, key: &str) -> Failure {
-    other_bytes(release, &format!("is in the store as {key}, and a release has one archive"))
+    other_bytes(release, &format!("is in the store as {key}, and a release has only one archive"))
 }
 
 async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {
@@ -264,7 +264,7 @@ async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) ->
         Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == packed.sha256 => Ok(()),
         Err(StoreError::Changed(_)) => Err(other_bytes(
             release,
-            &format!("has an archive without a digest and with other bytes at {key}"),
+            &format!("has an archive without a digest and with different content at {key}"),
         )),
         Err(e) => Err(failure(e)),
     }

@@ -47,7 +47,7 @@ fn still_names(moving: &Moving, expected: &ReleaseId) -> Result<(), Failure> {
     }
     let names = now.map_or_else(|| "no release".to_owned(), ToString::to_string);
     Err(Failure::lost(format!(
-        "{} names {names}, not {expected}: somebody has moved it since, so it was left alone",
+        "{} points to {names}, not {expected}: somebody has moved it since, so nothing was changed",
         moving.name
     )))
 }
@@ -56,7 +56,7 @@ fn still_names(moving: &Moving, expected: &ReleaseId) -> Result<(), Failure> {
 async fn reports(moving: &Moving) -> Vec<Report> {
     let mut reports = Reports::of(&moving.store, &moving.name);
     if let Err(error) = reports.look().await {
-        eprintln!("pitstop: the pods' reports cannot be read, so no rejection is known: {error}");
+        eprintln!("pitstop: the pods' reports cannot be read, so rejections are unknown: {error}");
     }
     reports.all().cloned().collect()
 }
@@ -68,19 +68,20 @@ fn way_back(
     rolled_back: &[ReleaseId],
     reports: &[Report],
 ) -> Result<ReleaseId, String> {
-    let say_which = "name a release with `pitstop rollback --to ID` (`pitstop releases` lists them)";
+    let say_which = "choose a release with `pitstop rollback --to ID` (`pitstop releases` lists them)";
     let Some(now) = now else {
         return Err(format!(
-            "{name} does not hold a valid pointer, so what was before is not known; {say_which}"
+            "{name} is not a valid pointer, so the previous release is unknown; {say_which}"
         ));
     };
     let current = &now.revision.release;
     let Some(previous) = now.previous.as_ref().filter(|previous| *previous != current) else {
-        return Err(format!("{name} names {current} and no release before it; {say_which}"));
+        return Err(format!("{name} points to {current} and names no previous release; {say_which}"));
     };
     if rolled_back.contains(previous) {
         return Err(format!(
-            "{name} was rolled back from {previous} to {current} already, and nothing further back is known; {say_which}"
+            "{name} was already rolled back from {previous} to {current}, and no earlier release is known; \
+             {say_which}"
         ));
     }
     let rejected = reports.iter().find_map(|report| Some((report, rejection(report, previous)?)));

@@ -83,7 +83,7 @@ pub fn keep(file: Option<&Path>) -> Result<Exit, Failure> {
 /// [`Failure`] with the message for the user.
 pub async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Result<Exit, Failure> {
     telemetry::init(config.log.format);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = config.pod(), "pitstop's agent started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = config.pod(), "pitstop agent started");
     init::become_agent(run.child_of.unwrap_or_default()).map_err(Failure::failed)?;
     let _alone = the_only_one(&config.state_dir).await?;
     let app_server = super::app_server::of(&config)?;
@@ -95,7 +95,7 @@ pub async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Resu
         tracing::error!(
             reason = problem.reason.code(),
             detail = problem.message,
-            "no deploys until this is mended"
+            "no deploys until this is fixed"
         );
     }
     serve(&config, parts, app_server, died(run.deaths)).await?;
@@ -108,8 +108,8 @@ fn died(deaths: u32) -> Vec<Finding> {
     let finding = Finding::note(
         Code::AgentDied,
         format!("the agent has died {times} in this container and was started again"),
-        "search the container's log for `the agent has died`: exit code 137 is a kill, 134 a lack of memory, 101 a \
-         defect (please report it)",
+        "search the container's log for `the agent has died`: exit code 137 means killed, 134 out of memory, \
+         101 a bug (please report it)",
     );
     (deaths > 0).then_some(finding).into_iter().collect()
 }
@@ -122,7 +122,8 @@ async fn the_only_one(state_dir: &Path) -> Result<Option<File>, Failure> {
     let file = match file {
         Ok(file) => file,
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "state_dir cannot be written: operators' commands will not work");
+            tracing::error!(path = %path.display(), %error, "state_dir is not writable: commands like `pitstop \
+                status` will not work");
             return Ok(None);
         }
     };
@@ -132,14 +133,15 @@ async fn the_only_one(state_dir: &Path) -> Result<Option<File>, Failure> {
             // One that was killed a moment ago may still be about to end.
             Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
             Err(TryLockError::Error(error)) => {
-                tracing::warn!(path = %path.display(), %error, "this file system has no locks: a second agent would not be noticed");
+                tracing::warn!(path = %path.display(), %error, "this file system has no file locks: a second \
+                    agent would not be detected");
                 return Ok(Some(file));
             }
         }
     }
     Err(Failure::usage(format!(
-        "another agent runs in this pod: it holds {}. This one has changed nothing. To look at the running one use \
-         `pitstop status`; to run a second one, give it a state_dir of its own",
+        "another agent already runs in this pod: it holds {}. This one has changed nothing. Use `pitstop \
+         status` to see the running one; give a second one its own state_dir",
         path.display()
     )))
 }
@@ -181,7 +183,8 @@ impl Parts {
             (Some(path), _) => Some(Source::File(path)),
             (None, Some(store)) => Some(Source::Store(store.clone(), config.pointer.clone())),
             (None, None) => {
-                parts.refuse("source is not set: name the store that holds the pointer and the releases");
+                parts
+                    .refuse("source is not set: set it to the store that holds the pointer and the releases");
                 None
             }
         };
@@ -263,7 +266,7 @@ async fn endpoints(listen: SocketAddr, handles: Handles, stop: watch::Receiver<b
 
 async fn serve_admin(state_dir: std::path::PathBuf, handles: Handles) {
     if let Err(error) = server::serve_admin(state_dir, handles).await {
-        tracing::error!(%error, "operators' commands will not work");
+        tracing::error!(%error, "commands like `pitstop status` will not work");
     }
 }
 
@@ -312,8 +315,8 @@ fn inputs(
 fn config_finding(problem: &Problem) -> Finding {
     Finding::broken(
         Code::ConfigInvalid,
-        format!("the configuration cannot work, so nothing is deployed: {}", problem.message),
-        "mend the configuration and restart the agent; `pitstop config` checks it",
+        format!("the configuration is invalid, so nothing is deployed: {}", problem.message),
+        "fix the configuration and restart the agent; `pitstop config` checks it",
     )
 }
 
@@ -326,9 +329,9 @@ fn standing(config: &Config, hook: Option<&Hook>, invalid: Option<&Finding>) -> 
     let hook = hook.map(|hook| hook.check(None));
     let checks: Vec<_> = config::advice::of(config).into_iter().chain(hook).collect();
     let found = finding::findings(&checks);
-    for Finding { code, severity, message, remedy } in &found {
+    for Finding { code, severity, message, fix } in &found {
         let severity = crate::telemetry::word(severity);
-        tracing::info!(code = code.code(), severity, remedy, "{message}");
+        tracing::info!(code = code.code(), severity, fix, "{message}");
     }
     found
 }

@@ -80,8 +80,8 @@ impl Shown {
             self.list("findings").iter().partition(|finding| finding["severity"] == "note");
         for finding in faults {
             let (severity, code) = (plain(&finding["severity"]), plain(&finding["code"]));
-            let (message, remedy) = (plain(&finding["message"]), plain(&finding["remedy"]));
-            write!(f, "\n  {severity:<9} {code}: {message}\n            mend: {remedy}")?;
+            let (message, fix) = (plain(&finding["message"]), plain(&finding["fix"]));
+            write!(f, "\n  {severity:<9} {code}: {message}\n            fix: {fix}")?;
         }
         let (events, notes): (Vec<_>, Vec<_>) = notes.into_iter().partition(|finding| is_event(finding));
         for event in events {
@@ -89,7 +89,7 @@ impl Shown {
         }
         match notes.len() {
             0 => Ok(()),
-            count => write!(f, "\n  to note   {count} more, which `pitstop doctor` tells"),
+            count => write!(f, "\n  notes     {count} more; run `pitstop doctor` to see them"),
         }
     }
 }
@@ -157,15 +157,15 @@ mod tests {
             "pod": "web-0", "stage": "steady", "desired": {"release": "v43", "sequence": 7}, "running": "v42",
             "proof": "cwd", "proof_message": "each of 2 works in the release's directory",
             "previous": "v41", "in_sync": false, "reason": "rejected", "message": "v43#7 is not tried again",
-            "doing": "nothing: follows the pointer", "next": "nothing until the pointer moves",
+            "doing": "idle: following the pointer", "next": "nothing until the pointer moves",
             "for_seconds": {"stage": 301.2, "in_sync": 309.9, "reason": 300.0},
             "rejected": [{"release": "v43", "sequence": 7, "reason": "boot_loop", "at": "2026-11-21T10:00:00Z"}],
             "drain": {"result": null, "seconds": 2.5, "seconds_left": 15.5},
             "app_server": {"kind": "puma", "pid": 17, "mode": "cluster",
                            "workers": [{"pid": 21, "release": "v42", "booted": true}]},
             "findings": [{"code": "HOT_RESTART_UNAVAILABLE", "severity": "broken", "message": "it would end Puma",
-                          "remedy": "unset PUMA_SKIP_SIGUSR2"},
-                         {"code": "HEALTH_PATH_UNSET", "severity": "note", "message": "m", "remedy": "r"}],
+                          "fix": "unset PUMA_SKIP_SIGUSR2"},
+                         {"code": "HEALTH_PATH_UNSET", "severity": "note", "message": "m", "fix": "f"}],
         }));
         insta::assert_snapshot!(status, @r"
         web-0: not in sync, for 5m 9s
@@ -173,15 +173,15 @@ mod tests {
           proof     each of 2 works in the release's directory (cwd)
           desired   v43 (move 7)
           because   v43#7 is not tried again (rejected, for 5m)
-          now       nothing: follows the pointer (steady, for 5m 1s)
+          now       idle: following the pointer (steady, for 5m 1s)
           next      nothing until the pointer moves
           puma 17 (cluster)
             worker 21 on v42, booted
           rejected  v43 (move 7): boot_loop, 2026-11-21T10:00:00Z
           draining for 2.5s, 15.5s left
           broken    HOT_RESTART_UNAVAILABLE: it would end Puma
-                    mend: unset PUMA_SKIP_SIGUSR2
-          to note   1 more, which `pitstop doctor` tells
+                    fix: unset PUMA_SKIP_SIGUSR2
+          notes     1 more; run `pitstop doctor` to see them
         ");
     }
 

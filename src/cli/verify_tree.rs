@@ -34,10 +34,10 @@ impl fmt::Display for Answer {
         match differences.len() {
             0 => write!(
                 f,
-                "{release} is as it was published (files, directories and links compared: {entries})"
+                "{release} matches what was published ({entries} files, directories and links compared)"
             ),
-            1 => write!(f, "{release} has 1 difference to what was published"),
-            n => write!(f, "{release} has {n} differences to what was published"),
+            1 => write!(f, "{release} has 1 difference from what was published"),
+            n => write!(f, "{release} has {n} differences from what was published"),
         }
     }
 }
@@ -59,7 +59,8 @@ pub async fn run(config: &Config, id: Option<ReleaseId>, console: Console) -> Re
 fn compare(releases: &Releases, store: &Blocking, id: Option<ReleaseId>) -> Result<Answer, Problem> {
     let none = || {
         let current = releases.current_path().display();
-        let message = format!("{current} leads to no complete release; name one: pitstop verify-tree ID");
+        let message =
+            format!("{current} does not point to a complete release; choose one: pitstop verify-tree ID");
         Problem::new(Reason::ReleaseUnknown, message)
     };
     let release = match id {

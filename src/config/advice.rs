@@ -27,10 +27,10 @@ fn plain_http(config: &Config) -> Option<Check> {
     let plain = endpoint.scheme_str() == Some("http") && !near;
     plain.then(|| {
         let message = format!(
-            "s3.endpoint is http://{host}…: whoever is between this pod and the store can read the releases and put \
-             other code in their place"
+            "s3.endpoint is http://{host}…: anybody on the network path to the store can read the releases and \
+             replace their code"
         );
-        let remedy = "https in s3.endpoint; SSL_CERT_FILE names an authority of your own";
+        let remedy = "use https in s3.endpoint; set SSL_CERT_FILE for a private certificate authority";
         Check::found("store", Finding::risky(Code::StorePlainHttp, message, remedy))
     })
 }
@@ -43,10 +43,10 @@ fn stop_signal(config: &Config) -> Option<Check> {
             DRAIN,
             Finding::note(
                 Code::UnicornTermCuts,
-                "SIGTERM ends Unicorn with all its requests: whatever is in flight when a drain is cut short by its \
-                 deadline is lost, and only SIGQUIT would let it end",
-                "STOPSIGNAL SIGQUIT in the app's image, or lifecycle.stopSignal: SIGQUIT; and a grace_period that \
-                 drains need not cut short",
+                "SIGTERM makes Unicorn drop its requests: what is in flight when a drain reaches its deadline \
+                 is lost. With SIGQUIT, Unicorn finishes them",
+                "set STOPSIGNAL SIGQUIT in the app's image or lifecycle.stopSignal: SIGQUIT, and a \
+                 grace_period long enough for drains",
             ),
         )
     })
@@ -60,7 +60,7 @@ fn drain_budget(config: &Config) -> Check {
     let shown = |ms: u64| show(Duration::from_millis(ms));
     let (max, min, quiet) = (budget.max_ms, budget.min_ms, budget.quiet_max_ms);
     let parts = format!(
-        "of grace_period {}, {} stay for the drain (drain.reserve {}, {} for the kubelet)",
+        "grace_period {} leaves {} for the drain (after drain.reserve {} and {} for the kubelet)",
         show(config.grace_period),
         shown(max),
         show(config.drain.reserve),
@@ -70,8 +70,8 @@ fn drain_budget(config: &Config) -> Check {
         return Check::fine(DRAIN, parts);
     }
     let message = format!(
-        "{parts}, and drain.min {} + drain.quiet {} are more: a drain whose last traffic comes later than {} after \
-         its beginning may have to end at its deadline, without the whole silence",
+        "{parts}, and drain.min {} + drain.quiet {} is more. If traffic still arrives {} after the drain \
+         started, the drain may end at its deadline before traffic has stopped for drain.quiet",
         shown(min),
         shown(quiet),
         shown(max.saturating_sub(quiet))
@@ -94,8 +94,8 @@ fn sparse_senders(config: &Config) -> Check {
     Check::fine(
         DRAIN,
         format!(
-            "a sender whose requests are more than {} apart proves nothing by its silence: for such, drain.min ({}) \
-             has to be as long as the pod's removal takes in this cluster",
+            "silence proves nothing about a sender whose requests are more than {} apart. For such senders, \
+             drain.min ({}) must be as long as endpoint removal takes in this cluster",
             show(gap),
             show(Duration::from_millis(budget.min_ms))
         ),
@@ -107,11 +107,11 @@ fn stop_time(config: &Config) -> Check {
     let (reserve, timeout) = (config.drain.reserve, config.stop_timeout());
     let server = config.app_server.title();
     if reserve >= timeout {
-        return Check::fine(DRAIN, format!("{server} has {} for its own stop", show(reserve)));
+        return Check::fine(DRAIN, format!("{server} has {} to shut down", show(reserve)));
     }
     let message = format!(
-        "{server} gives requests {} to end when it is stopped, and drain.reserve leaves it {}: what is still in \
-         flight at the deadline of a drain is cut by the kubelet",
+        "{server} waits {} for requests when it shuts down, but drain.reserve leaves it {}: the kubelet kills \
+         requests that are still in flight at the drain's deadline",
         show(timeout),
         show(reserve)
     );
@@ -132,7 +132,7 @@ fn proof(config: &Config) -> Check {
             ABOUT,
             Finding::note(
                 Code::HealthPathUnset,
-                "a release that boots is taken for good, whatever it answers",
+                "a release that boots counts as good, even if it answers every request with an error",
                 "set verify.url to the app's health path (http://127.0.0.1:3000/up)",
             ),
         ),
@@ -140,14 +140,14 @@ fn proof(config: &Config) -> Check {
             ABOUT,
             Finding::note(
                 Code::ReleaseHeaderUnset,
-                "which release answers is known by the processes' directories only: an app that loads its code \
-                 from elsewhere would pass",
-                "let the health path name the release in a header or a JSON field, and set verify.release_header or \
-                 verify.release_field to it",
+                "pitstop knows the running release only from the working directories of the processes. An app \
+                 that loads code from elsewhere would pass",
+                "return the release in a header or JSON field of the health path, and set \
+                 verify.release_header or verify.release_field",
             ),
         ),
         (Some(url), Some(place)) => {
-            Check::fine(ABOUT, format!("a release is proved by {url} and {place} in its answer"))
+            Check::fine(ABOUT, format!("each release is checked by {url} and by {place} in its response"))
         }
     }
 }
@@ -155,14 +155,19 @@ fn proof(config: &Config) -> Check {
 fn long_requests(config: &Config) -> Check {
     const ABOUT: &str = "requests";
     match config.restart.long_requests {
-        _ if !config.restart_cuts() => Check::fine(ABOUT, "a restart cuts none, however long they take"),
-        LongRequests::Wait => Check::fine(ABOUT, "long ones are waited for before a restart"),
+        _ if !config.restart_cuts() => Check::fine(
+            ABOUT,
+            "a restart interrupts no request, however long it \
+                                                           takes",
+        ),
+        LongRequests::Wait => Check::fine(ABOUT, "pitstop waits for long requests before a restart"),
         LongRequests::Proceed => Check::found(
             ABOUT,
             Finding::note(
                 Code::LongRequestsCut,
                 format!(
-                    "restart.long_requests is `proceed`: a restart cuts requests that take longer than {}",
+                    "restart.long_requests is `proceed`: a restart interrupts requests that take longer than \
+                     {}",
                     show(config.puma.worker_shutdown_timeout)
                 ),
                 "set restart.long_requests to `wait`",
@@ -178,18 +183,21 @@ fn restart_time(config: &Config) -> Check {
     // A second master needs none of the first one's time.
     let given = config.restart.timeout.filter(|_| config.app_server == AppServerKind::Puma);
     let Some(timeout) = given else {
-        return Check::fine(ABOUT, "have the time that the workers and their time-outs need");
+        return Check::fine(ABOUT, "restart.timeout is derived from the workers and their time-outs");
     };
     if timeout > stop {
-        return Check::fine(ABOUT, format!("have {}, and an old worker {} of it", show(timeout), show(stop)));
+        return Check::fine(
+            ABOUT,
+            format!("restart.timeout is {}, and an old worker may take {} of it", show(timeout), show(stop)),
+        );
     }
     let message = format!(
-        "restart.timeout {} is over before Puma has to have ended an old worker (puma.worker_shutdown_timeout {}): a good release is rejected because of a request that took its time",
+        "restart.timeout ({}) is not longer than puma.worker_shutdown_timeout ({}): a slow request can make a \
+         good release fail",
         show(timeout),
         show(stop)
     );
-    let remedy =
-        "leave restart.timeout out, or set it above puma.worker_shutdown_timeout plus the app's boot";
+    let remedy = "remove restart.timeout, or set it to more than puma.worker_shutdown_timeout plus the app's boot time";
     Check::found(ABOUT, Finding::risky(Code::RestartTimeoutShort, message, remedy))
 }
 

@@ -1,5 +1,4 @@
-//! Step three: values that are well-formed and still cannot work, alone or together. Nothing here
-//! looks at the disk: what is not there yet may come.
+//! Step three: well-formed values that cannot work, alone or together. The disk is not read.
 
 use std::{
     path::{Component, Path},
@@ -22,7 +21,7 @@ pub struct Complaint {
     pub alone: bool,
 }
 
-/// Sums of durations must not come near the end of the numbers, and no pod lives that slowly.
+/// Keeps sums of durations far from overflow.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A path in a release, at most.
@@ -91,23 +90,22 @@ impl Checks {
     }
 
     fn kind(&mut self, config: &Config) {
-        let phased = config.restart.mode == RestartMode::Phased;
-        let message = || format!("{} knows no phased restart: leave it out", config.app_server.title());
-        self.together("restart.mode", ensure(!phased || config.app_server == AppServerKind::Puma, message));
+        let possible = config.restart.mode != RestartMode::Phased || config.app_server == AppServerKind::Puma;
+        let message = || format!("{} has no phased restart: remove this key", config.app_server.title());
+        self.together("restart.mode", ensure(possible, message));
     }
 
-    /// Nobody but the user knows how such a server is restarted, and which processes it has.
     fn commands(&mut self, config: &Config) {
         if config.app_server != AppServerKind::Command {
             return;
         }
         let Command { restart, r#match, pid_file, .. } = &config.command;
-        let needed = |what: &str| format!("app_server: command needs {what}");
+        let needed = |what: &str| format!("app_server: command requires {what}");
         self.together("command.restart", ensure(restart.is_some(), || needed("a command that restarts it")));
         let named = r#match.is_some() || pid_file.is_some();
         self.together(
             "command.match",
-            ensure(named, || needed("command.match or command.pid_file: which processes serve")),
+            ensure(named, || needed("command.match or command.pid_file, to find the server's processes")),
         );
     }
 
@@ -164,7 +162,7 @@ impl Checks {
     fn fallback(&mut self, config: &Config) {
         let Some(fallback) = &config.fallback_dir else { return };
         let apart = !fallback.starts_with(&config.deploy_to) && *fallback != config.current();
-        let message = || "must lie in the image, outside of deploy_to and of current".to_owned();
+        let message = || "must be in the image, outside deploy_to and current".to_owned();
         self.together("fallback_dir", ensure(apart, message));
     }
 
@@ -198,18 +196,21 @@ impl Checks {
             ("verify.pid_field", verify.pid_field.is_some()),
         ] {
             let heard = !given || verify.url.is_some();
-            self.together(key, ensure(heard, || "does nothing without verify.url".into()));
+            self.together(key, ensure(heard, || "has no effect without verify.url".into()));
         }
         for (key, field) in
             [("verify.release_field", &verify.release_field), ("verify.pid_field", &verify.pid_field)]
         {
             let named = field.as_ref().is_none_or(|field| field.split('.').all(|part| !part.is_empty()));
-            self.alone(key, ensure(named, || "must be names with dots between, like build.release".into()));
+            self.alone(
+                key,
+                ensure(named, || "must be field names separated by dots, like build.release".into()),
+            );
         }
         let once = verify.release_header.is_none() || verify.release_field.is_none();
         self.together(
             "verify.release_field",
-            ensure(once, || "beside verify.release_header: one is enough".into()),
+            ensure(once, || "is set together with verify.release_header: set only one of them".into()),
         );
     }
 
@@ -255,45 +256,45 @@ fn at_least_one(count: u64) -> Result<(), String> {
     ensure(count >= 1, || "must be at least 1".into())
 }
 
-/// It becomes a file's name.
 fn name(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;
-    ensure(valid, || "must be letters, digits, '.', '_' or '-', and not begin with '.'".into())
+    ensure(valid, || "must consist of letters, digits, '.', '_' or '-', and must not start with '.'".into())
 }
 
 fn pointer(text: &str) -> Result<(), String> {
     match text.strip_prefix("file:") {
         Some(path) => absolute(Path::new(path)),
-        None => name(text).map_err(|what| {
-            format!("{text:?} is neither file:/path nor the name of a pointer, which {what}")
-        }),
+        None => name(text)
+            .map_err(|what| format!("\"{text}\" is neither file:/path nor a pointer name; a name {what}")),
     }
 }
 
 fn source(text: &str) -> Result<(), String> {
     let bare = text.starts_with('/') || !text.contains('@');
-    ensure(bare, || "must hold no user and no password: credentials are no keys".into())?;
+    ensure(bare, || "must not contain a user or password: give credentials by the environment".into())?;
     match S3Location::parse(text) {
         Some(parsed) => parsed.map(drop),
         None => ensure(text.starts_with('/'), || {
-            format!("{text:?} is neither s3://bucket/prefix nor the absolute path of a directory")
+            format!("\"{text}\" is neither s3://bucket/prefix nor an absolute directory path")
         }),
     }
 }
 
 fn endpoint(url: &str) -> Result<(), String> {
-    ensure(!url.contains('@'), || "must hold no user and no password: credentials are no keys".into())?;
+    ensure(!url.contains('@'), || {
+        "must not contain a user or password: give credentials by the environment".into()
+    })?;
     let parsed = url.parse::<hyper::Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
     let good = parsed.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none()
     });
-    ensure(good, || format!("{url:?} is no http(s)://host:port; bucket and prefix belong into `source`"))
+    ensure(good, || format!("\"{url}\" is not http(s)://host:port; put bucket and prefix into `source`"))
 }
 
 fn region(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    ensure(plain, || format!("{text:?} is no region, like eu-central-1"))
+    ensure(plain, || format!("\"{text}\" is not a region like eu-central-1"))
 }
 
 fn absolute(path: &Path) -> Result<(), String> {
@@ -304,19 +305,22 @@ fn inside_of_release(path: &Path) -> Result<(), String> {
     let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
     let text = path.display().to_string();
     ensure(plain && !text.is_empty() && !text.contains('\0'), || {
-        format!("{text:?} must be a path inside of a release, like log or public/uploads, without `..`")
+        format!(
+            "\"{text}\" must be a relative path inside the release, like log or public/uploads, without \
+                 `..`"
+        )
     })?;
-    ensure(text.len() <= PATH_BYTES_MAX, || format!("a path of more than {PATH_BYTES_MAX} bytes"))
+    ensure(text.len() <= PATH_BYTES_MAX, || format!("the path is longer than {PATH_BYTES_MAX} bytes"))
 }
 
 fn overlap(key: &str, path: &Path, other_key: &str, other: &Path) -> String {
     let same = path == other;
     let (path, other) = (path.display().to_string(), other.display().to_string());
     match (same, key == other_key) {
-        (true, true) => format!("{path:?} stands there twice"),
-        (true, false) => format!("{path:?} stands in {other_key} as well; a path can lead to one place only"),
+        (true, true) => format!("\"{path}\" is listed twice"),
+        (true, false) => format!("\"{path}\" is also listed in {other_key}; list each path once"),
         (false, _) => {
-            format!("{path:?} and {other:?} of {other_key} lie in each other; name one of them only")
+            format!("\"{path}\" and \"{other}\" of {other_key} contain each other; list only one of them")
         }
     }
 }
@@ -326,12 +330,12 @@ fn control_url(url: &str) -> Result<(), String> {
     let tcp = url.strip_prefix("tcp://").and_then(|address| address.rsplit_once(':'));
     let tcp = tcp
         .is_some_and(|(host, port)| !host.is_empty() && !host.contains('@') && port.parse::<u16>().is_ok());
-    ensure(unix || tcp, || format!("{url:?} is neither unix:///path nor tcp://host:port"))
+    ensure(unix || tcp, || format!("\"{url}\" is neither unix:///path nor tcp://host:port"))
 }
 
 fn header_name(text: &str) -> Result<(), String> {
     let valid = hyper::header::HeaderName::from_bytes(text.as_bytes()).is_ok();
-    ensure(valid, || format!("{text:?} is no name of a response header"))
+    ensure(valid, || format!("\"{text}\" is not a valid header name"))
 }
 
 #[cfg(test)]
@@ -360,7 +364,7 @@ mod tests {
     fn restart_mode_phased_is_for_puma_alone() {
         let phased =
             |kind| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, RestartMode::Phased);
-        refused("restart.mode", "Passenger knows no phased restart", phased(AppServerKind::Passenger));
+        refused("restart.mode", "Passenger has no phased restart", phased(AppServerKind::Passenger));
         assert_eq!(with(phased(AppServerKind::Puma)), []);
     }
 
@@ -383,7 +387,7 @@ mod tests {
         assert_eq!(with(|c| c.pointer = "production-eu.1".into()), []);
         assert_eq!(with(|c| c.pointer = "file:/etc/pitstop/release".into()), []);
         refused("pointer", "absolute path", |c| c.pointer = "file:release".into());
-        refused("pointer", "neither file:/path nor the name", |c| c.pointer = "a/b".into());
+        refused("pointer", "neither file:/path nor a pointer name", |c| c.pointer = "a/b".into());
         refused("pointer", "neither", |c| c.pointer = "..".into());
     }
 
@@ -392,7 +396,7 @@ mod tests {
         for source in ["/srv/store", "s3://bucket", "s3://bucket/apps/shop/"] {
             assert_eq!(with(|c| c.source = Some(source.into())), []);
         }
-        refused("source", "no name of a bucket", |c| c.source = Some("s3://".into()));
+        refused("source", "not a bucket name", |c| c.source = Some("s3://".into()));
         refused("source", "neither s3://", |c| c.source = Some("store".into()));
         refused("source", "neither s3://", |c| c.source = Some("gs://bucket".into()));
     }
@@ -403,16 +407,16 @@ mod tests {
             assert_eq!(with(|c| c.s3.endpoint = Some(url.into())), []);
         }
         for url in ["minio:9000", "ftp://minio", "http://", "https://minio/bucket"] {
-            refused("s3.endpoint", "bucket and prefix belong", |c| c.s3.endpoint = Some(url.into()));
+            refused("s3.endpoint", "put bucket and prefix", |c| c.s3.endpoint = Some(url.into()));
         }
-        refused("s3.region", "no region", |c| c.s3.region = Some("eu central".into()));
+        refused("s3.region", "not a region", |c| c.s3.region = Some("eu central".into()));
     }
 
     #[test]
     fn paths_are_absolute() {
         refused("deploy_to", "absolute", |c| c.deploy_to = "app".into());
         refused("current", "absolute", |c| c.current = Some("current".into()));
-        refused("pod", "must be letters", |c| c.pod = Some("a/b".into()));
+        refused("pod", "must consist of letters", |c| c.pod = Some("a/b".into()));
     }
 
     #[test]
@@ -422,11 +426,11 @@ mod tests {
         };
         assert_eq!(with(dirs(&["storage", "public/uploads", "public/system/", "tmp/pids"])), []);
         for bad in [&["/var/log"], &["../log"], &["log/../.."], &["."], &[""], &["./log"], &["a\0b"]] {
-            refused("linked_dirs", "must be a path inside of a release", dirs(bad));
+            refused("linked_dirs", "must be a relative path inside the release", dirs(bad));
         }
-        refused("linked_dirs", "\"log/\" stands there twice", dirs(&["log", "log/"]));
+        refused("linked_dirs", "\"log/\" is listed twice", dirs(&["log", "log/"]));
         refused("linked_dirs", "\"tmp/pids\" and \"tmp\" of linked_dirs", dirs(&["tmp", "tmp/pids"]));
-        refused("pod_dirs", "stands in linked_dirs as well", |c| {
+        refused("pod_dirs", "is also listed in linked_dirs", |c| {
             (c.linked_dirs, c.pod_dirs) = (vec!["log".into()], vec!["log".into()]);
         });
         refused("pod_dirs", "\"log/x\" and \"log\" of linked_dirs", |c| {
@@ -448,22 +452,24 @@ mod tests {
             refused("puma.control_url", "neither", |c| c.puma.control_url = Some(url.into()));
         }
         assert_eq!(with(|c| c.verify.url = Some("http://127.0.0.1:3000/up".into())), []);
-        refused("verify.url", "no password", |c| c.verify.url = Some("http://me:hush@app/up".into()));
-        refused("verify.url", "own app only", |c| c.verify.url = Some("https://a/up".into()));
-        refused("s3.endpoint", "no password", |c| c.s3.endpoint = Some("https://me:hush@minio".into()));
-        refused("source", "no password", |c| c.source = Some("s3://me:hush@bucket/x".into()));
+        refused("verify.url", "user or password", |c| c.verify.url = Some("http://me:hush@app/up".into()));
+        refused("verify.url", "only for the app in this pod", |c| c.verify.url = Some("https://a/up".into()));
+        refused("s3.endpoint", "user or password", |c| c.s3.endpoint = Some("https://me:hush@minio".into()));
+        refused("source", "user or password", |c| c.source = Some("s3://me:hush@bucket/x".into()));
         refused("verify.headers", "Name: value", |c| c.verify.headers = vec!["Host".into()]);
         refused("verify.headers", "without verify.url", |c| c.verify.headers = vec!["Host: a".into()]);
-        refused("current", "each deploy replaces", |c| c.current = Some("/srv/app".into()));
+        refused("current", "every deploy replaces", |c| c.current = Some("/srv/app".into()));
         refused("verify.release_header", "without verify.url", |c| {
             c.verify.release_header = Some("X-Release".into());
         });
-        refused("verify.release_header", "no name of", |c| c.verify.release_header = Some("a b".into()));
+        refused("verify.release_header", "not a valid header name", |c| {
+            c.verify.release_header = Some("a b".into())
+        });
         refused("verify.release_field", "without verify.url", |c| {
             c.verify.release_field = Some("release".into());
         });
-        refused("verify.pid_field", "names with dots", |c| c.verify.pid_field = Some("a..b".into()));
-        refused("verify.release_field", "one is enough", |c| {
+        refused("verify.pid_field", "names separated by dots", |c| c.verify.pid_field = Some("a..b".into()));
+        refused("verify.release_field", "set only one of them", |c| {
             (c.verify.release_header, c.verify.release_field) =
                 (Some("X-Release".into()), Some("release".into()));
         });
@@ -481,12 +487,12 @@ mod tests {
     #[test]
     fn a_kind_of_server_has_what_it_needs_and_nothing_it_cannot_do() {
         assert_eq!(with(|c| c.app_server = AppServerKind::Unicorn), []);
-        refused("restart.mode", "Unicorn knows no phased restart", |c| {
+        refused("restart.mode", "Unicorn has no phased restart", |c| {
             (c.app_server, c.restart.mode) = (AppServerKind::Unicorn, RestartMode::Phased);
         });
         let command = |c: &mut Config| c.app_server = AppServerKind::Command;
-        refused("command.restart", "needs a command that restarts it", command);
-        refused("command.match", "which processes serve", command);
+        refused("command.restart", "requires a command that restarts it", command);
+        refused("command.match", "to find the server's processes", command);
         let given =
             Command { restart: Some("x".into()), pid_file: Some("/run/pid".into()), ..Command::default() };
         assert_eq!(with(|c| (c.app_server, c.command) = (AppServerKind::Command, given)), []);

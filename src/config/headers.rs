@@ -9,14 +9,14 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFE
 pub fn parse(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text
         .split_once(':')
-        .ok_or_else(|| "a header is `Name: value`, like `Host: shop.example.com`".to_owned())?;
+        .ok_or_else(|| "must be `Name: value`, like `Host: shop.example.com`".to_owned())?;
     let name = HeaderName::from_bytes(name.trim().as_bytes())
-        .map_err(|_| format!("{:?} is no name of a header", name.trim()))?;
+        .map_err(|_| format!("\"{}\" is not a valid header name", name.trim()))?;
     if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name) {
-        return Err(format!("{name} is pitstop's own to send"));
+        return Err(format!("pitstop sets {name} itself"));
     }
     let value = HeaderValue::from_str(value.trim())
-        .map_err(|_| format!("{name} has a value that no header can have"))?;
+        .map_err(|_| format!("the value of {name} is not valid in a header"))?;
     Ok((name, value))
 }
 
@@ -30,8 +30,8 @@ mod tests {
         assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-forwarded-proto", "https"));
         assert_eq!(parse("Host: [::1]:3000").unwrap().1, "[::1]:3000");
         assert!(parse("Host").unwrap_err().contains("Name: value"));
-        assert!(parse("a b: c").unwrap_err().contains("no name"));
-        assert!(parse("Connection: close").unwrap_err().contains("own"));
+        assert!(parse("a b: c").unwrap_err().contains("not a valid header name"));
+        assert!(parse("Connection: close").unwrap_err().contains("pitstop sets"));
         let broken = parse("X-A: hu\u{1}sh").unwrap_err();
         assert!(broken.contains("x-a") && !broken.contains("sh"), "{broken}");
     }

@@ -32,7 +32,7 @@ impl HealthUrl {
     pub fn parse(url: &str) -> Result<Self, String> {
         if url.contains('@') {
             // It would stand on /status and in the log.
-            let message = "must hold no user and no password: use verify.headers";
+            let message = "must not contain a user or password: use verify.headers";
             return Err(message.into());
         }
         if let Some(place) = url.strip_prefix("unix://") {
@@ -48,8 +48,8 @@ impl HealthUrl {
             Some("https") if is_loopback(name) => HealthAddress::Tls(dial(443)),
             Some("https") => {
                 return Err(format!(
-                    "{url:?}: https is for this pod's own app only (127.0.0.1, ::1, localhost), as no certificate is \
-                     checked"
+                    "{url:?}: https works only for the app in this pod (127.0.0.1, ::1, localhost), because \
+                     certificates are not checked"
                 ));
             }
             _ => return Err(wrong(url)),
@@ -78,7 +78,7 @@ fn unix(place: &str) -> Option<HealthUrl> {
 
 fn wrong(url: &str) -> String {
     format!(
-        "{url:?} is none of http://host:port/path, https://127.0.0.1:port/path and unix:///path/of/a.sock:/path"
+        "\"{url}\" is not http://host:port/path, https://127.0.0.1:port/path or unix:///path/to/a.sock:/path"
     )
 }
 
@@ -113,10 +113,12 @@ mod tests {
         for url in
             ["/up", "http://", "ftp://a/up", "unix://run/app.sock", "unix:///a.sock:up", "unix:///a:http://b"]
         {
-            assert!(HealthUrl::parse(url).unwrap_err().contains("is none of"), "{url}");
+            assert!(HealthUrl::parse(url).unwrap_err().contains("is not http://"), "{url}");
         }
-        assert!(HealthUrl::parse("https://example.com/up").unwrap_err().contains("own app only"));
+        assert!(
+            HealthUrl::parse("https://example.com/up").unwrap_err().contains("only for the app in this pod")
+        );
         let refused = HealthUrl::parse("http://me:hush@app/up").unwrap_err();
-        assert!(refused.contains("no password") && !refused.contains("hush"), "{refused}");
+        assert!(refused.contains("user or password") && !refused.contains("hush"), "{refused}");
     }
 }

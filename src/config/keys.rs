@@ -50,7 +50,7 @@ fn typed(before: &Value, raw: Raw) -> Result<Value, String> {
         (Value::Array(_), Raw::One(list)) => {
             Ok(list.split(',').map(str::trim).filter(|i| !i.is_empty()).collect())
         }
-        (_, Raw::Many(_)) => Err("expected one value, found a list".into()),
+        (_, Raw::Many(_)) => Err("expected a single value, found a list".into()),
         (Value::Number(_), Raw::One(text)) => text
             .parse::<u64>()
             .map(Value::from)
@@ -59,7 +59,7 @@ fn typed(before: &Value, raw: Raw) -> Result<Value, String> {
             .parse::<bool>()
             .map(Value::from)
             .map_err(|_| format!("expected true or false, found {text:?}")),
-        (_, Raw::One(text)) if text.is_empty() => Err("is empty: give it a value, or leave it out".into()),
+        (_, Raw::One(text)) if text.is_empty() => Err("is empty: set a value, or remove the key".into()),
         (_, Raw::One(text)) => Ok(text.into()),
     }
 }
@@ -141,8 +141,8 @@ mod tests {
         assert!(refused("listen", one("9750")).contains("socket address"));
         assert!(refused("drain.ignore_peers", one("10.0.0.1,somebody")).contains("IP address"));
         assert_eq!(refused("strip_prefix", one("yes")), "expected true or false, found \"yes\"");
-        assert_eq!(refused("pod", Raw::Many(vec![])), "expected one value, found a list");
-        assert_eq!(refused("pod", one("")), "is empty: give it a value, or leave it out");
+        assert_eq!(refused("pod", Raw::Many(vec![])), "expected a single value, found a list");
+        assert_eq!(refused("pod", one("")), "is empty: set a value, or remove the key");
         assert_eq!(values(&config), values(&Config::default()));
     }
 

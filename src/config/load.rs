@@ -112,7 +112,7 @@ impl Loaded {
         if self.config.source.is_some() {
             return Ok(());
         }
-        let message = "is not set: name where releases and pointers are, s3://bucket/prefix or a directory (or set PITSTOP_SOURCE)";
+        let message = "is not set: set it, or PITSTOP_SOURCE, to s3://bucket/prefix or to a directory";
         let origin = Origin::Default.to_string();
         Err(ConfigError {
             problems: vec![ConfigProblem { origin, key: Some("source".into()), message: message.into() }],
@@ -193,7 +193,11 @@ impl Loading {
             }
             None if !keys_below.is_empty() => {}
             Some(_) if !keys_below.is_empty() => {
-                self.problem(origin.to_string(), Some(key), format!("is a section, with {keys_below}"));
+                self.problem(
+                    origin.to_string(),
+                    Some(key),
+                    format!("is a section with the keys {keys_below}"),
+                );
             }
             _ => self.unknown_key(key, &origin),
         }
@@ -264,7 +268,8 @@ impl Loading {
         for (key, origin) in origins {
             if let Some(section) = other(&key) {
                 let message = format!(
-                    "belongs to app_server {section}, and app_server is {kind}: leave it out, or set app_server"
+                    "is only for app_server: {section}, but app_server is {kind}: remove this key, or change \
+                     app_server"
                 );
                 self.problem(origin.to_string(), Some(key), message);
             }
@@ -366,9 +371,9 @@ mod tests {
         pitstop.yml:1: grace_priod: unknown key, did you mean grace_period?
         pitstop.yml:3: drain.mim: unknown key, did you mean drain.min?
         pitstop.yml:4: drain.quiet: invalid value: string "soon", expected a duration like 5s or 500ms
-        pitstop.yml:5: verify: is a section, with headers, pid_field, release_field, release_header, soak, successes, timeout, url
+        pitstop.yml:5: verify: is a section with the keys headers, pid_field, release_field, release_header, soak, successes, timeout, url
         pitstop.yml:6: pods_dir: unknown key, did you mean pod_dir?
-        pitstop.yml:7: keep_releases: expected one value, found a list
+        pitstop.yml:7: keep_releases: expected a single value, found a list
         PITSTOP_DRIAN_MIN: unknown variable, did you mean PITSTOP_DRAIN_MIN?
         PITSTOP_POLL_INTERVAL: poll_interval: must be longer than 0s
         "#);
@@ -443,8 +448,8 @@ mod tests {
     fn a_key_of_another_kind_of_app_server_is_refused_by_name() {
         let case = Case::file("app_server: unicorn\npuma:\n  match: web\n");
         let problems = case.problems();
-        let message = "pitstop.yml:3: puma.match: belongs to app_server puma, and app_server is unicorn: leave it \
-                       out, or set app_server";
+        let message = "pitstop.yml:3: puma.match: is only for app_server: puma, but app_server is unicorn: remove this \
+                       key, or change app_server";
         assert!(problems.iter().any(|problem| problem == message), "{problems:?}");
     }
 }

@@ -332,7 +332,7 @@ impl TryFrom<String> for Port {
 
     fn try_from(text: String) -> Result<Self, String> {
         let port = text.parse().ok().filter(|port| *port != 0);
-        port.map(Self).ok_or_else(|| format!("{text:?} is no TCP port"))
+        port.map(Self).ok_or_else(|| format!("\"{text}\" is not a TCP port"))
     }
 }
 

@@ -35,7 +35,7 @@ fn directories(config: &Config) -> [(&'static str, Option<&Path>); 5] {
 fn climbing(config: &Config, wrong: &mut Wrong) {
     for (key, path) in directories(config) {
         if path.is_some_and(|path| path.components().any(|part| part == Component::ParentDir)) {
-            wrong.push((key, "must have no `..` in it".into()));
+            wrong.push((key, "must not contain `..`".into()));
         }
     }
 }
@@ -44,12 +44,12 @@ fn roots(config: &Config, wrong: &mut Wrong) {
     for (key, path) in directories(config) {
         let Some(path) = path else { continue };
         if path.parent().is_none() && path.is_absolute() {
-            wrong.push((key, "must be a directory of its own, not /".into()));
+            wrong.push((key, "must not be the root directory /".into()));
         } else if matches!(key, "state_dir" | "pod_dir")
             && (*path == config.deploy_to || inside_of_ours(path, &config.deploy_to))
         {
             let message =
-                "belongs to this pod, and deploy_to may be shared: name a directory outside of deploy_to";
+                "is private to this pod, but deploy_to may be shared: choose a directory outside deploy_to";
             wrong.push((key, message.into()));
         }
     }
@@ -61,8 +61,8 @@ fn current(config: &Config, wrong: &mut Wrong) {
     let others = [&config.state_dir, &config.pod_dir, &config.deploy_to.join("shared")];
     let taken = others.iter().any(|other| other.starts_with(current));
     if config.deploy_to.starts_with(current) || inside_of_ours(current, &config.deploy_to) || taken {
-        let message = "is a link that each deploy replaces: name a path that is nothing else, like the default, \
-                       deploy_to/current";
+        let message = "is a symlink that every deploy replaces: choose a path used for nothing else, like the \
+                       default deploy_to/current";
         wrong.push(("current", message.into()));
     }
 }
@@ -79,7 +79,7 @@ fn marker(config: &Config, wrong: &mut Wrong) {
     ];
     for (key, paths) in keys {
         if paths.iter().any(|path| path.starts_with(MARKER)) {
-            wrong.push((key, format!("{MARKER} is pitstop's own proof of a release: it cannot be a link")));
+            wrong.push((key, format!("{MARKER} is reserved for pitstop's own marker file")));
         }
     }
 }

@@ -20,13 +20,14 @@ impl S3Location {
         let prefix = prefix.trim_end_matches('/');
         if !is_bucket(bucket) {
             return Some(Err(format!(
-                "{bucket:?} is no name of a bucket (3 to 63 small letters, digits, '.' and '-'): expected \
+                "\"{bucket}\" is not a bucket name (3 to 63 lower-case letters, digits, '.' and '-'): expected \
                  s3://bucket/prefix"
             )));
         }
         if !prefix.is_empty() && !prefix.split('/').all(is_name) {
             return Some(Err(format!(
-                "{prefix:?} is no prefix: names of letters, digits, '.', '_', '-' and '=' with single slashes between"
+                "\"{prefix}\" is not a valid prefix: use letters, digits, '.', '_', '-' and '=', separated by \
+                 single slashes"
             )));
         }
         Some(Ok(Self { bucket: bucket.into(), prefix: prefix.into() }))
@@ -64,10 +65,10 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         for bad in ["s3://", "s3:///x", "s3://ab", "s3://Bucket/x", "s3://bucket-/x", "s3://a_b_c"] {
-            assert!(place(bad).unwrap().unwrap_err().contains("no name of a bucket"), "{bad}");
+            assert!(place(bad).unwrap().unwrap_err().contains("not a bucket name"), "{bad}");
         }
         for bad in ["s3://bucket/a//b", "s3://bucket//a", "s3://bucket/../b", "s3://bucket/a b"] {
-            assert!(place(bad).unwrap().unwrap_err().contains("is no prefix"), "{bad}");
+            assert!(place(bad).unwrap().unwrap_err().contains("is not a valid prefix"), "{bad}");
         }
     }
 }

@@ -101,7 +101,7 @@ fn one(text: &str, node: Spanned<Node>) -> Result<String, Broken> {
         }
         Node::Nothing | Node::List(_) | Node::Section(_) => Err(Broken {
             line: Some(node.referenced.line()),
-            message: "a list holds plain values only".into(),
+            message: "a list may contain only plain values".into(),
         }),
     }
 }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn what_is_no_mapping_is_refused_with_its_line() {
         assert_eq!(read("- a\n- b\n").unwrap_err().line, Some(1));
-        assert_eq!(read("pod: [[a]]\n").unwrap_err().message, "a list holds plain values only");
+        assert_eq!(read("pod: [[a]]\n").unwrap_err().message, "a list may contain only plain values");
         let twice = read("pod: a\ndrain:\n  min: 1s\npod: b\n").unwrap_err();
         assert_eq!(twice.line, Some(4), "{}", twice.message);
         assert!(read("pod: 'a\nx: [\n").unwrap_err().line.is_some());

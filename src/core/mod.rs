@@ -338,13 +338,8 @@ impl Agent {
         self.deploy.iter_mut().for_each(|deploy| deploy.mutate(mutation));
     }
 
+    /// Calls the attempt under way the first one. False while an older one may still report.
     fn renumber(&mut self) -> bool {
         self.deploy.as_mut().is_ok_and(Deploy::renumber)
-    }
-
-    fn rebase(&mut self, by: u64) {
-        let now = walk::NOW;
-        self.drain.rebase(now.plus(by), now);
-        self.deploy.iter_mut().for_each(|deploy| deploy.rebase(&|moment| walk::shifted(moment, by)));
     }
 }

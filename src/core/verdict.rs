@@ -192,19 +192,6 @@ impl Watch {
         })
     }
 
-    #[cfg(test)]
-    pub(in crate::core) fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
-        let moments =
-            [&mut self.until, &mut self.good_since, &mut self.elsewhere_since, &mut self.strayed_since];
-        for moment in moments {
-            *moment = moment.map(shift);
-        }
-        self.newcomers.rebase(shift);
-        if let Some(baseline) = &mut self.baseline {
-            baseline.at = shift(baseline.at);
-        }
-    }
-
     /// Takes one look.
     pub fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
         match &observation.detection {

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{config::DRAIN_FILE, core::drain::Journal, plain_file, revisions_log::boot_id, volume::Lane};
+use crate::{config::DRAIN_FILE, core::drain::Journal, lane::Lane, plain_file, revisions_log::boot_id};
 
 const FILE: &str = "drain.json";
 /// It is some hundred bytes.

@@ -53,7 +53,7 @@ impl Needs {
     fn named(&self) -> BTreeMap<ReleaseId, String> {
         let history = [&self.history.verified, &self.history.previous];
         let in_hand = self.in_hand.iter().map(|id| (Some(id), "the deploy under way may need it"));
-        let all = in_hand.chain(history.map(|id| (id.as_ref(), "this pod may go back to it"))).chain([
+        let all = in_hand.chain(history.map(|id| (id.as_ref(), "this pod may roll back to it"))).chain([
             (self.current.as_ref(), "current points to it"),
             (self.previous.as_ref(), "this pod ran it before"),
             (self.desired.as_ref(), "the pointer names it"),

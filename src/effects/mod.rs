@@ -32,13 +32,13 @@ use crate::{
     },
     failpoint,
     hook::Hook,
+    lane::Lane,
     metrics::Metrics,
     releases::Releases,
     revision::{ReleaseId, Revision},
     revisions_log::Log,
     store::{Blocking, CallOff},
     telemetry::DeployIds,
-    volume::Lane,
 };
 
 /// Where [`crate::failpoint::hit`] is called on the way of a deploy, in order. Each effect has its

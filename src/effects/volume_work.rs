@@ -6,11 +6,11 @@ use super::{Effects, pause_at};
 use crate::{
     core::{Outcome, Problem, Reason, Record, requirement::Requirement},
     hook::Turn,
+    lane::{Lane, Late},
     releases::fetch::Fetched,
     revision::{RecordEvent, ReleaseId},
     revisions_log::Log,
     store::CallOff,
-    volume::{Lane, Late},
 };
 
 /// The lane itself never gives up: the effect's own deadline reports what hangs, and the result
@@ -29,7 +29,7 @@ pub(super) async fn on<T: Send + 'static>(
     match lane.run(UNTIL_IT_REPORTS, job).await {
         Ok(result) => Ok(result),
         Err(Late::Pending(answer)) => answer.await.map_err(|_| lost()),
-        Err(Late::Lost) => Err(lost()),
+        Err(Late::Refused | Late::Lost) => Err(lost()),
     }
 }
 

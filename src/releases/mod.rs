@@ -16,7 +16,7 @@
 //! proof along, and deleting or replacing the tree takes the proof away. It is written last, after
 //! everything else is on disk. A directory without it was not made here: it is neither used nor deleted.
 //!
-//! All functions block; callers run them on a [`crate::volume::Lane`].
+//! All functions block; callers run them on a [`crate::lane::Lane`].
 
 use std::{
     fs::{self, File},

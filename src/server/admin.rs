@@ -29,7 +29,7 @@ pub const SOCKET_NAME: &str = "admin.sock";
 
 /// The admin socket cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot serve the admin socket {path}: {source}; `state_dir` must be writable for this user")]
+#[error("the admin socket {path} could not be created: {source}; make `state_dir` writable for this user")]
 pub struct AdminError {
     path: PathBuf,
     source: io::Error,
@@ -111,7 +111,7 @@ async fn undrain(State(handles): State<Handles>) -> Response {
 
 /// For `pitstop exec`: this socket is private, so that no token is asked for.
 async fn drain(State(handles): State<Handles>) -> Response {
-    tracing::info!("the container's first process got the signal to end");
+    tracing::info!("the container's first process received a stop signal");
     prestop::answer(handles.supervisor.prestop(Origin::PreStop).await)
 }
 

@@ -88,7 +88,7 @@ pub(super) async fn serve(listener: impl Accept, app: Router, mut stop: watch::R
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "a connection cannot be accepted; retrying");
+                tracing::warn!(%error, "accepting a connection failed; retrying");
                 open.close_oldest();
                 tokio::time::sleep(PAUSE).await;
             }
@@ -135,7 +135,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let Some(_busy) = place.answering(request.uri().path() == "/prestop") else {
-        let why = "this address waits in too many calls of /prestop already\n";
+        let why = "too many /prestop calls from this address are waiting\n";
         return Ok((StatusCode::SERVICE_UNAVAILABLE, why).into_response());
     };
     app.call(request).await

@@ -73,7 +73,7 @@ async fn bind(listen: SocketAddr, handles: &Handles) -> TcpListener {
 
 fn report(listen: SocketAddr, error: &io::Error, handles: &Handles) {
     let finding = cannot_listen(listen, error);
-    tracing::error!(%listen, %error, remedy = finding.remedy, "cannot listen; trying again");
+    tracing::error!(%listen, %error, fix = finding.fix, "the HTTP server cannot listen; retrying");
     about_the_rest(handles);
     handles.findings().push(finding);
 }
@@ -89,10 +89,13 @@ pub fn cannot_listen(listen: SocketAddr, error: &io::Error) -> Finding {
     Finding::broken(
         if taken { Code::PortTaken } else { Code::NotListening },
         format!(
-            "cannot listen on {listen} ({error}): no probe, no metrics, and preStop hooks are refused, so \
-             that pods end without a drain"
+            "the agent cannot listen on {listen} ({error}): probes, metrics and preStop hooks fail, so pods \
+             end without a drain"
         ),
-        format!("end what listens on port {}, or set `listen` to another address", listen.port()),
+        format!(
+            "stop the process that listens on port {}, or set `listen` to another address",
+            listen.port()
+        ),
     )
 }
 

@@ -38,8 +38,8 @@ pub(super) async fn prestop(State(handles): State<Handles>, method: Method, head
     }
     if !handles.token.admits(&headers).await {
         tracing::error!(
-            "/prestop was called with a missing or wrong token and refused: the kubelet now sends SIGTERM \
-             without a drain; give the hook's httpHeaders an Authorization entry with the token of token_file"
+            "/prestop was refused: its token is missing or wrong. The kubelet now sends SIGTERM without a \
+             drain. Add an Authorization entry with the token of token_file to the hook's httpHeaders"
         );
         return refused();
     }
@@ -49,8 +49,8 @@ pub(super) async fn prestop(State(handles): State<Handles>, method: Method, head
     match origin {
         Origin::Stray => tracing::warn!(
             caller,
-            "/prestop was called, and not by a kubelet: the call is held, but deploys go on; a hook that is \
-             meant runs `pitstop drain` or sends the token of token_file"
+            "/prestop was called, but not by the kubelet: the call is held and deploys go on. To start a drain \
+             from elsewhere, run `pitstop drain` or send the token of token_file"
         ),
         _ => tracing::info!(caller, "/prestop was called"),
     }

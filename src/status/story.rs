@@ -64,19 +64,19 @@ pub fn doing(snapshot: &Snapshot) -> String {
     }
     let to = goal(view);
     match view.stage {
-        Stage::Steady => "nothing: follows the pointer".into(),
+        Stage::Steady => "idle: following the pointer".into(),
         Stage::Fetching => match &snapshot.fetching_pod {
             Some(pod) => format!("waiting for pod {pod}, which is fetching {to}"),
             None => format!("fetching {to}"),
         },
         Stage::Checking if view.turn.is_some() => format!("waiting for this pod's turn to restart onto {to}"),
-        Stage::Checking => format!("checking whether and when the app server can be moved to {to}"),
-        Stage::Publishing => format!("moving `current` to {to}"),
-        Stage::Restarting => format!("telling the app server to restart onto {to}"),
-        Stage::Verifying => format!("watching the app server come up on {to}{}", progress(snapshot)),
-        Stage::Committing => format!("writing down that {to} runs"),
-        Stage::Reverting => format!("undoing the move to {to}"),
-        Stage::Stranded => format!("nothing: neither {to} nor the release before it comes up"),
+        Stage::Checking => format!("checking whether the app server can be restarted onto {to}"),
+        Stage::Publishing => format!("switching `current` to {to}"),
+        Stage::Restarting => format!("restarting the app server onto {to}"),
+        Stage::Verifying => format!("verifying that the app server runs {to}{}", progress(snapshot)),
+        Stage::Committing => format!("recording that {to} runs"),
+        Stage::Reverting => format!("rolling back from {to}"),
+        Stage::Stranded => format!("stranded: neither {to} nor the previous release boots"),
     }
 }
 
@@ -101,12 +101,12 @@ fn progress(snapshot: &Snapshot) -> String {
 
 fn draining(drain: &DrainView) -> String {
     if drain.answered {
-        return "nothing: the drain was answered".into();
+        return "drained: /prestop was answered".into();
     }
     let waits: Vec<_> = drain.waits_for.iter().map(|wait| waits_for(*wait, drain)).collect();
     match &waits[..] {
         [] => "draining".into(),
-        waits => format!("draining: waits for {}", waits.join("; for ")),
+        waits => format!("draining: waiting for {}", waits.join("; for ")),
     }
 }
 
@@ -115,9 +115,9 @@ fn waits_for(wait: WaitsFor, drain: &DrainView) -> String {
     match wait {
         WaitsFor::Min => "drain.min".into(),
         WaitsFor::Quiet => match drain.peers_not_quiet {
-            0 => "silence (just begun to listen)".into(),
-            1 => "the silence of 1 sender".into(),
-            senders => format!("the silence of {senders} senders"),
+            0 => "traffic to stop (just started watching)".into(),
+            1 => "1 sender to stop sending".into(),
+            senders => format!("{senders} senders to stop sending"),
         },
         WaitsFor::InFlight => in_flight(drain),
     }
@@ -147,31 +147,32 @@ pub fn next(snapshot: &Snapshot, now: Moment) -> String {
     }
     let in_seconds = |at: Moment| format!("{:.0} s", seconds(at.since(now)).ceil());
     if let (Some(at), false) = (view.retry_at, view.stage == Stage::Steady) {
-        return format!("another try in {}", in_seconds(at));
+        return format!("retry in {}", in_seconds(at));
     }
     match view.stage {
         Stage::Steady | Stage::Stranded => at_rest(view),
         Stage::Fetching | Stage::Checking if view.hold == Some(Hold::Paused) => {
             "nothing until `pitstop resume`".into()
         }
-        Stage::Fetching => "it is checked and unpacked, then the app server is moved to it".into(),
+        Stage::Fetching => "the release is verified and unpacked, then the app server restarts onto it".into(),
         Stage::Checking => match view.turn {
             Some(at) => format!("the restart, in {}", in_seconds(at)),
-            None => "`current` is moved and the app server told to restart, as soon as it can be".into(),
+            None => "`current` is switched and the app server restarts as soon as possible".into(),
         },
-        Stage::Publishing => "the app server is told to restart".into(),
-        Stage::Restarting => "every worker is watched until it runs the release".into(),
+        Stage::Publishing => "the app server restarts".into(),
+        Stage::Restarting => "every worker is checked until it runs the release".into(),
         Stage::Verifying if newborn_unwell(view) => {
-            "in sync as soon as verify.url answers well; if that takes long, the release before is tried".into()
+            "in sync as soon as verify.url succeeds; if that takes too long, the previous release is tried".into()
         }
-        Stage::Verifying => "believed once everything has held for verify.soak; undone if it does not".into(),
+        Stage::Verifying => "the deploy succeeds when all checks pass for verify.soak; otherwise it is rolled \
+                             back".into(),
         Stage::Committing => "in sync".into(),
         Stage::Reverting if newborn_unwell(view) => {
-            "if the release before is well, it serves and the desired one is tried again; else the pod goes back \
-             to the desired one and waits"
+            "if the previous release is healthy, it serves while the desired one is retried; otherwise the pod \
+             returns to the desired one and waits"
                 .into()
         }
-        Stage::Reverting => "steady on the release before, and this move is not tried again".into(),
+        Stage::Reverting => "the previous release serves, and this move is not retried".into(),
     }
 }
 
@@ -185,27 +186,31 @@ fn at_rest(view: &View) -> String {
     let reason = view.problem.as_ref().map(|problem| problem.reason);
     match (&view.hold, reason, view.stage) {
         (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
-        (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves, or `pitstop resume`".into(),
+        (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves or `pitstop resume` is run".into(),
         (None, _, Stage::Stranded) => {
-            "it waits for another move of the pointer, or for the app server to come up after all".into()
+            "the agent waits until the pointer moves or the app server boots".into()
         }
         (None, Some(Reason::Rejected), _) => {
-            "nothing until the pointer moves, or `pitstop sync --retry`".into()
+            "nothing until the pointer moves or `pitstop sync --retry` is run".into()
         }
         (None, Some(Reason::ConfigInvalid), _) => {
-            "nothing until the configuration is mended and the agent restarted".into()
+            "nothing until the configuration is fixed and the agent restarted".into()
         }
-        (None, Some(_), _) => "it is looked at again, without end".into(),
-        (None, None, _) => "the pointer's next move".into(),
+        (None, Some(_), _) => "the agent retries until it succeeds".into(),
+        (None, None, _) => "the next move of the pointer".into(),
     }
 }
 
 fn after_the_drain(drain: &DrainView, now: Moment) -> String {
     if drain.answered {
-        return "SIGTERM from the kubelet; if none comes and the app server serves on, the drain is undone by itself"
+        return "SIGTERM from the kubelet; if none comes and the app server keeps serving, the drain is \
+                cancelled automatically"
             .into();
     }
-    format!("/prestop is answered then, in {:.0} s at the latest", seconds(drain.deadline.since(now)).ceil())
+    format!(
+        "/prestop is answered after that, in {:.0} s at the latest",
+        seconds(drain.deadline.since(now)).ceil()
+    )
 }
 
 #[cfg(test)]
@@ -267,16 +272,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newborn_pod_beside_a_sick_dependency_is_not_told_that_its_release_will_be_undone() {
+    fn a_newborn_pod_beside_a_sick_dependency_is_not_told_that_its_release_will_be_rolled_back() {
         for (stage, promise) in
-            [(Stage::Verifying, "as soon as verify.url answers well"), (Stage::Reverting, "goes back")]
+            [(Stage::Verifying, "as soon as verify.url succeeds"), (Stage::Reverting, "the pod returns")]
         {
             let unwell = |view: &mut View| {
                 view.stage = stage;
                 view.problem = Some(Problem::new(Reason::ProbeFailed, ""));
             };
             let said = next(&snapshot(unwell), Moment(0));
-            assert!(said.contains(promise) && !said.contains("undone"), "{said}");
+            assert!(said.contains(promise) && !said.contains("rolled back"), "{said}");
             let rejected = snapshot(|view| {
                 unwell(view);
                 view.rejected =
@@ -304,23 +309,23 @@ mod tests {
             result: None,
         };
         let one = drain(&[WaitsFor::InFlight], Some(1), vec![request(7, 9_400)]);
-        assert_eq!(draining(&one), "draining: waits for 1 request: from 10.0.3.7, 9 s old");
+        assert_eq!(draining(&one), "draining: waiting for 1 request: from 10.0.3.7, 9 s old");
         let two =
             drain(&[WaitsFor::Quiet, WaitsFor::InFlight], Some(2), vec![request(7, 9_400), request(8, 10)]);
-        let all = "the silence of 2 senders; for 2 requests: from 10.0.3.7, 9 s old, from 10.0.3.8, 0 s old";
-        assert_eq!(draining(&two), format!("draining: waits for {all}"));
+        let all = "2 senders to stop sending; for 2 requests: from 10.0.3.7, 9 s old, from 10.0.3.8, 0 s old";
+        assert_eq!(draining(&two), format!("draining: waiting for {all}"));
         let unseen = drain(&[WaitsFor::InFlight], Some(3), Vec::new());
-        assert_eq!(draining(&unseen), "draining: waits for 3 requests");
+        assert_eq!(draining(&unseen), "draining: waiting for 3 requests");
         let websocket = DrainView { upgraded: 1, ..drain(&[WaitsFor::InFlight], Some(0), Vec::new()) };
         assert!(draining(&websocket).contains("1 upgraded"), "{}", draining(&websocket));
         let mut pod = snapshot(|_| ());
         pod.drain = Some(DrainView { meant: false, ..one });
-        assert_eq!(doing(&pod), "nothing: follows the pointer", "a stray call holds nothing");
+        assert_eq!(doing(&pod), "idle: following the pointer", "a stray call holds nothing");
     }
 
     #[test]
     fn a_retry_says_when() {
         let retried = snapshot(|view| (view.stage, view.retry_at) = (Stage::Fetching, Some(Moment(31_000))));
-        assert_eq!(next(&retried, Moment(19_500)), "another try in 12 s");
+        assert_eq!(next(&retried, Moment(19_500)), "retry in 12 s");
     }
 }

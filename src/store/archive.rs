@@ -56,7 +56,8 @@ impl Published {
 pub enum Unusable {
     /// The content of a digest file is no SHA-256.
     #[error(
-        "{key} holds no SHA-256 digest; publish the release under another id, or write what `sha256sum` prints"
+        "{key} does not contain a SHA-256 digest; publish the release under another id, or write what \
+         `sha256sum` prints"
     )]
     NoDigest {
         /// The digest's key.
@@ -70,8 +71,8 @@ pub enum Unusable {
     },
     /// A release has one archive; which of several was meant, nobody can tell.
     #[error(
-        "the store has two archives of it, {0} and {1}, and a release has one: delete the one that should not be \
-         there and its digest, or publish the release under another id"
+        "the store has two archives of this release, {0} and {1}: delete the wrong one and its digest, or \
+         publish the release under another id"
     )]
     TwoArchives(String, String),
 }
@@ -176,8 +177,9 @@ pub async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Pro
         None => {
             let message = match uploaded(store, id).await {
                 Some(key) => format!(
-                    "release {id}: its archive is in the store ({key}), its digest is not ({key}.sha256): the upload \
-                     never finished, or somebody deleted the digest; publish {id} again, or promote another release"
+                    "release {id}: the store has its archive ({key}) but not its digest ({key}.sha256). The \
+                     upload did not finish, or the digest was deleted. Publish {id} again, or promote another \
+                     release"
                 ),
                 None => format!(
                     "the store has no release {id}: publish it, or promote another (`pitstop releases` lists them)"

@@ -9,10 +9,6 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -24,7 +20,7 @@ use rustix::{
 use sha2::{Digest, Sha256};
 
 use super::{Body, Chunks, Condition, Found, Object, Store, StoreError, Version};
-use crate::{plain_file, volume::Lane};
+use crate::{lane::Lane, plain_file};
 
 /// How long one look or one piece may take.
 const SHORT: Duration = Duration::from_secs(15);
@@ -45,49 +41,8 @@ const WAITING_MAX: usize = 8;
 pub struct DirStore {
     root: PathBuf,
     /// Pointers and digests never wait behind an archive.
-    small: Slot,
-    big: Slot,
-}
-
-/// A thread, and how many calls it has not answered.
-#[derive(Clone)]
-struct Slot {
-    lane: Lane,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Slot {
-    fn start(name: &str) -> io::Result<Self> {
-        Ok(Self { lane: Lane::start(name)?, waiting: Arc::default() })
-    }
-
-    async fn run<T: Send + 'static>(
-        &self,
-        root: &Path,
-        limit: Duration,
-        job: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let hangs = || StoreError::Unreachable(format!("directory {} hangs", root.display()));
-        if self.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-            return Err(hangs());
-        }
-        let waiting = Waiting(self.waiting.clone());
-        let job = move || {
-            let _waiting = waiting;
-            job()
-        };
-        self.lane.run(limit, job).await.unwrap_or_else(|_| Err(hangs()))
-    }
-}
-
-/// One unanswered call; counts itself off when it ends, in a panic as well.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
+    small: Lane,
+    big: Lane,
 }
 
 impl DirStore {
@@ -96,7 +51,8 @@ impl DirStore {
     /// # Errors
     /// When the system has no thread left.
     pub fn new(root: PathBuf) -> io::Result<Self> {
-        Ok(Self { root, small: Slot::start("store")?, big: Slot::start("store-bulk")? })
+        let lane = |name| Lane::bounded(name, WAITING_MAX);
+        Ok(Self { root, small: lane("store")?, big: lane("store-bulk")? })
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
@@ -116,7 +72,7 @@ impl Store for DirStore {
         Box::pin(async move {
             let path = self.path(key)?;
             let (key, known) = (key.to_owned(), known.cloned());
-            self.small.run(&self.root, SHORT, move || get(&key, &path, known, limit_bytes)).await
+            run(&self.small, &self.root, SHORT, move || get(&key, &path, known, limit_bytes)).await
         })
     }
 
@@ -130,8 +86,8 @@ impl Store for DirStore {
             let path = self.path(key)?;
             let (name, same) = (key.to_owned(), same.cloned());
             let open = move || open_at(&name, &path, offset, same);
-            let (file, size_bytes, version) = self.big.run(&self.root, SHORT, open).await?;
-            let chunks = FileChunks { file: Some(file), path: self.path(key)?, slot: self.big.clone() };
+            let (file, size_bytes, version) = run(&self.big, &self.root, SHORT, open).await?;
+            let chunks = FileChunks { file: Some(file), path: self.path(key)?, lane: self.big.clone() };
             Ok(Object { size_bytes, version, encoding: None, chunks: Box::new(chunks) })
         })
     }
@@ -145,11 +101,11 @@ impl Store for DirStore {
         Box::pin(async move {
             let path = self.path(key)?;
             let key = key.to_owned();
-            let (slot, limit) = match body {
+            let (lane, limit) = match body {
                 Body::Bytes(_) => (&self.small, SHORT + LOCK_WAIT),
                 Body::File(_) => (&self.big, LONG),
             };
-            slot.run(&self.root, limit, move || put(&key, &path, &body, &condition)).await
+            run(lane, &self.root, limit, move || put(&key, &path, &body, &condition)).await
         })
     }
 
@@ -157,7 +113,7 @@ impl Store for DirStore {
         Box::pin(async move {
             let folder = prefix.trim_end_matches('/').to_owned();
             let dir = self.path(&folder)?;
-            self.small.run(&self.root, SHORT, move || list(&folder, &dir)).await
+            run(&self.small, &self.root, SHORT, move || list(&folder, &dir)).await
         })
     }
 
@@ -166,10 +122,21 @@ impl Store for DirStore {
     }
 }
 
+/// Runs a job on a lane; a directory that does not answer in time hangs.
+async fn run<T: Send + 'static>(
+    lane: &Lane,
+    root: &Path,
+    limit: Duration,
+    job: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let hangs = |_| Err(StoreError::Unreachable(format!("directory {} hangs", root.display())));
+    lane.run(limit, job).await.unwrap_or_else(hangs)
+}
+
 struct FileChunks {
     file: Option<File>,
     path: PathBuf,
-    slot: Slot,
+    lane: Lane,
 }
 
 impl Chunks for FileChunks {
@@ -188,7 +155,7 @@ impl Chunks for FileChunks {
                 chunk.truncate(n);
                 Ok((file, chunk))
             };
-            let (file, chunk) = self.slot.run(&self.path, SHORT, read).await?;
+            let (file, chunk) = run(&self.lane, &self.path, SHORT, read).await?;
             self.file = Some(file);
             Ok(chunk)
         })
@@ -210,18 +177,19 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
     match plain_file::open_no_link(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if Errno::from_io_error(&e) == Some(Errno::LOOP) => Err(StoreError::Denied(format!(
-            "{} is a link, and links in a store are not followed: put the file itself there",
+            "{} is a symlink, which pitstop does not follow in a store: replace it with the file itself",
             path.display()
         ))),
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(StoreError::Unreachable(format!(
-            "{} is not a regular file: remove it, and write it again",
+            "{} is not a regular file: delete it and write it again",
             path.display()
         ))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().unwrap_or(path);
             let gone = |e: io::Error| match e.kind() {
                 io::ErrorKind::NotFound => StoreError::Unreachable(format!(
-                    "directory {} is not there; is the store mounted, and was a release ever published to it?",
+                    "directory {} does not exist: check that the store is mounted and that a release was \
+                     published to it",
                     folder.display()
                 )),
                 _ => failed(folder, &e),

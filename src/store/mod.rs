@@ -98,7 +98,7 @@ pub enum StoreError {
     #[error("the store has no {0}")]
     Missing(String),
     /// The condition of a write, or the version of a read, no longer holds.
-    #[error("{0} was changed by somebody else in the meantime")]
+    #[error("somebody else has changed {0} in the meantime")]
     Changed(String),
     /// The object is larger than what its reader takes.
     #[error("{key} is larger than {limit_bytes} bytes")]
@@ -109,7 +109,7 @@ pub enum StoreError {
         limit_bytes: u64,
     },
     /// The text is no key.
-    #[error("{0:?} is no key of a store: relative, of plain names that do not begin with a dot")]
+    #[error("{0:?} is not a valid store key: it must be relative, without names that start with a dot")]
     InvalidKey(String),
     /// The store is full.
     #[error("the store is full: {0}")]
@@ -121,7 +121,7 @@ pub enum StoreError {
     #[error("{0}")]
     Source(String),
     /// Nobody needs it any more.
-    #[error("{0} was called off: another release is wanted by now")]
+    #[error("{0} was cancelled: another release is now desired")]
     CalledOff(String),
 }
 
@@ -194,8 +194,9 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Pro
         let settings = s3::Settings { keys: s3.clone(), ..s3::Settings::default() };
         return Ok(Arc::new(s3::S3Store::new(place.map_err(invalid)?, settings)));
     }
-    let store = dir::DirStore::new(source.into())
-        .map_err(|e| Problem::new(Reason::Internal, format!("no thread for the store {source}: {e}")))?;
+    let store = dir::DirStore::new(source.into()).map_err(|e| {
+        Problem::new(Reason::Internal, format!("the thread for the store {source} could not be started: {e}"))
+    })?;
     Ok(Arc::new(store))
 }
 

@@ -98,16 +98,17 @@ impl S3Store {
     }
 
     fn object(&self, key: &str, offset: u64, answer: GetObjectOutput) -> Result<Object, StoreError> {
-        let odd = |what: &str| StoreError::Unreachable(format!("{key}: {what}; is this a server of S3?"));
+        let odd =
+            |what: &str| StoreError::Unreachable(format!("{key}: {what}; check that this is an S3 server"));
         let version = answer.e_tag.map(version).ok_or_else(|| odd("the answer has no ETag"))?;
         let length = answer.content_length.and_then(|n| u64::try_from(n).ok());
         let length = length.ok_or_else(|| {
-            odd("the answer has no length: the server or a proxy changes the content on its way (upload it without \
-                 Content-Encoding, and let nothing in between compress)")
+            odd("the response has no length: the server or a proxy changes the content (upload it without \
+                 Content-Encoding, and disable compression in proxies)")
         })?;
         let encoding = answer.content_encoding.filter(|encoding| changes_content(encoding));
         if offset > 0 && answer.content_range.is_none() {
-            return Err(odd("the answer is the whole object, where a part was asked for"));
+            return Err(odd("the response is the whole object, but a range was requested"));
         }
         let chunks = StreamChunks::new(key, answer.body, length, self.limits.idle);
         Ok(Object { size_bytes: offset + length, version, encoding, chunks: Box::new(chunks) })
@@ -161,8 +162,8 @@ impl S3Store {
     fn no_lists(&self, whole: &str) -> StoreError {
         let (bucket, at) = (&self.place.bucket, self.connection.endpoint().unwrap_or("AWS"));
         StoreError::Unreachable(format!(
-            "s3://{bucket}/{whole}: {at} answers a list with 404: the bucket is not found there, or the server has no \
-             ListObjectsV2; check s3.endpoint (without the bucket's name) and s3.path_style"
+            "s3://{bucket}/{whole}: {at} answers a list request with 404: the bucket does not exist there, or \
+             the server lacks ListObjectsV2; check s3.endpoint (without the bucket's name) and s3.path_style"
         ))
     }
 
@@ -193,7 +194,8 @@ fn plain(key: &str, object: Object) -> Result<Object, StoreError> {
     match &object.encoding {
         None => Ok(object),
         Some(encoding) => Err(StoreError::Unreachable(format!(
-            "{key} came with Content-Encoding {encoding}: upload it without, and let nothing in between compress"
+            "{key} came with Content-Encoding {encoding}: upload it without, and disable compression in \
+             proxies"
         ))),
     }
 }

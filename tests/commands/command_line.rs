@@ -132,7 +132,7 @@ fn without_an_agent_every_question_to_it_says_so_and_what_to_do() {
         let asked = output(&mut pitstop(&[command, "--config", &file]));
         assert_eq!((asked.code, &*asked.stdout), (Some(1), ""), "{command}");
         assert!(
-            asked.stderr.contains("no agent is here") && asked.stderr.contains("--config"),
+            asked.stderr.contains("no agent runs here") && asked.stderr.contains("--config"),
             "{}",
             asked.stderr
         );

@@ -55,7 +55,7 @@ fn a_move_counts_and_remembers_and_rollback_goes_back() {
     assert_eq!(rig.pointer(), json!({ "release": "v2", "sequence": 2, "previous": "v1" }));
     rig.ok(&["promote", "v2"]);
     assert_eq!(rig.pointer(), json!({ "release": "v2", "sequence": 3, "previous": "v1" }));
-    assert_eq!(rig.ok(&["rollback"]), "production now names v1 (move 4), was v2\n");
+    assert_eq!(rig.ok(&["rollback"]), "production now points to v1 (move 4), was v2\n");
     let back = json!({ "release": "v1", "sequence": 4, "previous": "v2", "rolled_back": ["v2"] });
     assert_eq!(rig.pointer(), back);
     rig.moves_nothing(&["promote", "v9"], 1, "the store has no release v9");
@@ -128,7 +128,7 @@ fn only_what_the_caller_meant_is_undone() {
 fn a_pointer_that_is_not_there_is_made_on_purpose_only() {
     let rig = Rig::new();
     rig.publish("v1");
-    assert_eq!(rig.ok(&["promote", "v1"]), "production now names v1 (move 1), a new pointer\n");
+    assert_eq!(rig.ok(&["promote", "v1"]), "production now points to v1 (move 1), a new pointer\n");
     let other = |args: &[&str], pointer: &str| {
         let output = rig.command(args).env("PITSTOP_POINTER", pointer).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -146,7 +146,7 @@ fn a_pointer_that_is_not_there_is_made_on_purpose_only() {
     );
     let (code, said) = other(&["promote", "v1", "--create"], "canary");
     assert_eq!((code, there("canary")), (0, true), "{said}");
-    assert!(said.contains("canary now names v1 (move 1), a new pointer"), "{said}");
+    assert!(said.contains("canary now points to v1 (move 1), a new pointer"), "{said}");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn each_way_in_which_a_wait_ends_has_its_code() {
     rig.report("web-1", json!({ "desired": desired(4), "in_sync": true, "running": "v3" }));
     let (code, said) = waited(&rig, &promote);
     assert_eq!((code, said.len()), (0, 2));
-    assert_eq!(said[0], "production now names v3 (move 4), was v2");
+    assert_eq!(said[0], "production now points to v3 (move 4), was v2");
     assert_eq!(said[1], "all pods run v3 (1 of 1)");
     let rejected = json!([{ "release": "v3", "sequence": 5, "reason": "boot_loop" }]);
     rig.report("web-1", json!({ "desired": desired(5), "rejected": rejected }));

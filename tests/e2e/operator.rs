@@ -33,7 +33,11 @@ fn e2e_a_night_with_the_operators_commands() {
     refuses(&pod, &["undrain"], "nothing to undo");
     says(&pod, &["resume"], &["nothing was held"]);
     until("the proof is written down", || pod.agent.status().filter(|status| status["stage"] == "steady"));
-    says(&pod, &["status"], &["rig: in sync, for ", "running   v1", "next      the pointer's next move"]);
+    says(
+        &pod,
+        &["status"],
+        &["rig: in sync, for ", "running   v1", "next      the next move of the pointer"],
+    );
 
     says(&pod, &["pause", "--why", "a long import, until 9"], &["no deploy begins until `pitstop resume`"]);
     says(&pod, &["pause"], &["paused already"]);

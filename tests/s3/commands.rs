@@ -74,7 +74,7 @@ fn a_release_goes_out_and_back() {
     assert!(pod.ok(&["fetch"]).contains("current is v1 (fetched"));
     assert_eq!(release_at(&current), "v1");
     pod.publish("v2");
-    assert!(pod.ok(&["promote", "v2"]).contains("production now names v2 (move 2), was v1"));
+    assert!(pod.ok(&["promote", "v2"]).contains("production now points to v2 (move 2), was v1"));
     pod.ok(&["fetch"]);
     assert_eq!(release_at(&current), "v2");
     pod.ok(&["rollback"]);
@@ -153,7 +153,7 @@ fn a_release_never_changes_its_bytes_and_its_digest_comes_last() {
     let app = pod.dir.path().join("apps/v1");
     let (code, said) = pod.fails(&["publish", app.to_str().unwrap(), "--release", "v1"]);
     assert_eq!(code, 1);
-    assert!(said.contains("v1 is in the store with other bytes; a release never changes"), "{said}");
+    assert!(said.contains("v1 is in the store with different content; a release never changes"), "{said}");
 }
 
 #[test]

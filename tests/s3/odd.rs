@@ -114,7 +114,7 @@ fn doctor_tries_a_write_that_must_fail() {
         said.to_string()
     };
     let fine = found();
-    assert!(fine.contains("writes happen only under their condition"), "{fine}");
+    assert!(fine.contains("the store supports conditional writes"), "{fine}");
     assert!(!fine.contains("STORE_PLAIN_HTTP"), "on loopback: {fine}");
     pod.rig.ignore_conditions();
     let found = found();

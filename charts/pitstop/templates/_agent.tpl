@@ -82,7 +82,7 @@ volumeMounts:
   {{- include "pitstop.agentMounts" . | nindent 2 }}
 {{- end }}
 
-{{/* The sidecar itself. No liveness probe: a restart in mid-drain would be worse than whatever it mends. No readiness probe: the agent
+{{/* The sidecar itself. No liveness probe: a restart in mid-drain would do more harm than good. No readiness probe: the agent
 is never why a pod gets no traffic. No preStop hook: a native one would be called while Puma's is still waiting. */}}
 {{- define "pitstop.agent" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}

@@ -38,7 +38,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* All that the agent is told, as a map of variables. */}}
+{{/* The agent's configuration, as a map of variables. */}}
 {{- define "pitstop.environment" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
 {{- $config := deepCopy $v.config -}}

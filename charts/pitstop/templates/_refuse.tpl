@@ -41,7 +41,7 @@
 {{- end }}
 {{- end }}
 {{- if and $v.token.enabled (lt (len $v.token.value) 16) }}
-- {{ $p }}token.value has fewer than 16 characters: without a token, whoever reaches the pod can ask /prestop for a drain. Set it to a random text that stays the same (`openssl rand -hex 24`), or set {{ $p }}token.enabled to false.
+- {{ $p }}token.value has fewer than 16 characters: without a token, anybody who reaches the pod can ask /prestop for a drain. Set it to a random text that stays the same (`openssl rand -hex 24`), or set {{ $p }}token.enabled to false.
 {{- end }}
 {{- range $key, $instead := dict "grace_period" "gracePeriodSeconds" "listen" "agent.port and agent.address" "token_file" "token" }}
 {{- if hasKey $v.config $key }}

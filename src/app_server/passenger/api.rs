@@ -9,7 +9,7 @@ use hyper::{Method, Request, Response, body::Bytes, header::CONTENT_TYPE};
 use super::{discovery::Instance, pool::Pool};
 use crate::{
     http_get::{self, GetError},
-    volume::OneAtATime,
+    lane::Lane,
 };
 
 /// The core answers from memory.
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Asks the core, and tells it.
 #[derive(Debug)]
 pub(super) struct Api {
-    lane: OneAtATime,
+    lane: Lane,
 }
 
 /// Why there is no answer.
@@ -51,7 +51,7 @@ pub(super) enum ApiError {
 
 impl Api {
     pub fn start() -> io::Result<Self> {
-        Ok(Self { lane: OneAtATime::start("passenger")? })
+        Ok(Self { lane: Lane::one_at_a_time("passenger")? })
     }
 
     /// What it runs.
@@ -88,7 +88,7 @@ impl Api {
     ) -> Result<Response<Bytes>, ApiError> {
         let socket = instance.api();
         let failed = |error| ApiError::Connect { socket: instance.api(), error };
-        let stream = self.lane.run(LIMIT, move || http_get::connect_unix(&socket)).await;
+        let stream = self.lane.look(LIMIT, move || http_get::connect_unix(&socket)).await;
         let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(failed)?;
         let answer = http_get::send(stream, "passenger", request, LIMIT).await?;

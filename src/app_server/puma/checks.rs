@@ -23,10 +23,10 @@ use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
     core::Cwd,
-    finding::{Check, Code, Finding},
+    finding::{Check, Code, Finding, Severity},
 };
 
-const PUMA: &str = "Puma";
+pub(super) const PUMA: &str = "Puma";
 const CONTROL: &str = "control server";
 const RESTARTS: &str = "restarts";
 
@@ -88,7 +88,7 @@ fn control(snapshot: &Snapshot) -> Check {
             return Check::unknown(CONTROL, format!("no answer yet, while Puma starts: {what}"));
         }
     };
-    Check::found(CONTROL, found)
+    found.about(CONTROL)
 }
 
 const WITHOUT_NUMBERS: &str =
@@ -118,7 +118,7 @@ fn from_current(snapshot: &Snapshot) -> Check {
         Cwd::Elsewhere if snapshot.memory.proven_ours => {
             Check::unknown(PUMA, "it ran in a release on this volume, which was deleted since")
         }
-        Cwd::Elsewhere => Check::found(PUMA, stranger(snapshot)),
+        Cwd::Elsewhere => stranger(snapshot).about(PUMA),
     }
 }
 
@@ -138,14 +138,12 @@ fn hot(snapshot: &Snapshot) -> Check {
     match (&snapshot.processes.title, snapshot.processes.takes_hot()) {
         (None, _) => Check::unknown(RESTARTS, "hot: not known while Puma restarts"),
         (Some(_), true) => Check::fine(RESTARTS, "hot: possible"),
-        (Some(_), false) => Check::found(
-            RESTARTS,
-            Finding::broken(
-                Code::HotRestartUnavailable,
-                "Puma has no handler for SIGUSR2: the signal of a hot restart would end it",
-                "start Puma without PUMA_SKIP_SIGUSR2",
-            ),
-        ),
+        (Some(_), false) => Finding::broken(
+            Code::HotRestartUnavailable,
+            "Puma has no handler for SIGUSR2: the signal of a hot restart would end it",
+            "start Puma without PUMA_SKIP_SIGUSR2",
+        )
+        .about(RESTARTS),
     }
 }
 
@@ -166,39 +164,39 @@ fn phased(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
 fn kept_child(snapshot: &Snapshot) -> Option<Check> {
     let child = snapshot.processes.long_lived_child().filter(|_| can_be_phased(snapshot))?;
     let title: String = child.title.chars().take(80).collect();
-    let is = format!("Puma's master has a child that is no worker: process {} `{title}`", child.id.pid);
-    let finding = match snapshot.mode {
-        RestartMode::Phased => Finding::risky(
-            Code::ChildKeptByPhased,
-            format!("{is}. Phased restarts do not restart it: it keeps the code of an earlier release"),
+    let (severity, kept, fix) = match snapshot.mode {
+        RestartMode::Phased => (
+            Severity::Risky,
+            "Phased restarts do not restart it: it keeps the code of an earlier release",
             "restart.mode: auto or hot, if it runs code of the release",
         ),
-        RestartMode::Auto => Finding::note(
-            Code::ChildKeptByPhased,
-            format!("{is}. Only a hot restart restarts it, so every restart is a hot one"),
+        RestartMode::Auto => (
+            Severity::Note,
+            "Only a hot restart restarts it, so every restart is a hot one",
             "run it in a container of its own (docs/job-workers.md), or set restart.mode: phased if its code may be old",
         ),
         RestartMode::Hot => return None,
     };
-    Some(Check::found(RESTARTS, finding))
+    let pid = child.id.pid;
+    let message = format!("Puma's master has a child that is no worker: process {pid} `{title}`. {kept}");
+    Some(Finding::of(severity, Code::ChildKeptByPhased, message, fix).about(RESTARTS))
 }
 
 /// What the plan of a restart has found in the bundles.
 fn next_puma(snapshot: &Snapshot) -> Option<Check> {
     let (old, new) = snapshot.memory.next_puma.as_ref()?;
-    let differs = format!("Puma {old} runs, and the bundle of the next release has Puma {new}");
-    let code = Code::PumaVersionDiffers;
-    let finding = match snapshot.mode {
-        RestartMode::Phased => Finding::risky(
-            code,
-            format!("{differs}: a phased restart keeps {old}, whatever else the workers load"),
+    let (severity, so, fix) = match snapshot.mode {
+        RestartMode::Phased => (
+            Severity::Risky,
+            format!("a phased restart keeps {old}, whatever else the workers load"),
             "restart.mode: auto, which restarts hot where the bundle differs",
         ),
-        RestartMode::Auto | RestartMode::Hot => Finding::note(
-            code,
-            format!("{differs}: the restart is a hot one, and the new Puma has other defaults"),
+        RestartMode::Auto | RestartMode::Hot => (
+            Severity::Note,
+            "the restart is a hot one, and the new Puma has other defaults".into(),
             "read Puma's upgrade notes first: from 7.0 on a cluster preloads unless `preload_app! false`",
         ),
     };
-    Some(Check::found(RESTARTS, finding))
+    let message = format!("Puma {old} runs, and the bundle of the next release has Puma {new}: {so}");
+    Some(Finding::of(severity, Code::PumaVersionDiffers, message, fix).about(RESTARTS))
 }

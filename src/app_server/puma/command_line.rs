@@ -8,35 +8,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::title;
+use super::{
+    config_file::Directory,
+    evidence::{Evidence, Place},
+    title,
+};
 use crate::procs::{self, Entry};
 
 /// Shells, which die of a signal and hand none on.
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "zsh", "ksh"];
 
-/// Arguments of Puma's that are followed by a value.
-const WITH_VALUE: [&str; 20] = [
-    "-C",
-    "--config",
-    "-b",
-    "--bind",
-    "-p",
-    "--port",
-    "-e",
-    "--environment",
-    "-w",
-    "--workers",
-    "-t",
-    "--threads",
-    "-S",
-    "--state",
-    "-I",
-    "--include",
-    "--dir",
-    "--pidfile",
-    "--control-url",
-    "--control-token",
-];
+/// Arguments of Puma's that count here and are followed by a value.
+const WITH_VALUE: [&str; 5] = ["-C", "--config", "--dir", "-e", "--environment"];
 
 /// What Bundler keeps of the environment that it has changed, when there was nothing.
 const BUNDLER_FOUND_NOTHING: &str = "BUNDLER_ENVIRONMENT_PRESERVER_INTENTIONALLY_NIL";
@@ -69,10 +52,10 @@ pub(super) struct InFront {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Arguments {
     pub config: Option<String>,
-    pub dir: Option<String>,
-    pub rackup: Option<String>,
     pub environment: Option<String>,
-    pub preload: bool,
+    pub directory: Evidence<Directory>,
+    pub rackup: Evidence<String>,
+    pub preload_app: Evidence<bool>,
 }
 
 impl CommandLine {
@@ -96,11 +79,6 @@ impl CommandLine {
     /// What `-C` names.
     pub fn config(&self) -> Option<&str> {
         self.arguments.as_ref()?.config.as_deref()
-    }
-
-    /// The rackup file that it names, which no configuration changes.
-    pub fn rackup(&self) -> Option<&str> {
-        self.arguments.as_ref()?.rackup.as_deref()
     }
 
     /// The configuration that Puma reads, as its processes name it, best first; and whether that is sure.
@@ -141,11 +119,16 @@ impl Arguments {
             }
             match flag {
                 "-C" | "--config" => found.config = value,
-                "--dir" => found.dir = value,
                 "-e" | "--environment" => found.environment = value,
-                "--preload" => found.preload = true,
+                "--dir" => {
+                    let place = Place::CommandLine(format!("--dir {}", value.as_deref().unwrap_or_default()));
+                    found.directory = Evidence::given(value.map(Directory::Literal), place);
+                }
+                "--preload" => found.preload_app = Evidence::Known(true, Place::CommandLine(flag.into())),
                 "--" | "&&" | "||" | "|" | "&" => break,
-                path if path.ends_with(".ru") => found.rackup = Some(path.to_owned()),
+                path if path.ends_with(".ru") => {
+                    found.rackup = Evidence::Known(path.to_owned(), Place::CommandLine(path.to_owned()));
+                }
                 _ => {}
             }
         }
@@ -209,10 +192,8 @@ mod tests {
             "ruby /usr/bin/puma -w 2 --preload -C /x/releases/v1/config/puma.rb --dir=/x/current app.ru",
         );
         assert_eq!(all.config.as_deref(), Some("/x/releases/v1/config/puma.rb"));
-        assert_eq!(
-            (all.dir.as_deref(), all.rackup.as_deref(), all.preload),
-            (Some("/x/current"), Some("app.ru"), true)
-        );
+        assert_eq!(all.directory.known(), Some(&Directory::Literal("/x/current".into())));
+        assert_eq!((all.rackup.known().unwrap(), all.preload_app.known()), (&"app.ru".into(), Some(&true)));
         assert_eq!(given("sh -c cd /x; puma -Cconfig/p.rb; exit").config.as_deref(), Some("config/p.rb"));
         assert_eq!(given("sh -c puma --config 'a.rb' && -C b.rb").config.as_deref(), Some("a.rb"));
         assert_eq!(given("bundle exec puma -e staging").environment.as_deref(), Some("staging"));

@@ -77,22 +77,12 @@ impl Settings {
     }
 
     /// Of a running Puma: its command line counts first. What decides on a restart counts as set where it can be read.
-    pub fn started_with(self, arguments: Option<&Arguments>) -> Self {
-        let given = |flag: &str, value: Option<&String>| {
-            let place = |value: &String| Place::CommandLine(format!("{flag}{value}"));
-            value.map_or(Evidence::Default, |value| Evidence::Known(value.clone(), place(value)))
-        };
-        let dir = match given("--dir ", arguments.and_then(|given| given.dir.as_ref())) {
-            Evidence::Known(path, place) => Evidence::Known(Directory::Literal(path), place),
-            _ => Evidence::Default,
-        };
-        let preload = arguments.filter(|given| given.preload).map(|_| true);
+    pub fn started_with(self, arguments: Arguments) -> Self {
         Self {
-            directory: dir.or(self.directory.weighed()),
-            preload_app: Evidence::given(preload, Place::CommandLine("--preload".into()))
-                .or(self.preload_app.weighed()),
+            directory: arguments.directory.or(self.directory.weighed()),
+            preload_app: arguments.preload_app.or(self.preload_app.weighed()),
             prune_bundler: self.prune_bundler.weighed(),
-            rackup: given("", arguments.and_then(|given| given.rackup.as_ref())).or(self.rackup.weighed()),
+            rackup: arguments.rackup.or(self.rackup.weighed()),
             restart_command: self.restart_command.weighed(),
             tmp_restart: self.tmp_restart.weighed(),
             ..self
@@ -299,7 +289,7 @@ mod tests {
     fn the_command_line_counts_before_the_file() {
         let arguments = Arguments::of("puma --dir /srv/app/current --preload app.ru").unwrap();
         let file = scan("directory '/app'\npreload_app! false\nrackup 'config.ru'\nprune_bundler if x");
-        let found = file.started_with(Some(&arguments));
+        let found = file.started_with(arguments);
         let place = |argument: &str| Place::CommandLine(argument.into());
         assert_eq!(
             found.directory,

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -11,12 +11,15 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::started_by::{StartedBy, Thread};
+use super::{
+    setup::place,
+    started_by::{StartedBy, Thread},
+};
 use crate::{
     config,
     http_get::{self, GetError},
+    lane::Lane,
     plain_file, procs,
-    volume::OneAtATime,
 };
 
 /// The control server answers from memory.
@@ -118,14 +121,14 @@ struct Access {
 #[derive(Debug)]
 pub(super) struct ControlServer {
     section: config::Puma,
-    lane: OneAtATime,
+    lane: Lane,
     /// The last state file that was read, for when its volume does not answer.
     known: Mutex<Option<(i32, Access)>>,
 }
 
 impl ControlServer {
     pub fn start(section: config::Puma) -> io::Result<Self> {
-        Ok(Self { section, lane: OneAtATime::start("control")?, known: Mutex::default() })
+        Ok(Self { section, lane: Lane::one_at_a_time("control")?, known: Mutex::default() })
     }
 
     /// Asks the control server of this master.
@@ -151,7 +154,7 @@ impl ControlServer {
         }
         let given = self.section.state_file.clone();
         let read =
-            self.lane.run(LIMIT, move || StateFile::first_of(master, &candidates(master, given))).await;
+            self.lane.look(LIMIT, move || StateFile::first_of(master, &candidates(master, given))).await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Some(Ok(found)) => {
@@ -213,7 +216,7 @@ impl StateFile {
     }
 }
 
-async fn stats(lane: &OneAtATime, master: i32, access: &Access) -> Result<Control, Control> {
+async fn stats(lane: &Lane, master: i32, access: &Access) -> Result<Control, Control> {
     let silent = |what: String| Control::Silent(format!("{}: {what}", access.url));
     match fetch(lane, master, access, "/stats").await.map_err(silent)? {
         (200, body) => serde_json::from_slice(&body).map(Control::Stats).map_err(|e| silent(e.to_string())),
@@ -223,14 +226,14 @@ async fn stats(lane: &OneAtATime, master: i32, access: &Access) -> Result<Contro
 }
 
 /// One GET: status and body, or what kept it from being answered.
-async fn fetch(lane: &OneAtATime, master: i32, access: &Access, path: &str) -> Result<(u16, Bytes), String> {
+async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<(u16, Bytes), String> {
     let token = access.token.as_deref().filter(|token| !token.is_empty() && *token != "none");
     // 5.6 wants the query to be this and nothing else.
     let path = token.map_or_else(|| path.to_owned(), |token| format!("{path}?token={token}"));
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
             let socket = PathBuf::from(socket);
-            let stream = lane.run(LIMIT, move || http_get::connect_unix(&socket_path(master, &socket))).await;
+            let stream = lane.look(LIMIT, move || http_get::connect_unix(&place(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await
@@ -246,17 +249,10 @@ async fn fetch(lane: &OneAtATime, master: i32, access: &Access, path: &str) -> R
     Ok((answer.status().as_u16(), answer.into_body()))
 }
 
-/// As the master sees it: its container may have another file system than ours.
-fn socket_path(master: i32, path: &Path) -> PathBuf {
-    if path.is_absolute() {
-        procs::in_root_of(master, path)
-    } else {
-        PathBuf::from(format!("/proc/{master}/cwd")).join(path)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn stats(text: &str) -> Stats {

@@ -4,13 +4,14 @@
 use std::{fmt, path::PathBuf};
 
 /// What is known of a setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Evidence<T> {
     /// It is set to this value, in this place.
     Known(T, Place),
     /// This place computes it or sets it under a condition: to this value, where one can be read.
     Unclear(Option<T>, Place),
     /// It is not set: Puma's default holds.
+    #[default]
     Default,
 }
 
@@ -48,6 +49,7 @@ impl fmt::Display for Place {
 }
 
 impl<T> Evidence<T> {
+    /// Set in this place, if it is.
     pub fn given(value: Option<T>, place: Place) -> Self {
         value.map_or(Self::Default, |value| Self::Known(value, place))
     }

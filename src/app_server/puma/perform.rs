@@ -23,7 +23,7 @@ impl Puma {
         drop(memory);
         let beginning = matches!(command, ServerCommand::Restart(_)).then_some(master.pid);
         *self.output.lock().await = match beginning {
-            Some(pid) => self.files.run(LIMIT, move || Output::of(pid)).await.map(Arc::new),
+            Some(pid) => self.files.look(LIMIT, move || Output::of(pid)).await.map(Arc::new),
             None => None,
         };
         let target = Target { master, on, titled, serving };

@@ -94,7 +94,7 @@ impl Puma {
             ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
         };
         let problem = |message: String| Problem::new(Reason::VolumeUnavailable, message);
-        match self.files.run(LIMIT, compare).await {
+        match self.files.look(LIMIT, compare).await {
             Some(compared) => compared.map(Some).map_err(|error| problem(error.to_string())),
             None => {
                 let releases = self.releases.display();
@@ -151,7 +151,9 @@ fn refuse_what_no_restart_loads(
         return Ok(());
     };
     let another = |path: &&str| release_named(Path::new(path)).is_some_and(|named| named != release.as_str());
-    let rackup = setup.command_line.rackup().filter(another);
+    // What the configuration names is read anew, from the new release.
+    let given = setup.command_line.arguments.as_ref().and_then(|given| given.rackup.known());
+    let rackup = given.map(String::as_str).filter(another);
     let rackup = rackup.or(change.and_then(|change| change.rackup.as_deref()));
     let changed = change.is_some_and(|change| change.bundle);
     let gemfile = setup.command_line.gemfile.as_deref().filter(another).filter(|_| changed);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    command_line::{CommandLine, release_named},
+    command_line::{CommandLine, names_a_release},
     config_file::{Directory, Settings, seconds},
     evidence::{Evidence, Place},
     loads::{Loads, ending_in},
@@ -71,18 +71,10 @@ pub(super) enum Tmp {
     OnNetwork,
 }
 
-/// A path of one release that Puma was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pinned {
-    /// What it is, for a sentence.
-    pub what: &'static str,
-    pub path: String,
-}
-
 /// How the paths in a configuration are judged.
 #[derive(Clone, Copy)]
 enum Paths<'a> {
-    /// In the file system of a running Puma. It may be sure which file it read.
+    /// In the file system of a running Puma. `sure`: which configuration it read.
     Process { pid: i32, pwd: Option<&'a str>, sure: bool },
     /// From the names alone, in CI. This is the link.
     Files { current: &'a Path },
@@ -94,9 +86,12 @@ impl Setup {
     pub fn of_process(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
         let command_line = CommandLine::of(pid, seen);
         let (files, sure) = command_line.config_files(&environment(pid));
-        let settings = files.iter().find_map(|path| Some(Settings::scan(path, &read(pid, path)?)));
-        let settings = settings.unwrap_or_else(Settings::unread);
-        let mut settings = settings.started_with(command_line.arguments.as_ref());
+        let read = |path: &PathBuf| {
+            let text = files::text(&place(pid, path)).ok().flatten()?;
+            Some((Settings::scan(path, &text), unclear(pid, path)))
+        };
+        let (settings, unclear) = files.iter().find_map(read).unwrap_or_else(|| (Settings::unread(), None));
+        let mut settings = settings.started_with(command_line.arguments.clone().unwrap_or_default());
         if major >= Some(8) {
             settings.persistent_timeout = settings.persistent_timeout.or(persistent_timeout(pid));
         }
@@ -107,7 +102,7 @@ impl Setup {
             restart_dir: paths.restart_dir(&settings.directory),
             web_concurrency: Evidence::given(web_concurrency, Place::Environment("WEB_CONCURRENCY")),
             app_in_master: started_by::extension_of_an_app(pid),
-            unclear: unclear(pid, &files),
+            unclear,
             tmp: if settings.tmp_restart == Evidence::Default { Tmp::Own } else { tmp(pid) },
             pid_file: pid_file(pid),
             settings,
@@ -150,23 +145,22 @@ impl Setup {
         }
     }
 
-    /// Paths of one release that every restart goes on with: the rackup file is read at each boot by the path
-    /// that was given, Bundler keeps to its own, and a restart command is what it is.
-    pub fn pinned(&self) -> Vec<Pinned> {
-        let command = self.settings.restart_command.known();
-        let named = command
-            .and_then(|text| text.split_whitespace().find(|word| release_named(Path::new(word)).is_some()));
+    /// What it is, and a path in one release that every restart goes on with: the rackup file is read at each boot by
+    /// the path that was given, Bundler keeps to its own, and a restart command is what it is.
+    pub fn pinned(&self) -> Vec<(&'static str, &str)> {
+        let command = self.settings.restart_command.known().map(String::as_str).unwrap_or_default();
         let given = [
             ("the rackup file", self.settings.rackup.known().map(String::as_str)),
             ("BUNDLE_GEMFILE", self.command_line.gemfile.as_deref()),
-            ("`restart_command`", named),
+            ("`restart_command`", command.split_whitespace().find(|word| names_a_release(Path::new(word)))),
         ];
-        given.into_iter().filter_map(|(what, path)| pinned(what, path)).collect()
+        let paths = given.into_iter().filter_map(|(what, path)| Some((what, path?)));
+        paths.filter(|(_, path)| names_a_release(Path::new(path))).collect()
     }
 
     /// `-C` into a release.
-    pub fn pinned_config(&self) -> Option<Pinned> {
-        pinned("`-C`", self.command_line.config())
+    pub fn pinned_config(&self) -> Option<&str> {
+        self.command_line.config().filter(|path| names_a_release(Path::new(path)))
     }
 
     /// A phased restart keeps the bundle that the master was started with.
@@ -178,51 +172,39 @@ impl Setup {
 impl Paths<'_> {
     /// Puma's rule: `directory`, else PWD where that is the working directory, else the working directory.
     fn restart_dir(self, directory: &Evidence<Directory>) -> Option<RestartDir> {
-        let fixed = |sure: bool, evidence: String| {
-            Some(if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) })
-        };
-        match (directory, self) {
+        let own_place = |text: &str| text.contains("__dir__") || text.contains("__FILE__");
+        let is_sure = matches!(self, Self::Process { sure: true, .. });
+        let (sure, evidence) = match (directory, self) {
             (Evidence::Known(Directory::Literal(path), _), _) if self.follows(path) => {
-                Some(RestartDir::Follows)
+                return Some(RestartDir::Follows);
             }
-            (Evidence::Known(Directory::Literal(path), place), _) => {
-                let one = release_named(Path::new(path)).is_some();
-                let sure = self.is_sure() || (one && matches!(self, Self::Files { .. }));
-                let why = if one { "it names one release" } else { "it does not go through the link" };
-                fixed(sure, format!("{place} ({why})"))
+            (Evidence::Known(Directory::Literal(path), place), _) if names_a_release(Path::new(path)) => {
+                (is_sure || matches!(self, Self::Files { .. }), format!("{place} (it names one release)"))
+            }
+            (Evidence::Known(Directory::Literal(_), place), _) => {
+                (is_sure, format!("{place} (it does not go through the link)"))
             }
             // From the file's own place Ruby gives the resolved one.
-            (Evidence::Known(Directory::Computed(text), place), _)
-                if text.contains("__dir__") || text.contains("__FILE__") =>
-            {
-                fixed(
-                    self.is_sure(),
-                    format!("{place} (it is the release that the configuration was read from)"),
-                )
+            (Evidence::Known(Directory::Computed(text), place), _) if own_place(text) => {
+                (is_sure, format!("{place} (it is the release that the configuration was read from)"))
             }
-            (Evidence::Known(Directory::Computed(text), place), _) if text.contains("realpath") => fixed(
-                false,
-                format!("{place} (it is resolved once: a phased restart goes to the old release)"),
-            ),
-            (Evidence::Known(Directory::Computed(_), place), Self::Process { .. }) => fixed(
-                false,
-                format!("{place} (it is computed, and a computed path is mostly a resolved one)"),
-            ),
-            (Evidence::Default, Self::Process { pwd, sure, .. }) => match pwd {
-                Some(path) if self.follows(path) => Some(RestartDir::Follows),
-                Some(path) => fixed(
-                    sure,
-                    format!("`directory` is not set, and PWD was {path}, which does not go through the link"),
-                ),
-                None => fixed(sure, "`directory` is not set, and PWD was not set".into()),
-            },
-            (Evidence::Known(..) | Evidence::Unclear(..) | Evidence::Default, _) => None,
-        }
-    }
-
-    /// Which configuration Puma reads.
-    fn is_sure(self) -> bool {
-        matches!(self, Self::Process { sure: true, .. })
+            (Evidence::Known(Directory::Computed(text), place), _) if text.contains("realpath") => {
+                (false, format!("{place} (it is resolved once: a phased restart goes to the old release)"))
+            }
+            (Evidence::Known(Directory::Computed(_), place), Self::Process { .. }) => {
+                (false, format!("{place} (it is computed, and a computed path is mostly a resolved one)"))
+            }
+            (Evidence::Default, Self::Process { pwd: Some(path), .. }) if self.follows(path) => {
+                return Some(RestartDir::Follows);
+            }
+            (Evidence::Default, Self::Process { pwd, .. }) => {
+                let pwd =
+                    pwd.map_or("not set".into(), |path| format!("{path} (it does not go through the link)"));
+                (is_sure, format!("`directory` is not set, and PWD was {pwd}"))
+            }
+            _ => return None,
+        };
+        Some(if sure { RestartDir::Never(evidence) } else { RestartDir::Fixed(evidence) })
     }
 
     fn follows(self, path: &str) -> bool {
@@ -231,11 +213,6 @@ impl Paths<'_> {
             Self::Files { current } => Path::new(path).starts_with(current),
         }
     }
-}
-
-fn pinned(what: &'static str, path: Option<&str>) -> Option<Pinned> {
-    let path = path.filter(|path| release_named(Path::new(path)).is_some())?;
-    Some(Pinned { what, path: path.to_owned() })
 }
 
 /// Of the environment's number of workers.
@@ -261,20 +238,15 @@ fn environment(pid: i32) -> String {
     names.iter().find_map(|name| procs::environment(pid, name)).unwrap_or_else(|| "development".into())
 }
 
-/// By a path as the process names it.
-fn read(pid: i32, path: &Path) -> Option<String> {
-    files::text(&place(pid, path)).ok().flatten()
-}
-
-/// What the configuration that is read has loaded besides, where that cannot be told.
-fn unclear(pid: i32, files: &[PathBuf]) -> Option<String> {
+/// What this configuration loads besides, where that cannot be told.
+fn unclear(pid: i32, file: &Path) -> Option<String> {
     let release = place(pid, Path::new(""));
-    let file = files.iter().find(|file| place(pid, file).is_file())?;
     let named = ending_in(&release, file).unwrap_or_else(|| place(pid, file));
     Loads::of(&release, &[named]).ok()?.unclear
 }
 
-fn place(pid: i32, path: &Path) -> PathBuf {
+/// What a process names by this path: its container may have another file system than ours.
+pub(super) fn place(pid: i32, path: &Path) -> PathBuf {
     if path.is_absolute() {
         procs::in_root_of(pid, path)
     } else {

@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use super::{
-    checks::files::{Files, no_configuration, version},
+    checks::{PUMA, files::Files},
     config_file::Settings,
     release_diff::locked_puma,
     setup::Setup,
@@ -30,14 +30,19 @@ pub struct App<'a> {
 /// When a file is there and cannot be read, or a file that was named is not there.
 pub fn examine(app: &App<'_>, told: &Told<'_>) -> io::Result<Vec<Check>> {
     let locked = locked_puma(app.dir)?;
-    let mut checks = vec![version(locked.as_deref())];
-    let Some((path, settings)) = configuration(app)? else {
-        checks.push(no_configuration());
-        return Ok(checks);
-    };
-    let major = locked.and_then(|version| version.split('.').next()?.parse().ok());
-    let setup = Setup::of_files(major, settings, &told.current, told.pod_dirs);
-    checks.extend(Files { path, setup, told }.checks());
+    let mut checks = vec![match &locked {
+        Some(version) => Check::fine(PUMA, format!("{version} is in the bundle (Gemfile.lock)")),
+        None => Check::unknown(PUMA, "its version, and with it its defaults: no Gemfile.lock has it"),
+    }];
+    if let Some((path, settings)) = configuration(app)? {
+        let major = locked.and_then(|version| version.split('.').next()?.parse().ok());
+        let setup = Setup::of_files(major, settings, &told.current, told.pod_dirs);
+        checks.extend(Files { path, setup, told }.checks());
+    } else {
+        let why = "there is neither config/puma/production.rb nor config/puma.rb: name the file that Puma's command \
+                   line gives with -C (--puma-config)";
+        checks.push(Check::unknown(PUMA, why));
+    }
     Ok(checks)
 }
 

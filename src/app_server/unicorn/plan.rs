@@ -88,7 +88,7 @@ impl Unicorn {
         let releases = self.releases.display();
         let late =
             || Problem::new(Reason::VolumeUnavailable, format!("{releases} did not answer within {LIMIT:?}"));
-        let read = self.inspector.files.run(LIMIT, read).await.ok_or_else(late)?;
+        let read = self.inspector.files.look(LIMIT, read).await.ok_or_else(late)?;
         read.map_err(|error| Problem::new(Reason::VolumeUnavailable, error.to_string()))
     }
 }

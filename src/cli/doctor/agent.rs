@@ -37,7 +37,7 @@ pub async fn checks(config: &Config) -> Answer {
 
 fn absent(unreachable: &Unreachable) -> Check {
     let make = |code| {
-        let message = format!("{unreachable}: no deploys, and preStop hooks are not answered");
+        let message = format!("{unreachable}: there are no deploys, and preStop hooks are not answered");
         Finding::broken(code, message, unreachable.remedy())
     };
     let found = match unreachable.why() {
@@ -66,11 +66,11 @@ fn whose(status: &Value, pod: &str) -> Check {
             Finding::broken(
                 Code::AgentOfAnotherPod,
                 format!(
-                    "the agent that answers here is {}'s, and this is {pod}: its admin socket lies where several pods \
-                     share it, or this command has another configuration than the agent",
+                    "the agent that answers here belongs to pod {}, but this is {pod}: several pods share the \
+                     admin socket, or this command uses another configuration than the agent",
                     its.unwrap_or("somebody")
                 ),
-                "give each pod a state_dir of its own (an emptyDir), and this command the agent's --config",
+                "use an emptyDir per pod for state_dir, and run this command with the agent's --config",
             ),
         ),
     }
@@ -82,7 +82,7 @@ fn in_sync(status: &Value) -> Check {
         return Check::fine(ABOUT, message);
     }
     let reason = status["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let remedy = "`pitstop status` tells more, and docs/runbook.md what to do about each reason";
+    let remedy = "run `pitstop status` for details; docs/runbook.md says what to do for each reason";
     Check::found(ABOUT, Finding::note(Code::NotInSync, format!("{message}{reason}"), remedy))
 }
 
@@ -100,7 +100,7 @@ fn finding(value: &Value) -> Option<Finding> {
         "risky" => Severity::Risky,
         _ => Severity::Note,
     };
-    Some(Finding { code, severity, message: text("message")?, remedy: text("remedy")? })
+    Some(Finding { code, severity, message: text("message")?, fix: text("fix")? })
 }
 
 #[cfg(test)]
@@ -126,8 +126,8 @@ mod tests {
         let status = json!({
             "pod": "web-0", "in_sync": false, "reason": "held", "message": "deploys are held",
             "findings": [
-                {"code": "PORT_TAKEN", "severity": "broken", "message": "m", "remedy": "r"},
-                {"code": "FROM_THE_FUTURE", "severity": "broken", "message": "m", "remedy": "r"},
+                {"code": "PORT_TAKEN", "severity": "broken", "message": "m", "fix": "f"},
+                {"code": "FROM_THE_FUTURE", "severity": "broken", "message": "m", "fix": "f"},
             ],
         });
         assert_eq!(told(&status).iter().map(code).collect::<Vec<_>>(), [Some("PORT_TAKEN")]);

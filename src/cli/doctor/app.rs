@@ -29,15 +29,20 @@ pub struct Files {
 pub fn checks(files: &Files, config: &Config, advice: &mut Vec<Check>) -> Result<Vec<Check>, Failure> {
     let about = config.app_server.title();
     let Some(dir) = files.dir.as_deref() else {
-        let hint = "left out: --config-only; the app's own files are read with --app DIR";
-        let hint = if config.app_server == AppServerKind::Puma { hint } else { "left out: --config-only" };
+        let hint = "skipped because of --config-only; use --app DIR to check the app's own files";
+        let hint = if config.app_server == AppServerKind::Puma {
+            hint
+        } else {
+            "skipped because of \
+            --config-only"
+        };
         return Ok(vec![Check::unknown(about, hint)]);
     };
     if !dir.is_dir() {
-        return Err(Failure::usage(format!("--app {}: there is no such directory", dir.display())));
+        return Err(Failure::usage(format!("--app {}: the directory does not exist", dir.display())));
     }
     if config.app_server != AppServerKind::Puma {
-        return Ok(vec![Check::unknown(about, "only Puma's files are read with --app")]);
+        return Ok(vec![Check::unknown(about, "--app reads only Puma's files")]);
     }
     let told = Told {
         mode: config.restart.mode,

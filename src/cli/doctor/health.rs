@@ -10,16 +10,16 @@ use crate::{
 const ABOUT: &str = "health path";
 
 const REACH: &str =
-    "make verify.url answer 2xx, as this pod reaches the app itself (http://127.0.0.1:3000/up)";
+    "make verify.url answer 2xx at the app's address inside the pod (http://127.0.0.1:3000/up)";
 
 /// Rails' `config.hosts` answers 403, a server with several sites 404 or 421.
-const OWN_HOST: &str = "if the app answers its own host only, name that in verify.headers (`Host: shop.example.com`); \
-                        else name a path in verify.url that answers 2xx";
+const OWN_HOST: &str = "if the app accepts only its own host name, set it in verify.headers (`Host: \
+                        shop.example.com`); otherwise use a path in verify.url that answers 2xx";
 
 /// Rails 7.2 generates `force_ssl` alone.
 const NO_REDIRECT: &str = "in Rails, where TLS ends in front of the pod: config.assume_ssl = true beside \
-                           config.force_ssl, or verify.headers: [\"X-Forwarded-Proto: https\"]; else \
-                           name in verify.url what is redirected to";
+                           config.force_ssl, or verify.headers: [\"X-Forwarded-Proto: https\"]; otherwise set \
+                           verify.url to the target of the redirect";
 
 /// Asks once. That none is set is the configuration's to say.
 pub async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Check> {
@@ -30,9 +30,11 @@ pub async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Che
     };
     Some(match prober.answer().await {
         Err(why) => fails(url, &format!("does not answer: {why}"), REACH),
-        Ok(answer) if answer.status.is_redirection() => {
-            fails(url, &format!("answers {}, and a redirect proves nothing", answer.status), NO_REDIRECT)
-        }
+        Ok(answer) if answer.status.is_redirection() => fails(
+            url,
+            &format!("answers {}; a redirect does not count as healthy", answer.status),
+            NO_REDIRECT,
+        ),
         Ok(answer) if answer.status.is_client_error() => {
             fails(url, &format!("answers {}", answer.status), OWN_HOST)
         }
@@ -47,8 +49,8 @@ fn fails(url: &str, how: &str, remedy: &str) -> Check {
         Finding::risky(
             Code::HealthPathFails,
             format!(
-                "{url} {how}: what fails before a deploy proves nothing after it, so that bad releases are \
-                 taken for good as long as they boot"
+                "{url} {how}: a check that fails before a deploy proves nothing after it, so every release \
+                 that boots counts as good"
             ),
             remedy,
         ),
@@ -61,16 +63,16 @@ fn named(section: &Verify, answer: &Answer, running: Option<&ReleaseId>) -> Chec
     };
     let wrong = match (&answer.release, running) {
         (Some(named), Some(running)) if named != running.as_str() => {
-            format!("says {named:?}, where {running} runs")
+            format!("names \"{named}\", but {running} runs")
         }
         (Some(named), _) => {
-            return Check::fine(ABOUT, format!("answers {}, and {place} says {named}", answer.status));
+            return Check::fine(ABOUT, format!("answers {}, and {place} names {named}", answer.status));
         }
         (None, _) => "is not in the answer".to_owned(),
     };
-    let message = format!("{place} {wrong}: every deploy would be undone as release_mismatch");
-    let remedy = "let the app name its release (the name of its directory) there, or unset verify.release_header and \
-                  verify.release_field";
+    let message = format!("{place} {wrong}: every deploy would be rolled back as release_mismatch");
+    let remedy = "make the app return its release (its directory name) there, or remove verify.release_header \
+                  and verify.release_field";
     Check::found(ABOUT, Finding::broken(Code::ReleaseHeaderWrong, message, remedy))
 }
 
@@ -96,19 +98,19 @@ mod tests {
     async fn a_rails_that_redirects_to_https_is_told_the_line_that_mends_it() {
         let found = found(StatusCode::MOVED_PERMANENTLY).await;
         assert_eq!(found.code, Code::HealthPathFails);
-        assert!(found.remedy.contains("assume_ssl"), "{found:?}");
-        assert!(found.remedy.contains("X-Forwarded-Proto: https"), "{found:?}");
+        assert!(found.fix.contains("assume_ssl"), "{found:?}");
+        assert!(found.fix.contains("X-Forwarded-Proto: https"), "{found:?}");
     }
 
     #[tokio::test]
     async fn an_app_that_answers_its_own_host_only_is_told_the_key_for_it() {
         let found = found(StatusCode::FORBIDDEN).await;
-        assert!(found.message.contains("403") && found.remedy.contains("verify.headers"), "{found:?}");
+        assert!(found.message.contains("403") && found.fix.contains("verify.headers"), "{found:?}");
     }
 
     #[tokio::test]
     async fn another_status_is_none_of_tls() {
         let found = found(StatusCode::SERVICE_UNAVAILABLE).await;
-        assert!(found.message.contains("503") && !found.remedy.contains("ssl"), "{found:?}");
+        assert!(found.message.contains("503") && !found.fix.contains("ssl"), "{found:?}");
     }
 }

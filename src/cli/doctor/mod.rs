@@ -23,8 +23,8 @@ use crate::{
     config::{self, Config, LongRequests},
     core::{Cwd, Detection, Mode, Plan, Problem},
     finding::{Check, Code, Finding},
+    lane::Lane,
     revision::ReleaseId,
-    volume::Lane,
 };
 use report::Report;
 
@@ -59,7 +59,8 @@ pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit
 fn config_only(config: &Config, files: &app::Files, advice: &mut Vec<Check>) -> Result<Vec<Check>, Failure> {
     let mut checks = app::checks(files, config, advice)?;
     let left_out = ["volume", "store", "pod", "agent"];
-    checks.extend(left_out.into_iter().map(|about| Check::unknown(about, "left out: --config-only")));
+    checks
+        .extend(left_out.into_iter().map(|about| Check::unknown(about, "skipped because of --config-only")));
     Ok(checks)
 }
 

@@ -12,9 +12,9 @@ use crate::{
     config::Config,
     finding::{Check, Code, Finding},
     hook::Hook,
+    lane::Lane,
     procs,
     releases::Releases,
-    volume::Lane,
 };
 
 const ABOUT: &str = "pod";
@@ -67,10 +67,11 @@ fn mesh() -> Option<Check> {
 /// A mesh that demands its own TLS refuses the kubelet's plain request, so that SIGTERM comes at once.
 fn mesh_proxy(name: &str) -> Check {
     let message = format!(
-        "a service mesh's proxy ({name}) is in this pod: where it demands mutual TLS, the kubelet's call of /prestop is \
-         refused, and SIGTERM comes without a drain"
+        "a service mesh proxy ({name}) runs in this pod: with strict mutual TLS it refuses the kubelet's \
+         /prestop call, and SIGTERM comes without a drain"
     );
-    let remedy = "let the hook run `pitstop drain` (lifecycle.preStop.exec), and let the proxy outlive Puma";
+    let remedy = "use `pitstop drain` as the hook (lifecycle.preStop.exec), and keep the proxy running until \
+                  Puma has ended";
     Check::found(ABOUT, Finding::risky(Code::MeshProxy, message, remedy))
 }
 
@@ -84,17 +85,17 @@ fn writable(state_dir: &Path) -> Check {
     let dir = nearest(state_dir);
     let made = tempfile::Builder::new().prefix(".pitstop-doctor").tempfile_in(&dir);
     match made {
-        Ok(_) => Check::fine(ABOUT, format!("state_dir {} can be written", state_dir.display())),
+        Ok(_) => Check::fine(ABOUT, format!("state_dir {} is writable", state_dir.display())),
         Err(error) => Check::found(
             ABOUT,
             Finding::broken(
                 Code::StateDirNotWritable,
                 format!(
-                    "{} cannot be written ({error}): no admin socket, so no operator's commands, and a drain does \
-                     not survive the agent's restart",
+                    "{} is not writable ({error}): there is no admin socket for commands, and a drain does not \
+                     survive an agent restart",
                     dir.display()
                 ),
-                "mount an emptyDir at state_dir, writable for the agent's user",
+                "mount an emptyDir at state_dir that the agent's user can write",
             ),
         ),
     }
@@ -107,36 +108,36 @@ fn lies_below(path: &Path, deploy_to: &Path) -> bool {
 
 fn per_pod(pod_dir: &Path, deploy_to: &Path) -> Check {
     if !lies_below(pod_dir, deploy_to) {
-        return Check::fine(ABOUT, "pod_dir is not below deploy_to");
+        return Check::fine(ABOUT, "pod_dir is outside deploy_to");
     }
     Check::found(
         ABOUT,
         Finding::risky(
             Code::PodDirOnVolume,
             format!(
-                "pod_dir {} lies on the releases' volume: pods that share it write the same pid files, sockets and \
-                 logs",
+                "pod_dir {} is on the releases' volume: pods that share the volume overwrite each other's pid \
+                 files, sockets and logs",
                 pod_dir.display()
             ),
-            "set pod_dir to an emptyDir of the pod's own",
+            "set pod_dir to an emptyDir",
         ),
     )
 }
 
 fn apart(state_dir: &Path, deploy_to: &Path) -> Check {
     if !lies_below(state_dir, deploy_to) {
-        return Check::fine(ABOUT, "state_dir is not below deploy_to");
+        return Check::fine(ABOUT, "state_dir is outside deploy_to");
     }
     Check::found(
         ABOUT,
         Finding::risky(
             Code::StateDirOnVolume,
             format!(
-                "state_dir {} lies on the releases' volume: pods that share it take each other's admin socket and \
-                 drain, and both hang when the volume does",
+                "state_dir {} is on the releases' volume: pods that share the volume overwrite each other's \
+                 admin socket and drain, and both hang when the volume hangs",
                 state_dir.display()
             ),
-            "set state_dir to an emptyDir of the pod's own",
+            "set state_dir to an emptyDir",
         ),
     )
 }
@@ -145,16 +146,16 @@ fn apart(state_dir: &Path, deploy_to: &Path) -> Check {
 fn readable(file: &Path) -> Check {
     let wrong = match fs::read_to_string(file) {
         Ok(text) if !text.trim().is_empty() => {
-            return Check::fine(ABOUT, format!("token_file {} can be read", file.display()));
+            return Check::fine(ABOUT, format!("token_file {} is readable", file.display()));
         }
         Ok(_) => "is empty".to_owned(),
         Err(error) => format!("cannot be read: {error}"),
     };
     let message = format!(
-        "token_file {} {wrong}: /prestop refuses every call, so that SIGTERM comes without a drain",
+        "token_file {} {wrong}: /prestop refuses every call, so SIGTERM comes without a drain",
         file.display()
     );
-    let remedy = "mount the secret readable for the agent's user, with the token as its content";
+    let remedy = "mount the secret so that the agent's user can read it, with the token as its content";
     Check::found(ABOUT, Finding::broken(Code::TokenUnreadable, message, remedy))
 }
 
@@ -170,31 +171,33 @@ impl Neighbours {
         let own = !self.current.starts_with(&self.deploy_to)
             || self.current.components().any(|part| part.as_os_str() == self.pod.as_str());
         if own {
-            return Check::fine(ABOUT, format!("{} has a `current` of its own", self.pod));
+            return Check::fine(ABOUT, format!("{} has its own `current`", self.pod));
         }
         let others = match self.releases.leases() {
             Ok(leases) => leases.live,
             Err(problem) => {
-                return Check::unknown(ABOUT, format!("who else uses the volume: {}", problem.message));
+                return Check::unknown(ABOUT, format!("other users of the volume: {}", problem.message));
             }
         };
         // Who ended in order needs its `current` no more; who did not is remembered for a day.
         let others = others.into_iter().filter(|lease| !lease.ended && lease.pod != self.pod);
         let others: Vec<_> = others.map(|lease| lease.pod).collect();
         if others.is_empty() {
-            return Check::fine(ABOUT, format!("{} shares `current` with nobody", self.pod));
+            return Check::fine(ABOUT, format!("{} does not share `current`", self.pod));
         }
         Check::found(
             ABOUT,
             Finding::risky(
                 Code::CurrentShared,
                 format!(
-                    "{} used this volume within a day, and `current` ({}) is the same for all: one pod's deploy or \
-                     revert moves it under the others, whose Pumas then boot what nobody told them to",
+                    "{} used this volume within a day and shares `current` ({}): a deploy or rollback of one \
+                     pod changes it for the others, whose Pumas then boot a release that they were not told to \
+                     run",
                     others.join(", "),
                     self.current.display()
                 ),
-                "set `current` to a place of each pod's own, an emptyDir for instance (and Puma's `directory` with it)",
+                "set `current` (and Puma's `directory`) to a path of its own in each pod, for example in an \
+                 emptyDir",
             ),
         )
     }
@@ -212,6 +215,6 @@ mod tests {
         assert_eq!(mesh_of("puma 6.6.0 (tcp://0.0.0.0:3000) [envoy]"), None);
         let Outcome::Found(finding) = mesh_proxy("envoy").outcome else { panic!("nothing is found") };
         assert_eq!(finding.code.code(), "MESH_PROXY");
-        assert!(finding.remedy.contains("pitstop drain"), "{}", finding.remedy);
+        assert!(finding.fix.contains("pitstop drain"), "{}", finding.fix);
     }
 }

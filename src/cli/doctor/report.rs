@@ -48,13 +48,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Finding { code, severity, message, remedy } in &self.findings {
+        for Finding { code, severity, message, fix } in &self.findings {
             let severity = match severity {
                 Severity::Broken => "broken",
                 Severity::Risky => "risky",
                 Severity::Note => "note",
             };
-            writeln!(f, "{severity:<7} {code}: {message}\n        mend: {remedy}")?;
+            writeln!(f, "{severity:<7} {code}: {message}\n        fix: {fix}")?;
         }
         for (kind, lines) in [("fine", &self.fine), ("unknown", &self.unknown)] {
             for Line { about, message } in lines {
@@ -64,10 +64,11 @@ impl fmt::Display for Report {
         let count = |severity| self.count(severity);
         write!(
             f,
-            "{} broken, {} risky, {} to note, {} fine, {} unknown",
+            "{} broken, {} risky, {} note{}, {} fine, {} unknown",
             count(Severity::Broken),
             count(Severity::Risky),
             count(Severity::Note),
+            if count(Severity::Note) == 1 { "" } else { "s" },
             self.fine.len(),
             self.unknown.len()
         )
@@ -93,12 +94,12 @@ mod tests {
         assert!(report().is_broken());
         insta::assert_snapshot!(report(), @r"
         broken  NOT_FROM_CURRENT: runs elsewhere
-                mend: start it there
+                fix: start it there
         note    PHASED_RESTART_UNAVAILABLE: one worker
-                mend: run two
+                fix: run two
         fine    Puma: 5.6.5 found: pid 17
         unknown store: left out
-        1 broken, 0 risky, 1 to note, 1 fine, 1 unknown
+        1 broken, 0 risky, 1 note, 1 fine, 1 unknown
         ");
     }
 
@@ -111,12 +112,14 @@ mod tests {
               "code": "NOT_FROM_CURRENT",
               "severity": "broken",
               "message": "runs elsewhere",
+              "fix": "start it there",
               "remedy": "start it there"
             },
             {
               "code": "PHASED_RESTART_UNAVAILABLE",
               "severity": "note",
               "message": "one worker",
+              "fix": "run two",
               "remedy": "run two"
             }
           ],

@@ -30,7 +30,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         (None, None) => return vec![Check::unknown(ABOUT, "`source` is not set")],
     };
     let late =
-        || Err(Problem::new(Reason::StoreUnreachable, format!("{source:?}: no answer within {LIMIT:?}")));
+        || Err(Problem::new(Reason::StoreUnreachable, format!("{source}: no answer within {LIMIT:?}")));
     let pointer = match tokio::time::timeout(LIMIT, pointer::read(&source)).await.unwrap_or_else(|_| late()) {
         Ok(pointer) => pointer,
         Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
@@ -56,21 +56,21 @@ async fn conditions(config: &Config, store: &dyn Store, id: &ReleaseId) -> Optio
         };
         let message = match store.put(&key, Body::Bytes(bytes), Condition::Absent).await {
             Ok(_) => {
-                "the store takes no notice of the condition of a write (If-None-Match): of two promotes at once \
-                      both are told that they won, and a publish can overwrite a release"
+                "the store ignores conditional writes (If-None-Match): two promotes at the same time both \
+                      succeed, and a publish can overwrite a release"
             }
             Err(StoreError::Unfit(_)) => {
-                "the store has no conditional writes (If-None-Match, If-Match): `pitstop \
-                      publish` and `pitstop promote` do not work with it"
+                "the store does not support conditional writes (If-None-Match, If-Match): `pitstop publish` \
+                      and `pitstop promote` do not work with it"
             }
             Err(StoreError::Changed(_)) => {
-                return Some(Check::fine(ABOUT, "writes happen only under their condition"));
+                return Some(Check::fine(ABOUT, "the store supports conditional writes"));
             }
             // Not ours to write, perhaps.
             Err(_) => continue,
         };
-        let remedy = "a server that has them; else one person or job at a time that promotes, and uploads by another \
-                      tool: docs/s3.md, other servers";
+        let remedy = "use a server that supports them; otherwise promote from one job at a time and upload \
+                      with another tool (docs/s3.md, other servers)";
         return Some(Check::found(ABOUT, Finding::risky(Code::StoreWithoutConditions, message, remedy)));
     }
     None
@@ -91,10 +91,10 @@ async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     let id = &pointer.revision.release;
     match tokio::time::timeout(LIMIT, archive::require(store, id)).await {
         Ok(Ok(published)) if pointer.sha256.as_ref().is_some_and(|sha256| *sha256 != published.sha256) => {
-            let message = format!("the digest of {id} in the store is not the one that the pointer names");
+            let message = format!("the digest of {id} in the store differs from the one in the pointer");
             Check::found(ABOUT, named(&Problem::new(Reason::ReleaseCorrupt, message)))
         }
-        Ok(Ok(_)) => Check::fine(ABOUT, format!("it has {id}, with its digest")),
+        Ok(Ok(_)) => Check::fine(ABOUT, format!("the store has {id} and its digest")),
         Ok(Err(problem)) => Check::found(ABOUT, named(&problem)),
         Err(_) => Check::unknown(ABOUT, format!("{id}: no answer within {LIMIT:?}")),
     }
@@ -103,23 +103,28 @@ async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
 /// The same problem that the agent would have, called what the agent would call it.
 pub(super) fn named(problem: &Problem) -> Finding {
     let (code, remedy) = match problem.reason {
-        Reason::PointerInvalid => {
-            (Code::PointerInvalid, "`pitstop promote ID`, or put the file right; a release id is plain text")
-        }
+        Reason::PointerInvalid => (
+            Code::PointerInvalid,
+            "run `pitstop promote ID`, or correct the file: it contains a release id as plain text",
+        ),
         Reason::PointerUnreadable => (
             Code::PointerUnreadable,
-            "`pitstop promote ID` makes it; for a file: check the mount, the key's name and the permissions",
+            "`pitstop promote ID --create` creates the pointer; for a file, check the mount, the key's name \
+             and the permissions",
         ),
-        Reason::StoreDenied => (Code::StoreDenied, "let the agent's user (or role) read the store"),
+        Reason::StoreDenied => {
+            (Code::StoreDenied, "give the agent's user (or role) read access to the store")
+        }
         Reason::ReleaseUnknown => (
             Code::ReleaseUnknown,
-            "finish the upload (the digest comes last), or promote a release of `pitstop releases`",
+            "finish the upload (the digest comes last), or promote another release (`pitstop releases` lists \
+             them)",
         ),
         Reason::ReleaseCorrupt => (Code::ReleaseCorrupt, "publish it again under another id"),
         Reason::ConfigInvalid => {
             (Code::ConfigInvalid, "correct `source` and `pointer`; `pitstop config` shows them")
         }
-        _ => (Code::StoreUnreachable, "see the store's mount or network; `source` names the place"),
+        _ => (Code::StoreUnreachable, "check the network or the mount of the store that `source` names"),
     };
-    Finding::broken(code, format!("no deploy can begin: {}", problem.message), remedy)
+    Finding::broken(code, format!("no deploy can start: {}", problem.message), remedy)
 }

@@ -15,8 +15,8 @@ use crate::{
     config::Config,
     core::Problem,
     finding::{Check, Code, Finding},
+    lane::Lane,
     releases::Releases,
-    volume::Lane,
 };
 
 const ABOUT: &str = "volume";
@@ -50,8 +50,8 @@ pub(super) async fn within(
 ) -> Vec<Check> {
     let hangs = || {
         let shown = deploy_to.display();
-        let message = format!("{shown} did not answer within {limit:?}: no deploy begins while it hangs");
-        let remedy = "see the network file system's server and its mount; the drain works without the volume";
+        let message = format!("{shown} did not answer within {limit:?}: no deploy starts while it hangs");
+        let remedy = "check the network file system's server and its mount; drains work without the volume";
         vec![Check::found(ABOUT, Finding::broken(Code::VolumeHangs, message, remedy))]
     };
     lane.run(limit, look).await.unwrap_or_else(|_| hangs())
@@ -94,7 +94,7 @@ impl Volume {
                 let _ = fs::remove_dir(&moved);
                 Check::fine(
                     ABOUT,
-                    format!("releases can be made and moved into place below {}", to.name().display()),
+                    format!("releases can be created and renamed below {}", to.name().display()),
                 )
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -123,11 +123,12 @@ impl Volume {
         }
         match swapped {
             Ok(target) if target == Path::new("b") => {
-                Check::fine(ABOUT, format!("`current` can be moved in {}", dir.display()))
+                Check::fine(ABOUT, format!("`current` can be switched in {}", dir.display()))
             }
-            Ok(_) => {
-                Check::unknown(ABOUT, format!("a link in {} was moved and is not read back", dir.display()))
-            }
+            Ok(_) => Check::unknown(
+                ABOUT,
+                format!("a symlink in {} was renamed but could not be read back", dir.display()),
+            ),
             Err(error) => Check::found(ABOUT, not_writable(dir, &error)),
         }
     }
@@ -158,7 +159,7 @@ impl Volume {
     fn has_room(&self) -> Check {
         let room = match statvfs(&self.deploy_to) {
             Ok(room) => room,
-            Err(error) => return Check::unknown(ABOUT, format!("its free space: {error}")),
+            Err(error) => return Check::unknown(ABOUT, format!("the free space is unknown: {error}")),
         };
         let largest = self.releases.list().unwrap_or_default().into_iter();
         let (bytes, entries) = largest.fold((0, 0), |(bytes, entries), release| {
@@ -175,32 +176,37 @@ impl Volume {
         let meta = match fs::symlink_metadata(&self.current) {
             Ok(meta) => meta,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Check::fine(ABOUT, format!("{shown} is not there yet: the first deploy makes it"));
+                return Check::fine(
+                    ABOUT,
+                    format!("{shown} does not exist yet: the first deploy creates it"),
+                );
             }
             Err(error) => return Check::unknown(ABOUT, format!("{shown}: {error}")),
         };
         if !meta.is_symlink() {
-            let message =
-                format!("{shown} is no link: a rename must not replace it, so nothing is published");
-            let remedy = "move it away; `pitstop fetch` or the agent puts the link there";
+            let message = format!(
+                "{shown} is not a symlink: pitstop does not replace it, so no release can be deployed"
+            );
+            let remedy = "move it away; `pitstop fetch` or the agent creates the symlink";
             return Check::found(ABOUT, Finding::broken(Code::CurrentNotALink, message, remedy));
         }
         match self.releases.current() {
             Ok(Some(release)) => {
-                Check::fine(ABOUT, format!("{shown} leads to {release}, a complete release"))
+                Check::fine(ABOUT, format!("{shown} points to {release}, a complete release"))
             }
             Ok(None) if self.current.exists() => {
                 let message = format!(
-                    "{shown} leads to something that pitstop has not put there: /startup waits until a \
-                     release that was checked is in place"
+                    "{shown} points to something that pitstop did not create: /startup fails until a verified \
+                     release is in place"
                 );
-                let remedy = "let `pitstop fetch` or the agent deploy a published release";
+                let remedy = "deploy a published release with `pitstop fetch` or the agent";
                 Check::found(ABOUT, Finding::risky(Code::CurrentUnchecked, message, remedy))
             }
             Ok(None) => {
-                let message =
-                    format!("{shown} leads nowhere: Puma cannot start from it, and a restart ends Puma");
-                let remedy = "promote a release that the store has, or run `pitstop fetch`";
+                let message = format!(
+                    "{shown} is a dangling symlink: Puma cannot start from it, and a restart ends Puma"
+                );
+                let remedy = "promote a release that is in the store, or run `pitstop fetch`";
                 Check::found(ABOUT, Finding::broken(Code::CurrentDangling, message, remedy))
             }
             Err(problem) => Check::unknown(ABOUT, problem.message),
@@ -236,8 +242,8 @@ fn refused(dir: &Path, problem: Problem) -> Finding {
 fn not_writable(dir: &Path, error: &io::Error) -> Finding {
     Finding::broken(
         Code::VolumeNotWritable,
-        format!("{} cannot be written ({error}): nothing can be deployed", dir.display()),
-        "mount the volume writable, and let the agent's user write there (fsGroup or runAsUser)",
+        format!("{} is not writable ({error}): nothing can be deployed", dir.display()),
+        "mount the volume writable for the agent's user (fsGroup or runAsUser)",
     )
 }
 
@@ -245,7 +251,7 @@ fn split(staging: &Path, releases: &Path) -> Finding {
     Finding::broken(
         Code::VolumeSplit,
         format!(
-            "{} and {} are on different file systems: a release cannot be moved into place in one step",
+            "{} and {} are on different file systems: a release cannot be renamed into place",
             staging.display(),
             releases.display()
         ),
@@ -257,8 +263,8 @@ pub(super) fn no_locks(why: &str) -> Finding {
     Finding::risky(
         Code::VolumeWithoutLocks,
         format!(
-            "locks do not hold on this volume ({why}): pods that share it may clear away each other's work"
+            "file locks do not work on this volume ({why}): pods that share it may delete each other's work"
         ),
-        "mount it with locking (NFS: without `nolock`), or give each pod a volume of its own",
+        "mount it with locking (NFS: without `nolock`), or use one volume per pod",
     )
 }

@@ -34,8 +34,6 @@ mod steady;
 mod strangers;
 #[cfg(test)]
 pub(super) mod tests;
-#[cfg(test)]
-mod time;
 mod turn;
 mod view;
 
@@ -480,6 +478,12 @@ fn from_detection(reason: Reason) -> bool {
 impl Deploy {
     pub(super) fn mutate(&mut self, mutation: Option<Mutation>) {
         self.mutation = mutation;
+    }
+
+    pub(super) fn renumber(&mut self) -> bool {
+        let alone = self.stuck.is_empty();
+        self.attempt = if alone { Attempt(1) } else { self.attempt };
+        alone
     }
 
     fn mutated(&self, mutation: Mutation) -> bool {

@@ -70,11 +70,6 @@ impl Proven {
             (false, false) => (before.beside == Some(self.image)).then_some(Mode::Hot),
         }
     }
-
-    #[cfg(test)]
-    pub fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
-        self.until = self.until.map(shift);
-    }
 }
 
 impl Deploy {

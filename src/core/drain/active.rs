@@ -149,18 +149,6 @@ impl PodEnd {
             answer: self.answered.as_ref().map(|after| after.answer.clone()),
         }))
     }
-
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        self.drain_id = shift(Moment(self.drain_id)).0;
-        for moment in [&mut self.began, &mut self.deadline] {
-            *moment = shift(*moment);
-        }
-        if let Some(after) = &mut self.answered {
-            after.at = shift(after.at);
-            after.answer.drain_id = shift(Moment(after.answer.drain_id)).0;
-        }
-    }
 }
 
 impl ActiveDrain {
@@ -247,16 +235,6 @@ impl ActiveDrain {
             upgraded: self.upgraded,
             left: if late { self.named() } else { Vec::new() },
             stuck_ms: self.stuck_ms.filter(|_| result == DrainResult::Stuck),
-        }
-    }
-
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        self.drain_id = shift(Moment(self.drain_id)).0;
-        self.began = shift(self.began);
-        self.watched_since = self.watched_since.map(&shift);
-        for call in &mut self.calls {
-            (call.began, call.deadline) = (shift(call.began), shift(call.deadline));
         }
     }
 }

@@ -148,11 +148,6 @@ impl GapEstimator {
         }
         known.silence_ms().max(self.longest_ms.saturating_mul(2))
     }
-
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        (self.last, self.watched) = (shift(self.last), shift(self.watched));
-    }
 }
 
 #[cfg(test)]

@@ -97,12 +97,6 @@ impl Freshness {
         }
     }
 
-    /// Moves every stored moment.
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        self.looked = self.looked.map(&shift);
-        self.workers.values_mut().for_each(|seen| seen.disturbed = shift(seen.disturbed));
-    }
-
     /// Whether no worker has more to do, by fresh numbers, than so many requests in all. Workers of an ended
     /// phase finish their requests without telling any more.
     pub fn idle(&self, server: Option<&AppServer>, but_for: u32) -> bool {

@@ -191,20 +191,6 @@ impl Drain {
         })
     }
 
-    /// Moves every stored moment so that `now` becomes `then`, for a test that walks all states and
-    /// must not tell the same state apart by its absolute time.
-    pub fn rebase(&mut self, now: Moment, then: Moment) {
-        let shift = |m: Moment| Moment((m.0 + then.0).saturating_sub(now.0));
-        self.quiet.rebase(shift);
-        self.freshness.rebase(shift);
-        self.progress.rebase(shift);
-        for witness in [&mut self.control, &mut self.sockets] {
-            witness.last = witness.last.map(shift);
-        }
-        self.active.iter_mut().for_each(|active| active.rebase(shift));
-        self.end.iter_mut().for_each(|end| end.rebase(shift));
-    }
-
     fn begin(&mut self, now: Moment, origin: Origin) -> Vec<DrainEffect> {
         let after = self.end.as_ref().and_then(|end| end.answered.as_ref());
         match (origin, after) {

@@ -101,11 +101,6 @@ impl ProberDetector {
         });
         &mut self.lengths[index]
     }
-
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        self.lengths.iter_mut().flat_map(|length| &mut length.at).for_each(|at| *at = shift(*at));
-    }
 }
 
 impl Length {

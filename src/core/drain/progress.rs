@@ -64,9 +64,4 @@ impl Progress {
         let limit_ms = (2 * self.longest_ms).clamp(STUCK_MS.0, STUCK_MS.1);
         self.at.map(|at| now.since(at)).filter(|ms| *ms >= limit_ms)
     }
-
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        self.at = self.at.map(shift);
-    }
 }

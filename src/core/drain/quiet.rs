@@ -163,15 +163,6 @@ impl Quiet {
         &self.diff
     }
 
-    /// Moves every stored moment.
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment + Copy) {
-        for sender in self.senders.values_mut() {
-            sender.gaps.iter_mut().for_each(|gaps| gaps.rebase(shift));
-            sender.prober.rebase(shift);
-        }
-        self.diff.rebase(shift);
-    }
-
     /// One request or more; whether they are no prober's.
     fn arrival(&mut self, arrival: &Arrival) -> bool {
         let id = self.id(arrival.peer);

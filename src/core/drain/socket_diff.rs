@@ -227,9 +227,4 @@ impl SocketDiff {
     pub fn speaks(&self, connection: &Connection, now: Moment) -> bool {
         self.connections.get(&connection.key).is_some_and(|known| known.speaks(now))
     }
-
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, shift: impl Fn(Moment) -> Moment) {
-        self.connections.values_mut().for_each(|known| known.pushed_at = known.pushed_at.map(&shift));
-    }
 }

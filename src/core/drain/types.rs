@@ -70,19 +70,6 @@ pub struct Journal {
     pub answer: Option<Answer>,
 }
 
-impl Journal {
-    /// As [`Drain::rebase`](super::Drain::rebase).
-    pub fn rebase(&mut self, now: Moment, then: Moment) {
-        let shift = |m: Moment| Moment((m.0 + then.0).saturating_sub(now.0));
-        self.began = shift(self.began);
-        self.deadline = shift(self.deadline);
-        self.drain_id = shift(Moment(self.drain_id)).0;
-        if let Some(answer) = &mut self.answer {
-            answer.drain_id = shift(Moment(answer.drain_id)).0;
-        }
-    }
-}
-
 /// Why a drain was undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

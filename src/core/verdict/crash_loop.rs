@@ -83,15 +83,6 @@ impl CrashLoop {
     pub fn died(&self) -> u32 {
         self.died
     }
-
-    #[cfg(test)]
-    pub fn rebase(&mut self, shift: &dyn Fn(Moment) -> Moment) {
-        for newcomer in self.present.values_mut() {
-            if let Life::Short(since) = &mut newcomer.life {
-                *since = shift(*since);
-            }
-        }
-    }
 }
 
 impl Life {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::pod::{Master, Nature, Pod, Rel, Stage as PumaStage, Worker};
-use super::world::{NOW, World, name, number};
+use super::world::{World, name, number};
 use crate::core::mutation::Mutation;
 use crate::core::{Agent, Answer, Cwd, Observation, Probe, ProcessKey, Sockets, Traffic};
 
@@ -16,7 +16,7 @@ impl World {
         let accept_queue = u32::from(self.pod.booted() == 0 && self.pod.master.is_some());
         let sockets = Sockets { accept_queue, ..Sockets::default() };
         let traffic = Traffic { workers: None, sockets: Some(sockets) };
-        Observation { answers, ..Observation::new(NOW.plus(1), detection, traffic) }
+        Observation { answers, ..Observation::new(self.now.plus(1), detection, traffic) }
     }
 
     /// The pod as the adapter sees it: a planted defect changes what it sees.

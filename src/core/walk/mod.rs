@@ -16,12 +16,13 @@ mod world;
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
+use std::ops::RangeInclusive;
 
 use pod::{Kind, Nature};
 use setting::{Barred, Birth, Setting};
 use world::World;
-pub(super) use world::{NOW, shifted};
 
+use super::Moment;
 use super::mutation::Mutation;
 
 const CLUSTER: Kind =
@@ -39,16 +40,26 @@ const DEATHS: Birth = Birth { sick: false, barred: None, deaths: true };
 
 /// Keys of processes and images begin here, so that a hasher can tell them from all other numbers.
 const KEYS: u64 = 1 << 40;
+/// So do moments: the first and the last of a walk.
+const MOMENTS: RangeInclusive<u64> = 1 << 50..=1 << 51;
+/// How long ago something was is not told apart beyond this.
+const LONG_AGO_MS: u64 = 10_000;
 
-/// Hashes a world up to the names of its processes: keys are only ever compared, so two worlds that
-/// differ by a renaming are one state.
-#[derive(Default)]
+/// Hashes a world up to the names of its processes and the time of day. Keys are only ever compared, so two worlds
+/// that differ by a renaming are one state; so are two that differ by when they are.
 struct Canonical {
+    now: Moment,
     keys: Vec<u64>,
     hash: u64,
 }
 
 impl Canonical {
+    fn of(world: &World) -> Self {
+        let mut canonical = Self { now: world.now, keys: vec![], hash: 0 };
+        world.hash(&mut canonical);
+        canonical
+    }
+
     fn mix(&mut self, number: u64) {
         self.hash = (self.hash.rotate_left(23) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.hash ^= self.hash >> 29;
@@ -78,6 +89,10 @@ impl Hasher for Canonical {
         if number < KEYS {
             return self.mix(number);
         }
+        if MOMENTS.contains(&number) {
+            let long_ago = self.now.0 - LONG_AGO_MS;
+            return self.mix(number.saturating_sub(long_ago));
+        }
         let name = self.keys.iter().position(|k| *k == number).unwrap_or_else(|| {
             self.keys.push(number);
             self.keys.len() - 1
@@ -91,16 +106,12 @@ impl Hasher for Canonical {
 }
 
 fn fingerprint(world: &World) -> u64 {
-    let mut canonical = Canonical::default();
-    world.hash(&mut canonical);
-    canonical.finish()
+    Canonical::of(world).finish()
 }
 
 /// Every key that something in the world remembers.
 fn keys_in(world: &World) -> Vec<u64> {
-    let mut canonical = Canonical::default();
-    world.hash(&mut canonical);
-    canonical.keys
+    Canonical::of(world).keys
 }
 
 /// What a walk found.

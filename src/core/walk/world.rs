@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::pod::{Keys, Nature, Pod, Rel, Signal, Stage as PumaStage};
 use super::setting::{Barred, Birth, Setting, policy};
-use super::{KEYS, keys_in, rules};
+use super::{KEYS, LONG_AGO_MS, MOMENTS, keys_in, rules};
 use crate::core::drain::{DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::history::History;
 use crate::core::{
@@ -14,9 +14,6 @@ use crate::core::{
     Record, Recovered, ServerCommand, Step,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
-
-/// The walk's present: moments are shifted back to it after every tick, so that states recur.
-pub const NOW: Moment = Moment(1_000_000);
 
 /// Something that need not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,6 +76,7 @@ pub struct Trace {
 #[derive(Debug, Clone)]
 pub struct World {
     pub setting: Setting,
+    pub now: Moment,
     pub agent: Option<Agent>,
     pub pod: Pod,
     pub disk: Disk,
@@ -158,6 +156,7 @@ impl World {
         };
         let mut world = Self {
             setting,
+            now: Moment(*MOMENTS.start()).plus(LONG_AGO_MS),
             agent: None,
             pod,
             disk,
@@ -195,12 +194,12 @@ impl World {
         let journal = self.disk.journal.clone();
         let mut agent =
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
-        agent.step(NOW, Event::Tick);
-        agent.recover(policy, &recovered, NOW);
+        agent.step(self.now, Event::Tick);
+        agent.recover(policy, &recovered, self.now);
         agent.mutate(self.setting.mutation);
         if self.barred() == Some(Barred::ByFleet) {
             let fleet = Fleet { rejected: [revision(1)].into(), ..Fleet::default() };
-            agent.step(NOW, Event::Fleet(fleet));
+            agent.step(self.now, Event::Fleet(fleet));
         }
         self.agent = Some(agent);
         self.announced = false;
@@ -222,7 +221,7 @@ impl World {
     pub fn feed(mut self, event: Event) -> Next {
         let what = format!("{event:?}").chars().take(150).collect::<String>();
         let agent = self.agent.as_mut().expect("only a living agent is fed");
-        let effects = agent.step(NOW, event);
+        let effects = agent.step(self.now, event);
         let mut world = self.note(what);
         for effect in effects {
             rules::may_begin(&world, &effect)?;
@@ -324,20 +323,8 @@ impl World {
 
     /// Time goes on to the next deadline.
     pub fn tick(&self) -> Option<Next> {
-        let agent = self.agent.as_ref()?;
-        let due = agent.deadline(NOW)?;
-        let by = due.since(NOW);
-        let mut world = self.clone();
-        world.agent.as_mut().expect("just seen").rebase(by);
-        for (record, _) in &mut world.disk.log {
-            if let Some(baseline) = &mut record.baseline {
-                baseline.at = shifted(baseline.at, by);
-            }
-        }
-        if let Some(journal) = &mut world.disk.journal {
-            journal.began = shifted(journal.began, by);
-            journal.deadline = shifted(journal.deadline, by);
-        }
+        let due = self.agent.as_ref()?.deadline(self.now)?;
+        let mut world = Self { now: due, ..self.clone() };
         let natures = [world.nature(1), world.nature(2), world.nature(3)];
         world.pod.time_out_workers(|rel| natures[usize::from(rel) - 1]);
         // A look does not take longer than the shortest of the deadlines.
@@ -452,10 +439,6 @@ impl World {
         lines.reverse();
         lines.join("\n  ")
     }
-}
-
-pub fn shifted(moment: Moment, by: u64) -> Moment {
-    Moment(moment.0.saturating_sub(by).max(NOW.0 - 10_000))
 }
 
 pub fn address(effect: &Effect) -> (Attempt, Step) {

@@ -117,7 +117,7 @@ impl Connection {
         let shared = loader.load().await;
         if shared.region().is_none() {
             return Err(StoreError::Unreachable(
-                "no region: set s3.region (or AWS_REGION) to the one that the bucket is in".into(),
+                "the region is not set: set s3.region (or AWS_REGION) to the bucket's region".into(),
             ));
         }
         let config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(keys.path_style);

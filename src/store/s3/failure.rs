@@ -107,26 +107,29 @@ impl Answer<'_> {
             ) => unreachable(self.other_region()),
             (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired") => {
                 Failure::Credentials(denied(
-                    "the credentials have expired: renew them; what reads them from a file finds new ones by itself",
+                    "the credentials have expired: renew them; credentials from a file are read again \
+                     automatically",
                 ))
             }
             (_, "RequestTimeTooSkewed" | "RequestExpired") => Failure::Other(denied(
-                "this machine's clock and the store's differ by more than S3 allows: set the clock",
+                "the clocks of this machine and the store differ by more than S3 allows: correct the clock",
             )),
             (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "NotSignedUp") => {
                 Failure::Credentials(denied(&format!(
-                    "{at} does not know these credentials ({}): are access key, secret and session token of one set, and for this store?",
+                    "{at} does not accept these credentials ({}): check that access key, secret and session \
+                     token belong together and to this store",
                     self.code
                 )))
             }
             (_, "InvalidObjectState") => Failure::Other(StoreError::Unfit(format!(
-                "{url}: the object is archived ({}): restore it (`aws s3api restore-object`), and let no lifecycle rule \
-                 archive what lies below releases/ and pointers/",
+                "{url}: the object is archived ({}): restore it (`aws s3api restore-object`), and exclude \
+                 releases/ and pointers/ from lifecycle rules",
                 self.shown()
             ))),
             (501, _) if action == Action::Put => Failure::Other(StoreError::Unfit(format!(
-                "{url}: {at} has no conditional writes ({}), and pitstop writes nothing without: upload the archive and \
-                 its digest with another tool, and move the pointer by hand or use `pointer: file:` (docs/s3.md)",
+                "{url}: {at} does not support conditional writes ({}), which pitstop requires. Upload the \
+                 archive and its digest with another tool, and move the pointer by hand or use `pointer: \
+                 file:` (docs/s3.md)",
                 self.shown()
             ))),
             (401 | 403, _) => Failure::Other(denied(&self.no_permission(action))),
@@ -155,8 +158,8 @@ impl Answer<'_> {
         let permission = action.permission();
         match action {
             Action::Get => format!(
-                "either it is there and the credentials lack {permission}, or it is not there and they lack \
-                 s3:ListBucket, without which S3 says so for a missing object too ({})",
+                "either the object exists and the credentials lack {permission}, or it does not exist and they \
+                 lack s3:ListBucket ({})",
                 self.shown()
             ),
             _ => format!("the credentials lack {permission} ({})", self.shown()),

@@ -79,9 +79,7 @@ fn proxy(variable: impl Fn(&str) -> Option<String>) -> ProxyConfig {
         Ok(proxy) => proxy.no_proxy(first(&["no_proxy"]).unwrap_or_default()),
         // Its value may have a password in it.
         Err(_) => {
-            tracing::warn!(
-                "HTTPS_PROXY is not the URL of an HTTP proxy (http://host:port): no proxy is used"
-            );
+            tracing::warn!("HTTPS_PROXY is not the URL of an HTTP proxy (http://host:port) and is ignored");
             ProxyConfig::disabled()
         }
     }

@@ -27,7 +27,7 @@ impl StreamChunks {
         let broken =
             |why: String| StoreError::Unreachable(format!("{key}: {why}, {left_bytes} bytes before its end"));
         let next = tokio::time::timeout(*idle, self.stream.next()).await;
-        match next.map_err(|_| broken(format!("nothing arrived for {idle:?}")))? {
+        match next.map_err(|_| broken(format!("no data arrived for {idle:?}")))? {
             Some(Ok(bytes)) => {
                 *left_bytes = left_bytes.saturating_sub(bytes.len() as u64);
                 Ok(bytes.to_vec())

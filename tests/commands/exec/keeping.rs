@@ -45,7 +45,7 @@ fn a_directory_that_cannot_be_written_does_not_cost_the_drain() {
     let recipe = Recipe::with_release().env("PITSTOP_STATE_DIR", "/proc/nowhere");
     let mut running = recipe.script(SERVER);
     running.wait_for_file("up");
-    assert!(running.log().contains("state_dir cannot be written"), "{}", running.log());
+    assert!(running.log().contains("state_dir is not writable"), "{}", running.log());
     running.kill(Signal::SIGTERM);
     assert_eq!(running.code(), Some(5));
     assert!(running.log().contains("drain=\"no_app_server\""), "{}", running.log());

@@ -443,15 +443,6 @@ fn the_answer_explains_its_length() {
 }
 
 #[test]
-fn a_shift_of_the_clock_changes_nothing_else() {
-    let (mut drain, at, _) = answered();
-    drain.rebase(Moment(at), Moment(1_000_000));
-    assert_eq!(drain.deadline(), Some(Moment(1_060_000)));
-    let effects = drain.observe(Moment(1_060_000), &idle(1_060_000));
-    assert_eq!(undone(&effects), Some(Undone::FalseDrain));
-}
-
-#[test]
 fn whom_the_drain_is_about_is_in_the_journal_as_soon_as_it_is_seen() {
     let mut drain = Drain::new(budget(), None);
     drain.command(Moment(BEGIN), DrainCommand::Begin(Origin::PreStop));

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app_server::puma::{control::USUAL_STATE_FILES, evidence::Evidence, restart_modes, setup::Setup},
     config::{self, RestartMode},
-    finding::{Check, Code, Finding},
+    finding::{Check, Code, Finding, Severity},
 };
 
 /// What pitstop is told about the pod that the app will run in.
@@ -92,7 +92,7 @@ impl Files<'_> {
             ),
             Evidence::Default => {
                 let what = format!("{} has no activate_control_app", self.path.display());
-                Check::found(CONTROL, control_absent(&what))
+                control_absent(&what).about(CONTROL)
             }
         }
     }
@@ -146,14 +146,14 @@ impl Files<'_> {
             show(reserve),
             show(grace)
         );
-        let remedy = format!(
+        let fix = format!(
             "worker_shutdown_timeout {} in config/puma.rb, or drain.reserve {} and a grace_period with that much more",
             reserve.as_secs(),
             show(puma)
         );
         // Without any drain it would be cut as well.
-        let make = if puma >= grace { Finding::risky } else { Finding::note };
-        Some(Check::found("drain budget", make(Code::StopTimeShort, message.as_str(), remedy.as_str())))
+        let severity = if puma >= grace { Severity::Risky } else { Severity::Note };
+        Some(Finding::of(severity, Code::StopTimeShort, message, fix).about("drain budget"))
     }
 }
 
@@ -161,18 +161,4 @@ impl Files<'_> {
 fn is_found(path: &Path, current: &Path) -> bool {
     let path = path.strip_prefix(current).unwrap_or(path);
     USUAL_STATE_FILES.iter().any(|usual| path == Path::new(usual))
-}
-
-/// Its version is known without a configuration.
-pub(in crate::app_server::puma) fn version(version: Option<&str>) -> Check {
-    match version {
-        Some(version) => Check::fine(PUMA, format!("{version} is in the bundle (Gemfile.lock)")),
-        None => Check::unknown(PUMA, "its version, and with it its defaults: no Gemfile.lock has it"),
-    }
-}
-
-pub(in crate::app_server::puma) fn no_configuration() -> Check {
-    let why = "there is neither config/puma/production.rb nor config/puma.rb: name the file that Puma's command line \
-               gives with -C (--puma-config)";
-    Check::unknown(PUMA, why)
 }

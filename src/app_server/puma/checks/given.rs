@@ -5,10 +5,10 @@ use crate::{
     app_server::puma::{
         evidence::{Evidence, Place},
         restart_modes::Phased,
-        setup::{Pinned, RestartDir, Setup, Tmp},
+        setup::{RestartDir, Setup, Tmp},
     },
     config::RestartMode,
-    finding::{Check, Code, Finding},
+    finding::{Check, Code, Finding, Severity},
 };
 
 const LITERAL: &str = "in config/puma.rb: directory '/srv/app/current', with the path of your link, as a literal; then restart the container once";
@@ -37,14 +37,14 @@ pub(super) fn restart_dir(setup: &Setup, moved: bool) -> Check {
             return Check::unknown(RESTARTS, why);
         }
     };
-    Check::found(RESTARTS, found)
+    found.about(RESTARTS)
 }
 
 /// Paths of one release, the command of a hot restart, and the plugin that restarts Puma by a file.
 pub(super) fn paths(setup: &Setup) -> Vec<Check> {
     let settings = &setup.settings;
-    let mut checks: Vec<Check> = setup.pinned().iter().map(pinned).collect();
-    checks.extend(setup.pinned_config().as_ref().map(pinned_config));
+    let mut checks: Vec<Check> = setup.pinned().into_iter().map(|(what, path)| pinned(what, path)).collect();
+    checks.extend(setup.pinned_config().map(pinned_config));
     if let Evidence::Unclear(_, place) = &settings.rackup {
         checks.push(unclear(RESTARTS, "which rackup file they load", place));
     }
@@ -68,59 +68,52 @@ pub(super) fn unclear(about: &'static str, what: &str, place: &Place) -> Check {
     Check::unknown(about, format!("{what}: known only where Puma runs ({place})"))
 }
 
-fn pinned(Pinned { what, path }: &Pinned) -> Check {
-    Check::found(
-        RESTARTS,
-        Finding::risky(
-            Code::PathNamesRelease,
-            format!("{what} is {path}, in one release: every restart loads it from there"),
-            "name the link instead (/srv/app/current/…) or a relative path, then restart the container once",
-        ),
+fn pinned(what: &str, path: &str) -> Check {
+    Finding::risky(
+        Code::PathNamesRelease,
+        format!("{what} is {path}, in one release: every restart loads it from there"),
+        "name the link instead (/srv/app/current/…) or a relative path, then restart the container once",
     )
+    .about(RESTARTS)
 }
 
-fn pinned_config(Pinned { what, path }: &Pinned) -> Check {
-    Check::found(
-        RESTARTS,
-        Finding::risky(
-            Code::ConfigNamesRelease,
-            format!("{what} is {path}: every release runs with that release's configuration of Puma"),
-            "start Puma with a relative path (-C config/puma.rb), or one through the link",
-        ),
+fn pinned_config(path: &str) -> Check {
+    Finding::risky(
+        Code::ConfigNamesRelease,
+        format!("`-C` is {path}: every release runs with that release's configuration of Puma"),
+        "start Puma with a relative path (-C config/puma.rb), or one through the link",
     )
+    .about(RESTARTS)
 }
 
 fn restart_command(command: &str) -> Check {
-    let finding = Finding::note(
+    Finding::note(
         Code::RestartCommandGiven,
         format!("a hot restart runs `restart_command` ({command}) instead of the command that started Puma"),
         "check that it starts the same Puma from the link, or remove restart_command",
-    );
-    Check::found(RESTARTS, finding)
+    )
+    .about(RESTARTS)
 }
 
 /// The plugin is there.
 fn tmp_restart(tmp: Tmp) -> Check {
-    let (code, remedy) = (
-        Code::TmpRestartShared,
-        "remove `plugin :tmp_restart` from config/puma.rb, or give each pod its own tmp (pod_dirs: [tmp])",
-    );
-    let finding = match tmp {
+    let (severity, shared) = match tmp {
         Tmp::Own => return Check::fine(RESTARTS, "tmp/restart.txt is this pod's own"),
-        Tmp::OnVolume => Finding::note(
-            code,
-            "the plugin tmp_restart restarts Puma when tmp/restart.txt is touched. The file is in the release: \
-             all pods that mount this volume restart at once",
-            remedy,
-        ),
-        Tmp::OnNetwork => Finding::risky(
-            code,
-            "the plugin tmp_restart restarts Puma when tmp/restart.txt is touched. The file is on a network volume: \
-             all pods restart at once, and none of them serves meanwhile",
-            remedy,
+        Tmp::OnVolume => {
+            (Severity::Note, "is in the release: all pods that mount this volume restart at once")
+        }
+        Tmp::OnNetwork => (
+            Severity::Risky,
+            "is on a network volume: all pods restart at once, and none of them serves meanwhile",
         ),
     };
-    Check::found(RESTARTS, finding)
+    Finding::of(
+        severity,
+        Code::TmpRestartShared,
+        format!("the plugin tmp_restart restarts Puma when tmp/restart.txt is touched. That file {shared}"),
+        "remove `plugin :tmp_restart` from config/puma.rb, or give each pod its own tmp (pod_dirs: [tmp])",
+    )
+    .about(RESTARTS)
 }
 
 pub(super) fn phased(found: Phased, mode: RestartMode) -> Check {
@@ -132,7 +125,7 @@ pub(super) fn phased(found: Phased, mode: RestartMode) -> Check {
         Phased::Unavailable(cause) => cause,
     };
     let message = format!("{cause}: every restart is a hot one, and clients wait while the app boots");
-    let make = if mode == RestartMode::Phased { Finding::risky } else { Finding::note };
-    let remedy = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
-    Check::found(RESTARTS, make(Code::PhasedRestartUnavailable, message.as_str(), remedy))
+    let severity = if mode == RestartMode::Phased { Severity::Risky } else { Severity::Note };
+    let fix = "run two workers or more, with `preload_app! false`, started by `bundle exec puma`";
+    Finding::of(severity, Code::PhasedRestartUnavailable, message, fix).about(RESTARTS)
 }

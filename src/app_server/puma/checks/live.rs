@@ -10,7 +10,7 @@ use crate::{
         started_by::StartedBy,
     },
     config::RestartMode,
-    finding::{Check, Code, Finding},
+    finding::{Check, Code, Finding, Severity},
 };
 
 /// Everything about it.
@@ -37,18 +37,18 @@ fn in_front(setup: &Setup) -> Option<Check> {
         ),
         "start Puma with `exec` (sh -c 'exec bundle exec puma …'), or behind tini or dumb-init",
     );
-    Some(Check::found(PUMA, finding))
+    Some(finding.about(PUMA))
 }
 
 fn rackup(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     if !setup.command_line.by_rackup {
         return None;
     }
-    let make = if loses_its_arguments(snapshot) { Finding::broken } else { Finding::risky };
+    let severity = if loses_its_arguments(snapshot) { Severity::Broken } else { Severity::Risky };
     let message = "Puma was started by `rackup`. A hot restart drops the arguments it was given: Puma would come back on \
                    port 9292, with the defaults. Where arguments would be lost, there is no hot restart";
-    let remedy = "start it with `puma` (bundle exec puma -C config/puma.rb)";
-    Some(Check::found(RESTARTS, make(Code::StartedByRackup, message, remedy)))
+    let fix = "start it with `puma` (bundle exec puma -C config/puma.rb)";
+    Some(Finding::of(severity, Code::StartedByRackup, message, fix).about(RESTARTS))
 }
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
@@ -66,7 +66,7 @@ fn rails_pid_file(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
         ),
         "start it with `bundle exec puma -C config/puma.rb`, or delete the file first (rm -f, in the container's command)",
     );
-    by_rails.then(|| Check::found(PUMA, finding))
+    by_rails.then(|| finding.about(PUMA))
 }
 
 /// Only where a phased restart is a possibility.
@@ -76,18 +76,19 @@ fn bundle(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     if !possible || !setup.command_line.by_bundler || !setup.keeps_bundle() || through_link {
         return None;
     }
-    let (code, remedy) = (
-        Code::BundleKeptByPhased,
-        "BUNDLE_GEMFILE=/srv/app/current/Gemfile in Puma's environment, or `prune_bundler`",
-    );
-    let kept = "behind `bundle exec`, a phased restart keeps the bundle of the release that the master was started in";
-    let finding = match snapshot.mode {
-        RestartMode::Phased => {
-            Finding::risky(code, format!("{kept}, even if the new release has another"), remedy)
-        }
+    let (severity, or_else) = match snapshot.mode {
+        RestartMode::Phased => (Severity::Risky, "even if the new release has another"),
         RestartMode::Auto | RestartMode::Hot => {
-            Finding::note(code, format!("{kept}. Where the bundle differs, the restart is a hot one"), remedy)
+            (Severity::Note, "so a hot one is chosen if the bundle differs")
         }
     };
-    Some(Check::found(RESTARTS, finding))
+    let finding = Finding::of(
+        severity,
+        Code::BundleKeptByPhased,
+        format!(
+            "behind `bundle exec`, a phased restart keeps the bundle of the release that the master was started in, {or_else}"
+        ),
+        "BUNDLE_GEMFILE=/srv/app/current/Gemfile in Puma's environment, or `prune_bundler`",
+    );
+    Some(finding.about(RESTARTS))
 }

@@ -19,7 +19,7 @@ use crate::{
         title::Master,
     },
     config,
-    finding::{Severity, findings},
+    finding::findings,
     procs::{Image, ProcessId},
 };
 
@@ -59,7 +59,7 @@ fn well(version: &str) -> Snapshot {
 const WELL: &str = "preload_app! false\npersistent_timeout 75";
 
 fn settings(text: &str) -> Settings {
-    Settings::scan(Path::new("config/puma.rb"), text).started_with(None)
+    Settings::scan(Path::new("config/puma.rb"), text).started_with(Arguments::default())
 }
 
 fn setup(version: &str) -> Setup {
@@ -79,7 +79,7 @@ fn finds(expected: (&'static str, Severity), change: impl FnOnce(&mut Snapshot))
     change(&mut snapshot);
     assert_eq!(found(&snapshot), [expected]);
     for finding in findings(&of(&snapshot)) {
-        assert!(!finding.message.is_empty() && !finding.remedy.contains('\n'), "{finding:?}");
+        assert!(!finding.message.is_empty() && !finding.fix.contains('\n'), "{finding:?}");
     }
 }
 
@@ -123,8 +123,7 @@ fn paths_that_name_one_release() {
     let old = || Some("/srv/app/releases/v1/config.ru".to_owned());
     let given = |arguments| CommandLine { arguments: Some(arguments), ..CommandLine::default() };
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
-        let arguments = Arguments { rackup: old(), ..Arguments::default() };
-        with(snapshot, |setup| setup.settings = setup.settings.clone().started_with(Some(&arguments)));
+        with(snapshot, |setup| setup.settings.rackup = Evidence::given(old(), Place::Process));
     });
     finds(("PATH_NAMES_RELEASE", Risky), |snapshot| {
         configured(snapshot, "rackup '/srv/app/releases/v1/config.ru'")

@@ -7,7 +7,7 @@ use humantime::format_duration as show;
 use super::{CONTROL, RESTARTS};
 use crate::{
     app_server::puma::{config_file::Settings, evidence::Evidence, setup::Setup},
-    finding::{Check, Code, Finding},
+    finding::{Check, Code, Finding, Severity},
 };
 
 /// Puma's own defaults.
@@ -46,25 +46,18 @@ fn shutdown_timeout(told: Duration, settings: &Settings) -> Option<Check> {
         let message = format!("requests get {} to finish, in Puma as for the agent", show(puma));
         return Some(Check::fine(RESTARTS, message));
     }
-    let (code, remedy) = (
-        Code::ShutdownTimeoutDiffers,
-        format!("set puma.worker_shutdown_timeout to {}, for the agent", show(puma)),
-    );
-    let differs = format!(
-        "Puma gives requests {} to finish when a worker stops, and the agent was told {}",
+    let (severity, so) = if told > puma {
+        (Severity::Risky, "a restart cuts requests that take longer than Puma allows")
+    } else {
+        (Severity::Note, "it waits for requests that would survive a restart")
+    };
+    let message = format!(
+        "Puma gives requests {} to finish when a worker stops, and the agent was told {}: {so}",
         show(puma),
         show(told)
     );
-    let found = if told > puma {
-        Finding::risky(
-            code,
-            format!("{differs}: a restart cuts requests that take longer than Puma allows"),
-            remedy,
-        )
-    } else {
-        Finding::note(code, format!("{differs}: it waits for requests that would survive a restart"), remedy)
-    };
-    Some(Check::found(RESTARTS, found))
+    let fix = format!("set puma.worker_shutdown_timeout to {}, for the agent", show(puma));
+    Some(Finding::of(severity, Code::ShutdownTimeoutDiffers, message, fix).about(RESTARTS))
 }
 
 /// That nothing is in flight is believed when every worker has reported twice since.
@@ -73,17 +66,15 @@ fn check_interval(settings: &Settings) -> Option<Check> {
     if interval <= CHECK_INTERVAL {
         return Some(Check::fine(CONTROL, format!("its numbers are at most {} old", show(interval))));
     }
-    let make = if interval > CHECK_INTERVAL_RISKY { Finding::risky } else { Finding::note };
+    let severity = if interval > CHECK_INTERVAL_RISKY { Severity::Risky } else { Severity::Note };
     let message = format!(
         "worker_check_interval is {}, and Puma's numbers are up to that old. A drain waits for two reports of every \
          worker after the last traffic, so it takes {} longer",
         show(interval),
         show(interval * 2)
     );
-    Some(Check::found(
-        CONTROL,
-        make(Code::CheckIntervalLong, message.as_str(), "worker_check_interval 5 in config/puma.rb"),
-    ))
+    let fix = "worker_check_interval 5 in config/puma.rb";
+    Some(Finding::of(severity, Code::CheckIntervalLong, message, fix).about(CONTROL))
 }
 
 /// How long a worker may be silent, and how long it may take to boot; against the longest request that was seen.
@@ -98,8 +89,8 @@ fn worker_timeout(longest: Duration, settings: &Settings) -> Option<Check> {
             show(boot),
             show(WORKER_TIMEOUT)
         );
-        let remedy = "worker_timeout 60 and worker_boot_timeout 60 in config/puma.rb, or a higher restart.timeout for the agent";
-        return Some(Check::found(RESTARTS, Finding::note(Code::WorkerTimeoutLong, message, remedy)));
+        let fix = "worker_timeout 60 and worker_boot_timeout 60 in config/puma.rb, or a higher restart.timeout for the agent";
+        return Some(Finding::note(Code::WorkerTimeoutLong, message, fix).about(RESTARTS));
     }
     if longest >= timeout {
         let message = format!(
@@ -108,8 +99,8 @@ fn worker_timeout(longest: Duration, settings: &Settings) -> Option<Check> {
             show(seconds(longest)),
             show(timeout)
         );
-        let remedy = "raise worker_timeout in config/puma.rb above the longest request, or make it a job";
-        return Some(Check::found(REQUESTS, Finding::note(Code::WorkerTimeoutShort, message, remedy)));
+        let fix = "raise worker_timeout in config/puma.rb above the longest request, or make it a job";
+        return Some(Finding::note(Code::WorkerTimeoutShort, message, fix).about(REQUESTS));
     }
     None
 }
@@ -130,7 +121,7 @@ fn longest_request(told: Duration, longest: Duration, settings: &Settings) -> Op
         ),
         "raise worker_shutdown_timeout in Puma and puma.worker_shutdown_timeout, or make it a job",
     );
-    Some(Check::found(REQUESTS, finding))
+    Some(finding.about(REQUESTS))
 }
 
 /// Whoever closes an idle connection first may do so while a request is on its way.
@@ -150,9 +141,9 @@ fn keepalive(setup: &Setup) -> Option<Check> {
          600s) sometimes sends a request into it: a 502 that looks like a deploy's",
         show(timeout)
     );
-    let remedy =
+    let fix =
         "persistent_timeout in config/puma.rb above the balancer's idle time-out (75; 620 behind Google's)";
-    Some(Check::found(REQUESTS, Finding::note(Code::KeepaliveShort, message, remedy)))
+    Some(Finding::note(Code::KeepaliveShort, message, fix).about(REQUESTS))
 }
 
 fn seconds(duration: Duration) -> Duration {
