@@ -1,10 +1,10 @@
-//! The connections of a server's ports, from the pod's socket table: known whoever the server belongs to,
-//! and whichever kind it is.
+//! The connections of a server's ports, from the pod's socket table: known for every user's server of every kind.
 
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     core::Sockets,
+    finding::{Check, Code, Finding},
     lane::Lane,
     sockets::{self, Ends},
 };
@@ -45,9 +45,24 @@ impl Connections {
     }
 }
 
+/// Whether requests in flight can be seen, of a server that keeps no numbers.
+pub(super) fn requests_are_visible(of: &str, ports: &[u16], remedy: &str) -> Check {
+    const ABOUT: &str = "requests in flight";
+    if !ports.is_empty() {
+        return Check::fine(ABOUT, format!("known from the socket table, for ports {ports:?}"));
+    }
+    let message = format!(
+        "{of} not listening on a TCP port, so pitstop cannot see requests: a drain lasts until its deadline, and may \
+         still end too early"
+    );
+    Check::found(ABOUT, Finding::broken(Code::NoPortToWatch, message, remedy))
+}
+
 fn listen_for_ends() -> Option<Arc<Ends>> {
     Ends::listen()
-        .inspect_err(|error| tracing::warn!(%error, "short connections are known by samples only"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "connections shorter than the sampling interval are not counted"),
+        )
         .ok()
         .map(Arc::new)
 }

@@ -1,4 +1,4 @@
-//! What the app's image brings, found out by looking at the running server: nothing is executed, and
+//! What the app's image brings, found by looking at the running server: nothing is executed, and
 //! paths are those of the app's container.
 
 use std::{
@@ -67,7 +67,8 @@ async fn looked_into<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let looked = files.look(LIMIT, look);
     let late = || {
-        let message = format!("the image of {} {pid} could not be looked into within {LIMIT:?}", kind.name);
+        let message =
+            format!("the image of {} {pid} could not be read within {}s", kind.name, LIMIT.as_secs());
         Problem::new(Reason::VolumeUnavailable, message)
     };
     looked.await.ok_or_else(late)?.map_err(|error| match error.kind() {

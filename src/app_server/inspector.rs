@@ -1,26 +1,19 @@
 //! What every kind of server is looked at with: the process table, where processes work, what is connected to them,
-//! and their files. Each on a thread of its own, since each may hang.
+//! and their files. Each has a thread of its own, because each may hang.
 
 use std::{collections::HashMap, io, path::PathBuf, time::Duration};
 
-use super::{
-    Description, Look,
-    connections::Connections,
-    image,
-    not_found::{self, ServerKind},
-    working_dir::CwdResolver,
-};
+use super::{WorkerDescription, connections::Connections, working_dir::CwdResolver};
 use crate::{
-    core::{Cwd, Detection, Problem, Sockets, Traffic, requirement::Requirement},
-    finding::{self, Check},
+    core::{Cwd, Sockets},
     lane::Lane,
+    procs::ProcessId,
 };
 
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
 pub(super) const LIMIT: Duration = Duration::from_secs(1);
 
 const TRIES: u32 = 25;
-const TRIES_FOR_A_RESTART: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where a server works, and what of it is watched.
@@ -31,7 +24,7 @@ pub struct Location {
     /// Code in the image that counts as ours as well ([`ReleaseId::fallback`](crate::revision::ReleaseId::fallback)),
     /// as the app's container names it.
     pub fallback: Option<PathBuf>,
-    /// Where these are some, their connections count in place of those of its own ports.
+    /// If there are any, their connections count instead of those of the server's own ports: a proxy's in front of it.
     pub ports: Vec<u16>,
 }
 
@@ -42,45 +35,68 @@ impl Location {
     }
 }
 
-/// The means of one kind.
 #[derive(Debug)]
 pub(super) struct Inspector {
-    kind: &'static ServerKind,
     ports: Vec<u16>,
     /// The process table.
     pub processes: Lane,
     cwds: CwdResolver,
+    /// A stranger on a volume that hangs must not hide where our own processes are.
+    candidates: CwdResolver,
     connections: Connections,
     /// The app's image and its files.
     pub files: Lane,
 }
 
+/// Where the processes of a server work, and what is connected to it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Surroundings {
+    pub cwds: HashMap<i32, Cwd>,
+    /// The ports that are watched.
+    pub ports: Vec<u16>,
+    pub sockets: Option<Sockets>,
+}
+
+impl Surroundings {
+    pub fn cwd(&self, pid: i32) -> Cwd {
+        self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
+    }
+
+    /// A worker, for /status.
+    pub fn describe(&self, worker: ProcessId, booted: bool) -> WorkerDescription {
+        let release = match self.cwd(worker.pid) {
+            Cwd::Release(release) => Some(release),
+            Cwd::Elsewhere | Cwd::Unknown => None,
+        };
+        WorkerDescription { pid: worker.pid, key: worker.key(), release, booted }
+    }
+}
+
 impl Inspector {
-    /// Begins to listen for connections that end.
+    /// Starts the threads, and to listen for connections that end.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn open(kind: &'static ServerKind, place: Location) -> io::Result<Self> {
-        let mut cwds = CwdResolver::start(place.releases())?;
-        cwds.fallback = place.fallback;
+    pub fn open(location: Location) -> io::Result<Self> {
+        let cwds = || CwdResolver::start(location.releases(), location.fallback.clone());
         Ok(Self {
-            kind,
-            ports: place.ports,
             processes: Lane::one_at_a_time("processes")?,
-            cwds,
+            cwds: cwds()?,
+            candidates: cwds()?,
             connections: Connections::start()?,
             files: Lane::one_at_a_time("files")?,
+            ports: location.ports,
         })
     }
 
-    /// The ports to be watched of a server that listens on its own ones.
-    pub fn watched(&self, own: Vec<u16>) -> Vec<u16> {
-        if self.ports.is_empty() { own } else { self.ports.clone() }
+    /// The ports to be watched of a server that listens on its `own` ones.
+    pub fn watched(&self, own: &[u16]) -> Vec<u16> {
+        if self.ports.is_empty() { own.to_vec() } else { self.ports.clone() }
     }
 
-    /// What is connected to these.
-    pub async fn connections(&self, ports: &[u16]) -> Option<Sockets> {
-        self.connections.on(ports.to_vec()).await
+    /// What is connected to these ports.
+    pub async fn connections(&self, ports: Vec<u16>) -> Option<Sockets> {
+        self.connections.on(ports).await
     }
 
     /// Where each process works.
@@ -88,63 +104,40 @@ impl Inspector {
         self.cwds.of(pids).await
     }
 
-    /// What the image of this process does not bring; one that is not there lacks nothing.
-    ///
-    /// # Errors
-    /// As [`image::lacks`].
-    pub async fn lacks(&self, pid: Option<i32>, requires: Vec<Requirement>) -> Result<Vec<String>, Problem> {
-        let Some(pid) = pid else { return Ok(Vec::new()) };
-        image::lacks(self.kind, &self.files, pid, requires).await
+    /// The same for servers of which it is not known yet which is meant.
+    pub async fn cwds_of_candidates(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
+        self.candidates.of(pids).await
     }
 
-    /// Why there is none to look at.
-    pub async fn why_not_found(&self, detection: &Detection, narrow: Option<&str>) -> Vec<Check> {
-        let (kind, detection, narrow) = (self.kind, detection.clone(), narrow.map(str::to_owned));
-        let told = self
-            .processes
-            .look(LIMIT, move || not_found::diagnose(kind, &detection, narrow.as_deref()))
-            .await;
-        told.into_iter().collect()
-    }
-
-    /// Of a server that cannot be looked into, what its configured ports tell all the same.
-    pub async fn without(&self, detection: Detection, why: &[Check]) -> Look {
-        let sockets = self.connections(&self.ports).await;
-        self.not_found(detection, Traffic { workers: None, sockets }, why)
-    }
-
-    /// The same with traffic that is known.
-    pub fn not_found(&self, detection: Detection, traffic: Traffic, why: &[Check]) -> Look {
-        let description = Description { kind: self.kind.section.into(), ..Description::default() };
-        Look { detection, traffic, description, findings: finding::findings(why) }
+    /// Where these processes work, and what is connected to a server that listens on its `own` ports.
+    pub async fn surroundings(&self, pids: Vec<i32>, own: &[u16]) -> Surroundings {
+        let ports = self.watched(own);
+        let (cwds, sockets) = tokio::join!(self.cwds(pids), self.connections(ports.clone()));
+        Surroundings { cwds, ports, sockets }
     }
 }
 
-/// How often it is looked once more, a while later, where a look fell into a start or a restart.
+/// How often a look that fell into a start or a restart is repeated: about as long as a start takes.
 #[derive(Debug)]
 pub(super) struct Retries {
-    tries: u32,
+    left: u32,
     first: bool,
 }
 
+impl Default for Retries {
+    fn default() -> Self {
+        Self { left: TRIES, first: true }
+    }
+}
+
 impl Retries {
-    /// As long as somebody who is just starting may take: for an examination.
-    pub fn for_a_start() -> Self {
-        Self { tries: TRIES, first: true }
-    }
-
-    /// As long as a restart of somebody else's is between two images: for a plan.
-    pub fn for_a_restart() -> Self {
-        Self { tries: TRIES_FOR_A_RESTART, first: true }
-    }
-
-    /// At once for the first time, then after a pause; `false` when it has ended.
-    pub async fn lasts(&mut self) -> bool {
+    /// At once for the first time, then after a pause; `false` when none is left.
+    pub async fn next(&mut self) -> bool {
         if !std::mem::take(&mut self.first) {
             tokio::time::sleep(PAUSE).await;
         }
-        let left = self.tries.checked_sub(1);
-        self.tries = left.unwrap_or(0);
+        let left = self.left.checked_sub(1);
+        self.left = left.unwrap_or(0);
         left.is_some()
     }
 }

@@ -4,6 +4,7 @@ mod addresses;
 /// Whatever the user's own commands restart and check.
 pub mod command;
 mod connections;
+mod driver;
 mod files;
 mod image;
 mod inspector;
@@ -12,6 +13,7 @@ mod not_found;
 pub mod passenger;
 /// Puma, observed through /proc and its control server, told by signals.
 pub mod puma;
+mod server;
 mod signaller;
 /// Unicorn, observed through /proc, told by signals.
 pub mod unicorn;

@@ -1,4 +1,4 @@
-//! Why there is no app server to look at: told from what anybody may see of processes.
+//! Why no app server is found: told from what anybody may see of processes.
 
 use std::{fmt::Write, path::Path};
 
@@ -8,7 +8,7 @@ use crate::{
     procs::{self, Credentials, Entry},
 };
 
-/// A kind of server, as far as this matters here.
+/// A kind of server, as people and the process table know it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ServerKind {
     /// As people call it.
@@ -17,8 +17,37 @@ pub(super) struct ServerKind {
     pub section: &'static str,
     /// How the names of its programs begin.
     pub programs: &'static [&'static str],
-    /// The masters that are to be seen, whoever they belong to, whose title contains this.
+    /// How it is started in `current`, as a remedy.
+    pub start: &'static str,
+    /// The masters that can be seen, of any user, whose title contains this.
     pub masters: fn(Option<&str>) -> Vec<Entry>,
+}
+
+/// A look that found no server.
+#[derive(Debug)]
+pub(super) struct NotFound {
+    pub detection: Detection,
+    /// The ports that it listens on, where that can be seen all the same.
+    pub ports: Vec<u16>,
+    /// Why, where the look itself has shown it.
+    pub why: Option<Check>,
+}
+
+impl From<Detection> for NotFound {
+    fn from(detection: Detection) -> Self {
+        Self { detection, ports: Vec::new(), why: None }
+    }
+}
+
+impl NotFound {
+    /// What it means for a deploy.
+    pub fn problem(&self, kind: &ServerKind) -> Problem {
+        let problem = problem(kind, &self.detection);
+        match self.why.as_ref().and_then(Check::finding) {
+            Some(why) => Problem { message: why.message.clone(), ..problem },
+            None => problem,
+        }
+    }
 }
 
 /// What such a look means for a deploy.
@@ -27,44 +56,42 @@ pub(super) fn problem(kind: &ServerKind, detection: &Detection) -> Problem {
     let (reason, message) = match detection {
         Detection::Missing => (
             Reason::AppServerMissing,
-            format!("no {name} runs here; does the pod share its process namespace?"),
+            format!("no {name} is running here: check that the pod has shareProcessNamespace: true"),
         ),
         Detection::Ambiguous => (
             Reason::AppServerAmbiguous,
-            format!("several {name}s run here; name one of them in {section}.match"),
+            format!("several {name} servers are running here: select one with {section}.match"),
         ),
         Detection::NotPermitted => (
             Reason::NotPermitted,
-            format!("{name} runs as another user; give the agent the same runAsUser and runAsGroup"),
+            format!("{name} runs as another user: give the agent the same runAsUser and runAsGroup"),
         ),
         Detection::Unclear | Detection::Seen(_) => {
-            (Reason::AppServerMissing, format!("{name} is between two images and got no title for a while"))
+            (Reason::AppServerMissing, format!("{name} is starting or restarting and is not ready yet"))
         }
     };
     Problem::new(reason, message)
 }
 
 /// The only one that is there was never seen in a release of ours, and may be a sidecar's.
-pub(super) fn stranger(kind: &ServerKind, pid: i32, releases: &Path) -> Problem {
-    let (name, section, releases) = (kind.name, kind.section, releases.display());
+pub(super) fn stranger(kind: &ServerKind, name: &str, releases: &Path) -> Problem {
     let message = format!(
-        "the only {name} here, {pid}, runs in no release of {releases}: \
-         start it in `current`, or name it in {section}.match if it is meant"
+        "{name} does not run in a release of {}: start it in `current`, or select it with {}.match if it is the right \
+         one",
+        releases.display(),
+        kind.section
     );
     Problem::new(Reason::WrongCwd, message)
 }
 
 /// What a look that found none means. Reads /proc, so it runs on a lane.
-pub(super) fn diagnose(kind: &ServerKind, detection: &Detection, narrow: Option<&str>) -> Check {
+pub(super) fn diagnose(kind: &ServerKind, detection: &Detection, matching: Option<&str>) -> Check {
     let found = match detection {
-        Detection::Missing => missing(kind, narrow),
-        Detection::Ambiguous => ambiguous(kind, narrow),
-        Detection::NotPermitted => not_permitted(kind, narrow),
+        Detection::Missing => missing(kind, matching),
+        Detection::Ambiguous => ambiguous(kind, matching),
+        Detection::NotPermitted => not_permitted(kind, matching),
         Detection::Unclear | Detection::Seen(_) => {
-            return Check::unknown(
-                kind.name,
-                "it is just starting, or changed while it was read: look again",
-            );
+            return Check::unknown(kind.name, "is starting, or changed while it was read: run this again");
         }
     };
     Check::found(kind.name, found)
@@ -77,12 +104,12 @@ pub(super) fn denied(name: &'static str, message: String) -> Check {
     Check::found(name, Finding::broken(Code::AppServerNotPermitted, message, remedy))
 }
 
-fn missing(kind: &ServerKind, narrow: Option<&str>) -> Finding {
+fn missing(kind: &ServerKind, matching: Option<&str>) -> Finding {
     let (name, section) = (kind.name, kind.section);
-    if let Some(narrow) = narrow.filter(|_| !(kind.masters)(None).is_empty()) {
+    if let Some(matching) = matching.filter(|_| !(kind.masters)(None).is_empty()) {
         return Finding::broken(
             Code::AppServerMissing,
-            format!("no {name} here has {narrow:?} in its title; there is {}", listed(kind, None)),
+            format!("no {name} here has \"{matching}\" in its title; running: {}", listed(kind, None)),
             format!("set {section}.match to a part of the right title, or leave it out"),
         );
     }
@@ -93,17 +120,16 @@ fn missing(kind: &ServerKind, narrow: Option<&str>) -> Finding {
     let dead = procs::zombies(|program| kind.programs.iter().any(|known| program.starts_with(known)));
     let message = match dead.first() {
         Some(pid) => format!(
-            "no {name} runs here; process {pid} was one of its programs, ended, and nobody has waited for it, so \
-             its container's first process does not reap"
+            "no {name} is running here; process {pid} is a zombie: PID 1 of its container does not reap child processes"
         ),
-        None => format!("no {name} runs here: a deploy only puts the release in place, and waits"),
+        None => format!("no {name} is running here: a deploy only unpacks the release, and waits"),
     };
     Finding::broken(
         Code::AppServerMissing,
         message,
         format!(
-            "see the app container's log, and that the pod's spec has shareProcessNamespace: true; before {name} \
-             starts, ask `pitstop doctor --init`"
+            "check the app container's log, and that the pod has shareProcessNamespace: true; before {name} starts, \
+             run `pitstop doctor --init`"
         ),
     )
 }
@@ -111,8 +137,8 @@ fn missing(kind: &ServerKind, narrow: Option<&str>) -> Finding {
 /// The first process is our own.
 fn alone_with(kind: &ServerKind, first: &str) -> Option<Finding> {
     let message = format!(
-        "no {} is to be seen, and process 1 is `{}`: the containers of this pod do not see each other's processes, so \
-         nothing can be deployed and the end of the pod is not held",
+        "no {} is visible, and PID 1 is `{}`: the containers of this pod do not share a process namespace, so nothing \
+         can be deployed, and the end of the pod is not delayed",
         kind.name,
         shortened(first)
     );
@@ -132,29 +158,26 @@ fn is_ours(title: &str) -> bool {
     program == "pitstop" || Some(program) == own
 }
 
-fn ambiguous(kind: &ServerKind, narrow: Option<&str>) -> Finding {
+fn ambiguous(kind: &ServerKind, matching: Option<&str>) -> Finding {
     let (name, section) = (kind.name, kind.section);
     Finding::broken(
         Code::AppServerAmbiguous,
-        format!("several {name}s could be meant, so that none is signalled: {}", listed(kind, narrow)),
+        format!("several {name} servers are running here, so none is signalled: {}", listed(kind, matching)),
         format!("set {section}.match to a text that only the right title contains"),
     )
 }
 
-fn not_permitted(kind: &ServerKind, narrow: Option<&str>) -> Finding {
+fn not_permitted(kind: &ServerKind, matching: Option<&str>) -> Finding {
     let name = kind.name;
-    let why = (kind.masters)(narrow).iter().find_map(|master| difference(name, master.id.pid));
+    let why = (kind.masters)(matching).iter().find_map(|master| difference(name, master.id.pid));
     Finding::broken(
         Code::AppServerNotPermitted,
         format!(
-            "{}: without that there are no deploys, and the drain knows the socket table only",
-            why.unwrap_or_else(|| format!(
-                "the kernel does not let the agent look into {name} and signal it"
-            ))
+            "{}: there are no deploys, and a drain sees only the socket table",
+            why.unwrap_or_else(|| format!("the kernel does not let the agent inspect and signal {name}"))
         ),
         format!(
-            "give both containers the same runAsUser and runAsGroup, and {name}'s no more capabilities than the \
-             agent's"
+            "give both containers the same runAsUser and runAsGroup, and {name} no more capabilities than the agent"
         ),
     )
 }
@@ -164,7 +187,7 @@ fn difference(name: &str, pid: i32) -> Option<String> {
     let (theirs, ours) = (Credentials::of(pid).ok()?, Credentials::of_this_process().ok()?);
     let mut text = told_apart(&format!("{name} {pid}"), theirs, ours);
     if ours.uid == 0 && theirs.uid != 0 {
-        text.push_str(" (root would follow any link that the other user makes on the volume)");
+        text.push_str(" (root would follow any link that the other user creates on the volume)");
     }
     Some(text)
 }
@@ -176,13 +199,13 @@ fn told_apart(whose: &str, theirs: Credentials, ours: Credentials) -> String {
     if (theirs.uid, theirs.gid) == (ours.uid, ours.gid) && more != 0 {
         let _ = write!(
             text,
-            "; it has capabilities that this process has not: {} ({:#x} against {:#x})",
+            "; it has capabilities that this process does not have: {} ({:#x} against {:#x})",
             capabilities(more),
             theirs.capabilities,
             ours.capabilities
         );
     }
-    text + "; so the kernel does not let one look into the other and signal it"
+    text + "; so the kernel does not let the agent inspect and signal it"
 }
 
 /// By their names in a pod's `securityContext`.
@@ -250,7 +273,13 @@ mod tests {
     use super::*;
 
     fn kind(masters: fn(Option<&str>) -> Vec<Entry>) -> ServerKind {
-        ServerKind { name: "Puma", section: "puma", programs: &["puma"], masters }
+        ServerKind {
+            name: "Puma",
+            section: "puma",
+            programs: &["puma"],
+            start: "start Puma in `current`",
+            masters,
+        }
     }
 
     fn two(_: Option<&str>) -> Vec<Entry> {

@@ -1,4 +1,4 @@
-//! Telling an app server something: never behind a look that hangs, and never behind our own back.
+//! Sending signals: never behind a look that hangs, and never after the caller was told that none was sent.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::{
     core::{Problem, Reason},
     lane::{Lane, Late},
-    procs::{Image, ProcsError},
+    procs::{Image, ProcessId, ProcsError},
 };
 
 /// Sending a signal takes microseconds; the rest is for a machine that is very busy.
@@ -26,19 +26,31 @@ pub(super) struct Signaller {
     lane: Lane,
 }
 
-/// Whoever takes it first decides: who tells, or who has stopped waiting.
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    /// Exactly this image: not the one that an exec puts in its place.
+    Image(Image),
+    /// This process, whatever it runs.
+    Process(ProcessId),
+}
+
+impl Target {
+    fn signal(self, signal: Signal) -> Result<(), ProcsError> {
+        match self {
+            Self::Image(image) => image.signal(signal),
+            Self::Process(process) => process.signal(signal),
+        }
+    }
+}
+
+/// The thread that sends and the caller that stops waiting race for it: only one of them gets it.
 #[derive(Debug, Clone)]
-pub(super) struct SendOnce(Arc<AtomicBool>);
+struct SendOnce(Arc<AtomicBool>);
 
 impl SendOnce {
-    /// To be called just before the deed.
-    ///
-    /// # Errors
-    /// When nobody waits for it any more: then it must not be done.
-    pub fn take(&self) -> Result<(), Problem> {
-        let taken = self.0.swap(false, Ordering::SeqCst);
-        let late = || Problem::new(Reason::Internal, "the signal came too late and was not sent");
-        if taken { Ok(()) } else { Err(late()) }
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -48,51 +60,70 @@ impl Signaller {
     /// # Errors
     /// When the system has no thread left.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { lane: Lane::start("signaller")? })
+        Ok(Self { lane: Lane::start("signals")? })
     }
 
-    /// Does it, unless it takes too long before `send_once` is taken.
-    pub async fn carry_out(
+    /// Sends the signals that `decide` asks for. If that takes too long, none of them is ever sent.
+    ///
+    /// # Errors
+    /// What `decide` says, or why the kernel refuses one. A process that has ended needs no SIGKILL.
+    pub async fn send(
         &self,
-        name: &str,
-        deed: impl FnOnce(&SendOnce) -> Result<(), Problem> + Send + 'static,
+        name: &'static str,
+        decide: impl FnOnce() -> Result<Vec<(Target, Signal)>, Problem> + Send + 'static,
     ) -> Result<(), Problem> {
-        let send_once = SendOnce(Arc::new(AtomicBool::new(true)));
-        let job = {
-            let send_once = send_once.clone();
-            move || deed(&send_once)
-        };
-        let lost = || Problem::new(Reason::Internal, format!("the thread that signals {name} panicked"));
-        match self.lane.run(LIMIT, job).await {
-            Ok(result) => result,
-            Err(Late::Pending(_)) if send_once.take().is_ok() => {
-                let message = format!("/proc did not answer in time: nothing was sent to {name}");
-                Err(Problem::new(Reason::Internal, message))
+        self.once(name, decide, move |signals| {
+            for (target, signal) in signals {
+                match target.signal(signal) {
+                    Err(ProcsError::Gone(_)) if signal == Signal::KILL => {}
+                    sent => sent.map_err(|error| not_sent(name, &error))?,
+                }
             }
-            Err(Late::Pending(answer)) => answer.await.unwrap_or_else(|_| Err(lost())),
-            Err(Late::Refused | Late::Lost) => Err(lost()),
-        }
+            Ok(())
+        })
+        .await
     }
-}
 
-impl Signaller {
     /// Whether signals reach this image. A security profile may refuse them where looking is allowed, and that shows
     /// only when one is sent: SIGCONT does nothing to a process that runs.
     ///
     /// # Errors
     /// When the kernel refuses it. Whatever else keeps it from being sent says nothing of the next one.
-    pub async fn try_signal(&self, name: &str, image: Image) -> Result<(), Problem> {
-        let whose = name.to_owned();
-        let deed = move |send_once: &SendOnce| {
-            send_once.take()?;
-            match image.signal_if_it_runs(Signal::CONT) {
-                Err(error @ ProcsError::SignalDenied { .. }) => Err(not_sent(&whose, &error)),
-                _ => Ok(()),
-            }
+    pub async fn try_signal(&self, name: &'static str, image: Image) -> Result<(), Problem> {
+        let send = move |()| match image.signal_if_it_runs(Signal::CONT) {
+            Err(error @ ProcsError::SignalDenied { .. }) => Err(not_sent(name, &error)),
+            _ => Ok(()),
         };
-        match self.carry_out(name, deed).await {
+        match self.once(name, || Ok(()), send).await {
             Err(problem) if problem.reason == Reason::NotPermitted => Err(problem),
             _ => Ok(()),
+        }
+    }
+
+    async fn once<T>(
+        &self,
+        name: &str,
+        decide: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+        send: impl FnOnce(T) -> Result<(), Problem> + Send + 'static,
+    ) -> Result<(), Problem> {
+        let send_once = SendOnce(Arc::new(AtomicBool::new(true)));
+        let job = {
+            let send_once = send_once.clone();
+            move || {
+                let decided = decide()?;
+                let late = || Problem::new(Reason::Internal, "the signal came too late and was not sent");
+                if send_once.take() { send(decided) } else { Err(late()) }
+            }
+        };
+        let lost = || Problem::new(Reason::Internal, format!("the thread that signals {name} panicked"));
+        match self.lane.run(LIMIT, job).await {
+            Ok(result) => result,
+            Err(Late::Pending(_)) if send_once.take() => {
+                let message = format!("/proc did not answer in time: nothing was sent to {name}");
+                Err(Problem::new(Reason::Internal, message))
+            }
+            Err(Late::Pending(answer)) => answer.await.unwrap_or_else(|_| Err(lost())),
+            Err(Late::Refused | Late::Lost) => Err(lost()),
         }
     }
 }
@@ -109,7 +140,7 @@ pub(super) fn not_sent(name: &str, error: &ProcsError) -> Problem {
     Problem::new(reason, format!("nothing was sent to {name}: {error}"))
 }
 
-/// Whom it was for is not there any more.
+/// The process it was for is not there any more.
 pub(super) fn gone(message: &str) -> Problem {
     Problem::new(Reason::MasterGone, format!("{message}: nothing was sent"))
 }

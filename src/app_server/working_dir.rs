@@ -27,12 +27,12 @@ pub(super) struct CwdResolver {
     lane: Lane,
     releases: PathBuf,
     /// Code in the image, as the app's container names it.
-    pub fallback: Option<PathBuf>,
+    fallback: Option<PathBuf>,
 }
 
 impl CwdResolver {
-    pub fn start(releases: PathBuf) -> io::Result<Self> {
-        Ok(Self { lane: Lane::one_at_a_time("cwd")?, releases, fallback: None })
+    pub fn start(releases: PathBuf, fallback: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Self { lane: Lane::one_at_a_time("cwd")?, releases, fallback })
     }
 
     /// Where each process runs; one that is missing in the answer is [`Cwd::Unknown`].

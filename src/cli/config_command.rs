@@ -38,7 +38,7 @@ impl Listing {
 /// What unset keys come to.
 fn derived(loaded: &Loaded) -> [(&'static str, String); 5] {
     let config = &loaded.config;
-    let policy = config.policy();
+    let policy = config.policy(&super::app_server::facts(config));
     let seconds = |ms: u64| humantime::format_duration(std::time::Duration::from_millis(ms)).to_string();
     let workers = match policy.phased_worker_ms {
         0 => String::new(),

@@ -295,7 +295,7 @@ fn inputs(
         ids: DeployIds::since(epoch().as_secs()),
     };
     Ok(Inputs {
-        policy: config.policy(),
+        policy: config.policy(&super::app_server::facts(config)),
         grace_period: config.grace_period,
         standing: standing(config, hook.as_deref(), invalid.as_ref()),
         invalid,
@@ -327,7 +327,8 @@ fn standing(config: &Config, hook: Option<&Hook>, invalid: Option<&Finding>) -> 
     }
     // The volume may hang: what of it the hook needs is seen when it is run.
     let hook = hook.map(|hook| hook.check(None));
-    let checks: Vec<_> = config::advice::of(config).into_iter().chain(hook).collect();
+    let checks: Vec<_> =
+        config::advice::of(config, &super::app_server::facts(config)).into_iter().chain(hook).collect();
     let found = finding::findings(&checks);
     for Finding { code, severity, message, fix } in &found {
         let severity = crate::telemetry::word(severity);

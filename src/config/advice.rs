@@ -3,20 +3,20 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{AppServerKind, Config, LongRequests, derived::KUBELET};
+use super::{Config, LongRequests, ServerFacts, derived::KUBELET};
 use crate::finding::{Check, Code, Finding};
 
 /// Everything that the keys tell.
-pub fn of(config: &Config) -> Vec<Check> {
+pub fn of(config: &Config, server: &ServerFacts) -> Vec<Check> {
     let checks = [
         drain_budget(config),
         sparse_senders(config),
-        stop_time(config),
+        stop_time(config, server),
         proof(config),
-        long_requests(config),
-        restart_time(config),
+        long_requests(config, server),
+        restart_time(config, server),
     ];
-    checks.into_iter().chain(stop_signal(config)).chain(plain_http(config)).collect()
+    checks.into_iter().chain(server.advice.clone()).chain(plain_http(config)).collect()
 }
 
 /// What comes over plain HTTP is what anybody on the way makes of it, the digests as well.
@@ -32,23 +32,6 @@ fn plain_http(config: &Config) -> Option<Check> {
         );
         let remedy = "use https in s3.endpoint; set SSL_CERT_FILE for a private certificate authority";
         Check::found("store", Finding::risky(Code::StorePlainHttp, message, remedy))
-    })
-}
-
-/// What the kubelet sends is in the image, and nobody in the pod can see it before it comes.
-fn stop_signal(config: &Config) -> Option<Check> {
-    let unicorn = config.app_server == AppServerKind::Unicorn;
-    unicorn.then(|| {
-        Check::found(
-            DRAIN,
-            Finding::note(
-                Code::UnicornTermCuts,
-                "SIGTERM makes Unicorn drop its requests: what is in flight when a drain reaches its deadline \
-                 is lost. With SIGQUIT, Unicorn finishes them",
-                "set STOPSIGNAL SIGQUIT in the app's image or lifecycle.stopSignal: SIGQUIT, and a \
-                 grace_period long enough for drains",
-            ),
-        )
     })
 }
 
@@ -103,8 +86,8 @@ fn sparse_senders(config: &Config) -> Check {
 }
 
 /// A drain that ends at its deadline leaves requests to Puma's own stop.
-fn stop_time(config: &Config) -> Check {
-    let (reserve, timeout) = (config.drain.reserve, config.stop_timeout());
+fn stop_time(config: &Config, server: &ServerFacts) -> Check {
+    let (reserve, timeout) = (config.drain.reserve, server.stop_timeout);
     let server = config.app_server.title();
     if reserve >= timeout {
         return Check::fine(DRAIN, format!("{server} has {} to shut down", show(reserve)));
@@ -152,14 +135,12 @@ fn proof(config: &Config) -> Check {
     }
 }
 
-fn long_requests(config: &Config) -> Check {
+fn long_requests(config: &Config, server: &ServerFacts) -> Check {
     const ABOUT: &str = "requests";
     match config.restart.long_requests {
-        _ if !config.restart_cuts() => Check::fine(
-            ABOUT,
-            "a restart interrupts no request, however long it \
-                                                           takes",
-        ),
+        _ if !server.cuts_requests => {
+            Check::fine(ABOUT, "a restart interrupts no request, however long it takes")
+        }
         LongRequests::Wait => Check::fine(ABOUT, "pitstop waits for long requests before a restart"),
         LongRequests::Proceed => Check::found(
             ABOUT,
@@ -177,11 +158,11 @@ fn long_requests(config: &Config) -> Check {
 }
 
 /// A worker that ends its requests takes as long as Puma lets it.
-fn restart_time(config: &Config) -> Check {
+fn restart_time(config: &Config, server: &ServerFacts) -> Check {
     const ABOUT: &str = "restarts";
-    let stop = config.stop_timeout();
+    let stop = server.stop_timeout;
     // A second master needs none of the first one's time.
-    let given = config.restart.timeout.filter(|_| config.app_server == AppServerKind::Puma);
+    let given = config.restart.timeout.filter(|_| server.cuts_requests);
     let Some(timeout) = given else {
         return Check::fine(ABOUT, "restart.timeout is derived from the workers and their time-outs");
     };
@@ -213,7 +194,11 @@ mod tests {
     fn found(change: impl FnOnce(&mut Config)) -> Vec<(&'static str, Severity)> {
         let mut config = Config::default();
         change(&mut config);
-        findings(&of(&config)).into_iter().map(|finding| (finding.code.code(), finding.severity)).collect()
+        let server = ServerFacts::like_puma(&config);
+        findings(&of(&config, &server))
+            .into_iter()
+            .map(|finding| (finding.code.code(), finding.severity))
+            .collect()
     }
 
     fn seconds(n: u64) -> Duration {
@@ -249,7 +234,8 @@ mod tests {
         assert!(drain_budget(&config).finding().is_none());
         config.drain.reserve = seconds(30);
         config.grace_period = seconds(20 + 30 + 2);
-        assert!(stop_time(&config).finding().is_none() && drain_budget(&config).finding().is_none());
+        let server = ServerFacts::like_puma(&config);
+        assert!(stop_time(&config, &server).finding().is_none() && drain_budget(&config).finding().is_none());
     }
 
     #[test]

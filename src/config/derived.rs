@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use super::{AppServerKind, Config, DrainKeys, LongRequests, Restart, Verify};
+use super::{Config, DrainKeys, LongRequests, Restart, ServerFacts, Verify};
 use crate::core::{Policy, drain::Budget};
 
 /// The kubelet's own delays between the hook's answer and SIGTERM, with room to spare.
@@ -37,59 +37,28 @@ impl Config {
         self.pod.clone().unwrap_or_else(host_name)
     }
 
-    /// How long the app server lets an old worker end its requests. Passenger's own stop lets none end, and
-    /// its restarts wait for none.
-    pub(super) fn stop_timeout(&self) -> Duration {
-        match self.app_server {
-            AppServerKind::Unicorn => self.unicorn.timeout,
-            AppServerKind::Command | AppServerKind::Passenger => Duration::ZERO,
-            _ => self.puma.worker_shutdown_timeout,
-        }
-    }
-
-    /// Whether a restart cuts a request that lasts longer. Passenger's old processes end theirs. Unicorn kills
-    /// such a worker at any time, and gives each of them all its time in a restart as well.
-    /// What a command of the user's cuts, nobody but the user knows.
-    pub fn restart_cuts(&self) -> bool {
-        self.app_server == AppServerKind::Puma
-    }
-
-    /// Besides the time of the workers.
-    fn phased_timeout(&self) -> Duration {
-        match self.app_server {
-            AppServerKind::Command => self.command.timeout,
-            _ => PHASED_MARGIN,
-        }
-    }
-
-    fn phased_worker(&self, stop: Duration) -> Duration {
-        match self.app_server {
-            AppServerKind::Command => Duration::ZERO,
-            _ => self.restart.phased_worker(stop),
-        }
-    }
-
     /// The ports whose connections count, where they are not the app server's own.
     pub fn ports(&self) -> Vec<u16> {
         self.drain.ports.iter().map(|port| port.0).collect()
     }
 
     /// The deploy's part, for the core.
-    pub fn policy(&self) -> Policy {
-        let stop = self.stop_timeout();
+    pub fn policy(&self, server: &ServerFacts) -> Policy {
+        let stop = server.stop_timeout;
+        let each_worker = || self.restart.phased_worker(stop);
         Policy {
             hot_timeout_ms: ms(self.restart.hot_timeout(stop)),
-            phased_timeout_ms: ms(self.restart.timeout.unwrap_or(self.phased_timeout())),
-            phased_worker_ms: ms(self.phased_worker(stop)),
-            second_master: self.app_server == AppServerKind::Unicorn,
-            in_place: matches!(self.app_server, AppServerKind::Puma | AppServerKind::Passenger),
+            phased_timeout_ms: ms(self.restart.timeout.or(server.restart_timeout).unwrap_or(PHASED_MARGIN)),
+            phased_worker_ms: server.restart_timeout.map_or_else(|| ms(each_worker()), |_| 0),
+            second_master: server.second_master,
+            in_place: server.in_place,
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),
             probing: self.verify.url.is_some(),
             successes: self.verify.successes,
             naming: self.verify.url.is_some() && self.verify.names_release_in().is_some(),
             evidence_ms: ms(EVIDENCE),
-            long_request_ms: self.restart.long_request(stop).filter(|_| self.restart_cuts()).map(ms),
+            long_request_ms: self.restart.long_request(stop).filter(|_| server.cuts_requests).map(ms),
             wait_in_flight_ms: ms(self.restart.wait_in_flight.unwrap_or(WAIT_IN_FLIGHT)),
             fallback: self.fallback_dir.is_some(),
             spread_ms: self.spread(stop).map(|spread| place(&self.pod(), ms(spread))),
@@ -186,6 +155,10 @@ fn ms(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    fn policy(config: &Config) -> Policy {
+        config.policy(&ServerFacts::like_puma(config))
+    }
+
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
     }
@@ -197,7 +170,7 @@ mod tests {
         let budget = config.budget();
         assert_eq!((budget.min_ms, budget.max_ms), (5_000, 18_000));
         assert_eq!((budget.quiet_min_ms, budget.quiet_max_ms), (2_000, 15_000));
-        let policy = config.policy();
+        let policy = policy(&config);
         assert_eq!(policy.hot_timeout_ms, 120_000);
         assert_eq!((policy.phased_worker_ms, policy.phased_timeout_ms), (90_000, 30_000));
         assert_eq!((policy.soak_ms, policy.successes, policy.probing), (5_000, 3, false));
@@ -209,7 +182,7 @@ mod tests {
         let mut config = Config::default();
         for (shutdown, timeout) in [(5, 120_000), (30, 120_000), (300, 390_000)] {
             config.puma.worker_shutdown_timeout = Duration::from_secs(shutdown);
-            assert_eq!(config.policy().hot_timeout_ms, timeout, "{shutdown} s");
+            assert_eq!(policy(&config).hot_timeout_ms, timeout, "{shutdown} s");
         }
     }
 
@@ -217,23 +190,36 @@ mod tests {
     fn a_restart_timeout_counts_for_both_modes() {
         let mut config = Config::default();
         config.restart.timeout = Some(seconds(7));
-        let policy = config.policy();
+        let policy = policy(&config);
         assert_eq!((policy.hot_timeout_ms, policy.phased_timeout_ms), (7_000, 7_000));
         assert_eq!(policy.phased_worker_ms, 0);
     }
 
     #[test]
-    fn passengers_old_processes_are_not_waited_for() {
-        let config = Config { app_server: AppServerKind::Passenger, ..Config::default() };
-        assert_eq!(config.policy().long_request_ms, None);
-        assert_eq!(config.policy().hot_timeout_ms, 120_000);
+    fn a_server_that_cuts_nothing_is_not_waited_for() {
+        let config = Config::default();
+        let server = ServerFacts {
+            stop_timeout: Duration::ZERO,
+            cuts_requests: false,
+            ..ServerFacts::like_puma(&config)
+        };
+        let policy = config.policy(&server);
+        assert_eq!((policy.long_request_ms, policy.hot_timeout_ms), (None, 120_000));
+    }
+
+    #[test]
+    fn a_server_with_a_restart_timeout_of_its_own_gets_no_time_for_each_worker() {
+        let config = Config::default();
+        let server = ServerFacts { restart_timeout: Some(seconds(60)), ..ServerFacts::like_puma(&config) };
+        let policy = config.policy(&server);
+        assert_eq!((policy.phased_timeout_ms, policy.phased_worker_ms), (60_000, 0));
     }
 
     #[test]
     fn proceed_waits_for_no_request() {
         let mut config = Config::default();
         config.restart.long_requests = LongRequests::Proceed;
-        assert_eq!(config.policy().long_request_ms, None);
+        assert_eq!(policy(&config).long_request_ms, None);
     }
 
     proptest::proptest! {
@@ -259,7 +245,7 @@ mod tests {
         let spread = |spread| {
             let mut config = Config { pod: Some("web-0".into()), ..Config::default() };
             config.restart.spread = spread;
-            config.policy().spread_ms
+            policy(&config).spread_ms
         };
         assert_eq!(spread(Some(Duration::ZERO)), None);
         assert_eq!(spread(Some(seconds(60))), Some(6_305));

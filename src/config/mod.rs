@@ -20,6 +20,7 @@ mod keys;
 mod load;
 mod places;
 mod secrets;
+mod server_facts;
 mod source;
 mod yaml;
 
@@ -29,6 +30,7 @@ pub use headers::parse as parse_header;
 pub use health_url::{HealthAddress, HealthUrl};
 pub use keys::nearest;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
+pub use server_facts::ServerFacts;
 pub use source::S3Location;
 
 /// In `state_dir`; there while the pod drains, so that the app can know.

@@ -31,7 +31,7 @@ pub async fn read(state_dir: &Path) -> Option<Journal> {
     let dir = state_dir.to_owned();
     let read = Lane::start("drain-journal").ok()?.run(READ_LIMIT, move || read_now(&dir)).await;
     read.unwrap_or_else(|_| {
-        tracing::warn!(path = %state_dir.join(FILE).display(), "the drain's journal was not read in time");
+        tracing::warn!(path = %state_dir.join(FILE).display(), "reading the drain journal timed out");
         None
     })
 }
@@ -42,7 +42,7 @@ fn read_now(state_dir: &Path) -> Option<Journal> {
     if journal.is_none()
         && let Err(error) = tell_the_app(state_dir, false)
     {
-        tracing::warn!(path = %state_dir.join(DRAIN_FILE).display(), %error, "the app may think that the pod drains");
+        tracing::warn!(path = %state_dir.join(DRAIN_FILE).display(), %error, "the file that tells the app of a drain cannot be removed");
     }
     journal
 }
@@ -53,12 +53,12 @@ fn journal_in(state_dir: &Path) -> Option<Journal> {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the drain's journal cannot be read");
+            tracing::warn!(path = %path.display(), %error, "the drain journal cannot be read");
             return None;
         }
     };
     let content: Content = serde_json::from_slice(&text)
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the drain's journal is damaged"))
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the drain journal is damaged and ignored"))
         .ok()?;
     (content.boot_id == boot_id()).then_some(content.journal)
 }
@@ -71,7 +71,7 @@ pub fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journ
         while runtime.block_on(pending.changed()).is_ok() {
             let Some(journal) = pending.borrow_and_update().clone() else { continue };
             if let Err(error) = write(&state_dir, journal) {
-                tracing::warn!(path = %state_dir.join(FILE).display(), %error, "the drain's journal is not written");
+                tracing::warn!(path = %state_dir.join(FILE).display(), %error, "the drain journal cannot be written");
             }
         }
     };

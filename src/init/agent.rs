@@ -56,7 +56,7 @@ impl Starter {
         }
         let pid = children::spawn(command)?;
         self.started = self.started.saturating_add(1);
-        tracing::info!(pid, "the agent starts");
+        tracing::info!(pid, "agent started");
         Ok(pid)
     }
 
@@ -77,7 +77,7 @@ impl Starter {
 /// When the parent is gone already.
 pub fn become_agent(parent: i32) -> Result<(), &'static str> {
     if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
-        tracing::warn!(%error, "the agent will not end if its parent is killed");
+        tracing::warn!(%error, "the agent will not end when its parent is killed");
     }
     if parent_id().cast_signed() != parent {
         return Err("the parent process has ended: start `pitstop run` without --child-of");

@@ -40,7 +40,7 @@ pub enum Dead {
 /// Orphans of the command's become children of ours, also when we are not the first process.
 pub fn adopt_orphans() {
     if let Err(error) = prctl::set_child_subreaper(true) {
-        tracing::warn!(%error, "orphans of the command will not be reaped here");
+        tracing::warn!(%error, "orphaned processes of the command will not be reaped");
     }
 }
 
@@ -77,7 +77,7 @@ impl Children {
     /// the exit code of the process.
     pub fn start_command(&mut self) -> Result<(), u8> {
         let pid = spawn(self.trampoline())?;
-        tracing::info!(pid, "the command starts");
+        tracing::info!(pid, "command started");
         self.command = Some(pid);
         self.none_left = false;
         Ok(())
@@ -119,7 +119,7 @@ impl Children {
         } else if self.agent == Some(pid) {
             self.agent = None;
             if !self.agent_told {
-                tracing::error!(pid, code, "the agent has died; it is started again");
+                tracing::error!(pid, code, "the agent exited unexpectedly; restarting it");
             }
             Dead::Agent(code)
         } else {
@@ -142,7 +142,7 @@ impl Children {
             0 if reach::ends_by_default(signal) => send(command, signal),
             0 => tracing::warn!(
                 signal = signals::name(signal),
-                "no process of the command handles it: not passed on"
+                "signal not forwarded: no process of the command handles it"
             ),
             _ => {}
         }
@@ -161,7 +161,7 @@ impl Children {
         let Ok(tree) = Tree::now() else { return };
         let ours = tree.children(own_pid()).into_iter().filter(|child| Some(*child) != self.agent);
         for orphan in ours {
-            tracing::info!(pid = orphan, "left behind by the command: SIGTERM");
+            tracing::info!(pid = orphan, "sending SIGTERM to a process that the command left behind");
             if tree.send(orphan, Signal::TERM) == 0 {
                 send(orphan, Signal::TERM);
             }
@@ -170,7 +170,7 @@ impl Children {
 
     /// SIGKILL to everybody.
     pub fn kill_all(&self) {
-        tracing::warn!("the time is over: SIGKILL to whatever still runs");
+        tracing::warn!("the grace period is over: sending SIGKILL to the remaining processes");
         let below = Tree::now().map(|tree| tree.below(own_pid())).unwrap_or_default();
         for pid in below {
             send(pid, Signal::KILL);
@@ -199,7 +199,7 @@ pub fn spawn(mut command: Command) -> Result<i32, u8> {
     match command.spawn() {
         Ok(child) => Ok(child.id().cast_signed()),
         Err(error) => {
-            tracing::error!(%error, "no process can be started: are there too many, or too little memory?");
+            tracing::error!(%error, "no process can be started: check the limits of processes and memory");
             Err(NOT_RUN)
         }
     }

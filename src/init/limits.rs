@@ -21,7 +21,7 @@ pub fn raise_descriptors() {
     if current.is_some_and(|current| current < wanted) {
         let raised = Rlimit { current: Some(wanted), maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit of open files stays at {}", current.unwrap_or_default());
+            tracing::warn!(%error, "the limit of open files cannot be raised and stays at {}", current.unwrap_or_default());
         }
     }
 }
@@ -35,7 +35,7 @@ pub fn limit_memory() {
     if current.is_none_or(|current| current > wanted) {
         let lowered = Rlimit { current: Some(wanted), maximum };
         if let Err(error) = setrlimit(Resource::Data, lowered) {
-            tracing::warn!(%error, "the agent's memory has no limit but its container's");
+            tracing::warn!(%error, "the agent's memory limit cannot be set; only the container's limit applies");
         }
     }
 }

@@ -170,10 +170,9 @@ impl Init {
             Act::Ask(question) => {
                 ask::ask(&self.settings.state_dir, question, self.settings.hold_ms, self.send.clone());
             }
-            Act::Hold(signal) => tracing::info!(
-                signal = signals::name(signal),
-                "held back from the command until the drain is over"
-            ),
+            Act::Hold(signal) => {
+                tracing::info!(signal = signals::name(signal), "signal held until the drain is over")
+            }
             Act::PassOn(signal, why) => {
                 explain_stop(signal, &why);
                 self.children.pass_on(signal);
@@ -181,21 +180,21 @@ impl Init {
             Act::EndAgent => self.children.end_agent(),
             Act::EndLeftovers => self.children.end_leftovers(),
             Act::Kill => self.children.kill_all(),
-            Act::Ended(code) => tracing::info!(code, "the command has ended"),
+            Act::Ended(code) => tracing::info!(code, "the command exited"),
         }
     }
 }
 
 fn explain_start(why: Why) {
     match why {
-        Why::Ready => tracing::info!("the release is in place: the command starts"),
+        Why::Ready => tracing::info!("the release is ready: starting the command"),
         Why::NoDeploys => tracing::error!(
-            "the configuration allows no deploys: the command starts with whatever is on the volume; \
-             `pitstop config` says what is wrong"
+            "the configuration is invalid and no deploy can start: starting the command with what is on the volume; \
+             run `pitstop config` to see the errors"
         ),
         _ => tracing::error!(
-            "no release is in place yet: the command is started all the same; `pitstop status` and the \
-             agent's log say what is missing"
+            "no release is ready yet: starting the command anyway; see `pitstop status` and the \
+             agent's log for the reason"
         ),
     }
 }
@@ -203,12 +202,12 @@ fn explain_start(why: Why) {
 fn explain_stop(signal: Signal, why: &Why) {
     let signal = signals::name(signal);
     match why {
-        Why::Again => tracing::warn!(signal, "came again: passed on to the command at once"),
+        Why::Again => tracing::warn!(signal, "signal received again: forwarded to the command immediately"),
         Why::Time => tracing::error!(
             signal,
-            "passed on to the command without the agent's word: it did not answer in time; requests may be lost"
+            "signal forwarded to the command without a drain: the agent did not answer in time; requests may be lost"
         ),
-        Why::Answered(result) => tracing::info!(signal, drain = result, "passed on to the command"),
-        Why::Ready | Why::NoDeploys => tracing::info!(signal, "passed on to the command"),
+        Why::Answered(result) => tracing::info!(signal, drain = result, "signal forwarded to the command"),
+        Why::Ready | Why::NoDeploys => tracing::info!(signal, "signal forwarded to the command"),
     }
 }

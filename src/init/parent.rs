@@ -117,7 +117,7 @@ impl Parent {
         self.keeping.ended(now, code);
         if let Some(at) = self.keeping.due() {
             let pause_ms = at.since(now);
-            tracing::error!(code, pause_ms, "the agent has died; it is started again after a pause");
+            tracing::error!(code, pause_ms, "the agent exited unexpectedly; restarting it after a pause");
             if self.keeping.end_asked && self.untold.is_empty() {
                 self.untold.push(Signal::TERM);
             }

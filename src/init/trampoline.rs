@@ -27,17 +27,17 @@ pub fn become_command(line: &[OsString], parent: i32) -> u8 {
     let Some((program, arguments)) = line.split_first() else { return NOT_RUN };
     // Should the init be killed where it is not the first process, its children end as well.
     if let Err(error) = prctl::set_pdeathsig(Signal::SIGTERM) {
-        tracing::warn!(%error, "the command will not end if its parent is killed");
+        tracing::warn!(%error, "the command will not end when its parent is killed");
     }
     if parent_id().cast_signed() != parent {
-        tracing::error!("the parent was killed: nothing is started");
+        tracing::error!("the parent process was killed: the command is not started");
         return NOT_RUN;
     }
     take_terminal(parent);
     // `exec` gives the signal mask and SIGPIPE their defaults back.
     let error = Command::new(program).args(arguments).exec();
     let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
-    tracing::error!(program = %program.display(), %error, "the command cannot be run");
+    tracing::error!(program = %program.display(), %error, "the command cannot be started");
     code
 }
 

@@ -47,13 +47,10 @@ impl Cuts {
     fn tell(&mut self, now: Moment, cut: &[InWork]) {
         let named: Vec<_> = cut.iter().take(MOST_NAMED).map(ToString::to_string).collect();
         let named = named.join(", ");
-        tracing::warn!(requests = cut.len(), "our restart of the app server cut requests: {named}");
+        tracing::warn!(requests = cut.len(), "pitstop's restart of the app server cut requests: {named}");
         let when = humantime::format_rfc3339_seconds(SystemTime::now());
-        let message = format!(
-            "a restart for a deploy ended {} of the app's requests without an answer at {when}: {named}",
-            cut.len()
-        );
-        let remedy = "give the server more time for long requests (worker_shutdown_timeout), or wait for them \
+        let message = format!("a restart for a deploy cut {} requests at {when}: {named}", cut.len());
+        let remedy = "give the server more time for long requests (worker_shutdown_timeout), or let pitstop wait for them \
                       (restart.long_requests, restart.wait_in_flight)";
         self.last = Some((now, Finding::note(Code::RequestsCutByRestart, message, remedy)));
     }

@@ -87,7 +87,7 @@ impl DeployLog {
             Step::Check => "the check failed",
             Step::Record(_) => "revisions.log was not written",
             Step::Publish => "`current` was not switched",
-            Step::Perform(_) => "the app server was not told",
+            Step::Perform(_) => "the restart signal was not sent",
         };
         if let Some(for_seconds) = self.is_news(now, problem.reason) {
             let (reason, detail) = (problem.reason.code(), &problem.message);
@@ -145,7 +145,7 @@ impl DeployLog {
         let what = match view.stage {
             Stage::Steady | Stage::Stranded | Stage::Restarting => return,
             Stage::Fetching => format!("deploy of {revision} started: fetching the release"),
-            Stage::Checking => format!("checking whether {revision} can run here, and how to restart"),
+            Stage::Checking => format!("checking whether {revision} can run here and how to restart"),
             Stage::Publishing => format!("switching `current` to {revision}"),
             Stage::Verifying => format!("waiting until every worker runs {revision}"),
             Stage::Committing => format!("every worker runs {revision}: recording it"),
@@ -169,8 +169,10 @@ impl DeployLog {
         let (after, after_seconds) = self.before(now);
         let why = view.problem.as_ref();
         let (reason, detail) = (why.map(|t| t.reason.code()), why.map_or("", |t| &t.message));
-        let back =
-            back_to.map_or_else(|| "looking for a way back".into(), |id| format!("rolling back to {id}"));
+        let back = back_to.map_or_else(
+            || "looking for a release to roll back to".into(),
+            |id| format!("rolling back to {id}"),
+        );
         let stage = view.stage.name();
         tracing::warn!(stage, reason, after, after_seconds, "deploy of {revision} failed: {detail}; {back}");
         if let Some(problem) = why {
@@ -197,7 +199,7 @@ impl DeployLog {
             DeployResult::Reverted(why) => warn(revision, "reverted", "rolled back", why, seconds),
             DeployResult::Refused(why) => warn(revision, "refused", "nothing was changed", why, seconds),
             DeployResult::Stranded(why) => {
-                warn(revision, "stranded", "there is no way back either", why, seconds)
+                warn(revision, "stranded", "rollback is not possible", why, seconds)
             }
         }
         if let DeployResult::Reverted(why) | DeployResult::Refused(why) | DeployResult::Stranded(why) = result

@@ -27,14 +27,14 @@ impl ForeignRestarts {
                     mode = word(mode),
                     amid_ours,
                     count = self.count,
-                    "the app server was restarted, and not by pitstop; what it runs is proved anew"
+                    "the app server was restarted, but not by pitstop; verifying again what it runs"
                 );
                 restarted(mode, amid_ours, self.count)
             }
             Notice::MasterEnded => {
                 tracing::warn!(
-                    "the app server's master ended after workers of the release had booted: the release is not blamed, \
-                     and is proved anew when the container has started again"
+                    "the app server's master ended after workers of the release had booted; the release is not rejected \
+                     and will be verified again when the container has restarted"
                 );
                 ended()
             }
@@ -53,22 +53,22 @@ fn just_now() -> impl std::fmt::Display {
 
 fn restarted(mode: Mode, amid_ours: bool, count: u64) -> Finding {
     let (how, when) = (word(mode), just_now());
-    let amid = if amid_ours { ", during a deploy of pitstop's" } else { "" };
+    let amid = if amid_ours { ", during a deploy" } else { "" };
     let message = format!(
-        "the app server was restarted by somebody else at {when}{amid} (a {how} restart; {count} since the agent \
-         started): what it runs was proved anew, and requests may have been cut that pitstop would have waited for"
+        "the app server was restarted at {when}{amid}, but not by pitstop (a {how} restart; {count} since the agent \
+         started). What it runs was verified again. The restart may have cut requests"
     );
-    let remedy = "leave restarts to pitstop (`pitstop promote`); look for pumactl, the tmp_restart plugin, or a signal";
+    let remedy = "let pitstop do the restarts (`pitstop promote`); look for pumactl, the tmp_restart plugin, or a script that sends signals";
     Finding::note(Code::RestartedByOthers, message, remedy)
 }
 
 fn ended() -> Finding {
     let when = just_now();
     let message = format!(
-        "the app server's master ended at {when}, during a deploy and after workers of the release had booted: a plugin, \
-         a person or a lack of memory may have ended it. The release was not blamed"
+        "the app server's master ended at {when}, during a deploy and after workers of the release had booted. A plugin, \
+         a person or the OOM killer may have ended it. The release was not rejected"
     );
-    let remedy = "see the log of the app's container at that time; a plugin that stops Puma says so there";
+    let remedy = "read the log of the app's container at that time; a plugin that stops Puma logs it there";
     Finding::note(Code::MasterEnded, message, remedy)
 }
 
@@ -83,7 +83,7 @@ mod tests {
         restarts.take(Moment(5), Notice::RestartedByOthers { mode: Mode::Phased, amid_ours: false });
         restarts.take(Moment(9), Notice::RestartedByOthers { mode: Mode::Hot, amid_ours: true });
         let found = restarts.finding(Moment(SHOWN_MS)).expect("it is shown");
-        for part in ["by somebody else at 2", "during a deploy of pitstop's", "a hot restart", "2 since"] {
+        for part in ["restarted at 2", "during a deploy", "but not by pitstop", "a hot restart", "2 since"] {
             assert!(found.message.contains(part), "{part:?} is missing in {}", found.message);
         }
         assert_eq!(restarts.finding(Moment(SHOWN_MS + 9)), None);

@@ -97,7 +97,10 @@ pub async fn supervise(inputs: Inputs) {
             Ok(ControlFlow::Continue(lost)) => lost.to_owned(),
             Err(panic) => panic.to_string(),
         };
-        tracing::error!(lost, "a defect in pitstop ended its loop; it starts again from what is on disk");
+        tracing::error!(
+            lost,
+            "bug in pitstop: the supervisor loop ended; restarting it from the state on disk"
+        );
         tokio::time::sleep(AFTER_A_LOSS).await;
     }
 }
@@ -191,7 +194,7 @@ async fn newest(pointer: &mut Option<(watch::Receiver<Latest>, Kick)>) -> Latest
 fn lost_pointer() -> Problem {
     Problem::new(
         crate::core::Reason::Internal,
-        "a defect in pitstop ended the watch on the pointer; restart the agent, and please report it",
+        "bug in pitstop: the pointer is no longer watched; restart the agent, and report the bug",
     )
 }
 

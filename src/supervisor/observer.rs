@@ -150,9 +150,9 @@ impl Observer {
         let mut look = tokio::spawn(async move { app_server.observe().await });
         match tokio::time::timeout(LONGEST_LOOK, &mut look).await {
             Ok(Ok(look)) => return look,
-            Ok(Err(panic)) => tracing::error!(%panic, "a defect in pitstop: a look at the app server failed"),
+            Ok(Err(panic)) => tracing::error!(%panic, "bug in pitstop: inspecting the app server panicked"),
             Err(_) => tracing::error!(
-                "looking at the app server took longer than {}",
+                "inspecting the app server took longer than {}",
                 humantime::format_duration(LONGEST_LOOK)
             ),
         }

@@ -65,15 +65,13 @@ fn sync(retry: bool, view: &View, draining: bool) -> String {
     let rejected = view.desired.as_ref().and_then(|desired| Some((desired, reason(view, desired)?)));
     let first = match (retry, rejected) {
         (true, Some((desired, why))) => {
-            format!("looking at the pointer; {desired}, which was rejected ({why}), is tried again")
+            format!("reading the pointer; retrying {desired}, which was rejected ({why})")
         }
-        (true, None) => {
-            "looking at the pointer; what it names was not rejected, so there is nothing to try again".into()
+        (true, None) => "reading the pointer; nothing to retry: the move it names was not rejected".into(),
+        (false, Some((desired, why))) => {
+            format!("reading the pointer; {desired} was rejected ({why}): `pitstop sync --retry` retries it")
         }
-        (false, Some((desired, why))) => format!(
-            "looking at the pointer; {desired} was rejected ({why}): `pitstop sync --retry` tries it again"
-        ),
-        (false, None) => "looking at the pointer".into(),
+        (false, None) => "reading the pointer".into(),
     };
     first + barred(view, draining).unwrap_or_default()
 }
@@ -85,32 +83,30 @@ fn reason(view: &View, revision: &Revision) -> Option<crate::core::Reason> {
 /// Why nothing follows.
 fn barred(view: &View, draining: bool) -> Option<&'static str> {
     match (draining, &view.hold) {
-        (true, _) => Some("; no deploy begins all the same: the pod is about to end"),
-        (false, Some(Hold::Paused)) => {
-            Some("; no deploy begins all the same: they are paused (`pitstop resume`)")
-        }
+        (true, _) => Some("; but no deploy starts: the pod is terminating"),
+        (false, Some(Hold::Paused)) => Some("; but no deploy starts: deploys are paused (`pitstop resume`)"),
         (false, Some(Hold::Reverted(_))) => {
-            Some("; no deploy begins all the same: this pod was sent back (`pitstop resume`)")
+            Some("; but no deploy starts: this pod was reverted (`pitstop resume`)")
         }
         (false, None) => None,
     }
 }
 
 fn pause(view: &View) -> String {
-    let until = "no deploy begins until `pitstop resume`";
+    let until = "no deploy starts until `pitstop resume`";
     let under_way = match (&view.hold, under_way(view)) {
-        (Some(Hold::Paused), _) => return format!("paused already: {until}"),
+        (Some(Hold::Paused), _) => return format!("already paused: {until}"),
         (Some(Hold::Reverted(release)), _) => {
-            return format!("{until}; the way back to {release}, which was asked for, goes on");
+            return format!("{until}; the requested revert to {release} continues");
         }
         (None, None) => return until.into(),
         (None, Some(under_way)) => under_way,
     };
     match view.stage {
         Stage::Fetching | Stage::Checking => {
-            format!("{until}; {under_way} waits, and has changed nothing yet")
+            format!("{until}; {under_way} waits and has changed nothing yet")
         }
-        _ => format!("{until}; {under_way} has moved `current` already and goes on to its end, or is undone"),
+        _ => format!("{until}; {under_way} has already switched `current`; it will finish or be rolled back"),
     }
 }
 
@@ -121,24 +117,26 @@ fn under_way(view: &View) -> Option<String> {
         stage => stage.name(),
     };
     Some(match &view.desired {
-        Some(desired) => format!("the move to {desired} ({stage})"),
-        None => format!("the move that is under way ({stage})"),
+        Some(desired) => format!("the deploy of {desired} ({stage})"),
+        None => format!("the deploy in progress ({stage})"),
     })
 }
 
 fn resume(view: &View, draining: bool) -> String {
     let then = match (&view.hold, &view.desired) {
-        (None, _) => "nothing was held: deploys begin as the pointer says".to_owned(),
+        (None, _) => "deploys were not paused; they follow the pointer".to_owned(),
         (Some(_), Some(desired)) if !view.in_sync => match reason(view, desired) {
             Some(why) => format!(
-                "deploys may begin again; {desired} was rejected ({why}) and is not tried: `pitstop sync --retry` does"
+                "deploys can start again; {desired} was rejected ({why}) and is not retried: run `pitstop sync --retry`"
             ),
-            None => format!("deploys may begin again, with {desired}"),
+            None => format!("deploys can start again, with {desired}"),
         },
-        (Some(_), _) => "deploys may begin again".to_owned(),
+        (Some(_), _) => "deploys can start again".to_owned(),
     };
     match draining {
-        true => then + "; but not before the drain is undone, as the pod is about to end",
+        true => {
+            then + "; but not while the pod is terminating (`pitstop undrain`, if the drain is a mistake)"
+        }
         false => then,
     }
 }
@@ -146,33 +144,33 @@ fn resume(view: &View, draining: bool) -> String {
 fn revert(view: &View, draining: bool) -> Reply {
     if draining {
         return Err(
-            "no way back while the pod is about to end; `pitstop undrain` first, if that is a mistake".into(),
+            "the pod is terminating and cannot be reverted; run `pitstop undrain` first if the drain is a mistake".into(),
         );
     }
     if let Some(Hold::Reverted(release)) = &view.hold {
         return Ok(format!(
-            "sent back to {release} already, held until the pointer moves or `pitstop resume`; `pitstop status` \
-             shows how far it is"
+            "already reverted to {release}, held until the pointer moves or `pitstop resume`; see `pitstop status` \
+             for progress"
         ));
     }
     let Some(back) = &view.back else {
-        return Err("this pod knows no release that was proved to run here before: `pitstop rollback` or \
-                    `pitstop promote ID` moves the pointer, for all pods"
+        return Err("this pod has no earlier verified release to revert to: use `pitstop rollback` or \
+                    `pitstop promote ID`, which move the pointer for all pods"
             .into());
     };
-    let verb = if view.running.as_ref() == Some(back) { "staying on" } else { "back to" };
+    let verb = if view.running.as_ref() == Some(back) { "staying on" } else { "reverting to" };
     Ok(format!(
-        "{verb} {back}, held until the pointer moves or `pitstop resume`; `pitstop status` shows how far it is"
+        "{verb} {back}, held until the pointer moves or `pitstop resume`; see `pitstop status` for progress"
     ))
 }
 
 /// What an operator is told who ends a drain, `answered` or not.
 pub fn undrained(answered: bool) -> String {
-    let told = "the drain is undone; deploys may begin again";
+    let told = "the drain is undone; deploys can start again";
     match answered {
-        false => format!("{told}, and who waits on /prestop is told so"),
+        false => format!("{told}, and callers of /prestop get this answer"),
         true => format!(
-            "{told}. /prestop was answered before: if the kubelet meant it, SIGTERM comes all the same"
+            "{told}. /prestop was already answered: if the pod is really being deleted, SIGTERM still comes"
         ),
     }
 }
@@ -230,30 +228,30 @@ mod tests {
     #[test]
     fn sync_says_whether_anything_will_come_of_it() {
         let (sync, retry) = (Operator::Sync { retry: false }, Operator::Sync { retry: true });
-        says(retry, &view(rejected), false, &["v3#3, which was rejected (boot_loop), is tried again"]);
+        says(retry, &view(rejected), false, &["retrying v3#3, which was rejected (boot_loop)"]);
         says(sync, &view(rejected), false, &["sync --retry"]);
-        says(retry, &view(|_| ()), false, &["nothing to try again"]);
-        says(sync, &view(|view| view.hold = Some(Hold::Paused)), false, &["no deploy begins", "resume"]);
-        says(sync, &view(|_| ()), true, &["about to end"]);
-        assert_eq!(told(sync, &view(|_| ()), false), Ok("looking at the pointer".into()));
+        says(retry, &view(|_| ()), false, &["nothing to retry"]);
+        says(sync, &view(|view| view.hold = Some(Hold::Paused)), false, &["no deploy starts", "resume"]);
+        says(sync, &view(|_| ()), true, &["terminating"]);
+        assert_eq!(told(sync, &view(|_| ()), false), Ok("reading the pointer".into()));
     }
 
     #[test]
     fn pause_says_what_becomes_of_the_deploy_under_way() {
         let at = |stage| view(|view| view.stage = stage);
         says(Operator::Pause, &at(Stage::Fetching), false, &["v3#3 (fetching) waits", "changed nothing"]);
-        says(Operator::Pause, &at(Stage::Verifying), false, &["v3#3 (verifying)", "goes on to its end"]);
-        says(Operator::Pause, &view(|view| view.hold = Some(Hold::Paused)), false, &["paused already"]);
+        says(Operator::Pause, &at(Stage::Verifying), false, &["v3#3 (verifying)", "it will finish"]);
+        says(Operator::Pause, &view(|view| view.hold = Some(Hold::Paused)), false, &["already paused"]);
         assert_eq!(
             told(Operator::Pause, &at(Stage::Steady), false),
-            Ok("no deploy begins until `pitstop resume`".into())
+            Ok("no deploy starts until `pitstop resume`".into())
         );
     }
 
     #[test]
     fn resume_says_what_begins() {
         let paused = |view: &mut View| view.hold = Some(Hold::Paused);
-        says(Operator::Resume, &view(|_| ()), false, &["nothing was held"]);
+        says(Operator::Resume, &view(|_| ()), false, &["were not paused"]);
         says(Operator::Resume, &view(paused), false, &["with v3#3"]);
         says(
             Operator::Resume,
@@ -264,7 +262,7 @@ mod tests {
             false,
             &["rejected (boot_loop)", "--retry"],
         );
-        says(Operator::Resume, &view(paused), true, &["not before the drain is undone"]);
+        says(Operator::Resume, &view(paused), true, &["not while the pod is terminating"]);
     }
 
     #[test]
@@ -274,14 +272,14 @@ mod tests {
             Operator::Revert,
             &view(|view| view.back = release()),
             false,
-            &["back to v1", "until the pointer moves"],
+            &["reverting to v1", "until the pointer moves"],
         );
         let stays = view(|view| (view.back, view.running) = (release(), release()));
         says(Operator::Revert, &stays, false, &["staying on v1"]);
         let again = view(|view| view.hold = release().map(Hold::Reverted));
-        says(Operator::Revert, &again, false, &["sent back to v1 already"]);
+        says(Operator::Revert, &again, false, &["already reverted to v1"]);
         let nowhere = told(Operator::Revert, &view(|_| ()), false).unwrap_err();
-        assert!(nowhere.contains("proved to run here before") && nowhere.contains("rollback"), "{nowhere}");
+        assert!(nowhere.contains("no earlier verified release") && nowhere.contains("rollback"), "{nowhere}");
         let draining = told(Operator::Revert, &view(|view| view.back = release()), true).unwrap_err();
         assert!(draining.contains("undrain"), "{draining}");
     }

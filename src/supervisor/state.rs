@@ -181,7 +181,7 @@ impl State {
                     tracing::info!(
                         drain_id = answer.drain_id,
                         result = word(answer.result),
-                        "a call of /prestop: {answer}"
+                        "call of /prestop answered: {answer}"
                     );
                 }
                 self.release(called, &PrestopEnd::Answered(answer));
@@ -242,7 +242,7 @@ impl State {
     fn undrain(&mut self) -> Reply {
         let drain = &self.agent.drain;
         if !drain.watches() {
-            return Err("no drain is under way: there is nothing to undo".into());
+            return Err("no drain is in progress: there is nothing to undo".into());
         }
         let told = operator::undrained(drain.answered());
         self.feed(Event::Drain(DrainCommand::Undrain));
@@ -252,10 +252,10 @@ impl State {
     fn obey(&mut self, operator: Operator, asked: &Asked) -> Reply {
         let view = self.agent.view();
         if let (true, Some(problem)) = (!self.agent.deploys(), &view.problem) {
-            return Err(format!("nothing can be asked of the deploys yet: {}", problem.message));
+            return Err(format!("deploy commands are not available yet: {}", problem.message));
         }
         let told = operator::told(operator, &view, self.agent.drain.blocks_deploys())?;
-        tracing::info!("an operator asks: {}{asked}", operator::name(operator));
+        tracing::info!("operator command: {}{asked}", operator::name(operator));
         self.held.note(operator, &view, asked);
         if let (Operator::Sync { .. }, Some((_, kick))) = (operator, &self.inputs.pointer) {
             kick.now();
@@ -278,7 +278,10 @@ impl State {
 
     fn begin_deploys(&mut self, recovered: &Recovered) {
         let current = recovered.current.as_ref();
-        tracing::info!(current = current.map(|release| release.as_str()), "the volume answers");
+        tracing::info!(
+            current = current.map(|release| release.as_str()),
+            "the volume was read: deploys can start"
+        );
         self.current_complete = current.is_some();
         self.seen_current |= self.current_complete;
         if self.inputs.invalid.is_some() {
@@ -301,10 +304,12 @@ impl State {
         let at = self.term.as_ref().map_or_else(|| self.now(), |term| term.at);
         self.term = Some(Term { at, again: count > 1 });
         if count > 1 {
-            tracing::warn!("a second SIGTERM: ends at once");
+            tracing::warn!("second SIGTERM received: the agent exits immediately");
             return;
         }
-        tracing::info!("SIGTERM: serves on until the drain is over and the app server is gone");
+        tracing::info!(
+            "SIGTERM received: the agent stays until the drain is over and the app server has ended"
+        );
         self.feed(Event::Drain(DrainCommand::Begin(Origin::Term)));
     }
 
@@ -390,22 +395,28 @@ impl State {
 pub(super) fn not_read_yet() -> Problem {
     Problem::new(
         Reason::VolumeUnavailable,
-        "the volume has not answered yet; deploys begin when it has told where this pod stands",
+        "the volume has not been read yet; deploys start when pitstop knows what this pod runs",
     )
 }
 
 /// Said when the app server has gone, and not before: it may finish its requests after SIGTERM.
 fn log_cut(cut: &[InWork]) {
     let named: Vec<_> = cut.iter().take(10).map(ToString::to_string).collect();
-    tracing::warn!(requests = cut.len(), "drain: cut off by the app server's end: {}", named.join(", "));
+    tracing::warn!(
+        requests = cut.len(),
+        "drain: requests cut when the app server ended: {}",
+        named.join(", ")
+    );
 }
 
 fn log_undone(why: Undone) {
     match why {
-        Undone::NewImage => tracing::info!("drain undone: a new app server serves, the pod lives on"),
+        Undone::NewImage => {
+            tracing::info!("drain undone: the container was restarted and a new app server serves")
+        }
         Undone::Operator => tracing::warn!("drain undone by an operator"),
         Undone::FalseDrain => tracing::warn!(
-            "drain undone: a minute after the answer nobody has sent SIGTERM; was /prestop called by mistake?"
+            "drain undone: no SIGTERM within 60 s of the answer; was /prestop called by mistake?"
         ),
     }
 }

@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use pitstop::{
@@ -25,8 +24,7 @@ use tokio::{
     sync::watch,
 };
 
-/// Generous: only a test that fails waits as long.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{PATIENCE, until};
 
 struct App {
     handles: Handles,
@@ -61,21 +59,12 @@ async fn app(token_file: Option<PathBuf>) -> App {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(server::serve(([127, 0, 0, 1], port).into(), handles.clone(), stopped));
     let app = App { handles, requests, snapshots, stop, port };
-    until(|| async { TcpStream::connect(("127.0.0.1", port)).await.is_ok() }).await;
+    until("the endpoints", || async { TcpStream::connect(("127.0.0.1", port)).await.is_ok() }).await;
     app
 }
 
 async fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
-async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) {
-    let poll = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, poll).await.expect("the condition never came true");
 }
 
 /// One request on a connection of its own: status code and body.
@@ -309,13 +298,13 @@ async fn a_taken_port_is_named_and_taken_over_once_it_is_free() {
     let (handles, _requests, _snapshots) = handles(None);
     let (_stop, stopped) = watch::channel(false);
     tokio::spawn(server::serve(listen, handles.clone(), stopped));
-    until(|| async { !handles.status().findings.is_empty() }).await;
+    until("a finding", || async { !handles.status().findings.is_empty() }).await;
     let finding = handles.status().findings.remove(0);
     assert_eq!(finding.code.code(), "PORT_TAKEN");
     assert!(finding.message.contains(&listen.to_string()), "{}", finding.message);
     drop(other);
-    until(|| async { TcpStream::connect(listen).await.is_ok() }).await;
-    until(|| async { handles.status().findings.is_empty() }).await;
+    until("the endpoints", || async { TcpStream::connect(listen).await.is_ok() }).await;
+    until("no finding", || async { handles.status().findings.is_empty() }).await;
 }
 
 #[tokio::test]
@@ -337,7 +326,7 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
     let socket = dir.path().join(server::SOCKET_NAME);
     std::fs::write(&socket, "stale").unwrap();
     tokio::spawn(server::serve_admin(dir.path().into(), app.handles.clone()));
-    until(|| async { UnixStream::connect(&socket).await.is_ok() }).await;
+    until("the socket", || async { UnixStream::connect(&socket).await.is_ok() }).await;
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 

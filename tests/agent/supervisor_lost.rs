@@ -7,12 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use pitstop::{
     app_server::{AppServer, Description, Look},
+    cli,
     config::Config,
     core::{
         AppServer as Server, Cwd, Detection, Generation, GenerationKey, Mode, Moment, Plan, Problem, Process,
@@ -31,8 +31,7 @@ use pitstop::{
 };
 use tokio::sync::watch;
 
-/// Generous: only a test that fails waits as long.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{PATIENCE, until};
 
 /// Armed, the next look at the clock panics, whoever looks.
 static PANICS: AtomicBool = AtomicBool::new(false);
@@ -81,7 +80,8 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
     let (term, terms) = watch::channel(0);
     let start = Snapshot::unknown(boottime(), Problem::new(Reason::VolumeUnavailable, "starting"));
     let (app_server, metrics) = (Arc::new(Scripted), Arc::new(Metrics::new()));
-    let mut policy = Config::default().policy();
+    let config = Config::default();
+    let mut policy = config.policy(&cli::app_server::facts(&config));
     policy.drain = Budget { min_ms: 600_000, max_ms: 600_000, ..policy.drain };
     let tools = Tools {
         pod: "pod".into(),
@@ -114,15 +114,6 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
     (inputs, term)
 }
 
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let poll = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("in vain: {what}"));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_does_not_end_an_open_prestop() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,12 +123,12 @@ async fn a_panic_does_not_end_an_open_prestop() {
     let drain = || snapshots.borrow().drain.as_ref().map(|drain| drain.drain_id);
     tokio::spawn(supervise(inputs));
     let open = tokio::spawn(async move { supervisor.prestop(Origin::PreStop).await });
-    until("the drain", || drain().is_some()).await;
-    until("its journal", || dir.path().join("state/drain.json").exists()).await;
+    until("the drain", || async { drain().is_some() }).await;
+    until("its journal", || async { dir.path().join("state/drain.json").exists() }).await;
     let before = drain();
     for _ in 0..3 {
         PANICS.store(true, Ordering::SeqCst);
-        until("the panic", || !PANICS.load(Ordering::SeqCst)).await;
+        until("the panic", || async { !PANICS.load(Ordering::SeqCst) }).await;
     }
     assert!(!open.is_finished(), "the hook was let go: {:?}", open.await);
     GONE.store(true, Ordering::SeqCst);

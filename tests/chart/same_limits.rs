@@ -1,7 +1,7 @@
 //! The chart knows two rules of the agent's by itself, since it has to refuse before there is an agent. Here both are
 //! asked the same questions, so that they cannot drift apart.
 
-use pitstop::config;
+use pitstop::{cli, config};
 use serde_json::{Value, json};
 
 use super::{
@@ -73,7 +73,7 @@ fn the_chart_expects_a_restart_to_take_as_long_as_the_agent_does() {
     for (timeout, rendered) in timeouts.iter().zip(&answers.renders) {
         let told = [("PITSTOP_PUMA_WORKER_SHUTDOWN_TIMEOUT".to_owned(), (*timeout).to_owned())];
         let agent = config::load(None, told.into_iter()).unwrap().config;
-        let seconds = agent.policy().hot_timeout_ms / 1000;
+        let seconds = agent.policy(&cli::app_server::facts(&agent)).hot_timeout_ms / 1000;
         let error = rendered.error.as_deref().expect("a probe that gives up after a second");
         assert!(error.contains(&format!("a restart may take {seconds}s")), "{timeout}: {seconds} s\n{error}");
     }

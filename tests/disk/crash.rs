@@ -11,8 +11,9 @@ use pitstop::{
     revision::{RecordEvent, Revision},
     revisions_log::{self, Log},
 };
+use pitstop_rig::wait_until;
 
-use crate::rig::{Rig, Running, at_once, id, wait_until};
+use crate::rig::{Rig, Running, at_once, id};
 
 /// Those that `pitstop fetch` passes.
 fn points_of_fetch() -> impl Iterator<Item = &'static str> {

@@ -17,10 +17,11 @@ use pitstop::{
     releases::{Limits, layout::Layout},
     store::{self, Blocking},
 };
+use pitstop_rig::wait_until;
 use tar::{EntryType, Header};
 use tokio::runtime::Runtime;
 
-use crate::rig::{Rig, at_once, id, wait_until};
+use crate::rig::{Rig, at_once, id};
 
 /// What an agent of the chart has, less than half of it.
 const MEMORY_MAX_MIB: i64 = 96;

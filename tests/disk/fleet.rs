@@ -29,7 +29,7 @@ async fn read_until(path: &Path, what: &str, holds: impl Fn(&Report) -> bool) ->
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("waited in vain: {what}");
+    panic!("waited without success: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -172,7 +172,7 @@ fn what_a_process_works_in_or_has_open_or_mapped_stays() {
     for child in [&works, &reads, &runs] {
         // Until its image is in place, it is a copy of this process.
         let comm = format!("/proc/{}/comm", child.0.id());
-        crate::rig::wait_until("the exec", || fs::read_to_string(&comm).unwrap().trim() == "sleep");
+        pitstop_rig::wait_until("the exec", || fs::read_to_string(&comm).unwrap().trim() == "sleep");
     }
     let pruned = rig.prune(1);
     assert_eq!(rig.on_volume(), ["cwd", "mapped", "now", "open"]);

@@ -12,10 +12,10 @@ use pitstop::{
     releases::{FAIL_POINTS, Releases, fetch::Fetched, fetch_lock::Patience},
     store::{self, Blocking, CallOff},
 };
-use pitstop_rig::{SlowVolume, is_root};
+use pitstop_rig::{SlowVolume, is_root, wait_until};
 use tokio::runtime::Runtime;
 
-use crate::rig::{Rig, Running, at_once, id, wait_until};
+use crate::rig::{Rig, Running, at_once, id};
 
 impl Rig {
     /// `pitstop fetch` as another pod runs it.

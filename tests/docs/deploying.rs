@@ -6,10 +6,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
-use pitstop_rig::documents::blocks;
+use pitstop_rig::{documents::blocks, wait_until};
 use serde_json::{Value, json};
 
 /// A job that promotes, as its runner would start it.
@@ -240,12 +240,4 @@ fn opened(path: &Path) -> bool {
     let files =
         others.flat_map(|entry| fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten());
     files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

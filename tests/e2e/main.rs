@@ -11,6 +11,25 @@ macro_rules! needs_root {
     };
 }
 
+/// For a pod with more parts, in front of its field `pod`: it can do whatever that one can.
+macro_rules! extends_pod {
+    ($extended:ty) => {
+        impl std::ops::Deref for $extended {
+            type Target = pitstop_rig::Pod;
+
+            fn deref(&self) -> &Self::Target {
+                &self.pod
+            }
+        }
+
+        impl std::ops::DerefMut for $extended {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                &mut self.pod
+            }
+        }
+    };
+}
+
 mod broken_releases;
 mod command;
 mod doctor;

@@ -29,9 +29,9 @@ fn held(pod: &Pod) -> Option<Value> {
 #[test]
 fn e2e_a_night_with_the_operators_commands() {
     let pod = new_pod(Setup::default()).in_sync();
-    refuses(&pod, &["revert"], "no release that was proved to run here before");
+    refuses(&pod, &["revert"], "no earlier verified release");
     refuses(&pod, &["undrain"], "nothing to undo");
-    says(&pod, &["resume"], &["nothing was held"]);
+    says(&pod, &["resume"], &["deploys were not paused"]);
     until("the proof is written down", || pod.agent.status().filter(|status| status["stage"] == "steady"));
     says(
         &pod,
@@ -39,10 +39,10 @@ fn e2e_a_night_with_the_operators_commands() {
         &["rig: in sync, for ", "running   v1", "next      the next move of the pointer"],
     );
 
-    says(&pod, &["pause", "--why", "a long import, until 9"], &["no deploy begins until `pitstop resume`"]);
-    says(&pod, &["pause"], &["paused already"]);
+    says(&pod, &["pause", "--why", "a long import, until 9"], &["no deploy starts until `pitstop resume`"]);
+    says(&pod, &["pause"], &["already paused"]);
     pod.deploy(App::Good, "v2");
-    says(&pod, &["sync"], &["looking at the pointer", "paused"]);
+    says(&pod, &["sync"], &["reading the pointer", "paused"]);
     until("the move is known", || held(&pod).filter(|status| status["desired"]["release"] == "v2"));
     let output = pod.agent.command(&["status"]).unwrap();
     let status = String::from_utf8_lossy(&output.stdout);
@@ -62,10 +62,10 @@ fn e2e_a_night_with_the_operators_commands() {
 
     // Sent back though deploys are paused; asked again, it is the same revert.
     pod.agent.must(&["pause"]);
-    says(&pod, &["revert"], &["back to v1"]);
+    says(&pod, &["revert"], &["reverting to v1"]);
     until("v1 serves again", || held(&pod).filter(|status| status["running"] == "v1"));
-    says(&pod, &["revert"], &["sent back to v1 already"]);
-    says(&pod, &["sync", "--retry"], &["nothing to try again", "sent back"]);
+    says(&pod, &["revert"], &["already reverted to v1"]);
+    says(&pod, &["sync", "--retry"], &["nothing to retry", "reverted"]);
     assert_eq!(pod.puma.get("/").unwrap().release.as_deref(), Some("v1"));
     says(&pod, &["resume"], &["with v2#2"]);
     pod.agent.wait_in_sync("v2");
@@ -79,12 +79,12 @@ fn e2e_a_drain_by_mistake_is_ended_and_deploys_go_on() {
     let hook = pod.agent.prestop();
     until("the drain", || pod.agent.status().filter(|status| !status["drain"].is_null()));
     refuses(&pod, &["revert"], "pitstop undrain");
-    says(&pod, &["sync"], &["about to end"]);
+    says(&pod, &["sync"], &["terminating"]);
     let status = pod.agent.status().unwrap();
     assert!(status["next"].as_str().unwrap().contains("/prestop is answered"), "{status:#}");
     says(&pod, &["undrain"], &["the drain is undone"]);
     // Who waited is told so, and waits no longer.
     let _ = hook.join().unwrap();
-    says(&pod, &["revert"], &["back to v1"]);
+    says(&pod, &["revert"], &["reverting to v1"]);
     until("v1 serves again", || held(&pod).filter(|status| status["running"] == "v1"));
 }

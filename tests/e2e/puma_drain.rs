@@ -3,12 +3,13 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use pitstop::{
-    app_server::{AppServer, puma::Puma},
+    app_server::{AppServer, Location, puma},
     config::{self, RestartMode},
     core::{
         Moment, Observation,
@@ -17,17 +18,18 @@ use pitstop::{
 };
 use pitstop_rig::{Image, PATIENCE, PumaRig, Setup, is_root, puma::TOKEN};
 
-fn watcher(rig: &PumaRig, control: bool) -> Puma {
+fn watcher(rig: &PumaRig, control: bool) -> Arc<dyn AppServer> {
     let section = config::Puma {
         control_url: control.then(|| rig.control_url()),
         control_token: control.then(|| TOKEN.into()),
         ..config::Puma::default()
     };
-    Puma::new(section, RestartMode::Auto, rig.deploy_to()).unwrap()
+    let location = Location { deploy_to: rig.deploy_to(), fallback: None, ports: Vec::new() };
+    puma::start(section, RestartMode::Auto, location).unwrap()
 }
 
 /// Begins a drain and looks until it is answered; calls `each` before every look.
-fn drain(puma: &Puma, mut each: impl FnMut()) -> Answer {
+fn drain(puma: &dyn AppServer, mut each: impl FnMut()) -> Answer {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let budget = Budget {
         min_ms: 500,
@@ -73,7 +75,7 @@ fn outlasts(control: bool, paths: &'static [&'static str]) -> Answer {
 fn outlasts_on(setup: Setup, control: bool, paths: &'static [&'static str]) -> Answer {
     let rig = PumaRig::start(setup);
     let requests = ask(rig.port(), paths);
-    let answer = drain(&watcher(&rig, control), || ());
+    let answer = drain(&*watcher(&rig, control), || ());
     assert!(requests.is_finished(), "answered with a request in flight: {answer}");
     requests.join().unwrap();
     assert_eq!(answer.result, DrainResult::Drained, "{answer}");
@@ -111,7 +113,7 @@ fn a_request_that_is_never_sent_in_full_holds_the_drain() {
     half.write_all(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345").unwrap();
     let begun = Instant::now();
     let mut rest = Some(half.try_clone().unwrap());
-    let answer = drain(&watcher(&rig, true), || {
+    let answer = drain(&*watcher(&rig, true), || {
         if begun.elapsed() > Duration::from_secs(4)
             && let Some(mut stream) = rest.take()
         {

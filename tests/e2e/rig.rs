@@ -2,12 +2,7 @@
 
 use std::fs;
 
-use pitstop_rig::{App, PumaRig, Setup, Wrapper, until};
-use rustix::process::{Pid, Signal, kill_process};
-
-fn signal(pid: i32, signal: Signal) {
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
+use pitstop_rig::{App, PumaRig, Setup, Signal, Wrapper, signal, until};
 
 #[test]
 fn a_hot_restart_of_a_cluster_moves_to_current() {

@@ -4,12 +4,11 @@
 use std::{fs, thread, time::Duration};
 
 use pitstop_rig::{
-    App, Load, Pod, Setup, http,
+    App, Load, Pod, Setup, Signal, http,
     kubelet::{self, Hook},
     load::Plan,
-    unicorn, until,
+    signal, unicorn, until,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::new_pod;
 
@@ -63,7 +62,7 @@ fn e2e_unicorn_is_deployed_beside_the_old_master_and_no_request_is_lost() {
     }
     // With the master that serves, everything would have ended without pitstop too: a new container serves.
     let serving = *unicorn::masters().last().unwrap();
-    kill_process(Pid::from_raw(serving).unwrap(), Signal::KILL).unwrap();
+    signal(serving, Signal::KILL);
     until("a new container", || (pod.puma.starts() == 2).then_some(()));
     pod.agent.wait_in_sync("v3");
     pod.puma.wait_for_release("v3");
@@ -140,7 +139,7 @@ fn e2e_unicorn_an_agent_that_is_killed_between_the_two_signals_goes_on_where_it_
 fn told_of_others(pod: &Pod, times: usize) {
     until("the finding", || pod.found("RESTARTED_BY_OTHERS").then_some(()));
     until(&format!("it is said {times} times in the log"), || {
-        (pod.log().matches("and not by pitstop").count() == times).then_some(())
+        (pod.log().matches("but not by pitstop; verifying").count() == times).then_some(())
     });
 }
 
@@ -149,7 +148,6 @@ fn e2e_unicorn_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew(
     let pod = in_sync(unicorn::setup());
     is_at_rest_on(&pod, "v1");
     assert!(!pod.found("RESTARTED_BY_OTHERS"));
-    let signal = |pid: i32, signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     let first = unicorn::masters()[0];
     signal(first, Signal::USR2);
     until("both masters are seen", || pod.found("UNICORN_TWO_MASTERS").then_some(()));

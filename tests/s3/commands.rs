@@ -88,6 +88,17 @@ fn a_release_goes_out_and_back() {
     assert_eq!(releases["current"], "v1");
 }
 
+/// Two promotes whose writes meet at the store: each release with what became of its promote.
+fn promoted_at_once(pod: &Pod) -> [(&'static str, Output); 2] {
+    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production"));
+    ["v2", "v3"]
+        .map(|release| {
+            let mut command = pod.command(&["promote", release]);
+            (release, std::thread::spawn(move || command.output().unwrap()))
+        })
+        .map(|(release, running)| (release, running.join().unwrap()))
+}
+
 #[test]
 fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
     let pod = Pod::new();
@@ -95,13 +106,7 @@ fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
         pod.publish(release);
     }
     pod.ok(&["promote", "v1"]);
-    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production"));
-    let promote = |release: &str| {
-        let mut command = pod.command(&["promote", release]);
-        std::thread::spawn(move || command.output().unwrap())
-    };
-    let (second, third) = (promote("v2"), promote("v3"));
-    let outcomes = [("v2", second.join().unwrap()), ("v3", third.join().unwrap())];
+    let outcomes = promoted_at_once(&pod);
     let (won, lost): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(_, output)| output.status.success());
     let ([(winner, _)], [(_, loser)]) = (&won[..], &lost[..]) else { panic!("{outcomes:?}") };
     let (code, said) = ended(loser);
@@ -123,13 +128,7 @@ fn where_conditions_are_ignored_who_promoted_in_vain_is_told() {
     }
     pod.ok(&["promote", "v1"]);
     pod.rig.ignore_conditions();
-    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production"));
-    let promote = |release: &str| {
-        let mut command = pod.command(&["promote", release]);
-        std::thread::spawn(move || command.output().unwrap())
-    };
-    let (second, third) = (promote("v2"), promote("v3"));
-    let outcomes = [("v2", second.join().unwrap()), ("v3", third.join().unwrap())];
+    let outcomes = promoted_at_once(&pod);
     let pointer = text(&pod.rig.object("pointers/production").unwrap());
     let pointer: serde_json::Value = serde_json::from_str(&pointer).unwrap();
     for (release, output) in outcomes {

@@ -2,37 +2,21 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::Command,
-    sync::{Arc, Mutex},
-    thread,
 };
 
 use pitstop_rig::S3Rig;
 
-/// Answers every request with the same document, and remembers them. Ends with the test's process.
-struct Issuer {
-    port: u16,
-    asked: Arc<Mutex<Vec<String>>>,
+use crate::rig::Listener;
+
+/// Answers every request with the same document.
+fn issuer(content_type: &'static str, document: String) -> Listener {
+    Listener::start(move |stream, asked| answer(stream, asked, content_type, &document))
 }
 
-impl Issuer {
-    fn start(content_type: &'static str, document: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let asked = Arc::<Mutex<Vec<String>>>::default();
-        let heard = asked.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                heard.lock().unwrap().push(answer(stream.unwrap(), content_type, &document));
-            }
-        });
-        Self { port, asked }
-    }
-}
-
-fn answer(mut stream: TcpStream, content_type: &str, document: &str) -> String {
+fn answer(mut stream: TcpStream, asked: &dyn Fn(String), content_type: &str, document: &str) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut request, mut length) = (String::new(), 0);
     loop {
@@ -48,13 +32,13 @@ fn answer(mut stream: TcpStream, content_type: &str, document: &str) -> String {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
+    asked(request + &String::from_utf8(body).unwrap());
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         document.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(document.as_bytes()).unwrap();
-    request + &String::from_utf8(body).unwrap()
 }
 
 struct Case {
@@ -138,7 +122,7 @@ fn from_a_service_account_with_a_role() {
          </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
         keys.access, keys.secret
     );
-    let sts = Issuer::start("text/xml", document);
+    let sts = issuer("text/xml", document);
     let token = case.file("token", "the-service-account");
     case.lists(&[
         ("AWS_ENDPOINT_URL_STS", &format!("http://127.0.0.1:{}", sts.port)),
@@ -146,7 +130,7 @@ fn from_a_service_account_with_a_role() {
         ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pitstop"),
     ]);
     assert!(case.with_session());
-    let asked = sts.asked.lock().unwrap().concat();
+    let asked = sts.asked().concat();
     assert!(asked.contains("AssumeRoleWithWebIdentity") && asked.contains("the-service-account"), "{asked}");
 }
 
@@ -158,14 +142,14 @@ fn from_pod_identity() {
         "AccessKeyId": keys.access, "SecretAccessKey": keys.secret, "Token": "a-session",
         "Expiration": "2099-01-01T00:00:00Z",
     });
-    let agent = Issuer::start("application/json", document.to_string());
+    let agent = issuer("application/json", document.to_string());
     let token = case.file("token", "the-pod");
     case.lists(&[
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("http://127.0.0.1:{}/v1/credentials", agent.port)),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.to_str().unwrap()),
     ]);
     assert!(case.with_session());
-    assert!(agent.asked.lock().unwrap().concat().contains("the-pod"));
+    assert!(agent.asked().concat().contains("the-pod"));
 }
 
 /// `aws sso login` leaves a token, which the portal trades for credentials of the role.
@@ -180,7 +164,7 @@ fn from_single_sign_on_and_who_is_not_signed_in_is_told_how() {
         "accessKeyId": keys.access, "secretAccessKey": keys.secret, "sessionToken": "a-session",
         "expiration": 4_070_908_800_000_u64,
     }});
-    let portal = Issuer::start("application/json", document.to_string());
+    let portal = issuer("application/json", document.to_string());
     let url = format!("http://127.0.0.1:{}", portal.port);
     let env = [
         ("AWS_CONFIG_FILE", config.to_str().unwrap()),
@@ -198,7 +182,7 @@ fn from_single_sign_on_and_who_is_not_signed_in_is_told_how() {
     std::fs::write(cache.join("1be2a44cb53dde903be8466c08dee9067da8ede3.json"), token).unwrap();
     case.lists(&env);
     assert!(case.with_session());
-    assert!(portal.asked.lock().unwrap().concat().contains("the-token"));
+    assert!(portal.asked().concat().contains("the-token"));
 }
 
 #[test]

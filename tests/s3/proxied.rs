@@ -2,45 +2,25 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::Command,
-    sync::{Arc, Mutex},
     thread,
 };
 
 use pitstop_rig::S3Rig;
 
-/// Connects whoever asks, and remembers what for. Ends with the test's process.
-struct Proxy {
-    port: u16,
-    asked: Arc<Mutex<Vec<String>>>,
+use crate::rig::Listener;
+
+/// Connects its clients to what they ask for.
+fn proxy() -> Listener {
+    Listener::start(connect)
 }
 
-impl Proxy {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let asked = Arc::<Mutex<Vec<String>>>::default();
-        let heard = asked.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let heard = heard.clone();
-                thread::spawn(move || connect(stream.unwrap(), &heard));
-            }
-        });
-        Self { port, asked }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-fn connect(mut client: TcpStream, heard: &Mutex<Vec<String>>) {
+fn connect(mut client: TcpStream, asked: &dyn Fn(String)) {
     let mut reader = BufReader::new(client.try_clone().unwrap());
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|n| n > 0) {}
-    heard.lock().unwrap().push(head.clone());
+    asked(head.clone());
     let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap();
     let mut server = TcpStream::connect(target).unwrap();
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -64,7 +44,7 @@ fn releases(rig: &S3Rig, env: &[(&str, &str)]) -> (bool, String) {
 fn the_store_is_asked_through_the_proxy_that_the_environment_names() {
     let rig = S3Rig::start_tls();
     rig.put("releases/v1.tar.zst.sha256", b"digest".to_vec());
-    let proxy = Proxy::start();
+    let proxy = proxy();
     let url = format!("http://somebody:secret@127.0.0.1:{}", proxy.port);
     let (listed, said) = releases(&rig, &[("HTTPS_PROXY", &url)]);
     assert!(listed && said.contains(r#""release":"v1","in_store":true"#), "{said}");
@@ -79,7 +59,7 @@ fn the_store_is_asked_through_the_proxy_that_the_environment_names() {
 fn hosts_that_no_proxy_names_are_asked_directly() {
     let rig = S3Rig::start_tls();
     rig.put("releases/v1.tar.zst.sha256", b"digest".to_vec());
-    let proxy = Proxy::start();
+    let proxy = proxy();
     let url = format!("http://127.0.0.1:{}", proxy.port);
     let (listed, said) = releases(&rig, &[("HTTPS_PROXY", &url), ("NO_PROXY", "10.0.0.0/8,127.0.0.1")]);
     assert!(listed, "{said}");

@@ -1,6 +1,11 @@
 //! The store as the program opens it, but less patient.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use pitstop::{
@@ -74,5 +79,32 @@ pub async fn read(store: &dyn Store, key: &str, offset: u64) -> Result<Vec<u8>, 
             return Ok(bytes);
         }
         bytes.extend(chunk);
+    }
+}
+
+/// A listener on loopback that remembers what it was asked for. Ends with the test's process.
+pub struct Listener {
+    pub port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Listener {
+    /// Serves each connection on a thread of its own; `serve` calls its second argument with what was asked.
+    pub fn start(serve: impl Fn(TcpStream, &dyn Fn(String)) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let (heard, serve) = (asked.clone(), Arc::new(serve));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (heard, serve) = (heard.clone(), serve.clone());
+                thread::spawn(move || serve(stream.unwrap(), &|asked| heard.lock().unwrap().push(asked)));
+            }
+        });
+        Self { port, asked }
+    }
+
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
     }
 }

@@ -1,9 +1,12 @@
 //! The processes that the user has named: by a text of their command lines, or by a pid file.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-use crate::plain_file;
-use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+use crate::{
+    app_server::server::Discovery,
+    plain_file,
+    procs::{self, Entry, Image, ProcessId, ProcsError},
+};
 
 /// A pid, and a line's end, in bytes.
 const LARGEST: u64 = 64;
@@ -17,13 +20,14 @@ pub(super) struct Named {
     pub pid_file: Option<PathBuf>,
 }
 
-/// What a look at the process table gave.
-#[derive(Debug)]
-pub(super) enum Discovery {
-    Nothing,
-    NotPermitted,
-    Torn,
-    Processes(ServerProcesses),
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.text, &self.pid_file) {
+            (Some(text), _) => write!(f, "whose command line contains \"{text}\" (command.match)"),
+            (None, Some(file)) => write!(f, "of {} (command.pid_file)", file.display()),
+            (None, None) => f.write_str("that command.match names"),
+        }
+    }
 }
 
 /// The processes that are meant; at least one.
@@ -37,21 +41,27 @@ pub(super) struct ServerProcesses {
     pub ports: Vec<u16>,
 }
 
+impl ServerProcesses {
+    pub fn pids(&self) -> Vec<i32> {
+        self.serving.iter().chain([&self.root]).map(|image| image.process.pid).collect()
+    }
+}
+
 /// Looks for them.
-pub(super) fn discover(named: &Named) -> Discovery {
+pub(super) fn discover(named: &Named) -> Discovery<ServerProcesses> {
     let entries = match named.entries() {
         Ok(entries) => entries,
         Err(()) => return Discovery::Torn,
     };
     match processes(&entries) {
-        Ok(Some(processes)) => Discovery::Processes(processes),
+        Ok(Some(processes)) => Discovery::One(processes),
         Ok(None) => Discovery::Nothing,
-        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted,
+        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted(Vec::new()),
         Err(_) => Discovery::Torn,
     }
 }
 
-/// All processes that are meant, whoever they belong to.
+/// All processes that are meant, of any user.
 pub(super) fn all(named: &Named) -> Vec<Entry> {
     named.entries().unwrap_or_default()
 }

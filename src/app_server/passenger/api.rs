@@ -1,4 +1,4 @@
-//! The core's socket for orders. It knows who asks by the socket itself: the core's own user and root may ask
+//! The core's socket for commands. The core knows its clients by the socket itself: its own user and root may ask
 //! and order anything, without a password.
 
 use std::{io, path::PathBuf, time::Duration};
@@ -39,7 +39,7 @@ pub(super) enum ApiError {
     #[error("{0}")]
     Request(#[from] hyper::http::Error),
     /// It refuses us.
-    #[error("the core knows us not for its own user (status 401)")]
+    #[error("Passenger refused the request (401): run pitstop as the same user")]
     Denied,
     /// It says no.
     #[error("status {0}: {1}")]

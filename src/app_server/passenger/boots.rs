@@ -58,7 +58,7 @@ impl Boots {
         self.attempts.intersection(&self.children).copied().collect()
     }
 
-    /// Passenger has tried to boot what `current` led to, in vain, and nothing serves.
+    /// Passenger could not boot what `current` led to, and nothing serves.
     pub fn failed(&self) -> bool {
         self.failed
     }

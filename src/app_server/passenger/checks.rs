@@ -1,20 +1,20 @@
-//! What a look tells of this Passenger's set-up: what is fine, and each trap with the line that mends it.
+//! What a look tells of this Passenger's set-up: what is fine, and each trap with its fix.
 
 use std::path::Path;
 
-use super::{discovery::Front, plan::pinned_to, snapshot::Snapshot};
+use super::{Passenger, discovery::Front, plan::pinned_to, snapshot::Snapshot};
 use crate::{
-    core::Cwd,
+    app_server::server::Server,
     finding::{Check, Code, Finding},
 };
 
-const PASSENGER: &str = "Passenger";
+const PASSENGER: &str = Passenger::KIND.name;
 const RESTARTS: &str = "restarts";
 const STOP: &str = "stop";
 
 /// Everything that one look tells.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
-    let mut checks = vec![seen(snapshot), from_current(snapshot), restarts(snapshot)];
+    let mut checks = vec![seen(snapshot), restarts(snapshot)];
     checks.extend(restart_file(snapshot));
     checks.push(queue(snapshot));
     checks.extend(idle(snapshot));
@@ -25,7 +25,9 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
 fn seen(snapshot: &Snapshot) -> Check {
     let processes = snapshot.group.serving().count();
     let (version, pid, name) = (&snapshot.version, snapshot.core.image.process.pid, &snapshot.group.name);
-    let text = format!("{version} found: core {pid}, app {name}, {processes} processes; it takes our orders");
+    let text = format!(
+        "{version} found: core {pid}, app {name}, {processes} processes; it accepts pitstop's commands"
+    );
     Check::fine(PASSENGER, text)
 }
 
@@ -35,8 +37,8 @@ pub(super) fn silent(why: &str) -> Check {
         PASSENGER,
         Finding::broken(
             Code::ControlServerSilent,
-            format!("Passenger's core does not answer on its own socket ({why}): nothing can be deployed"),
-            "run the agent as the user that Passenger's core runs as, and see Passenger's log",
+            format!("Passenger's core does not answer on its socket, so nothing can be deployed: {why}"),
+            "run the agent as the user that Passenger's core runs as, and check Passenger's log",
         ),
     )
 }
@@ -47,36 +49,12 @@ pub(super) fn not_started() -> Check {
         PASSENGER,
         Finding::risky(
             Code::AppNotStarted,
-            "Passenger runs, and has not started the app: that waits for a first request, and until then the pod \
-             does not become ready, nor is a release proved",
+            "Passenger is running but has not started the app: it waits for a first request. Until then the pod does not \
+             become ready, and no release is verified",
             "passenger_pre_start http://127.0.0.1/ in nginx or PassengerPreStart in Apache; or set verify.url, so \
-             that the agent asks",
+             that the agent sends requests",
         ),
     )
-}
-
-fn from_current(snapshot: &Snapshot) -> Check {
-    match snapshot.home() {
-        Cwd::Release(release) => Check::fine(PASSENGER, format!("runs in release {release}")),
-        Cwd::Unknown => {
-            Check::unknown(PASSENGER, "where its processes run: there are none, or several releases")
-        }
-        Cwd::Elsewhere if snapshot.proven_ours => {
-            Check::unknown(PASSENGER, "it ran in a release of ours, which was deleted since")
-        }
-        Cwd::Elsewhere => Check::found(
-            PASSENGER,
-            Finding::broken(
-                Code::NotFromCurrent,
-                format!(
-                    "the app {} runs in no release of this volume's `releases` directory: no deploy can be proved, \
-                     and without passenger.match none is tried",
-                    snapshot.group.name
-                ),
-                "point Passenger to `current` (passenger_app_root /srv/app/current), with deploy_to on the same volume",
-            ),
-        ),
-    }
 }
 
 fn restarts(snapshot: &Snapshot) -> Check {
@@ -95,8 +73,8 @@ fn restarts(snapshot: &Snapshot) -> Check {
     }
     let finding = Finding::note(
         Code::PhasedRestartUnavailable,
-        "Passenger puts all processes aside at once: in a deploy every client waits for the boot, and gets an error \
-         page for as long as a release that does not boot is in place",
+        "Passenger replaces all processes at once: in a deploy every client waits for the boot. If the release does not \
+         boot, clients get an error page until it is rolled back",
         "keep the boot short; spread the fleet's restarts with restart.spread",
     );
     Check::found(RESTARTS, finding)
@@ -107,8 +85,8 @@ fn restart_file(snapshot: &Snapshot) -> Option<Check> {
         Finding::risky(
             Code::RestartFileShipped,
             format!(
-                "there is a restart.txt or an always_restart.txt in {}/tmp: when `current` moves, Passenger sees \
-                 another file and restarts by itself, before the agent has written down what it does",
+                "{}/tmp has a restart.txt or an always_restart.txt: when `current` moves, Passenger sees another file and \
+                 restarts by itself, before the agent has recorded the restart",
                 snapshot.group.app_root
             ),
             "leave tmp/restart.txt out of the releases, and out of a shared tmp",
@@ -120,15 +98,15 @@ fn restart_file(snapshot: &Snapshot) -> Option<Check> {
 /// 0 is any number.
 fn queue(snapshot: &Snapshot) -> Check {
     match snapshot.longest_queue {
-        None => Check::unknown(RESTARTS, "how many requests may wait for a boot"),
+        None => Check::unknown(RESTARTS, "it is not known how many requests may wait for a boot"),
         Some(0) => Check::fine(RESTARTS, "any number of requests may wait for a boot"),
         Some(longest) => Check::found(
             RESTARTS,
             Finding::risky(
                 Code::RequestQueueShort,
                 format!(
-                    "while the app boots, Passenger lets {longest} requests wait, and answers 503 to all others: a \
-                     deploy under load loses requests"
+                    "while the app boots, Passenger queues {longest} requests and answers 503 to all others: a deploy \
+                     under load loses requests"
                 ),
                 "max_request_queue_size 0 (passenger start --max-request-queue-size 0, \
                  passenger_max_request_queue_size 0)",
@@ -141,8 +119,8 @@ fn idle(snapshot: &Snapshot) -> Option<Check> {
     let finding = || {
         Finding::risky(
             Code::AppNotStarted,
-            "Passenger may end every process of the app while nobody asks (min_instances 0): then nothing proves what \
-             runs, and the next client waits for a boot",
+            "Passenger may stop every process of an idle app (min_instances 0): then the release cannot be verified, and \
+             the next client waits for a boot",
             "passenger_min_instances 1 or more (passenger start --min-instances 1)",
         )
     };
@@ -153,21 +131,21 @@ fn idle(snapshot: &Snapshot) -> Option<Check> {
 fn stop(front: Front) -> Check {
     let (what, remedy) = match front {
         Front::Builtin => (
-            "Passenger Standalone cuts requests in flight whichever signal ends it: only the drain before that keeps \
-             them",
-            "see that the container's preStop calls /prestop, and that grace_period leaves it the time it needs",
+            "Passenger Standalone cuts requests in flight on every signal that stops it: only a drain before the signal \
+             saves them",
+            "check that the container's preStop calls /prestop, and that grace_period is long enough for a drain",
         ),
         Front::Nginx => (
-            "nginx takes SIGTERM for its fast end, which cuts requests in flight: only the drain before that keeps \
-             them",
+            "nginx stops at once on SIGTERM and cuts requests in flight: only a drain before the signal saves them",
             "STOPSIGNAL SIGQUIT in the image (or lifecycle.stopSignal), besides the preStop that calls /prestop",
         ),
         Front::Apache => (
-            "Apache takes SIGTERM for its fast end, which cuts requests in flight: only the drain before that keeps \
-             them",
+            "Apache stops at once on SIGTERM and cuts requests in flight: only a drain before the signal saves them",
             "STOPSIGNAL SIGWINCH in the image (or lifecycle.stopSignal), besides the preStop that calls /prestop",
         ),
-        Front::Unknown => return Check::unknown(STOP, "what stands in front of Passenger"),
+        Front::Unknown => {
+            return Check::unknown(STOP, "the web server in front of Passenger is not known");
+        }
     };
     Check::found(STOP, Finding::note(Code::StopCutsRequests, what, remedy))
 }

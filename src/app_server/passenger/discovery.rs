@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::boots::Children;
-use crate::plain_file;
-use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+use crate::{
+    app_server::server::Discovery,
+    plain_file,
+    procs::{self, Entry, Image, ProcessId, ProcsError},
+};
 
 /// What the core calls itself.
 const CORE: &str = "Passenger core";
@@ -17,23 +20,6 @@ const API_SOCKET: &str = "agents.s/core_api";
 
 /// A few lines that the core has written.
 const LARGEST: u64 = 256 << 10;
-
-/// What a look at the process table gave.
-#[derive(Debug)]
-pub(super) enum Discovery {
-    /// No core, and nothing that would start one.
-    Nothing,
-    /// A watchdog without a core.
-    Starting,
-    /// Several cores, none of which is followed.
-    Several,
-    /// A core of somebody else's.
-    NotPermitted,
-    /// It changed while it was read.
-    Torn,
-    /// One.
-    One(Box<Core>),
-}
 
 /// Passenger's core: it takes the requests, starts the app and hands them on.
 #[derive(Debug, Clone)]
@@ -99,21 +85,21 @@ impl Front {
     }
 }
 
-/// Looks for the core: the one in `followed` while it lives, else the only one.
-pub(super) fn discover(followed: Option<ProcessId>) -> Discovery {
+/// Looks for the core: the one that is followed while it lives, else the only one.
+pub(super) fn discover(followed: &[ProcessId]) -> Discovery<Core> {
     let Ok(entries) = procs::list(|_| true) else { return Discovery::Torn };
     let cores: Vec<&Entry> = cores(&entries).collect();
-    let known = cores.iter().find(|core| Some(core.id) == followed);
+    let known = cores.iter().find(|core| followed.contains(&core.id));
     match (known, &cores[..]) {
         (Some(known), _) => look_at(known.id, &entries),
         (None, [only]) => look_at(only.id, &entries),
-        (None, [_, ..]) => Discovery::Several,
+        (None, [_, ..]) => Discovery::Ambiguous,
         (None, []) if entries.iter().any(|entry| entry.title.starts_with(WATCHDOG)) => Discovery::Starting,
         (None, []) => Discovery::Nothing,
     }
 }
 
-/// All cores that are to be seen, whoever they belong to.
+/// All cores that can be seen, of any user.
 pub(super) fn all(_: Option<&str>) -> Vec<Entry> {
     let entries = procs::list(|title| title.starts_with(CORE)).unwrap_or_default();
     cores(&entries).cloned().collect()
@@ -127,10 +113,10 @@ fn cores(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
     })
 }
 
-fn look_at(core: ProcessId, entries: &[Entry]) -> Discovery {
+fn look_at(core: ProcessId, entries: &[Entry]) -> Discovery<Core> {
     match Core::of(core, entries) {
-        Ok(core) => Discovery::One(Box::new(core)),
-        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted,
+        Ok(core) => Discovery::One(core),
+        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted(Vec::new()),
         Err(ProcsError::Gone(_)) => Discovery::Nothing,
         Err(_) => Discovery::Torn,
     }

@@ -4,13 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     discovery::Core,
-    nameless,
     pool::{AppProcess, Group},
 };
 use crate::{
-    app_server::{Description, WorkerDescription},
-    core::{AppServer, Cwd, Generation, GenerationKey, Process, ProcessKey, Sockets, Traffic, WorkerLoad},
-    procs::ProcessId,
+    app_server::{WorkerDescription, inspector::Surroundings, server},
+    core::{AppServer, Cwd, Generation, GenerationKey, Process, ProcessKey, WorkerLoad},
+    procs::{Image, ProcessId},
 };
 
 /// Everything that one look gave.
@@ -23,9 +22,8 @@ pub(super) struct Snapshot {
     pub group: Group,
     /// The processes that are still there.
     pub ids: HashMap<i32, ProcessId>,
-    pub cwds: HashMap<i32, Cwd>,
-    pub sockets: Option<Sockets>,
-    /// Passenger has tried to boot the app, in vain, and nothing serves.
+    pub surroundings: Surroundings,
+    /// Passenger could not boot the app, and nothing serves.
     pub gave_up: bool,
     /// The attempts to boot it that are under way.
     pub booting: HashSet<ProcessId>,
@@ -33,30 +31,12 @@ pub(super) struct Snapshot {
     pub longest_queue: Option<u64>,
     /// The running release asks for restarts by a file.
     pub restart_file: bool,
-    /// This core, or one before it, was seen to run a release of ours.
-    pub proven_ours: bool,
 }
 
-impl Snapshot {
-    /// A restart gives the app another uuid, and the core stays.
-    pub fn key(&self) -> GenerationKey {
-        self.core.image.generation_named(&self.group.uuid)
-    }
-
-    pub fn cwd(&self, pid: i32) -> Cwd {
-        self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
-    }
-
-    /// Where all serving processes run; unknown while they do not agree, or there are none.
-    pub fn home(&self) -> Cwd {
-        let mut cwds = self.group.serving().map(|process| self.cwd(process.pid));
-        let first = cwds.next().unwrap_or(Cwd::Unknown);
-        if cwds.all(|cwd| cwd == first) { first } else { Cwd::Unknown }
-    }
-
+impl server::Snapshot for Snapshot {
     /// Old processes that only end their last requests are no part of it: no new request gets there, and
     /// nothing ends them before they are done.
-    pub fn app_server(&self) -> AppServer {
+    fn app_server(&self) -> AppServer {
         let generation = Generation {
             key: self.key(),
             master: self.core.image.process.key(),
@@ -69,31 +49,34 @@ impl Snapshot {
         AppServer { generations: vec![generation], old_workers: false }
     }
 
-    fn expected(&self) -> usize {
-        match self.gave_up {
-            true => 0,
-            false => self.group.least().min(self.capacity).max(1),
-        }
+    fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
-    fn processes(&self) -> Vec<Process> {
-        let serving = self.group.serving().filter_map(|process| {
-            let key = self.ids.get(&process.pid)?.key();
-            Some(Process { key, cwd: self.cwd(process.pid), booted: true })
-        });
-        let serving: Vec<_> = serving.collect();
-        if !serving.is_empty() || self.gave_up || !self.group.is_booting() {
-            return serving;
-        }
-        let booting = |id: &ProcessId| Process { key: id.key(), cwd: Cwd::Unknown, booted: false };
-        self.booting.iter().map(booting).collect()
+    fn image(&self) -> Image {
+        self.core.image
     }
 
-    /// The numbers are live: each answer is a check-in of its own. Requests that wait for a process are
-    /// nobody's yet.
-    pub fn traffic(&self) -> Traffic {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let checkin = now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000;
+    fn app_pid(&self) -> Option<i32> {
+        self.group.serving().map(|process| process.pid).next()
+    }
+
+    fn name(&self) -> String {
+        format!("Passenger's app {}", self.group.name)
+    }
+
+    fn workers(&self) -> Vec<WorkerDescription> {
+        let describe = |process: &AppProcess| {
+            let id = *self.ids.get(&process.pid)?;
+            Some(self.surroundings.describe(id, !process.is_detached()))
+        };
+        self.group.all().filter_map(describe).collect()
+    }
+
+    /// The numbers are live: each answer is a check-in of its own. Requests that wait for a process belong to none
+    /// yet.
+    fn loads(&self) -> Option<Vec<WorkerLoad>> {
+        let checkin = server::live_checkin();
         let load = |process: &AppProcess| {
             Some(WorkerLoad {
                 key: self.ids.get(&process.pid)?.key(),
@@ -113,26 +96,48 @@ impl Snapshot {
             }
             None => {}
         }
-        Traffic { workers: (!workers.is_empty()).then_some(workers), sockets: self.sockets.clone() }
+        (!workers.is_empty()).then_some(workers)
+    }
+}
+
+impl Snapshot {
+    /// A restart gives the app another uuid, and the core stays.
+    pub fn key(&self) -> GenerationKey {
+        self.core.image.generation_named(&self.group.uuid)
     }
 
-    pub fn description(&self) -> Description {
-        let workers = self.group.all().filter_map(|process| self.describe(process)).collect();
-        Description { pid: Some(self.core.image.process.pid), workers, ..nameless() }
+    /// Where all serving processes run; unknown while they do not agree, or there are none.
+    pub fn home(&self) -> Cwd {
+        let mut cwds = self.group.serving().map(|process| self.surroundings.cwd(process.pid));
+        let first = cwds.next().unwrap_or(Cwd::Unknown);
+        if cwds.all(|cwd| cwd == first) { first } else { Cwd::Unknown }
     }
 
-    fn describe(&self, process: &AppProcess) -> Option<WorkerDescription> {
-        let release = match self.cwd(process.pid) {
-            Cwd::Release(release) => Some(release),
-            Cwd::Elsewhere | Cwd::Unknown => None,
-        };
-        let key = self.ids.get(&process.pid)?.key();
-        Some(WorkerDescription { pid: process.pid, key, release, booted: !process.is_detached() })
+    fn expected(&self) -> usize {
+        match self.gave_up {
+            true => 0,
+            false => self.group.least().min(self.capacity).max(1),
+        }
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        let serving = self.group.serving().filter_map(|process| {
+            let key = self.ids.get(&process.pid)?.key();
+            Some(Process { key, cwd: self.surroundings.cwd(process.pid), booted: true })
+        });
+        let serving: Vec<_> = serving.collect();
+        if !serving.is_empty() || self.gave_up || !self.group.is_booting() {
+            return serving;
+        }
+        let booting = |id: &ProcessId| Process { key: id.key(), cwd: Cwd::Unknown, booted: false };
+        self.booting.iter().map(booting).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use server::Snapshot as _;
+
     use super::{
         super::{
             boots::Children,
@@ -143,7 +148,6 @@ mod tests {
         },
         *,
     };
-    use crate::procs::Image;
 
     const IDLE: &str = "<processes_being_spawned>0</processes_being_spawned>";
     const SPAWNING: &str = "<processes_being_spawned>1</processes_being_spawned>";
@@ -167,14 +171,15 @@ mod tests {
             version: pool.passenger_version.clone(),
             capacity: pool.max,
             ids: group.all().map(|process| (process.pid, id(process.pid))).collect(),
-            cwds: group.all().map(|process| (process.pid, release.clone())).collect(),
+            surroundings: Surroundings {
+                cwds: group.all().map(|process| (process.pid, release.clone())).collect(),
+                ..Surroundings::default()
+            },
             group,
-            sockets: None,
             gave_up: false,
             booting: HashSet::new(),
             longest_queue: None,
             restart_file: false,
-            proven_ours: true,
         }
     }
 
@@ -194,7 +199,7 @@ mod tests {
         let workers = snapshot.traffic().workers.unwrap();
         assert_eq!(workers.iter().map(|worker| worker.busy).sum::<u32>(), 1);
         assert_eq!(workers.iter().map(|worker| worker.backlog).sum::<u32>(), 8, "those that wait");
-        let shown = snapshot.description().workers;
+        let shown = snapshot.workers();
         assert_eq!(
             shown.iter().map(|worker| (worker.pid, worker.booted)).collect::<Vec<_>>(),
             [(81, false), (334, true)]

@@ -22,7 +22,6 @@ use super::{
 use crate::{
     app_server::addresses::random_addresses,
     config::RestartMode,
-    core::Cwd,
     finding::{Check, Code, Finding, Severity},
 };
 
@@ -32,7 +31,7 @@ const RESTARTS: &str = "restarts";
 
 /// Everything that one look shows.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
-    let mut checks = vec![seen(snapshot), control(snapshot), from_current(snapshot)];
+    let mut checks = vec![seen(snapshot), control(snapshot)];
     match &snapshot.memory.setup {
         Some(setup) => {
             checks.push(given::restart_dir(setup, snapshot.memory.moved));
@@ -105,33 +104,6 @@ fn control_absent(what: &str) -> Finding {
 
 fn serves(snapshot: &Snapshot) -> bool {
     snapshot.serves() || snapshot.processes.workers.iter().any(|worker| worker.serves)
-}
-
-/// The same rule as a plan's: a Puma that was never seen in a release of ours may be a sidecar's.
-fn from_current(snapshot: &Snapshot) -> Check {
-    let pid = snapshot.master();
-    match snapshot.cwd(pid) {
-        Cwd::Release(release) => Check::fine(PUMA, format!("runs in release {release}")),
-        Cwd::Unknown => {
-            Check::unknown(PUMA, "the directory it runs in: the volume, or /proc, did not answer in time")
-        }
-        Cwd::Elsewhere if snapshot.memory.proven_ours => {
-            Check::unknown(PUMA, "it ran in a release on this volume, which was deleted since")
-        }
-        Cwd::Elsewhere => stranger(snapshot).about(PUMA),
-    }
-}
-
-fn stranger(snapshot: &Snapshot) -> Finding {
-    Finding::broken(
-        Code::NotFromCurrent,
-        format!(
-            "Puma {} does not run in a release of this volume's `releases` directory: no deploy can be proved, \
-             and none is started without puma.match",
-            snapshot.master()
-        ),
-        "start Puma in `current` (cd /srv/app/current && exec …), with deploy_to on the same volume in both containers",
-    )
 }
 
 fn hot(snapshot: &Snapshot) -> Check {

@@ -7,8 +7,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::title::{self, Title};
-use crate::hook;
-use crate::procs::{self, Credentials, Descent, Entry, Image, ProcessId, ProcsError};
+use crate::{
+    app_server::server::Discovery,
+    hook,
+    procs::{self, Credentials, Descent, Entry, Image, ProcessId, ProcsError},
+};
 
 /// Puma names the thread that accepts requests, in workers and in single mode, only once its app is
 /// loaded.
@@ -29,23 +32,6 @@ const LONGEST_START_MS: u64 = 60_000;
 /// A look that an exec tears is repeated this often, after a pause: an exec takes a millisecond or so.
 const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
-
-/// What a look at the process table gave.
-#[derive(Debug)]
-pub(super) enum Discovery {
-    /// No master, and nothing that would become one.
-    Nothing,
-    /// No master that was known, but Rubies that may be about to become one, with their command lines.
-    Starting(Vec<Entry>),
-    /// Masters of which none is followed yet, or that stand beside the one that is.
-    Candidates(Vec<ProcessId>),
-    /// A master of somebody else's, that listens on these ports by its title.
-    NotPermitted(Vec<u16>),
-    /// It changed while it was read.
-    Torn,
-    /// One.
-    One(Box<ServerProcesses>),
-}
 
 /// A master and its workers, all seen while the master's image stayed the same.
 #[derive(Debug)]
@@ -76,6 +62,13 @@ impl ServerProcesses {
     /// SIGUSR2 would restart it, as far as can be seen.
     pub fn takes_hot(&self) -> bool {
         self.catches_hot && !self.skips_hot
+    }
+
+    /// All of them.
+    pub fn pids(&self) -> Vec<i32> {
+        let workers = self.workers.iter().map(|worker| worker.id.pid);
+        let others = self.others.iter().map(|other| other.id.pid);
+        workers.chain(others).chain([self.image.process.pid]).collect()
     }
 
     /// Takes in what the master itself calls its workers, whatever titles they have.
@@ -145,31 +138,43 @@ pub(super) struct Other {
     pub age_ms: u64,
 }
 
-/// Looks for the master: the one in `followed` while it lives, and any whose title contains `narrow`.
-/// A master that is followed and alone is looked at; of others only the list is given.
-pub(super) fn discover(followed: Option<ProcessId>, narrow: Option<&str>) -> Discovery {
+/// Looks for the master: the one in `followed` while it lives, and any whose title contains `matching`.
+/// A master that is followed and alone, or `chosen`, is looked at; of others only the list is given. `starting` gets
+/// Rubies that may be about to become a master, with their command lines.
+pub(super) fn discover(
+    followed: Option<ProcessId>,
+    chosen: Option<ProcessId>,
+    matching: Option<&str>,
+    starting: impl FnOnce(Vec<Entry>),
+) -> Discovery<Box<ServerProcesses>> {
     let Some(table) = Table::read() else { return Discovery::Torn };
-    let mut masters: Vec<ProcessId> = of_our_user(table.masters(narrow).map(|entry| entry.id).collect());
+    if let Some(chosen) = chosen {
+        return table.look_at(chosen);
+    }
+    let mut masters: Vec<ProcessId> = of_our_user(table.masters(matching).map(|entry| entry.id).collect());
     if let Some(known) = followed.filter(|known| known.lives() && !masters.contains(known)) {
         masters.push(known);
     }
     match masters[..] {
         [] if followed.is_none() => match table.starting() {
-            starting if starting.is_empty() => Discovery::Nothing,
-            starting => Discovery::Starting(starting),
+            none if none.is_empty() => Discovery::Nothing,
+            some => {
+                starting(some);
+                Discovery::Starting
+            }
         },
         [] => Discovery::Nothing,
         [one] if followed == Some(one) => table.look_at(one),
-        _ => Discovery::Candidates(masters),
+        _ => Discovery::Candidates(masters.into_iter().map(|master| vec![master]).collect()),
     }
 }
 
 /// Looks at this master, whichever others there are.
-pub(super) fn look_at(master: ProcessId) -> Discovery {
+pub(super) fn look_at(master: ProcessId) -> Discovery<Box<ServerProcesses>> {
     Table::read().map_or(Discovery::Torn, |table| table.look_at(master))
 }
 
-/// All masters that are to be seen, whoever they belong to.
+/// All masters that can be seen, of any user.
 pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
     Table::read().map(|table| table.masters(narrow).cloned().collect()).unwrap_or_default()
 }
@@ -219,7 +224,7 @@ impl Table {
         self.entries.iter().filter(starting).cloned().collect()
     }
 
-    fn look_at(&self, master: ProcessId) -> Discovery {
+    fn look_at(&self, master: ProcessId) -> Discovery<Box<ServerProcesses>> {
         for _ in 0..TRIES {
             match self.processes(master) {
                 Ok(processes) => return Discovery::One(Box::new(processes)),

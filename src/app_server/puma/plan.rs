@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    KIND, NotFound, Puma,
+    Puma,
     command_line::release_named,
     release_diff::ReleaseDiff,
     restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
@@ -14,9 +14,9 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::{addresses::same_addresses, image, inspector::Retries, not_found},
+    app_server::{addresses::same_addresses, driver::Driver, image, server::Server},
     config::RestartMode,
-    core::{Cwd, Detection, Mode, Plan, Problem, Reason},
+    core::{Cwd, Mode, Problem, Reason},
     procs,
     revision::ReleaseId,
 };
@@ -24,101 +24,72 @@ use crate::{
 /// Files of a few kilobytes, on a volume that may be slow.
 const LIMIT: Duration = Duration::from_secs(5);
 
-impl Puma {
-    pub(super) async fn plan_restart(
-        &self,
-        running: Option<&ReleaseId>,
-        release: &ReleaseId,
-    ) -> Result<Plan, Problem> {
-        let snapshot = self.see_clearly().await?;
-        self.refuse_a_stranger(&snapshot)?;
-        let change = self.change(&snapshot, running, release).await?;
-        self.memory.lock().await.next_puma = change.as_ref().and_then(|change| change.puma.clone());
-        refuse_what_no_restart_loads(&snapshot, change.as_ref(), release)?;
-        self.refuse_another_ruby(&snapshot, change.as_ref(), release).await?;
-        let mode = match self.mode {
-            RestartMode::Hot => Mode::Hot,
-            RestartMode::Phased if can_be_phased(&snapshot) && !surely_preloads(&snapshot) => Mode::Phased,
-            // Puma would do it hot as well, or load nothing; asked for as what it is, it is also watched as that.
-            RestartMode::Phased => Mode::Hot,
-            RestartMode::Auto => choose_mode(&snapshot, change.as_ref()),
-        };
-        may_be_told(&snapshot, mode)?;
-        self.signaller.try_signal(KIND.name, snapshot.processes.image).await?;
-        Ok(Plan { mode })
-    }
+/// The way to restart it onto a release, if there is one.
+pub(super) async fn restart(
+    driver: &Driver<Puma>,
+    snapshot: &Snapshot,
+    running: Option<&ReleaseId>,
+    release: &ReleaseId,
+) -> Result<Mode, Problem> {
+    let change = change(driver, snapshot, running, release).await?;
+    let change = change.as_ref();
+    driver.remember(|memory| memory.next_puma = change.and_then(|change| change.puma.clone())).await;
+    refuse_what_no_restart_loads(snapshot, change, release)?;
+    refuse_another_ruby(driver, snapshot, change, release).await?;
+    let mode = match snapshot.mode {
+        RestartMode::Hot => Mode::Hot,
+        RestartMode::Phased if can_be_phased(snapshot) && !surely_preloads(snapshot) => Mode::Phased,
+        // Puma would do it hot as well, or load nothing; asked for as what it is, it is also watched as that.
+        RestartMode::Phased => Mode::Hot,
+        RestartMode::Auto => choose_mode(snapshot, change),
+    };
+    may_be_told(snapshot, mode)?;
+    Ok(mode)
+}
 
-    /// A Puma that was never seen in a release of ours may be a sidecar's.
-    fn refuse_a_stranger(&self, snapshot: &Snapshot) -> Result<(), Problem> {
-        let known = snapshot.memory.proven_ours || self.narrow.is_some();
-        if known || snapshot.cwd(snapshot.master()) != Cwd::Elsewhere {
-            return Ok(());
-        }
-        Err(not_found::stranger(&KIND, snapshot.master(), &self.releases))
-    }
+/// What differs between what was started and what is to be; `None` where that cannot be compared.
+async fn change(
+    driver: &Driver<Puma>,
+    snapshot: &Snapshot,
+    running: Option<&ReleaseId>,
+    release: &ReleaseId,
+) -> Result<Option<ReleaseDiff>, Problem> {
+    // Before anything was proved, where it works says what it was started from.
+    let started_in = match snapshot.surroundings.cwd(snapshot.master()) {
+        Cwd::Release(release) => Some(release),
+        Cwd::Elsewhere | Cwd::Unknown => None,
+    };
+    // What the image's code was booted with is not on the volume.
+    let running = running.or(started_in.as_ref()).filter(|running| !running.is_fallback());
+    let (Some(running), Some(setup)) = (running, &snapshot.memory.setup) else { return Ok(None) };
+    let (old, new) = (driver.releases.join(running.as_str()), driver.releases.join(release.as_str()));
+    let keeps_bundle = setup.keeps_bundle();
+    let given = setup.command_line.config();
+    let pid = snapshot.master();
+    let also = given.filter(|path| *path != "-").map(|path| PathBuf::from(path.to_owned()));
+    let compare = move || {
+        let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
+        ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
+    };
+    driver.read_releases(LIMIT, compare).await.map(Some)
+}
 
-    async fn see_clearly(&self) -> Result<Snapshot, Problem> {
-        let mut retries = Retries::for_a_restart();
-        while retries.lasts().await {
-            match self.see().await {
-                Ok(snapshot) if snapshot.processes.title.is_some() => return Ok(snapshot),
-                Ok(_) | Err(NotFound { detection: Detection::Unclear | Detection::Seen(_), .. }) => {}
-                Err(NotFound { detection, .. }) => return Err(not_found::problem(&KIND, &detection)),
-            }
-        }
-        Err(not_found::problem(&KIND, &Detection::Unclear))
-    }
-
-    /// What differs between what was started and what is to be; `None` where that cannot be compared.
-    async fn change(
-        &self,
-        snapshot: &Snapshot,
-        running: Option<&ReleaseId>,
-        release: &ReleaseId,
-    ) -> Result<Option<ReleaseDiff>, Problem> {
-        // Before anything was proved, where it works says what it was started from.
-        let started_in = match snapshot.cwd(snapshot.master()) {
-            Cwd::Release(release) => Some(release),
-            Cwd::Elsewhere | Cwd::Unknown => None,
-        };
-        // What the image's code was booted with is not on the volume.
-        let running = running.or(started_in.as_ref()).filter(|running| !running.is_fallback());
-        let (Some(running), Some(setup)) = (running, &snapshot.memory.setup) else { return Ok(None) };
-        let (old, new) = (self.releases.join(running.as_str()), self.releases.join(release.as_str()));
-        let keeps_bundle = setup.keeps_bundle();
-        let given = setup.command_line.config();
-        let pid = snapshot.master();
-        let also = given.filter(|path| *path != "-").map(|path| PathBuf::from(path.to_owned()));
-        let compare = move || {
-            let named = |path: PathBuf| if path.is_absolute() { procs::in_root_of(pid, &path) } else { path };
-            ReleaseDiff::between(&old, &new, keeps_bundle, also.map(named).as_deref())
-        };
-        let problem = |message: String| Problem::new(Reason::VolumeUnavailable, message);
-        match self.files.look(LIMIT, compare).await {
-            Some(compared) => compared.map(Some).map_err(|error| problem(error.to_string())),
-            None => {
-                let releases = self.releases.display();
-                Err(problem(format!("{releases} did not answer within {LIMIT:?}")))
-            }
-        }
-    }
-
-    /// Bundler does not boot with another Ruby than the release wants, whichever way it is restarted.
-    async fn refuse_another_ruby(
-        &self,
-        snapshot: &Snapshot,
-        change: Option<&ReleaseDiff>,
-        release: &ReleaseId,
-    ) -> Result<(), Problem> {
-        let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
-        let other = image::another_ruby(&KIND, &self.files, snapshot.master(), wanted.clone()).await?;
-        let Some(found) = other else { return Ok(()) };
-        let message = format!(
-            "the Gemfile of {release} wants Ruby {wanted}, and this image brings {found}; roll the pods onto an image that \
-             has it, and it is deployed"
-        );
-        Err(Problem::new(Reason::NeedsImage, message))
-    }
+/// Bundler does not boot with another Ruby than the release wants, whichever way it is restarted.
+async fn refuse_another_ruby(
+    driver: &Driver<Puma>,
+    snapshot: &Snapshot,
+    change: Option<&ReleaseDiff>,
+    release: &ReleaseId,
+) -> Result<(), Problem> {
+    let Some(wanted) = change.and_then(|change| change.ruby.clone()) else { return Ok(()) };
+    let (files, pid) = (&driver.inspector.files, snapshot.master());
+    let other = image::another_ruby(&Puma::KIND, files, pid, wanted.clone()).await?;
+    let Some(found) = other else { return Ok(()) };
+    let message = format!(
+        "the Gemfile of {release} needs Ruby {wanted}, and this image has {found}: roll the pods onto an image with Ruby \
+         {wanted}, and {release} is deployed"
+    );
+    Err(Problem::new(Reason::NeedsImage, message))
 }
 
 /// Phased where everything that changed is loaded by it and nothing speaks against it. If Puma

@@ -1,75 +1,84 @@
 //! A look, put into the core's words.
 
-use std::collections::HashMap;
-
 use super::{
     Memory,
     control::{Control, Stats, WorkerStatus},
     discovery::{ServerProcesses, Worker},
-    nameless,
     started_by::StartedBy,
 };
 use crate::{
-    app_server::{Description, WorkerDescription},
+    app_server::{WorkerDescription, inspector::Surroundings, server},
     config::{self, RestartMode},
-    core::{AppServer, Cwd, Generation, Process, ProcessKey, Sockets, Traffic, WorkerLoad},
+    core::{AppServer, Generation, Process, ProcessKey, WorkerLoad},
+    procs::Image,
 };
 
 /// Everything that one look gave.
 pub(super) struct Snapshot {
     pub processes: ServerProcesses,
-    pub cwds: HashMap<i32, Cwd>,
+    pub surroundings: Surroundings,
     pub control: Control,
-    pub sockets: Option<Sockets>,
     pub memory: Memory,
     /// What was configured.
     pub mode: RestartMode,
     pub told: config::Puma,
 }
 
-impl Snapshot {
-    pub fn app_server(&self) -> AppServer {
-        AppServer {
-            generations: vec![self.generation()],
-            old_workers: self.stats().is_some_and(|stats| stats.old_workers > 0),
-        }
-    }
-
-    fn generation(&self) -> Generation {
-        Generation {
+impl server::Snapshot for Snapshot {
+    fn app_server(&self) -> AppServer {
+        let generation = Generation {
             key: self.processes.image.generation_key(),
             master: self.processes.image.process.key(),
             signalable: self.signalable(),
-            cwd: self.cwd(self.master()),
+            cwd: self.surroundings.cwd(self.master()),
             expected: self.expected(),
             processes: self.processes(),
-        }
-    }
-
-    pub fn description(&self) -> Description {
-        let mode = self.cluster().map(|cluster| if cluster { "cluster" } else { "single" }.to_owned());
-        let workers = self.processes.workers.iter().map(|worker| self.describe(worker)).collect();
-        Description { pid: Some(self.master()), mode, workers, ..nameless() }
-    }
-
-    fn describe(&self, worker: &Worker) -> WorkerDescription {
-        let release = match self.cwd(worker.id.pid) {
-            Cwd::Release(release) => Some(release),
-            Cwd::Elsewhere | Cwd::Unknown => None,
         };
-        WorkerDescription { pid: worker.id.pid, key: worker.id.key(), release, booted: self.booted(worker) }
+        let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
+        AppServer { generations: vec![generation], old_workers }
     }
 
+    fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
+    fn image(&self) -> Image {
+        self.processes.image
+    }
+
+    fn is_settled(&self) -> bool {
+        self.processes.title.is_some()
+    }
+
+    fn name(&self) -> String {
+        format!("Puma {}", self.master())
+    }
+
+    fn mode(&self) -> Option<&'static str> {
+        self.cluster().map(|cluster| if cluster { "cluster" } else { "single" })
+    }
+
+    fn workers(&self) -> Vec<WorkerDescription> {
+        let describe = |worker: &Worker| self.surroundings.describe(worker.id, self.booted(worker));
+        self.processes.workers.iter().map(describe).collect()
+    }
+
+    /// A worker that has not reported yet is left out: it is not known to be idle.
+    fn loads(&self) -> Option<Vec<WorkerLoad>> {
+        self.stats().map(|stats| match stats.workers {
+            Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
+            None => single_load(self.processes.image.process_key(), stats).into_iter().collect(),
+        })
+    }
+}
+
+impl Snapshot {
     pub fn master(&self) -> i32 {
         self.processes.image.process.pid
     }
 
     pub fn cluster(&self) -> Option<bool> {
         self.memory.cluster()
-    }
-
-    pub fn cwd(&self, pid: i32) -> Cwd {
-        self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
     }
 
     /// Why a phased restart would fork the old code once more, though Puma offers it; `None` when
@@ -120,11 +129,11 @@ impl Snapshot {
     fn processes(&self) -> Vec<Process> {
         if self.cluster() == Some(false) {
             let key = self.processes.image.process_key();
-            return vec![Process { key, cwd: self.cwd(self.master()), booted: self.serves() }];
+            return vec![Process { key, cwd: self.surroundings.cwd(self.master()), booted: self.serves() }];
         }
         let process = |worker: &Worker| Process {
             key: worker.id.key(),
-            cwd: self.cwd(worker.id.pid),
+            cwd: self.surroundings.cwd(worker.id.pid),
             booted: self.booted(worker),
         };
         self.processes.workers.iter().map(process).collect()
@@ -135,15 +144,6 @@ impl Snapshot {
             Some(stats) => stats.of(worker.id.pid).is_some_and(|status| status.booted),
             None => worker.serves,
         }
-    }
-
-    /// A worker that has not reported yet is left out: it is not known to be idle.
-    pub fn traffic(&self) -> Traffic {
-        let workers = self.stats().map(|stats| match stats.workers {
-            Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
-            None => single_load(self.processes.image.process_key(), stats).into_iter().collect(),
-        });
-        Traffic { workers, sockets: self.sockets.clone() }
     }
 }
 
@@ -166,8 +166,7 @@ fn load(worker: &Worker, stats: &Stats) -> Option<WorkerLoad> {
 
 /// Single mode's numbers are live: each answer is a check-in of its own.
 fn single_load(key: ProcessKey, stats: &Stats) -> Option<WorkerLoad> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let checkin = now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000;
+    let checkin = server::live_checkin();
     Some(WorkerLoad {
         key,
         requests: stats.single.requests_count.unwrap_or(0),

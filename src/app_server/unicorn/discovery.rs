@@ -9,27 +9,15 @@ use std::collections::HashMap;
 use rustix::process::Signal;
 
 use super::title::{self, Title};
-use crate::procs::{self, Entry, Image, ProcessId, ProcsError};
+use crate::{
+    app_server::server::{Discovery, Search},
+    procs::{self, Entry, Image, ProcessId, ProcsError},
+};
 
 /// Handed from master to master; the first one has none.
 const INHERITED: &str = "UNICORN_FD";
 /// Set in a worker that is started by an exec (`worker_exec`).
 const IS_WORKER: &str = "UNICORN_WORKER";
-
-/// What a look at the process table gave.
-#[derive(Debug)]
-pub(super) enum Discovery {
-    /// No master, and nothing that would become one.
-    Nothing,
-    /// A Ruby that may be about to become one.
-    Starting,
-    /// A master of somebody else's.
-    NotPermitted,
-    /// It changed while it was read.
-    Torn,
-    /// One or more servers.
-    Servers(Vec<ServerProcesses>),
-}
 
 /// The masters of one server, oldest first; at least one.
 #[derive(Debug, Clone)]
@@ -76,6 +64,17 @@ impl ServerProcesses {
         self.masters.iter().filter(|master| !master.workers.is_empty() || master.image == newest).collect()
     }
 
+    /// Its masters, oldest first.
+    pub fn ids(&self) -> Vec<ProcessId> {
+        self.masters.iter().map(|master| master.image.process).collect()
+    }
+
+    /// Masters and workers.
+    pub fn pids(&self) -> Vec<i32> {
+        let workers = self.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
+        workers.chain(self.ids().into_iter().map(|master| master.pid)).collect()
+    }
+
     /// Everything that it listens on over TCP.
     pub fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.masters.iter().flat_map(|master| master.ports.clone()).collect();
@@ -92,28 +91,46 @@ impl Master {
     }
 }
 
-/// All servers whose title contains `narrow`. A master of `known` counts though it has no title yet.
-pub(super) fn discover(known: &[ProcessId], narrow: Option<&str>) -> Discovery {
-    let wanted = |title: &str| Title::parse(title).is_some() || title::is_starting(title);
-    let Ok(entries) = procs::list(wanted) else { return Discovery::Torn };
-    let mut search =
-        Search { entries: &entries, known, images: HashMap::new(), masters: vec![], denied: false };
-    if search.run().is_err() {
+/// Looks for the servers whose title contains the text.
+pub(super) fn discover(search: &Search) -> Discovery<ServerProcesses> {
+    let Some(Table { entries, mut servers, denied }) = Table::read(&search.known) else {
         return Discovery::Torn;
-    }
-    let (masters, denied) = (search.masters, search.denied);
-    let servers = servers(masters).into_iter().filter(|processes| is_meant(processes, narrow, &entries));
-    let servers: Vec<ServerProcesses> = servers.collect();
+    };
+    servers.retain(|server| is_meant(server, search.matching.as_deref(), &entries));
     let starting = entries.iter().any(|entry| title::is_starting(&entry.title));
-    match (servers.is_empty(), denied, starting && known.is_empty()) {
-        (false, ..) => Discovery::Servers(servers),
-        (true, true, _) => Discovery::NotPermitted,
-        (true, false, true) => Discovery::Starting,
-        (true, false, false) => Discovery::Nothing,
+    let has = |master: &ProcessId| servers.iter().position(|server| server.ids().contains(master));
+    let known = search.known.iter().find_map(has).filter(|_| servers.len() == 1);
+    match (search.chosen.as_ref().and_then(has).or(known), servers.is_empty()) {
+        (Some(at), _) => Discovery::One(servers.swap_remove(at)),
+        (None, false) => Discovery::Candidates(servers.iter().map(ServerProcesses::ids).collect()),
+        (None, true) if denied => Discovery::NotPermitted(Vec::new()),
+        (None, true) if starting && search.known.is_empty() => Discovery::Starting,
+        (None, true) => Discovery::Nothing,
     }
 }
 
-/// All masters that are to be seen, whoever they belong to.
+/// All Unicorns, as they were seen together.
+pub(super) struct Table {
+    entries: Vec<Entry>,
+    pub servers: Vec<ServerProcesses>,
+    /// There is a master that may not be looked into.
+    pub denied: bool,
+}
+
+impl Table {
+    /// A master of `known` counts though it has no title yet. `None` when one changed while it was read.
+    pub fn read(known: &[ProcessId]) -> Option<Self> {
+        let wanted = |title: &str| Title::parse(title).is_some() || title::is_starting(title);
+        let entries = procs::list(wanted).ok()?;
+        let mut found =
+            Masters { entries: &entries, known, images: HashMap::new(), masters: vec![], denied: false };
+        found.look().ok()?;
+        let (masters, denied) = (found.masters, found.denied);
+        Some(Self { servers: servers(masters), denied, entries })
+    }
+}
+
+/// All masters that can be seen, of any user.
 pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
     let is_master = |title: &str| {
         matches!(Title::parse(title), Some(Title::Master(_)))
@@ -129,7 +146,7 @@ fn is_meant(processes: &ServerProcesses, narrow: Option<&str>, entries: &[Entry]
 }
 
 /// Looks for the masters among the processes, oldest first.
-struct Search<'a> {
+struct Masters<'a> {
     entries: &'a [Entry],
     known: &'a [ProcessId],
     images: HashMap<i32, Image>,
@@ -138,8 +155,8 @@ struct Search<'a> {
     denied: bool,
 }
 
-impl Search<'_> {
-    fn run(&mut self) -> Result<(), ProcsError> {
+impl Masters<'_> {
+    fn look(&mut self) -> Result<(), ProcsError> {
         let mut entries: Vec<&Entry> = self.entries.iter().collect();
         entries.sort_by_key(|entry| (entry.id.start, entry.id.pid));
         for entry in entries {

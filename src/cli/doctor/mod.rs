@@ -44,7 +44,7 @@ pub enum Scope {
 /// # Errors
 /// [`Failure`] when it could not even look.
 pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit, Failure> {
-    let mut checks = config::advice::of(config);
+    let mut checks = config::advice::of(config, &crate::cli::app_server::facts(config));
     let more = match scope {
         Scope::ConfigOnly(files) => config_only(config, &files, &mut checks)?,
         Scope::Init => before_puma(config).await?,
@@ -185,7 +185,7 @@ async fn server_and_its_app(server: &dyn AppServer, config: &Config) -> Vec<Chec
 /// As long as a request has taken already, as long it may take still.
 fn long_requests(oldest_ms: Option<u64>, config: &Config) -> Check {
     const ABOUT: &str = "requests";
-    if !config.restart_cuts() {
+    if !crate::cli::app_server::facts(config).cuts_requests {
         return Check::fine(
             ABOUT,
             "none is waited for: only the app server itself, or your command, cuts what takes too long",
@@ -196,7 +196,7 @@ fn long_requests(oldest_ms: Option<u64>, config: &Config) -> Check {
         return Check::fine(ABOUT, "none is in flight as far as the socket table tells");
     };
     let shown = |duration: Duration| humantime::format_duration(Duration::from_secs(duration.as_secs()));
-    if age < limit / 2 || !config.restart_cuts() {
+    if age < limit / 2 {
         return Check::fine(ABOUT, format!("the oldest in flight began {} ago", shown(age)));
     }
     let message = format!(

@@ -217,9 +217,9 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = match self.result {
             DrainResult::Drained => "drained",
-            DrainResult::Deadline => "out of time",
+            DrainResult::Deadline => "drain timed out",
             DrainResult::NoAppServer => "no app server to drain",
-            DrainResult::AlreadyGone => "the app server went by itself",
+            DrainResult::AlreadyGone => "the app server ended by itself",
             DrainResult::Stuck => "the app server hangs",
         };
         write!(f, "{head} after {}", Seconds(self.held_ms))?;
@@ -227,28 +227,28 @@ impl fmt::Display for Answer {
             write!(f, " with {} requests left", self.requests_left)?;
         }
         if let Some(ms) = self.stuck_ms {
-            write!(f, "; nothing was answered for {} though requests waited", Seconds(ms))?;
+            write!(f, "; no request was answered for {} while requests waited", Seconds(ms))?;
         }
         for (i, wait) in self.waits.iter().enumerate() {
             f.write_str(if i == 0 { "; waited " } else { ", " })?;
             self.wait(f, wait)?;
         }
         for (i, request) in self.left.iter().enumerate() {
-            let word = if i == 0 { "; left: " } else { ", " };
+            let word = if i == 0 { "; still in flight: " } else { ", " };
             write!(f, "{word}{request}")?;
         }
         if self.upgraded > 0 {
-            write!(f, "; {} upgraded connections (websockets) were open", self.upgraded)?;
+            write!(f, "; {} websockets or streams were open", self.upgraded)?;
         }
         match (self.evidence.control, self.evidence.sockets) {
             _ if matches!(self.result, DrainResult::NoAppServer | DrainResult::AlreadyGone) => Ok(()),
             (true, true) if self.evidence.ends => Ok(()),
-            (true, true) => f.write_str("; short connections were known by samples only"),
+            (true, true) => f.write_str(
+                "; short connections may have been missed: the kernel did not report each one that ended",
+            ),
             (true, false) => f.write_str("; the socket table could not be read"),
-            (false, true) => f.write_str("; no control server, the socket table alone decided"),
-            (false, false) => {
-                f.write_str("; neither control server nor socket table: nothing could be proved")
-            }
+            (false, true) => f.write_str("; no control server: decided by the socket table only"),
+            (false, false) => f.write_str("; neither the control server nor the socket table could be read"),
         }
     }
 }
@@ -258,9 +258,9 @@ impl Answer {
         let until = Seconds(wait.until_ms);
         match (wait.what, self.last_peer) {
             (WaitsFor::Min, _) => write!(f, "until {until} for drain.min"),
-            (WaitsFor::Quiet, Some(peer)) => write!(f, "until {until} for silence, last of {peer}"),
+            (WaitsFor::Quiet, Some(peer)) => write!(f, "until {until} for silence (last sender: {peer})"),
             (WaitsFor::Quiet, None) => write!(f, "until {until} for silence"),
-            (WaitsFor::InFlight, _) => write!(f, "until {until} for proof that nothing is in flight"),
+            (WaitsFor::InFlight, _) => write!(f, "until {until} for requests in flight"),
         }
     }
 }

@@ -7,11 +7,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
-use pitstop_rig::{poll, puma::children, until};
+use pitstop_rig::{Signal, poll, puma::children, signal, until};
+use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
 
 const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
@@ -180,8 +177,8 @@ impl Running {
     }
 
     /// Sends a signal to `pitstop exec`, or to what stands before it.
-    pub fn kill(&self, signal: Signal) {
-        signal::kill(Pid::from_raw(self.first()), signal).unwrap();
+    pub fn kill(&self, which: Signal) {
+        signal(self.first(), which);
     }
 
     /// The process directly below the namespace: the other init, where there is one.
@@ -233,9 +230,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // With the first process of a namespace all of it goes.
-        if let (Some(first), Ok(None)) = (self.first, self.child.try_wait()) {
-            let _ = signal::kill(Pid::from_raw(first), Signal::SIGKILL);
+        // With the first process of a namespace all of it goes. It may have ended by itself.
+        if let (Some(first), Ok(None)) = (self.first.and_then(Pid::from_raw), self.child.try_wait()) {
+            let _ = kill_process(first, Signal::KILL);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

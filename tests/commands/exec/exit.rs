@@ -2,9 +2,8 @@
 
 use std::fs;
 
-use nix::sys::signal::Signal;
 use pitstop::procs::ProcessId;
-use pitstop_rig::{puma::children, until};
+use pitstop_rig::{Signal, puma::children, until};
 
 use super::container::Recipe;
 
@@ -25,7 +24,7 @@ fn a_stop_that_was_asked_for_ends_with_0_where_that_is_wanted() {
         let recipe = Recipe::with_release().env("PITSTOP_EXEC_STOP_IS_SUCCESS", wanted);
         let mut running = recipe.script("echo >$DIR/up; exec sleep 60");
         running.wait_for_file("up");
-        running.kill(Signal::SIGTERM);
+        running.kill(Signal::TERM);
         assert_eq!(running.code(), Some(code), "{}", running.log());
     }
 }
@@ -96,7 +95,7 @@ fn a_daemon_that_ignores_sigterm_is_killed() {
     let recipe = Recipe::with_release().env("PITSTOP_DRAIN_RESERVE", "1s");
     let mut running = recipe.without_namespace().script(&script);
     assert_eq!(running.code(), Some(3));
-    assert!(running.log().contains("SIGKILL to whatever still runs"), "{}", running.log());
+    assert!(running.log().contains("sending SIGKILL to the remaining processes"), "{}", running.log());
 }
 
 #[test]
@@ -106,7 +105,7 @@ fn a_killed_init_takes_its_children_along() {
         recipe.script("trap 'echo >$DIR/termed; exit' TERM; echo >$DIR/up; while :; do sleep 0.1; done");
     running.wait_for_file("up");
     let agent = running.agent();
-    running.kill(Signal::SIGKILL);
+    running.kill(Signal::KILL);
     running.wait_for_file("termed");
     until("the agent's end", || ProcessId::of(agent).is_err().then_some(()));
 }

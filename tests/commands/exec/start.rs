@@ -1,8 +1,7 @@
 //! The command starts when the first release is in place, and whatever is wrong with the configuration.
 
-use nix::sys::signal::Signal;
-
 use super::container::Recipe;
+use pitstop_rig::Signal;
 
 const REVISION: &str = "cat $DIR/app/current/REVISION >$DIR/revision; exec sleep 60";
 
@@ -10,20 +9,20 @@ const REVISION: &str = "cat $DIR/app/current/REVISION >$DIR/revision; exec sleep
 fn the_command_waits_for_the_first_release() {
     let recipe = Recipe::new();
     let mut running = recipe.script(REVISION);
-    running.wait_for_log("the agent starts");
-    running.wait_for_log("the volume answers");
-    assert!(!running.log().contains("the command starts"), "{}", running.log());
+    running.wait_for_log("agent started");
+    running.wait_for_log("the volume was read");
+    assert!(!running.log().contains("command started"), "{}", running.log());
     running.recipe().release();
     assert_eq!(running.wait_for_file("revision"), "v1");
-    running.kill(Signal::SIGTERM);
+    running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(143));
 }
 
 #[test]
 fn sigterm_ends_the_wait() {
     let mut running = Recipe::new().script("echo >$DIR/up");
-    running.wait_for_log("the volume answers");
-    running.kill(Signal::SIGTERM);
+    running.wait_for_log("the volume was read");
+    running.kill(Signal::TERM);
     assert_eq!(running.code(), Some(143));
     assert!(!running.file("up").exists());
 }
@@ -34,7 +33,11 @@ fn the_command_runs_whatever_is_wrong_with_the_configuration() {
     for (name, value) in wrong {
         let mut running = Recipe::new().env(name, value).script("exit 4");
         assert_eq!(running.code(), Some(4), "{name}");
-        assert!(running.log().contains("allows no deploys"), "{name}: {}", running.log());
+        assert!(
+            running.log().contains("the configuration is invalid and no deploy can start"),
+            "{name}: {}",
+            running.log()
+        );
     }
     assert_eq!(Recipe::new().without("PITSTOP_SOURCE").script("exit 4").code(), Some(4));
 }
@@ -47,5 +50,5 @@ fn the_log_has_the_configured_form() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    assert!(log.contains("the command cannot be run"), "{log}");
+    assert!(log.contains("the command cannot be started"), "{log}");
 }

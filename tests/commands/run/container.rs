@@ -7,11 +7,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
-use pitstop_rig::{http, ports::free_port, puma::children, until};
+use pitstop_rig::{Signal, http, ports::free_port, puma::children, signal, until};
 use tempfile::TempDir;
 
 /// The pod's own places.
@@ -87,8 +83,8 @@ impl Running {
         http::get(self.port, path).ok().map(|answer| answer.status)
     }
 
-    pub fn signal(&self, signal: Signal) {
-        signal::kill(Pid::from_raw(self.pid()), signal).unwrap();
+    pub fn signal(&self, which: Signal) {
+        signal(self.pid(), which);
     }
 
     pub fn ended(&mut self) -> Option<ExitStatus> {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{http, until};
+use pitstop_rig::{PATIENCE, http, until_within};
 use rustix::{
     net::{AddressFamily, SocketType, bind, connect, socket},
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -41,14 +41,15 @@ fn flood(port: u16, says: impl Fn(&mut TcpStream)) -> Vec<TcpStream> {
 
 fn answers(running: &mut Running, port: u16, kind: &str) {
     for (path, expected) in [("/ready", 503), ("/metrics", 200), ("/prestop", 200)] {
-        let answer = until(&format!("{path} beside {kind}"), || {
+        // The agent works off a thousand connections, with whatever else runs on the machine.
+        let answer = until_within(PATIENCE * 4, &format!("{path} beside {kind}"), || {
             http::get_within(port, path, Duration::from_secs(20)).ok()
         });
         assert_eq!(answer.status, expected, "{path} beside {kind}: {answer:?}");
     }
     assert!(running.ended().is_none());
     let log = running.log();
-    assert!(!log.contains("the agent has died"), "{kind}: {log}");
+    assert!(!log.contains("the agent exited unexpectedly"), "{kind}: {log}");
 }
 
 #[test]

@@ -6,11 +6,10 @@ use std::{
 };
 
 use pitstop_rig::{
-    App, Pod, Setup, http,
+    App, Pod, Setup, Signal, http,
     kubelet::{self, Hook},
-    poll, until,
+    poll, signal, until,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::new_pod;
 
@@ -23,17 +22,13 @@ fn drain(pod: &Pod) -> serde_json::Value {
     pod.status()["drain"].take()
 }
 
-fn signal(pid: Option<i32>, signal: Signal) {
-    kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
-}
-
 #[test]
 fn e2e_puma_that_dies_by_itself_ends_the_drain() {
     let mut pod = in_sync(Setup::default(), &[("PITSTOP_DRAIN_MIN", "30s"), ("PITSTOP_DRAIN_QUIET", "15s")]);
     pod.puma.container().keep_ended();
     let call = pod.agent.prestop();
     until("the drain", || drain(&pod).is_object().then_some(()));
-    signal(pod.puma.master(), Signal::KILL);
+    signal(pod.puma.master().unwrap(), Signal::KILL);
     assert_eq!(call.join().unwrap().unwrap()["result"], "already_gone");
 }
 
@@ -44,14 +39,14 @@ fn e2e_a_hook_that_is_cut_off_is_followed_by_the_end() {
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(1));
     assert_eq!((end.answer, end.killed), (None, false));
     assert_eq!(pod.agent.terminate(), Some(0));
-    assert!(pod.log().contains("went by itself"), "{}", pod.log());
+    assert!(pod.log().contains("ended by itself"), "{}", pod.log());
 }
 
 #[test]
 fn e2e_a_classic_sidecar_gets_sigterm_with_the_hook_and_holds_it_all_the_same() {
     let mut pod = in_sync(Setup::default(), &[]);
     let request = pod.slow_request(5);
-    signal(pod.agent.pid(), Signal::TERM);
+    signal(pod.agent.pid().unwrap(), Signal::TERM);
     let end = kubelet::end(&mut pod.puma, Hook::HttpGet(pod.agent.port()), Duration::from_secs(60));
     assert!(request.is_finished(), "SIGTERM came with a request in flight");
     assert_eq!(request.join().unwrap(), Some(200));
@@ -69,8 +64,8 @@ fn e2e_a_request_longer_than_the_time_there_is_is_cut_counted_and_named() {
     assert!(end.killed, "Puma waits for its requests until the kubelet's patience ends");
     let metrics = pod.agent.get("/metrics").unwrap().body;
     assert!(metrics.contains("pitstop_drain_requests_left 1"), "{metrics}");
-    assert!(pod.log().contains("left: from 127.0.0.1, "), "{}", pod.log());
-    let cut = "cut off by the app server's end: from 127.0.0.1, ";
+    assert!(pod.log().contains("still in flight: from 127.0.0.1, "), "{}", pod.log());
+    let cut = "requests cut when the app server ended: from 127.0.0.1, ";
     until("what was really cut", || pod.log().contains(cut).then_some(()));
 }
 
@@ -87,7 +82,7 @@ fn e2e_status_shows_what_a_drain_waits_for() {
     assert!(drain["seconds_left"].as_f64().unwrap() > 1.0, "{drain}");
     assert_eq!(call.join().unwrap().unwrap()["result"], "drained");
     assert_eq!(request.join().unwrap(), Some(200));
-    assert!(pod.log().contains("for proof that nothing is in flight"), "{}", pod.log());
+    assert!(pod.log().contains("for requests in flight"), "{}", pod.log());
 }
 
 #[test]
@@ -116,7 +111,7 @@ fn e2e_a_liveness_kill_in_the_middle_of_a_hot_restart_leaves_a_pod_that_deploys(
     assert!(["drained", "deadline"].contains(&answer["result"].as_str().unwrap()), "{answer}");
     // The kubelet ends the container only, and starts it anew.
     let starts = pod.puma.starts();
-    signal(pod.puma.container().pid(), Signal::TERM);
+    signal(pod.puma.container().pid().unwrap(), Signal::TERM);
     until("the container's next start", || (pod.puma.starts() > starts).then_some(()));
     pod.agent.wait_in_sync("v2");
     assert!(drain(&pod).is_null(), "the drain is undone");

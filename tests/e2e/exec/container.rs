@@ -1,17 +1,8 @@
 //! A container that `pitstop exec` is the first process of, with a Puma that it starts.
 
-use std::{
-    fs,
-    ops::{Deref, DerefMut},
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
-use pitstop_rig::{Container, Image, PATIENCE, Setup, poll, puma::children, until};
+use pitstop_rig::{Container, Image, PATIENCE, Setup, Signal, poll, puma::children, signal, until};
 
 use crate::{PITSTOP, new_pod};
 
@@ -23,19 +14,7 @@ pub struct Pod {
     pod: pitstop_rig::Pod,
 }
 
-impl Deref for Pod {
-    type Target = pitstop_rig::Pod;
-
-    fn deref(&self) -> &Self::Target {
-        &self.pod
-    }
-}
-
-impl DerefMut for Pod {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.pod
-    }
-}
+extends_pod!(Pod);
 
 impl Pod {
     /// `v1` is in the store and the pointer names it; nothing runs, the volume is empty.
@@ -95,7 +74,7 @@ impl Pod {
     }
 
     pub fn term(&self) {
-        signal::kill(Pid::from_raw(self.first()), Signal::SIGTERM).unwrap();
+        signal(self.first(), Signal::TERM);
     }
 
     /// The agent, a child of `pitstop exec`.
@@ -109,7 +88,7 @@ impl Pod {
     }
 
     pub fn kill_agent(&self) {
-        signal::kill(Pid::from_raw(self.agent_pid()), Signal::SIGKILL).unwrap();
+        signal(self.agent_pid(), Signal::KILL);
     }
 
     /// The end of the whole container, as by the platform when its patience is over.

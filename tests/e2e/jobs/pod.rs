@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    ops::{Deref, DerefMut},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -37,19 +36,7 @@ pub struct Pod {
     pod: pitstop_rig::Pod,
 }
 
-impl Deref for Pod {
-    type Target = pitstop_rig::Pod;
-
-    fn deref(&self) -> &Self::Target {
-        &self.pod
-    }
-}
-
-impl DerefMut for Pod {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.pod
-    }
-}
+extends_pod!(Pod);
 
 /// Sidekiq boots for seconds on a busy machine, and tells of its jobs every five.
 const JOBS_PATIENCE: Duration = PATIENCE.saturating_mul(5);

@@ -2,7 +2,7 @@
 
 use std::{process::Command, thread, time::Duration};
 
-use pitstop_rig::{Dice, puma::TOKEN};
+use pitstop_rig::{Dice, Signal, puma::TOKEN, signal};
 
 use super::*;
 
@@ -15,11 +15,6 @@ fn pumactl(pod: &Pod, command: &str) -> bool {
     pod.puma.entrance()(&mut pumactl);
     pumactl.arg("pumactl").args(["--control-url", &url, "--control-token", token, command]);
     pumactl.output().is_ok_and(|output| output.status.success())
-}
-
-fn signal(pid: i32, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
-    assert!(sent.success());
 }
 
 fn workers(pod: &Pod) -> Vec<i64> {
@@ -41,12 +36,12 @@ fn e2e_a_restart_by_others_at_rest_is_said_and_what_runs_is_proved_anew() {
         });
         until("the finding", || pod.found(CODE).then_some(()));
         let shown = pod.agent.must(&["status"]);
-        assert!(shown.contains("restarted by somebody else at 2"), "{command}: {shown}");
+        assert!(shown.contains("the app server was restarted at 2"), "{command}: {shown}");
     }
     let status = wait_for_proof(&pod, "v1", "every_worker");
     assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 1));
     let log = pod.log();
-    assert_eq!(log.matches("and not by pitstop").count(), 2, "{log}");
+    assert_eq!(log.matches("but not by pitstop; verifying").count(), 2, "{log}");
 }
 
 /// As Solid Queue's plugin does it when its own process ends, or a person: the release had booted by then.
@@ -62,7 +57,7 @@ fn e2e_a_master_that_somebody_ends_in_a_deploy_is_not_the_releases_fault() {
         let there = status["app_server"]["workers"].as_array()?.iter().filter(|worker| on_v2(worker)).count();
         (status["stage"] == "verifying" && there == 2).then_some(())
     });
-    signal(pod.puma.master().unwrap(), "TERM");
+    signal(pod.puma.master().unwrap(), Signal::TERM);
     until("the finding", || pod.found("MASTER_ENDED").then_some(()));
     let status = wait_for_proof(&pod, "v2", "every_worker");
     assert_eq!((&status["rejected"], pod.puma.starts()), (&serde_json::json!([]), 2));
@@ -107,7 +102,7 @@ fn e2e_workers_that_a_worker_forks_are_moved_and_reforked() {
     let pod = new_pod(setup).in_sync();
     wait_for_proof(&pod, "v1", "every_worker");
     let before = workers(&pod);
-    signal(pod.puma.master().unwrap(), "URG");
+    signal(pod.puma.master().unwrap(), Signal::URG);
     until("a refork", || {
         let now = workers(&pod);
         let kept = now.iter().filter(|pid| before.contains(pid)).count();

@@ -15,11 +15,12 @@ mod wrappers;
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use pitstop::{
-    app_server::{AppServer, Look, puma::Puma},
+    app_server::{AppServer, Location, Look, puma},
     config::{self, RestartMode},
     core::{self, Cwd, Detection, Generation, GenerationKey, Mode, ProcessKey, Reason, ServerCommand},
     revision::ReleaseId,
@@ -29,7 +30,7 @@ use pitstop_rig::{App, Directory, Image, PATIENCE, PumaRig, Setup, Wrapper, puma
 /// The adapter, asked without a runtime of the test's own.
 struct Eye {
     runtime: tokio::runtime::Runtime,
-    puma: Puma,
+    puma: Arc<dyn AppServer>,
 }
 
 impl Eye {
@@ -45,7 +46,8 @@ impl Eye {
     fn at(deploy_to: &Path, section: config::Puma, mode: RestartMode) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Self { puma: Puma::new(section, mode, deploy_to.to_owned()).unwrap(), runtime }
+        let location = Location { deploy_to: deploy_to.to_owned(), fallback: None, ports: Vec::new() };
+        Self { puma: puma::start(section, mode, location).unwrap(), runtime }
     }
 
     fn look(&self) -> Look {

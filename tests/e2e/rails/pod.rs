@@ -1,9 +1,6 @@
 //! A pod: a Rails that was born with `v1`, and its agent.
 
-use std::{
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::time::Duration;
 
 use pitstop_rig::{Image, PATIENCE, Setup, Wrapper, is_root, until_within};
 use serde_json::Value;
@@ -19,19 +16,7 @@ pub struct Pod {
     pub shop: Shop,
 }
 
-impl Deref for Pod {
-    type Target = pitstop_rig::Pod;
-
-    fn deref(&self) -> &Self::Target {
-        &self.pod
-    }
-}
-
-impl DerefMut for Pod {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.pod
-    }
-}
+extends_pod!(Pod);
 
 impl Pod {
     /// Started by this command line in `current`, and proven; nothing without root.

@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use pitstop_rig::until;
-use rustix::process::{Pid, Signal, kill_process};
+use pitstop_rig::{Signal, signal, until};
 
 use super::{app::Change, pod::Pod};
 
@@ -27,8 +26,8 @@ fn e2e_rails_server_with_a_pid_file_restarts_hot_and_may_not_come_back_after_a_k
     // A number that lives when the next container starts: here, this test's.
     fs::write(&file, std::process::id().to_string()).unwrap();
     let before = pod.puma.starts();
-    kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
-    until("it starts in vain", || (pod.puma.starts() > before + 1).then_some(()));
+    signal(master, Signal::KILL);
+    until("further starts, which fail", || (pod.puma.starts() > before + 1).then_some(()));
     let log = fs::read_to_string(pod.puma.log()).unwrap();
     assert!(log.contains("A server is already running"), "{log}");
     // The remedy.

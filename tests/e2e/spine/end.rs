@@ -2,8 +2,7 @@
 
 use std::{io::Write, net::TcpStream, thread};
 
-use nix::sys::signal::Signal;
-use pitstop_rig::{App, Setup, puma::children, until};
+use pitstop_rig::{App, Setup, Signal, puma::children, signal, until};
 
 use crate::new_pod;
 
@@ -79,7 +78,7 @@ fn e2e_an_agent_that_is_killed_four_times_in_its_container_goes_on_with_the_drai
     let container = pod.agent.pid().unwrap();
     for _ in 0..4 {
         let killed = until("an agent", || children(container).first().copied());
-        kill(killed, Signal::SIGKILL);
+        signal(killed, Signal::KILL);
         let next = |agent: &i32| *agent != killed;
         until("the next agent", || children(container).first().copied().filter(next));
         until("it answers", || pod.agent.get("/ready").ok().filter(|answer| answer.status == 200));
@@ -89,7 +88,7 @@ fn e2e_an_agent_that_is_killed_four_times_in_its_container_goes_on_with_the_drai
     let answer = pod.prestop();
     assert_eq!((&answer["drain_id"], &answer["result"]), (&drain.into(), &"drained".into()));
     assert_eq!(request.join().unwrap(), Some(200));
-    kill(container, Signal::SIGTERM);
+    signal(container, Signal::TERM);
     pod.puma.container().terminate();
     assert_eq!(pod.agent.wait_for_end(), Some(0));
 }
@@ -99,7 +98,7 @@ fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
     let mut pod = new_pod(Setup::default()).in_sync();
     let request = pod.slow_request(3);
     let pid = pod.agent.pid().unwrap();
-    term(pid);
+    signal(pid, Signal::TERM);
     until("the drain's answer", || (pod.status()["drain"]["result"] == "drained").then_some(()));
     assert_eq!(request.join().unwrap(), Some(200));
     assert!(!pod.agent.ended(), "Puma is still there");
@@ -112,9 +111,9 @@ fn e2e_sigterm_waits_for_the_drain_and_for_the_end_of_puma() {
 fn e2e_a_second_sigterm_ends_it_at_once() {
     let mut pod = new_pod(Setup::default()).in_sync();
     let pid = pod.agent.pid().unwrap();
-    term(pid);
+    signal(pid, Signal::TERM);
     until("the drain", || pod.status()["drain"].is_object().then_some(()));
-    term(pid);
+    signal(pid, Signal::TERM);
     assert_eq!(pod.agent.wait_for_end(), Some(0));
 }
 
@@ -139,12 +138,4 @@ fn e2e_sigterm_without_an_app_server_is_quick() {
     assert_eq!(pod.agent.terminate(), Some(0));
     assert!(pod.log().contains("no app server to drain"), "{}", pod.log());
     assert!(!pod.agent.state_dir().join("drain.json").exists(), "there is nothing to resume");
-}
-
-fn term(pid: i32) {
-    kill(pid, Signal::SIGTERM);
-}
-
-fn kill(pid: i32, signal: Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }

@@ -1,6 +1,6 @@
 //! What the whole fleet runs, as `promote --wait` sees it.
 
-use pitstop_rig::{App, Pod, Setup, is_root, until};
+use pitstop_rig::{App, Pod, Setup, until};
 use serde_json::Value;
 
 use crate::new_pod;
@@ -75,9 +75,7 @@ fn e2e_a_pod_lets_another_prove_a_release_first_and_does_not_try_what_was_reject
 
 #[test]
 fn e2e_without_room_old_releases_go_but_never_what_the_lease_of_the_pod_names() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let mut pod = new_pod(Setup { volume_bytes: Some(6 << 20), ..Setup::default() }).born();
     pod.set("PITSTOP_VERIFY_SOAK", "100ms");
     let pod = pod.started();

@@ -1,8 +1,8 @@
 //! Releases that say what they need of the image, beside a real Ruby.
 
-use std::{fs, io::Write, process::Command};
+use std::{fs, io::Write};
 
-use pitstop_rig::{App, Pod, Setup, until};
+use pitstop_rig::{App, Pod, Setup, Signal, signal, until};
 
 use super::recovers;
 use crate::new_pod;
@@ -36,8 +36,7 @@ fn e2e_a_release_waits_for_the_image_that_it_needs() {
     });
     assert!(!status["message"].as_str().unwrap().contains("ruby"), "{status}");
     fs::write(&lib, "").unwrap();
-    let master = pod.puma.master().unwrap().to_string();
-    assert!(Command::new("kill").args(["-KILL", &master]).status().unwrap().success());
+    signal(pod.puma.master().unwrap(), Signal::KILL);
     pod.agent.wait_in_sync("v3");
     pod.assert_runs("v3");
     assert_eq!(pod.attempts("v2"), 0);

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write};
 
-use pitstop_rig::{App, Pod, Setup, is_root};
+use pitstop_rig::{App, Pod, Setup};
 
 use super::recovers;
 use crate::new_pod;
@@ -25,9 +25,7 @@ fn assert_untouched(pod: &Pod, reason: &str) {
 
 #[test]
 fn e2e_a_release_that_does_not_fit_waits_for_room() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let pod = on_a_volume_of(ROOM_BYTES);
     // Its archive is much smaller than itself, so that no check beforehand can know.
     let dir = pod.agent.build(&pod.puma, App::Good, "v2");
@@ -46,9 +44,7 @@ fn e2e_a_release_that_does_not_fit_waits_for_room() {
 
 #[test]
 fn e2e_a_full_volume_that_takes_no_journal_line_moves_nothing() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let pod = on_a_volume_of(ROOM_BYTES);
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
@@ -76,9 +72,7 @@ fn fill_page(path: &std::path::Path) {
 
 #[test]
 fn e2e_a_read_only_volume_is_named_and_waited_for() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let pod = on_a_volume_of(4 * ROOM_BYTES);
     pod.puma.small_volume().read_only();
     pod.deploy(App::Good, "v2");
@@ -109,9 +103,7 @@ fn pod_of(agents_uid: u32) -> Pod {
 
 #[test]
 fn e2e_a_puma_of_another_user_is_left_alone() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let mut pod = pod_of(ANOTHER_UID);
     let master = pod.puma.master();
     pod.agent.start();
@@ -142,9 +134,7 @@ fn e2e_a_puma_of_another_user_is_left_alone() {
 
 #[test]
 fn e2e_an_agent_of_the_same_user_needs_no_privilege() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let mut pod = pod_of(PUMAS_UID);
     pod.agent.start();
     pod.agent.wait_in_sync("v1");

@@ -56,6 +56,7 @@ pub use launch::{Image, Wrapper};
 pub use load::Load;
 pub use pod::Pod;
 pub use puma::{Directory, PumaRig, Setup};
+pub use rustix::process::Signal;
 pub use s3::{Fault, S3Rig};
 pub use slow_volume::SlowVolume;
 pub use termination::Termination;
@@ -122,6 +123,25 @@ pub fn until_within<T>(patience: Duration, what: &str, condition: impl FnMut() -
         Some(found) => found,
         None => panic!("waited {patience:?} without success: {what}"),
     }
+}
+
+/// Polls until `condition` holds.
+///
+/// # Panics
+/// When it has not within [`PATIENCE`]. The message names `what` was waited for.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    until(what, || condition().then_some(()));
+}
+
+/// Sends a signal to a process that is there.
+///
+/// # Panics
+/// When it cannot be sent.
+#[track_caller]
+pub fn signal(pid: i32, signal: Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("the signal is sent");
 }
 
 /// Whether the test may change users and mount namespaces.

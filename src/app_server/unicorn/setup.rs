@@ -15,7 +15,7 @@ use crate::{
 
 /// What the evidence says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Setting {
+pub(super) struct Setup {
     /// Where the next master goes to.
     pub restart_dir: RestartDir,
     /// Paths of one release that it was given, in words.
@@ -37,7 +37,7 @@ pub(super) struct Lines {
     pub sets_bundle: bool,
 }
 
-impl Setting {
+impl Setup {
     /// Reads the evidence of a master. Asks the volume, so it may hang as long as that does.
     pub fn read(pid: i32, config_file: Option<&str>) -> Self {
         let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
