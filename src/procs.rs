@@ -24,6 +24,8 @@ mod error;
 pub mod in_use;
 /// Which files of releases are loaded.
 pub mod loaded;
+/// How much memory there is.
+pub mod memory;
 mod peer;
 mod root;
 mod unix;

@@ -75,7 +75,7 @@ impl Bench {
     fn fetch(&self, deploy_to: &Path, in_flight: Option<usize>) -> Command {
         let mut command = self.pitstop(&["fetch"], deploy_to);
         if let Some(in_flight) = in_flight {
-            command.env("XPITSTOP_FETCH_IN_FLIGHT", in_flight.to_string());
+            command.env("PITSTOP_FETCH_IN_FLIGHT", in_flight.to_string());
         }
         command
     }

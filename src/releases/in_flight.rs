@@ -10,15 +10,18 @@ const NETWORK: usize = 48;
 const LOCAL: usize = 6;
 
 impl Releases {
-    /// The same, with so many operations in flight instead of what the kind of file system suggests.
+    /// The same, with so many operations in flight; 0: what the kind of file system suggests.
     #[must_use]
-    pub fn with_in_flight(self, in_flight: Option<usize>) -> Self {
+    pub fn with_in_flight(self, in_flight: usize) -> Self {
         Self { in_flight, ..self }
     }
 
     /// So many.
     pub(super) fn in_flight(&self) -> usize {
-        let suggested = || if volume::is_networked(&self.deploy_to) { NETWORK } else { LOCAL };
-        self.in_flight.unwrap_or_else(suggested)
+        match self.in_flight {
+            0 if volume::is_networked(&self.deploy_to) => NETWORK,
+            0 => LOCAL,
+            in_flight => in_flight,
+        }
     }
 }

@@ -43,7 +43,7 @@ mod download;
 mod fallback;
 pub mod fetch;
 pub mod fetch_lock;
-pub mod in_flight;
+mod in_flight;
 pub mod inside;
 pub mod layout;
 pub mod leases;
@@ -152,7 +152,7 @@ pub struct Releases {
     pod: String,
     limits: Limits,
     layout: Layout,
-    in_flight: Option<usize>,
+    in_flight: usize,
     fallback: Option<PathBuf>,
     patience: fetch_lock::Patience,
     waiting: fetch_lock::Waiting,
@@ -198,7 +198,7 @@ impl Releases {
             pod: staging::plain(pod),
             limits,
             layout: Layout::default(),
-            in_flight: None,
+            in_flight: 0,
             fallback: None,
             patience: fetch_lock::Patience::default(),
             waiting: fetch_lock::Waiting::default(),

@@ -41,8 +41,6 @@ pub(super) struct Tree {
     pub(super) writers: Option<Writers>,
     /// What a spare tree has.
     pub(super) before: Option<Before>,
-    /// So many names were moved out of the tree.
-    moved: u32,
 }
 
 impl Tree {
@@ -59,7 +57,6 @@ impl Tree {
             umask: if writers.is_some() { umask() } else { 0 },
             writers,
             before,
-            moved: 0,
         }
     }
 
@@ -320,14 +317,13 @@ impl Tree {
         Ok(())
     }
 
-    pub(super) fn move_aside(&mut self, place: &Place) -> Result<(), UnpackError> {
+    pub(super) fn move_aside(&self, place: &Place) -> Result<(), UnpackError> {
         let name = self.name_aside();
         self.submit(place, Work::MoveAside(name))
     }
 
-    pub(super) fn name_aside(&mut self) -> String {
-        self.moved += 1;
-        format!("aside-{}", self.moved)
+    pub(super) fn name_aside(&self) -> String {
+        format!("aside-{:x}", fastrand::u64(..))
     }
 
     /// Waits until everything so far is on the volume.

@@ -316,7 +316,8 @@ impl Shared {
             state.failed = Some(UnpackError::Archive(io::Error::other("it was given up")));
             return Err(error);
         }
-        self.off.check().map_err(UnpackError::Archive)
+        // Waiting is no progress.
+        if self.off.is_called() { self.off.check().map_err(UnpackError::Archive) } else { Ok(()) }
     }
 
     /// What each thread does.
@@ -336,6 +337,7 @@ impl Shared {
             let bytes = job.bytes() + JOB_BYTES;
             let defect = |_| Err(UnpackError::Disk("a writer".into(), io::Error::other("ended by a defect")));
             let done = catch_unwind(AssertUnwindSafe(|| self.perform(dir, job))).unwrap_or_else(defect);
+            self.off.step();
             state = self.lock();
             state.unfinished -= 1;
             state.waiting_bytes -= bytes;

@@ -19,6 +19,7 @@ mod prune;
 mod publish;
 mod random;
 mod rig;
+mod spare;
 mod together;
 mod tools;
 mod unpack;

@@ -24,7 +24,7 @@ const NAMES: &[&str] =
     &["a", "a", "b", "b", "c", "..", ".", "", "Gemfile", ".pitstop-release", ".pitstop-manifest", "._a"];
 
 #[derive(Debug, Clone)]
-struct Item {
+pub struct Item {
     kind: u8,
     name: String,
     link: String,
@@ -40,7 +40,7 @@ fn path() -> impl Strategy<Value = String> {
     })
 }
 
-fn item() -> impl Strategy<Value = Item> {
+pub fn item() -> impl Strategy<Value = Item> {
     let content = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..600),
         path().prop_map(|path| format!("{} path={path}\n", path.len() + 9).into_bytes()),
@@ -49,7 +49,7 @@ fn item() -> impl Strategy<Value = Item> {
         .prop_map(|(kind, name, link, mode, content)| Item { kind, name, link, mode, content })
 }
 
-fn tar(items: &[Item]) -> Vec<u8> {
+pub fn tar(items: &[Item]) -> Vec<u8> {
     let mut tar = Builder::new(Vec::new());
     for item in items {
         let mut header = Header::new_gnu();
@@ -102,7 +102,7 @@ fn check_inside(root: &Path, dir: &Path, linked: &[std::path::PathBuf]) {
     }
 }
 
-fn layout() -> impl Strategy<Value = Layout> {
+pub fn layout() -> impl Strategy<Value = Layout> {
     (any::<bool>(), any::<bool>()).prop_map(|(strip_prefix, linked)| Layout {
         strip_prefix,
         linked_dirs: linked.then(|| "c/d".into()).into_iter().collect(),
@@ -110,7 +110,7 @@ fn layout() -> impl Strategy<Value = Layout> {
     })
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
