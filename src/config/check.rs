@@ -86,7 +86,6 @@ impl Checks {
 
     fn counts(&mut self, config: &Config) {
         self.alone("keep_releases", at_least_one(config.keep_releases as u64));
-        self.alone("fetch.in_flight", at_most(256, config.fetch.in_flight));
         self.alone("verify.successes", at_least_one(u64::from(config.verify.successes)));
     }
 
@@ -257,10 +256,6 @@ fn at_least_one(count: u64) -> Result<(), String> {
     ensure(count >= 1, || "must be at least 1".into())
 }
 
-fn at_most(most: usize, count: usize) -> Result<(), String> {
-    ensure(count <= most, || format!("must be at most {most}"))
-}
-
 fn name(text: &str) -> Result<(), String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;
@@ -384,7 +379,6 @@ mod tests {
     #[test]
     fn counts_begin_at_one() {
         refused("keep_releases", "at least 1", |c| c.keep_releases = 0);
-        refused("fetch.in_flight", "at most 256", |c| c.fetch.in_flight = 257);
         refused("verify.successes", "at least 1", |c| c.verify.successes = 0);
     }
 

@@ -123,7 +123,7 @@ pub struct S3 {
 #[serde(deny_unknown_fields, default)]
 pub struct Fetch {
     /// How many operations at once; 0: as many as suit the volume's file system.
-    pub in_flight: usize,
+    pub in_flight: u8,
 }
 
 /// The kinds of app servers.

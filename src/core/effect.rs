@@ -251,6 +251,13 @@ pub struct Record {
     pub baseline: Option<Baseline>,
 }
 
+impl Record {
+    /// A line that says no more than this.
+    pub(crate) fn new(event: RecordEvent, revision: Revision) -> Self {
+        Self { event, revision, reason: None, baseline: None }
+    }
+}
+
 /// The app server as it was before it was told to restart: what must have changed afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Baseline {

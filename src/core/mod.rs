@@ -7,7 +7,6 @@ pub mod deploy;
 pub mod drain;
 mod fleet;
 pub mod history;
-mod mutation;
 pub mod proof;
 pub mod reason;
 pub mod requirement;
@@ -334,10 +333,6 @@ impl Agent {
 
 #[cfg(test)]
 impl Agent {
-    fn mutate(&mut self, mutation: Option<mutation::Mutation>) {
-        self.deploy.iter_mut().for_each(|deploy| deploy.mutate(mutation));
-    }
-
     /// Calls the attempt under way the first one. False while an older one may still report.
     fn renumber(&mut self) -> bool {
         self.deploy.as_mut().is_ok_and(Deploy::renumber)

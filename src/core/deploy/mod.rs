@@ -13,33 +13,32 @@
 //!                              └──── Stranded  (left by a new move, or when it comes up after all)
 //! ```
 //!
-//! Each state names the step that is wanted next. [`Deploy::advance`] begins it when its gate is
-//! open; `busy` is set while its effect is under way, and only that effect's result clears it.
-//! What a step needs to know of the app server comes from a look that began after the step before
-//! it ended (`fresh_after`): nothing is decided on what was seen before.
+//! A [`state::Move`] goes forward or back, and names the step that is wanted next. [`Deploy::take`] starts it when it
+//! may start; `busy` is set while its effect is under way, and only that effect's result clears it, in
+//! [`Deploy::after`]. What a step needs to know of the app server comes from a look that began after the step
+//! before it ended (`fresh_after`): nothing is decided on what was seen before.
 
+mod back;
 mod check;
 mod failure;
-mod forward;
-mod goal;
 mod newborn;
 mod operator;
 mod pointer;
 mod recover;
-mod revert;
+mod releases;
+mod restart;
+mod spread;
 mod stand_in;
 mod start;
 mod state;
 mod steady;
+mod steps;
 mod strangers;
 #[cfg(test)]
 pub(super) mod tests;
-mod turn;
 mod view;
 
 pub use stand_in::stand_ins;
-
-use std::collections::BTreeSet;
 
 use super::{
     Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
@@ -48,14 +47,13 @@ use super::{
         ServerCommand, Step,
     },
     history::{History, Neighbours},
-    mutation::Mutation,
     observation::{AppServer, Detection, GenerationKey, Moment, Observation},
     reason::Reason,
-    verdict::{self, Watch},
+    verdict::{self, Verdict, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
-use revert::{Revert, RevertStep};
-use state::{Checking, Committing, Publishing, Restarting, StandIn, State, Target, Turn, Verifying};
+use releases::Releases;
+use state::{Back, Direction, Move, MoveStep, Spread, StandIn, State, Target, Verify};
 use steady::Proven;
 
 /// What the end of the pod forbids.
@@ -67,25 +65,23 @@ pub struct Gate {
     pub answered: bool,
 }
 
+/// One turn of the core: when, what the end of the pod forbids, what was seen, and what is to be done.
+struct Turn<'a> {
+    now: Moment,
+    gate: Gate,
+    look: Option<&'a Observation>,
+    out: Vec<Effect>,
+}
+
 /// A deploy in one of its stages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Deploy {
     policy: Policy,
-    history: History,
-    neighbours: Neighbours,
+    releases: Releases,
     desired: Option<Pointer>,
     pointer_problem: Option<Problem>,
-    /// Where `current` points; `None` when that is not known to be a complete release.
-    current: Option<ReleaseId>,
-    running: Option<ReleaseId>,
-    /// What the app server ran when it was last at rest, proven here or not.
-    last_seen: Option<ReleaseId>,
-    /// The server as it stood when it was last seen whole, and how well its release is proved.
-    proven: Option<Proven>,
     /// What stands while something else is waited for, and is proved meanwhile.
     proving: Option<Watch>,
-    /// What was put in place at the pod's birth, and did not come to be well.
-    unwell: BTreeSet<ReleaseId>,
     /// How often another release was tried in its place.
     trials: u32,
     /// What the reports of the other pods say.
@@ -119,24 +115,16 @@ pub struct Deploy {
     paused: bool,
     /// The operator sent this pod back here; the pointer's move that it holds against.
     held: Option<(ReleaseId, Option<Revision>)>,
-    #[cfg(test)]
-    mutation: Option<Mutation>,
 }
 
 impl Deploy {
-    fn steady(policy: Policy, history: History, current: Option<ReleaseId>) -> Self {
+    fn steady(policy: Policy, releases: Releases) -> Self {
         Self {
             policy,
-            history,
-            neighbours: Neighbours::default(),
+            releases,
             desired: None,
             pointer_problem: None,
-            current,
-            running: None,
-            last_seen: None,
-            proven: None,
             proving: None,
-            unwell: BTreeSet::new(),
             trials: 0,
             fleet: None,
             restart_in_flight: None,
@@ -157,15 +145,13 @@ impl Deploy {
             drift_since: None,
             paused: false,
             held: None,
-            #[cfg(test)]
-            mutation: None,
         }
     }
 
     /// A failure in words; the health path's own, or the exception, where that is to blame.
     fn blame(&self, reason: Reason, words: &str) -> Problem {
         let times = self.policy.successes;
-        let message = match (self.evidence(reason), reason) {
+        let message = match (self.said_of(reason), reason) {
             (Some(said), Reason::ProbeFailed) => {
                 format!("the health path failed {times} of {times} times: {said}")
             }
@@ -179,7 +165,7 @@ impl Deploy {
     }
 
     /// What the app itself said to such a failure.
-    fn evidence(&self, reason: Reason) -> Option<&String> {
+    fn said_of(&self, reason: Reason) -> Option<&String> {
         match reason {
             Reason::ProbeFailed => self.probe_said.as_ref(),
             Reason::BootLoop | Reason::BootFailed | Reason::MasterGone => self.raised.as_ref(),
@@ -189,49 +175,37 @@ impl Deploy {
 
     /// Takes one event.
     pub fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let mut look = None;
-        if let Event::Observed(Observation { said: Some(said), .. }) = event {
-            self.probe_said = Some(said.clone());
-        }
-        if let Event::Observed(Observation { raised: Some(raised), began, .. }) = event
-            && *began >= self.fresh_after
-        {
-            self.raised = Some(raised.clone());
-        }
+        let mut turn = Turn { now, gate, look: None, out: Vec::new() };
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
-            Event::Observed(observation) if observation.began >= self.fresh_after => look = Some(observation),
-            Event::Fleet(fleet) => self.read_fleet(fleet),
-            Event::Observed(_) | Event::Drain(_) | Event::Tick => {}
-            Event::Finished { attempt, step, outcome } => {
-                self.finish(now, *attempt, *step, outcome, &mut effects)
+            Event::Observed(look) => {
+                self.probe_said = look.said.clone().or(self.probe_said.take());
+                if look.began >= self.fresh_after {
+                    self.raised = look.raised.clone().or(self.raised.take());
+                    turn.look = Some(look);
+                }
             }
+            Event::Fleet(fleet) => self.read_fleet(fleet),
+            Event::Drain(_) | Event::Tick => {}
+            Event::Finished { attempt, step, outcome } => self.finish(&mut turn, (*attempt, *step), outcome),
             Event::Operator(operator) => self.obey(*operator),
         }
-        self.advance(now, gate, look, &mut effects);
-        effects
+        self.advance(&mut turn);
+        turn.out
     }
 
-    fn finish(
-        &mut self,
-        now: Moment,
-        attempt: Attempt,
-        step: Step,
-        outcome: &Outcome,
-        out: &mut Vec<Effect>,
-    ) {
-        let unknown = *outcome == Outcome::Unknown;
-        self.stuck.retain(|effect| *effect != (attempt, step));
-        if unknown && !matches!(step, Step::Perform(_)) {
-            self.stuck.push((attempt, step));
+    fn finish(&mut self, turn: &mut Turn<'_>, effect: (Attempt, Step), outcome: &Outcome) {
+        let (attempt, step) = effect;
+        let on_volume = !matches!(step, Step::Perform(_));
+        let hangs = *outcome == Outcome::Unknown && on_volume;
+        self.stuck.retain(|stuck| *stuck != effect);
+        if hangs {
+            self.stuck.push(effect);
         }
-        let ours = attempt == self.attempt && self.busy == Some(step);
-        let late = self.mutated(Mutation::LateEffectAccepted) && self.busy == Some(step);
-        if !ours && !late {
+        if attempt != self.attempt || self.busy != Some(step) {
             return;
         }
-        if unknown && !matches!(step, Step::Perform(_)) {
+        if hangs {
             self.problem = Some(Problem::new(
                 Reason::VolumeUnavailable,
                 "the volume has not answered in time; nothing on it is changed until it does",
@@ -239,91 +213,71 @@ impl Deploy {
             return;
         }
         self.busy = None;
-        self.fresh_after = Moment(now.0 + 1);
-        self.ended(now, step, outcome, out);
-    }
-
-    /// An effect of the attempt under way has ended: what is wanted next?
-    fn ended(&mut self, now: Moment, step: Step, outcome: &Outcome, out: &mut Vec<Effect>) {
+        self.fresh_after = Moment(turn.now.0 + 1);
         if step == Step::Publish {
             self.note_publish(outcome);
         }
-        let outcome = &match outcome {
-            Outcome::NotPublished { problem, .. } => Outcome::Failed(problem.clone()),
-            outcome => outcome.clone(),
+        let outcome = match outcome {
+            Outcome::NotPublished { problem, .. } => &Outcome::Failed(problem.clone()),
+            outcome => outcome,
         };
-        if step == Step::Record(RecordEvent::Rejected)
-            && matches!(self.state, State::Steady | State::Stranded(_))
-        {
-            return self.late_rejection_ended(now, outcome);
+        match std::mem::replace(&mut self.state, State::Steady) {
+            State::Moving(m) => self.state = self.after(turn, m, outcome),
+            rest => {
+                self.state = rest;
+                self.late_rejection_ended(turn.now, outcome);
+            }
         }
-        let state = std::mem::replace(&mut self.state, State::Steady);
-        self.state = match state {
-            State::Reverting(target, revert) => self.revert_ended(now, target, revert, outcome, out),
-            state => self.forward_ended(now, state, step, outcome, out),
-        };
     }
 
     fn note_publish(&mut self, outcome: &Outcome) {
-        let goal = match &self.state {
-            State::Reverting(_, revert) => revert.goal.clone(),
-            State::Publishing(target, ..) => Some(target.revision.release.clone()),
-            _ => None,
-        };
         // What others do to it from here on can no more be told from what we do.
-        self.proven = None;
-        self.current = match outcome {
-            Outcome::Done => goal,
+        self.releases.proven = None;
+        self.releases.current = match outcome {
+            Outcome::Done => self.state.moving().and_then(Move::goal).map(|goal| goal.release),
             Outcome::NotPublished { current, .. } => current.clone(),
             // It was lost on the way: nobody knows where the link points.
             _ => None,
         };
     }
 
-    /// Begins whatever is wanted and allowed, until nothing is.
-    fn advance(&mut self, now: Moment, gate: Gate, look: Option<&Observation>, out: &mut Vec<Effect>) {
-        if let Some(look) = look {
-            self.watch_at_rest(now, look, out);
+    /// Starts whatever is wanted and allowed, until nothing is.
+    fn advance(&mut self, turn: &mut Turn<'_>) {
+        if let Some(look) = turn.look {
+            self.watch_at_rest(turn, look);
         }
-        self.supersede(now, out);
-        self.write_late_rejections(now, out);
-        // One look is one piece of evidence: it is weighed in the first turn only. Each turn either
-        // changes the state or ends the loop; the bound only guards against a defect.
-        for turn in 0..16 {
-            let look = look.filter(|_| turn == 0);
-            if self.busy.is_some() || self.retry_at.is_some_and(|at| now < at) {
+        self.supersede(turn);
+        self.write_late_rejections(turn);
+        // Each round either changes the state or ends the loop; the bound only guards against a defect.
+        for _ in 0..16 {
+            if self.busy.is_some() || self.retry_at.is_some_and(|at| turn.now < at) {
                 return;
             }
             let before = self.state.clone();
-            self.begin_move(now, gate);
-            if matches!(self.state, State::Reverting(..)) {
-                self.advance_revert(now, gate, look, out);
-            } else {
-                self.advance_forward(now, gate, look, out);
+            self.start_move(turn);
+            if let State::Moving(m) = self.state.clone() {
+                self.state = self.take(turn, m);
             }
+            // One look is one piece of evidence: it is weighed in the first round only.
+            turn.look = None;
             if self.state == before {
                 return;
             }
         }
     }
 
-    fn conclude(&self, revision: Revision, result: DeployResult) -> Effect {
-        Effect::Conclude { attempt: self.attempt, revision, result }
+    fn conclude(&self, turn: &mut Turn<'_>, revision: Revision, result: DeployResult) {
+        turn.out.push(Effect::Conclude { attempt: self.attempt, revision, result });
     }
 
-    fn record(&mut self, event: RecordEvent, revision: Revision, extra: Extra) -> Effect {
-        self.busy = Some(Step::Record(event));
-        let (reason, baseline) = match extra {
-            Extra::None => (None, None),
-            Extra::Reason(reason) => (Some(reason), None),
-            Extra::Baseline(baseline) => (None, Some(baseline)),
-        };
-        Effect::Record { attempt: self.attempt, record: Record { event, revision, reason, baseline } }
+    fn record(&mut self, turn: &mut Turn<'_>, record: Record) {
+        self.busy = Some(Step::Record(record.event));
+        turn.out.push(Effect::Record { attempt: self.attempt, record });
     }
 
-    fn perform(&mut self, command: ServerCommand, on: GenerationKey) -> Effect {
+    fn perform(&mut self, turn: &mut Turn<'_>, command: ServerCommand, on: GenerationKey) {
         self.busy = Some(Step::Perform(command));
-        Effect::Perform { attempt: self.attempt, command, on }
+        turn.out.push(Effect::Perform { attempt: self.attempt, command, on });
     }
 
     fn retry(&mut self, now: Moment, problem: &Problem) {
@@ -348,14 +302,17 @@ impl Deploy {
         }
     }
 
+    /// How long the restart may take that was asked for last.
+    fn timeout_of_last(&self) -> u64 {
+        self.restart_in_flight.as_ref().map_or(self.policy.hot_timeout_ms, |b| self.timeout_of(b))
+    }
+
     /// The image that a signal would reach safely. After a hot restart was asked for, the title
     /// alone proves nothing: it stands before the exec as well, so the image must have changed.
     fn signalable(&self, server: &AppServer) -> Option<GenerationKey> {
         let newest = server.generations.last()?;
         let arrived = match &self.restart_in_flight {
-            Some(b) if b.mode == Mode::Hot && !self.mutated(Mutation::TitleOnlyGuard) => {
-                !b.generations.contains(&newest.key)
-            }
+            Some(b) if b.mode == Mode::Hot => !b.generations.contains(&newest.key),
             _ => true,
         };
         (newest.signalable && arrived).then_some(newest.key)
@@ -374,7 +331,7 @@ impl Deploy {
 
     /// Whether a restart that we asked for may still change the image.
     pub fn restart_in_flight(&self) -> bool {
-        self.restart_in_flight.is_some() || matches!(self.state, State::Committing(..))
+        self.restart_in_flight.is_some() || self.state.stage() == Stage::Committing
     }
 
     /// What will be due though nothing happens; some of it may be overdue.
@@ -382,26 +339,11 @@ impl Deploy {
         let late = self.write_again.filter(|_| !self.unwritten.is_empty());
         let mut due: Vec<Moment> = self.retry_at.into_iter().chain(late).collect();
         match &self.state {
-            State::Checking(_, Checking::Look { missing_until }) => due.extend(missing_until),
-            State::Checking(_, Checking::Requests { until, .. })
-            | State::Checking(_, Checking::Lacking { again: until, .. })
-            | State::Publishing(_, _, Publishing::Flip { until })
-            | State::Restarting(_, _, Restarting::Look { until })
-            | State::Committing(_, Committing::Watch { until } | Committing::TakenUp { until }) => {
-                due.push(*until)
-            }
-            State::Verifying(_, verifying) => {
-                due.extend(verifying.watch.deadlines(&self.policy));
-                due.extend(verifying.ask_again);
-                due.extend(verifying.unwell_until);
-            }
-            State::Checking(_, Checking::Spread(turn)) => due.extend([turn.place, turn.last]),
-            State::Reverting(_, revert) => due.extend(revert.deadlines(&self.policy)),
+            State::Moving(m) => due.extend(m.deadlines(&self.policy)),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.drift_since.map(|since| since.plus(self.policy.soak_ms)));
-                due.extend(self.proven.as_ref().and_then(Proven::until));
+                due.extend(self.releases.proven.as_ref().and_then(Proven::until));
             }
-            _ => {}
         }
         due.extend(self.proving.iter().flat_map(|watch| watch.deadlines(&self.policy)));
         due
@@ -409,48 +351,44 @@ impl Deploy {
 
     /// How closely to watch.
     pub fn watchfulness(&self) -> Watchfulness {
-        match self.state {
-            State::Steady | State::Stranded(_) | State::Fetching(_) => Watchfulness::Calm,
-            State::Checking(_, Checking::Spread(_) | Checking::Lacking { .. }) => Watchfulness::Calm,
-            _ => Watchfulness::Close,
+        match self.state.step() {
+            None | Some(MoveStep::Spread(_) | MoveStep::Lacking { .. }) => Watchfulness::Calm,
+            Some(_) if self.state.stage() == Stage::Fetching => Watchfulness::Calm,
+            Some(_) => Watchfulness::Close,
         }
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
-        match &self.state {
-            State::Verifying(target, _) => Some(target.revision.release.clone()),
-            State::Reverting(_, revert) => revert.on_trial(),
+        match (self.state.moving(), self.state.stage()) {
+            (Some(m), Stage::Verifying) => Some(m.target.revision.release.clone()),
+            (Some(m), Stage::Reverting) => m.on_trial().map(|goal| goal.release),
             // In a drain our own requests would pass for traffic, and what is restarted next is not.
             _ if gate.draining => None,
-            State::Restarting(target, ..) => Some(target.revision.release.clone()),
-            State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => {
+            (Some(m), Stage::Restarting) => Some(m.target.revision.release.clone()),
+            (_, Stage::Steady | Stage::Fetching | Stage::Checking) if self.proving.is_some() => {
                 self.proving.as_ref().map(|watch| watch.target().clone())
             }
-            State::Steady if self.policy.naming => {
-                self.proven.as_ref().filter(|proven| proven.until().is_some()).map(Proven::release)
-            }
+            (_, Stage::Steady) if self.policy.naming => self.to_be_heard().map(Proven::release),
             _ => None,
         }
     }
 
     /// Whether the files that processes have loaded matter now.
     pub fn wants_files(&self) -> bool {
-        match &self.state {
-            State::Verifying(..) => true,
-            State::Reverting(_, revert) => revert.on_trial().is_some(),
-            State::Steady | State::Fetching(_) | State::Checking(..) if self.proving.is_some() => true,
-            State::Steady => self.proven.as_ref().is_some_and(|proven| proven.until().is_some()),
+        match (self.state.moving(), self.state.stage()) {
+            (_, Stage::Verifying) => true,
+            (Some(m), Stage::Reverting) => m.on_trial().is_some(),
+            (_, Stage::Fetching | Stage::Checking) => self.proving.is_some(),
+            (_, Stage::Steady) => self.proving.is_some() || self.to_be_heard().is_some(),
             _ => false,
         }
     }
-}
 
-/// What a record says besides its event and revision.
-enum Extra {
-    None,
-    Reason(Reason),
-    Baseline(Baseline),
+    /// What stands, as long as it is asked to name its release.
+    fn to_be_heard(&self) -> Option<&Proven> {
+        self.releases.proven.as_ref().filter(|proven| proven.until().is_some())
+    }
 }
 
 /// What an app server that cannot be worked with means for a deploy.
@@ -476,25 +414,9 @@ fn from_detection(reason: Reason) -> bool {
 
 #[cfg(test)]
 impl Deploy {
-    pub(super) fn mutate(&mut self, mutation: Option<Mutation>) {
-        self.mutation = mutation;
-    }
-
     pub(super) fn renumber(&mut self) -> bool {
         let alone = self.stuck.is_empty();
         self.attempt = if alone { Attempt(1) } else { self.attempt };
         alone
-    }
-
-    fn mutated(&self, mutation: Mutation) -> bool {
-        self.mutation == Some(mutation)
-    }
-}
-
-#[cfg(not(test))]
-impl Deploy {
-    #[expect(clippy::unused_self, reason = "in test builds the walk plants its defects here")]
-    fn mutated(&self, _: Mutation) -> bool {
-        false
     }
 }

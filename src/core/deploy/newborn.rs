@@ -8,7 +8,7 @@ use super::*;
 impl Deploy {
     /// Nothing was proved in this pod, and nothing ran before this move.
     pub(super) fn newborn(&self, target: &Target) -> bool {
-        self.history.verified.is_none() && target.from.is_none()
+        self.releases.history.verified.is_none() && target.from.is_none()
     }
 
     /// How long it is waited this time, and longer the next time.
@@ -20,7 +20,7 @@ impl Deploy {
     }
 
     /// The health path of the first release fails.
-    pub(super) fn unwell(&mut self, now: Moment, gate: Gate, target: Target, until: Option<Moment>) {
+    pub(super) fn unwell(&mut self, turn: &Turn<'_>, target: Target, until: Option<Moment>) -> State {
         let release = target.revision.release.clone();
         let why = Problem::new(
             Reason::ProbeFailed,
@@ -30,74 +30,65 @@ impl Deploy {
             ),
         );
         self.restart_in_flight = None;
-        self.unwell.insert(release.clone());
+        self.releases.unwell.insert(release.clone());
         self.problem = Some(why.clone());
         if target.stand_in.is_some() {
-            self.retry_at = Some(now.plus(self.policy.retry_ms));
-            self.state = self.without_stand_in(target);
-            return;
+            self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
+            return self.without_stand_in(target);
         }
         let until = match until {
             Some(until) => until,
-            None => now.plus(self.growing_pause()),
+            None => turn.now.plus(self.growing_pause()),
         };
         let well_elsewhere = self.fleet.as_ref().is_some_and(|fleet| fleet.well.contains(&target.revision));
-        let tries =
-            now >= until && !gate.draining && !well_elsewhere && self.way_back(&target, &[]).is_some();
-        if tries {
-            return self.begin_trial(now, target, why);
+        let tries = turn.now >= until && !turn.gate.draining && !well_elsewhere;
+        if tries && self.way_back(&target, &[]).is_some() {
+            return self.begin_trial(turn.now, target, why);
         }
         let watch = Watch::new(release, None, None);
-        self.state =
-            State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: Some(until) });
+        let verify = Verify { watch, ask_again: None, unwell_until: Some(until) };
+        State::Moving(Move::forward(target, MoveStep::Verify(verify)))
     }
 
     /// Puts another release in place of one that nothing was found against.
-    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Problem) {
-        self.begin_revert(now, target, why, false);
-        if let State::Reverting(_, revert) = &mut self.state {
-            revert.trial = true;
+    pub(super) fn begin_trial(&mut self, now: Moment, target: Target, why: Problem) -> State {
+        let mut state = self.begin_revert(now, target, why, false);
+        if let State::Moving(Move { direction: Direction::Back(back), .. }) = &mut state {
+            back.trial = true;
         }
+        state
     }
 
     /// The other release has come up. Is it well?
-    pub(super) fn try_goal(
-        &mut self,
-        now: Moment,
-        target: Target,
-        mut revert: Revert,
-        mut watch: Watch,
-        look: Option<&Observation>,
-    ) {
-        let verdict = look.map_or(verdict::Verdict::Undecided, |look| watch.observe(now, look, &self.policy));
-        let over = look.is_some() && watch.expired(now).is_some();
-        match (verdict, &revert.goal) {
-            (verdict::Verdict::Proven, Some(goal)) => {
-                self.prove_goal(&goal.clone());
-                self.unwell.remove(goal);
+    pub(super) fn try_goal(&mut self, turn: &Turn<'_>, m: Move, mut verify: Verify) -> State {
+        let Some(look) = turn.look else { return State::Moving(m) };
+        let verdict = verify.watch.observe(turn.now, look, &self.policy);
+        match (verdict, m.goal()) {
+            (Verdict::Proven, Some(Revision { release: goal, .. })) => {
+                self.goal_proved(&goal);
+                self.releases.unwell.remove(&goal);
                 self.trials = 0;
-                revert.step = RevertStep::RecordReverted;
+                m.to(MoveStep::RecordEnd)
             }
-            (verdict::Verdict::Failed(_), _) => return self.leave_trial(target, revert.goal),
-            _ if over => return self.leave_trial(target, revert.goal),
-            _ => revert.step = RevertStep::Try(Box::new(watch)),
+            (Verdict::Failed(_), _) => self.leave_trial(m),
+            _ if verify.watch.expired(turn.now).is_some() => self.leave_trial(m),
+            _ => m.to(MoveStep::Verify(verify)),
         }
-        self.state = State::Reverting(target, revert);
     }
 
     /// The other release is no better: back to the desired one, which nothing was found against.
-    pub(super) fn leave_trial(&mut self, target: Target, goal: Option<ReleaseId>) {
-        self.unwell.extend(goal);
+    pub(super) fn leave_trial(&mut self, m: Move) -> State {
+        self.releases.unwell.extend(m.goal().map(|goal| goal.release));
         self.attempt = Attempt(self.attempt.0 + 1);
         self.restart_in_flight = None;
-        self.state = State::Fetching(Target { hot_only: true, ..target });
+        State::Moving(Move::forward(Target { hot_only: true, ..m.target }, MoveStep::Fetch))
     }
 
     /// Neither the first release nor another one came up: what keeps them both down is not the release's. So it
     /// is tried again, after pauses that grow.
     pub(super) fn nothing_came_up(&mut self, now: Moment, target: &Target) {
         if self.newborn(target) {
-            self.history.lift(&target.revision);
+            self.releases.history.lift(&target.revision);
             self.retry_at = Some(now.plus(self.growing_pause()));
         }
     }
@@ -106,11 +97,11 @@ impl Deploy {
     /// once more: if it fails again, it does so beside a release that is well.
     pub(super) fn read_fleet(&mut self, fleet: &Fleet) {
         if let Some(desired) = self.desired.as_ref().map(|pointer| &pointer.revision)
-            && self.history.rejected_at_birth(desired)
-            && self.history.verified.is_some()
+            && self.releases.history.rejected_at_birth(desired)
+            && self.releases.history.verified.is_some()
             && fleet.well.contains(desired)
         {
-            self.history.lift(desired);
+            self.releases.history.lift(desired);
         }
         self.fleet = Some(fleet.clone());
     }

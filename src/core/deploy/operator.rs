@@ -8,18 +8,20 @@ impl Deploy {
         match operator {
             Operator::Sync { retry } => {
                 self.retry_at = None;
-                if let State::Checking(_, checking @ Checking::Lacking { .. }) = &mut self.state {
-                    *checking = Checking::Look { missing_until: None };
+                if let State::Moving(m) = &mut self.state
+                    && matches!(m.step, MoveStep::Lacking { .. })
+                {
+                    (m.step, m.until) = (MoveStep::Look, None);
                 }
                 if let (true, Some(pointer)) = (retry, self.replayed.clone()) {
-                    self.history.sequence = pointer.revision.sequence;
+                    self.releases.history.sequence = pointer.revision.sequence;
                     self.read_pointer(&Ok(pointer));
                 }
-                if let State::Checking(_, Checking::Spread(turn)) = &mut self.state {
-                    turn.at_once |= retry;
+                if let State::Moving(Move { step: MoveStep::Spread(spread), .. }) = &mut self.state {
+                    spread.at_once |= retry;
                 }
                 if let (true, Some(desired)) = (retry, &self.desired) {
-                    self.history.lift(&desired.revision);
+                    self.releases.history.lift(&desired.revision);
                 }
             }
             Operator::Pause => self.paused = true,
@@ -39,9 +41,9 @@ impl Deploy {
         if let Some((release, _)) = &self.held {
             return Some(release.clone());
         }
-        let verified = self.history.verified.as_ref();
-        let unproved = self.target().is_some_and(|target| Some(&target.revision.release) != verified);
-        if unproved { verified.cloned() } else { self.history.previous.clone() }
+        let verified = self.releases.history.verified.as_ref();
+        let unproved = self.state.target().is_some_and(|target| Some(&target.revision.release) != verified);
+        if unproved { verified.cloned() } else { self.releases.history.previous.clone() }
     }
 
     /// What holds deploys. A revert goes on in spite of a pause: it was asked for as well.
@@ -56,20 +58,6 @@ impl Deploy {
     /// No forward step of the pointer's move begins.
     pub(super) fn pauses(&self) -> bool {
         self.hold() == Some(Hold::Paused)
-    }
-
-    fn target(&self) -> Option<&Target> {
-        match &self.state {
-            State::Steady => None,
-            State::Fetching(target)
-            | State::Checking(target, _)
-            | State::Publishing(target, ..)
-            | State::Restarting(target, ..)
-            | State::Verifying(target, _)
-            | State::Committing(target, _)
-            | State::Reverting(target, _)
-            | State::Stranded(target) => Some(target),
-        }
     }
 }
 

@@ -6,18 +6,21 @@ impl Deploy {
     pub(super) fn read_pointer(&mut self, pointer: &Result<Pointer, Problem>) {
         match pointer {
             Ok(pointer) if self.is_older(pointer) => {
-                self.pointer_problem = Some(replayed(pointer, self.history.sequence));
+                self.pointer_problem = Some(replayed(pointer, self.releases.history.sequence));
                 self.replayed = Some(pointer.clone());
             }
             Ok(pointer) => {
                 (self.pointer_problem, self.replayed) = (None, None);
-                self.history.see(&pointer.revision);
+                self.releases.history.see(&pointer.revision);
                 if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
                 {
                     self.held = None;
                 }
                 if self.desired.as_ref().is_none_or(|d| d.revision != pointer.revision) {
-                    self.history.rejected.retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
+                    self.releases
+                        .history
+                        .rejected
+                        .retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
                     (self.retry_at, self.denied) = (None, 0);
                     self.forget_condemned();
                 }
@@ -29,12 +32,12 @@ impl Deploy {
 
     /// Somebody put an old pointer back, or the store is another one.
     fn is_older(&self, pointer: &Pointer) -> bool {
-        pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.history.sequence)
+        pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.releases.history.sequence)
     }
 
     /// What was found out about a release is no problem any more when another one is wanted.
     fn forget_condemned(&mut self) {
-        if matches!(self.state, State::Steady) {
+        if self.state == State::Steady {
             self.problem.take_if(|problem| problem.reason == Reason::HookFailed);
         }
     }

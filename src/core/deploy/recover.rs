@@ -7,49 +7,47 @@ impl Deploy {
     /// The state that the journal and `current` call for.
     pub fn recover(policy: Policy, recovered: &Recovered, now: Moment) -> Self {
         let (history, open) = History::fold(&recovered.records);
-        let mut deploy = Self::steady(policy, history, recovered.current.clone());
-        deploy.unwell = deploy.history.unproved_at_birth();
-        deploy.neighbours = recovered.neighbours.clone();
-        match open {
+        let unwell = history.unproved_at_birth();
+        let (current, neighbours) = (recovered.current.clone(), recovered.neighbours.clone());
+        let mut deploy =
+            Self::steady(policy, Releases { current, unwell, history, neighbours, ..Releases::default() });
+        deploy.state = match open {
             Some(open) => deploy.take_up(open, &recovered.boot_id, now),
             None => deploy.take_up_commit(now),
-        }
+        };
         deploy
     }
 
     /// The agent may have ended between the proof and the end of the old master.
-    fn take_up_commit(&mut self, now: Moment) {
-        let Some(release) = self.history.verified.clone().filter(|_| self.policy.second_master) else {
-            return;
-        };
-        if self.current.as_ref() == Some(&release) {
-            let revision = Revision { release, sequence: None };
-            let target = Target { revision, from: None, previous: None, hot_only: false, stand_in: None };
-            self.state = State::Committing(
-                target,
-                Committing::TakenUp { until: now.plus(self.policy.hot_timeout_ms) },
-            );
+    fn take_up_commit(&self, now: Moment) -> State {
+        match &self.releases.history.verified {
+            Some(release) if self.policy.second_master && self.releases.is_current(release) => {
+                let revision = Revision { release: release.clone(), sequence: None };
+                let m = Move::forward(Target::new(revision, None), MoveStep::CommitTakenUp);
+                m.to_until(MoveStep::CommitTakenUp, now.plus(self.policy.hot_timeout_ms))
+            }
+            _ => State::Steady,
         }
     }
 
-    fn take_up(&mut self, open: Open, boot_id: &str, now: Moment) {
-        let target = Target {
-            revision: open.revision,
-            from: self.history.verified.clone(),
-            previous: None,
-            hot_only: false,
-            stand_in: None,
-        };
+    fn take_up(&mut self, open: Open, boot_id: &str, now: Moment) -> State {
+        let target = Target::new(open.revision, self.releases.history.verified.clone());
         // Processes of another boot are gone, and its moments mean nothing in this one.
         let signalled = open.signalled.filter(|b| b.boot_id == boot_id);
         self.attempt = Attempt(1);
         self.restart_in_flight.clone_from(&signalled);
-        let published = self.current.as_ref() == Some(&target.revision.release);
+        let published = self.releases.is_current(&target.revision.release);
+        let taken_up = |target, signalled, given_up| {
+            State::Moving(Move::forward(target, MoveStep::TakenUp { signalled, given_up }))
+        };
         if let Some(reason) = open.rejected {
             let why =
                 Problem::new(reason, "the release failed; the way back goes on after a restart of the agent");
-            self.begin_revert(now, target, why, true);
-            self.rejection_is_on_disk(now);
+            // The journal already has the rejection.
+            match self.begin_revert(now, target, why, true) {
+                State::Moving(m) => self.start_back(now, m),
+                state => state,
+            }
         } else if !published && signalled.is_some() {
             let why = Problem::new(Reason::Internal, "the agent ended on the way back, which goes on");
             match self.newborn(&target) {
@@ -57,14 +55,15 @@ impl Deploy {
                 false => self.begin_revert(now, target, why, false),
             }
         } else if !published {
-            // The flip never came: from rest the move begins anew.
+            // The flip never came: from rest the move starts anew.
+            State::Steady
         } else if open.unfinished >= MAX_UNFINISHED {
-            self.state = State::Checking(target, Checking::TakenUp { signalled, given_up: true });
+            taken_up(target, signalled, true)
         } else if let Some(baseline) = signalled {
-            self.state = self.watch_on(now, target, baseline);
+            self.watch_on(now, target, baseline)
         } else {
             // Nothing was signalled: if the release does not run already, how to restart is found out anew.
-            self.state = State::Checking(target, Checking::TakenUp { signalled: None, given_up: false });
+            taken_up(target, None, false)
         }
     }
 
@@ -77,45 +76,42 @@ impl Deploy {
             Mode::Hot | Mode::Phased => now.plus(self.policy.settle_ms).min(until),
         };
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
-        State::Verifying(target, Verifying { watch, ask_again: Some(ask_again), unwell_until: None })
+        let verify = Verify { watch, ask_again: Some(ask_again), unwell_until: None };
+        State::Moving(Move::forward(target, MoveStep::Verify(verify)))
     }
 
     /// What runs is looked at before anything is done about the agent's own end: a server that runs the
     /// release, or boots it, stays and is proved. Only one that runs something else is moved.
     pub(super) fn take_up_seen(
         &mut self,
-        now: Moment,
-        target: Target,
+        turn: &Turn<'_>,
+        m: Move,
         signalled: Option<Baseline>,
         given_up: bool,
-        detection: &Detection,
-    ) {
-        let release = &target.revision.release;
-        let there = match detection {
+    ) -> State {
+        let Some(look) = turn.look else { return State::Moving(m) };
+        let release = &m.target.revision.release;
+        let there = match &look.detection {
             // Its container boots it from `current`.
             Detection::Missing => true,
             Detection::Seen(server) => {
                 verdict::settled_on(server).as_ref() == Some(release) || verdict::boots(server, release)
             }
-            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => return,
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => return State::Moving(m),
         };
-        self.state = match signalled {
-            _ if self.mutated(Mutation::GivesUpUnseen) && given_up => {
-                return self.give_up_after_deaths(now, target);
-            }
-            Some(baseline) if there => self.watch_on(now, target, baseline),
+        match signalled {
+            Some(baseline) if there => self.watch_on(turn.now, m.target, baseline),
             None if there => {
                 let watch = Watch::new(release.clone(), None, None);
-                State::Verifying(target, Verifying { watch, ask_again: None, unwell_until: None })
+                m.to(watch.into())
             }
-            _ if given_up => return self.give_up_after_deaths(now, target),
-            _ => State::Checking(target, Checking::Look { missing_until: None }),
-        };
-    }
-
-    fn give_up_after_deaths(&mut self, now: Moment, target: Target) {
-        let why = Problem::new(Reason::Internal, "the agent ended three times during this move: given up");
-        self.begin_revert(now, target, why, true);
+            _ if given_up => {
+                let why =
+                    Problem::new(Reason::Internal, "the agent ended three times during this move: given up");
+                self.begin_revert(turn.now, m.target, why, true)
+            }
+            _ => m.to(MoveStep::Look),
+        }
     }
 
     /// However late the agent is back, a restart that went well gets the time to be proved.

@@ -38,7 +38,7 @@ impl Deploy {
     /// At rest with nothing in place, and with no move to be made: the pointer cannot be read, or
     /// what it names was rejected.
     pub(super) fn stand_in_at_rest(&self) -> Option<Target> {
-        if self.current.is_some() || self.paused || !matches!(self.state, State::Steady) {
+        if self.releases.current.is_some() || self.paused || self.state != State::Steady {
             return None;
         }
         let why = match &self.desired {
@@ -53,14 +53,20 @@ impl Deploy {
         let pointer = self.desired.as_ref();
         let Policy { fallback, .. } = self.policy;
         let desired = stand_in.desired.as_ref().map(|revision| &revision.release);
-        let release = stand_ins(stand_in.why.reason, pointer, &self.history, &self.neighbours, fallback)
-            .into_iter()
-            .filter(|release| {
-                self.history.verified.as_ref() == Some(release) || !self.rejected_elsewhere(release)
-            })
-            .find(|release| Some(release) != desired && !stand_in.tried.contains(release))?;
+        let release = stand_ins(
+            stand_in.why.reason,
+            pointer,
+            &self.releases.history,
+            &self.releases.neighbours,
+            fallback,
+        )
+        .into_iter()
+        .filter(|release| {
+            self.releases.history.verified.as_ref() == Some(release) || !self.rejected_elsewhere(release)
+        })
+        .find(|release| Some(release) != desired && !stand_in.tried.contains(release))?;
         let revision = Revision { release, sequence: None };
-        Some(Target { revision, from: None, previous: None, hot_only: false, stand_in: Some(stand_in) })
+        Some(Target { stand_in: Some(stand_in), ..Target::new(revision, None) })
     }
 
     /// A release could not be fetched. With nothing in place another one stands in for it.
@@ -70,7 +76,7 @@ impl Deploy {
                 earlier.tried.push(target.revision.release.clone());
                 Some(earlier)
             }
-            None if self.current.is_none() => Some(StandIn {
+            None if self.releases.current.is_none() => Some(StandIn {
                 why: problem.clone(),
                 desired: Some(target.revision.clone()),
                 instead_of: Some(Box::new(target.clone())),
@@ -80,7 +86,7 @@ impl Deploy {
         };
         if let Some(next) = stand_in.and_then(|stand_in| self.stand_in(stand_in)) {
             self.attempt = Attempt(self.attempt.0 + 1);
-            return State::Fetching(next);
+            return State::Moving(Move::forward(next, MoveStep::Fetch));
         }
         self.retry(now, problem);
         self.without_stand_in(target)
@@ -88,25 +94,22 @@ impl Deploy {
 
     /// Back to the move that waits.
     pub(super) fn without_stand_in(&mut self, target: Target) -> State {
-        let Some(stand_in) = target.stand_in else { return State::Fetching(target) };
+        let fetch = |target| State::Moving(Move::forward(target, MoveStep::Fetch));
+        let Some(stand_in) = target.stand_in else { return fetch(target) };
         self.problem = Some(stand_in.why);
-        stand_in.instead_of.map_or(State::Steady, |target| State::Fetching(*target))
+        stand_in.instead_of.map_or(State::Steady, |target| fetch(*target))
     }
 
     /// A stand-in is put in place only where nothing serves.
-    pub(super) fn check_stand_in(&mut self, now: Moment, target: Target, detection: &Detection) {
+    pub(super) fn check_stand_in(&mut self, now: Moment, m: Move, detection: &Detection) -> State {
         match detection {
             Detection::Seen(_) if verdict::any_booted(detection) => {
                 self.retry_at = Some(now.plus(self.policy.retry_ms));
-                self.state = self.without_stand_in(target);
+                self.without_stand_in(m.target)
             }
-            Detection::Seen(_) | Detection::Missing => {
-                self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
-            }
-            detection if self.only_strangers(detection) => {
-                self.state = State::Publishing(target, Mode::Hot, Publishing::Record);
-            }
-            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => {}
+            Detection::Seen(_) | Detection::Missing => m.to(MoveStep::RecordAttempt),
+            detection if self.only_strangers(detection) => m.to(MoveStep::RecordAttempt),
+            Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => State::Moving(m),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which move should be under way, where one begins, and when it gives way to a newer one.
+//! Which move should be under way, where one starts, and when it gives way to a newer one.
 
 use super::*;
 
@@ -10,55 +10,46 @@ impl Deploy {
             (None, Some(pointer)) => (pointer.revision.clone(), pointer.previous.clone()),
             (None, None) => return None,
         };
-        let in_place = self.current.as_ref() == Some(&revision.release);
-        let trusted = in_place && self.history.verified.as_ref() == Some(&revision.release);
-        let astray = self.drift_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
-        let idle = self.pauses() || self.history.rejection(&revision).is_some() || (trusted && !astray);
+        let in_place = self.releases.is_current(&revision.release);
+        let trusted = in_place && self.releases.is_verified(&revision.release);
+        let drifts = self.drift_since.is_some_and(|since| now.since(since) >= self.policy.soak_ms);
+        let rejected = self.releases.history.rejection(&revision).is_some();
+        if self.pauses() || rejected || (trusted && !drifts) {
+            return None;
+        }
         // A pod that has nowhere to go but where it is needs no restart: its server boots by itself.
-        let nowhere = self.history.verified.is_none() && in_place;
+        let nowhere = self.releases.history.verified.is_none() && in_place;
         let hot_only = matches!(self.state, State::Stranded(_)) && !nowhere;
-        let from = self.last_seen.clone().filter(|ran| !self.unwell.contains(ran));
-        (!idle).then_some(Target { revision, from, previous, hot_only, stand_in: None })
+        let from = self.releases.last_seen.clone().filter(|ran| !self.releases.unwell.contains(ran));
+        Some(Target { previous, hot_only, ..Target::new(revision, from) })
     }
 
-    /// From rest, begins the wanted move.
-    pub(super) fn begin_move(&mut self, now: Moment, gate: Gate) {
-        let at_rest = matches!(self.state, State::Steady | State::Stranded(_));
-        if !at_rest || gate.draining {
+    /// From rest, starts the wanted move.
+    pub(super) fn start_move(&mut self, turn: &Turn<'_>) {
+        if !self.state.at_rest() || turn.gate.draining {
             return;
         }
-        if let Some(target) = self.wanted(now).or_else(|| self.stand_in_at_rest()) {
-            self.begin_attempt(target, now);
+        if let Some(target) = self.wanted(turn.now).or_else(|| self.stand_in_at_rest()) {
+            self.start_attempt(target, turn.now);
         }
     }
 
-    fn begin_attempt(&mut self, target: Target, now: Moment) {
+    fn start_attempt(&mut self, target: Target, now: Moment) {
         self.attempt = Attempt(self.attempt.0 + 1);
         self.problem = None;
         self.drift_since = None;
         self.retry_at = None;
         self.fresh_after = Moment(now.0 + 1);
-        self.state = State::Fetching(target);
-    }
-
-    /// What the pointer says of the release's archive counts on every way to it.
-    pub(super) fn fetch_effect(&self, release: ReleaseId) -> Effect {
-        let named = self.desired.as_ref().filter(|pointer| pointer.revision.release == release);
-        let sha256 = named.and_then(|pointer| pointer.sha256.clone());
-        Effect::Fetch { attempt: self.attempt, release, sha256 }
+        self.state = State::Moving(Move::forward(target, MoveStep::Fetch));
     }
 
     /// A newer move ends an attempt that has changed nothing yet.
-    pub(super) fn supersede(&mut self, now: Moment, out: &mut Vec<Effect>) {
+    pub(super) fn supersede(&mut self, turn: &mut Turn<'_>) {
         if self.way_back_is_outdated() {
-            return self.leave_the_way_back(now, out);
+            return self.leave_the_way_back(turn);
         }
-        let target = match &self.state {
-            State::Checking(_, Checking::Condemned(_) | Checking::TakenUp { .. }) => return,
-            State::Fetching(target) | State::Checking(target, _) => target,
-            State::Publishing(target, ..) if self.busy.is_none() => target,
-            State::Verifying(target, v) if v.watch.unseen() || v.unwell_until.is_some() => target,
-            _ => return,
+        let Some(target) = self.state.moving().filter(|m| self.gives_way(m)).map(|m| m.target.clone()) else {
+            return;
         };
         let wanted = self
             .held
@@ -76,11 +67,23 @@ impl Deploy {
         if wanted.is_none() || known.is_some_and(same) {
             return;
         }
-        out.push(self.conclude(target.revision.clone(), DeployResult::Superseded));
+        self.conclude(turn, target.revision, DeployResult::Superseded);
         // Whatever the old attempt still does reports under its own number and moves nothing.
         self.attempt = Attempt(self.attempt.0 + 1);
         (self.busy, self.problem, self.retry_at) = (None, None, None);
-        self.fresh_after = Moment(now.0 + 1);
+        self.fresh_after = Moment(turn.now.0 + 1);
         self.state = State::Steady;
+    }
+
+    fn gives_way(&self, m: &Move) -> bool {
+        match (m.stage(), &m.step) {
+            (_, MoveStep::Reject(_) | MoveStep::TakenUp { .. }) => false,
+            (Stage::Fetching | Stage::Checking, _) => true,
+            (Stage::Publishing, _) => self.busy.is_none(),
+            (Stage::Verifying, MoveStep::Verify(verify)) => {
+                verify.watch.unseen() || verify.unwell_until.is_some()
+            }
+            _ => false,
+        }
     }
 }

@@ -1,26 +1,72 @@
-//! What is wanted next, stage by stage.
+//! Where a deploy is: at rest, in a move, or stranded.
 
-use super::revert::Revert;
 use crate::core::{
+    Policy, Stage,
     effect::{Baseline, Mode, Problem},
     observation::{GenerationKey, Moment},
     verdict::Watch,
 };
 use crate::revision::{ReleaseId, Revision};
 
-/// The move an attempt is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    Steady,
+    Moving(Move),
+    /// Neither forward nor back. Left by a new move, or when a good release comes up after all.
+    Stranded(Target),
+}
+
+impl State {
+    pub fn at_rest(&self) -> bool {
+        !matches!(self, Self::Moving(_))
+    }
+
+    pub fn moving(&self) -> Option<&Move> {
+        match self {
+            Self::Moving(m) => Some(m),
+            Self::Steady | Self::Stranded(_) => None,
+        }
+    }
+
+    pub fn step(&self) -> Option<&MoveStep> {
+        self.moving().map(|m| &m.step)
+    }
+
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Steady => None,
+            Self::Moving(Move { target, .. }) | Self::Stranded(target) => Some(target),
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Steady => Stage::Steady,
+            Self::Moving(m) => m.stage(),
+            Self::Stranded(_) => Stage::Stranded,
+        }
+    }
+}
+
+/// The release that an attempt is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     pub revision: Revision,
-    /// What ran when the attempt began: the first choice for the way back.
+    /// What ran when the attempt started: the first choice for the way back.
     pub from: Option<ReleaseId>,
     /// What the pointer names as its previous release: the last choice.
     pub previous: Option<ReleaseId>,
-    /// The way back from the move before failed: whatever restart hangs there still, only a hot one
+    /// The way back from the move before failed. Whatever restart hangs there still, only a hot one
     /// leaves nothing of it.
     pub hot_only: bool,
     /// It is not what the pointer names, but keeps the pod alive as long as that cannot be had.
     pub stand_in: Option<StandIn>,
+}
+
+impl Target {
+    pub fn new(revision: Revision, from: Option<ReleaseId>) -> Self {
+        Self { revision, from, previous: None, hot_only: false, stand_in: None }
+    }
 }
 
 /// Why another release than the desired one is put in place at a pod's birth.
@@ -28,7 +74,7 @@ pub(super) struct Target {
 pub(super) struct StandIn {
     /// What is wrong with the desired one, or with the pointer.
     pub why: Problem,
-    /// What the pointer named when it began.
+    /// What the pointer named when it started.
     pub desired: Option<Revision>,
     /// The move that waits meanwhile.
     pub instead_of: Option<Box<Target>>,
@@ -36,43 +82,111 @@ pub(super) struct StandIn {
     pub tried: Vec<ReleaseId>,
 }
 
+/// A deploy under way, or its undoing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum State {
-    Steady,
-    Fetching(Target),
-    Checking(Target, Checking),
-    Publishing(Target, Mode, Publishing),
-    Restarting(Target, Mode, Restarting),
-    Verifying(Target, Verifying),
-    Committing(Target, Committing),
-    Reverting(Target, Revert),
-    Stranded(Target),
+pub(super) struct Move {
+    pub target: Target,
+    pub direction: Direction,
+    /// What is wanted next, or under way while [`super::Deploy`] is busy.
+    pub step: MoveStep,
+    /// How the app server is restarted on the way forward, once that is known.
+    pub mode: Mode,
+    /// The step waits no longer than this.
+    pub until: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Checking {
-    /// Is there an app server to be moved?
-    Look { missing_until: Option<Moment> },
-    /// An agent that was started anew in the middle of this move: what runs already? `given_up`: too many
-    /// agents have ended in it, so that only what runs can keep it from being undone.
-    TakenUp { signalled: Option<Baseline>, given_up: bool },
-    /// Can it be moved? These images were seen when that was asked.
-    Plan { images: Vec<GenerationKey> },
-    /// The image lacks what the release needs: what else would be there, is seen when another image
-    /// serves; `again` only makes sure that none was missed.
-    Lacking { images: Vec<GenerationKey>, again: Moment },
-    /// The release itself was found to be bad, before anything was moved: that goes on disk.
-    Condemned(Problem),
-    /// Is it this pod's turn, so that no fleet serves an unproved release everywhere at the same moment?
-    Spread(Turn),
-    /// Would requests be cut?
-    Requests { mode: Mode, until: Moment },
+pub(super) enum Direction {
+    Forward,
+    Back(Back),
+}
+
+/// The way back, which is taken without a human.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Back {
+    pub why: Problem,
+    /// The move itself failed, and is not to be tried again.
+    pub reject: bool,
+    /// Where to; `None` when no release is left to be trusted.
+    pub goal: Option<ReleaseId>,
+    /// The master was already ended once to get out.
+    pub killed: bool,
+    /// A signal that left no trace in all its time was already taken for lost once.
+    pub repeated: bool,
+    /// The last look saw nothing that serves. One look alone may have missed a worker.
+    pub empty: bool,
+    /// Nothing was found against the target: the goal has to show that it is better.
+    pub trial: bool,
+    /// Goals that could not be fetched, and whether that is for ever.
+    pub unfetched: Vec<(ReleaseId, bool)>,
+}
+
+impl Back {
+    pub fn new(why: Problem, reject: bool, goal: Option<ReleaseId>) -> Self {
+        let unfetched = Vec::new();
+        Self { why, reject, goal, killed: false, repeated: false, empty: false, trial: false, unfetched }
+    }
+}
+
+/// The steps of a move, in their order. Both directions take the same ones; what only one of them takes says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum MoveStep {
+    /// `rejected` goes on disk. Forward: the release was found to be bad before anything was moved.
+    Reject(Problem),
+    Fetch,
+    /// Is there an app server, and may it be moved?
+    Look,
+    /// Forward, by an agent that was started anew in the middle of this move: what runs already? `given_up`:
+    /// too many agents have ended in it, so that only what runs can keep it from being undone.
+    TakenUp {
+        signalled: Option<Baseline>,
+        given_up: bool,
+    },
+    /// Forward: can the app server be moved? These images were seen when that was asked.
+    Plan {
+        images: Vec<GenerationKey>,
+    },
+    /// Forward: the image lacks what the release needs. It is asked again when another image serves; `until`
+    /// only makes sure that none was missed.
+    Lacking {
+        images: Vec<GenerationKey>,
+    },
+    /// Forward: is it this pod's turn, so that no fleet serves an unproved release everywhere at the same moment?
+    Spread(Spread),
+    /// Forward: would requests be cut?
+    Requests,
+    /// `attempt` goes on disk. Back: only of a goal that is on trial.
+    RecordAttempt,
+    /// `current` moves. Forward: past `until` it moves even beside a server that hangs, if nothing serves any more.
+    Flip,
+    /// After the flip: is a signal needed, and can one be sent?
+    Assess,
+    /// `signalled` goes on disk, with what was there before.
+    RecordSignal(Baseline),
+    Signal(Baseline),
+    /// Does the release come up, and is it well? Back: only of a goal that is on trial.
+    Verify(Verify),
+    /// Back: does the goal come up? An image that nothing serves from and that has not changed by `settle_by` is hung.
+    Settle {
+        settle_by: Moment,
+    },
+    /// Back: nothing serves and nothing else helped, so the image is ended and its container starts anew.
+    Recover(GenerationKey),
+    /// `verified` goes on disk; back: `reverted`.
+    RecordEnd,
+    /// Forward: is there a second master to be ended?
+    FindOld,
+    /// Of two masters the one that is not wanted is ended. This one stays.
+    EndOther(GenerationKey),
+    /// Forward: has it ended?
+    AwaitEnd,
+    /// Forward, by an agent that was started anew after the proof: is the old master still there?
+    CommitTakenUp,
 }
 
 /// How long a restart waits for the other pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Turn {
-    pub mode: Mode,
+pub(super) struct Spread {
     /// This pod's place by its name.
     pub place: Moment,
     /// No longer than this, whatever others report: reports can be forged.
@@ -81,24 +195,8 @@ pub(super) struct Turn {
     pub at_once: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Publishing {
-    Record,
-    /// Past `until` it is done even beside a server that hangs, if nothing serves any more.
-    Flip {
-        until: Moment,
-    },
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Restarting {
-    Look { until: Moment },
-    Record(Baseline),
-    Signal(Baseline),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Verifying {
+pub(super) struct Verify {
     pub watch: Watch,
     /// Taken up from the journal, where it is not known whether the signal was ever sent: with no
     /// trace of it by then, the restart is asked for again.
@@ -107,22 +205,106 @@ pub(super) struct Verifying {
     pub unwell_until: Option<Moment>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Committing {
-    /// By an agent that was started anew: is the old master still there?
-    TakenUp {
-        until: Moment,
-    },
-    Record,
-    Look,
-    Commit(GenerationKey),
-    Watch {
-        until: Moment,
-    },
+impl Verify {
+    pub fn lost_its_signal(&self, now: Moment) -> bool {
+        self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
+    }
 }
 
-impl Verifying {
-    pub(super) fn lost_its_signal(&self, now: Moment) -> bool {
-        self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
+impl From<Watch> for MoveStep {
+    fn from(watch: Watch) -> Self {
+        Self::Verify(Verify { watch, ask_again: None, unwell_until: None })
+    }
+}
+
+impl Move {
+    pub fn forward(target: Target, step: MoveStep) -> Self {
+        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None }
+    }
+
+    pub fn back(&self) -> Option<&Back> {
+        match &self.direction {
+            Direction::Forward => None,
+            Direction::Back(back) => Some(back),
+        }
+    }
+
+    /// The next step, which waits for nothing.
+    pub fn to(self, step: MoveStep) -> State {
+        State::Moving(Self { step, until: None, ..self })
+    }
+
+    pub fn to_until(self, step: MoveStep, until: Moment) -> State {
+        State::Moving(Self { step, until: Some(until), ..self })
+    }
+
+    /// The next step, in what is left of this one's time.
+    pub fn on_to(self, step: MoveStep) -> State {
+        State::Moving(Self { step, ..self })
+    }
+
+    pub fn over(&self, now: Moment) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
+
+    /// What the move puts in place.
+    pub fn goal(&self) -> Option<Revision> {
+        match &self.direction {
+            Direction::Forward => Some(self.target.revision.clone()),
+            Direction::Back(back) => back.goal.clone().map(|release| Revision { release, sequence: None }),
+        }
+    }
+
+    /// The release of the way back whose health decides.
+    pub fn on_trial(&self) -> Option<Revision> {
+        self.back().filter(|back| back.trial).and_then(|_| self.goal())
+    }
+
+    pub fn stage(&self) -> Stage {
+        if self.back().is_some() {
+            return Stage::Reverting;
+        }
+        match self.step {
+            MoveStep::Fetch => Stage::Fetching,
+            MoveStep::Reject(_)
+            | MoveStep::Look
+            | MoveStep::TakenUp { .. }
+            | MoveStep::Plan { .. }
+            | MoveStep::Lacking { .. }
+            | MoveStep::Spread(_)
+            | MoveStep::Requests => Stage::Checking,
+            MoveStep::RecordAttempt | MoveStep::Flip => Stage::Publishing,
+            MoveStep::Assess | MoveStep::RecordSignal(_) | MoveStep::Signal(_) => Stage::Restarting,
+            MoveStep::Verify(_) | MoveStep::Settle { .. } | MoveStep::Recover(_) => Stage::Verifying,
+            MoveStep::RecordEnd
+            | MoveStep::FindOld
+            | MoveStep::EndOther(_)
+            | MoveStep::AwaitEnd
+            | MoveStep::CommitTakenUp => Stage::Committing,
+        }
+    }
+
+    /// Nothing was moved yet.
+    pub fn before_flip(&self) -> bool {
+        matches!(
+            self.step,
+            MoveStep::Reject(_) | MoveStep::Fetch | MoveStep::Look | MoveStep::RecordAttempt | MoveStep::Flip
+        )
+    }
+
+    /// When something is due though nothing happens.
+    pub fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
+        let mut due: Vec<Moment> = match &self.step {
+            MoveStep::RecordAttempt | MoveStep::Flip if self.back().is_some() => return vec![],
+            MoveStep::Spread(spread) => vec![spread.place, spread.last],
+            MoveStep::Settle { settle_by } => vec![*settle_by],
+            MoveStep::Verify(verify) => {
+                let own = verify.ask_again.into_iter().chain(verify.unwell_until);
+                verify.watch.deadlines(policy).into_iter().chain(own).collect()
+            }
+            _ => vec![],
+        };
+        due.extend(self.until);
+        due
     }
 }

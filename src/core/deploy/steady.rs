@@ -1,5 +1,7 @@
 //! While no deploy is under way: what runs, is it what `current` says, and has anybody else restarted it?
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::core::{
     observation::ProcessKey,
@@ -74,10 +76,9 @@ impl Proven {
 
 impl Deploy {
     /// While no deploy is under way: what runs, and is it what `current` says?
-    pub(super) fn watch_at_rest(&mut self, now: Moment, look: &Observation, out: &mut Vec<Effect>) {
-        let rest = matches!(self.state, State::Steady | State::Stranded(_));
-        // Until something is moved, what ran goes on running.
-        let untouched = rest || matches!(self.state, State::Fetching(_) | State::Checking(..));
+    pub(super) fn watch_at_rest(&mut self, turn: &mut Turn<'_>, look: &Observation) {
+        let (now, rest) = (turn.now, self.state.at_rest());
+        let untouched = rest || self.untouched();
         if !untouched || look.detection == Detection::Unclear {
             return;
         }
@@ -85,47 +86,45 @@ impl Deploy {
             Detection::Seen(server) => verdict::settled_on(server),
             _ => None,
         };
-        self.stand(now, look, settled.as_ref(), out);
+        self.stand(turn, look, settled.as_ref());
         self.prove_what_stands(now, look, settled.as_ref());
         if !rest {
-            let trusted =
-                |r: &ReleaseId| self.current.as_ref() == Some(r) && self.history.verified.as_ref() == Some(r);
-            self.running = settled.filter(trusted).or(self.running.take());
+            let trusted = |r: &ReleaseId| self.releases.is_current(r) && self.releases.is_verified(r);
+            self.releases.running = settled.filter(trusted).or(self.releases.running.take());
             return;
         }
-        self.last_seen.clone_from(&settled);
+        self.releases.last_seen.clone_from(&settled);
         let stranded = matches!(self.state, State::Stranded(_));
-        let trusted = |r: &ReleaseId| {
-            self.history.verified.as_ref() == Some(r) || (stranded && !self.history.distrusts(r))
-        };
-        let good = settled.filter(|r| self.current.as_ref() == Some(r) && trusted(r));
+        let trusted =
+            |r: &ReleaseId| self.releases.is_verified(r) || (stranded && !self.releases.history.distrusts(r));
+        let good = settled.filter(|r| self.releases.is_current(r) && trusted(r));
         let whole = matches!(&look.detection, Detection::Seen(s) if matches!(&s.generations[..], [only] if verdict::whole(only)) && !s.old_workers);
-        let astray = good.is_none() && whole;
-        self.drift_since = astray.then(|| self.drift_since.unwrap_or(now));
+        let drifts = good.is_none() && whole;
+        self.drift_since = drifts.then(|| self.drift_since.unwrap_or(now));
         if let (true, Some(release)) = (stranded, &good) {
-            self.history.verify(release);
+            self.releases.history.verify(release);
             (self.state, self.problem, self.restart_in_flight) = (State::Steady, None, None);
         }
-        if matches!(self.state, State::Steady) {
+        if self.state == State::Steady {
             let denied = self.denied > 0;
             let known = self.problem.take().filter(|t| denied || !from_detection(t.reason));
             self.problem = detection_problem(&look.detection).or(known);
         }
         // The app itself says otherwise. Nothing is done about it: a wrong header is no reason to restart.
         let contradicted = self.contradicted();
-        self.running = good.filter(|_| !contradicted);
+        self.releases.running = good.filter(|_| !contradicted);
     }
 
     /// While something else is waited for (a release that cannot be had, an operator who holds deploys), what
     /// stands is proved all the same: it runs. Only what never came to be well has to be well for that.
     fn prove_what_stands(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>) {
-        let taken_up = matches!(self.state, State::Checking(_, Checking::TakenUp { .. }));
+        let taken_up = matches!(self.state.step(), Some(MoveStep::TakenUp { .. }));
         let desired = self.desired.as_ref().map(|pointer| &pointer.revision.release);
         let told = desired.is_some() || self.pointer_problem.is_some();
         let unproved = |r: &&ReleaseId| {
             let elsewhere = desired != Some(*r) || self.pauses();
-            let known = self.history.verified.as_ref() == Some(*r) || self.history.distrusts(r);
-            told && elsewhere && !known && !taken_up && self.current.as_ref() == Some(*r)
+            let known = self.releases.is_verified(r) || self.releases.history.distrusts(r);
+            told && elsewhere && !known && !taken_up && self.releases.is_current(r)
         };
         let Some(release) = settled.filter(unproved) else {
             self.proving = None;
@@ -135,52 +134,58 @@ impl Deploy {
             Some(watch) if watch.target() == release => watch,
             _ => Watch::new(release.clone(), None, None),
         };
-        let probing = self.policy.probing && self.unwell.contains(release);
+        let probing = self.policy.probing && self.releases.unwell.contains(release);
         match watch.observe(now, look, &Policy { probing, ..self.policy.clone() }) {
-            verdict::Verdict::Undecided => self.proving = Some(watch),
-            verdict::Verdict::Failed(_) => {}
-            verdict::Verdict::Proven => self.history.verify(release),
+            Verdict::Undecided => self.proving = Some(watch),
+            Verdict::Failed(_) => {}
+            Verdict::Proven => self.releases.history.verify(release),
         }
     }
 
     /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.
-    fn stand(&mut self, now: Moment, look: &Observation, settled: Option<&ReleaseId>, out: &mut Vec<Effect>) {
-        if let Some(proven) = &mut self.proven {
+    fn stand(&mut self, turn: &mut Turn<'_>, look: &Observation, settled: Option<&ReleaseId>) {
+        if let Some(proven) = &mut self.releases.proven {
             proven.look_beside(&look.detection);
         }
         let new = settled.and_then(|release| Proven::proved(release, look, ReleaseEvidence::default()));
         let Some(mut new) = new else { return };
-        match self.proven.take() {
+        match self.releases.proven.take() {
             Some(old) if old.same(&new) => new = old,
             Some(old) => {
                 let theirs = new.restarted_since(&old);
                 let notice = |mode| Effect::Notice(Notice::RestartedByOthers { mode, amid_ours: false });
-                out.extend(theirs.map(notice));
+                turn.out.extend(theirs.map(notice));
                 let known = old.evidence.of_those_still_there(&new.processes);
                 new.evidence = if old.release == new.release { known } else { ReleaseEvidence::default() };
-                new.until = Some(now.plus(self.policy.evidence_ms));
+                new.until = Some(turn.now.plus(self.policy.evidence_ms));
             }
-            None => new.until = Some(now.plus(self.policy.evidence_ms)),
+            None => new.until = Some(turn.now.plus(self.policy.evidence_ms)),
         }
         if let Some(until) = new.until {
             new.evidence.take(look, &new.release, &self.policy);
             let enough = new.evidence.complete(&new.processes)
                 || new.evidence.contradicted() >= self.policy.successes
-                || now >= until;
+                || turn.now >= until;
             new.until = new.until.filter(|_| !enough);
         }
-        self.proven = Some(new);
+        self.releases.proven = Some(new);
+    }
+
+    /// Until something is moved, what ran goes on running.
+    pub(super) fn untouched(&self) -> bool {
+        matches!(self.state.stage(), Stage::Fetching | Stage::Checking)
     }
 
     /// The app names another release than the one that it works in.
     pub(super) fn contradicted(&self) -> bool {
         let enough = self.policy.successes;
-        self.proven.as_ref().is_some_and(|proven| proven.evidence.contradicted() >= enough)
+        self.releases.proven.as_ref().is_some_and(|proven| proven.evidence.contradicted() >= enough)
     }
 
     /// How well it is proved that the release runs which does.
     pub(super) fn proof(&self) -> Option<Proof> {
-        let proven = self.proven.as_ref().filter(|s| Some(&s.release) == self.running.as_ref())?;
+        let proven =
+            self.releases.proven.as_ref().filter(|s| Some(&s.release) == self.releases.running.as_ref())?;
         Some(proven.evidence.proof(&proven.processes))
     }
 }

@@ -9,12 +9,12 @@ impl Deploy {
     /// Whoever is there and cannot be told or may not be looked into: as long as nothing is in place, it runs nothing
     /// of ours, and what is put in place disturbs it in nothing.
     pub(super) fn only_strangers(&self, detection: &Detection) -> bool {
-        matches!(detection, Detection::Ambiguous | Detection::NotPermitted) && self.current.is_none()
+        matches!(detection, Detection::Ambiguous | Detection::NotPermitted) && self.releases.current.is_none()
     }
 
     /// The same once the first release is in place, and nothing was seen to run it.
     pub(super) fn strangers_so_far(&self, detection: &Detection) -> bool {
-        let nothing_yet = self.history.verified.is_none() && self.last_seen.is_none();
+        let nothing_yet = self.releases.history.verified.is_none() && self.releases.last_seen.is_none();
         matches!(detection, Detection::Ambiguous | Detection::NotPermitted) && nothing_yet
     }
 

@@ -2,19 +2,16 @@
 
 mod newborn;
 mod refused;
+mod spread;
 mod stop;
 mod strangers;
-mod turn;
 
 use crate::core::{
-    Agent, Answer, AppServer, Attempt, Baseline, Cwd, Detection, Effect, Event, Generation, GenerationKey,
-    Moment, Observation, Operator, Outcome, Plan, Policy, Probe, Problem, Process, ProcessKey, Record,
-    Recovered, Stage, Step, Traffic,
+    Agent, Answer, AppServer, Attempt, Baseline, Cwd, DeployResult, Detection, Effect, Event, Generation,
+    GenerationKey, Mode, Moment, Observation, Operator, Outcome, Plan, Policy, Probe, Problem, Process,
+    ProcessKey, Reason, Record, Recovered, Stage, Step, Traffic,
+    deploy::{stand_ins, state::Move, state::MoveStep},
     drain::{Budget, DrainCommand, Origin},
-};
-use crate::core::{
-    DeployResult, Mode, Reason,
-    deploy::{stand_ins, state::State},
     history::{History, Neighbours},
     verdict::{Verdict, Watch},
 };
@@ -243,7 +240,10 @@ fn a_move_that_came_just_after_the_proof_of_the_one_before_goes_back_to_what_was
     agent.step(Moment(650), Event::Pointer(Ok(at("v3", 3))));
     agent.step(Moment(700), done(Step::Record(RecordEvent::Verified)));
     agent.step(Moment(800), look(800, serving_from("v2"), None));
-    let State::Fetching(target) = &agent.deploy.as_ref().unwrap().state else { panic!("{:?}", agent.view()) };
+    let Some(Move { target, step: MoveStep::Fetch, .. }) = agent.deploy.as_ref().unwrap().state.moving()
+    else {
+        panic!("{:?}", agent.view())
+    };
     let named = |release: &Option<ReleaseId>| release.as_ref().map(|release| release.to_string());
     assert_eq!((target.revision.release.as_str(), named(&target.from)), ("v3", Some("v2".into())));
 }

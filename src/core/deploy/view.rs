@@ -3,48 +3,24 @@
 use super::*;
 
 impl Deploy {
-    fn stage(&self) -> Stage {
-        match self.state {
-            State::Steady => Stage::Steady,
-            State::Fetching(_) => Stage::Fetching,
-            State::Checking(..) => Stage::Checking,
-            State::Publishing(..) => Stage::Publishing,
-            State::Restarting(..) => Stage::Restarting,
-            State::Verifying(..) => Stage::Verifying,
-            State::Committing(..) => Stage::Committing,
-            State::Reverting(..) => Stage::Reverting,
-            State::Stranded(_) => Stage::Stranded,
-        }
-    }
-
     /// `current` is known to lead to a complete release.
     pub fn current_complete(&self) -> bool {
-        self.current.is_some()
+        self.releases.current.is_some()
     }
 
     fn moving(&self) -> Option<Moving> {
-        let (target, back_to) = match &self.state {
-            State::Steady => return None,
-            State::Reverting(target, revert) => (target, revert.goal.clone()),
-            State::Fetching(target)
-            | State::Checking(target, _)
-            | State::Publishing(target, ..)
-            | State::Restarting(target, ..)
-            | State::Verifying(target, _)
-            | State::Committing(target, _)
-            | State::Stranded(target) => (target, None),
-        };
+        let target = self.state.target()?;
+        let back_to = self.state.moving().and_then(Move::back).and_then(|back| back.goal.clone());
         Some(Moving { revision: target.revision.clone(), back_to })
     }
 
     /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
     pub fn may_end(&self) -> bool {
-        match &self.state {
-            State::Restarting(_, _, Restarting::Signal(_)) | State::Committing(_, Committing::Record) => {
-                false
-            }
-            State::Verifying(_, verifying) => !verifying.watch.signalled(),
-            State::Reverting(_, revert) => revert.flipped(),
+        let Some(m) = self.state.moving() else { return true };
+        match (&m.direction, &m.step) {
+            (Direction::Back(_), _) => !m.before_flip(),
+            (_, MoveStep::Signal(_) | MoveStep::RecordEnd) => false,
+            (_, MoveStep::Verify(verify)) => !verify.watch.signalled(),
             _ => true,
         }
     }
@@ -52,18 +28,18 @@ impl Deploy {
     /// What an outsider may know.
     pub fn view(&self, gate: Gate) -> View {
         let desired = self.desired.as_ref().map(|d| d.revision.clone());
-        let running = self.running.clone();
+        let running = self.releases.running.clone();
         let as_desired = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
         // The pointer may have moved back meanwhile: what ran is on its way to something else all the same.
         let in_sync = as_desired && !self.is_moving();
-        let mut previous = self.history.previous.clone();
-        if self.history.verified != running && running.is_some() {
-            previous.clone_from(&self.history.verified);
+        let mut previous = self.releases.history.previous.clone();
+        if self.releases.history.verified != running && running.is_some() {
+            previous.clone_from(&self.releases.history.verified);
         }
         let problem = self.explain(gate, desired.as_ref(), in_sync);
-        let (rejected, proof) = (self.history.rejected.clone(), self.proof());
+        let (rejected, proof) = (self.releases.history.rejected.clone(), self.proof());
         View {
-            stage: self.stage(),
+            stage: self.state.stage(),
             attempt: self.attempt,
             desired,
             running,
@@ -71,7 +47,7 @@ impl Deploy {
             previous,
             in_sync,
             problem,
-            turn: self.turn().filter(|_| !gate.draining),
+            turn: self.turn_at().filter(|_| !gate.draining),
             rejected,
             hold: self.hold(),
             back: self.way_back_for_operators(),
@@ -82,12 +58,10 @@ impl Deploy {
 
     /// The app server is being moved, or `current` for it.
     fn is_moving(&self) -> bool {
-        match &self.state {
-            State::Publishing(..) | State::Restarting(..) | State::Committing(..) | State::Reverting(..) => {
-                true
-            }
-            State::Verifying(_, verifying) => verifying.watch.signalled(),
-            State::Steady | State::Fetching(_) | State::Checking(..) | State::Stranded(_) => false,
+        match (self.state.stage(), self.state.step()) {
+            (Stage::Verifying, Some(MoveStep::Verify(verify))) => verify.watch.signalled(),
+            (Stage::Publishing | Stage::Restarting | Stage::Committing | Stage::Reverting, _) => true,
+            _ => false,
         }
     }
 
@@ -98,9 +72,9 @@ impl Deploy {
             return Some(problem);
         }
         if gate.draining {
-            return Some(Problem::new(Reason::Draining, "the pod is about to end: no deploy begins"));
+            return Some(Problem::new(Reason::Draining, "the pod is about to end: no deploy starts"));
         }
-        if self.contradicted() && matches!(self.state, State::Steady) {
+        if self.contradicted() && self.state == State::Steady {
             return Some(Problem::new(
                 Reason::ReleaseMismatch,
                 "verify.url names another release than the one whose directory the app server works in: nothing is \
@@ -119,11 +93,11 @@ impl Deploy {
     /// No app server can run before the first release is in place: what keeps that out is the reason.
     fn is_unborn(&self, problem: &Problem) -> bool {
         let missing = problem.reason == Reason::AppServerMissing;
-        missing && self.current.is_none() && self.pointer_problem.is_some()
+        missing && self.releases.current.is_none() && self.pointer_problem.is_some()
     }
 
     pub(super) fn rejected_problem(&self, desired: &Revision) -> Option<Problem> {
-        let why = self.history.rejection(desired)?;
+        let why = self.releases.history.rejection(desired)?;
         let words = self.condemned.as_ref().filter(|(revision, _)| revision == desired);
         let words = words.map(|(_, words)| format!(": {words}")).unwrap_or_default();
         let message = format!(
@@ -134,15 +108,7 @@ impl Deploy {
 
     /// What keeps the desired release out, while another one is put in place for it.
     fn stand_in_problem(&self) -> Option<Problem> {
-        let (State::Fetching(target)
-        | State::Checking(target, _)
-        | State::Publishing(target, ..)
-        | State::Restarting(target, ..)
-        | State::Verifying(target, _)
-        | State::Committing(target, _)) = &self.state
-        else {
-            return None;
-        };
+        let target = &self.state.moving().filter(|m| m.back().is_none())?.target;
         let why = &target.stand_in.as_ref()?.why;
         let message = format!("{}; until then {} stands in", why.message, target.revision.release);
         Some(Problem::new(why.reason, message))

@@ -1,15 +1,12 @@
 //! What the agent sees and hears of the pod.
 
-use std::borrow::Cow;
-
-use super::pod::{Master, Nature, Pod, Rel, Stage as PumaStage, Worker};
+use super::pod::{Master, Nature, Rel, Worker};
 use super::world::{World, name, number};
-use crate::core::mutation::Mutation;
 use crate::core::{Agent, Answer, Cwd, Observation, Probe, ProcessKey, Sockets, Traffic};
 
 impl World {
     pub fn look(&self) -> Observation {
-        let detection = self.seen().detection(|rel| Cwd::Release(name(rel)));
+        let detection = self.pod.detection(|rel| Cwd::Release(name(rel)));
         let wanted = self.agent.as_ref().and_then(Agent::probe_for);
         let answers = wanted.map_or(vec![], |release| self.answers(number(&release)));
         // Clients go on asking, and wait while nothing serves.
@@ -17,18 +14,6 @@ impl World {
         let sockets = Sockets { accept_queue, ..Sockets::default() };
         let traffic = Traffic { workers: None, sockets: Some(sockets) };
         Observation { answers, ..Observation::new(self.now.plus(1), detection, traffic) }
-    }
-
-    /// The pod as the adapter sees it: a planted defect changes what it sees.
-    fn seen(&self) -> Cow<'_, Pod> {
-        let mut pod = Cow::Borrowed(&self.pod);
-        let stops = |m: &Master| matches!(m.stage, PumaStage::Stopping | PumaStage::Stuck);
-        if self.setting.mutation == Some(Mutation::StopsUnseen) && self.pod.master.as_ref().is_some_and(stops)
-        {
-            let workers = pod.to_mut().master.iter_mut().flat_map(|master| &mut master.workers);
-            workers.flatten().for_each(|worker| worker.booted = true);
-        }
-        pod
     }
 
     /// Every worker of the newest master that serves is asked, and names its code's release. While it has

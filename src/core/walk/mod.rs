@@ -23,7 +23,6 @@ use setting::{Barred, Birth, Setting};
 use world::World;
 
 use super::Moment;
-use super::mutation::Mutation;
 
 const CLUSTER: Kind =
     Kind { workers: 2, single: false, preload: false, pinnable: false, absolute: false, beside: false };
@@ -143,8 +142,8 @@ fn walk(start: World, disturbances: u8) -> Walk {
     Walk { states: seen.len(), violation: None }
 }
 
-fn start(kind: Kind, mode: super::Mode, second: Nature, mutation: Option<Mutation>) -> World {
-    World::start(Setting { kind, mode, second, mutation, birth: None })
+fn start(kind: Kind, mode: super::Mode, second: Nature) -> World {
+    World::start(Setting { kind, mode, second, birth: None })
 }
 
 /// How many disturbances a walk is given. `WALK_DISTURBANCES=2` tries every pair of them, with many
@@ -152,7 +151,7 @@ fn start(kind: Kind, mode: super::Mode, second: Nature, mutation: Option<Mutatio
 const DISTURBANCES: u8 = 1;
 
 fn passes(kind: Kind, mode: super::Mode, second: Nature) {
-    rests(start(kind, mode, second, None));
+    rests(start(kind, mode, second));
 }
 
 fn rests(start: World) {
@@ -227,19 +226,19 @@ fn births_on_an_empty_volume() {
     use Nature::{Corrupt, Good, Hangs, Raises, Unhealthy};
     for kind in [CLUSTER, PRELOAD] {
         for second in [Good, Raises, Hangs, Unhealthy, Corrupt] {
-            rests(born(kind, second, Birth::default(), None));
+            rests(born(kind, second, Birth::default()));
         }
     }
 }
 
-fn born(kind: Kind, second: Nature, birth: Birth, mutation: Option<Mutation>) -> World {
-    World::start(Setting { kind, mode: super::Mode::Hot, second, mutation, birth: Some(birth) })
+fn born(kind: Kind, second: Nature, birth: Birth) -> World {
+    World::start(Setting { kind, mode: super::Mode::Hot, second, birth: Some(birth) })
 }
 
 #[test]
 fn births_beside_a_sick_dependency() {
     for second in [Nature::Good, Nature::Raises, Nature::Unhealthy] {
-        rests(born(SINGLE, second, SICK, None));
+        rests(born(SINGLE, second, SICK));
     }
 }
 
@@ -247,7 +246,7 @@ fn births_beside_a_sick_dependency() {
 fn births_where_the_release_before_is_no_way_back() {
     for barred in [Barred::RolledBack, Barred::ByFleet] {
         for second in [Nature::Good, Nature::Raises, Nature::Unhealthy] {
-            rests(born(CLUSTER, second, Birth { barred: Some(barred), ..SICK }, None));
+            rests(born(CLUSTER, second, Birth { barred: Some(barred), ..SICK }));
         }
     }
 }
@@ -255,104 +254,6 @@ fn births_where_the_release_before_is_no_way_back() {
 #[test]
 fn agents_that_die_at_a_birth() {
     for second in [Nature::Good, Nature::Unhealthy] {
-        rests(born(CLUSTER, second, DEATHS, None));
+        rests(born(CLUSTER, second, DEATHS));
     }
-}
-
-/// The walk must find the planted defect, and by the rule that is there for it.
-fn is_found(mutation: Mutation, mode: super::Mode, second: Nature, disturbances: u8, rule: &str) {
-    is_found_in(CLUSTER, mutation, mode, second, disturbances, rule);
-}
-
-fn is_found_in(
-    kind: Kind,
-    mutation: Mutation,
-    mode: super::Mode,
-    second: Nature,
-    disturbances: u8,
-    rule: &str,
-) {
-    found_from(start(kind, mode, second, Some(mutation)), disturbances, rule);
-}
-
-fn found_from(start: World, disturbances: u8, rule: &str) {
-    let mutation = start.setting.mutation.expect("something is planted");
-    let violation = walk(start, disturbances).violation;
-    let violation = violation.unwrap_or_else(|| panic!("{mutation:?} went unnoticed"));
-    assert!(violation.starts_with(rule), "{mutation:?} was found by another rule: {violation}");
-}
-
-#[test]
-fn a_signal_before_its_intent_is_found() {
-    let rule = "signalled without its intent on disk";
-    is_found(Mutation::SignalBeforeIntent, super::Mode::Hot, Nature::Good, 0, rule);
-}
-
-#[test]
-fn a_rejection_after_the_flip_is_found() {
-    let rule = "flipped back without its rejection on disk";
-    is_found(Mutation::RejectAfterFlip, super::Mode::Phased, Nature::Raises, 0, rule);
-}
-
-#[test]
-fn a_guard_that_trusts_titles_is_found() {
-    let rule = "USR2 while a hot restart";
-    is_found(Mutation::TitleOnlyGuard, super::Mode::Hot, Nature::Raises, 1, rule);
-}
-
-#[test]
-fn a_late_effect_that_is_accepted_is_found() {
-    let rule = "`current` names a release that is not complete";
-    is_found(Mutation::LateEffectAccepted, super::Mode::Hot, Nature::Good, 0, rule);
-}
-
-#[test]
-fn a_way_back_that_is_forbidden_in_a_drain_is_found() {
-    let rule = "the drain ran out while nothing served";
-    is_found(Mutation::RevertForbiddenInDrain, super::Mode::Hot, Nature::Raises, 1, rule);
-}
-
-#[test]
-fn a_baseline_read_after_the_signal_is_found() {
-    let rule = "a good release was rejected";
-    is_found(Mutation::BaselineAfterSignal, super::Mode::Phased, Nature::Good, 0, rule);
-}
-
-#[test]
-fn an_answer_of_another_release_that_is_ignored_is_found() {
-    let rule = "verified, but not every worker runs the release";
-    is_found_in(ABSOLUTE, Mutation::MismatchIgnored, super::Mode::Hot, Nature::Good, 0, rule);
-}
-
-#[test]
-fn a_restart_that_begins_in_the_middle_of_another_is_found() {
-    let rule = "a restart begins in the middle of somebody else's";
-    is_found(Mutation::BeginsAmidTheirs, super::Mode::Hot, Nature::Good, 1, rule);
-}
-
-#[test]
-fn a_stop_that_passes_for_service_is_found() {
-    let rule = "it says what runs, and nobody serves";
-    is_found_in(SINGLE, Mutation::StopsUnseen, super::Mode::Hot, Nature::Good, 1, rule);
-}
-
-#[test]
-fn a_release_that_is_rejected_for_a_sick_dependency_is_found() {
-    let rule = "a good release was rejected";
-    found_from(born(CLUSTER, Nature::Good, SICK, Some(Mutation::RejectsTheUnwell)), 0, rule);
-}
-
-#[test]
-fn a_way_back_that_is_none_is_found() {
-    for barred in [Barred::RolledBack, Barred::ByFleet] {
-        let birth = Birth { sick: false, barred: Some(barred), deaths: false };
-        let rule = "went to a release that somebody rolled back from, or the fleet rejected";
-        found_from(born(CLUSTER, Nature::Raises, birth, Some(Mutation::TakesAnyWayBack)), 0, rule);
-    }
-}
-
-#[test]
-fn agents_whose_deaths_move_what_runs_are_found() {
-    let rule = "a good release was rejected";
-    found_from(born(CLUSTER, Nature::Good, DEATHS, Some(Mutation::GivesUpUnseen)), 0, rule);
 }

@@ -2,7 +2,6 @@
 
 use super::pod::{Kind, Nature};
 use crate::core::drain::Budget;
-use crate::core::mutation::Mutation;
 use crate::core::{Mode, Policy};
 
 /// How a walk is set up.
@@ -11,7 +10,6 @@ pub struct Setting {
     pub kind: Kind,
     pub mode: Mode,
     pub second: Nature,
-    pub mutation: Option<Mutation>,
     /// The pod is born on an empty volume, with the pointer on v2 and v1 named as the one before.
     pub birth: Option<Birth>,
 }

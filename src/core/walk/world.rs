@@ -196,7 +196,6 @@ impl World {
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
         agent.step(self.now, Event::Tick);
         agent.recover(policy, &recovered, self.now);
-        agent.mutate(self.setting.mutation);
         if self.barred() == Some(Barred::ByFleet) {
             let fleet = Fleet { rejected: [revision(1)].into(), ..Fleet::default() };
             agent.step(self.now, Event::Fleet(fleet));
