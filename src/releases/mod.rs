@@ -35,6 +35,7 @@ use crate::{
     volume,
 };
 
+mod archive_manifest;
 mod caches;
 mod decoder;
 mod delete;
@@ -48,6 +49,7 @@ pub mod layout;
 pub mod leases;
 mod links;
 pub mod manifest;
+pub mod one_pass;
 pub mod pack;
 mod pax;
 mod places;
