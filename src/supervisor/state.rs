@@ -288,7 +288,7 @@ impl State {
             return;
         }
         let now = self.now();
-        self.agent.recover(self.inputs.policy.clone(), &recovered, now);
+        self.agent.recover(self.inputs.policy.clone(), recovered, now);
         if let Some(pointer) = self.pointer.take() {
             self.feed(pointer);
         }
