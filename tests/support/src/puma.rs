@@ -423,7 +423,7 @@ impl PumaRig {
         let places =
             [("{current}", self.current()), ("{releases}", self.releases()), ("{run}", self.run_dir())];
         let put = |text: String, (word, path): &(&str, PathBuf)| {
-            text.replace(word, &self::text(&self.inside(path)))
+            text.replace(word, &self.inside(path).display().to_string())
         };
         places.iter().fold(text.to_owned(), put)
     }
@@ -468,8 +468,8 @@ impl PumaRig {
             ("RIG_BOOT_SECONDS".to_owned(), setup.boot_seconds.to_string()),
             ("RIG_HOST".to_owned(), setup.host.clone()),
             ("RIG_PORT".to_owned(), self.port.to_string()),
-            ("RIG_RUN".to_owned(), text(&self.inside(&run))),
-            ("RIG_CONFIG".to_owned(), text(&self.inside(&self.config_file()))),
+            ("RIG_RUN".to_owned(), self.inside(&run).display().to_string()),
+            ("RIG_CONFIG".to_owned(), self.inside(&self.config_file()).display().to_string()),
         ];
         env.extend(setup.env.iter().map(|(name, value)| (name.clone(), self.named(value))));
         Launch {
@@ -486,10 +486,6 @@ impl PumaRig {
         let root = self.setup.image.root()?;
         Some(Mounts { root, scratch: self.dir.path().to_owned() })
     }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 /// The pids of a process's children.
