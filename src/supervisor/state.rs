@@ -140,6 +140,8 @@ impl State {
 
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
         self.log.step(now, &effects, &self.agent.view());
+        // Before any of them relies on it.
+        self.tell_needs();
         for effect in effects {
             self.timings.effect(now, &effect);
             let _inside = self.log.span_of(&effect).entered();
@@ -158,10 +160,9 @@ impl State {
 
     /// What this pod runs, ran, or is to run must stay on the volume.
     fn tell_needs(&self) {
-        if self.agent.deploys() {
-            let view = self.agent.view();
-            self.inputs.effects.needs(&view);
-            self.inputs.effects.deploying(view.stage, self.agent.drain.watches());
+        if let Some(protected) = self.agent.protected() {
+            self.inputs.effects.protect(protected);
+            self.inputs.effects.deploying(self.agent.view().stage, self.agent.drain.watches());
         }
     }
 

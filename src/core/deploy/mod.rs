@@ -43,8 +43,8 @@ pub use stand_in::stand_ins;
 use super::{
     Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
-        Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Problem, Record,
-        ServerCommand, Step,
+        Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Problem, Protected,
+        Record, ServerCommand, Step,
     },
     history::{History, Neighbours},
     observation::{AppServer, Detection, GenerationKey, Moment, Observation},

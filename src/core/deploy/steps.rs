@@ -113,6 +113,7 @@ impl Deploy {
         let Some(Revision { release, .. }) = m.goal() else { return };
         // On the way back that was looked at before.
         if m.back().is_some() || self.may_flip_now(turn, m) {
+            self.releases.history.put_in_place(&release);
             self.busy = Some(Step::Publish);
             turn.out.push(Effect::Publish { attempt: self.attempt, release });
         }
