@@ -32,6 +32,8 @@ pub struct History {
     at_birth: BTreeSet<Revision>,
     /// What was put in place since a release was last proved.
     in_place: BTreeSet<ReleaseId>,
+    /// What was put in place between the last proof and the one before it.
+    outgoing: BTreeSet<ReleaseId>,
 }
 
 /// What the journals of the other pods of a shared volume say.
@@ -117,14 +119,17 @@ impl History {
         self.in_place.insert(release.clone());
     }
 
-    /// What was put in place since a release was last proved: any of it may still run.
-    pub fn in_place(&self) -> &BTreeSet<ReleaseId> {
-        &self.in_place
+    /// What may still run: whatever was put in place since the last proof, and beside a second master that was
+    /// just proved also what was in place before it.
+    pub fn may_run(&self) -> impl Iterator<Item = &ReleaseId> {
+        self.in_place.union(&self.outgoing)
     }
 
     /// Notes that the release runs, proven.
     pub fn verify(&mut self, release: &ReleaseId) {
-        self.in_place.clear();
+        if !self.in_place.is_empty() {
+            self.outgoing = std::mem::take(&mut self.in_place);
+        }
         self.failed.remove(release);
         self.unproved.remove(release);
         if self.verified.as_ref() != Some(release) {

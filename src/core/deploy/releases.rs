@@ -77,7 +77,7 @@ impl Deploy {
             target.and_then(|target| target.stand_in.as_ref()).and_then(|one| one.instead_of.as_deref());
         let works_with = |target: &Target| [Some(target.revision.release.clone()), target.from.clone()];
         let in_hand = [target, waits].into_iter().flatten().flat_map(works_with).flatten();
-        let known = known.into_iter().chain([goal]).flatten().chain(history.in_place());
+        let known = known.into_iter().chain([goal]).flatten().chain(history.may_run());
         Protected {
             running: running.clone(),
             previous: self.releases.previous().cloned(),
