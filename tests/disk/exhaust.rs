@@ -270,7 +270,7 @@ fn what_is_called_off_ends_and_what_it_leaves_is_taken_away() {
     });
     off.now();
     let problem = fetching.join().unwrap().unwrap_err();
-    assert!(problem.message.contains("called off"), "{}", problem.message);
+    assert!(problem.message.contains("cancelled"), "{}", problem.message);
     let names = fs::read_dir("/proc/self/task").unwrap().flatten();
     let names = names.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
     let writers: Vec<_> = names.filter(|name| name.starts_with("fetch")).collect();
