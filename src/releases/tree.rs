@@ -53,7 +53,8 @@ impl Tree {
             links: Links::default(),
             hard: Vec::new(),
             made: 0,
-            umask: umask(),
+            // What is only checked has the permissions of the archive.
+            umask: if writers.is_some() { umask() } else { 0 },
             writers,
             before,
         }

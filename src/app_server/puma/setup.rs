@@ -9,14 +9,17 @@ use std::{
 };
 
 use super::{
-    command_line::{CommandLine, names_a_release},
+    command_line::CommandLine,
     config_file::{Directory, Settings, seconds},
     evidence::{Evidence, Place},
     loads::{Loads, ending_in},
     started_by,
 };
 use crate::{
-    app_server::files,
+    app_server::{
+        files,
+        ruby::{follows, located, names_a_release},
+    },
     plain_file,
     procs::{self, WorkingDirectory},
     volume,
@@ -51,7 +54,7 @@ pub(super) struct Setup {
 
 /// Where a restart goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::app_server) enum RestartDir {
+pub(super) enum RestartDir {
     /// A path through a link: to whatever the link points to then.
     Follows,
     /// Probably always to the same directory, for this reason.
@@ -87,7 +90,7 @@ impl Setup {
         let command_line = CommandLine::of(pid, seen);
         let (files, sure) = command_line.config_files(&environment(pid));
         let read = |path: &PathBuf| {
-            let text = files::text(&place(pid, path)).ok().flatten()?;
+            let text = files::text(&located(pid, path)).ok().flatten()?;
             Some((Settings::scan(path, &text), unclear(pid, path)))
         };
         let (settings, unclear) = files.iter().find_map(read).unwrap_or_else(|| (Settings::unread(), None));
@@ -240,31 +243,9 @@ fn environment(pid: i32) -> String {
 
 /// What this configuration loads besides, where that cannot be told.
 fn unclear(pid: i32, file: &Path) -> Option<String> {
-    let release = place(pid, Path::new(""));
-    let named = ending_in(&release, file).unwrap_or_else(|| place(pid, file));
+    let release = located(pid, Path::new(""));
+    let named = ending_in(&release, file).unwrap_or_else(|| located(pid, file));
     Loads::of(&release, &[named]).ok()?.unclear
-}
-
-/// What a process names by this path: its container may have another file system than ours.
-pub(super) fn place(pid: i32, path: &Path) -> PathBuf {
-    if path.is_absolute() {
-        procs::in_root_of(pid, path)
-    } else {
-        PathBuf::from(format!("/proc/{pid}/cwd")).join(path)
-    }
-}
-
-/// A path goes through a link, and does not name the running release itself.
-pub(in crate::app_server) fn follows(pid: i32, path: &str) -> bool {
-    let path = Path::new(path);
-    let running = WorkingDirectory::of(pid).ok();
-    let running = running.as_ref().and_then(|cwd| cwd.name.file_name());
-    let names_the_release = path.components().any(|part| Some(part.as_os_str()) == running);
-    let is_link = |path: &Path| {
-        let Some((parent, name)) = path.parent().zip(path.file_name()) else { return false };
-        fs::symlink_metadata(procs::in_root_of(pid, parent).join(name)).is_ok_and(|m| m.is_symlink())
-    };
-    path.is_absolute() && !names_the_release && path.ancestors().any(is_link)
 }
 
 /// Where `rails server` keeps its number, unless an absolute path takes that elsewhere.
