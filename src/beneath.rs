@@ -137,7 +137,11 @@ pub fn read(root: &Path, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     plain_file::read_all(file(root, path)?, limit_bytes)
 }
 
-fn open(top: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+/// Opens what is below an open directory.
+///
+/// # Errors
+/// What the system says; a link on the way is `ELOOP`.
+pub(crate) fn open(top: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match openat2(top, path, flags, mode, beneath) {
         Err(Errno::NOSYS) => step_by_step(top, path, flags, mode),

@@ -2,6 +2,18 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
+/// Whether the path is on a network file system.
+pub fn is_networked(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|stat| is_network(stat.f_type))
+}
+
+/// NFS (EFS too), CIFS and SMB, Ceph, Lustre, GPFS, 9p, FUSE: by their numbers in `statfs`.
+fn is_network(kind: rustix::fs::FsWord) -> bool {
+    const KINDS: [u32; 8] =
+        [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0bd0_0bd0, 0x4750_4653, 0x0102_1997, 0x6573_5546];
+    KINDS.contains(&(kind as u32))
+}
+
 /// Says that the volume of the path is full, and what is left of it.
 pub fn full(path: &Path) -> String {
     says(path, "is full")
@@ -22,4 +34,16 @@ pub fn says(path: &Path, what: &str) -> String {
     }
     let (unit, name) = if all < 10 << 30 { (1 << 20, "MB") } else { (1 << 30, "GB") };
     format!("the volume at {mount} {what} ({} of {} {name} free)", free / unit, all / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_told_from_local_ones() {
+        let word = |kind: u32| kind as rustix::fs::FsWord;
+        assert!(is_network(word(0x6969)) && is_network(word(0xff53_4d42)));
+        assert!(!is_network(word(0x0102_1994)) && !is_network(word(0xef53)), "tmpfs, ext4");
+    }
 }

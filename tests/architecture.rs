@@ -200,6 +200,28 @@ fn modules_name_others_by_crate_and_not_by_super() {
 }
 
 #[test]
+fn no_adapter_of_an_app_server_imports_another() {
+    let kinds = ["command", "passenger", "puma", "unicorn"];
+    let mut violations = Vec::new();
+    for kind in kinds {
+        let of_kind = [format!("src/app_server/{kind}"), format!("src/app_server/{kind}.rs")];
+        for file in of_kind.iter().flat_map(|place| files(&[place.as_str()])) {
+            for other in kinds.into_iter().filter(|other| *other != kind) {
+                let imports = |line: &str| {
+                    line.contains(&format!("app_server::{other}::"))
+                        || line.trim().starts_with(&format!("{other}::"))
+                };
+                let found = file.code().filter(|(_, line)| imports(line));
+                violations.extend(found.map(|(n, _)| {
+                    file.at(n, format!("{kind} imports from {other}: move what both need to src/app_server"))
+                }));
+            }
+        }
+    }
+    assert_none(&violations);
+}
+
+#[test]
 fn the_core_is_pure() {
     let mut violations = Vec::new();
     // The walk belongs to the tests: it may say how far it came.

@@ -1,4 +1,4 @@
-//! An image is told from the next by the random addresses that the kernel gives each: does it?
+//! An image is told from the next one by its random addresses: does the kernel give it such?
 
 use std::io;
 
@@ -15,7 +15,7 @@ fn address_setting() -> io::Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/randomize_va_space")
 }
 
-/// An exec is told from none by a random address; `name` is how people call the server.
+/// Whether an exec can be recognised by a random address; `name` is what people call the server.
 pub(super) fn random_addresses(name: &str) -> Check {
     placed(name, address_setting())
 }
@@ -27,12 +27,14 @@ fn placed(name: &str, setting: io::Result<String>) -> Check {
             Finding::broken(
                 Code::AddressSpaceNotRandom,
                 format!(
-                    "the kernel places every image at the same addresses: whether {name} has restarted cannot be told"
+                    "the kernel loads every program at the same addresses, so pitstop cannot see whether {name} has restarted"
                 ),
                 "set kernel.randomize_va_space to 2 on the node",
             ),
         ),
-        Ok(_) => Check::fine(RESTARTS, "can be recognised: the kernel gives each image addresses of its own"),
+        Ok(_) => {
+            Check::fine(RESTARTS, "can be recognised: the kernel loads each program at random addresses")
+        }
         Err(error) => Check::unknown(RESTARTS, format!("/proc/sys/kernel/randomize_va_space: {error}")),
     }
 }

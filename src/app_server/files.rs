@@ -1,4 +1,4 @@
-//! Files of releases and of the app: whoever writes those may have put anything there, of any size.
+//! Files of releases and of the app: their authors may have put anything there, of any size.
 
 use std::{
     io::{self, Read},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::plain_file;
 
-/// Nobody has written a longer text by hand, or had Bundler write it.
+/// Texts that people or Bundler write are shorter.
 pub(super) const LARGEST_TEXT: u64 = 4 << 20;
 /// What is larger counts as different without being read.
 const LARGEST_COMPARED: u64 = 64 << 20;

@@ -30,7 +30,7 @@ const OVERLAP: usize = 128;
 /// What of this the image of a process does not bring, each with what was found instead.
 ///
 /// # Errors
-/// When it may not be looked into, or its image does not answer.
+/// When it may not be inspected, or its image does not answer.
 pub(super) async fn lacks(
     kind: &ServerKind,
     files: &Lane,

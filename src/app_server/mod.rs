@@ -1,7 +1,7 @@
-//! The app server behind one small trait: what it is, what it does, and telling it to restart.
+//! The app server behind one trait: what it is, what it does, and commands to it. `driver.rs` has what all kinds have
+//! in common, `server.rs` what each kind states.
 
 mod addresses;
-/// Whatever the user's own commands restart and check.
 pub mod command;
 mod connections;
 mod driver;
@@ -9,13 +9,11 @@ mod files;
 mod image;
 mod inspector;
 mod not_found;
-/// Passenger, observed through /proc and its core's socket, told over the same.
 pub mod passenger;
-/// Puma, observed through /proc and its control server, told by signals.
 pub mod puma;
+mod ruby;
 mod server;
 mod signaller;
-/// Unicorn, observed through /proc, told by signals.
 pub mod unicorn;
 mod worker_count;
 mod working_dir;

@@ -24,8 +24,8 @@ use crate::{
 };
 
 mod checks;
-pub(super) mod command_line;
-pub(super) mod config_file;
+mod command_line;
+mod config_file;
 mod control;
 mod discovery;
 mod evidence;
@@ -35,7 +35,7 @@ mod plan;
 mod raised;
 mod release_diff;
 mod restart_modes;
-pub(super) mod setup;
+mod setup;
 mod snapshot;
 /// What the files of an app tell of its Puma, without one.
 pub mod source_tree;

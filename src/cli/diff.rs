@@ -1,8 +1,9 @@
 //! `pitstop diff A B`: what would change from one release to another, and which restart that means.
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::Serialize;
+use tokio::runtime::Handle;
 
 use super::{Console, Exit, Failure, publish};
 use crate::{
@@ -10,8 +11,11 @@ use crate::{
     config::{AppServerKind, Config, RestartMode},
     releases::manifest::{Entry, Manifest},
     revision::ReleaseId,
-    store::{self, Found, Store, archive},
+    store::{self, Blocking, Found, Store, archive},
 };
+
+/// How long the store may be silent.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// A manifest of a million entries is not larger.
 const MANIFEST_BYTES_MAX: u64 = 256 << 20;
@@ -84,7 +88,7 @@ pub async fn run(
     console: Console,
 ) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(publish::usage)?;
-    let (old, new) = (manifest(store.as_ref(), &from).await?, manifest(store.as_ref(), &to).await?);
+    let (old, new) = (manifest(config, &store, &from).await?, manifest(config, &store, &to).await?);
     let changes = Changes::between(&old, &new);
     let listed =
         |names: &[String]| Names { count: names.len(), names: names.iter().take(limit).cloned().collect() };
@@ -102,16 +106,20 @@ pub async fn run(
     Ok(Exit::Done)
 }
 
-/// What a published release holds.
-async fn manifest(store: &dyn Store, id: &ReleaseId) -> Result<Manifest, Failure> {
-    archive::require(store, id).await?;
+/// What a published release holds: by its manifest, or, where there is none, by its archive.
+async fn manifest(config: &Config, store: &Arc<dyn Store>, id: &ReleaseId) -> Result<Manifest, Failure> {
+    archive::require(store.as_ref(), id).await?;
     let key = archive::manifest_key(id);
     match store.get(&key, None, MANIFEST_BYTES_MAX).await.map_err(publish::failure)? {
-        Found::Object { bytes, .. } => Manifest::read(&bytes[..])
-            .map_err(|e| Failure::failed(format!("{key}: {e}; publish the release again under another id"))),
-        Found::Absent | Found::NotModified => Err(Failure::failed(format!(
-            "release {id} has no manifest ({key}): only `pitstop publish` writes one; compare the archives themselves"
-        ))),
+        Found::Object { bytes, .. } => Manifest::read(&bytes[..]).map_err(|e| {
+            Failure::failed(format!("{key}: {e}; delete it, and {id} is compared by its archive"))
+        }),
+        Found::Absent | Found::NotModified => {
+            let store = Blocking::new(store.clone(), Handle::current(), IDLE);
+            let (releases, id) = (super::on_volume(config), id.clone());
+            let read = tokio::task::spawn_blocking(move || releases.archive_manifest(&store, &id));
+            Ok(read.await.map_err(|e| Failure::failed(e.to_string()))??)
+        }
     }
 }
 

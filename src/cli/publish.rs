@@ -3,8 +3,9 @@
 use std::{
     fmt,
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, Read},
     path::{Path, PathBuf},
+    sync::mpsc::sync_channel,
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,9 @@ use crate::{
     releases::{
         Limits,
         layout::Layout,
-        pack::{Hashed, Packing},
-        unpack,
-        unpack_error::UnpackError,
+        one_pass::{Hashed, Pieces, Tee},
+        pack::Packing,
+        unpack::{self, Archive, Unpacked},
     },
     revision::ReleaseId,
     store::{
@@ -30,6 +31,10 @@ use crate::{
     },
 };
 
+/// So many pieces of an archive wait to be checked.
+const WAITING: usize = 16;
+/// What is packed better than this may be more than an agent takes.
+const DENSE: u64 = 100;
 /// A terminal is told so often what goes on.
 const BETWEEN_LINES: Duration = Duration::from_millis(200);
 
@@ -94,32 +99,33 @@ struct Packed {
     bytes: u64,
     requires: Vec<Requirement>,
     /// What it holds, as the store keeps it.
-    manifest: Option<Vec<u8>>,
+    manifest: Vec<u8>,
     /// Removes what was packed here.
     _temporary: Option<tempfile::TempPath>,
 }
 
 fn prepare(args: Publish, layout: &Layout, console: Console) -> Result<Packed, Failure> {
-    let (packed, named) = match (args.archive, args.dir) {
-        (Some(archive), _) => (ready(archive.clone())?, archive),
-        (None, Some(dir)) => (packed(&dir, &args.exclude, args.level, console)?, dir),
-        (None, None) => return Err(Failure::usage("give a directory, or an archive with --archive")),
-    };
-    console.pulse("checking the archive …");
-    // Better here than in every pod.
-    unpack::check(&packed.path, packed.kind, &Limits::default(), layout)
-        .map_err(|e| Failure::failed(format!("{}: {}", named.display(), at_publish(&e))))?;
-    Ok(packed)
-}
-
-fn at_publish(error: &UnpackError) -> String {
-    match error {
-        UnpackError::Disk(..) => format!("{error} (unpacked to check it; TMPDIR names the place)"),
-        refused => refused.to_string(),
+    match (args.archive, args.dir) {
+        (Some(archive), _) => ready(archive, layout),
+        (None, Some(dir)) => packed(&dir, &args.exclude, args.level, layout, console),
+        (None, None) => Err(Failure::usage("give a directory, or an archive with --archive")),
     }
 }
 
-fn packed(dir: &Path, exclude: &[PathBuf], level: i32, console: Console) -> Result<Packed, Failure> {
+/// What an agent would refuse is refused here: better once than in every pod.
+fn check(named: &Path, archive: Archive<impl Read>, layout: &Layout) -> Result<Unpacked, Failure> {
+    let checked = unpack::check(archive, &Limits::default(), layout);
+    checked.map_err(|e| Failure::failed(format!("{}: {e}", named.display())))
+}
+
+/// Packs, and reads what it packs meanwhile, as an agent would.
+fn packed(
+    dir: &Path,
+    exclude: &[PathBuf],
+    level: i32,
+    layout: &Layout,
+    console: Console,
+) -> Result<Packed, Failure> {
     let file = tempfile::Builder::new().prefix("pitstop-publish-").tempfile()?;
     let mut out = Hashed::new(file.reopen()?);
     let mut shown = Instant::now();
@@ -129,33 +135,59 @@ fn packed(dir: &Path, exclude: &[PathBuf], level: i32, console: Console) -> Resu
             console.pulse(&format!("packing: {entries} entries, {} MB …", bytes / 1_000_000));
         }
     };
-    let packing = Packing { exclude, level, progress: &mut progress };
-    let holds = packing.pack(dir, &mut out).map_err(|e| Failure::failed(e.to_string()))?;
-    let mut manifest = Vec::new();
-    holds.write(&mut manifest)?;
-    let temporary = file.into_temp_path();
-    Ok(Packed {
-        path: temporary.to_path_buf(),
-        kind: ArchiveKind::TarZst,
-        sha256: hex(&out.hash.finalize()),
-        bytes: out.bytes,
-        requires: Vec::new(),
-        manifest: Some(manifest),
-        _temporary: Some(temporary),
-    })
+    let kind = ArchiveKind::TarZst;
+    let (packed, checked) = std::thread::scope(|scope| {
+        let (pieces, receiver) = sync_channel(WAITING);
+        let reader = Pieces::new(receiver);
+        // How large it becomes nobody knows yet.
+        let archive = Archive { reader, bytes: u64::MAX, kind };
+        let checking = scope.spawn(move || check(dir, archive, layout));
+        let packing = Packing { exclude, level, progress: &mut progress };
+        let packed = packing.pack(dir, Tee { to: &mut out, pieces });
+        (packed, checking.join())
+    });
+    packed.map_err(|e| Failure::failed(e.to_string()))?;
+    let unpacked = checked.map_err(|_| Failure::failed("checking the archive ended by a defect"))??;
+    let (sha256, bytes) = out.finish();
+    let path = file.into_temp_path();
+    let again = |layout: &Layout| check(dir, Archive { reader: File::open(&path)?, bytes, kind }, layout);
+    if unpacked.bytes / DENSE > bytes {
+        again(layout)?;
+    }
+    let manifest = manifest(unpacked, layout, again)?;
+    let path_buf = path.to_path_buf();
+    Ok(Packed { path: path_buf, kind, sha256, bytes, requires: Vec::new(), manifest, _temporary: Some(path) })
 }
 
 /// An archive that somebody else packed; what it is, its first bytes say.
-fn ready(path: PathBuf) -> Result<Packed, Failure> {
+fn ready(path: PathBuf, layout: &Layout) -> Result<Packed, Failure> {
     let named = |e: io::Error| Failure::failed(format!("{}: {e}", path.display()));
     let mut magic = [0; 4];
     File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).map_err(named)?;
     let kind = ArchiveKind::of(&magic)
         .ok_or_else(|| Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display())))?;
-    let mut archive = Hashed::new(File::open(&path).map_err(named)?);
-    io::copy(&mut BufReader::with_capacity(256 << 10, &mut archive), &mut io::sink()).map_err(named)?;
-    let (sha256, bytes) = (hex(&archive.hash.finalize()), archive.bytes);
-    Ok(Packed { path, kind, sha256, bytes, requires: Vec::new(), manifest: None, _temporary: None })
+    let open = || File::open(&path).map_err(named);
+    let bytes = open()?.metadata().map_err(named)?.len();
+    let mut archive = Hashed::new(open()?);
+    let unpacked = check(&path, Archive { reader: &mut archive, bytes, kind }, layout)?;
+    io::copy(&mut archive, &mut io::sink()).map_err(named)?;
+    let again = |layout: &Layout| check(&path, Archive { reader: open()?, bytes, kind }, layout);
+    let manifest = manifest(unpacked, layout, again)?;
+    let (sha256, bytes) = archive.finish();
+    Ok(Packed { path, kind, sha256, bytes, requires: Vec::new(), manifest, _temporary: None })
+}
+
+/// What the archive holds, as the store keeps it: without the links that this configuration adds.
+fn manifest(
+    unpacked: Unpacked,
+    layout: &Layout,
+    again: impl Fn(&Layout) -> Result<Unpacked, Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let plain = Layout { strip_prefix: layout.strip_prefix, ..Layout::default() };
+    let unpacked = if unpacked.links.is_empty() { unpacked } else { again(&plain)? };
+    let mut bytes = Vec::new();
+    unpacked.manifest.write(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The archive first, then what it holds, then its digest, which makes it a release. None replaces anything.
@@ -165,9 +197,7 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
     if !already_published {
         refuse_other_kinds(store, &release, kind).await?;
         put_archive(store, &release, &packed).await?;
-        if let Some(manifest) = &packed.manifest {
-            put_manifest(store, &release, manifest).await?;
-        }
+        put_manifest(store, &release, &packed.manifest).await?;
         let key = kind.key(&release);
         let name = key.rsplit('/').next().unwrap_or(&key);
         let (sha256, requires) = (packed.sha256.clone(), packed.requires.clone());

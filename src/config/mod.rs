@@ -63,6 +63,8 @@ pub struct Config {
     pub poll_interval: Duration,
     /// How many releases stay on the volume.
     pub keep_releases: usize,
+    /// How releases are written to the volume.
+    pub fetch: Fetch,
     /// Take the content of an archive's only directory as the release.
     pub strip_prefix: bool,
     /// Directories of every release that are links into `deploy_to/shared`.
@@ -114,6 +116,22 @@ pub struct S3 {
     pub endpoint: Option<String>,
     /// The bucket in the path of the URL instead of in its host name.
     pub path_style: bool,
+}
+
+/// How releases are written to the volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fetch {
+    /// How many operations at once; 0: as many as suit the volume's file system.
+    pub in_flight: u8,
+    /// Keep a spare tree on the volume, so that the next fetch writes only what differs.
+    pub spare: bool,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self { in_flight: 0, spare: true }
+    }
 }
 
 /// The kinds of app servers.
@@ -431,6 +449,7 @@ impl Default for Config {
             state_dir: "/run/pitstop".into(),
             poll_interval: Duration::from_secs(30),
             keep_releases: 5,
+            fetch: Fetch::default(),
             strip_prefix: false,
             linked_dirs: Vec::new(),
             linked_files: Vec::new(),

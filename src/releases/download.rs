@@ -1,13 +1,15 @@
-//! An archive on its way into the staging directory.
+//! An archive on its way from the store, hashed and read while it comes: nothing of it is on the volume, and nothing
+//! in memory but the pieces that wait.
 //!
 //! A connection that breaks costs what it did not bring yet, and no more: the download goes on behind the
-//! last byte, asking for the same version of the object. If somebody puts another one in its place it starts
-//! over, so that two versions are never mixed; whether the bytes are the published ones, the digest says in
-//! the end. Nothing of the archive is held in memory but the piece that has just come.
+//! last byte, asking for the same version of the object. If somebody puts another one in its place, what was read so
+//! far is of no use ([`StoreError::Changed`]), and two versions are never mixed. Whether the bytes are the published
+//! ones, the digest says in the end.
 
 use std::{
-    fs::File,
-    io::{self, Seek, Write},
+    io::{self, Read},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
     time::Duration,
 };
 
@@ -18,6 +20,8 @@ use crate::{
     store::{Blocking, Object, StoreError, Version, dir::hex},
 };
 
+/// So many pieces wait to be read.
+const WAITING: usize = 16;
 /// Breaks in a row, with less than a [`STEP_BYTES`] between them, after which the download fails.
 const BREAKS_MAX: u32 = 5;
 /// What counts as getting on.
@@ -26,20 +30,6 @@ const STEP_BYTES: u64 = 1 << 20;
 const CHANGES_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// Why an archive did not come.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DownloadError<E> {
-    /// The store's side.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The file's side.
-    #[error("cannot be written: {0}")]
-    Disk(#[from] io::Error),
-    /// The caller does not take an object of this size.
-    #[error("refused")]
-    Refused(E),
-}
 
 /// What came.
 #[derive(Debug)]
@@ -52,78 +42,136 @@ pub(super) struct Downloaded {
     pub(super) encoding: Option<String>,
 }
 
-/// Copies the object into the file. `accept` is asked with the number of bytes that are promised.
-///
-/// # Errors
-/// [`DownloadError`]; then the file holds anything.
-pub(super) fn download<E>(
+/// Lets `read` read the object, which comes on a thread of its own. Answers what `read` made of it, and how the
+/// download ended; both have ended then.
+pub(super) fn download<T>(
     store: &Blocking,
     key: &str,
-    file: File,
-    accept: impl Fn(u64) -> Result<(), E>,
-) -> Result<Downloaded, DownloadError<E>> {
-    let mut copy = Copy { file, hash: Sha256::new(), bytes: 0, version: None, encoding: None };
-    let mut patience = Patience::default();
-    loop {
-        match copy.go_on(store, key, &accept) {
-            Ok(()) => break,
-            Err(DownloadError::Store(error @ StoreError::Unreachable(_))) if copy.bytes > 0 => {
-                tracing::warn!(%error, bytes = copy.bytes, "the download goes on after a pause");
-                patience.broken(copy.bytes, error)?;
-            }
-            Err(DownloadError::Store(error @ StoreError::Changed(_))) => {
-                tracing::warn!(%error, "the download starts over");
-                patience.changed(error)?;
-                copy.start_over()?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    // A network file system may say only now that it could not write.
-    nix::unistd::close(copy.file).map_err(io::Error::from)?;
-    Ok(Downloaded { sha256: hex(&copy.hash.finalize()), bytes: copy.bytes, encoding: copy.encoding })
+    object: Object,
+    patience: &mut Patience,
+    read: impl FnOnce(&mut Incoming) -> T,
+) -> (T, Result<Downloaded, StoreError>) {
+    let (pieces, receiver) = sync_channel(WAITING);
+    let mut download = Download { pieces, hash: Sha256::new(), bytes: 0, version: object.version.clone() };
+    let mut incoming = Incoming { pieces: receiver, piece: Vec::new(), read: 0, ended: false };
+    let span = tracing::Span::current();
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("fetch-archive".into());
+        let thread =
+            thread.spawn_scoped(scope, || span.in_scope(|| download.all(store, key, object, patience)));
+        let read = read(&mut incoming);
+        drop(incoming);
+        let came = match thread.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(came)) => came,
+            Ok(Err(_)) => Err(StoreError::Source(format!("{key}: the download ended by a defect"))),
+            Err(e) => Err(StoreError::Source(format!("{key}: no thread to download it: {e}"))),
+        };
+        (read, came)
+    })
 }
 
-struct Copy {
-    file: File,
+/// The bytes of an archive as they come. Dropped before the end, it ends the download.
+pub(super) struct Incoming {
+    pieces: Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    read: usize,
+    ended: bool,
+}
+
+impl Incoming {
+    /// Waits for the rest, which nobody needs.
+    pub(super) fn drain(&mut self) {
+        self.piece.clear();
+        while !self.ended && self.next().is_ok() {}
+    }
+
+    fn next(&mut self) -> io::Result<()> {
+        // Why, the download's thread says.
+        self.piece = self.pieces.recv().map_err(|_| io::Error::other("the download failed"))?;
+        self.read = 0;
+        self.ended = self.piece.is_empty();
+        Ok(())
+    }
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.piece.len() && !self.ended {
+            self.next()?;
+        }
+        let n = (&self.piece[self.read..]).read(buffer)?;
+        self.read += n;
+        Ok(n)
+    }
+}
+
+struct Download {
+    pieces: SyncSender<Vec<u8>>,
     hash: Sha256,
     bytes: u64,
-    version: Option<Version>,
-    encoding: Option<String>,
+    version: Version,
 }
 
-impl Copy {
-    fn go_on<E>(
+impl Download {
+    fn all(
         &mut self,
         store: &Blocking,
         key: &str,
-        accept: impl Fn(u64) -> Result<(), E>,
-    ) -> Result<(), DownloadError<E>> {
-        let mut object = store.read(key, self.bytes, self.version.as_ref())?;
-        self.version = Some(object.version.clone());
-        self.encoding.clone_from(&object.encoding);
-        accept(object.size_bytes).map_err(DownloadError::Refused)?;
+        mut object: Object,
+        patience: &mut Patience,
+    ) -> Result<Downloaded, StoreError> {
         loop {
-            let chunk = store.next(key, &mut object)?;
-            if chunk.is_empty() {
-                return Ok(self.end(key, &object)?);
+            let broken = match self.go_on(store, key, &mut object) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            object = self.resume(store, key, broken, patience)?;
+        }
+        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        Ok(Downloaded { sha256, bytes: self.bytes, encoding: object.encoding })
+    }
+
+    /// The rest of the object, if it was only interrupted.
+    fn resume(
+        &self,
+        store: &Blocking,
+        key: &str,
+        mut error: StoreError,
+        patience: &mut Patience,
+    ) -> Result<Object, StoreError> {
+        while matches!(error, StoreError::Unreachable(_)) && self.bytes > 0 {
+            tracing::warn!(%error, bytes = self.bytes, "the download was interrupted and is resumed after a pause");
+            patience.broken(self.bytes, error)?;
+            match store.read(key, self.bytes, Some(&self.version)) {
+                Ok(object) => return Ok(object),
+                Err(next) => error = next,
+            }
+        }
+        Err(error)
+    }
+
+    fn go_on(&mut self, store: &Blocking, key: &str, object: &mut Object) -> Result<(), StoreError> {
+        loop {
+            let piece = store.next(key, object)?;
+            if piece.is_empty() {
+                self.end(key, object)?;
+                return self.send(key, piece);
             }
             if self.bytes == 0 {
                 failpoint::hit("fetch.mid_download");
             }
-            self.take(&chunk)?;
+            self.hash.update(&piece);
+            self.bytes += piece.len() as u64;
             if self.bytes > object.size_bytes {
                 // A file that grows while it is read.
-                return Err(StoreError::Changed(key.into()).into());
+                return Err(StoreError::Changed(key.into()));
             }
+            self.send(key, piece)?;
         }
     }
 
-    fn take(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.file.write_all(chunk)?;
-        self.hash.update(chunk);
-        self.bytes += chunk.len() as u64;
-        Ok(())
+    fn send(&self, key: &str, piece: Vec<u8>) -> Result<(), StoreError> {
+        self.pieces.send(piece).map_err(|_| StoreError::CalledOff(key.into()))
     }
 
     /// An end before the end is a break like others.
@@ -134,18 +182,11 @@ impl Copy {
         let (came, all) = (self.bytes, object.size_bytes);
         Err(StoreError::Unreachable(format!("{key} ended after {came} of {all} bytes")))
     }
-
-    fn start_over(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        (self.hash, self.bytes, self.version) = (Sha256::new(), 0, None);
-        Ok(())
-    }
 }
 
 /// How much may go wrong until it is enough.
 #[derive(Default)]
-struct Patience {
+pub(super) struct Patience {
     reached_bytes: u64,
     breaks: u32,
     changes: u32,
@@ -166,7 +207,8 @@ impl Patience {
         Ok(())
     }
 
-    fn changed(&mut self, error: StoreError) -> Result<(), StoreError> {
+    /// The archive was replaced: it starts over, unless it was the last time.
+    pub(super) fn changed(&mut self, error: StoreError) -> Result<(), StoreError> {
         self.changes += 1;
         (self.reached_bytes, self.breaks) = (0, 0);
         if self.changes > CHANGES_MAX { Err(error) } else { Ok(()) }

@@ -1,39 +1,41 @@
 //! From the store onto the volume: complete or absent.
 //!
-//! The archive is downloaded into a staging directory and compared with its digest before a byte of it is
-//! unpacked; the tree is synced as a whole (`syncfs`: a sync per file costs minutes for a Rails tree),
-//! then marked, then renamed to its place. Several agents of one volume may do this at once: the
-//! first rename wins, and the others use what is there.
+//! The archive is unpacked while it comes and is hashed: into a staging directory, by a parser that is made for hostile
+//! input. Nothing is sealed (marked, renamed) before all of it was hashed and the digest is the published one; a
+//! signature, where one is required, has to be verified before the archive is read. The tree is synced as a whole
+//! (`syncfs`: a sync per file costs minutes for a Rails tree), then marked, then renamed to its place. Several agents of
+//! one volume may do this at once: the first rename wins, and the others use what is there.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::Write,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
     MARKER, MARKER_BYTES_MAX, Marker, Releases, disk_problem,
-    download::{DownloadError, Downloaded, download},
+    download::{Downloaded, Patience, download},
     is_absence,
     layout::Link,
+    manifest::{MANIFEST, Manifest},
     places::RELEASES,
     staging::Stage,
     sync_dir,
-    unpack::{Unpacked, unpack},
+    unpack::{Archive, Destination, Rules, Unpacked, unpack},
     unpack_error::UnpackError,
 };
 use crate::{
     core::{Problem, Reason},
     failpoint,
     revision::ReleaseId,
-    store::{ArchiveKind, Blocking, CallOff, StoreError, archive::Published},
+    store::{Blocking, StoreError, archive::Published},
     volume,
 };
 
-/// An archive and its tree take at least so many times the archive's size.
-const SPACE_FACTOR: u64 = 3;
+/// A tree of code takes at least so many times its archive's size.
+const SPACE_FACTOR: u64 = 2;
 
 /// How a release came onto the volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +48,37 @@ pub struct Fetched {
     pub entries: u64,
     /// Bytes of all its files.
     pub bytes: u64,
+}
+
+/// Which archive is read.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) store: &'a Blocking,
+    pub(super) id: &'a ReleaseId,
+    pub(super) published: &'a Published,
+}
+
+/// Why an archive was not unpacked.
+pub(super) enum Failed {
+    Problem(Problem),
+    /// Another one was put in its place meanwhile.
+    Changed(StoreError),
+    /// The spare tree is another than was noted.
+    Spare(String),
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+/// A release that is not sealed yet.
+pub(super) struct Staged {
+    pub(super) stage: Stage,
+    pub(super) tree: PathBuf,
+    unpacked: Unpacked,
+    downloaded_bytes: u64,
 }
 
 impl Releases {
@@ -90,15 +123,9 @@ impl Releases {
             );
             return Err(corrupt(id, &why));
         }
-        let stage = self.stage()?;
-        failpoint::hit("fetch.staged");
-        let archive = stage.dir().join("archive");
-        let downloaded_bytes = self.download(store, id, &published, &archive)?;
-        let mut tree = stage.dir().join("release");
-        let unpacked = self.unpack_into(&archive, published.kind, &tree, id, store.off())?;
+        let Staged { stage, tree, unpacked, downloaded_bytes } = self.unpack_staged(store, id, &published)?;
         let Unpacked { entries, bytes, .. } = unpacked;
         tracing::info!(downloaded_bytes, files = entries, bytes, "unpacked");
-        tree.extend(&unpacked.prefix);
         self.make_targets(&unpacked.links)?;
         failpoint::hit("fetch.linked");
         self.seal(&tree, id, &published, unpacked)?;
@@ -153,30 +180,86 @@ impl Releases {
         }
     }
 
-    pub(super) fn download(
+    /// Downloads and unpacks a release into a stage.
+    pub(super) fn unpack_staged(
         &self,
         store: &Blocking,
         id: &ReleaseId,
         published: &Published,
-        archive: &Path,
-    ) -> Result<u64, Problem> {
-        let key = published.kind.key(id);
-        let file = File::create_new(archive).map_err(|e| disk_problem(archive, &e))?;
-        let room = |bytes| {
-            self.check_size(id, bytes)?;
-            self.check_space(id, bytes)
-        };
-        let came = download(store, &key, file, room).map_err(|e| match e {
-            DownloadError::Refused(problem) => problem,
-            DownloadError::Disk(e) => disk_problem(archive, &e),
-            // Its digest is there, so it was published.
-            DownloadError::Store(StoreError::Missing(_)) => {
-                corrupt(id, "its digest is in the store, its archive is not")
+    ) -> Result<Staged, Problem> {
+        let wanted = Wanted { store, id, published };
+        let (mut patience, mut onto_spare) = (Patience::default(), true);
+        loop {
+            let stage = self.stage()?;
+            failpoint::hit("fetch.staged");
+            let mut tree = stage.dir().join("release");
+            let spare = if onto_spare { self.take_spare(&stage) } else { None };
+            let dir = if spare.is_some() { Ok(()) } else { fs::DirBuilder::new().mode(0o755).create(&tree) };
+            dir.map_err(|e| disk_problem(&tree, &e))?;
+            let into = Destination::Tree { dir: &tree, in_flight: self.in_flight(), spare };
+            match self.read_published(wanted, into, &mut patience) {
+                Ok((unpacked, downloaded_bytes)) => {
+                    failpoint::hit("fetch.unpacked");
+                    tree.extend(&unpacked.prefix);
+                    return Ok(Staged { stage, tree, unpacked, downloaded_bytes });
+                }
+                Err(Failed::Problem(problem)) => return Err(problem),
+                Err(Failed::Changed(error)) => {
+                    tracing::warn!(%error, "the archive was replaced while it was fetched: the download starts over");
+                    patience.changed(error)?;
+                }
+                Err(Failed::Spare(why)) => {
+                    tracing::warn!(why, "the spare tree cannot be used: the whole release is written");
+                    onto_spare = false;
+                }
             }
-            DownloadError::Store(e) => e.into(),
-        })?;
-        failpoint::hit("fetch.downloaded");
-        check_digest(id, published, &came).map(|()| came.bytes)
+        }
+    }
+
+    /// Reads the archive of a release from the store, checks its digest, and unpacks it meanwhile. Answers how many
+    /// bytes it had, too.
+    pub(super) fn read_published(
+        &self,
+        wanted: Wanted<'_>,
+        into: Destination<'_>,
+        patience: &mut Patience,
+    ) -> Result<(Unpacked, u64), Failed> {
+        let Wanted { store, id, published } = wanted;
+        let key = published.kind.key(id);
+        let object = store.read(&key, 0, None).map_err(|e| unread(id, e))?;
+        let bytes = object.size_bytes;
+        self.check_size(id, bytes)?;
+        let tree = match &into {
+            Destination::Tree { dir, spare, .. } => {
+                if spare.is_none() {
+                    self.check_space(id, bytes)?;
+                }
+                dir.to_path_buf()
+            }
+            Destination::Nowhere => PathBuf::new(),
+        };
+        let rules = Rules { limits: &self.limits, layout: &self.layout, off: store.off() };
+        let (unpacked, came) = download(store, &key, object, patience, |reader| {
+            let unpacked =
+                unpack(Archive { reader: &mut *reader, bytes, kind: published.kind }, into, &rules);
+            // Whether these are the published bytes is the first question.
+            if !matches!(unpacked, Err(UnpackError::Disk(..) | UnpackError::Spare(_))) {
+                reader.drain();
+            }
+            unpacked
+        });
+        match unpacked {
+            Err(UnpackError::Spare(why)) => Err(Failed::Spare(why)),
+            Err(UnpackError::Disk(path, error)) => {
+                Err(disk_problem(&tree.join(path.trim_matches('"')), &error).into())
+            }
+            unpacked => {
+                check_digest(id, published, &came.map_err(|e| unread(id, e))?)?;
+                failpoint::hit("fetch.downloaded");
+                let unpacked = unpacked.map_err(|refused| corrupt(id, &refused.to_string()))?;
+                Ok((unpacked, bytes))
+            }
+        }
     }
 
     fn check_size(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Problem> {
@@ -202,25 +285,7 @@ impl Releases {
         Err(Problem::new(Reason::NoSpace, message))
     }
 
-    pub(super) fn unpack_into(
-        &self,
-        archive: &Path,
-        kind: ArchiveKind,
-        tree: &Path,
-        id: &ReleaseId,
-        off: &CallOff,
-    ) -> Result<Unpacked, Problem> {
-        fs::DirBuilder::new().mode(0o755).create(tree).map_err(|e| disk_problem(tree, &e))?;
-        let file = File::open(archive).map_err(|e| disk_problem(archive, &e))?;
-        let unpacked = unpack(file, kind, tree, &self.limits, &self.layout, off).map_err(|e| match e {
-            UnpackError::Disk(path, error) => disk_problem(&tree.join(path.trim_matches('"')), &error),
-            refused => corrupt(id, &refused.to_string()),
-        })?;
-        failpoint::hit("fetch.unpacked");
-        Ok(unpacked)
-    }
-
-    /// Everything to disk, then the marker, then the marker to disk.
+    /// The manifest, everything to disk, then the marker, then the marker to disk.
     fn seal(
         &self,
         tree: &Path,
@@ -229,6 +294,7 @@ impl Releases {
         unpacked: Unpacked,
     ) -> Result<(), Problem> {
         let failed = |e: std::io::Error| disk_problem(tree, &e);
+        write_manifest(tree, &unpacked.manifest).map_err(failed)?;
         let root = File::open(tree).map_err(failed)?;
         rustix::fs::syncfs(&root).map_err(|e| failed(e.into()))?;
         failpoint::hit("fetch.synced");
@@ -274,6 +340,23 @@ impl Releases {
             sync_dir(dir).map_err(|e| disk_problem(dir, &e))?;
         }
         Ok(renamed)
+    }
+}
+
+fn write_manifest(tree: &Path, manifest: &Manifest) -> std::io::Result<()> {
+    let mut text = Vec::new();
+    manifest.write(&mut text)?;
+    let mut file = File::create_new(tree.join(MANIFEST))?;
+    file.write_all(&text)?;
+    nix::unistd::close(file).map_err(Into::into)
+}
+
+fn unread(id: &ReleaseId, error: StoreError) -> Failed {
+    match error {
+        // Its digest is there, so it was published.
+        StoreError::Missing(_) => corrupt(id, "its digest is in the store, its archive is not").into(),
+        changed @ StoreError::Changed(_) => Failed::Changed(changed),
+        error => Problem::from(error).into(),
     }
 }
 

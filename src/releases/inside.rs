@@ -57,7 +57,12 @@ impl Inside {
 
     /// The path as text, for messages.
     pub fn show(&self) -> String {
-        format!("{:?}", self.path().display().to_string())
+        Self::shown(&self.0)
+    }
+
+    /// The same of a path in bytes.
+    pub fn shown(path: &[u8]) -> String {
+        format!("{:?}", OsStr::from_bytes(path).display().to_string())
     }
 
     /// The path as bytes, relative to the tree.

@@ -11,7 +11,7 @@
 //! changed afterwards. What they lead to belongs to the volume or to the pod, and is made where it is missing.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,12 +22,6 @@ use crate::{
     core::{Problem, Reason},
     revision::ReleaseId,
 };
-
-/// What keeps an empty directory in a repository, and nothing else.
-const PLACEHOLDERS: [&str; 2] = [".keep", ".gitkeep"];
-
-/// So many directories and files are not there to keep a place.
-const EMPTY_MAX: usize = 1000;
 
 /// Where the directories and files of the volume are that releases share.
 const SHARED: &str = "shared";
@@ -116,35 +110,6 @@ fn from_release(path: &Path) -> PathBuf {
     std::iter::repeat_n("..", up).collect::<PathBuf>().join("shared").join(path)
 }
 
-/// Makes sure that nothing is where the link comes: an empty directory gives way, also one with
-/// nothing but the `.keep` of a repository; what it held of further such directories is noted.
-/// In `tree` there is no link yet.
-///
-/// # Errors
-/// [`UnpackError::Refused`], naming the key, when the release has anything of its own there.
-pub(super) fn make_room(tree: &Path, link: &mut Link) -> Result<(), UnpackError> {
-    let disk = |path: &Path, e| UnpackError::Disk(path.display().to_string(), e);
-    let mut at = tree.to_path_buf();
-    for name in &link.path {
-        at.push(name);
-        match fs::symlink_metadata(&at) {
-            Err(e) if is_absence(&e) => return Ok(()),
-            Err(e) => return Err(disk(&at, e)),
-            Ok(meta) if meta.is_dir() => {}
-            Ok(_) => return Err(in_the_way(link, at.strip_prefix(tree).unwrap_or(&at))),
-        }
-    }
-    if link.key == LinkKey::LinkedFiles {
-        return Err(in_the_way(link, &link.path));
-    }
-    let mut dirs = Vec::new();
-    if let Some(content) = only_placeholders(&at, &at, &mut dirs).map_err(|e| disk(&at, e))? {
-        return Err(in_the_way(link, content.strip_prefix(tree).unwrap_or(&content)));
-    }
-    link.dirs = dirs;
-    fs::remove_dir_all(&at).map_err(|e| disk(&at, e))
-}
-
 /// The refusal of a release that has something of its own where a link comes.
 pub(super) fn in_the_way(link: &Link, what: &Path) -> UnpackError {
     UnpackError::Refused(format!(
@@ -153,33 +118,6 @@ pub(super) fn in_the_way(link: &Link, what: &Path) -> UnpackError {
         link.key.name(),
         link.path.display().to_string(),
     ))
-}
-
-/// The directories in `dir`, as seen from `top`; or the first thing that is content.
-fn only_placeholders(dir: &Path, top: &Path, dirs: &mut Vec<PathBuf>) -> io::Result<Option<PathBuf>> {
-    let mut entries = fs::read_dir(dir)?.take(EMPTY_MAX).collect::<io::Result<Vec<_>>>()?;
-    if entries.len() == EMPTY_MAX || dirs.len() >= EMPTY_MAX {
-        return Ok(Some(dir.into()));
-    }
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let (path, name) = (entry.path(), entry.file_name());
-        let kind = entry.file_type()?;
-        // The marker is JSON, which has no other names.
-        let Some(name) = name.to_str().filter(|_| kind.is_dir() || kind.is_file()) else {
-            return Ok(Some(path));
-        };
-        if kind.is_dir() {
-            dirs.extend(path.strip_prefix(top).map(Path::to_path_buf));
-            let content = only_placeholders(&path, top, dirs)?;
-            if content.is_some() {
-                return Ok(content);
-            }
-        } else if !PLACEHOLDERS.contains(&name) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
 
 impl Releases {

@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, Write},
+    ops::Bound,
 };
 
 use super::inside::Inside;
@@ -91,6 +92,16 @@ impl Manifest {
     /// Forgets a path.
     pub fn remove(&mut self, path: &[u8]) -> Option<Entry> {
         self.0.remove(path)
+    }
+
+    /// Forgets all that is below a path.
+    pub fn remove_below(&mut self, path: &[u8]) {
+        let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
+        let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
+        let below: Vec<Inside> = self.0.range::<[u8], _>(range).map(|(path, _)| path.clone()).collect();
+        for path in below {
+            self.0.remove(&path);
+        }
     }
 
     /// What is at a path.
@@ -179,6 +190,12 @@ impl Manifest {
 impl FromIterator<(Inside, Entry)> for Manifest {
     fn from_iter<T: IntoIterator<Item = (Inside, Entry)>>(entries: T) -> Self {
         Self(entries.into_iter().collect())
+    }
+}
+
+impl Extend<(Inside, Entry)> for Manifest {
+    fn extend<T: IntoIterator<Item = (Inside, Entry)>>(&mut self, entries: T) {
+        self.0.extend(entries);
     }
 }
 

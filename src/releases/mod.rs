@@ -8,6 +8,7 @@
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made
 //! deploy_to/.pitstop/fetching/<id>          which pod makes it for all of them
+//! deploy_to/.pitstop/spare/                 a tree that the next one is made from
 //! deploy_to/.pitstop/trash/                 what is being deleted
 //! deploy_to/.pitstop/leases/<pod>           what each pod needs
 //! ```
@@ -35,6 +36,7 @@ use crate::{
     volume,
 };
 
+mod archive_manifest;
 mod caches;
 mod decoder;
 mod delete;
@@ -42,24 +44,36 @@ mod download;
 mod fallback;
 pub mod fetch;
 pub mod fetch_lock;
+mod in_flight;
 pub mod inside;
 pub mod layout;
 pub mod leases;
 mod links;
 pub mod manifest;
+pub mod one_pass;
 pub mod pack;
+mod parallel;
 mod pax;
 mod places;
 pub mod protection;
 pub mod prune;
 pub mod publish;
+mod spare;
+pub mod spare_making;
+mod spare_update;
 pub mod staging;
 mod tar_stream;
 pub mod trash;
 mod tree;
+mod tree_finish;
+mod tree_large;
+mod tree_node;
+mod tree_scan;
 pub mod unpack;
 pub mod unpack_error;
 pub mod verify_tree;
+mod write_queue;
+mod writers;
 
 /// The name of the marker in a complete release.
 pub const MARKER: &str = ".pitstop-release";
@@ -72,8 +86,8 @@ pub const FAIL_POINTS: &[&str] = &[
     "fetch.locked",
     "fetch.staged",
     "fetch.mid_download",
-    "fetch.downloaded",
     "fetch.mid_unpack",
+    "fetch.downloaded",
     "fetch.unpacked",
     "fetch.linked",
     "fetch.synced",
@@ -143,7 +157,9 @@ pub struct Releases {
     pod: String,
     limits: Limits,
     layout: Layout,
+    in_flight: usize,
     fallback: Option<PathBuf>,
+    spares: bool,
     patience: fetch_lock::Patience,
     waiting: fetch_lock::Waiting,
 }
@@ -188,7 +204,9 @@ impl Releases {
             pod: staging::plain(pod),
             limits,
             layout: Layout::default(),
+            in_flight: 0,
             fallback: None,
+            spares: true,
             patience: fetch_lock::Patience::default(),
             waiting: fetch_lock::Waiting::default(),
         }

@@ -11,16 +11,9 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::{
-    Limits, MARKER,
-    inside::Inside,
-    links::Links,
-    manifest::{Entry, FileEntry, MANIFEST, Manifest},
-    unpack_error::UnpackError,
-};
+use super::{Limits, MARKER, inside::Inside, links::Links, manifest::MANIFEST, unpack_error::UnpackError};
 use crate::store::CallOff;
 
 /// As `zstd` does by itself: what more would save in the store, it would cost several times in the pipeline.
@@ -53,12 +46,11 @@ pub struct Packing<'a> {
 
 impl Packing<'_> {
     /// Packs what is in `dir` as tar, compressed by zstd, into the same bytes on any number of cores. Left out is also
-    /// the repository's own `.git` at the top, and what `pitstop` itself puts into releases. Answers what the
-    /// archive holds.
+    /// the repository's own `.git` at the top, and what `pitstop` itself puts into releases.
     ///
     /// # Errors
     /// [`PackError`], also for sockets, devices and links that lead out of `dir`.
-    pub fn pack(self, dir: &Path, out: impl Write) -> Result<Manifest, PackError> {
+    pub fn pack(self, dir: &Path, out: impl Write) -> Result<(), PackError> {
         let failed = |e| disk(dir, e);
         let mut left_out: BTreeSet<PathBuf> = [".git", MARKER, MANIFEST].map(PathBuf::from).into();
         for path in self.exclude {
@@ -68,8 +60,8 @@ impl Packing<'_> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         encoder.multithread(cores.min(THREADS_MAX) as u32).map_err(failed)?;
         let tar = Builder::new(io::BufWriter::with_capacity(BUFFER_BYTES, encoder));
-        let (links, manifest, bytes) = (Links::default(), Manifest::default(), 0);
-        let mut walk = Walk { tar, root: dir, left_out, links, manifest, bytes, progress: self.progress };
+        let (links, entries, bytes) = (Links::default(), 0, 0);
+        let mut walk = Walk { tar, root: dir, left_out, links, entries, bytes, progress: self.progress };
         walk.directory(Path::new(""))?;
         walk.links.check(&BTreeSet::new(), &CallOff::default()).map_err(|e| {
             PackError::Refused(format!(
@@ -77,13 +69,13 @@ impl Packing<'_> {
                 dir.display()
             ))
         })?;
-        if walk.manifest.is_empty() {
+        if walk.entries == 0 {
             return Err(PackError::Refused(format!("{} is empty", dir.display())));
         }
         let buffered = walk.tar.into_inner().map_err(failed)?;
         let encoder = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
         encoder.finish().and_then(|mut out| out.flush()).map_err(failed)?;
-        Ok(walk.manifest)
+        Ok(())
     }
 }
 
@@ -113,7 +105,7 @@ struct Walk<'a, W: Write> {
     root: &'a Path,
     left_out: BTreeSet<PathBuf>,
     links: Links,
-    manifest: Manifest,
+    entries: u64,
     bytes: u64,
     progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -142,11 +134,10 @@ impl<W: Write> Walk<'_, W> {
         let meta = fs::symlink_metadata(&on_disk).map_err(failed)?;
         let (limits, refused) = (Limits::default(), |e: UnpackError| PackError::Refused(e.to_string()));
         let inside = Inside::parse(path.as_os_str().as_bytes(), limits.path_bytes).map_err(refused)?;
-        (self.progress)(self.manifest.len() as u64 + 1, self.bytes);
-        let mode = plain_mode(meta.permissions().mode());
-        let mut header = header(mode);
+        self.entries += 1;
+        (self.progress)(self.entries, self.bytes);
+        let mut header = header(meta.permissions().mode());
         if meta.is_dir() {
-            self.manifest.insert(inside, Entry::Directory { mode });
             header.set_entry_type(EntryType::Directory);
             self.tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
             self.directory(path)
@@ -154,15 +145,10 @@ impl<W: Write> Walk<'_, W> {
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(&on_disk).map_err(failed)?;
             self.tar.append_link(&mut header, path, &target).map_err(failed)?;
-            let target = target.as_os_str().as_bytes();
-            self.manifest.insert(inside.clone(), Entry::Link { target: target.into() });
-            self.links.insert(inside, target, &limits).map_err(refused)
+            self.links.insert(inside, target.as_os_str().as_bytes(), &limits).map_err(refused)
         } else if meta.is_file() {
             header.set_entry_type(EntryType::Regular);
-            let file = self.file(path, &on_disk, header, mode)?;
-            self.bytes += file.bytes;
-            self.manifest.insert(inside, Entry::File(file));
-            Ok(())
+            self.file(path, &on_disk, header)
         } else {
             let path = on_disk.display();
             Err(PackError::Refused(format!(
@@ -171,27 +157,21 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    fn file(
-        &mut self,
-        path: &Path,
-        on_disk: &Path,
-        mut header: Header,
-        mode: u32,
-    ) -> Result<FileEntry, PackError> {
+    fn file(&mut self, path: &Path, on_disk: &Path, mut header: Header) -> Result<(), PackError> {
         let failed = |e| disk(on_disk, e);
         let file = File::open(on_disk).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
-        let bytes = before.len();
-        header.set_size(bytes);
+        let size = before.len();
+        header.set_size(size);
         // A file that grows meanwhile would break the archive, one that shrinks is caught here.
-        let mut content = Hashed::new(io::Read::take(&file, bytes));
+        let mut content = io::Read::take(&file, size);
         self.tar.append_data(&mut header, path, &mut content).map_err(failed)?;
+        self.bytes += size;
         let same = |a: &fs::Metadata, b: &fs::Metadata| {
             (a.len(), a.mtime(), a.mtime_nsec()) == (b.len(), b.mtime(), b.mtime_nsec())
         };
-        if content.bytes == bytes && same(&before, &file.metadata().map_err(failed)?) {
-            let sha256 = content.hash.finalize().into();
-            return Ok(FileEntry { mode, bytes, sha256, identity: None });
+        if content.limit() == 0 && same(&before, &file.metadata().map_err(failed)?) {
+            return Ok(());
         }
         let path = on_disk.display();
         Err(PackError::Refused(format!(
@@ -200,60 +180,14 @@ impl<W: Write> Walk<'_, W> {
     }
 }
 
-/// Whether others may write depends on the umask of who checked the code out, and would make another archive of the
-/// same code.
-fn plain_mode(mode: u32) -> u32 {
-    mode & 0o755
-}
-
-/// Without owner and time.
+/// Without owner and time. Whether others may write depends on the umask of who checked the code out, and would make
+/// another archive of the same code.
 fn header(mode: u32) -> Header {
     let mut header = Header::new_gnu();
-    header.set_mode(mode);
+    header.set_mode(mode & 0o755);
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
     header.set_size(0);
     header
-}
-
-/// Hashes and counts what is read or written.
-pub struct Hashed<T> {
-    inner: T,
-    /// The SHA-256 so far.
-    pub hash: Sha256,
-    /// So many bytes.
-    pub bytes: u64,
-}
-
-impl<T> Hashed<T> {
-    /// From its beginning.
-    pub fn new(inner: T) -> Self {
-        Self { inner, hash: Sha256::new(), bytes: 0 }
-    }
-
-    fn take_in(&mut self, bytes: &[u8]) {
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-    }
-}
-
-impl<R: io::Read> io::Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.take_in(&buffer[..n]);
-        Ok(n)
-    }
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buffer)?;
-        self.take_in(&buffer[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

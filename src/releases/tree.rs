@@ -1,58 +1,67 @@
-//! Building a tree that nothing can lead out of: every step is relative to an open directory and
-//! follows no link, and links are made last, when nothing else is written any more.
+//! The tree that an archive becomes: what is refused and what replaces what is decided here, by what the archive
+//! said so far, without a question to the volume. [`Writers`] then do it.
 //!
 //! What comes twice replaces what was there, as with every tar: `tar -r` appends files that are in the
-//! archive already. Only a directory with something in it gives way to nothing.
+//! archive already. Only a directory with something in it gives way to nothing. Links are made last, when nothing
+//! else is written any more.
+//!
+//! A tree may be unpacked onto a *spare* one, of which the manifest says what is there: what is the same stays, what
+//! differs is replaced, and what is left over in the end is taken away. No file is ever changed in place.
 
-use std::{
-    borrow::Borrow,
-    collections::BTreeSet,
-    ffi::{OsStr, OsString},
-    fs::{self, File},
-    io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
-    path::{Path, PathBuf},
-};
+use std::{borrow::Borrow, os::unix::ffi::OsStrExt};
 
-use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, fchmod, linkat, mkdirat, openat, statat, symlinkat, unlinkat},
-    io::Errno,
-};
+use sha2::{Digest, Sha256};
 
 use super::{
     Limits,
-    inside::{Inside, names},
-    layout::{self, Layout, Link},
+    inside::{Inside, names, push},
     links::Links,
+    manifest::{Entry, FileEntry},
+    spare::Before,
+    tree_node::{Node, NodeId, Place, Source, TOP},
     unpack_error::UnpackError,
+    write_queue::Work,
+    writers::{ROOT, Writers},
 };
-use crate::store::CallOff;
+
+/// Of directories that no entry is for.
+pub(super) const DIRECTORY_MODE: u32 = 0o755;
 
 /// A tree under construction.
-pub struct Tree {
-    dir: PathBuf,
-    root: OwnedFd,
-    /// The directories that lead to the last entry: archives list a directory's entries together.
-    open: Vec<(Box<OsStr>, OwnedFd)>,
-    links: Links,
+pub(super) struct Tree {
+    pub(super) nodes: Vec<Node>,
+    /// Where the release begins: what the archive has at its top, or the only directory there.
+    pub(super) root: NodeId,
+    pub(super) links: Links,
+    /// Hard links that are not made yet.
+    pub(super) hard: Vec<(NodeId, Place)>,
     made: u64,
+    pub(super) umask: u32,
+    /// `None`: nothing is written.
+    pub(super) writers: Option<Writers>,
+    /// What a spare tree has.
+    pub(super) before: Option<Before>,
 }
 
 impl Tree {
-    /// A tree in this empty directory.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn at(dir: &Path) -> io::Result<Self> {
-        let root = File::open(dir)?.into();
-        Ok(Self { dir: dir.into(), root, open: Vec::new(), links: Links::default(), made: 0 })
+    /// A tree that `writers` make. With `before`, a tree is there already.
+    pub(super) fn new(writers: Option<Writers>, before: Option<Before>) -> Self {
+        let top = Node::directory(ROOT, DIRECTORY_MODE, DIRECTORY_MODE);
+        Self {
+            nodes: vec![top],
+            root: TOP,
+            links: Links::default(),
+            hard: Vec::new(),
+            made: 0,
+            // What is only checked has the permissions of the archive.
+            umask: if writers.is_some() { umask() } else { 0 },
+            writers,
+            before,
+        }
     }
 
     /// So many directories were made that no entry is for, but that lead to one.
-    pub fn made(&self) -> u64 {
+    pub(super) fn made(&self) -> u64 {
         self.made
     }
 
@@ -61,263 +70,274 @@ impl Tree {
     ///
     /// # Errors
     /// [`UnpackError`].
-    pub fn directory(&mut self, path: &Inside, mode: u32, within: bool) -> Result<(), UnpackError> {
-        let Some((parents, name)) = path.split() else { return Ok(()) };
+    pub(super) fn directory(&mut self, path: &Inside, mode: u32, within: bool) -> Result<(), UnpackError> {
+        if path.is_root() {
+            return Ok(());
+        }
         if within {
             self.enter(path.borrow(), path)?;
         }
         self.links.remove(path);
-        let parent = self.enter(parents, path)?;
-        let make = || mkdirat(parent, name, mode_of(mode | 0o700));
-        match make() {
-            Err(Errno::EXIST) => {}
-            done => return done.map_err(|e| disk(path, e)),
+        let place = self.place(path)?;
+        let id = match self.child(&place) {
+            Some(id) if self.nodes[id].is_directory() => id,
+            _ => self.make_directory(&place, path.borrow())?,
+        };
+        if let Node::Directory { mode: wanted, .. } = &mut self.nodes[id] {
+            *wanted = (mode | 0o700) & !self.umask;
         }
-        match open_dir(parent, name, OFlags::RDONLY) {
-            Ok(fd) => fchmod(fd, mode_of((mode | 0o700) & !umask())).map_err(|e| disk(path, e)),
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                make_way(parent, name, path)?;
-                make().map_err(|e| disk(path, e))
-            }
-            Err(e) => Err(disk(path, e)),
-        }
+        Ok(())
     }
 
-    /// A new file, open for writing.
+    /// A new file.
     ///
     /// # Errors
     /// [`UnpackError`].
-    pub fn file(&mut self, path: &Inside, mode: u32) -> Result<File, UnpackError> {
-        let Some((parents, name)) = path.split() else { return Err(no_name()) };
+    pub(super) fn file(&mut self, path: &Inside, mode: u32, content: Vec<u8>) -> Result<(), UnpackError> {
         self.links.remove(path);
-        let parent = self.enter(parents, path)?;
-        create(parent, name, path, mode)
+        let place = self.place(path)?;
+        let (mode, bytes) = ((mode | 0o400) & !self.umask, content.len() as u64);
+        let sha256 = Sha256::digest(&content).into();
+        let entry = FileEntry { mode, bytes, sha256, identity: None };
+        if !self.clear(&place, path.borrow(), |was| is_same(was, &entry))?
+            && let Some(writers) = &self.writers
+        {
+            writers.file(place.dir, &place.name, mode, content)?;
+        }
+        self.insert(place, Node::File { entry, linked: false });
+        Ok(())
     }
 
-    /// A further name for a file or link that is there. Where the volume does not let a file have one: the file,
-    /// and a new one for its content.
+    /// A further name for a file or link that is there, made when all files are.
     ///
     /// # Errors
     /// [`UnpackError`], also when `to` was not made before.
-    pub fn hard_link(
+    pub(super) fn hard_link(
         &mut self,
         path: &Inside,
         to: &Inside,
         limits: &Limits,
-    ) -> Result<Option<(File, File)>, UnpackError> {
+    ) -> Result<(), UnpackError> {
         let refuse = || {
             let (path, to) = (path.show(), to.show());
             Err(UnpackError::Refused(format!("{path} is a link to {to}, which is no file before it")))
         };
-        let (Some((parents, name)), Some((to_parents, to_name))) = (path.split(), to.split()) else {
-            return refuse();
-        };
+        let (Some(_), Some((to_parents, to_name))) = (path.split(), to.split()) else { return refuse() };
         if let Some(target) = self.links.get(to.borrow()).map(<[u8]>::to_vec) {
-            return self.link(path.clone(), &target, limits).map(|()| None);
+            return self.link(path.clone(), &target, limits);
         }
-        let source = match self.find(to_parents) {
-            Ok(source) => source.try_clone_to_owned().map_err(|e| UnpackError::Disk(to.show(), e))?,
-            Err(Errno::NOENT) => return refuse(),
-            Err(e) => return Err(in_the_way(to, e)),
-        };
-        // Of a directory, link says what it says of volumes that have no links.
-        let mode = match statat(&source, to_name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => stat.st_mode,
-            Ok(_) | Err(Errno::NOENT) => return refuse(),
-            Err(e) => return Err(disk(to, e)),
+        if self.links.are_in(to_parents) {
+            return refuse();
+        }
+        let Some(parent) = self.find(to_parents).map_err(|()| needs_directory(to))? else { return refuse() };
+        let to_place = self.at(parent, to_name.as_bytes());
+        let Some(source) = self.child(&to_place) else { return refuse() };
+        let (file, from) = match &mut self.nodes[source] {
+            Node::File { entry, linked } => {
+                *linked = true;
+                (entry.clone(), Source { dir: to_place.dir, name: to_place.name.clone() })
+            }
+            Node::HardLink { entry, from, made: false, .. } => (entry.clone(), from.clone()),
+            Node::HardLink { entry, linked, .. } => {
+                *linked = true;
+                (entry.clone(), Source { dir: to_place.dir, name: to_place.name.clone() })
+            }
+            Node::Directory { .. } | Node::Gone => return refuse(),
         };
         if path == to {
-            return Ok(None);
+            return Ok(());
         }
         self.links.remove(path);
-        let parent = self.enter(parents, path)?;
-        let link = || linkat(&source, to_name, parent, name, AtFlags::empty());
-        let linked = match link() {
-            Err(Errno::EXIST) => {
-                make_way(parent, name, path)?;
-                link()
-            }
-            linked => linked,
-        };
-        match linked {
-            // As volumes say that a file has no more names (EFS: 177), or but one.
-            Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::XDEV) => {
-                let copy = create(parent, name, path, mode)?;
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(&source, to_name, flags, Mode::empty()).map_err(|e| disk(to, e))?;
-                Ok(Some((File::from(file), copy)))
-            }
-            done => done.map(|()| None).map_err(|e| disk(path, e)),
+        let place = self.place(path)?;
+        if self.clear(&place, path.borrow(), |was| is_same(was, &file))? {
+            self.insert(place, Node::File { entry: file, linked: false });
+            return Ok(());
         }
+        let id = self.insert(place.clone(), Node::HardLink { entry: file, from, made: false, linked: false });
+        self.hard.push((id, place));
+        Ok(())
     }
 
     /// Remembers a link for [`Tree::finish`].
     ///
     /// # Errors
     /// [`UnpackError::Refused`] when it leads through another, or there are too many.
-    pub fn link(&mut self, path: Inside, target: &[u8], limits: &Limits) -> Result<(), UnpackError> {
-        let Some((parents, _)) = path.split() else { return Err(no_name()) };
-        self.enter(parents, &path)?;
+    pub(super) fn link(&mut self, path: Inside, target: &[u8], limits: &Limits) -> Result<(), UnpackError> {
+        let place = self.place(&path)?;
+        self.allow_at(&place)?;
         self.links.insert(path, target, limits)
     }
 
-    /// The one name at the top, if there is but one.
-    fn only_name(&self) -> Result<Option<OsString>, UnpackError> {
-        let failed = |e| UnpackError::Disk(self.dir.display().to_string(), e);
-        let mut only: Option<OsString> = None;
-        let mut differs = |name: &OsStr| *only.get_or_insert_with(|| name.into()) != *name;
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            if differs(&entry.map_err(failed)?.file_name()) {
-                return Ok(None);
-            }
-        }
-        let tops = self.links.iter().filter_map(|(path, _)| path.path().iter().next());
-        let differ = tops.into_iter().any(differs);
-        Ok(only.filter(|_| !differ))
+    /// Where an entry comes, the directories that lead to it made if need be.
+    pub(super) fn place(&mut self, path: &Inside) -> Result<Place, UnpackError> {
+        self.place_from(TOP, path)
     }
 
-    /// Whether anything of this name is at the top.
-    pub fn has(&self, name: &str) -> bool {
-        statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() || self.links.have(name)
-    }
-
-    /// Where there is but one directory at the top: goes on in it, if that is wanted.
-    ///
-    /// # Errors
-    /// [`UnpackError::Refused`] when it is not wanted and the app is in there: `current` would lead
-    /// to a directory that no app server boots from.
-    pub fn strip_prefix(&mut self, wanted: bool) -> Result<Option<OsString>, UnpackError> {
-        let Some(name) = self.only_name()?.filter(|name| self.links.get(name.as_bytes()).is_none()) else {
-            return Ok(None);
-        };
-        let Ok(root) = open_dir(&self.root, &name, OFlags::RDONLY) else { return Ok(None) };
-        if !wanted {
-            let is_app = |known: &str| {
-                statat(&root, known, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-                    || self.links.get(&[name.as_bytes(), b"/", known.as_bytes()].concat()).is_some()
-            };
-            return if layout::APP_FILES.into_iter().any(is_app) { Err(prefixed(&name)) } else { Ok(None) };
-        }
-        let links = std::mem::take(&mut self.links).below(&name);
-        let inside = Self { dir: self.dir.join(&name), root, open: Vec::new(), links, made: self.made };
-        let failed = |e| UnpackError::Disk(inside.dir.display().to_string(), io::Error::from(e));
-        // A temporary directory that CI packed is closed to others; a release's root is not.
-        fchmod(&inside.root, mode_of(0o755)).map_err(failed)?;
-        *self = inside;
-        Ok(Some(name))
-    }
-
-    /// Checks where all links lead, through each other as well, then makes them; the ones that the
-    /// layout asks for too, which it answers.
-    ///
-    /// # Errors
-    /// [`UnpackError`], also when one leads out of the tree, or in place of a directory with something in it.
-    pub fn finish(mut self, layout: &Layout, off: &CallOff) -> Result<Vec<Link>, UnpackError> {
-        let mut given = layout.links();
-        let mut ends = BTreeSet::new();
-        for link in &mut given {
-            layout::make_room(&self.dir, link)?;
-            let path = Inside::of(&link.path);
-            if let Some((other, _)) = self.links.iter().find(|(other, _)| path.is_on_the_way(other)) {
-                return Err(layout::in_the_way(link, other.path()));
-            }
-            ends.insert(path);
-        }
-        self.links.check(&ends, off)?;
-        let links = std::mem::take(&mut self.links);
-        for (path, target) in links.iter() {
-            off.check().map_err(UnpackError::Archive)?;
-            self.symlink(path, OsStr::from_bytes(target))?;
-        }
-        for link in &given {
-            self.symlink(&Inside::of(&link.path), link.target.as_os_str())?;
-        }
-        Ok(given)
-    }
-
-    fn symlink(&mut self, path: &Inside, target: &OsStr) -> Result<(), UnpackError> {
+    pub(super) fn place_from(&mut self, top: NodeId, path: &Inside) -> Result<Place, UnpackError> {
         let Some((parents, name)) = path.split() else { return Err(no_name()) };
-        let parent = self.enter(parents, path)?;
-        let link = || symlinkat(target, parent, name);
-        match link() {
-            Err(Errno::EXIST) => {
-                make_way(parent, name, path)?;
-                link().map_err(|e| disk(path, e))
-            }
-            done => done.map_err(|e| disk(path, e)),
-        }
-    }
-
-    /// Opens the directory of an entry, made if need be.
-    fn enter(&mut self, parents: &[u8], path: &Inside) -> Result<BorrowedFd<'_>, UnpackError> {
-        self.go_to(parents, true).map_err(|e| in_the_way(path, e))
-    }
-
-    /// Opens a directory, if it is there.
-    fn find(&mut self, parents: &[u8]) -> Result<BorrowedFd<'_>, Errno> {
-        self.go_to(parents, false)
-    }
-
-    fn go_to(&mut self, parents: &[u8], make: bool) -> Result<BorrowedFd<'_>, Errno> {
         if self.links.are_in(parents) {
-            return Err(if make { Errno::LOOP } else { Errno::NOENT });
+            return Err(needs_directory(path));
         }
-        let shared =
-            self.open.iter().zip(names(parents)).take_while(|((open, _), name)| open.as_bytes() == *name);
-        let shared = shared.count();
-        self.open.truncate(shared);
-        for name in names(parents).skip(shared) {
-            let name = OsStr::from_bytes(name);
-            let at = self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd());
-            let fd = match open_dir(at, name, OFlags::PATH) {
-                Err(Errno::NOENT) if make => {
-                    mkdirat(at, name, mode_of(0o755))?;
+        let parent = self.enter_from(top, parents, path)?;
+        Ok(self.at(parent, name.as_bytes()))
+    }
+
+    fn enter(&mut self, dir: &[u8], path: &Inside) -> Result<NodeId, UnpackError> {
+        if self.links.are_in(dir) {
+            return Err(needs_directory(path));
+        }
+        self.enter_from(TOP, dir, path)
+    }
+
+    fn enter_from(&mut self, top: NodeId, dir: &[u8], path: &Inside) -> Result<NodeId, UnpackError> {
+        let (mut at, mut here) = (top, Vec::new());
+        for name in names(dir) {
+            push(&mut here, name);
+            at = match self.nodes[at].child(name) {
+                Some(child) if self.nodes[child].is_directory() => child,
+                Some(_) => return Err(needs_directory(path)),
+                None => {
                     self.made += 1;
-                    open_dir(at, name, OFlags::PATH)?
+                    let place = self.at(at, name);
+                    self.make_directory(&place, &here)?
                 }
-                opened => opened?,
             };
-            self.open.push((name.into(), fd));
         }
-        Ok(self.open.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd()))
+        Ok(at)
+    }
+
+    /// A directory, if it is there. `Err`: something else is on the way.
+    fn find(&self, dir: &[u8]) -> Result<Option<NodeId>, ()> {
+        let mut at = TOP;
+        for name in names(dir) {
+            at = match self.nodes[at].child(name) {
+                Some(child) if self.nodes[child].is_directory() => child,
+                Some(_) => return Err(()),
+                None => return Ok(None),
+            };
+        }
+        Ok(Some(at))
+    }
+
+    fn make_directory(&mut self, place: &Place, path: &[u8]) -> Result<NodeId, UnpackError> {
+        let mode = DIRECTORY_MODE & !self.umask;
+        if place.parent == TOP
+            && let Some(before) = &mut self.before
+            && before.goes_below(&place.name)?
+        {
+            return Ok(self.insert(place.clone(), Node::directory(ROOT, mode, mode)));
+        }
+        let mut there = None;
+        let kept = self.clear(place, path, |was| {
+            there = if let Entry::Directory { mode } = was { Some(*mode) } else { None };
+            there.is_some()
+        })?;
+        let dir = match &self.writers {
+            Some(writers) if kept => writers.known(place.dir, &place.name),
+            Some(writers) => writers.mkdir(place.dir, &place.name, mode)?,
+            None => ROOT,
+        };
+        Ok(self.insert(place.clone(), Node::directory(dir, mode, there.unwrap_or(mode))))
+    }
+
+    pub(super) fn at(&self, parent: NodeId, name: &[u8]) -> Place {
+        let dir = self.nodes[parent].dir().unwrap_or(ROOT);
+        Place { parent, dir, name: name.into() }
+    }
+
+    pub(super) fn child(&self, place: &Place) -> Option<NodeId> {
+        self.nodes[place.parent].child(&place.name)
+    }
+
+    pub(super) fn insert(&mut self, place: Place, node: Node) -> NodeId {
+        let id = self.nodes.len();
+        self.nodes.push(node);
+        self.nodes[place.parent].insert(place.name, id);
+        id
+    }
+
+    /// Takes away what is at a place, on the volume too, unless that is `same`: then it stays, true is the answer.
+    pub(super) fn clear(
+        &mut self,
+        place: &Place,
+        path: &[u8],
+        same: impl FnOnce(&Entry) -> bool,
+    ) -> Result<bool, UnpackError> {
+        if let Some(id) = self.child(place) {
+            return self.replace(place, id, path).map(|()| false);
+        }
+        self.allow_at(place)?;
+        let Some(before) = &mut self.before else { return Ok(false) };
+        match before.claim(path) {
+            None => Ok(false),
+            Some(was) if same(&was) => Ok(true),
+            Some(Entry::Directory { .. }) => {
+                before.forget_below(path);
+                self.move_aside(place).map(|()| false)
+            }
+            Some(_) => self.submit(place, Work::Unlink).map(|()| false),
+        }
+    }
+
+    fn allow_at(&self, place: &Place) -> Result<(), UnpackError> {
+        match &self.before {
+            Some(before) if place.parent == TOP => before.allow_at_top(),
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&mut self, place: &Place, id: NodeId, path: &[u8]) -> Result<(), UnpackError> {
+        match &self.nodes[id] {
+            Node::Directory { children, .. } if !children.is_empty() => {
+                return Err(UnpackError::Refused(format!(
+                    "{} is a file or link where the archive has a directory with something in it",
+                    Inside::shown(path)
+                )));
+            }
+            // Of a spare tree it may have something in it.
+            Node::Directory { .. } if self.before.is_some() => {
+                if let Some(before) = &mut self.before {
+                    before.forget_below(path);
+                }
+                self.move_aside(place)?;
+            }
+            Node::Directory { .. } => self.submit(place, Work::Rmdir)?,
+            // It was not made yet.
+            Node::HardLink { made: false, .. } | Node::Gone => {}
+            Node::File { linked, .. } | Node::HardLink { linked, .. } => {
+                if *linked {
+                    self.make_hard_links()?;
+                    self.settle()?;
+                }
+                self.submit(place, Work::Unlink)?;
+            }
+        }
+        self.nodes[id] = Node::Gone;
+        self.nodes[place.parent].remove(&place.name);
+        Ok(())
+    }
+
+    pub(super) fn move_aside(&self, place: &Place) -> Result<(), UnpackError> {
+        let name = self.name_aside();
+        self.submit(place, Work::MoveAside(name))
+    }
+
+    pub(super) fn name_aside(&self) -> String {
+        format!("aside-{:x}", fastrand::u64(..))
+    }
+
+    /// Waits until everything so far is on the volume.
+    pub(super) fn settle(&self) -> Result<(), UnpackError> {
+        self.writers.as_ref().map_or(Ok(()), Writers::settle)
+    }
+
+    pub(super) fn submit(&self, place: &Place, work: Work) -> Result<(), UnpackError> {
+        self.writers.as_ref().map_or(Ok(()), |writers| writers.submit(place.dir, &place.name, work))
     }
 }
 
-fn create(parent: BorrowedFd<'_>, name: &OsStr, path: &Inside, mode: u32) -> Result<File, UnpackError> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let create = || openat(parent, name, flags, mode_of(mode | 0o400));
-    let created = match create() {
-        Err(Errno::EXIST) => {
-            make_way(parent, name, path)?;
-            create()
-        }
-        created => created,
-    };
-    created.map(File::from).map_err(|e| disk(path, e))
-}
-
-/// Takes away what an entry replaces.
-fn make_way(parent: BorrowedFd<'_>, name: &OsStr, path: &Inside) -> Result<(), UnpackError> {
-    let done = match unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => unlinkat(parent, name, AtFlags::REMOVEDIR),
-        done => done,
-    };
-    match done {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(UnpackError::Refused(format!(
-            "{} is a file or link where the archive has a directory with something in it",
-            path.show()
-        ))),
-        done => done.map_err(|e| disk(path, e)),
-    }
-}
-
-fn open_dir(at: impl AsFd, name: &OsStr, how: OFlags) -> rustix::io::Result<OwnedFd> {
-    openat(at, name, how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Setuid, setgid and sticky bits are dropped; the process's umask applies as to any new file.
-fn mode_of(mode: u32) -> Mode {
-    Mode::from_raw_mode(mode & 0o777)
+pub(super) fn is_same(was: &Entry, is: &FileEntry) -> bool {
+    matches!(was, Entry::File(was) if was.sha256 == is.sha256 && was.mode == is.mode && was.bytes == is.bytes)
 }
 
 /// What new files are made without; to ask for it is to set it, so the kernel's word is read.
@@ -326,28 +346,10 @@ fn umask() -> u32 {
     status.ok().and_then(|status| status.umask).unwrap_or(0o022)
 }
 
-fn prefixed(name: &OsStr) -> UnpackError {
-    let name = name.display().to_string();
-    UnpackError::Refused(format!(
-        "everything in it, the app too, is in the directory {name:?}: set `strip_prefix: true` to take that \
-         directory's content, or pack it without the directory"
-    ))
-}
-
 fn no_name() -> UnpackError {
     UnpackError::Refused("it has a file or link without a name".into())
 }
 
-fn in_the_way(path: &Inside, error: Errno) -> UnpackError {
-    match error {
-        Errno::NOTDIR | Errno::LOOP => UnpackError::Refused(format!(
-            "{} needs a directory where the archive has a file or link",
-            path.show()
-        )),
-        error => disk(path, error),
-    }
-}
-
-fn disk(path: &Inside, error: Errno) -> UnpackError {
-    UnpackError::Disk(path.show(), error.into())
+fn needs_directory(path: &Inside) -> UnpackError {
+    UnpackError::Refused(format!("{} needs a directory where the archive has a file or link", path.show()))
 }

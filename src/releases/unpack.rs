@@ -9,8 +9,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, Read},
     path::Path,
 };
 
@@ -19,10 +18,14 @@ use super::{
     decoder::decoder,
     inside::{Inside, names},
     layout::{Layout, Link},
+    manifest::{MANIFEST, Manifest},
     pax::{Extended, VALUE_BYTES_MAX},
+    spare::Before,
     tar_stream::{BLOCK_BYTES, Header, TarStream, fill, text},
     tree::Tree,
+    tree_finish::Finished,
     unpack_error::UnpackError,
+    writers::Writers,
 };
 use crate::{
     failpoint,
@@ -35,8 +38,48 @@ const MIDDLE_ENTRY: u64 = 2;
 const APPLE_DOUBLE: [u8; 4] = [0x00, 0x05, 0x16, 0x07];
 /// How well an archive is packed does not matter below this.
 const SMALL_BYTES: u64 = 256 << 20;
+/// What is larger is never in memory as a whole.
+const PIECE_BYTES: u64 = 1 << 20;
 /// Only a file of so many bytes needs another size than its header's own.
 const LARGE_BYTES: u64 = 8 << 30;
+
+/// An archive, to be read once.
+#[derive(Debug)]
+pub struct Archive<R> {
+    /// Its bytes.
+    pub reader: R,
+    /// How many these are.
+    pub bytes: u64,
+    /// How it is compressed.
+    pub kind: ArchiveKind,
+}
+
+/// Where an archive is unpacked.
+#[derive(Debug)]
+pub enum Destination<'a> {
+    /// It is only checked, and what is in it noted.
+    Nowhere,
+    /// A directory. What has to leave it is put beside it, into the directory above.
+    Tree {
+        /// It is empty, unless there is a `spare`.
+        dir: &'a Path,
+        /// So many operations at once.
+        in_flight: usize,
+        /// What is in the directory already.
+        spare: Option<Manifest>,
+    },
+}
+
+/// What holds for an archive.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// What it may be, at most.
+    pub limits: &'a Limits,
+    /// What the release is given besides.
+    pub layout: &'a Layout,
+    /// Calls it off.
+    pub off: &'a CallOff,
+}
 
 /// What was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,27 +92,26 @@ pub struct Unpacked {
     pub prefix: Option<OsString>,
     /// The links to linked directories and files that it was given.
     pub links: Vec<Link>,
+    /// Everything in the release.
+    pub manifest: Manifest,
 }
 
-/// Unpacks an archive into an empty directory.
+/// Unpacks an archive. When this ends, nothing writes any more.
 ///
 /// # Errors
 /// [`UnpackError`]; the directory then holds a part of it.
 pub fn unpack(
-    archive: File,
-    kind: ArchiveKind,
-    into: &Path,
-    limits: &Limits,
-    layout: &Layout,
-    off: &CallOff,
+    archive: Archive<impl Read>,
+    into: Destination<'_>,
+    rules: &Rules<'_>,
 ) -> Result<Unpacked, UnpackError> {
-    let disk = |e| UnpackError::Disk(into.display().to_string(), e);
-    let archive_bytes = archive.metadata().map_err(disk)?.len();
-    let limits = limits.of_archive(archive_bytes, SMALL_BYTES);
-    let tree = Tree::at(into).map_err(disk)?;
+    let Rules { limits, layout, off } = *rules;
+    let limits = limits.of_archive(archive.bytes, SMALL_BYTES);
+    let tree = into.tree(layout, off)?;
+    tree.allow_copies(limits.unpacked_bytes, limits.unpacked_bytes);
     let next = Next::default();
-    let mut unpacking = Unpacking { tree, limits: &limits, off, entries: 0, bytes: 0, next, last: None };
-    let plain = decoder(off.reader(archive), kind)?;
+    let mut unpacking = Unpacking { tree, limits: &limits, entries: 0, bytes: 0, next, last: None };
+    let plain = decoder(off.reader(archive.reader), archive.kind)?;
     // A few bytes of an archive may be minutes of work.
     unpacking.read_all(off.reader(plain))?;
     let Unpacking { mut tree, entries, bytes, .. } = unpacking;
@@ -77,23 +119,29 @@ pub fn unpack(
         return Err(UnpackError::Refused("it is empty".into()));
     }
     let prefix = tree.strip_prefix(layout.strip_prefix)?;
-    if tree.has(MARKER) {
-        return Err(UnpackError::Refused(format!("it has a {MARKER}, a name kept for pitstop's own proof")));
+    if let Some(name) = [MARKER, MANIFEST].into_iter().find(|name| tree.has(name)) {
+        return Err(UnpackError::Refused(format!("it has a {name}, a name kept for pitstop's own proof")));
     }
-    let links = tree.finish(layout, off)?;
-    Ok(Unpacked { entries, bytes, prefix, links })
+    tree.allow_copies(limits.unpacked_bytes - bytes, limits.unpacked_bytes);
+    let Finished { links, manifest, copied_bytes } = tree.finish(layout, off)?;
+    Ok(Unpacked { entries, bytes: bytes + copied_bytes, prefix, links, manifest })
 }
 
-/// Whether an agent would take the archive: unpacks it into a temporary directory.
+/// Whether an agent would take the archive: reads all of it, and writes nothing.
 ///
 /// # Errors
-/// [`UnpackError`]; `TMPDIR` names a place with room for it.
-pub fn check(archive: &Path, kind: ArchiveKind, limits: &Limits, layout: &Layout) -> Result<(), UnpackError> {
-    let temporary = std::env::temp_dir();
-    let failed = |e| UnpackError::Disk(temporary.display().to_string(), e);
-    let dir = tempfile::Builder::new().prefix("pitstop-check-").tempdir().map_err(failed)?;
-    let file = File::open(archive).map_err(|e| UnpackError::Disk(archive.display().to_string(), e))?;
-    unpack(file, kind, dir.path(), limits, layout, &CallOff::default()).map(drop)
+/// [`UnpackError`].
+pub fn check(archive: Archive<impl Read>, limits: &Limits, layout: &Layout) -> Result<Unpacked, UnpackError> {
+    unpack(archive, Destination::Nowhere, &Rules { limits, layout, off: &CallOff::default() })
+}
+
+impl Destination<'_> {
+    fn tree(self, layout: &Layout, off: &CallOff) -> Result<Tree, UnpackError> {
+        let Self::Tree { dir, in_flight, spare } = self else { return Ok(Tree::new(None, None)) };
+        let writers = Writers::start(dir, in_flight, spare.is_some(), off)
+            .map_err(|e| UnpackError::Disk(dir.display().to_string(), e))?;
+        Ok(Tree::new(Some(writers), spare.map(|spare| Before::new(spare, layout.strip_prefix))))
+    }
 }
 
 /// Reads to the end.
@@ -119,7 +167,6 @@ struct Next {
 struct Unpacking<'a> {
     tree: Tree,
     limits: &'a Limits,
-    off: &'a CallOff,
     entries: u64,
     bytes: u64,
     next: Next,
@@ -255,25 +302,25 @@ impl Unpacking<'_> {
         size: u64,
     ) -> Result<(), UnpackError> {
         let mut content = tar.content(size)?;
-        let mut buffer = [0; 64 << 10];
-        let mut n = fill(&mut content, &mut buffer).map_err(UnpackError::Archive)?;
-        if path.is_apple_double() && buffer[..n].starts_with(&APPLE_DOUBLE) {
+        let mut piece = next_piece(&mut content, size)?;
+        if path.is_apple_double() && piece.starts_with(&APPLE_DOUBLE) {
             self.entries -= 1;
             return Ok(());
         }
         self.grow(size)?;
-        let mut file = self.tree.file(path, mode)?;
-        let disk = |e| UnpackError::Disk(path.show(), e);
+        if size <= PIECE_BYTES {
+            is_whole(&piece, size, path)?;
+            return self.tree.file(path, mode, piece);
+        }
+        let mut large = self.tree.begin(path, mode, size)?;
         let mut left = size;
         while left > 0 {
-            if n == 0 {
-                return Err(UnpackError::Refused(format!("it ends in the middle of {}", path.show())));
-            }
-            file.write_all(&buffer[..n]).map_err(disk)?;
-            left -= n as u64;
-            n = fill(&mut content, &mut buffer).map_err(UnpackError::Archive)?;
+            is_whole(&piece, left, path)?;
+            left -= piece.len() as u64;
+            self.tree.piece(&mut large, piece)?;
+            piece = next_piece(&mut content, left)?;
         }
-        close(file).map_err(disk)
+        self.tree.end(large)
     }
 
     fn grow(&mut self, bytes: u64) -> Result<(), UnpackError> {
@@ -287,11 +334,7 @@ impl Unpacking<'_> {
 
     fn hard_link(&mut self, path: &Inside, to: &[u8]) -> Result<(), UnpackError> {
         let to = Inside::parse(to, self.limits.path_bytes)?;
-        let Some((file, mut copy)) = self.tree.hard_link(path, &to, self.limits)? else { return Ok(()) };
-        let disk = |e| UnpackError::Disk(path.show(), e);
-        self.grow(file.metadata().map_err(disk)?.len())?;
-        io::copy(&mut self.off.reader(file), &mut copy).map_err(disk)?;
-        close(copy).map_err(disk)
+        self.tree.hard_link(path, &to, self.limits)
     }
 
     fn symlink(&mut self, path: Inside, target: &[u8]) -> Result<(), UnpackError> {
@@ -302,9 +345,19 @@ impl Unpacking<'_> {
     }
 }
 
-/// Network file systems report a full disk here.
-fn close(file: File) -> io::Result<()> {
-    nix::unistd::close(file).map_err(Into::into)
+/// As much of a file as is in memory at once.
+fn next_piece(content: &mut impl Read, left: u64) -> Result<Vec<u8>, UnpackError> {
+    let mut piece = vec![0; left.min(PIECE_BYTES) as usize];
+    let read = fill(content, &mut piece).map_err(UnpackError::Archive)?;
+    piece.truncate(read);
+    Ok(piece)
+}
+
+fn is_whole(piece: &[u8], left: u64, path: &Inside) -> Result<(), UnpackError> {
+    if (piece.len() as u64) < left.min(PIECE_BYTES) {
+        return Err(UnpackError::Refused(format!("it ends in the middle of {}", path.show())));
+    }
+    Ok(())
 }
 
 /// What two headers say about one entry.

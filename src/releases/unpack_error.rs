@@ -14,4 +14,7 @@ pub enum UnpackError {
     /// The volume did not take it.
     #[error("{0}: {1}")]
     Disk(String, io::Error),
+    /// The spare tree that it was unpacked onto is another than was noted.
+    #[error("the spare tree is not what its manifest says: {0}")]
+    Spare(String),
 }

@@ -151,7 +151,7 @@ impl State {
                 Effect::Conclude { .. } => {
                     self.inputs.effects.perform(effect, &self.done);
                     self.tell_needs();
-                    self.inputs.effects.tidy_soon();
+                    self.inputs.effects.deployed();
                 }
                 effect => self.inputs.effects.perform(effect, &self.done),
             }
@@ -289,7 +289,7 @@ impl State {
             return;
         }
         let now = self.now();
-        self.agent.recover(self.inputs.policy.clone(), &recovered, now);
+        self.agent.recover(self.inputs.policy.clone(), recovered, now);
         if let Some(pointer) = self.pointer.take() {
             self.feed(pointer);
         }

@@ -10,7 +10,11 @@ use std::{
 };
 
 use pitstop::{
-    releases::{Limits, layout::Layout, unpack::unpack},
+    releases::{
+        Limits,
+        layout::Layout,
+        unpack::{Archive, Destination, Rules, unpack},
+    },
     store::{ArchiveKind, CallOff},
 };
 use proptest::{
@@ -40,7 +44,7 @@ struct Item {
 }
 
 #[derive(Debug, Clone)]
-struct Archive {
+struct Packed {
     items: Vec<Item>,
     /// In which header, where in it, and with what it is overwritten.
     fields: Vec<(Index, usize, &'static [u8])>,
@@ -106,7 +110,7 @@ fn item() -> impl Strategy<Value = Item> {
     )
 }
 
-fn archive() -> impl Strategy<Value = Archive> {
+fn archive() -> impl Strategy<Value = Packed> {
     let places = select(&[0, 1, 99, 100, 107, 124, 130, 135, 148, 156, 157, 158, 257, 263, 345, 346][..]);
     let bytes = select(PIECES);
     (
@@ -116,16 +120,10 @@ fn archive() -> impl Strategy<Value = Archive> {
         prop::bool::weighted(0.8),
         select(&[1024, 1024, 1024, 1024, 1024, 10240, 512, 700, 0][..]),
     )
-        .prop_map(|(items, fields, flips, repaired, end)| Archive {
-            items,
-            fields,
-            flips,
-            repaired,
-            end,
-        })
+        .prop_map(|(items, fields, flips, repaired, end)| Packed { items, fields, flips, repaired, end })
 }
 
-impl Archive {
+impl Packed {
     fn bytes(&self) -> Vec<u8> {
         let mut tar = Vec::new();
         let mut headers = Vec::new();
@@ -194,8 +192,12 @@ fn same_or_refused(tar: &[u8]) -> Result<bool, TestCaseError> {
     fs::create_dir(at("theirs")).unwrap();
     fs::write(at("archive.gz"), gzip(tar)).unwrap();
     let archive = File::open(at("archive.gz")).unwrap();
+    let bytes = archive.metadata().unwrap().len();
+    let archive = Archive { reader: archive, bytes, kind: ArchiveKind::TarGz };
     let (limits, layout, off) = (Limits::default(), Layout::default(), CallOff::default());
-    if let Err(refusal) = unpack(archive, ArchiveKind::TarGz, &at("ours"), &limits, &layout, &off) {
+    let rules = Rules { limits: &limits, layout: &layout, off: &off };
+    let into = Destination::Tree { dir: &at("ours"), in_flight: 4, spare: None };
+    if let Err(refusal) = unpack(archive, into, &rules) {
         let said = refusal.to_string();
         let names_an_entry = said.matches('"').count() >= 2;
         prop_assert!(names_an_entry || OF_THE_WHOLE.iter().any(|reason| said.contains(reason)), "{said}");

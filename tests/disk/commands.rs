@@ -74,7 +74,7 @@ fn releases_shows_what_is_where_and_who_needs_it() {
 #[test]
 fn verify_tree_finds_what_somebody_changed() {
     let rig = rig_with(&["v1"]);
-    assert!(rig.ok(&["verify-tree"]).contains("v1 is as it was published"));
+    assert!(rig.ok(&["verify-tree"]).contains("v1 matches what was published"));
     let release = rig.deploy_to.join("releases/v1");
     fs::write(release.join("config/0.rb"), "RELEASE = v2, 0").unwrap();
     fs::remove_file(release.join("config/1.rb")).unwrap();

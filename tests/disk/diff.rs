@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -61,6 +62,33 @@ fn a_release_that_differs_in_code_only_may_be_restarted_worker_by_worker() {
     let found = diff(&rig, &[]);
     assert_eq!(found["changed"]["names"], json!(["app/a.rb", "bin/rails", "link"]));
     assert_eq!(found["restart"]["mode"], "phased");
+}
+
+#[test]
+fn a_release_that_another_tool_uploaded_is_compared_by_its_archive() {
+    let rig = Rig::new();
+    let files = [("app/a.rb", "a"), ("log/.keep", "")];
+    publish(&rig, "v1", &files);
+    let archive = rig.dir.path().join("v2.tar.gz");
+    let packed = |dir: &str| {
+        let app = rig.dir.path().join("apps").join(dir);
+        let tar = Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(app).arg(".").status();
+        assert!(tar.unwrap().success());
+        fs::read(&archive).unwrap()
+    };
+    rig.put_archive("v2", "tar.gz", &packed("v1"));
+    let found = diff(&rig, &[]);
+    let none = json!({ "count": 0, "names": [] });
+    assert_eq!((&found["added"], &found["changed"], &found["removed"]), (&none, &none, &none));
+    // What publish itself takes as it is has a manifest too, the same with any configuration.
+    let mut publish = rig.command(&["publish", "--archive", archive.to_str().unwrap(), "--release", "v3"]);
+    assert!(publish.env("PITSTOP_LINKED_DIRS", "log,storage").output().unwrap().status.success());
+    let manifest =
+        |release: &str| fs::read(rig.store_dir().join(format!("releases/{release}.manifest"))).unwrap();
+    assert_eq!(manifest("v3"), manifest("v1"));
+    fs::write(rig.store_dir().join("releases/v3.manifest"), "torn").unwrap();
+    let (code, message) = rig.fails(&["diff", "v1", "v3"]);
+    assert!(code == 1 && message.contains("releases/v3.manifest"), "{message}");
 }
 
 #[test]

@@ -70,6 +70,18 @@ impl Stream {
         self.entry(path, EntryType::Regular, "");
     }
 
+    /// A file with content.
+    fn content(&mut self, path: &str, content: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.set_path(path).unwrap();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        self.0.write_all(header.as_bytes()).unwrap();
+        self.0.write_all(content).unwrap();
+        self.0.write_all(&vec![0; content.len().next_multiple_of(512) - content.len()]).unwrap();
+    }
+
     /// Links that each lead through so many others, with so many names in between.
     fn chains(&mut self, links: u32, long: u32, hop: &str) {
         self.file("a/f");
@@ -169,6 +181,59 @@ fn files_that_alternate_between_deep_directories() {
 }
 
 #[test]
+fn files_of_all_sizes() {
+    let large = vec![7; 60 << 20];
+    let rig = taken(|tar| {
+        (0..20_000).for_each(|n| tar.content(&format!("{}/{n}", n % 300), &large[..n % 5_000]));
+        (0..2).for_each(|n| tar.content(&format!("large/{n}"), &large));
+        (0..40).for_each(|n| tar.content(&format!("middle/{n}"), &large[..(1 << 20) + n]));
+    });
+    let release = rig.deploy_to.join("releases/v1");
+    for (name, bytes) in [("299/4799", 4_799), ("large/1", 60 << 20), ("middle/39", (1 << 20) + 39)] {
+        assert_eq!(fs::metadata(release.join(name)).unwrap().len(), bytes, "{name}");
+    }
+}
+
+#[test]
+fn more_directories_than_there_are_descriptors() {
+    let rig = Rig::new();
+    Stream::put(&rig, |tar| {
+        for round in 0..3 {
+            (0..1_500).for_each(|n| tar.file(&format!("{}/{n}/{round}", n % 40)));
+        }
+        tar.file("config.ru");
+    });
+    setrlimit(Resource::RLIMIT_NOFILE, 128, 1024).unwrap();
+    rig.fetch_with(&rig.releases().with_in_flight(48), "v1").unwrap();
+    let release = rig.deploy_to.join("releases/v1");
+    for n in 0..1_500 {
+        assert_eq!(fs::read_dir(release.join(format!("{}/{n}", n % 40))).unwrap().count(), 3, "{n}");
+    }
+}
+
+#[test]
+fn what_comes_twice_stays_in_order_with_many_writers() {
+    let rig = Rig::new();
+    Stream::put(&rig, |tar| {
+        tar.content("d/first", b"one");
+        tar.entry("d/name", EntryType::Link, "d/first");
+        for n in 0..300 {
+            tar.content("d/again", format!("{n}").repeat(n % 50).as_bytes());
+            tar.content(&format!("d/{n}"), b"x");
+            tar.entry("d/kind", EntryType::Directory, "");
+            tar.content("d/kind", b"a file");
+        }
+        tar.content("d/again", b"the last");
+        tar.content("d/first", b"two");
+        tar.entry("d/last", EntryType::Link, "d/first");
+    });
+    rig.fetch_with(&rig.releases().with_in_flight(48), "v1").unwrap();
+    let read = |name: &str| fs::read_to_string(rig.deploy_to.join("releases/v1/d").join(name)).unwrap();
+    assert_eq!((read("again"), read("kind")), ("the last".into(), "a file".into()));
+    assert_eq!((read("name"), read("first"), read("last")), ("one".into(), "two".into(), "two".into()));
+}
+
+#[test]
 fn directories_that_no_entry_is_for_count_as_entries() {
     let rig = Rig::new();
     let deep = "/d".repeat(120);
@@ -205,7 +270,11 @@ fn what_is_called_off_ends_and_what_it_leaves_is_taken_away() {
     });
     off.now();
     let problem = fetching.join().unwrap().unwrap_err();
-    assert!(problem.message.contains("called off"), "{}", problem.message);
+    assert!(problem.message.contains("cancelled"), "{}", problem.message);
+    let names = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = names.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    let writers: Vec<_> = names.filter(|name| name.starts_with("fetch")).collect();
+    assert_eq!(writers, Vec::<String>::new(), "nothing writes any more");
     assert!(!rig.deploy_to.join("releases/v1").exists());
     assert_eq!((rig.leftovers(), rig.abandoned().len()), (Vec::new(), 1));
     rig.releases().clean_leftovers(&at_once).unwrap();
@@ -232,7 +301,8 @@ fn trees_deeper_than_there_are_descriptors_are_deleted() {
 /// Lets the kernel answer a call with an error: a volume without further names for a file, or without locks.
 const REFUSE: &str = "
 import ctypes, os, platform, struct, sys
-calls = {'linkat': {'x86_64': 265, 'aarch64': 37}, 'flock': {'x86_64': 73, 'aarch64': 32}}
+calls = {'linkat': {'x86_64': 265, 'aarch64': 37}, 'flock': {'x86_64': 73, 'aarch64': 32},
+         'mkdirat': {'x86_64': 258, 'aarch64': 34}, 'symlinkat': {'x86_64': 266, 'aarch64': 36}}
 call = calls[sys.argv.pop(1)][platform.machine()]
 load, equals, give, allow = (0x20, 0, 0, 0), (0x15, 0, 1, call), (6, 0, 0, 0x50000 | int(sys.argv[1])), (6, 0, 0, 0x7fff0000)
 code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in (load, equals, give, allow)))
@@ -282,7 +352,10 @@ fn where_a_volume_refuses_hard_links_the_file_is_copied() {
             assert_eq!((meta.nlink(), meta.mode() & 0o777), (1, 0o755), "{errno}, {n}");
             assert_eq!(fs::read_to_string(file).unwrap(), "#!/usr/bin/env ruby\n");
         }
-        assert!(rig.ok(&["verify-tree", "v1"]).contains("as it was published"), "compared with real links");
+        assert!(
+            rig.ok(&["verify-tree", "v1"]).contains("matches what was published"),
+            "compared with real links"
+        );
     }
     let rig = Rig::new();
     hard_links(&rig, 1, b"x", "bin/0");
@@ -310,4 +383,30 @@ fn copies_count_as_what_they_take() {
         code == 1 && said.contains(Reason::ReleaseCorrupt.code()) && said.contains("unpacks to more than"),
         "{said}"
     );
+}
+
+#[test]
+fn what_the_volume_says_to_a_writer_is_what_the_fetch_says() {
+    use rustix::io::Errno;
+    let rig = Rig::new();
+    let app = rig.app("v1");
+    (0..100).for_each(|n| fs::create_dir(app.join(n.to_string())).unwrap());
+    rig.promote("v1");
+    rig.ok(&["fetch"]);
+    // The places are there, the release is not.
+    fs::remove_file(rig.current()).unwrap();
+    fs::remove_dir_all(rig.deploy_to.join("releases/v1")).unwrap();
+    for (call, errno, reason, words) in [
+        ("mkdirat", Errno::STALE, Reason::VolumeUnavailable, "Stale file handle"),
+        ("mkdirat", Errno::NOSPC, Reason::NoSpace, "No space left"),
+        ("mkdirat", Errno::ROFS, Reason::VolumeUnavailable, "the volume is read-only"),
+        ("symlinkat", Errno::IO, Reason::VolumeUnavailable, "link.ru"),
+    ] {
+        let (code, said) = without(call, &rig, errno);
+        assert!(code == 1 && said.contains(reason.code()) && said.contains(words), "{call} {errno}: {said}");
+        rig.releases().clean_leftovers(&at_once).unwrap();
+        assert_eq!(rig.leftovers(), Vec::<String>::new());
+    }
+    rig.ok(&["fetch"]);
+    assert_eq!(rig.release_at_current().as_deref(), Some("v1"));
 }

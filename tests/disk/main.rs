@@ -19,6 +19,8 @@ mod prune;
 mod publish;
 mod random;
 mod rig;
+mod spare;
+mod spare_making;
 mod together;
 mod tools;
 mod unpack;

@@ -38,6 +38,7 @@ pub fn listing(dir: &Path) -> BTreeMap<PathBuf, String> {
         }
     }
     found.remove(Path::new(".pitstop-release"));
+    found.remove(Path::new(".pitstop-manifest"));
     found
 }
 

@@ -76,8 +76,8 @@ fn extended_headers_that_mean_nothing_to_us_are_passed_over() {
         let rig = arrives(extended(&record(key, binary), EntryType::XHeader));
         assert_eq!(
             fs::read_dir(rig.deploy_to.join("releases/v1")).unwrap().count(),
-            2,
-            "the file and the marker"
+            3,
+            "the file, the marker and the manifest"
         );
     }
     arrives(extended(&record("comment", b"1a2b3c"), EntryType::XGlobalHeader));

@@ -191,3 +191,39 @@ fn a_directory_that_linked_directories_are_kept_for_is_named_at_publish() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("\"config/0.rb\"") && message.contains("`linked_dirs`"), "{message}");
 }
+
+#[test]
+fn a_terminal_is_told_what_goes_on_and_a_pipe_is_not() {
+    let rig = Rig::new();
+    let app = rig.app("v1");
+    let on_terminal = |release: &str, no_color: &str| {
+        let command = format!("{} {}", env!("CARGO_BIN_EXE_pitstop"), publish(&app, release, &[]).join(" "));
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("NO_COLOR", no_color);
+        let output = script.env("PITSTOP_SOURCE", rig.store_dir()).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = on_terminal("v1", "");
+    assert!(said.contains("uploading") && said.contains('\u{1b}'), "{said:?}");
+    let plain = on_terminal("v2", "1");
+    assert!(plain.contains("uploading") && !plain.contains('\u{1b}'), "{plain:?}");
+    let piped = rig.run(&publish(&app, "v3", &[]));
+    assert!(piped.status.success() && piped.stderr.is_empty());
+}
+
+#[test]
+fn a_level_makes_another_archive_of_the_same_tree() {
+    let rig = Rig::new();
+    let app = rig.app("v1");
+    fs::write(app.join("words"), (0..20_000).map(|n| format!("{} ", n * n)).collect::<String>()).unwrap();
+    for (release, level) in [("quick", "1"), ("small", "19")] {
+        rig.ok(&publish(&app, release, &["--level", level]));
+    }
+    let bytes = |release: &str| {
+        fs::metadata(rig.store_dir().join(format!("releases/{release}.tar.zst"))).unwrap().len()
+    };
+    assert!(bytes("small") < bytes("quick"));
+    assert!(rig.ok(&["diff", "quick", "small"]).contains("0 added, 0 changed, 0 removed"));
+    assert_eq!(rig.fails(&publish(&app, "v3", &["--level", "20"])).0, 64);
+}

@@ -7,7 +7,11 @@ use std::{
 };
 
 use pitstop::{
-    releases::{Limits, layout::Layout, unpack::unpack},
+    releases::{
+        Limits,
+        layout::Layout,
+        unpack::{Archive, Destination, Rules, unpack},
+    },
     store::{ArchiveKind, CallOff},
 };
 use proptest::{prelude::*, sample::select};
@@ -16,10 +20,11 @@ use tar::{Builder, EntryType, Header};
 use crate::unpack::gzip;
 
 const KINDS: &[u8] = b"0000555512222234567DLKSgxxZ\0";
-const NAMES: &[&str] = &["a", "a", "b", "b", "c", "..", ".", "", "Gemfile", ".pitstop-release", "._a"];
+const NAMES: &[&str] =
+    &["a", "a", "b", "b", "c", "..", ".", "", "Gemfile", ".pitstop-release", ".pitstop-manifest", "._a"];
 
 #[derive(Debug, Clone)]
-struct Item {
+pub struct Item {
     kind: u8,
     name: String,
     link: String,
@@ -35,7 +40,7 @@ fn path() -> impl Strategy<Value = String> {
     })
 }
 
-fn item() -> impl Strategy<Value = Item> {
+pub fn item() -> impl Strategy<Value = Item> {
     let content = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..600),
         path().prop_map(|path| format!("{} path={path}\n", path.len() + 9).into_bytes()),
@@ -44,7 +49,7 @@ fn item() -> impl Strategy<Value = Item> {
         .prop_map(|(kind, name, link, mode, content)| Item { kind, name, link, mode, content })
 }
 
-fn tar(items: &[Item]) -> Vec<u8> {
+pub fn tar(items: &[Item]) -> Vec<u8> {
     let mut tar = Builder::new(Vec::new());
     for item in items {
         let mut header = Header::new_gnu();
@@ -64,25 +69,21 @@ fn tar(items: &[Item]) -> Vec<u8> {
 fn harms_nothing(tar: &[u8], layout: &Layout) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    fs::create_dir(at("tree")).unwrap();
+    fs::create_dir_all(at("stage/tree")).unwrap();
     fs::write(at("a"), "outside").unwrap();
     symlink("a", at("b")).unwrap();
     fs::write(at("archive"), gzip(tar)).unwrap();
     let limits = Limits { unpacked_bytes: 1 << 20, entries: 50, ..Limits::default() };
-    let unpacked = unpack(
-        File::open(at("archive")).unwrap(),
-        ArchiveKind::TarGz,
-        &at("tree"),
-        &limits,
-        layout,
-        &CallOff::default(),
-    );
+    let reader = File::open(at("archive")).unwrap();
+    let archive = Archive { bytes: reader.metadata().unwrap().len(), reader, kind: ArchiveKind::TarGz };
+    let into = Destination::Tree { dir: &at("stage/tree"), in_flight: 4, spare: None };
+    let unpacked = unpack(archive, into, &Rules { limits: &limits, layout, off: &CallOff::default() });
     assert_eq!(fs::read_to_string(at("a")).unwrap(), "outside");
     assert_eq!(fs::metadata(at("a")).unwrap().nlink(), 1, "no further name");
     assert_eq!(fs::read_link(at("b")).unwrap(), Path::new("a"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing new outside");
     let Ok(unpacked) = unpacked else { return false };
-    let mut root = at("tree").canonicalize().unwrap();
+    let mut root = at("stage/tree").canonicalize().unwrap();
     root.extend(&unpacked.prefix);
     let linked = unpacked.links.iter().map(|link| root.join(&link.path)).collect::<Vec<_>>();
     check_inside(&root, &root, &linked);
@@ -101,7 +102,7 @@ fn check_inside(root: &Path, dir: &Path, linked: &[std::path::PathBuf]) {
     }
 }
 
-fn layout() -> impl Strategy<Value = Layout> {
+pub fn layout() -> impl Strategy<Value = Layout> {
     (any::<bool>(), any::<bool>()).prop_map(|(strip_prefix, linked)| Layout {
         strip_prefix,
         linked_dirs: linked.then(|| "c/d".into()).into_iter().collect(),
@@ -109,7 +110,7 @@ fn layout() -> impl Strategy<Value = Layout> {
     })
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use pitstop::{
     releases::{FAIL_POINTS, Releases, fetch::Fetched, fetch_lock::Patience},
     store::{self, Blocking, CallOff},
 };
-use pitstop_rig::{SlowVolume, is_root, wait_until};
+use pitstop_rig::{Signal, SlowVolume, is_root, signal, wait_until};
 use tokio::runtime::Runtime;
 
 use crate::rig::{Rig, Running, at_once, id};
@@ -108,7 +108,7 @@ fn waiting_is_called_off_like_a_fetch() {
         waits_for(&releases, "web-1");
         off.now();
         let problem = waiting.join().unwrap().unwrap_err();
-        assert!(problem.message.contains("called off"), "{}", problem.message);
+        assert!(problem.message.contains("cancelled"), "{}", problem.message);
     });
     assert_eq!(releases.waits_for(), None);
     assert_eq!(rig.leftovers().len(), 2, "the holder's only");
@@ -132,15 +132,9 @@ fn of_those_who_wait_for_a_holder_that_is_stuck_one_takes_over() {
     assert_eq!(rig.locks(), ["v2"], "the stuck holder's");
 }
 
-fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
 /// A pod that is frozen in the middle, and thawed when another one has done its work.
 #[test]
 fn a_holder_that_goes_on_later_uses_what_is_there() {
-    use rustix::process::Signal;
     let rig = Rig::new();
     let app = rig.app("v2");
     fs::create_dir(app.join("many")).unwrap();
@@ -149,12 +143,12 @@ fn a_holder_that_goes_on_later_uses_what_is_there() {
     rig.ok(&["promote", "v2"]);
     let mut holder = Running(rig.fetch_of("web-1").spawn().unwrap());
     wait_until("the lock", || rig.locks() == ["v2"]);
-    signal(&holder.0, Signal::STOP);
+    signal(holder.0.id().cast_signed(), Signal::STOP);
     assert!(!rig.deploy_to.join("releases/v2").exists(), "stopped in the middle");
     let releases = rig.of_pod("web-2").with_patience(impatient());
     let fetched = rig.fetch_until(&releases, &CallOff::default()).unwrap();
     assert!(!fetched.was_there);
-    signal(&holder.0, Signal::CONT);
+    signal(holder.0.id().cast_signed(), Signal::CONT);
     assert!(holder.0.wait().unwrap().success());
     assert_eq!(rig.release_at_current().as_deref(), Some("v2"));
     rig.of_pod("web-1").clean_leftovers(&at_once).unwrap();

@@ -68,6 +68,7 @@ fn listing(dir: &Path) -> BTreeMap<Vec<u8>, String> {
         }
     }
     found.remove(&b".pitstop-release"[..]);
+    found.remove(&b".pitstop-manifest"[..]);
     found
 }
 

@@ -176,7 +176,8 @@ fn made(place: &str, arguments: &[String]) {
     for argument in arguments {
         match argument.split_once('=') {
             Some(("BENCH", name)) => {
-                assert!(root().join(format!("benches/{name}.rs")).exists(), "{place}: {name}")
+                let files = [format!("benches/{name}.rs"), format!("benches/{name}/main.rs")];
+                assert!(files.iter().any(|file| root().join(file).exists()), "{place}: {name}");
             }
             Some(_) => {}
             None => assert!(makefile.contains(&format!("\n{argument}:")), "{place}: make {argument}"),

@@ -145,8 +145,8 @@ fn a_release_never_changes_its_bytes_and_its_digest_comes_last() {
     pod.publish("v1");
     let puts = pod.rig.seen().into_iter().filter(|seen| seen.method == "PUT");
     let puts: Vec<_> = puts.map(|seen| (seen.key, seen.condition.unwrap())).collect();
-    let archive = ("releases/v1.tar.zst".to_owned(), "*".to_owned());
-    assert_eq!(puts, [archive, ("releases/v1.tar.zst.sha256".into(), "*".into())]);
+    let keys = ["releases/v1.tar.zst", "releases/v1.manifest", "releases/v1.tar.zst.sha256"];
+    assert_eq!(puts, keys.map(|key| (key.to_owned(), "*".to_owned())));
     assert!(pod.publish("v1").contains("already published v1"));
     std::fs::write(pod.app("v1").join("more.rb"), "other bytes").unwrap();
     let app = pod.dir.path().join("apps/v1");

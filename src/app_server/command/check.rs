@@ -1,4 +1,4 @@
-//! The user's check: asked once for each set of processes, and again until it says yes.
+//! The user's check: run once for each set of processes, and again until it passes.
 
 use std::{
     collections::HashSet,
@@ -9,10 +9,10 @@ use std::{
 
 use crate::{procs::Image, user_command::UserCommand};
 
-/// Between two tries.
+/// Between two runs.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the check has said.
+/// The check and its results.
 #[derive(Debug, Clone)]
 pub(super) struct CheckCommand {
     command: Option<UserCommand>,
@@ -38,7 +38,7 @@ impl CheckCommand {
         self.command.is_some()
     }
 
-    /// Whether this process was there when the check said yes. Without a check, being there is all.
+    /// Whether this process was running when the check passed. Without a check, running is enough.
     pub fn passed(&self, image: Image) -> bool {
         self.command.is_none() || self.locked().passed.contains(&image)
     }
@@ -48,7 +48,7 @@ impl CheckCommand {
         images.iter().all(|image| self.passed(*image))
     }
 
-    /// What the check said when it last said no, as long as it has not said yes since.
+    /// Why the check last failed, unless it has passed since.
     pub fn failed(&self) -> Option<String> {
         self.locked().failed.clone()
     }
@@ -81,7 +81,7 @@ impl CheckCommand {
     }
 }
 
-/// Ends the try also when it panics.
+/// Ends the run also when it panics.
 struct Over(CheckCommand);
 
 impl Drop for Over {

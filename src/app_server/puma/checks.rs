@@ -16,7 +16,6 @@ use super::{
     control::Control,
     evidence::{Evidence, Place},
     restart_modes::{self, Phased, can_be_phased},
-    setup::Setup,
     snapshot::Snapshot,
 };
 use crate::{
@@ -40,11 +39,11 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
             let longest = Duration::from_millis(snapshot.memory.longest_request_ms);
             let cluster = snapshot.cluster() == Some(true);
             checks.extend(time_outs::of(setup, snapshot.told.worker_shutdown_timeout, cluster, longest));
-            checks.extend(phased(snapshot, setup));
         }
-        None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read")),
+        None => checks.push(Check::unknown(RESTARTS, "Puma's configuration could not be read in time")),
     }
     checks.push(hot(snapshot));
+    checks.extend(phased(snapshot));
     checks.extend(kept_child(snapshot));
     checks.extend(next_puma(snapshot));
     checks.push(random_addresses(PUMA));
@@ -119,10 +118,12 @@ fn hot(snapshot: &Snapshot) -> Check {
     }
 }
 
-fn phased(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
+fn phased(snapshot: &Snapshot) -> Option<Check> {
+    let setup = snapshot.memory.setup.as_ref();
     let workers = if snapshot.cluster()? { snapshot.expected() as u64 } else { 0 };
     let workers = Evidence::Known(workers, Place::Process);
-    let unclear = setup.unclear.as_ref().filter(|_| snapshot.mode == RestartMode::Auto);
+    let unclear =
+        setup.and_then(|setup| setup.unclear.as_ref()).filter(|_| snapshot.mode == RestartMode::Auto);
     let found = match restart_modes::phased(setup, &workers, snapshot.app_in_master()) {
         Phased::Possible => unclear.map_or(Phased::Possible, |what| {
             Phased::Unavailable(format!("pitstop cannot tell what Puma's configuration loads ({what})"))

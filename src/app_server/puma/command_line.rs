@@ -3,10 +3,7 @@
 //! With its title Puma overwrites its own command line. It is known where it was seen before that, and where
 //! something that stays in front of Puma still shows it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use super::{
     config_file::Directory,
@@ -169,18 +166,6 @@ fn gemfile(pid: i32) -> Option<String> {
     found.filter(|path| !path.is_empty() && path != BUNDLER_FOUND_NOTHING)
 }
 
-/// `…/releases/v42/…`, in whichever container's words: `v42`.
-pub(super) fn release_named(path: &Path) -> Option<&str> {
-    let mut parts = path.components().map(|part| part.as_os_str());
-    let below = path.is_absolute() && parts.any(|part| part == "releases");
-    below.then(|| parts.next()?.to_str()).flatten()
-}
-
-/// Whether a path lies in one release.
-pub(in crate::app_server) fn names_a_release(path: &Path) -> bool {
-    release_named(path).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,13 +194,5 @@ mod tests {
         assert_eq!(with(Some(Arguments::default())), (usual, true));
         let config = Some("-".to_owned());
         assert_eq!(with(Some(Arguments { config, ..Arguments::default() })), (vec![], true));
-    }
-
-    #[test]
-    fn a_path_below_releases_names_one() {
-        assert_eq!(release_named(Path::new("/srv/app/releases/v1/Gemfile")), Some("v1"));
-        for path in ["/srv/app/current/Gemfile", "config.ru", "/srv/releases", "releases/v1/x"] {
-            assert_eq!(release_named(Path::new(path)), None, "{path}");
-        }
     }
 }

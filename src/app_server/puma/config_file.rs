@@ -8,6 +8,7 @@ use super::{
     evidence::{Evidence, Place},
     statements::{self, Statement},
 };
+use crate::app_server::ruby::{call, literal};
 
 /// The settings that matter to pitstop. To know of another one, add its line here and in [`Settings::of`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,24 +184,6 @@ pub(super) fn seconds(rest: &str) -> Result<Duration, Option<Duration>> {
 fn number(arguments: &str) -> Option<u64> {
     let number = &arguments[..arguments.find([' ', ')']).unwrap_or(arguments.len())];
     number.replace('_', "").parse().ok()
-}
-
-/// The method that a line calls, and its arguments.
-pub(in crate::app_server) fn call(line: &str) -> Option<(&str, &str)> {
-    let end = line.find([' ', '(']).unwrap_or(line.len());
-    let (method, rest) = line.split_at(end);
-    let rest = rest.trim_start_matches([' ', '(']);
-    let plain =
-        !method.is_empty() && method.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'!'));
-    let is_given_a_value = rest.starts_with("= ") || rest.starts_with("||=");
-    (plain && !is_given_a_value).then_some((method, rest))
-}
-
-/// Plain text in quotes.
-pub(in crate::app_server) fn literal(arguments: &str) -> Option<String> {
-    let quote = arguments.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
-    let (inside, _) = arguments.get(1..)?.split_once(quote)?;
-    (!inside.contains("#{")).then(|| inside.to_owned())
 }
 
 #[cfg(test)]

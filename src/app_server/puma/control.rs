@@ -11,11 +11,9 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::{
-    setup::place,
-    started_by::{StartedBy, Thread},
-};
+use super::started_by::{StartedBy, Thread};
 use crate::{
+    app_server::ruby::located,
     config,
     http_get::{self, GetError},
     lane::Lane,
@@ -205,7 +203,7 @@ impl StateFile {
             read => Some((path, read.ok())),
         });
         let Some((path, text)) = found else { return Err(Control::Absent) };
-        let unreadable = || Control::Silent(format!("{} is no state file of Puma's", path.display()));
+        let unreadable = || Control::Silent(format!("{} is not a Puma state file", path.display()));
         let text = text.ok_or_else(unreadable)?;
         let state: Self = serde_saphyr::from_str(&text).map_err(|_| unreadable())?;
         if state.pid != master {
@@ -233,7 +231,7 @@ async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
             let socket = PathBuf::from(socket);
-            let stream = lane.look(LIMIT, move || http_get::connect_unix(&place(master, &socket))).await;
+            let stream = lane.look(LIMIT, move || http_get::connect_unix(&located(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await
@@ -243,7 +241,7 @@ async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<
             Ok(Err(e)) => return Err(e.to_string()),
             Err(_) => Err(GetError::TimedOut(LIMIT)),
         },
-        _ => return Err("only unix:// and tcp:// can be asked".into()),
+        _ => return Err("its address must begin with unix:// or tcp://".into()),
     };
     let answer = answer.map_err(|e| e.to_string())?;
     Ok((answer.status().as_u16(), answer.into_body()))
@@ -291,7 +289,7 @@ mod tests {
         let of = |path: &Path| StateFile::first_of(1, &[place.path().join("none"), path.to_owned()]);
         for path in [&sparse, Path::new("/dev/zero")] {
             assert!(
-                matches!(of(path), Err(Control::Silent(said)) if said.contains("no state file")),
+                matches!(of(path), Err(Control::Silent(said)) if said.contains("not a Puma state file")),
                 "{path:?}"
             );
         }

@@ -1,6 +1,6 @@
 //! Which processes are the Puma: a master is found by its title, then followed by pid and start time, because between
 //! an exec and its title it looks like any other Ruby. Its workers are what descends from it, and serves or says so in
-//! its title: anybody may give a process any title, and an app may change those of its workers.
+//! its title: a process may be given any title, and an app may change those of its workers.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
 const SERVING_THREAD: &str = "puma srv";
 /// The thread that waits for slow clients. There is none with `queue_requests false`.
 const REACTOR_THREAD: &str = "puma reactor";
-/// Whoever lives longer was not started for a moment's work.
+/// A process that lives longer was not started for a moment's work.
 const LONG_LIVED_MS: u64 = 5_000;
 /// What the names of the pool's threads begin with, and of those that look after it.
 const POOL_THREADS: &str = "puma srv t";
@@ -179,7 +179,7 @@ pub(super) fn masters_of(narrow: Option<&str>) -> Vec<Entry> {
     Table::read().map(|table| table.masters(narrow).cloned().collect()).unwrap_or_default()
 }
 
-/// Where one belongs to the agent's own user, the others' are strangers.
+/// If one belongs to the agent's own user, those of other users are strangers.
 fn of_our_user(masters: Vec<ProcessId>) -> Vec<ProcessId> {
     let Ok(ours) = Credentials::of_this_process() else { return masters };
     let is_ours = |master: &ProcessId| Credentials::of(master.pid).is_ok_and(|theirs| theirs.uid == ours.uid);
@@ -305,7 +305,7 @@ impl Table {
         let titled = Title::parse(&entry.title) == Some(Title::Worker { master });
         if self.descent.descends(pid, master) {
             let forked = self.entry(entry.parent).is_some_and(|parent| parent.title == entry.title);
-            // Whoever accepts requests on what the master listens on is one, whatever the app calls it.
+            // A process that accepts requests on the master's sockets is one, whatever the app calls it.
             titled && !forked || Server::of(pid).acceptor && procs::share_a_socket(pid, master)
         } else {
             // `fork_worker`: the worker that has forked it may have ended.
@@ -314,7 +314,7 @@ impl Table {
     }
 }
 
-/// A check boot may be a whole Puma; nobody's clients are there.
+/// A trial boot may be a whole Puma, but it has no clients.
 fn is_tried(entry: &Entry) -> bool {
     procs::environment(entry.id.pid, hook::MARK).is_some()
 }

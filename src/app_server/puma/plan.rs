@@ -7,14 +7,13 @@ use std::{
 
 use super::{
     Puma,
-    command_line::release_named,
     release_diff::ReleaseDiff,
     restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
     setup::RestartDir,
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::{addresses::same_addresses, driver::Driver, image, server::Server},
+    app_server::{addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server},
     config::RestartMode,
     core::{Cwd, Mode, Problem, Reason},
     procs,
@@ -100,13 +99,17 @@ fn choose_mode(snapshot: &Snapshot, change: Option<&ReleaseDiff>) -> Mode {
     let Some(change) = change.filter(|_| can_be_phased(snapshot) && allows) else { return Mode::Hot };
     if let Some(child) = snapshot.processes.long_lived_child() {
         let (pid, title) = (child.id.pid, &child.title);
-        tracing::info!(pid, title, "hot: a phased restart would not renew this child of Puma's master");
+        tracing::info!(
+            pid,
+            title,
+            "restarting hot: a phased restart would not replace this child process of Puma's master"
+        );
         return Mode::Hot;
     }
     match &change.not_by_phased {
         None => Mode::Phased,
         Some(what) => {
-            tracing::info!(what, "hot: a phased restart would not load everything");
+            tracing::info!(what, "restarting hot: a phased restart would not load everything that changed");
             Mode::Hot
         }
     }
@@ -130,15 +133,15 @@ fn refuse_what_no_restart_loads(
     let gemfile = setup.command_line.gemfile.as_deref().filter(another).filter(|_| changed);
     let why = match (&setup.restart_dir, rackup, gemfile) {
         (Some(RestartDir::Never(evidence)), ..) if !snapshot.memory.moved => format!(
-            "every restart of this Puma goes to the release that it was started in: {evidence}; set `directory` to the \
-             link in Puma's configuration, as a literal, and restart the container once"
+            "every restart of this Puma goes to the release in which it was started: {evidence}. In Puma's configuration, \
+             set `directory` to the link's path as a literal, and restart the container once"
         ),
         (_, Some(path), _) => format!(
-            "every restart of this Puma loads {path}, whichever release it works in: give it the rackup file \
-             through the link, or by a relative path"
+            "every restart of this Puma loads {path}, in every release: give Puma the rackup file by a path through the \
+             link, or by a relative path"
         ),
         (_, _, Some(path)) => format!(
-            "every restart of this Puma takes its bundle from {path}, and the bundle of {release} is another: set \
+            "every restart of this Puma takes its bundle from {path}, and {release} has another bundle: set \
              BUNDLE_GEMFILE to the Gemfile behind the link, and restart the container once"
         ),
         _ => return Ok(()),
@@ -154,12 +157,12 @@ fn may_be_told(snapshot: &Snapshot, mode: Mode) -> Result<(), Problem> {
         Mode::Hot if !snapshot.processes.takes_hot() => Err(deaf(pid, "SIGUSR2")),
         Mode::Phased if !snapshot.processes.catches_phased => Err(deaf(pid, "SIGUSR1")),
         Mode::Hot if loses_its_arguments(snapshot) => refused(format!(
-            "Puma {pid} was started by rackup with arguments that a hot restart leaves out: it would listen elsewhere; \
-             start it with `puma` and a configuration"
+            "Puma {pid} was started by rackup, and a hot restart drops its arguments, so Puma would listen on another port: \
+             start it with `puma` and a configuration file"
         )),
         Mode::Hot if same_addresses() => refused(
-            "the kernel places every image at the same addresses (kernel.randomize_va_space is 0), so that a hot \
-             restart could not be seen; set it to 2 on the node"
+            "the kernel loads every program at the same addresses (kernel.randomize_va_space is 0), so pitstop could not see \
+             a hot restart: set it to 2 on the node"
                 .into(),
         ),
         Mode::Hot | Mode::Phased => Ok(()),
@@ -168,7 +171,7 @@ fn may_be_told(snapshot: &Snapshot, mode: Mode) -> Result<(), Problem> {
 
 fn deaf(pid: i32, signal: &str) -> Problem {
     let message = format!(
-        "Puma's master {pid} has no handler for {signal} and would die of it: start Puma without PUMA_SKIP_SIGUSR2"
+        "Puma's master {pid} has no handler for {signal}, which would kill it: start Puma without PUMA_SKIP_SIGUSR2"
     );
     Problem::new(Reason::ConfigInvalid, message)
 }

@@ -7,11 +7,13 @@ use std::{
 };
 
 use super::{
-    command_line::release_named,
     config_file::Settings,
     loads::{Loads, ending_in},
 };
-use crate::app_server::files::{differ, text};
+use crate::app_server::{
+    files::{differ, text},
+    ruby::release_named,
+};
 
 /// What a phased restart does not load anew: the bundle, the Ruby, Puma's own configuration.
 const NOT_LOADED_BY_PHASED: [&str; 7] =

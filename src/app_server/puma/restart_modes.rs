@@ -19,7 +19,11 @@ pub(super) enum Phased {
 }
 
 /// `app_in_master`: why the master has the app already, where it is seen.
-pub(super) fn phased(setup: &Setup, workers: &Evidence<u64>, app_in_master: Option<String>) -> Phased {
+pub(super) fn phased(
+    setup: Option<&Setup>,
+    workers: &Evidence<u64>,
+    app_in_master: Option<String>,
+) -> Phased {
     match (workers, app_in_master) {
         (Evidence::Known(0, place), _) => {
             return Phased::Unavailable(format!("Puma runs in single mode{}", shown(place)));
@@ -30,8 +34,10 @@ pub(super) fn phased(setup: &Setup, workers: &Evidence<u64>, app_in_master: Opti
         (_, Some(why)) => return Phased::Unavailable(why),
         (_, None) => {}
     }
-    let only_there =
-        |what: &str, place: &Place| Phased::Unknown(format!("{what}: known only where Puma runs ({place})"));
+    let Some(setup) = setup else { return Phased::Unknown("Puma's configuration could not be read".into()) };
+    let only_there = |what: &str, place: &Place| {
+        Phased::Unknown(format!("{what} is known only where Puma runs ({place})"))
+    };
     match (setup.preloads(), workers) {
         (Evidence::Known(true, place), _) => {
             let pruned = !matches!(place, Place::Version(_)) && setup.settings.prune_bundler.known().is_some();
@@ -44,7 +50,7 @@ pub(super) fn phased(setup: &Setup, workers: &Evidence<u64>, app_in_master: Opti
         )),
         (Evidence::Unclear(_, place), _) => only_there("whether Puma preloads the app", &place),
         (Evidence::Known(false, _) | Evidence::Default, Evidence::Known(..)) => Phased::Possible,
-        (_, Evidence::Unclear(_, place)) => only_there("it needs two workers or more", place),
+        (_, Evidence::Unclear(_, place)) => only_there("it needs two workers or more, and their number", place),
         (_, Evidence::Default) => Phased::Unknown(
             "it needs two workers or more, and the file does not say how many there are (WEB_CONCURRENCY, -w)".into(),
         ),

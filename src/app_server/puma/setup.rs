@@ -9,16 +9,20 @@ use std::{
 };
 
 use super::{
-    command_line::{CommandLine, names_a_release},
+    command_line::CommandLine,
     config_file::{Directory, Settings, seconds},
     evidence::{Evidence, Place},
     loads::{Loads, ending_in},
     started_by,
 };
 use crate::{
-    app_server::files,
+    app_server::{
+        files,
+        ruby::{follows, located, names_a_release},
+    },
     plain_file,
     procs::{self, WorkingDirectory},
+    volume,
 };
 
 /// Of `rails server`, which had it everywhere before Rails 7.1, and has it in development since.
@@ -50,7 +54,7 @@ pub(super) struct Setup {
 
 /// Where a restart goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::app_server) enum RestartDir {
+pub(super) enum RestartDir {
     /// A path through a link: to whatever the link points to then.
     Follows,
     /// Probably always to the same directory, for this reason.
@@ -86,7 +90,7 @@ impl Setup {
         let command_line = CommandLine::of(pid, seen);
         let (files, sure) = command_line.config_files(&environment(pid));
         let read = |path: &PathBuf| {
-            let text = files::text(&place(pid, path)).ok().flatten()?;
+            let text = files::text(&located(pid, path)).ok().flatten()?;
             Some((Settings::scan(path, &text), unclear(pid, path)))
         };
         let (settings, unclear) = files.iter().find_map(read).unwrap_or_else(|| (Settings::unread(), None));
@@ -239,31 +243,9 @@ fn environment(pid: i32) -> String {
 
 /// What this configuration loads besides, where that cannot be told.
 fn unclear(pid: i32, file: &Path) -> Option<String> {
-    let release = place(pid, Path::new(""));
-    let named = ending_in(&release, file).unwrap_or_else(|| place(pid, file));
+    let release = located(pid, Path::new(""));
+    let named = ending_in(&release, file).unwrap_or_else(|| located(pid, file));
     Loads::of(&release, &[named]).ok()?.unclear
-}
-
-/// What a process names by this path: its container may have another file system than ours.
-pub(super) fn place(pid: i32, path: &Path) -> PathBuf {
-    if path.is_absolute() {
-        procs::in_root_of(pid, path)
-    } else {
-        PathBuf::from(format!("/proc/{pid}/cwd")).join(path)
-    }
-}
-
-/// A path goes through a link, and does not name the running release itself.
-pub(in crate::app_server) fn follows(pid: i32, path: &str) -> bool {
-    let path = Path::new(path);
-    let running = WorkingDirectory::of(pid).ok();
-    let running = running.as_ref().and_then(|cwd| cwd.name.file_name());
-    let names_the_release = path.components().any(|part| Some(part.as_os_str()) == running);
-    let is_link = |path: &Path| {
-        let Some((parent, name)) = path.parent().zip(path.file_name()) else { return false };
-        fs::symlink_metadata(procs::in_root_of(pid, parent).join(name)).is_ok_and(|m| m.is_symlink())
-    };
-    path.is_absolute() && !names_the_release && path.ancestors().any(is_link)
 }
 
 /// Where `rails server` keeps its number, unless an absolute path takes that elsewhere.
@@ -286,9 +268,9 @@ fn own_number(pid: i32) -> Option<i32> {
 fn tmp(pid: i32) -> Tmp {
     let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
     let found = cwd.join("tmp");
-    match (rustix::fs::statfs(&found), device(&found), device(&cwd)) {
-        (Ok(stat), ..) if is_network(stat.f_type) => Tmp::OnNetwork,
-        (Ok(_), Ok(tmp), Ok(release)) if tmp == release => Tmp::OnVolume,
+    match (device(&found), device(&cwd)) {
+        _ if volume::is_networked(&found) => Tmp::OnNetwork,
+        (Ok(tmp), Ok(release)) if tmp == release => Tmp::OnVolume,
         _ => Tmp::Own,
     }
 }
@@ -296,13 +278,6 @@ fn tmp(pid: i32) -> Tmp {
 fn device(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).map(|found| found.dev())
-}
-
-/// NFS (EFS too), CIFS and SMB, Ceph, Lustre, GPFS, 9p, FUSE: by their numbers in `statfs`.
-fn is_network(kind: rustix::fs::FsWord) -> bool {
-    const KINDS: [u32; 8] =
-        [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0bd0_0bd0, 0x4750_4653, 0x0102_1997, 0x6573_5546];
-    KINDS.contains(&(kind as u32))
 }
 
 #[cfg(test)]
@@ -331,12 +306,5 @@ mod tests {
             let found = Setup { web_concurrency: web_concurrency.clone(), ..files }.preloads();
             assert_eq!(found.known(), Some(&preloads), "{major} {web_concurrency:?} {prunes}");
         }
-    }
-
-    #[test]
-    fn network_file_systems_are_told_from_local_ones() {
-        let word = |kind: u32| kind as rustix::fs::FsWord;
-        assert!(is_network(word(0x6969)) && is_network(word(0xff53_4d42)));
-        assert!(!is_network(word(0x0102_1994)) && !is_network(word(0xef53)), "tmpfs, ext4");
     }
 }

@@ -5,7 +5,6 @@ use crate::{
     app_server::{
         addresses::random_addresses,
         connections::requests_are_visible,
-        puma::setup::RestartDir,
         server::{Server, Snapshot as _},
     },
     finding::{Check, Code, Finding},
@@ -71,17 +70,15 @@ fn masters(snapshot: &Snapshot) -> Check {
 }
 
 fn restart_dir(setup: &Setup) -> Check {
-    match &setup.restart_dir {
-        RestartDir::Follows => Check::fine(RESTARTS, "follow `current`"),
-        RestartDir::Fixed(evidence) | RestartDir::Never(evidence) => Check::found(
-            RESTARTS,
-            Finding::risky(
-                Code::RestartDirUnproven,
-                format!("the next master may not follow `current`: {evidence}"),
-                "in Unicorn's configuration: working_directory '/srv/app/current', with the path of your link as a literal",
-            ),
+    let Some(evidence) = &setup.may_not_follow else { return Check::fine(RESTARTS, "follow `current`") };
+    Check::found(
+        RESTARTS,
+        Finding::risky(
+            Code::RestartDirUnproven,
+            format!("the next master may not follow `current`: {evidence}"),
+            "in Unicorn's configuration: working_directory '/srv/app/current', with the path of your link as a literal",
         ),
-    }
+    )
 }
 
 fn pinned(what: &str) -> Check {
@@ -171,12 +168,8 @@ mod tests {
     }
 
     fn found(masters: Vec<Master>, change: impl FnOnce(&mut Snapshot, &mut Setup)) -> Vec<&'static str> {
-        let mut setup = Setup {
-            restart_dir: RestartDir::Follows,
-            pinned: Vec::new(),
-            bundle: None,
-            config: Lines::default(),
-        };
+        let mut setup =
+            Setup { may_not_follow: None, pinned: Vec::new(), bundle: None, config: Lines::default() };
         let runs = |master: &Master| (master.image.process.pid, Cwd::Release("v1".parse().unwrap()));
         let mut snapshot = Snapshot {
             surroundings: Surroundings {
@@ -205,7 +198,7 @@ mod tests {
         assert_eq!(found(vec![master(100, 2)], hook), ["UNICORN_HOOK_ENDS_OLD_MASTER"]);
         let pinned = |_: &mut Snapshot, setup: &mut Setup| setup.pinned.push("`-c` is /x".into());
         assert_eq!(found(vec![master(100, 2)], pinned), ["PATH_NAMES_RELEASE"]);
-        let fixed = |_: &mut Snapshot, setup: &mut Setup| setup.restart_dir = RestartDir::Fixed("x".into());
+        let fixed = |_: &mut Snapshot, setup: &mut Setup| setup.may_not_follow = Some("x".into());
         assert_eq!(found(vec![master(100, 2)], fixed), ["RESTART_DIR_UNPROVEN"]);
     }
 

@@ -4,11 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    app_server::files,
-    app_server::puma::{
-        command_line::names_a_release,
-        config_file::{call, literal},
-        setup::{RestartDir, follows},
+    app_server::{
+        files,
+        ruby::{call, follows, literal, names_a_release},
     },
     procs,
 };
@@ -16,8 +14,8 @@ use crate::{
 /// What the evidence says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setup {
-    /// Where the next master goes to.
-    pub restart_dir: RestartDir,
+    /// Why the next master may not follow the link; `None` when it does.
+    pub may_not_follow: Option<String>,
     /// Paths of one release that it was given, in words.
     pub pinned: Vec<String>,
     /// The bundle that every master after this one gets, where that is a release's.
@@ -50,7 +48,7 @@ impl Setup {
             bundle.as_ref().map(|file| format!("BUNDLE_GEMFILE was {file}")),
         ];
         Self {
-            restart_dir: restart_dir(pid, &config),
+            may_not_follow: may_not_follow(pid, &config),
             pinned: pinned.into_iter().flatten().collect(),
             bundle,
             config,
@@ -89,20 +87,18 @@ fn located(pid: i32, directory: &Path, file: &str) -> PathBuf {
     if file.is_absolute() { procs::in_root_of(pid, file) } else { directory.join(file) }
 }
 
-fn restart_dir(pid: i32, config: &Lines) -> RestartDir {
-    let fixed = |evidence: String| RestartDir::Fixed(evidence);
+fn may_not_follow(pid: i32, config: &Lines) -> Option<String> {
     match &config.directory {
-        Some(Some(path)) if follows(pid, path) => RestartDir::Follows,
-        Some(Some(path)) => fixed(format!("`working_directory` is {path}, which is no link")),
+        Some(Some(path)) => {
+            (!follows(pid, path)).then(|| format!("`working_directory` is {path}, which is not a link"))
+        }
         Some(None) => {
-            fixed("`working_directory` is computed, and a computed path is mostly a resolved one".into())
+            Some("`working_directory` is computed, and a computed path is usually a resolved one".into())
         }
         None => match procs::environment(pid, "PWD") {
-            Some(path) if follows(pid, &path) => RestartDir::Follows,
-            Some(path) => {
-                fixed(format!("there is no `working_directory`, and PWD was {path}, which is no link"))
-            }
-            None => fixed("there is no `working_directory`, and PWD was not set".into()),
+            Some(path) => (!follows(pid, &path))
+                .then(|| format!("there is no `working_directory`, and PWD was {path}, which is not a link")),
+            None => Some("there is no `working_directory`, and PWD was not set".into()),
         },
     }
 }

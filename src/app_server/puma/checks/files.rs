@@ -54,7 +54,7 @@ impl Files<'_> {
             _ => ", and whether a phased restart takes a new bundle",
         };
         let start = format!(
-            "how it is started (command line, PWD, BUNDLE_GEMFILE){bundle}: known only where Puma runs"
+            "how it is started (command line, PWD, BUNDLE_GEMFILE){bundle} is known only where Puma runs"
         );
         let mut checks = vec![
             Check::fine(PUMA, format!("its configuration is {}", self.path.display())),
@@ -62,7 +62,7 @@ impl Files<'_> {
             given::restart_dir(setup, false),
         ];
         checks.extend(given::paths(setup));
-        checks.push(given::phased(restart_modes::phased(setup, &settings.workers, None), told.mode));
+        checks.push(given::phased(restart_modes::phased(Some(setup), &settings.workers, None), told.mode));
         checks.push(self.control());
         let single = settings.workers.known() == Some(&0);
         checks.extend(time_outs::of(setup, told.puma.worker_shutdown_timeout, !single, Duration::ZERO));
@@ -100,7 +100,7 @@ impl Files<'_> {
     /// Its address and its token are there for the agent.
     fn state_file(&self) -> Check {
         let written = match &self.setup.settings.state_path {
-            Evidence::Unclear(_, place) => return unclear(CONTROL, "where its state file is", place),
+            Evidence::Unclear(_, place) => return unclear(CONTROL, "the path of its state file", place),
             Evidence::Known(path, _) => Some(Path::new(path)),
             Evidence::Default => None,
         };

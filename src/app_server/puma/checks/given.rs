@@ -32,8 +32,8 @@ pub(super) fn restart_dir(setup: &Setup, moved: bool) -> Check {
             return unclear(RESTARTS, "which directory they go to", place);
         }
         (None, Evidence::Default) => {
-            let why = "which directory they go to: without `directory` in the configuration, PWD decides where Puma is \
-                       started. Set `directory` to the path of your link, as a literal";
+            let why = "which directory they go to is known only where Puma runs: without `directory` it is PWD, if Puma is \
+                       started with PWD set to the link. Set `directory` to the link, as a literal";
             return Check::unknown(RESTARTS, why);
         }
     };
@@ -56,7 +56,7 @@ pub(super) fn paths(setup: &Setup) -> Vec<Check> {
     match (&settings.tmp_restart, setup.tmp) {
         (Evidence::Default, _) => {}
         (Evidence::Unclear(_, place), Tmp::OnVolume | Tmp::OnNetwork) => {
-            checks.push(unclear(RESTARTS, "the plugin tmp_restart", place));
+            checks.push(unclear(RESTARTS, "whether the plugin tmp_restart is used", place));
         }
         (_, tmp) => checks.push(tmp_restart(tmp)),
     }
@@ -65,7 +65,7 @@ pub(super) fn paths(setup: &Setup) -> Vec<Check> {
 
 /// What only the running Puma shows.
 pub(super) fn unclear(about: &'static str, what: &str, place: &Place) -> Check {
-    Check::unknown(about, format!("{what}: known only where Puma runs ({place})"))
+    Check::unknown(about, format!("{what} is known only where Puma runs ({place})"))
 }
 
 fn pinned(what: &str, path: &str) -> Check {

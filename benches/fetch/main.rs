@@ -1,0 +1,301 @@
+//! `make bench BENCH=fetch`: how long a release takes onto a volume with the latency of a network file system, onto a
+//! local disk, and into the store; beside what else is deployed with.
+//!
+//! One run on one machine, all with the same release, as large as a Rails app's. The volume is the rig's own
+//! (`pitstop_rig::SlowVolume`): 64 slots, `BENCH_DELAY_MS` (5) for each operation. `BENCH_FILES` (33240) makes a smaller release,
+//! `BENCH_RUNS` (5) decides how often the first fetch is measured. Needs root.
+//!
+//! Left out: ripunzip and node-tar, which are not packaged in Debian; tar on the slow volume, since it takes a quarter of
+//! an hour; `rsync --link-dest` of more than 4,000 files, for the same reason.
+
+mod measure;
+mod parts;
+mod peers;
+mod tree;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use measure::{Measured, median, run};
+use parts::App;
+use pitstop_rig::{
+    SlowVolume,
+    figures::{Comparison, publish},
+};
+
+const SLOTS: usize = 64;
+/// With more files rsync takes too long.
+const RSYNC_FILES_MAX: usize = 4000;
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+struct Bench {
+    home: tempfile::TempDir,
+    runs: usize,
+    files: usize,
+    delay: Duration,
+    git: peers::Git,
+    figures: Vec<Comparison>,
+}
+
+impl Bench {
+    fn prepare() -> io::Result<Self> {
+        let files = number("BENCH_FILES", tree::FILES);
+        let delay = Duration::from_millis(number("BENCH_DELAY_MS", 5) as u64);
+        println!("two releases of {files} files, and a repository with both …");
+        let below = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let home = tempfile::Builder::new().prefix("bench-fetch-").tempdir_in(below)?;
+        tree::make(home.path(), files)?;
+        let git = peers::Git::prepare(home.path());
+        Ok(Self { home, runs: number("BENCH_RUNS", 5).max(1), files, delay, git, figures: Vec::new() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn volume(&self, name: &str) -> SlowVolume {
+        SlowVolume::mount(&self.path(name), self.delay, SLOTS)
+    }
+
+    /// pitstop as a pod has it, with its volume at `deploy_to`.
+    fn pitstop(&self, args: &[&str], deploy_to: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pitstop"));
+        command.args(args).env("PITSTOP_SOURCE", self.path("store")).env("PITSTOP_DEPLOY_TO", deploy_to);
+        command.env("PITSTOP_POD", "web-0").env("PITSTOP_STATE_DIR", self.path("state"));
+        command
+    }
+
+    fn fetch(&self, deploy_to: &Path, in_flight: Option<usize>) -> Command {
+        let mut command = self.pitstop(&["fetch"], deploy_to);
+        if let Some(in_flight) = in_flight {
+            command.env("PITSTOP_FETCH_IN_FLIGHT", in_flight.to_string());
+        }
+        command
+    }
+
+    fn promote(&self, release: &str) {
+        let mut promote = self.pitstop(&["promote", release], &self.path("nowhere"));
+        assert!(promote.output().is_ok_and(|output| output.status.success()), "promote {release}");
+    }
+
+    fn archive(&self, release: &str) -> PathBuf {
+        self.path(&format!("store/releases/{release}.tar.zst"))
+    }
+
+    fn figure(&mut self, name: &str, figures: (f64, f64), unit: &str, (peer, how): (&str, &str)) {
+        let how = format!(
+            "{how}; release of {} files; {} ms for each operation where the volume is slow, {SLOTS} slots",
+            self.files,
+            self.delay.as_millis()
+        );
+        self.figures.push(Comparison::smaller_is_better(name, figures, unit).against(peer, &how));
+    }
+
+    /// Into the store, by turns with a bare tar and zstd.
+    fn publish(&mut self) {
+        let (mut ours, mut peer) = (Vec::new(), Vec::new());
+        for number in 0..self.runs.min(3) {
+            let release = format!("p{number}");
+            let dir = self.path("v1");
+            let args = ["publish", dir.to_str().expect("a plain path"), "--release", &release];
+            ours.push(run("publish", &mut self.pitstop(&args, &self.path("nowhere")), None));
+            peer.push(run(
+                "tar | zstd -3",
+                &mut peers::pack(&dir, &self.path(&format!("{release}.tar.zst"))),
+                None,
+            ));
+        }
+        for release in ["v1", "v2", "v3"] {
+            let dir = self.path(if release == "v1" { "v1" } else { "v2" });
+            let args = ["publish", dir.to_str().expect("a plain path"), "--release", release];
+            run("publish", &mut self.pitstop(&args, &self.path("nowhere")), None);
+        }
+        let (ours, peer) = (median(ours), median(peer));
+        let how = "medians of at most three, by turns; pitstop's with all checks, its manifest and the copy into the store";
+        self.figure("publish", (ours.seconds, peer.seconds), "s", ("tar | zstd -3", how));
+    }
+
+    fn first_fetch(&mut self) {
+        self.promote("v1");
+        let (mut ours, mut as_is, mut git, mut rclone, mut floor) = (vec![], vec![], vec![], vec![], vec![]);
+        for _ in 0..self.runs {
+            let volume = self.volume("fetched");
+            ours.push(run(
+                "first fetch, 64 in flight",
+                &mut self.fetch(volume.path(), Some(SLOTS)),
+                Some(&volume),
+            ));
+            drop(volume);
+            let volume = self.volume("fetched-as-is");
+            as_is.push(run("first fetch", &mut self.fetch(volume.path(), None), Some(&volume)));
+            drop(volume);
+            let volume = self.volume("git");
+            let into = volume.path().join("v1");
+            git.push(run("git, 64 workers", &mut self.git.checkout("v1", &into), Some(&volume)));
+            drop(volume);
+            let volume = self.volume("rclone");
+            let into = volume.path().join("v1");
+            rclone.push(run(
+                "rclone, 64 transfers",
+                &mut peers::rclone(&self.path("v1"), &into),
+                Some(&volume),
+            ));
+            drop(volume);
+            let volume = self.volume("floor");
+            floor.push(parts::floor_seconds(&self.path("v1"), &volume.path().join("v1")));
+            println!("  floor: {:.2} s", floor[floor.len() - 1]);
+        }
+        floor.sort_by(f64::total_cmp);
+        let (ours, as_is, floor) = (median(ours), median(as_is), floor[floor.len() / 2]);
+        let (git, rclone) = (median(git), median(rclone));
+        let (best, name) = if git.seconds <= rclone.seconds {
+            (&git, "git, 64 workers")
+        } else {
+            (&rclone, "rclone, 64 transfers")
+        };
+        let how = format!("median of {} runs; store in a local directory, everything in its time", self.runs);
+        let figure = |bench: &mut Self, what: &str, figures, unit, peer| {
+            bench.figure(what, figures, unit, (peer, &how))
+        };
+        figure(self, "first fetch, 64 in flight", (ours.seconds, best.seconds), "s", name);
+        figure(self, "first fetch", (as_is.seconds, best.seconds), "s", name);
+        figure(
+            self,
+            "first fetch, 64 in flight, and the floor",
+            (ours.seconds, floor),
+            "s",
+            "all in memory, 64 in flight",
+        );
+        let per_file = |measured: &Measured| measured.operations() as f64 / self.files as f64;
+        let operations = (per_file(&ours), per_file(&git));
+        figure(self, "operations for each file", operations, "operations", "git, 64 workers");
+        figure(self, "peak memory, 64 in flight", (ours.rss_mib, git.rss_mib), "MiB", "git, 64 workers");
+        figure(self, "peak memory", (as_is.rss_mib, git.rss_mib), "MiB", "git, 64 workers");
+    }
+
+    /// On the local disk, by turns. Nothing is deleted before the end: ext4 would look for free inodes.
+    fn local(&mut self) {
+        let (mut ours, mut peer) = (Vec::new(), Vec::new());
+        for number in 0..self.runs {
+            let (own, other) = (self.path(&format!("own-{number}")), self.path(&format!("other-{number}")));
+            fs::create_dir(&own).expect("a directory");
+            ours.push(run("fetch onto the local disk", &mut self.fetch(&own, None), None));
+            peer.push(run("tar onto the local disk", &mut peers::tar(&self.archive("v1"), &other), None));
+        }
+        let how = format!("medians of {} runs, by turns", self.runs);
+        let peer_name = "sha256sum && zstd -dc | tar x && sync -f";
+        self.figure(
+            "fetch onto a local disk",
+            (median(ours).seconds, median(peer).seconds),
+            "s",
+            (peer_name, &how),
+        );
+    }
+
+    /// What few files differ in, beside the release that is there.
+    fn delta(&mut self, volume: &SlowVolume) {
+        self.promote("v2");
+        let ours =
+            run("fetch of the next release", &mut self.fetch(volume.path(), Some(SLOTS)), Some(volume));
+        let read = run("zstd -dc | sha256sum", &mut peers::read(&self.archive("v2")), None);
+        let into = volume.path().join("git-v2");
+        let git = run("git, the next release", &mut self.git.checkout("v2", &into), Some(volume));
+        let how = format!("{} files differ; pointer moved before, until current is moved", tree::DELTA);
+        self.figure(
+            "fetch of the next release",
+            (ours.seconds, git.seconds),
+            "s",
+            ("git into a new directory", &how),
+        );
+        let bound = 1.5 * read.seconds + 0.5;
+        let least = "1.5 × (zstd -dc | sha256sum) + 0.5 s";
+        self.figure("fetch of the next release, and the least", (ours.seconds, bound), "s", (least, &how));
+        if self.files <= RSYNC_FILES_MAX {
+            let (before, into) = (volume.path().join("releases/v1"), volume.path().join("rsync-v2"));
+            let mut rsync = peers::rsync_link_dest(&self.path("v2"), &before, &into);
+            let rsync = run("rsync --link-dest", &mut rsync, Some(volume));
+            let figures = (ours.seconds, rsync.seconds);
+            self.figure("fetch of the next release, and rsync", figures, "s", ("rsync --link-dest", &how));
+        }
+    }
+
+    fn four_pods(&mut self) {
+        self.promote("v1");
+        let of_pods = |bench: &Self, volume: &SlowVolume, count: usize| {
+            let pod = |number: usize| {
+                let mut fetch = bench.fetch(volume.path(), Some(SLOTS));
+                let state = bench.path(&format!("state-{number}"));
+                fetch.env("PITSTOP_POD", format!("web-{number}")).env("PITSTOP_STATE_DIR", &state);
+                let current =
+                    bench.path(&format!("current-{}-{number}", volume.path().display()).replace('/', "-"));
+                fetch.env("PITSTOP_CURRENT", current);
+                fetch
+            };
+            let mut pods: Vec<_> = (0..count).map(pod).collect();
+            measure::all(&format!("first fetch by {count} pods"), pods.iter_mut().collect(), Some(volume))
+        };
+        let (one, four) = (self.volume("one-pod"), self.volume("four-pods"));
+        let (one, four) = (of_pods(self, &one, 1), of_pods(self, &four, 4));
+        let figures = (four.operations() as f64, one.operations() as f64);
+        self.figure(
+            "operations of four pods",
+            figures,
+            "operations",
+            ("one pod", "all at once, on one volume"),
+        );
+    }
+
+    /// What an app on the same volume notices, and how long the rest takes.
+    fn beside_an_app(&mut self, volume: &SlowVolume) {
+        let release = volume.path().join("releases/v1");
+        let (_, alone) = App::alone(&release);
+        println!("  an app reads a file in {alone:.1} ms");
+        let beside = |bench: &mut Self, what: &str, command: &mut Command| {
+            let app = App::start(&release);
+            let measured = run(what, command, Some(volume));
+            let (files, ms) = app.stop();
+            println!("  beside it an app reads a file in {ms:.1} ms");
+            let how = "the app reads files of another release, one after the other, and so it does alone";
+            bench.figure(&format!("an app's reads beside {what}"), (ms, alone), "ms", ("alone", how));
+            // To open and to read a file is one each.
+            (measured.seconds, measured.operations().saturating_sub(2 * files))
+        };
+        self.promote("v3");
+        let fetch = &mut self.fetch(volume.path(), None);
+        beside(self, "fetch", fetch);
+        let verify = &mut self.pitstop(&["verify-tree", "v3"], volume.path());
+        let verify = beside(self, "verify-tree", verify);
+        let prune = &mut self.pitstop(&["prune", "--keep", "1"], volume.path());
+        let prune = beside(self, "prune", prune);
+        for (what, (seconds, operations)) in [("verify-tree", verify), ("prune", prune)] {
+            let in_turn = operations as f64 * self.delay.as_secs_f64();
+            let how = "beside an app that reads; the other figure is worked out";
+            self.figure(what, (seconds, in_turn), "s", ("its operations one after the other", how));
+        }
+    }
+}
+
+fn main() -> io::Result<()> {
+    if parts::played()? {
+        return Ok(());
+    }
+    let mut bench = Bench::prepare()?;
+    bench.publish();
+    bench.first_fetch();
+    bench.local();
+    bench.four_pods();
+    bench.promote("v1");
+    let volume = bench.volume("volume");
+    run("first fetch", &mut bench.fetch(volume.path(), Some(SLOTS)), Some(&volume));
+    bench.delta(&volume);
+    bench.beside_an_app(&volume);
+    drop(volume);
+    publish(Path::new(env!("CARGO_MANIFEST_DIR")), "fetch", &bench.figures)
+}

@@ -1,0 +1,203 @@
+//! What the benchmark does itself, in processes of its own: the floor, a writer that has everything in memory; and an
+//! app that reads its files.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Condvar, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
+};
+
+use pitstop_rig::Dice;
+
+use crate::tree::list;
+
+/// Says to this program which part it plays.
+const PART: &str = "BENCH_FETCH_PART";
+const IN_FLIGHT: usize = 64;
+
+/// Plays a part, if one was given: then the program is done.
+pub fn played() -> io::Result<bool> {
+    let Ok(part) = std::env::var(PART) else { return Ok(false) };
+    let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    match (part.as_str(), &paths[..]) {
+        ("floor", [from, to]) => floor(from, to)?,
+        ("app", [release]) => read_like_an_app(release)?,
+        _ => return Err(io::Error::other("no such part")),
+    }
+    Ok(true)
+}
+
+fn part(name: &str, paths: &[&Path]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    command.env(PART, name).args(paths);
+    command
+}
+
+/// Seconds in which a tree that is in memory is written with as much in flight as an NFS client has slots.
+pub fn floor_seconds(from: &Path, to: &Path) -> f64 {
+    let output = part("floor", &[from, to]).stderr(Stdio::inherit()).output().expect("the floor starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("the floor said {text:?}"))
+}
+
+/// A directory with what is in it.
+struct Dir {
+    path: PathBuf,
+    dirs: Vec<Dir>,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+fn load(from: &Path, to: PathBuf) -> io::Result<Dir> {
+    let mut dir = Dir { path: to, dirs: Vec::new(), files: Vec::new() };
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = dir.path.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            dir.dirs.push(load(&entry.path(), to)?);
+        } else {
+            dir.files.push((to, fs::read(entry.path())?));
+        }
+    }
+    Ok(dir)
+}
+
+/// One name after the other in each directory, as the kernel has it anyway; contents beside it.
+enum Job {
+    Names { dirs: Vec<Dir>, files: Vec<(PathBuf, Vec<u8>)> },
+    Content(File, Vec<u8>),
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<(VecDeque<Job>, usize)>,
+    changed: Condvar,
+}
+
+impl Queue {
+    fn push(&self, job: Job) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.1 += 1;
+        match job {
+            Job::Names { .. } => jobs.0.push_front(job),
+            Job::Content(..) => jobs.0.push_back(job),
+        }
+        self.changed.notify_one();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(job) = jobs.0.pop_front() {
+                return Some(job);
+            }
+            if jobs.1 == 0 {
+                return None;
+            }
+            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn done(&self) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.1 -= 1;
+        if jobs.1 == 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    fn work(&self) -> io::Result<()> {
+        while let Some(job) = self.next() {
+            match job {
+                Job::Names { mut dirs, mut files } => {
+                    if let Some(dir) = dirs.pop() {
+                        fs::create_dir(&dir.path)?;
+                        self.push(Job::Names { dirs: dir.dirs, files: dir.files });
+                    } else if let Some((path, bytes)) = files.pop() {
+                        let file =
+                            fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+                        self.push(Job::Content(file, bytes));
+                    }
+                    if !dirs.is_empty() || !files.is_empty() {
+                        self.push(Job::Names { dirs, files });
+                    }
+                }
+                Job::Content(mut file, bytes) => file.write_all(&bytes)?,
+            }
+            self.done();
+        }
+        Ok(())
+    }
+}
+
+fn floor(from: &Path, to: &Path) -> io::Result<()> {
+    let top = load(from, to.to_owned())?;
+    let began = Instant::now();
+    let queue = Queue::default();
+    queue.push(Job::Names { dirs: vec![top], files: Vec::new() });
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..IN_FLIGHT).map(|_| scope.spawn(|| queue.work())).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no thread panics"))
+    })?;
+    println!("{}", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// An app that reads its files one after the other, while something else goes on.
+pub struct App {
+    child: Child,
+    stop: ChildStdin,
+}
+
+impl App {
+    /// Begins to read what is in `release`, again and again.
+    pub fn start(release: &Path) -> Self {
+        let mut command = part("app", &[release]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the app starts");
+        let stop = child.stdin.take().expect("it was piped");
+        Self { child, stop }
+    }
+
+    /// How many files it has read, and in how many milliseconds each, on average.
+    pub fn stop(self) -> (u64, f64) {
+        drop(self.stop);
+        let output = self.child.wait_with_output().expect("the app ends");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let numbers =
+            text.trim().split_once(' ').and_then(|(n, ms)| Some((n.parse().ok()?, ms.parse().ok()?)));
+        numbers.unwrap_or_else(|| panic!("the app said {text:?}"))
+    }
+
+    /// The same for an app that is alone.
+    pub fn alone(release: &Path) -> (u64, f64) {
+        let app = Self::start(release);
+        std::thread::sleep(Duration::from_secs(5));
+        app.stop()
+    }
+}
+
+fn read_like_an_app(release: &Path) -> io::Result<()> {
+    let mut files = Vec::new();
+    list(release, &mut files)?;
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        let _ = ended.send(());
+    });
+    let (mut dice, mut count, mut spent) = (Dice(3), 0_u32, Duration::ZERO);
+    while end.try_recv().is_err() {
+        let path = &files[dice.below(files.len() as u64) as usize];
+        let began = Instant::now();
+        // What is pruned meanwhile does not count.
+        if fs::read(path).is_ok() {
+            spent += began.elapsed();
+            count += 1;
+        }
+    }
+    println!("{count} {}", spent.as_secs_f64() * 1000.0 / f64::from(count.max(1)));
+    Ok(())
+}
