@@ -86,8 +86,12 @@ impl Holder {
     /// What the pod runs, proved, if that is what it should run.
     pub fn settled(&self) -> Option<ReleaseId> {
         let needs = locked(&self.needs);
-        let needs = needs.as_ref().filter(|needs| needs.supervised && needs.running == needs.desired)?;
-        needs.running.clone().filter(|release| !release.is_fallback())
+        let protected = needs.as_ref()?.protected.as_ref()?;
+        protected
+            .running
+            .clone()
+            .filter(|_| protected.running == protected.desired)
+            .filter(|release| !release.is_fallback())
     }
 
     /// Whether it is known well enough what this pod needs to delete anything.
