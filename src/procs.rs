@@ -26,15 +26,13 @@ pub mod in_use;
 pub mod loaded;
 /// How much memory there is.
 pub mod memory;
-mod peer;
 mod root;
-mod unix;
+mod sockets;
 
 pub use descent::{Descent, age_ms, same_user, share_a_socket};
 pub use error::ProcsError;
-pub use peer::{Acceptor, acceptor};
 pub use root::in_root_of;
-pub use unix::unix_sockets;
+pub use sockets::{Acceptor, acceptor, sockets_of, unix_sockets};
 
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
@@ -310,19 +308,6 @@ pub fn listening_ports(pid: i32) -> Vec<u16> {
     ports.sort_unstable();
     ports.dedup();
     ports
-}
-
-/// The sockets that a process has open, by their inodes: what two processes share is the same.
-pub fn sockets_of(pid: i32) -> Vec<u64> {
-    let Ok(descriptors) = ProcDir::new(pid).and_then(|dir| dir.fd()) else { return Vec::new() };
-    descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect()
-}
-
-fn socket_inode(fd: &procfs::process::FDInfo) -> Option<u64> {
-    match fd.target {
-        procfs::process::FDTarget::Socket(inode) => Some(inode),
-        _ => None,
-    }
 }
 
 /// A working directory, by name and by identity.

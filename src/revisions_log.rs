@@ -269,6 +269,17 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty())
 }
 
+/// The records of any pod's journal, each with the wall clock of its line (RFC 3339): good enough to tell which of two is
+/// newer. Empty where the journal cannot be read.
+fn dated_records(journal: PathBuf) -> Vec<(String, Record)> {
+    let bytes = (Log { path: journal, cut_at: None }).read().unwrap_or_default();
+    let at = |line| {
+        let line: Value = serde_json::from_slice(line).ok()?;
+        Some(line.get("at")?.as_str()?.to_owned())
+    };
+    lines(&bytes).filter_map(|line| Some((at(line).unwrap_or_default(), parse(line)?))).collect()
+}
+
 /// A line as far as it is understood; `None` if it is no record.
 fn parse(line: &[u8]) -> Option<Record> {
     #[derive(Deserialize)]

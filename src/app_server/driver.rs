@@ -204,7 +204,7 @@ impl<S: Server> Driver<S> {
 
     async fn checks(&self, snapshot: &S::Snapshot) -> Vec<Check> {
         let mut checks = self.server.checks(snapshot);
-        checks.insert(checks.len().min(1), self.from_current(snapshot).await);
+        checks.insert(checks.len().min(1), self.runs_from_current(snapshot).await);
         checks.extend(self.server.checks_without_it());
         checks
     }
@@ -239,7 +239,7 @@ impl<S: Server> Driver<S> {
     }
 
     /// The same rule as a plan's: one that was never seen in a release of ours may be a sidecar's.
-    async fn from_current(&self, snapshot: &S::Snapshot) -> Check {
+    async fn runs_from_current(&self, snapshot: &S::Snapshot) -> Check {
         let (name, section) = (S::KIND.name, S::KIND.section);
         let message = match home(snapshot) {
             Cwd::Release(release) => return Check::fine(name, format!("runs in release {release}")),

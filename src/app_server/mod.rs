@@ -1,5 +1,5 @@
-//! The app server behind one trait: what it is, what it does, and commands to it. [`driver`] has what all kinds have
-//! in common, [`server`] what each kind states.
+//! The app server behind one trait: what it is, what it does, and commands to it. `driver.rs` has what all kinds have
+//! in common, `server.rs` what each kind states.
 
 mod addresses;
 pub mod command;

@@ -221,7 +221,7 @@ pub struct Publish {
 fn on_volume(config: &Config) -> Releases {
     let releases =
         Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
-    let releases = releases.with_in_flight(config.fetch.in_flight.into());
+    let releases = releases.with_in_flight(config.fetch.in_flight.into()).with_spares(config.fetch.spare);
     releases.laid_out(layout(config)).with_fallback(config.fallback_dir.clone())
 }
 

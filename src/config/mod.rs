@@ -119,11 +119,19 @@ pub struct S3 {
 }
 
 /// How releases are written to the volume.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fetch {
     /// How many operations at once; 0: as many as suit the volume's file system.
     pub in_flight: u8,
+    /// Keep a spare tree on the volume, so that the next fetch writes only what differs.
+    pub spare: bool,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self { in_flight: 0, spare: true }
+    }
 }
 
 /// The kinds of app servers.

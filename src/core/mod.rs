@@ -33,7 +33,7 @@ use crate::revision::{ReleaseId, Revision};
 use deploy::{Deploy, Gate};
 use drain::{Budget, Drain, Journal};
 use history::Neighbours;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// The deploy's part of the config, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,8 +94,7 @@ pub struct Recovered {
 }
 
 /// Which stage a deploy is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the contract names them, `docs/architecture.md` tells their story")]
 pub enum Stage {
     Steady,
@@ -123,7 +122,7 @@ impl Stage {
         Self::Stranded,
     ];
 
-    /// Its name, as on /status.
+    /// Its name in the contract.
     pub fn name(self) -> &'static str {
         match self {
             Self::Steady => "steady",
@@ -136,6 +135,12 @@ impl Stage {
             Self::Reverting => "reverting",
             Self::Stranded => "stranded",
         }
+    }
+}
+
+impl Serialize for Stage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

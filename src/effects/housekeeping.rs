@@ -98,9 +98,50 @@ impl Effects {
         tokio::spawn(async move { this.tidy().await }.in_current_span());
     }
 
+    /// The same after a deploy, which is when a spare tree for the next one is made.
+    pub fn deployed(&self) {
+        let this = self.clone();
+        let work = async move {
+            this.make_spare().await;
+            this.tidy().await;
+        };
+        tokio::spawn(work.in_current_span());
+    }
+
     pub(super) async fn tidy(&self) {
         if let Err(problem) = self.delete(Need::Tidy).await {
             tracing::warn!(detail = problem.message, "old releases could not be deleted");
+        }
+    }
+
+    async fn make_spare(&self) {
+        let Some(release) = self.holder.settled() else { return };
+        let (tools, holder, gear) = (self.tools.clone(), self.holder.clone(), self.gear.clone());
+        let (like, keep) = (release.clone(), tools.keep_releases);
+        let made = on(&self.pruning, move || {
+            // A fetch that waits for room needs this room as well.
+            let pace = |took| {
+                if gear.pace(took).is_break() || gear.hurries() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            if pace(Duration::ZERO).is_break() || holder.settled().as_ref() != Some(&like) {
+                return Ok(None);
+            }
+            tools.releases.make_spare(&like, keep, &|| holder.named(), &pace)
+        })
+        .await;
+        match made.and_then(|made| made) {
+            Ok(None) => {}
+            Ok(Some(of)) => tracing::info!(
+                "a spare tree in the state of {release} was made of {of}: the next fetch writes what differs"
+            ),
+            Err(problem) => tracing::warn!(
+                detail = problem.message,
+                "no spare tree was made: the next fetch writes all of its release"
+            ),
         }
     }
 

@@ -88,6 +88,13 @@ impl Holder {
         locked(&self.needs).as_ref().map(Needs::named).unwrap_or_default()
     }
 
+    /// What the pod runs, proved, if that is what it should run.
+    pub fn settled(&self) -> Option<ReleaseId> {
+        let needs = locked(&self.needs);
+        let needs = needs.as_ref().filter(|needs| needs.supervised && needs.running == needs.desired)?;
+        needs.running.clone().filter(|release| !release.is_fallback())
+    }
+
     /// Whether it is known well enough what this pod needs to delete anything.
     pub fn is_sure(&self) -> bool {
         locked(&self.needs).as_ref().is_some_and(|needs| needs.supervised)

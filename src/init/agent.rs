@@ -11,7 +11,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nix::sys::{prctl, signal::Signal};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{children, limits};
 use crate::server;
@@ -76,7 +76,7 @@ impl Starter {
 /// # Errors
 /// When the parent is gone already.
 pub fn become_agent(parent: i32) -> Result<(), &'static str> {
-    if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         tracing::warn!(%error, "the agent will not end when its parent is killed");
     }
     if parent_id().cast_signed() != parent {

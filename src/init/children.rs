@@ -7,10 +7,9 @@ use std::{
     process::Command,
 };
 
-use nix::sys::prctl;
 use rustix::{
     io::Errno,
-    process::{Signal, WaitOptions, WaitStatus, wait},
+    process::{Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, wait},
 };
 
 use super::{
@@ -39,7 +38,7 @@ pub enum Dead {
 
 /// Orphans of the command's become children of ours, also when we are not the first process.
 pub fn adopt_orphans() {
-    if let Err(error) = prctl::set_child_subreaper(true) {
+    if let Err(error) = set_child_subreaper(Some(getpid())) {
         tracing::warn!(%error, "orphaned processes of the command will not be reaped");
     }
 }

@@ -10,12 +10,10 @@ use std::{
     process::Command,
 };
 
-use nix::{
-    sys::{
-        prctl,
-        signal::{SigSet, Signal},
-    },
-    unistd::{Pid, getpgid, getpgrp, tcgetpgrp, tcsetpgrp},
+use nix::sys::signal::{SigSet, Signal as MaskedSignal};
+use rustix::{
+    process::{Pid, Signal, getpgid, getpgrp, set_parent_process_death_signal},
+    termios::{tcgetpgrp, tcsetpgrp},
 };
 
 /// As shells have it: not found, and found but not to be run.
@@ -26,7 +24,7 @@ const NOT_RUN: u8 = 126;
 pub fn become_command(line: &[OsString], parent: i32) -> u8 {
     let Some((program, arguments)) = line.split_first() else { return NOT_RUN };
     // Should the init be killed where it is not the first process, its children end as well.
-    if let Err(error) = prctl::set_pdeathsig(Signal::SIGTERM) {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
         tracing::warn!(%error, "the command will not end when its parent is killed");
     }
     if parent_id().cast_signed() != parent {
@@ -46,10 +44,10 @@ pub fn become_command(line: &[OsString], parent: i32) -> u8 {
 fn take_terminal(parent: i32) {
     let terminal = io::stdin();
     let foreground = tcgetpgrp(&terminal);
-    if foreground.is_err() || foreground != getpgid(Some(Pid::from_raw(parent))) {
+    if foreground.is_err() || foreground != getpgid(Pid::from_raw(parent)) {
         return;
     }
     // Whoever is in the background is stopped for the attempt.
-    let _ = SigSet::from(Signal::SIGTTOU).thread_block();
+    let _ = SigSet::from(MaskedSignal::SIGTTOU).thread_block();
     let _ = tcsetpgrp(&terminal, getpgrp());
 }

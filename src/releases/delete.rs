@@ -240,7 +240,11 @@ impl<'env> Worker<'_, 'env> {
         seek(&folder.fd, SeekFrom::Start(0))?;
         let mut entries = RawDir::new(&folder.fd, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
-            let entry = entry?;
+            let entry = match entry {
+                // Somebody else has deleted it.
+                Err(Errno::NOENT) => break,
+                entry => entry?,
+            };
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;

@@ -235,6 +235,12 @@ impl Releases {
         FetchLock { dir, name, _file: file, stop: Some(stop), thread }
     }
 
+    /// A lock for a piece of background work that one pod does for all; free again when dropped. `None` where
+    /// another has it, or the volume has no locks.
+    pub(super) fn background_lock(&self, name: &str) -> Option<File> {
+        try_lock(&self.make_place(FETCHING).ok()?, OsStr::new(name)).ok().flatten()
+    }
+
     /// Removes what holders that were killed long ago have left.
     pub(super) fn clean_locks(&self) -> Result<(), Problem> {
         let Some(dir) = self.place(FETCHING)? else { return Ok(()) };

@@ -90,7 +90,14 @@ pub struct Leases {
 }
 
 /// The lock between who writes a lease and who deletes releases. Free again when dropped.
-pub(super) struct Guard(#[expect(dead_code, reason = "holds the lock")] Option<File>);
+pub(super) struct Guard(Option<File>);
+
+impl Guard {
+    /// False where the volume has no locks, or the lock was held for too long.
+    pub(super) fn is_locked(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 impl Releases {
     /// Writes the lease of this pod, in place of the one before.

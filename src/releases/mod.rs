@@ -8,6 +8,7 @@
 //! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
 //! deploy_to/.pitstop/staging/               what is being made
 //! deploy_to/.pitstop/fetching/<id>          which pod makes it for all of them
+//! deploy_to/.pitstop/spare/                 a tree that the next one is made from
 //! deploy_to/.pitstop/trash/                 what is being deleted
 //! deploy_to/.pitstop/leases/<pod>           what each pod needs
 //! ```
@@ -51,12 +52,15 @@ mod links;
 pub mod manifest;
 pub mod one_pass;
 pub mod pack;
+mod parallel;
 mod pax;
 mod places;
 pub mod protection;
 pub mod prune;
 pub mod publish;
 mod spare;
+pub mod spare_making;
+mod spare_update;
 pub mod staging;
 mod tar_stream;
 pub mod trash;
@@ -64,6 +68,7 @@ mod tree;
 mod tree_finish;
 mod tree_large;
 mod tree_node;
+mod tree_scan;
 pub mod unpack;
 pub mod unpack_error;
 pub mod verify_tree;
@@ -154,6 +159,7 @@ pub struct Releases {
     layout: Layout,
     in_flight: usize,
     fallback: Option<PathBuf>,
+    spares: bool,
     patience: fetch_lock::Patience,
     waiting: fetch_lock::Waiting,
 }
@@ -200,6 +206,7 @@ impl Releases {
             layout: Layout::default(),
             in_flight: 0,
             fallback: None,
+            spares: true,
             patience: fetch_lock::Patience::default(),
             waiting: fetch_lock::Waiting::default(),
         }

@@ -12,6 +12,7 @@ use crate::{
     core::{Problem, Reason},
 };
 
+pub(super) const PRIVATE: &str = ".pitstop";
 pub(super) const FETCHING: &str = ".pitstop/fetching";
 pub(super) const LEASES: &str = ".pitstop/leases";
 pub(super) const RELEASES: &str = "releases";

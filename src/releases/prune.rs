@@ -143,6 +143,10 @@ impl Releases {
         let Emptied { emptied, unfinished, failed } = self.empty_trash(protection, pace)?;
         let mut done = Pruned { emptied, unfinished, failed, ..Pruned::default() };
         let mut stays: BTreeMap<ReleaseId, String> = BTreeMap::new();
+        // A spare tree goes before any release that would stay by number.
+        if need == Need::Room || self.is_short_of_room(&self.judge(protection)?, 0) {
+            done.emptied += usize::from(self.discard_spare()? && self.clean_leftovers(pace)? > 0);
+        }
         while !done.unfinished {
             let mut all = self.judge(protection)?;
             all.iter_mut()
@@ -181,7 +185,7 @@ impl Releases {
         }
         let (mut done, mut freed) = (Pruned::default(), 0);
         while let Some(one) = next(&all, keep, || self.is_short_of_room(&all, freed)).cloned() {
-            freed += one.bytes;
+            freed += i128::from(one.bytes);
             all.retain(|other| other.release != one.release);
             done.deleted.push(one);
         }
@@ -190,14 +194,15 @@ impl Releases {
     }
 
     /// Whether another release like the largest one here would not fit, with so many bytes more free.
-    fn is_short_of_room(&self, all: &[Judged], freed: u64) -> bool {
+    pub(super) fn is_short_of_room(&self, all: &[Judged], freed: i128) -> bool {
         let Ok(stat) = rustix::fs::statvfs(&self.deploy_to) else { return false };
         let largest =
             |size: fn(&Judged) -> u64| all.iter().map(size).max().unwrap_or(0).saturating_mul(ROOM_FOR);
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize).saturating_add(freed);
+        let free = i128::from(stat.f_bavail) * i128::from(stat.f_frsize) + freed;
         // Some file systems have no fixed number of inodes, and say 0.
         let inodes_are_counted = stat.f_files > 0;
-        free < largest(|one| one.bytes) || (inodes_are_counted && stat.f_favail < largest(|one| one.entries))
+        free < i128::from(largest(|one| one.bytes))
+            || (inodes_are_counted && stat.f_favail < largest(|one| one.entries))
     }
 
     /// Removes the journals of pods that are gone for long.
@@ -244,7 +249,7 @@ fn judged(
 }
 
 /// The next one to go: the worst of those that nobody needs, if there are more than `keep` or no room is left.
-fn next(all: &[Judged], keep: usize, short: impl Fn() -> bool) -> Option<&Judged> {
+pub(super) fn next(all: &[Judged], keep: usize, short: impl Fn() -> bool) -> Option<&Judged> {
     let free = |one: &&Judged| one.needed.is_none();
     let beyond = all.iter().skip(keep).rev().find(free);
     beyond.or_else(|| all.iter().rev().find(free).filter(|_| short()))

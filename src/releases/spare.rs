@@ -2,21 +2,10 @@
 //! differs has to be written. It is not a release, and nothing leads to it.
 
 use super::{
-    Releases,
     inside::Inside,
     manifest::{Entry, Manifest},
-    staging::Stage,
     unpack_error::UnpackError,
 };
-
-impl Releases {
-    /// Moves the spare tree to `release` in the stage, if there is one, and answers what is in it. It has neither
-    /// marker nor manifest in it, and was found to be as its manifest says.
-    #[expect(clippy::unused_self, reason = "nothing makes spare trees yet")]
-    pub(super) fn take_spare(&self, _stage: &Stage) -> Option<Manifest> {
-        None
-    }
-}
 
 /// What a spare tree has that the archive was not found to have yet.
 pub(super) struct Before {

@@ -19,6 +19,7 @@ use super::{
     MARKER, Releases,
     delete::{Pace, delete_gently},
     disk_problem, is_absence,
+    manifest::MANIFEST,
     places::{RELEASES, TRASH},
     protection::Protection,
     staging::is_abandoned,
@@ -78,6 +79,56 @@ impl Releases {
             dir.sync().map_err(|e| disk_problem(dir.name(), &e))?;
         }
         self.finish(&trash, OsStr::new(&aside), protection, pace)
+    }
+
+    /// Moves a release out of sight to this path, for something else to be made of it, unless it is needed. It is no
+    /// release any more then. Not where the volume has no locks.
+    pub(super) fn recycle(
+        &self,
+        id: &ReleaseId,
+        into: &Path,
+        protection: Protection<'_>,
+    ) -> Result<bool, Problem> {
+        let path = self.path(id);
+        let failed = |e: io::Error| disk_problem(&path, &e);
+        let Some(releases) = self.place(RELEASES)? else { return Ok(false) };
+        if in_use::user_of(&path).map_err(failed)?.is_some() {
+            return Ok(false);
+        }
+        {
+            let guard = self.guard(FlockOperation::NonBlockingLockExclusive);
+            if !guard.is_locked() || self.needed(id, protection)?.is_some() {
+                return Ok(false);
+            }
+            match fs::rename(releases.join(id.as_str()), into) {
+                // Another agent of this volume was faster.
+                Err(e) if is_absence(&e) => return Ok(false),
+                done => done.map_err(failed)?,
+            }
+        }
+        failpoint::hit("spare.recycled");
+        let unneeded = releases.sync().map_err(failed).and_then(|()| self.unmark(id, into, protection));
+        if unneeded.is_err() {
+            // Better back than lost.
+            let _ = fs::rename(into, releases.join(id.as_str()));
+        }
+        unneeded
+    }
+
+    /// Looks once more, as a process may have come meanwhile, and takes away what makes it a release.
+    fn unmark(&self, id: &ReleaseId, aside: &Path, protection: Protection<'_>) -> Result<bool, Problem> {
+        let failed = |e: io::Error| disk_problem(aside, &e);
+        let user = in_use::user_of(aside).map_err(failed)?;
+        let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
+        if user.is_some() || self.needed(id, protection)?.is_some() {
+            self.put_back(aside, id, user.is_some())?;
+            return Ok(false);
+        }
+        for proof in [MARKER, MANIFEST] {
+            gone_is_fine(fs::remove_file(aside.join(proof))).map_err(failed)?;
+        }
+        failpoint::hit("spare.unmarked");
+        Ok(true)
     }
 
     /// Goes on with the releases that were left in the trash, by whomever.

@@ -1,21 +1,28 @@
-//! Comparing a release on the volume with what was published: the archive is fetched and unpacked once more,
-//! by the same code, into the staging directory, and both trees are compared byte by byte.
+//! Comparing a release on the volume with what was published: the archive is read from the store once more, by the
+//! same code, into nothing, and what it holds is compared with what is in the tree. Nothing is written.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, Metadata},
-    io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    ops::ControlFlow,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
 
-use super::{MARKER, Marker, Releases, disk_problem, layout::Layout, manifest::MANIFEST};
+use super::{
+    MARKER, Marker, Releases, disk_problem,
+    download::Patience,
+    fetch::{Failed, Wanted},
+    inside::Inside,
+    layout::Layout,
+    manifest::{Entry, FileEntry, MANIFEST, Manifest},
+    tree_scan::{Found, Scan, above, open_tree},
+    unpack::Destination,
+};
 use crate::{
     core::{Problem, Reason},
-    plain_file,
     revision::ReleaseId,
     store::Blocking,
 };
@@ -56,11 +63,10 @@ impl fmt::Display for Difference {
 }
 
 impl Releases {
-    /// What differs, by path, and how many files, directories and links were compared. Needs room for one
-    /// more copy of the release.
+    /// What differs, by path, and how many files, directories and links were compared.
     ///
     /// # Errors
-    /// [`Problem`] when the release is not on the volume, or cannot be fetched.
+    /// [`Problem`] when the release is not on the volume, or its archive cannot be had.
     pub fn verify_tree(&self, store: &Blocking, id: &ReleaseId) -> Result<(u64, Vec<Difference>), Problem> {
         let marker = self.marker(id)?.ok_or_else(|| {
             let message = format!("{} is not a complete release", self.path(id).display());
@@ -68,166 +74,128 @@ impl Releases {
         })?;
         let published = store.require(id)?;
         // What it was given besides is in its marker, and may not be what is configured today.
-        let plain = Layout { strip_prefix: self.layout.strip_prefix, ..Layout::default() };
-        let staged = self.clone().laid_out(plain).unpack_staged(store, id, &published)?;
-        let tree = staged.tree.clone();
+        let layout = Layout { strip_prefix: self.layout.strip_prefix, ..Layout::default() };
+        let wanted = Wanted { store, id, published: &published };
+        let reader = self.clone().laid_out(layout);
+        let mut patience = Patience::default();
+        let unpacked = loop {
+            match reader.read_published(wanted, Destination::Nowhere, &mut patience) {
+                Ok((unpacked, _)) => break unpacked,
+                Err(Failed::Problem(problem)) => return Err(problem),
+                Err(Failed::Changed(error)) => patience.changed(error)?,
+                Err(Failed::Spare(why)) => return Err(Problem::new(Reason::Internal, why)),
+            }
+        };
+        let found = self.scan_release(id).map_err(|e| disk_problem(&self.path(id), &e))?;
         let mut comparison = Comparison {
-            release: self.path(id),
-            published: tree,
+            published: unpacked.manifest,
             given: given(&marker),
+            closed: BTreeSet::new(),
             entries: 0,
             differences: Vec::new(),
         };
+        comparison.run(&found);
+        comparison.differences.sort_by(|a, b| a.path.cmp(&b.path));
         if marker.sha256 != published.sha256 {
             let detail = format!(
                 "it was made from an archive with the digest {}, the store has {}",
                 marker.sha256, published.sha256
             );
-            comparison.differ(Path::new(MARKER), Kind::Changed, detail);
+            let difference = Difference { path: MARKER.into(), kind: Kind::Changed, detail };
+            comparison.differences.insert(0, difference);
         }
-        comparison.directory(Path::new("")).map_err(|(path, error)| disk_problem(&path, &error))?;
         Ok((comparison.entries, comparison.differences))
+    }
+
+    /// What is in a release, but what says that it is one.
+    fn scan_release(&self, id: &ReleaseId) -> io::Result<Found> {
+        let (tree, known) = (open_tree(&self.path(id))?, Manifest::default());
+        let pace = |_| ControlFlow::Continue(());
+        let mut found = Scan { tree, known: &known, threads: self.in_flight(), pace: &pace }.run()?;
+        for name in [MARKER, MANIFEST] {
+            found.remove(&Inside::of(Path::new(name)));
+        }
+        Ok(found)
     }
 }
 
 /// The links that the release was given, and what they say.
-fn given(marker: &Marker) -> BTreeMap<PathBuf, PathBuf> {
-    marker.links.iter().map(|link| (link.path.clone(), link.target.clone())).collect()
+fn given(marker: &Marker) -> BTreeMap<Inside, PathBuf> {
+    marker.links.iter().map(|link| (Inside::of(&link.path), link.target.clone())).collect()
 }
 
 struct Comparison {
-    release: PathBuf,
-    published: PathBuf,
-    given: BTreeMap<PathBuf, PathBuf>,
+    published: Manifest,
+    given: BTreeMap<Inside, PathBuf>,
+    /// What is below these needs no comparison any more.
+    closed: BTreeSet<Inside>,
     entries: u64,
     differences: Vec<Difference>,
 }
 
-type Failed = (PathBuf, io::Error);
-
 impl Comparison {
-    fn differ(&mut self, path: &Path, kind: Kind, detail: impl Into<String>) {
-        self.differences.push(Difference { path: path.into(), kind, detail: detail.into() });
-    }
-
-    /// There is nothing more to be compared at this path.
-    fn found(&mut self, path: &Path, kind: Kind, detail: &str) -> Result<(), Failed> {
-        self.differ(path, kind, detail);
-        Ok(())
-    }
-
-    fn directory(&mut self, path: &Path) -> Result<(), Failed> {
-        let mut names = names(&self.published.join(path))?;
-        names.extend(self::names(&self.release.join(path))?);
-        names.extend(
-            self.given
-                .keys()
-                .filter(|link| link.parent() == Some(path))
-                .filter_map(|l| Some(l.file_name()?.into())),
-        );
-        for name in names {
-            let path = path.join(name);
-            if ![MARKER, MANIFEST].map(Path::new).contains(&&*path) {
-                self.entry(&path)?;
+    fn run(&mut self, found: &Found) {
+        let published = self.published.iter().map(|(path, _)| path);
+        // A path comes before what is below it.
+        let all: BTreeSet<Inside> = found.keys().chain(published).chain(self.given.keys()).cloned().collect();
+        for path in all {
+            if !above(path.as_bytes()).any(|above| self.closed.contains(above)) {
+                self.entries += 1;
+                self.entry(&path, found.get(&path));
             }
         }
-        Ok(())
     }
 
-    fn entry(&mut self, path: &Path) -> Result<(), Failed> {
-        self.entries += 1;
-        let (ours, published) = (self.release.join(path), self.published.join(path));
-        let here = look(&ours)?;
+    fn entry(&mut self, path: &Inside, here: Option<&Option<Entry>>) {
         if let Some(target) = self.given.get(path) {
-            let is = here.is_some_and(|meta| meta.is_symlink())
-                && fs::read_link(&ours).is_ok_and(|is| is == *target);
-            if !is {
-                let detail = format!("it was given a link to {}", target.display());
-                self.differ(path, Kind::Changed, detail);
+            let target = target.as_os_str().as_bytes();
+            if !matches!(here, Some(Some(Entry::Link { target: is })) if **is == *target) {
+                let target = String::from_utf8_lossy(target);
+                let detail = format!("it was given a link to {target}");
+                self.differ(path, Kind::Changed, &detail);
             }
-            return Ok(());
+            self.closed.insert(path.clone());
+            return;
         }
-        match (here, look(&published)?) {
-            (None, None) => Ok(()),
-            (None, Some(_)) => self.found(path, Kind::Missing, ""),
+        match (here, self.published.get(path.as_bytes()).cloned()) {
+            (None, _) => self.close(path, Kind::Missing, ""),
             // It leads to a link that the release was given.
-            (Some(meta), None) if meta.is_dir() && self.given.keys().any(|link| link.starts_with(path)) => {
-                self.only_here(path)
+            (Some(Some(Entry::Directory { .. })), None)
+                if self.given.keys().any(|link| path.is_on_the_way(link)) => {}
+            (Some(_), None) => self.close(path, Kind::Extra, ""),
+            (Some(Some(Entry::Directory { .. })), Some(Entry::Directory { .. })) => {}
+            (Some(Some(Entry::File(is))), Some(Entry::File(was))) => self.file(path, is, &was),
+            (Some(Some(Entry::Link { target: is })), Some(Entry::Link { target: was })) => {
+                if *is != was {
+                    let text = |target| String::from_utf8_lossy(target).into_owned();
+                    let detail = format!("leads to {}, not to {}", text(is), text(&was));
+                    self.differ(path, Kind::Changed, &detail);
+                }
             }
-            (Some(_), None) => self.found(path, Kind::Extra, ""),
-            (Some(here), Some(there)) if here.file_type() != there.file_type() => {
-                self.found(path, Kind::Changed, "it is of another kind")
-            }
-            (Some(here), Some(_)) if here.is_dir() => self.directory(path),
-            (Some(here), Some(there)) => self.leaf(path, &here, &there),
+            (Some(_), Some(_)) => self.close(path, Kind::Changed, "it is of another kind"),
         }
     }
 
-    /// A directory that was not published as such, but has to be there.
-    fn only_here(&mut self, path: &Path) -> Result<(), Failed> {
-        for name in names(&self.release.join(path))? {
-            self.entry(&path.join(name))?;
-        }
-        Ok(())
-    }
-
-    fn leaf(&mut self, path: &Path, here: &Metadata, there: &Metadata) -> Result<(), Failed> {
-        let (ours, published) = (self.release.join(path), self.published.join(path));
-        let link = |path: &Path| fs::read_link(path).map_err(|e| (path.to_owned(), e));
-        if here.is_symlink() {
-            let (is, was) = (link(&ours)?, link(&published)?);
-            if is != was {
-                self.differ(
-                    path,
-                    Kind::Changed,
-                    format!("leads to {}, not to {}", is.display(), was.display()),
-                );
-            }
-        } else if here.len() != there.len() {
-            self.differ(path, Kind::Changed, format!("has {} bytes, not {}", here.len(), there.len()));
-        } else if !same(&ours, &published)? {
+    fn file(&mut self, path: &Inside, is: &FileEntry, was: &FileEntry) {
+        let executable = |file: &FileEntry| file.mode & 0o100 != 0;
+        if is.bytes != was.bytes {
+            let detail = format!("has {} bytes, not {}", is.bytes, was.bytes);
+            self.differ(path, Kind::Changed, &detail);
+        } else if is.sha256 != was.sha256 {
             self.differ(path, Kind::Changed, "has other bytes");
-        } else if executable(here) != executable(there) {
-            let is = if executable(here) { "is" } else { "is not" };
-            self.differ(path, Kind::Changed, format!("{is} executable"));
+        } else if executable(is) != executable(was) {
+            let detail = if executable(is) { "is executable" } else { "is not executable" };
+            self.differ(path, Kind::Changed, detail);
         }
-        Ok(())
     }
-}
 
-fn executable(meta: &Metadata) -> bool {
-    meta.permissions().mode() & 0o100 != 0
-}
-
-fn look(path: &Path) -> Result<Option<Metadata>, Failed> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) => Ok(Some(meta)),
-        Err(e) if super::is_absence(&e) => Ok(None),
-        Err(e) => Err((path.into(), e)),
+    fn differ(&mut self, path: &Inside, kind: Kind, detail: &str) {
+        self.differences.push(Difference { path: path.path().into(), kind, detail: detail.into() });
     }
-}
 
-/// None where there is no directory.
-fn names(dir: &Path) -> Result<std::collections::BTreeSet<std::ffi::OsString>, Failed> {
-    let failed = |e| (dir.to_owned(), e);
-    match fs::read_dir(dir) {
-        Err(e) if super::is_absence(&e) => Ok(Default::default()),
-        Err(e) => Err(failed(e)),
-        Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.file_name())).collect(),
-    }
-}
-
-fn same(ours: &Path, published: &Path) -> Result<bool, Failed> {
-    let open = |path: &Path| plain_file::open_no_link(path).map_err(|e| (path.to_owned(), e));
-    let (mut here, mut there) = (open(ours)?, open(published)?);
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    loop {
-        left.clear();
-        right.clear();
-        here.by_ref().take(1 << 18).read_to_end(&mut left).map_err(|e| (ours.to_owned(), e))?;
-        there.by_ref().take(1 << 18).read_to_end(&mut right).map_err(|e| (published.to_owned(), e))?;
-        if left != right || left.is_empty() {
-            return Ok(left == right);
-        }
+    /// There is nothing more to be compared below.
+    fn close(&mut self, path: &Inside, kind: Kind, detail: &str) {
+        self.differ(path, kind, detail);
+        self.closed.insert(path.clone());
     }
 }

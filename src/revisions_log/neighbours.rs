@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Log, lines, parse};
+use super::{dated_records, standings::journals_in};
 use crate::{
     core::history::{History, Neighbours},
     revision::{RecordEvent, ReleaseId},
@@ -21,15 +21,14 @@ pub fn neighbours(own: &Path) -> Neighbours {
     let mut verified: Vec<(String, ReleaseId)> = Vec::new();
     let mut failed = BTreeSet::new();
     for path in newest_journals(own) {
-        let Ok(bytes) = (Log { path, cut_at: None }).read() else { continue };
-        let records: Vec<_> = lines(&bytes).filter_map(|line| Some((line, parse(line)?))).collect();
+        let records = dated_records(path);
         let folded: Vec<_> = records.iter().map(|(_, record)| record.clone()).collect();
         let (history, _) = History::fold(&folded);
         failed.extend(history.failed().iter().cloned());
         let proved = records.iter().filter(|(_, record)| {
             record.event == RecordEvent::Verified && !record.revision.release.is_fallback()
         });
-        verified.extend(proved.map(|(line, record)| (at(line), record.revision.release.clone())));
+        verified.extend(proved.map(|(at, record)| (at.clone(), record.revision.release.clone())));
     }
     verified.sort_by(|a, b| b.cmp(a));
     let mut newest: Vec<ReleaseId> = Vec::new();
@@ -42,21 +41,13 @@ pub fn neighbours(own: &Path) -> Neighbours {
 }
 
 fn newest_journals(own: &Path) -> Vec<PathBuf> {
-    let (Some(mine), Some(name)) = (own.parent(), own.file_name()) else { return Vec::new() };
-    let entries = mine.parent().and_then(|pods| fs::read_dir(pods).ok());
-    let dirs = entries.into_iter().flatten().flatten().map(|entry| entry.path());
-    let journals = dirs.filter(|dir| dir != mine).map(|dir| dir.join(name));
+    let Some(pods) = own.ancestors().nth(2) else { return Vec::new() };
     let changed = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let others = journals_in(pods).filter(|path| path != own);
     let mut found: Vec<(SystemTime, PathBuf)> =
-        journals.filter_map(|path| Some((changed(&path)?, path))).collect();
+        others.filter_map(|path| Some((changed(&path)?, path))).collect();
     found.sort_by(|a, b| b.cmp(a));
     found.into_iter().take(PODS_AT_MOST).map(|(_, path)| path).collect()
-}
-
-/// The wall clock of a line: good enough to tell which of two proofs is newer.
-fn at(line: &[u8]) -> String {
-    let line: Option<serde_json::Value> = serde_json::from_slice(line).ok();
-    line.and_then(|line| Some(line.get("at")?.as_str()?.to_owned())).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
-
-use super::{FILE, Log, PODS, lines, parse};
-use crate::revision::{RecordEvent, ReleaseId};
+use super::{FILE, PODS, dated_records};
+use crate::{
+    core::Record,
+    revision::{RecordEvent, ReleaseId},
+};
 
 /// The last verdict on a release, in whichever pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +33,8 @@ impl Standing {
 pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
     let mut known: HashMap<ReleaseId, Standing> = HashMap::new();
     for journal in journals(deploy_to) {
-        let Ok(bytes) = (Log { path: journal, cut_at: None }).read() else { continue };
-        let of_this_pod: HashMap<ReleaseId, Standing> = lines(&bytes).filter_map(verdict).collect();
+        let of_this_pod: HashMap<ReleaseId, Standing> =
+            dated_records(journal).into_iter().filter_map(verdict).collect();
         for (release, standing) in of_this_pod {
             match known.entry(release) {
                 Entry::Vacant(first) => drop(first.insert(standing)),
@@ -47,19 +48,19 @@ pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
 
 /// The journals of all pods that ever used the volume.
 pub fn journals(deploy_to: &Path) -> impl Iterator<Item = PathBuf> {
-    let pods = fs::read_dir(deploy_to.join(PODS)).into_iter().flatten().flatten();
-    pods.map(|pod| pod.path().join(FILE))
+    journals_in(&deploy_to.join(PODS))
 }
 
-fn verdict(line: &[u8]) -> Option<(ReleaseId, Standing)> {
-    let record = parse(line)?;
+pub(super) fn journals_in(pods: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(pods).into_iter().flatten().flatten().map(|pod| pod.path().join(FILE))
+}
+
+fn verdict((at, record): (String, Record)) -> Option<(ReleaseId, Standing)> {
     let good = match record.event {
         RecordEvent::Verified | RecordEvent::Reverted => true,
         RecordEvent::Rejected => false,
         RecordEvent::Attempt | RecordEvent::Signalled => return None,
     };
-    let line: Value = serde_json::from_slice(line).ok()?;
-    let at = line.get("at").and_then(Value::as_str).unwrap_or_default().to_owned();
     Some((record.revision.release, Standing { at, good }))
 }
 

@@ -3,6 +3,16 @@
 //! Versions are ETags, with which S3 does all that a pointer needs: `If-None-Match` makes a look at what has
 //! not changed cheap, `If-Match` and `If-None-Match: *` make writes compare-and-swap. Opening the store needs
 //! neither network nor credentials: each call that fails says what to do, and the next one starts afresh.
+//!
+//! What fails is retried at five levels, each for what the one below cannot know:
+//!
+//! | where | what | how often |
+//! |---|---|---|
+//! | `connection`, the SDK | one request that the server or the network failed | [`Limits::attempts`], within [`Limits::answer`] |
+//! | here, `SMALL_READS` | a small object whose bytes broke off after the answer had begun | once more |
+//! | `releases/download.rs` | an archive that broke off: on from where it was | five breaks without progress |
+//! | `pointer.rs` | a pointer that could not be read | at each poll, after growing pauses |
+//! | `core/deploy`, `retry_at` | a fetch that failed | for as long as the pointer names the release |
 
 use std::time::Duration;
 

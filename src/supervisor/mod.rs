@@ -5,7 +5,6 @@
 //! volume, no app server, no client can hold it up. If it is lost to a panic all the same, a new one
 //! takes over from what is on disk, and who waits on /prestop goes on waiting.
 
-mod clock;
 mod cuts;
 mod deploy_log;
 
@@ -18,6 +17,7 @@ mod state;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -32,8 +32,6 @@ use crate::{
     probe::Prober,
     status::Snapshot,
 };
-
-pub use clock::boottime;
 
 use observer::{Attention, Observer, Seen};
 use state::State;
@@ -76,6 +74,13 @@ pub struct Inputs {
     pub metrics: Arc<Metrics>,
     /// The clock.
     pub clock: fn() -> Moment,
+}
+
+/// The one clock of all decisions: milliseconds of CLOCK_BOOTTIME, which counts on while the machine sleeps, and which
+/// nobody sets.
+pub fn boottime() -> Moment {
+    let now = clock_gettime(ClockId::Boottime);
+    Moment(now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000)
 }
 
 /// Anything that can happen.

@@ -150,7 +150,7 @@ impl State {
                 Effect::Conclude { .. } => {
                     self.inputs.effects.perform(effect, &self.done);
                     self.tell_needs();
-                    self.inputs.effects.tidy_soon();
+                    self.inputs.effects.deployed();
                 }
                 effect => self.inputs.effects.perform(effect, &self.done),
             }

@@ -20,6 +20,7 @@ mod publish;
 mod random;
 mod rig;
 mod spare;
+mod spare_making;
 mod together;
 mod tools;
 mod unpack;

@@ -108,7 +108,7 @@ fn waiting_is_called_off_like_a_fetch() {
         waits_for(&releases, "web-1");
         off.now();
         let problem = waiting.join().unwrap().unwrap_err();
-        assert!(problem.message.contains("called off"), "{}", problem.message);
+        assert!(problem.message.contains("cancelled"), "{}", problem.message);
     });
     assert_eq!(releases.waits_for(), None);
     assert_eq!(rig.leftovers().len(), 2, "the holder's only");

@@ -30,12 +30,8 @@ pub fn checks(files: &Files, config: &Config, advice: &mut Vec<Check>) -> Result
     let about = config.app_server.title();
     let Some(dir) = files.dir.as_deref() else {
         let hint = "skipped because of --config-only; use --app DIR to check the app's own files";
-        let hint = if config.app_server == AppServerKind::Puma {
-            hint
-        } else {
-            "skipped because of \
-            --config-only"
-        };
+        let hint =
+            if config.app_server == AppServerKind::Puma { hint } else { "skipped because of --config-only" };
         return Ok(vec![Check::unknown(about, hint)]);
     };
     if !dir.is_dir() {

@@ -16,12 +16,16 @@
 //! prove nothing. Without a control server the socket table decides alone, without a socket table
 //! the control server does, and with neither the deadline.
 //!
+//! Is the drain over? [`Drain::decide`] answers the calls, by what `criteria` says is still waited for. What that rests on:
+//! `quiet` (senders, by `socket_diff`, `gaps` and `probers`), `in_flight` (the workers' numbers), `progress` (does the
+//! app server hang?). `active` has the data of a drain, `types` what comes in and goes out.
+//!
 //! Each call has a minimum and a deadline of its own, and all share what is seen. A call that nothing
 //! shows to be the kubelet's is stray: held like any other, and without a meaning for the pod.
 //!
 //! Before the answer a new image undoes nothing: while the kubelet waits for the hook, it starts no
 //! container anew, so that the image was changed by a restart in place; and an answer, of whatever
-//! kind, is what lets SIGTERM through. Answered the answer, a new image means that the container was
+//! kind, is what lets SIGTERM through. After the answer, a new image means that the container was
 //! restarted and the pod lives on (the hook is called for a failed liveness probe as well).
 //!
 //! SIGTERM is remembered in this process only, not in the journal: the kubelet starts no container
@@ -29,6 +33,7 @@
 //! that found no app server is not remembered at all: what it let through ended with the process.
 
 mod active;
+mod criteria;
 mod gaps;
 mod in_flight;
 mod left;
@@ -37,7 +42,6 @@ mod progress;
 mod quiet;
 mod socket_diff;
 mod types;
-mod weigh;
 
 pub use types::{
     Answer, Budget, DrainCommand, DrainEffect, DrainResult, DrainView, Evidence, InWork, Journal, Origin,
@@ -51,7 +55,7 @@ use left::Left;
 use progress::Progress;
 use quiet::Quiet;
 
-/// Answered the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
+/// After the answer SIGTERM follows within milliseconds; a server untouched for this long was not meant.
 const FALSE_DRAIN_MS: u64 = 60_000;
 
 /// The drain.
@@ -107,17 +111,17 @@ impl Drain {
 
     /// Takes a look at the app server. Also called while serving, to learn the peers' rhythms.
     pub fn observe(&mut self, now: Moment, observation: &Observation) -> Vec<DrainEffect> {
-        let clear = self.take_in(now, observation);
+        let clear = self.learn(now, observation);
         let after = self.end.as_ref().and_then(|end| end.answered.as_ref()).map(|after| after.at);
         let mut effects = Vec::new();
         if self.active.as_ref().is_some_and(|active| observation.began >= active.began) {
             if clear {
-                self.weigh(now, observation);
+                self.evaluate(now, observation);
             }
-            effects.extend(self.judge(now, observation, clear));
+            effects.extend(self.decide(now, observation, clear));
         }
         if after.is_some_and(|at| observation.began >= at) {
-            effects.extend(self.doubt(observation));
+            effects.extend(self.watch_after_answer(observation));
         }
         effects.extend(self.tick(now));
         effects
@@ -292,7 +296,7 @@ impl Drain {
         if none { DrainEffect::Journal(None) } else { end.journal() }
     }
 
-    fn judge(&mut self, now: Moment, observation: &Observation, clear: bool) -> Vec<DrainEffect> {
+    fn decide(&mut self, now: Moment, observation: &Observation, clear: bool) -> Vec<DrainEffect> {
         let Some(active) = &mut self.active else { return Vec::new() };
         let looked = observation.began;
         if observation.detection == Detection::Missing {
@@ -318,8 +322,8 @@ impl Drain {
         journal.into_iter().chain(answers).collect()
     }
 
-    /// Answered the answer: does the pod live on?
-    fn doubt(&mut self, observation: &Observation) -> Vec<DrainEffect> {
+    /// After the answer: does the pod live on?
+    fn watch_after_answer(&mut self, observation: &Observation) -> Vec<DrainEffect> {
         let expected = self.image_change_expected;
         let Some(end) = &mut self.end else { return Vec::new() };
         let Some(after) = &mut end.answered else { return Vec::new() };

@@ -122,6 +122,8 @@ fn e2e_killed_inside_of_any_step_current_is_complete_at_every_moment() {
     let mut pod = new_pod(Setup::default()).born();
     pod.set("PITSTOP_VERIFY_SOAK", "100ms");
     pod.set("PITSTOP_KEEP_RELEASES", "1");
+    // The release that goes would become it.
+    pod.set("PITSTOP_FETCH_SPARE", "false");
     let mut pod = pod.started();
     let current = Current::of(&pod);
     let over = AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! What a look tells: is anything still to be waited for?
+//! The criteria of a drain, at each look: is every sender silent, and is nothing in flight?
 
 use super::{
     Drain, Evidence, InWork, Upgraded, WaitsFor,
@@ -18,7 +18,7 @@ const NEXT_REQUEST_MS: u64 = 1000;
 
 impl Drain {
     /// Learns from a look, whatever the state; says whether it tells of traffic at all.
-    pub(super) fn take_in(&mut self, now: Moment, observation: &Observation) -> bool {
+    pub(super) fn learn(&mut self, now: Moment, observation: &Observation) -> bool {
         let server = match &observation.detection {
             Detection::Seen(server) => Some(server),
             Detection::NotPermitted => None,
@@ -102,7 +102,7 @@ impl Drain {
     }
 
     /// Finds out what is still to be waited for.
-    pub(super) fn weigh(&mut self, now: Moment, observation: &Observation) {
+    pub(super) fn evaluate(&mut self, now: Moment, observation: &Observation) {
         let server = match &observation.detection {
             Detection::Seen(server) => Some(server),
             _ => None,

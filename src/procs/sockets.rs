@@ -1,10 +1,32 @@
-//! Who holds the other end of a connection of ours: the kernel knows which process has accepted it.
+//! The sockets of processes. The kernel knows which process holds the other end of a connection of ours.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use procfs::{net::TcpNetEntry, process::Process as ProcDir};
 
-use super::{ProcessId, socket_inode};
+use super::ProcessId;
+
+/// The sockets that a process has open, by their inodes: what two processes share is the same.
+pub fn sockets_of(pid: i32) -> Vec<u64> {
+    let Ok(descriptors) = ProcDir::new(pid).and_then(|dir| dir.fd()) else { return Vec::new() };
+    descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect()
+}
+
+fn socket_inode(fd: &procfs::process::FDInfo) -> Option<u64> {
+    match fd.target {
+        procfs::process::FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    }
+}
+
+/// The unix sockets that a process itself has bound, by the paths that it knows them by. Empty when it may
+/// not be looked into.
+pub fn unix_sockets(pid: i32) -> Vec<PathBuf> {
+    let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
+    let (Ok(descriptors), Ok(table)) = (dir.fd(), dir.unix()) else { return Vec::new() };
+    let own: Vec<u64> = descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect();
+    table.into_iter().filter(|entry| own.contains(&entry.inode)).filter_map(|entry| entry.path).collect()
+}
 
 /// Who has accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +62,15 @@ fn same(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 fn holds(pid: i32, inode: u64) -> bool {
-    let descriptors = ProcDir::new(pid).and_then(|dir| dir.fd());
-    descriptors.into_iter().flatten().flatten().any(|fd| socket_inode(&fd) == Some(inode))
+    sockets_of(pid).contains(&inode)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::unix::net::UnixListener,
+    };
 
     use super::*;
 
@@ -66,5 +90,16 @@ mod tests {
             drop(accepted);
             assert_eq!(acceptor(ends.0, ends.1, &[us]), Acceptor::Nobody, "{address}: closed");
         }
+    }
+
+    #[test]
+    fn a_bound_socket_is_known_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("core_api");
+        let listener = UnixListener::bind(&path).unwrap();
+        let ours = std::process::id().try_into().unwrap();
+        assert!(unix_sockets(ours).contains(&path));
+        drop(listener);
+        assert!(!unix_sockets(ours).contains(&path));
     }
 }
