@@ -297,6 +297,11 @@ impl Agent {
         }
     }
 
+    /// The next step waits for a look that begins then or later.
+    pub fn awaited_look(&self) -> Option<Moment> {
+        self.deploy.as_ref().ok()?.awaited_look()
+    }
+
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self) -> Option<ReleaseId> {
         self.deploy.as_ref().ok()?.probe_for(self.gate())

@@ -73,6 +73,7 @@ impl State {
             probe_for: None,
             beside: false,
             wants_files: false,
+            awaited: Moment(0),
         };
         // A loop before this one may have seen them; what this process has seen, it has seen.
         let before = inputs.snapshots.borrow().clone();
@@ -362,6 +363,8 @@ impl State {
             probe_for: self.agent.probe_for(),
             beside: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
+            // While an effect is under way there is no news in it that a look would be due for.
+            awaited: self.agent.awaited_look().unwrap_or(self.attention.borrow().awaited),
         };
         self.attention.send_if_modified(|attention| {
             let changed = *attention != wanted;

@@ -358,6 +358,12 @@ impl Deploy {
         }
     }
 
+    /// The next step waits for a look that begins then or later.
+    pub fn awaited_look(&self) -> Option<Moment> {
+        let waits = self.state.moving().is_some() && self.busy.is_none() && self.retry_at.is_none();
+        waits.then_some(self.fresh_after)
+    }
+
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match (self.state.moving(), self.state.stage()) {
