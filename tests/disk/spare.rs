@@ -6,6 +6,7 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use pitstop::{
@@ -18,6 +19,7 @@ use pitstop::{
     },
     store::{ArchiveKind, CallOff},
 };
+use pitstop_rig::{SlowVolume, is_root};
 use proptest::prelude::*;
 use tar::EntryType;
 
@@ -237,6 +239,36 @@ fn a_spare_tree_that_somebody_changed_is_given_up_and_leads_nowhere() {
         let left = listing(&outside);
         assert!(left.len() == 4 && left.values().all(|what| what.contains("outside")), "{what}: {left:?}");
     }
+}
+
+#[test]
+fn a_change_costs_a_few_operations_and_what_stays_none() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let volume = SlowVolume::mount(&dir.path().join("volume"), Duration::ZERO, 64);
+    let tree = volume.path().join("stage/tree");
+    fs::create_dir_all(&tree).unwrap();
+    let archive = |changed: usize| {
+        let path = |n: usize| format!("{}/{}/{n}", n % 7, n % 60);
+        let content = |n: usize| if n < changed { "changed" } else { "same" };
+        let all = (0..1_000).fold(Evil::new(), |tar, n| file(tar, &path(n), content(n).as_bytes()));
+        packed(if changed == 0 { file(all, "gone", b"") } else { file(all, "new/file", b"") })
+    };
+    let unpack = |archive: &[u8], spare| {
+        let archive = Archive { reader: archive, bytes: archive.len() as u64, kind: ArchiveKind::TarGz };
+        let into = Destination::Tree { dir: &tree, in_flight: 48, spare };
+        let (limits, layout, off) = (Limits::default(), Layout::default(), CallOff::default());
+        unpack(archive, into, &Rules { limits: &limits, layout: &layout, off: &off }).unwrap()
+    };
+    let before = unpack(&archive(0), None);
+    volume.reset();
+    unpack(&archive(20), Some(before.manifest));
+    let counts = volume.counts();
+    // Twenty-two changes.
+    assert!(counts.operations <= 22 * 11 / 2 + 20, "{counts}");
+    assert_eq!(fs::read(tree.join("5/19/19")).unwrap(), b"changed");
 }
 
 proptest! {
