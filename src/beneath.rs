@@ -25,7 +25,7 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 /// A directory below a root, open. What is done by its [`Held::path`] happens in this very directory, wherever its
 /// name leads meanwhile.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     fd: OwnedFd,
     name: PathBuf,
 }
@@ -35,7 +35,7 @@ impl Held {
     ///
     /// # Errors
     /// What the system says; a link on the way is `ELOOP`.
-    pub fn open(root: &Path, dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, dir: &Path) -> io::Result<Self> {
         let top = openat(CWD, root, FOLDER, Mode::empty())?;
         let name = root.join(dir);
         if dir.as_os_str().is_empty() {
@@ -48,7 +48,7 @@ impl Held {
     ///
     /// # Errors
     /// As [`Held::open`].
-    pub fn make(root: &Path, dir: &Path) -> io::Result<Self> {
+    pub(crate) fn make(root: &Path, dir: &Path) -> io::Result<Self> {
         match Self::open(root, dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             done => return done,
@@ -69,17 +69,17 @@ impl Held {
     }
 
     /// For calls that take a path. Good for as long as this value lives.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new(DESCRIPTORS).join(self.fd.as_raw_fd().to_string())
     }
 
     /// The same for something in it. A link at the end is followed by calls that follow links.
-    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path().join(name)
     }
 
     /// What people call it.
-    pub fn name(&self) -> &Path {
+    pub(crate) fn name(&self) -> &Path {
         &self.name
     }
 
@@ -87,7 +87,7 @@ impl Held {
     ///
     /// # Errors
     /// What the system says.
-    pub fn list(&self) -> io::Result<Vec<OsString>> {
+    pub(crate) fn list(&self) -> io::Result<Vec<OsString>> {
         fs::read_dir(self.path())?.map(|entry| Ok(entry?.file_name())).collect()
     }
 
@@ -95,7 +95,7 @@ impl Held {
     ///
     /// # Errors
     /// As [`plain_file::open`]; a link is `ELOOP`.
-    pub fn file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
+    pub(crate) fn file(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | plain_file::FLAGS;
         let opened = openat(&self.fd, name, flags, Mode::from_raw_mode(0o666));
         plain_file::only(opened.map(File::from).map_err(io::Error::from))
@@ -105,7 +105,7 @@ impl Held {
     ///
     /// # Errors
     /// What the system says.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         match rustix::fs::fsync(&self.fd) {
             Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),
             done => Ok(done?),
@@ -123,7 +123,7 @@ impl AsFd for Held {
 ///
 /// # Errors
 /// As [`Held::open`] and [`plain_file::open`].
-pub fn file(root: &Path, file: &Path) -> io::Result<File> {
+pub(crate) fn file(root: &Path, file: &Path) -> io::Result<File> {
     let top = openat(CWD, root, FOLDER, Mode::empty())?;
     let opened = open(&top, file, OFlags::RDONLY | plain_file::FLAGS, Mode::empty());
     plain_file::only(opened.map(File::from))
@@ -133,7 +133,7 @@ pub fn file(root: &Path, file: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`file()`] and [`plain_file::read`].
-pub fn read(root: &Path, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(root: &Path, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     plain_file::read_all(file(root, path)?, limit_bytes)
 }
 
@@ -170,7 +170,7 @@ fn as_loop(error: Errno) -> Errno {
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] for any other.
-pub fn plain(path: &Path) -> io::Result<Vec<&OsStr>> {
+pub(crate) fn plain(path: &Path) -> io::Result<Vec<&OsStr>> {
     let name = |part| match part {
         Component::Normal(name) => Ok(name),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "leads out of its directory")),
@@ -179,7 +179,7 @@ pub fn plain(path: &Path) -> io::Result<Vec<&OsStr>> {
 }
 
 /// An error without the name of a temporary file, which says nothing to anybody.
-pub fn plain_error(error: &io::Error) -> String {
+pub(crate) fn plain_error(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" at path \"/proc/self/fd/") {
         Some((plain, _)) => plain.to_owned(),
@@ -188,7 +188,7 @@ pub fn plain_error(error: &io::Error) -> String {
 }
 
 /// The path that people know for one that was made by [`Held::path`].
-pub fn shown(path: &Path) -> PathBuf {
+pub(crate) fn shown(path: &Path) -> PathBuf {
     if !path.starts_with(DESCRIPTORS) {
         return path.to_owned();
     }

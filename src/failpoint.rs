@@ -5,19 +5,19 @@
 
 /// Whether a test asked for this one.
 #[cfg(debug_assertions)]
-pub fn wanted(name: &str) -> bool {
+pub(crate) fn wanted(name: &str) -> bool {
     std::env::var("PITSTOP_FAILPOINTS").is_ok_and(|names| names.split(',').any(|n| n == name))
 }
 
 /// Release builds have no fail points.
 #[cfg(not(debug_assertions))]
-pub fn wanted(_name: &str) -> bool {
+pub(crate) fn wanted(_name: &str) -> bool {
     false
 }
 
 /// Blocks for ever if a test asked for it here.
 #[cfg(debug_assertions)]
-pub fn hit(name: &str) {
+pub(crate) fn hit(name: &str) {
     if !wanted(name) {
         return;
     }
@@ -31,4 +31,4 @@ pub fn hit(name: &str) {
 
 /// Release builds have no fail points.
 #[cfg(not(debug_assertions))]
-pub fn hit(_name: &str) {}
+pub(crate) fn hit(_name: &str) {}

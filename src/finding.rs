@@ -11,7 +11,7 @@ use serde::Serialize;
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Good to know.
     Note,
     /// A promise holds only sometimes.
@@ -27,11 +27,11 @@ pub struct Finding {
     /// Which trap.
     pub code: Code,
     /// How bad it is here.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// What would happen.
     pub message: String,
     /// The one line that fixes it.
-    pub fix: String,
+    pub(crate) fix: String,
 }
 
 /// A finding in JSON: `remedy` is the older name of `fix`, and stays for those who read it.
@@ -54,9 +54,9 @@ impl From<Finding> for Shown {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Which part of the set-up, as a heading for people: `Puma`, `volume`.
-    pub about: &'static str,
+    pub(crate) about: &'static str,
     /// What came of it.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
 }
 
 /// What came of a look.
@@ -72,22 +72,22 @@ pub enum Outcome {
 
 impl Check {
     /// As it should be.
-    pub fn fine(about: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn fine(about: &'static str, message: impl Into<String>) -> Self {
         Self { about, outcome: Outcome::Fine(message.into()) }
     }
 
     /// It could not be told.
-    pub fn unknown(about: &'static str, why: impl Into<String>) -> Self {
+    pub(crate) fn unknown(about: &'static str, why: impl Into<String>) -> Self {
         Self { about, outcome: Outcome::Unknown(why.into()) }
     }
 
     /// A trap.
-    pub fn found(about: &'static str, finding: Finding) -> Self {
+    pub(crate) fn found(about: &'static str, finding: Finding) -> Self {
         Self { about, outcome: Outcome::Found(finding) }
     }
 
     /// The trap, if it is one.
-    pub fn finding(&self) -> Option<&Finding> {
+    pub(crate) fn finding(&self) -> Option<&Finding> {
         match &self.outcome {
             Outcome::Found(finding) => Some(finding),
             Outcome::Fine(_) | Outcome::Unknown(_) => None,
@@ -96,33 +96,33 @@ impl Check {
 }
 
 /// The traps among the checks.
-pub fn findings(checks: &[Check]) -> Vec<Finding> {
+pub(crate) fn findings(checks: &[Check]) -> Vec<Finding> {
     checks.iter().filter_map(Check::finding).cloned().collect()
 }
 
 impl Finding {
     /// A trap that is this bad here.
-    pub fn of(severity: Severity, code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn of(severity: Severity, code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { code, severity, message: message.into(), fix: fix.into() }
     }
 
     /// A promise does not hold.
-    pub fn broken(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn broken(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::of(Severity::Broken, code, message, fix)
     }
 
     /// A promise holds only sometimes.
-    pub fn risky(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn risky(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::of(Severity::Risky, code, message, fix)
     }
 
     /// Good to know.
-    pub fn note(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn note(code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self::of(Severity::Note, code, message, fix)
     }
 
     /// As the check of this part of the set-up.
-    pub fn about(self, about: &'static str) -> Check {
+    pub(crate) fn about(self, about: &'static str) -> Check {
         Check::found(about, self)
     }
 }

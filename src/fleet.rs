@@ -10,7 +10,7 @@
 
 mod reports;
 
-pub use reports::Reports;
+pub(crate) use reports::Reports;
 
 use std::{
     sync::Arc,
@@ -31,7 +31,7 @@ use crate::{
 /// A report that says nothing new is written so often.
 const REFRESH: Duration = Duration::from_secs(120);
 /// A pod that has not been heard of for so long is gone.
-pub const LIVE: Duration = Duration::from_secs(360);
+pub(crate) const LIVE: Duration = Duration::from_secs(360);
 /// Several changes in a row are one report.
 const SETTLE: Duration = Duration::from_secs(1);
 /// After a failure.
@@ -43,47 +43,47 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// So many reports are read: those of the pods that go first.
 const READ_AT_MOST: usize = 100;
 /// A report is some hundred bytes.
-pub const LIMIT_BYTES: u64 = 64 << 10;
+pub(crate) const LIMIT_BYTES: u64 = 64 << 10;
 
 /// What one pod says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// 1.
-    pub v: u32,
+    pub(crate) v: u32,
     /// Which pod.
     pub pod: String,
     /// What it was proved to run.
-    pub running: Option<ReleaseId>,
+    pub(crate) running: Option<ReleaseId>,
     /// What its pointer names.
     pub desired: Option<Revision>,
     /// The desired release runs, proven.
     pub in_sync: bool,
     /// The stage of the deploy, as on /status.
-    pub stage: String,
+    pub(crate) stage: String,
     /// The reason, as on /status.
     #[serde(default)]
     pub reason: Option<String>,
     /// The same for people.
     #[serde(default)]
-    pub message: String,
+    pub(crate) message: String,
     /// Moves that are not tried again.
     #[serde(default)]
-    pub rejected: Vec<Rejected>,
+    pub(crate) rejected: Vec<Rejected>,
     /// The pod is about to end, or its agent has ended: it deploys no more.
     #[serde(default)]
     pub leaving: bool,
     /// When it was written, by the pod's wall clock (RFC 3339).
-    pub at: String,
+    pub(crate) at: String,
 }
 
 /// A move that a pod does not try again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejected {
+pub(crate) struct Rejected {
     /// Which.
     #[serde(flatten)]
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl Report {
@@ -109,23 +109,23 @@ impl Report {
     }
 
     /// For how long nothing was heard of the pod, by the reader's clock.
-    pub fn age(&self, now: SystemTime) -> Duration {
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
         let at = humantime::parse_rfc3339_weak(&self.at).unwrap_or(SystemTime::UNIX_EPOCH);
         now.duration_since(at).unwrap_or_default()
     }
 
     /// Whether the pod is there and follows the pointer.
-    pub fn is_live(&self, now: SystemTime) -> bool {
+    pub(crate) fn is_live(&self, now: SystemTime) -> bool {
         !self.leaving && self.age(now) <= LIVE
     }
 
     /// Whether it runs what this move names.
-    pub fn has_arrived(&self, revision: &Revision) -> bool {
+    pub(crate) fn has_arrived(&self, revision: &Revision) -> bool {
         self.in_sync && self.desired.as_ref() == Some(revision)
     }
 
     /// Why it does not try this move again, if so.
-    pub fn rejection(&self, revision: &Revision) -> Option<&str> {
+    pub(crate) fn rejection(&self, revision: &Revision) -> Option<&str> {
         let rejected = self.rejected.iter().find(|rejected| rejected.revision == *revision);
         let stranded = || {
             let stuck = self.stage == Stage::Stranded.name() && self.desired.as_ref() == Some(revision);
@@ -136,7 +136,7 @@ impl Report {
 }
 
 /// The prefix of all reports of the pods that follow a pointer.
-pub fn prefix(pointer: &str) -> String {
+pub(crate) fn prefix(pointer: &str) -> String {
     format!("fleet/{pointer}/")
 }
 
@@ -154,7 +154,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Who reads what the others write.
-    pub fn reader(&self) -> Reader {
+    pub(crate) fn reader(&self) -> Reader {
         Reader { store: self.store.clone(), pointer: self.pointer.clone(), pod: self.pod.clone() }
     }
 
@@ -219,16 +219,16 @@ impl Reporter {
 #[derive(Clone)]
 pub struct Reader {
     /// Where from.
-    pub store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     /// The name of the pointer that this pod follows.
-    pub pointer: String,
+    pub(crate) pointer: String,
     /// This pod.
-    pub pod: String,
+    pub(crate) pod: String,
 }
 
 impl Reader {
     /// Reads as often as `wanted` says, in milliseconds, until nobody listens.
-    pub async fn run(self, mut wanted: watch::Receiver<Option<u64>>, events: mpsc::UnboundedSender<Event>) {
+    pub(crate) async fn run(self, mut wanted: watch::Receiver<Option<u64>>, events: mpsc::UnboundedSender<Event>) {
         let mut reports = Reports::of(&self.store, &self.pointer);
         loop {
             let each = *wanted.borrow_and_update();

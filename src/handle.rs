@@ -40,9 +40,9 @@ pub enum Request {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Asked {
     /// A name and where, `deploy@host`.
-    pub by: Option<String>,
+    pub(crate) by: Option<String>,
     /// For those who find it like that.
-    pub why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
 impl fmt::Display for Asked {
@@ -59,7 +59,7 @@ impl fmt::Display for Asked {
 }
 
 /// What an operator is told: what happens now, or why nothing does.
-pub type Reply = Result<String, String>;
+pub(crate) type Reply = Result<String, String>;
 
 /// How a wait on /prestop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl SupervisorHandle {
     }
 
     /// A kubelet asks from this address. Probes are many, and news only now and then.
-    pub fn kubelet(&self, address: IpAddr) {
+    pub(crate) fn kubelet(&self, address: IpAddr) {
         let mut known = self.kubelets.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(_, told)| told.elapsed() < KUBELET_IS_NEWS_AFTER);
         if known.len() < KUBELETS_KEPT && !known.iter().any(|(known, _)| *known == address) {
@@ -127,7 +127,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// When there is none, or the agent does not answer.
-    pub async fn undrain(&self) -> Reply {
+    pub(crate) async fn undrain(&self) -> Reply {
         self.ask(Request::Undrain).await
     }
 
@@ -135,7 +135,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// When it cannot be done, or the agent does not answer.
-    pub async fn operator(&self, operator: Operator, asked: Asked) -> Reply {
+    pub(crate) async fn operator(&self, operator: Operator, asked: Asked) -> Reply {
         self.ask(|reply| Request::Operator(operator, asked, reply)).await
     }
 

@@ -21,11 +21,11 @@ mod runtime;
 
 const ABOUT: &str = "hooks";
 /// Stands in the environment of whatever a trial starts.
-pub const MARK: &str = "PITSTOP_TRIAL";
+pub(crate) const MARK: &str = "PITSTOP_TRIAL";
 
 /// Why a release has not passed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HookError {
+pub(crate) enum HookError {
     /// It could not be tried: this says nothing about the release.
     #[error("{0}")]
     NotTried(String),
@@ -39,7 +39,7 @@ pub enum HookError {
 
 /// One trial. A later one, or a call-off, takes its place.
 #[derive(Debug, Clone)]
-pub struct Turn(Stop);
+pub(crate) struct Turn(Stop);
 
 /// The user's trial boot.
 #[derive(Debug)]
@@ -51,19 +51,19 @@ pub struct Hook {
 
 impl Hook {
     /// `None` where the user has given no command.
-    pub fn new(section: &config::Hooks) -> Option<Self> {
+    pub(crate) fn new(section: &config::Hooks) -> Option<Self> {
         let (line, limit) = (section.check.clone()?, section.check_timeout);
         let command = UserCommand { key: "hooks.check", line, limit };
         Some(Self { command, now: Mutex::default() })
     }
 
     /// How long a trial may take.
-    pub fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         self.command.limit
     }
 
     /// What is wanted from now on: any earlier trial ends.
-    pub fn begin(&self) -> Turn {
+    pub(crate) fn begin(&self) -> Turn {
         let mut now = self.locked();
         now.now();
         *now = Stop::default();
@@ -71,12 +71,12 @@ impl Hook {
     }
 
     /// Ends the trial that is under way, and whichever waits for its turn. Does not wait.
-    pub fn call_off(&self) {
+    pub(crate) fn call_off(&self) {
         self.locked().now();
     }
 
     /// Whether it could be run in this container; where `current` is known, in that. Asks the disk.
-    pub fn check(&self, current: Option<&Path>) -> Check {
+    pub(crate) fn check(&self, current: Option<&Path>) -> Check {
         match runtime::missing(&self.command.line, current) {
             None => Check::fine(ABOUT, "a release is tried by hooks.check before anything is moved"),
             Some(what) => Check::found(
@@ -94,7 +94,7 @@ impl Hook {
     ///
     /// # Errors
     /// [`HookError`]: the release failed, or was not tried at all.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         turn: &Turn,
         release: &ReleaseId,

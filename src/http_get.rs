@@ -23,7 +23,7 @@ const LARGEST_BODY_BYTES: usize = 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum GetError {
+pub(crate) enum GetError {
     /// Nothing came in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -42,7 +42,7 @@ pub enum GetError {
 ///
 /// # Errors
 /// When there is no whole answer within `limit`, or it is larger than a megabyte.
-pub async fn get<S>(stream: S, host: &str, path: &str, limit: Duration) -> Result<Response<Bytes>, GetError>
+pub(crate) async fn get<S>(stream: S, host: &str, path: &str, limit: Duration) -> Result<Response<Bytes>, GetError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -53,7 +53,7 @@ where
 ///
 /// # Errors
 /// As [`get`].
-pub async fn ask<S>(
+pub(crate) async fn ask<S>(
     method: Method,
     stream: S,
     host: &str,
@@ -71,7 +71,7 @@ where
 ///
 /// # Errors
 /// As [`get`].
-pub async fn send<S>(
+pub(crate) async fn send<S>(
     stream: S,
     host: &str,
     mut request: Request<Full<Bytes>>,
@@ -91,7 +91,7 @@ where
 ///
 /// # Errors
 /// As [`get`].
-pub async fn get_and<S, M>(
+pub(crate) async fn get_and<S, M>(
     stream: S,
     host: &str,
     request: Request<Full<Bytes>>,

@@ -23,7 +23,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// One thread that does one job after another.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub(crate) struct Lane {
     jobs: mpsc::Sender<Job>,
     unfinished: Arc<AtomicUsize>,
     at_most: usize,
@@ -31,7 +31,7 @@ pub struct Lane {
 
 /// Why there is no result yet, or none at all.
 #[derive(Debug)]
-pub enum Late<T> {
+pub(crate) enum Late<T> {
     /// The job has not reported within the limit. It goes on; its result arrives here.
     Pending(oneshot::Receiver<T>),
     /// The job was not taken: too many are unfinished.
@@ -45,7 +45,7 @@ impl Lane {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(name: &str) -> io::Result<Self> {
+    pub(crate) fn start(name: &str) -> io::Result<Self> {
         Self::bounded(name, usize::MAX)
     }
 
@@ -53,7 +53,7 @@ impl Lane {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn bounded(name: &str, at_most: usize) -> io::Result<Self> {
+    pub(crate) fn bounded(name: &str, at_most: usize) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new().name(name.into()).spawn(move || {
             for job in queue {
@@ -68,7 +68,7 @@ impl Lane {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn one_at_a_time(name: &str) -> io::Result<Self> {
+    pub(crate) fn one_at_a_time(name: &str) -> io::Result<Self> {
         Self::bounded(name, 1)
     }
 
@@ -77,7 +77,7 @@ impl Lane {
     ///
     /// # Errors
     /// [`Late`] when there is no result by then.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         limit: Duration,
         job: impl FnOnce() -> T + Send + 'static,
@@ -107,7 +107,7 @@ impl Lane {
     }
 
     /// The same for a look, which may be skipped: `None` without a result in time.
-    pub async fn look<T: Send + 'static>(
+    pub(crate) async fn look<T: Send + 'static>(
         &self,
         limit: Duration,
         job: impl FnOnce() -> T + Send + 'static,

@@ -199,7 +199,7 @@ impl Metrics {
     }
 
     /// Takes over the deploy's state.
-    pub fn view(&self, view: &View) {
+    pub(crate) fn view(&self, view: &View) {
         self.in_sync.set(i64::from(view.in_sync));
         for stage in Stage::ALL {
             self.stage.with_label_values(&[stage.name()]).set(i64::from(stage == view.stage));
@@ -222,12 +222,12 @@ impl Metrics {
     }
 
     /// A look at the app server.
-    pub fn observed(&self, observation: &Observation) {
+    pub(crate) fn observed(&self, observation: &Observation) {
         self.puma.observed(observation);
     }
 
     /// The pointer was read; `failure` says why not. `at` is the wall clock in seconds since the epoch.
-    pub fn pointer_checked(&self, failure: Option<Reason>, at: f64) {
+    pub(crate) fn pointer_checked(&self, failure: Option<Reason>, at: f64) {
         self.pointer_checks.with_label_values(&[failure.map_or("ok", Reason::code)]).inc();
         if failure.is_none() {
             self.pointer_last_success.with_label_values::<&str>(&[]).set(at);
@@ -235,7 +235,7 @@ impl Metrics {
     }
 
     /// A deploy ended after so many seconds.
-    pub fn concluded(&self, result: &DeployResult, seconds: f64) {
+    pub(crate) fn concluded(&self, result: &DeployResult, seconds: f64) {
         let (result, problem) = match result {
             DeployResult::Verified => ("verified", None),
             DeployResult::Reverted(problem) => ("reverted", Some(problem)),
@@ -249,28 +249,28 @@ impl Metrics {
     }
 
     /// A deploy left a stage after so many seconds.
-    pub fn stage_left(&self, stage: Stage, seconds: f64) {
+    pub(crate) fn stage_left(&self, stage: Stage, seconds: f64) {
         self.stage_duration.with_label_values(&[stage.name()]).observe(seconds);
     }
 
     /// A restart signal was sent, or could not be.
-    pub fn restart_sent(&self, mode: Mode, sent: bool) {
+    pub(crate) fn restart_sent(&self, mode: Mode, sent: bool) {
         let result = if sent { "sent" } else { "failed" };
         self.restarts.with_label_values(&[mode_name(mode), result]).inc();
     }
 
     /// A restart was proved to have succeeded so many seconds after its signal.
-    pub fn restart_proved(&self, mode: Mode, seconds: f64) {
+    pub(crate) fn restart_proved(&self, mode: Mode, seconds: f64) {
         self.restart_duration.with_label_values(&[mode_name(mode)]).observe(seconds);
     }
 
     /// So many requests were cut by a restart of ours.
-    pub fn cut_by_restart(&self, requests: usize) {
+    pub(crate) fn cut_by_restart(&self, requests: usize) {
         self.restart_requests_cut.inc_by(requests as u64);
     }
 
     /// A release came onto the volume, or was there already.
-    pub fn fetched(&self, fetched: &Fetched) {
+    pub(crate) fn fetched(&self, fetched: &Fetched) {
         let found = fetched.was_there && fetched.downloaded_bytes == 0;
         self.fetch_bytes.with_label_values(&["store"]).inc_by(fetched.downloaded_bytes);
         self.fetch_bytes.with_label_values(&["volume"]).inc_by(if found { fetched.bytes } else { 0 });
@@ -280,7 +280,7 @@ impl Metrics {
     }
 
     /// A drain was answered.
-    pub fn drained(&self, answer: &Answer) {
+    pub(crate) fn drained(&self, answer: &Answer) {
         self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
@@ -345,7 +345,7 @@ impl Puma {
 }
 
 /// The mode as the contract spells it.
-pub fn mode_name(mode: Mode) -> &'static str {
+pub(crate) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Hot => "hot",
         Mode::Phased => "phased",

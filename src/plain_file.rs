@@ -17,7 +17,7 @@ pub(crate) const FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::CLOEXEC).union(O
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] when it is no regular file; else what the system says.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     open_with(path, FLAGS)
 }
 
@@ -25,7 +25,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`]; `ELOOP` for a link.
-pub fn open_no_link(path: &Path) -> io::Result<File> {
+pub(crate) fn open_no_link(path: &Path) -> io::Result<File> {
     open_with(path, FLAGS | OFlags::NOFOLLOW)
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn only(opened: io::Result<File>) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open`]; [`io::ErrorKind::FileTooLarge`] when there is more than the limit.
-pub fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
     read_all(open(path)?, limit_bytes)
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn read_all(file: File, limit_bytes: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`read`]; [`io::ErrorKind::InvalidData`] when it is not UTF-8.
-pub fn read_to_string(path: &Path, limit_bytes: u64) -> io::Result<String> {
+pub(crate) fn read_to_string(path: &Path, limit_bytes: u64) -> io::Result<String> {
     String::from_utf8(read(path, limit_bytes)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 

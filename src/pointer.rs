@@ -27,7 +27,7 @@ mod kick;
 pub use kick::Kick;
 
 /// A pointer is some hundred bytes.
-pub const LIMIT_BYTES: u64 = 64 << 10;
+pub(crate) const LIMIT_BYTES: u64 = 64 << 10;
 /// How long one look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
 /// Pauses after failures grow to so many poll intervals at most,
@@ -57,7 +57,7 @@ impl fmt::Display for Source {
 }
 
 /// The path of a `file:` pointer; `None` for a name in the store.
-pub fn file_path(pointer: &str) -> Option<PathBuf> {
+pub(crate) fn file_path(pointer: &str) -> Option<PathBuf> {
     pointer.strip_prefix("file:").map(PathBuf::from)
 }
 

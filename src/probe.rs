@@ -42,7 +42,7 @@ type Ends = (SocketAddr, SocketAddr);
 /// Why a URL cannot be probed.
 #[derive(Debug, thiserror::Error)]
 #[error("verify.url {url:?}: {why}")]
-pub struct InvalidUrl {
+pub(crate) struct InvalidUrl {
     url: String,
     why: String,
 }
@@ -62,22 +62,22 @@ pub struct Prober {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// How.
-    pub status: StatusCode,
+    pub(crate) status: StatusCode,
     /// What it calls its release, where it is asked to and does.
-    pub release: Option<String>,
+    pub(crate) release: Option<String>,
     /// The process that gave it, where that is known.
-    pub by: Option<ProcessKey>,
+    pub(crate) by: Option<ProcessKey>,
     /// How its text begins, for people.
-    pub begins: Option<String>,
+    pub(crate) begins: Option<String>,
 }
 
 /// What one probe came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub(crate) struct Said {
     /// For the core.
-    pub answer: core::Answer,
+    pub(crate) answer: core::Answer,
     /// What was asked and what came instead of a good answer.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
 }
 
 impl Prober {
@@ -86,7 +86,7 @@ impl Prober {
     ///
     /// # Errors
     /// When the URL names no place that can be asked.
-    pub fn new(url: &str, section: &Verify) -> Result<Self, InvalidUrl> {
+    pub(crate) fn new(url: &str, section: &Verify) -> Result<Self, InvalidUrl> {
         let invalid = |why: String| InvalidUrl { url: url.to_owned(), why };
         let url = HealthUrl::parse(url).map_err(invalid)?;
         let headers = section.headers.iter().filter_map(|header| parse_header(header).ok()).collect();
@@ -95,7 +95,7 @@ impl Prober {
     }
 
     /// Whether a healthy answer names its release.
-    pub fn names_release(&self) -> bool {
+    pub(crate) fn names_release(&self) -> bool {
         self.release_header.is_some() || self.release_field.is_some()
     }
 
@@ -103,7 +103,7 @@ impl Prober {
     /// answered is found out as well, where it can be.
     ///
     /// Healthy is any 2xx, as Rails' own `/up` answers; a redirect may lead anywhere and proves nothing.
-    pub async fn probe(&self, release: Option<&ReleaseId>, workers: &[(i32, ProcessKey)]) -> Said {
+    pub(crate) async fn probe(&self, release: Option<&ReleaseId>, workers: &[(i32, ProcessKey)]) -> Said {
         let asked = self.ask(workers).await;
         let by = asked.as_ref().ok().and_then(|answer| answer.by);
         match asked {
@@ -134,7 +134,7 @@ impl Prober {
     ///
     /// # Errors
     /// Why there was no answer, in words.
-    pub async fn answer(&self) -> Result<Answer, String> {
+    pub(crate) async fn answer(&self) -> Result<Answer, String> {
         self.ask(&[]).await
     }
 

@@ -21,18 +21,18 @@ use crate::core::{GenerationKey, ProcessKey};
 mod descent;
 mod error;
 /// Who uses a directory.
-pub mod in_use;
+pub(crate) mod in_use;
 /// Which files of releases are loaded.
-pub mod loaded;
+pub(crate) mod loaded;
 /// How much memory there is.
-pub mod memory;
+pub(crate) mod memory;
 mod root;
 mod sockets;
 
-pub use descent::{Descent, age_ms, same_user, share_a_socket};
+pub(crate) use descent::{Descent, age_ms, same_user, share_a_socket};
 pub use error::ProcsError;
-pub use root::in_root_of;
-pub use sockets::{Acceptor, acceptor, sockets_of, unix_sockets};
+pub(crate) use root::in_root_of;
+pub(crate) use sockets::{Acceptor, acceptor, sockets_of, unix_sockets};
 
 /// The index of the address of sixteen random bytes in the auxiliary vector (`AT_RANDOM`).
 const AT_RANDOM: u64 = 25;
@@ -44,14 +44,14 @@ const LONGEST_TITLE: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessId {
     /// Its number.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// When it started, in clock ticks since the kernel's boot.
-    pub start: u64,
+    pub(crate) start: u64,
 }
 
 impl ProcessId {
     /// The same for ever for the same process, also in another agent.
-    pub fn key(self) -> ProcessKey {
+    pub(crate) fn key(self) -> ProcessKey {
         ProcessKey(hash([self.pid.unsigned_abs().into(), self.start, 0]))
     }
 
@@ -64,34 +64,34 @@ impl ProcessId {
     }
 
     /// Whether it is still there and no zombie.
-    pub fn lives(self) -> bool {
+    pub(crate) fn lives(self) -> bool {
         Self::of(self.pid).is_ok_and(|now| now == self)
     }
 }
 
 /// One image of a process: changes with every exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Image {
+pub(crate) struct Image {
     /// The process.
-    pub process: ProcessId,
+    pub(crate) process: ProcessId,
     /// Where the kernel put its random bytes.
-    pub at_random: u64,
+    pub(crate) at_random: u64,
 }
 
 impl Image {
     /// The same for ever for the same image, also in another agent.
-    pub fn generation_key(self) -> GenerationKey {
+    pub(crate) fn generation_key(self) -> GenerationKey {
         GenerationKey(hash([self.process.pid.unsigned_abs().into(), self.process.start, self.at_random]))
     }
 
     /// The key of one generation of what this image runs, where it outlives them: `name` tells them apart.
-    pub fn generation_named(self, name: &str) -> GenerationKey {
+    pub(crate) fn generation_named(self, name: &str) -> GenerationKey {
         let name = Sha256::digest(name).iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
         GenerationKey(hash([self.generation_key().0, name, 0]))
     }
 
     /// The key of an image that itself serves, rather than its children.
-    pub fn process_key(self) -> ProcessKey {
+    pub(crate) fn process_key(self) -> ProcessKey {
         ProcessKey(self.generation_key().0)
     }
 
@@ -99,7 +99,7 @@ impl Image {
     ///
     /// # Errors
     /// When it is gone, may not be looked into, or is between two images.
-    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+    pub(crate) fn of(pid: i32) -> Result<Self, ProcsError> {
         let dir = ProcDir::new(pid).map_err(|e| ProcsError::of(pid, e))?;
         let (process, _) = alive(&dir)?;
         let auxv = dir.auxv().map_err(|e| ProcsError::of(pid, e))?;
@@ -111,7 +111,7 @@ impl Image {
     ///
     /// # Errors
     /// When the image is gone or another by now, or must not be signalled. Nothing was sent then.
-    pub fn signal(self, signal: Signal) -> Result<(), ProcsError> {
+    pub(crate) fn signal(self, signal: Signal) -> Result<(), ProcsError> {
         // The descriptor holds on to whatever process has the pid now; if that is the right one,
         // no other can slip in between the check and the signal.
         self.process.signal_if(signal, || match Self::of(self.process.pid)? {
@@ -124,7 +124,7 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::signal`].
-    pub fn signal_if_it_runs(self, signal: Signal) -> Result<(), ProcsError> {
+    pub(crate) fn signal_if_it_runs(self, signal: Signal) -> Result<(), ProcsError> {
         let pid = self.process.pid;
         let stat = ProcDir::new(pid).and_then(|dir| dir.stat()).map_err(|e| ProcsError::of(pid, e))?;
         if matches!(stat.state, 'T' | 't') { Err(ProcsError::Torn(pid)) } else { self.signal(signal) }
@@ -136,7 +136,7 @@ impl ProcessId {
     ///
     /// # Errors
     /// When it is gone, or must not be signalled. Nothing was sent then.
-    pub fn signal(self, signal: Signal) -> Result<(), ProcsError> {
+    pub(crate) fn signal(self, signal: Signal) -> Result<(), ProcsError> {
         self.signal_if(signal, || if self.lives() { Ok(()) } else { Err(ProcsError::Gone(self.pid)) })
     }
 
@@ -161,13 +161,13 @@ impl ProcessId {
 
 /// What anybody may see of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Which.
-    pub id: ProcessId,
+    pub(crate) id: ProcessId,
     /// Its parent.
-    pub parent: i32,
+    pub(crate) parent: i32,
     /// Its command line: the title that it gave itself, or its arguments with spaces between.
-    pub title: String,
+    pub(crate) title: String,
 }
 
 impl Entry {
@@ -175,7 +175,7 @@ impl Entry {
     ///
     /// # Errors
     /// When it is gone; a zombie is gone.
-    pub fn read(pid: i32) -> Result<Self, ProcsError> {
+    pub(crate) fn read(pid: i32) -> Result<Self, ProcsError> {
         let dir = ProcDir::new(pid).map_err(|e| ProcsError::of(pid, e))?;
         let title = title(&dir).map_err(|e| ProcsError::of(pid, e))?;
         Self::with_title(&dir, title)
@@ -207,7 +207,7 @@ fn title(dir: &ProcDir) -> Result<String, ProcError> {
 ///
 /// # Errors
 /// When /proc cannot be listed.
-pub fn list(mut wanted: impl FnMut(&str) -> bool) -> io::Result<Vec<Entry>> {
+pub(crate) fn list(mut wanted: impl FnMut(&str) -> bool) -> io::Result<Vec<Entry>> {
     let all = procfs::process::all_processes().map_err(|e| io::Error::other(e.to_string()))?;
     let entries = all.flatten().filter_map(|dir| {
         let title = title(&dir).ok().filter(|title| wanted(title))?;
@@ -218,7 +218,7 @@ pub fn list(mut wanted: impl FnMut(&str) -> bool) -> io::Result<Vec<Entry>> {
 
 /// The processes that have ended and that their parents have not waited for, by the name of their
 /// program. Their command line is gone.
-pub fn zombies(mut wanted: impl FnMut(&str) -> bool) -> Vec<i32> {
+pub(crate) fn zombies(mut wanted: impl FnMut(&str) -> bool) -> Vec<i32> {
     let all = procfs::process::all_processes().into_iter().flatten().flatten();
     let ended = all.filter_map(|dir| dir.stat().ok()).filter(|stat| stat.state == 'Z' && wanted(&stat.comm));
     ended.map(|stat| stat.pid).collect()
@@ -226,13 +226,13 @@ pub fn zombies(mut wanted: impl FnMut(&str) -> bool) -> Vec<i32> {
 
 /// Whom a process acts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// Its effective user.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Its effective group.
-    pub gid: u32,
+    pub(crate) gid: u32,
     /// Its effective capabilities, one bit each.
-    pub capabilities: u64,
+    pub(crate) capabilities: u64,
 }
 
 impl Credentials {
@@ -240,7 +240,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+    pub(crate) fn of(pid: i32) -> Result<Self, ProcsError> {
         let status = ProcDir::new(pid).and_then(|dir| dir.status()).map_err(|e| ProcsError::of(pid, e))?;
         Ok(Self { uid: status.euid, gid: status.egid, capabilities: status.capeff })
     }
@@ -249,7 +249,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When /proc is not there.
-    pub fn of_this_process() -> Result<Self, ProcsError> {
+    pub(crate) fn of_this_process() -> Result<Self, ProcsError> {
         Self::of(rustix::process::getpid().as_raw_nonzero().get())
     }
 }
@@ -262,7 +262,7 @@ impl fmt::Display for Credentials {
 
 /// Whether we may signal this process. Root could signal any; but beside another user's app it would also follow
 /// whatever that user plants on the volume: only root's own are meant for it.
-pub fn may_signal(pid: i32) -> bool {
+pub(crate) fn may_signal(pid: i32) -> bool {
     let roots = || Credentials::of(pid).is_ok_and(|theirs| theirs.uid == 0);
     if rustix::process::geteuid().is_root() && !roots() {
         return false;
@@ -274,13 +274,13 @@ pub fn may_signal(pid: i32) -> bool {
 ///
 /// # Errors
 /// When it is gone.
-pub fn caught_signals(pid: i32) -> Result<u64, ProcsError> {
+pub(crate) fn caught_signals(pid: i32) -> Result<u64, ProcsError> {
     let status = ProcDir::new(pid).and_then(|dir| dir.status()).map_err(|e| ProcsError::of(pid, e))?;
     Ok(status.sigcgt)
 }
 
 /// The names of a process's threads, as far as the kernel keeps them: 15 bytes.
-pub fn threads(pid: i32) -> Vec<String> {
+pub(crate) fn threads(pid: i32) -> Vec<String> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let names = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
     names.map(|name| name.trim_end().to_owned()).collect()
@@ -295,7 +295,7 @@ pub fn environment(pid: i32, name: &str) -> Option<String> {
 }
 
 /// The ports that a process itself listens on over TCP.
-pub fn listening_ports(pid: i32) -> Vec<u16> {
+pub(crate) fn listening_ports(pid: i32) -> Vec<u16> {
     let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
     let sockets = sockets_of(pid);
     let tables = [dir.tcp(), dir.tcp6()];
@@ -312,11 +312,11 @@ pub fn listening_ports(pid: i32) -> Vec<u16> {
 
 /// A working directory, by name and by identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkingDirectory {
+pub(crate) struct WorkingDirectory {
     /// As the process's own mount namespace names it; tells nothing sure about ours.
-    pub name: PathBuf,
+    pub(crate) name: PathBuf,
     /// It was deleted.
-    pub deleted: bool,
+    pub(crate) deleted: bool,
 }
 
 impl WorkingDirectory {
@@ -324,7 +324,7 @@ impl WorkingDirectory {
     ///
     /// # Errors
     /// When the process is gone or may not be looked into.
-    pub fn of(pid: i32) -> Result<Self, ProcsError> {
+    pub(crate) fn of(pid: i32) -> Result<Self, ProcsError> {
         let link = fs::read_link(format!("/proc/{pid}/cwd")).map_err(|e| ProcsError::io(pid, e))?;
         let text = link.to_string_lossy();
         match text.strip_suffix(" (deleted)") {
@@ -336,7 +336,7 @@ impl WorkingDirectory {
 
 /// A directory's identity, the same through every mount of its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Inode {
+pub(crate) struct Inode {
     device: u64,
     number: u64,
 }
@@ -346,7 +346,7 @@ impl Inode {
     ///
     /// # Errors
     /// When there is nothing at this path.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         Ok(Self { device: found.dev(), number: found.ino() })
     }

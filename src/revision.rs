@@ -17,7 +17,7 @@ const FALLBACK: &str = "(fallback_dir)";
 #[error(
     "{0:?} is no release id: 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 )]
-pub struct InvalidReleaseId(pub String);
+pub struct InvalidReleaseId(pub(crate) String);
 
 impl ReleaseId {
     /// The id as text.
@@ -27,12 +27,12 @@ impl ReleaseId {
 
     /// What stands for the code in `fallback_dir` wherever a release is named. No release can be
     /// called so, and no pointer may name it.
-    pub fn fallback() -> Self {
+    pub(crate) fn fallback() -> Self {
         Self(FALLBACK.into())
     }
 
     /// Whether this is no release but the code in `fallback_dir`.
-    pub fn is_fallback(&self) -> bool {
+    pub(crate) fn is_fallback(&self) -> bool {
         *self.0 == *FALLBACK
     }
 }
@@ -104,14 +104,14 @@ pub struct Pointer {
     pub revision: Revision,
     /// Where the pointer was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<ReleaseId>,
+    pub(crate) previous: Option<ReleaseId>,
     /// Releases that somebody rolled back from, the latest first: none of them is a way back, until somebody
     /// promotes it again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rolled_back: Vec<ReleaseId>,
+    pub(crate) rolled_back: Vec<ReleaseId>,
     /// SHA-256 of the release's archive, in lower-case hexadecimal digits, as `promote` found it in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 impl From<Revision> for Pointer {

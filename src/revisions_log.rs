@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// What the journals of all pods add up to.
-pub mod standings;
+pub(crate) mod standings;
 
 /// Where [`crate::failpoint::hit`] is called in an append, in order.
 pub const FAIL_POINTS: &[&str] = &["journal.half_written", "journal.written", "journal.synced"];
@@ -67,7 +67,7 @@ fn place(path: &Path) -> (&Path, &Path) {
 
 /// Within what a moment and a process id mean something: this boot of the kernel, and this life of
 /// the PID namespace, by its first process. A container that is started again on the same disk is another.
-pub fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let first = ProcessId::of(1).map(|process| process.start).unwrap_or_default();
     format!("{}/{first}", kernel.trim())
@@ -120,7 +120,7 @@ impl Log {
 
     /// When each move was last rejected, by the wall clock (RFC 3339): for people, nothing is
     /// decided by it. What cannot be read is left out.
-    pub fn rejected_at(&self) -> HashMap<Revision, String> {
+    pub(crate) fn rejected_at(&self) -> HashMap<Revision, String> {
         let bytes = self.read().unwrap_or_default();
         let rejected = |line| {
             let record = parse(line).filter(|record| record.event == RecordEvent::Rejected)?;

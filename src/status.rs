@@ -16,35 +16,35 @@ use crate::{
     revision::{ReleaseId, Revision},
 };
 
-pub use story::{ForSeconds, Since};
+pub(crate) use story::{ForSeconds, Since};
 
 /// Everything that the supervisor lets the outside know, replaced as a whole after each event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// When it was made.
-    pub at: Moment,
+    pub(crate) at: Moment,
     /// The deploy's side.
     pub view: View,
     /// Since when it is so.
-    pub since: Since,
+    pub(crate) since: Since,
     /// The id of the deploy under way, or of the last one; `None` before the first.
-    pub deploy_id: Option<String>,
+    pub(crate) deploy_id: Option<String>,
     /// The drain's side; `None` while serving.
     pub drain: Option<DrainView>,
     /// What the last drain ended with, until it is undone.
-    pub answer: Option<Answer>,
+    pub(crate) answer: Option<Answer>,
     /// The last look at the app server.
-    pub app_server: Arc<Description>,
+    pub(crate) app_server: Arc<Description>,
     /// Traps in this pod's set-up.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
     /// Another pod of the volume, whose fetch of the release this pod waits for.
-    pub fetching_pod: Option<String>,
+    pub(crate) fetching_pod: Option<String>,
     /// When moves were rejected, by the wall clock (RFC 3339).
-    pub rejected_at: Arc<HashMap<Revision, String>>,
+    pub(crate) rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
     pub current_complete: bool,
     /// The app server may end now and boot again later: `current` leads where it should.
-    pub settled: bool,
+    pub(crate) settled: bool,
     /// This process has seen a complete `current`, whatever came later.
     pub seen_current: bool,
     /// This process has seen an app server that accepts requests, whatever came later.
@@ -73,7 +73,7 @@ impl Snapshot {
     }
 
     /// What /ready still waits for: names, none of which comes back once it is gone.
-    pub fn pending(&self) -> Vec<&'static str> {
+    pub(crate) fn pending(&self) -> Vec<&'static str> {
         let names = [("current", self.seen_current), ("app_server", self.seen_booted)];
         names.into_iter().filter(|(_, seen)| !seen).map(|(name, _)| name).collect()
     }
@@ -83,108 +83,108 @@ impl Snapshot {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// This pod's name.
-    pub pod: String,
+    pub(crate) pod: String,
     /// The deploy's stage.
-    pub stage: Stage,
+    pub(crate) stage: Stage,
     /// What the pointer last said.
-    pub desired: Option<Revision>,
+    pub(crate) desired: Option<Revision>,
     /// What the app server was proved to run, never where `current` points.
-    pub running: Option<ReleaseId>,
+    pub(crate) running: Option<ReleaseId>,
     /// What that proof rests on.
-    pub proof: Option<Level>,
+    pub(crate) proof: Option<Level>,
     /// The same for people.
-    pub proof_message: Option<String>,
+    pub(crate) proof_message: Option<String>,
     /// What it was proved to run before.
-    pub previous: Option<ReleaseId>,
+    pub(crate) previous: Option<ReleaseId>,
     /// The desired release runs, proven.
-    pub in_sync: bool,
+    pub(crate) in_sync: bool,
     /// Why not, or what else holds.
-    pub reason: Option<Reason>,
+    pub(crate) reason: Option<Reason>,
     /// The same for people; never empty.
-    pub message: String,
+    pub(crate) message: String,
     /// What is being done, for people.
-    pub doing: String,
+    pub(crate) doing: String,
     /// What comes next, for people.
-    pub next: String,
+    pub(crate) next: String,
     /// For how long it has been so.
-    pub for_seconds: ForSeconds,
+    pub(crate) for_seconds: ForSeconds,
     /// Moves that are not tried again.
-    pub rejected: Vec<Rejection>,
+    pub(crate) rejected: Vec<Rejection>,
     /// The deploy under way, or the last one: the same id as in the log.
-    pub deploy_id: Option<String>,
+    pub(crate) deploy_id: Option<String>,
     /// The end of the pod, once it has begun.
-    pub drain: Option<DrainStatus>,
+    pub(crate) drain: Option<DrainStatus>,
     /// The app server.
-    pub app_server: Description,
+    pub(crate) app_server: Description,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
 }
 
 /// A move that is not tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rejection {
+pub(crate) struct Rejection {
     /// The release.
-    pub release: ReleaseId,
+    pub(crate) release: ReleaseId,
     /// The number of the move; a plain-text pointer has none.
-    pub sequence: Option<u64>,
+    pub(crate) sequence: Option<u64>,
     /// Why.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Since when, by the wall clock (RFC 3339).
-    pub at: Option<String>,
+    pub(crate) at: Option<String>,
 }
 
 /// The drain in /status.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DrainStatus {
+pub(crate) struct DrainStatus {
     /// Names the drain.
-    pub drain_id: String,
+    pub(crate) drain_id: String,
     /// How it ended; `null` while it goes on.
-    pub result: Option<DrainResult>,
+    pub(crate) result: Option<DrainResult>,
     /// For how long it holds, or held.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// How much longer it may hold; 0 after the answer.
-    pub seconds_left: f64,
+    pub(crate) seconds_left: f64,
     /// What it waits for.
-    pub waits_for: Vec<WaitsFor>,
+    pub(crate) waits_for: Vec<WaitsFor>,
     /// Senders whose silence is not proved yet.
-    pub peers_not_quiet: usize,
+    pub(crate) peers_not_quiet: usize,
     /// Requests in flight at the last look; `null` when nothing can tell.
-    pub requests_in_flight: Option<u32>,
+    pub(crate) requests_in_flight: Option<u32>,
     /// Those that the socket table shows, the oldest first; at most ten.
-    pub requests: Vec<RequestStatus>,
+    pub(crate) requests: Vec<RequestStatus>,
     /// Websockets and hijacked connections that are open, whether they are waited for or not.
-    pub upgraded: u32,
+    pub(crate) upgraded: u32,
     /// Deploys wait for it. Not for a stray call, which is held and means nothing.
-    pub holds_deploys: bool,
+    pub(crate) holds_deploys: bool,
 }
 
 /// A request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct RequestStatus {
+pub(crate) struct RequestStatus {
     /// Whose.
-    pub peer: IpAddr,
+    pub(crate) peer: IpAddr,
     /// For how long it has been there.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
 }
 
 /// What /prestop answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PrestopAnswer {
+pub(crate) struct PrestopAnswer {
     /// How the drain ended.
-    pub result: DrainResult,
+    pub(crate) result: DrainResult,
     /// How long it held.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Requests that were still in flight.
-    pub requests_left: u32,
+    pub(crate) requests_left: u32,
     /// What it waited for, in the order of the first wait.
-    pub waited_for: Vec<WaitsFor>,
+    pub(crate) waited_for: Vec<WaitsFor>,
     /// Names the drain.
-    pub drain_id: String,
+    pub(crate) drain_id: String,
 }
 
 impl Status {
     /// The contract's form of a snapshot, as it stands at `now`.
-    pub fn of(pod: &str, snapshot: &Snapshot, now: Moment) -> Self {
+    pub(crate) fn of(pod: &str, snapshot: &Snapshot, now: Moment) -> Self {
         let view = &snapshot.view;
         Self {
             pod: pod.into(),

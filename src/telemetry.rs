@@ -16,7 +16,7 @@ use crate::{config::LogFormat, core::Attempt};
 
 /// Sends logs to standard error. `RUST_LOG` chooses the level, also per target (`warn,pitstop=debug`);
 /// info by default. A second call changes nothing.
-pub fn init(format: LogFormat) {
+pub(crate) fn init(format: LogFormat) {
     let chosen = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let levels: Option<Targets> = chosen.and_then(|text| text.parse().ok());
     let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
@@ -30,12 +30,12 @@ pub fn init(format: LogFormat) {
 }
 
 /// Milliseconds for people: seconds with one decimal.
-pub fn seconds(ms: u64) -> f64 {
+pub(crate) fn seconds(ms: u64) -> f64 {
     (ms as f64 / 100.0).round() / 10.0
 }
 
 /// How a value is called wherever users meet it: never as Rust would print it.
-pub fn word(value: impl Serialize) -> String {
+pub(crate) fn word(value: impl Serialize) -> String {
     let value = serde_json::to_value(value).ok();
     value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().into()
 }
@@ -55,7 +55,7 @@ impl DeployIds {
     }
 
     /// The id of an attempt; `None` for what belongs to none.
-    pub fn of(&self, attempt: Attempt) -> Option<String> {
+    pub(crate) fn of(&self, attempt: Attempt) -> Option<String> {
         (attempt != Attempt::default()).then(|| format!("{}-{}", self.start, attempt.0))
     }
 }

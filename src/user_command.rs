@@ -22,7 +22,7 @@ mod output;
 use output::{Output, shown};
 
 /// What runs them.
-pub const SHELL: &str = "/bin/sh";
+pub(crate) const SHELL: &str = "/bin/sh";
 
 /// What gives the agent its rights: no business of the app's.
 const SECRETS: [&str; 9] = [
@@ -39,7 +39,7 @@ const SECRETS: [&str; 9] = [
 
 /// Why it has not done what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// There is no shell here, no such directory, or no process left.
     #[error("{key} cannot be run: {why}")]
     NotRun {
@@ -85,7 +85,7 @@ fn how(status: ExitStatus) -> String {
 
 /// What becomes of processes that a command leaves running when it ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leftovers {
+pub(crate) enum Leftovers {
     /// They go on: a server was started, for instance.
     GoOn,
     /// They end with it.
@@ -94,18 +94,18 @@ pub enum Leftovers {
 
 /// A command line, and how long it may take.
 #[derive(Debug, Clone)]
-pub struct UserCommand {
+pub(crate) struct UserCommand {
     /// The key that it was given in.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// For the shell.
-    pub line: String,
+    pub(crate) line: String,
     /// It is ended after that.
-    pub limit: Duration,
+    pub(crate) limit: Duration,
 }
 
 impl UserCommand {
     /// Whether there is a shell to run it.
-    pub fn can_run() -> bool {
+    pub(crate) fn can_run() -> bool {
         Path::new(SHELL).exists()
     }
 
@@ -114,7 +114,7 @@ impl UserCommand {
     ///
     /// # Errors
     /// [`CommandError`]: anything but the exit code 0, in time.
-    pub async fn run(&self, dir: &Path, variables: &[(&str, &str)]) -> Result<(), CommandError> {
+    pub(crate) async fn run(&self, dir: &Path, variables: &[(&str, &str)]) -> Result<(), CommandError> {
         let key = self.key;
         let not_run = |why: String| CommandError::NotRun { key, why };
         let stop = Stop::default();
@@ -139,7 +139,7 @@ impl UserCommand {
     ///
     /// # Errors
     /// [`CommandError`]: anything but the exit code 0, in time.
-    pub fn run_here(
+    pub(crate) fn run_here(
         &self,
         dir: &Path,
         variables: &[(&str, &str)],
@@ -228,7 +228,7 @@ enum Ended {
 
 /// By which one run can be stopped from elsewhere.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<Mutex<Run>>);
+pub(crate) struct Stop(Arc<Mutex<Run>>);
 
 #[derive(Debug, Default)]
 struct Run {
@@ -239,14 +239,14 @@ struct Run {
 
 impl Stop {
     /// Ends the run with all that it has started, or before it begins. Does not wait.
-    pub fn now(&self) {
+    pub(crate) fn now(&self) {
         let mut run = self.locked();
         run.called = true;
         run.group.into_iter().for_each(end);
     }
 
     /// Whether somebody has stopped it.
-    pub fn is_called(&self) -> bool {
+    pub(crate) fn is_called(&self) -> bool {
         self.locked().called
     }
 

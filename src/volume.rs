@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// Whether the path is on a network file system.
-pub fn is_networked(path: &Path) -> bool {
+pub(crate) fn is_networked(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| is_network(stat.f_type))
 }
 
@@ -15,12 +15,12 @@ fn is_network(kind: rustix::fs::FsWord) -> bool {
 }
 
 /// Says that the volume of the path is full, and what is left of it.
-pub fn full(path: &Path) -> String {
+pub(crate) fn full(path: &Path) -> String {
     says(path, "is full")
 }
 
 /// Says this of the volume of the path, with what is left of it.
-pub fn says(path: &Path, what: &str) -> String {
+pub(crate) fn says(path: &Path, what: &str) -> String {
     let mut here = path.ancestors().filter_map(|dir| Some((dir, fs::metadata(dir).ok()?.dev())));
     let Some((nearest, dev)) = here.next() else {
         return format!("the volume of {} {what}", path.display());

@@ -63,7 +63,7 @@ struct Snapshot {
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub fn start(
+pub(crate) fn start(
     section: &config::Command,
     location: Location,
     current: PathBuf,
@@ -74,7 +74,7 @@ pub fn start(
 }
 
 /// What such a server can do.
-pub fn facts(section: &config::Command) -> ServerFacts {
+pub(crate) fn facts(section: &config::Command) -> ServerFacts {
     driver::facts::<CommandServer>(section)
 }
 

@@ -25,12 +25,12 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no thread for it.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         Ok(Self { lane: Lane::one_at_a_time("sockets")?, ends: listen_for_ends() })
     }
 
     /// What is connected to these local ports; `None` without a port, or when the kernel does not tell.
-    pub async fn on(&self, ports: Vec<u16>) -> Option<Sockets> {
+    pub(crate) async fn on(&self, ports: Vec<u16>) -> Option<Sockets> {
         if ports.is_empty() {
             return None;
         }

@@ -27,12 +27,12 @@ use crate::{
 
 /// One app server of this pod.
 pub(super) struct Driver<S: Server> {
-    pub server: Arc<S>,
-    pub inspector: Inspector,
+    pub(crate) server: Arc<S>,
+    pub(crate) inspector: Inspector,
     signaller: Signaller,
     /// A text that tells it from others of its kind, where the user gives one.
-    pub matching: Option<Arc<str>>,
-    pub releases: PathBuf,
+    pub(crate) matching: Option<Arc<str>>,
+    pub(crate) releases: PathBuf,
     memory: Mutex<Memory<S::Memory>>,
 }
 
@@ -40,12 +40,12 @@ pub(super) struct Driver<S: Server> {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Memory<Own> {
     /// The masters of the server that is followed, oldest first.
-    pub known: Vec<ProcessId>,
+    pub(crate) known: Vec<ProcessId>,
     /// This server, or one before it, was seen to run a release of ours.
-    pub proven_ours: bool,
+    pub(crate) proven_ours: bool,
     /// The last process that was seen of the app's image.
     app: Option<i32>,
-    pub own: Own,
+    pub(crate) own: Own,
 }
 
 /// What this kind of server can do, for the rest of the agent.
@@ -66,7 +66,7 @@ impl<S: Server> Driver<S> {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(server: S, matching: Option<&str>, location: Location) -> io::Result<Arc<dyn AppServer>> {
+    pub(crate) fn start(server: S, matching: Option<&str>, location: Location) -> io::Result<Arc<dyn AppServer>> {
         Ok(Arc::new(Self::open(server, matching, location)?))
     }
 
@@ -81,17 +81,17 @@ impl<S: Server> Driver<S> {
         })
     }
 
-    pub async fn memory(&self) -> Memory<S::Memory> {
+    pub(crate) async fn memory(&self) -> Memory<S::Memory> {
         self.memory.lock().await.clone()
     }
 
     /// Changes what is remembered.
-    pub async fn remember(&self, change: impl FnOnce(&mut S::Memory)) {
+    pub(crate) async fn remember(&self, change: impl FnOnce(&mut S::Memory)) {
         change(&mut self.memory.lock().await.own);
     }
 
     /// One look.
-    pub async fn see(&self) -> Result<S::Snapshot, NotFound> {
+    pub(crate) async fn see(&self) -> Result<S::Snapshot, NotFound> {
         let mut memory = self.memory.lock().await;
         let processes = match self.find(&memory).await {
             Discovery::One(processes) => processes,
@@ -289,7 +289,7 @@ impl<S: Server> Driver<S> {
 
     /// Sends signals, decided on just before on the thread that sends them; nothing once the caller was told that
     /// nothing was sent.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         signals: impl FnOnce(&S) -> Result<Vec<(Target, Signal)>, Problem> + Send + 'static,
     ) -> Result<(), Problem> {
@@ -301,7 +301,7 @@ impl<S: Server> Driver<S> {
     ///
     /// # Errors
     /// When the volume does not answer within `limit`, or a file cannot be read.
-    pub async fn read_releases<T: Send + 'static>(
+    pub(crate) async fn read_releases<T: Send + 'static>(
         &self,
         limit: Duration,
         read: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -322,7 +322,7 @@ impl<S: Server> Driver<S> {
     }
 
     /// Why nothing can be sent to a server that is not found.
-    pub fn nothing_sent(&self, not_found: &NotFound) -> Problem {
+    pub(crate) fn nothing_sent(&self, not_found: &NotFound) -> Problem {
         not_found.problem(&S::KIND)
     }
 }

@@ -30,7 +30,7 @@ pub struct Location {
 
 impl Location {
     /// Where releases are.
-    pub fn releases(&self) -> PathBuf {
+    pub(crate) fn releases(&self) -> PathBuf {
         self.deploy_to.join("releases")
     }
 }
@@ -39,31 +39,31 @@ impl Location {
 pub(super) struct Inspector {
     ports: Vec<u16>,
     /// The process table.
-    pub processes: Lane,
+    pub(crate) processes: Lane,
     cwds: CwdResolver,
     /// A stranger on a volume that hangs must not hide where our own processes are.
     candidates: CwdResolver,
     connections: Connections,
     /// The app's image and its files.
-    pub files: Lane,
+    pub(crate) files: Lane,
 }
 
 /// Where the processes of a server work, and what is connected to it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Surroundings {
-    pub cwds: HashMap<i32, Cwd>,
+    pub(crate) cwds: HashMap<i32, Cwd>,
     /// The ports that are watched.
-    pub ports: Vec<u16>,
-    pub sockets: Option<Sockets>,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) sockets: Option<Sockets>,
 }
 
 impl Surroundings {
-    pub fn cwd(&self, pid: i32) -> Cwd {
+    pub(crate) fn cwd(&self, pid: i32) -> Cwd {
         self.cwds.get(&pid).cloned().unwrap_or(Cwd::Unknown)
     }
 
     /// A worker, for /status.
-    pub fn describe(&self, worker: ProcessId, booted: bool) -> WorkerDescription {
+    pub(crate) fn describe(&self, worker: ProcessId, booted: bool) -> WorkerDescription {
         let release = match self.cwd(worker.pid) {
             Cwd::Release(release) => Some(release),
             Cwd::Elsewhere | Cwd::Unknown => None,
@@ -77,7 +77,7 @@ impl Inspector {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn open(location: Location) -> io::Result<Self> {
+    pub(crate) fn open(location: Location) -> io::Result<Self> {
         let cwds = || CwdResolver::start(location.releases(), location.fallback.clone());
         Ok(Self {
             processes: Lane::one_at_a_time("processes")?,
@@ -90,27 +90,27 @@ impl Inspector {
     }
 
     /// The ports to be watched of a server that listens on its `own` ones.
-    pub fn watched(&self, own: &[u16]) -> Vec<u16> {
+    pub(crate) fn watched(&self, own: &[u16]) -> Vec<u16> {
         if self.ports.is_empty() { own.to_vec() } else { self.ports.clone() }
     }
 
     /// What is connected to these ports.
-    pub async fn connections(&self, ports: Vec<u16>) -> Option<Sockets> {
+    pub(crate) async fn connections(&self, ports: Vec<u16>) -> Option<Sockets> {
         self.connections.on(ports).await
     }
 
     /// Where each process works.
-    pub async fn cwds(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
+    pub(crate) async fn cwds(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
         self.cwds.of(pids).await
     }
 
     /// The same for servers of which it is not known yet which is meant.
-    pub async fn cwds_of_candidates(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
+    pub(crate) async fn cwds_of_candidates(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
         self.candidates.of(pids).await
     }
 
     /// Where these processes work, and what is connected to a server that listens on its `own` ports.
-    pub async fn surroundings(&self, pids: Vec<i32>, own: &[u16]) -> Surroundings {
+    pub(crate) async fn surroundings(&self, pids: Vec<i32>, own: &[u16]) -> Surroundings {
         let ports = self.watched(own);
         let (cwds, sockets) = tokio::join!(self.cwds(pids), self.connections(ports.clone()));
         Surroundings { cwds, ports, sockets }
@@ -132,7 +132,7 @@ impl Default for Retries {
 
 impl Retries {
     /// At once for the first time, then after a pause; `false` when none is left.
-    pub async fn next(&mut self) -> bool {
+    pub(crate) async fn next(&mut self) -> bool {
         if !std::mem::take(&mut self.first) {
             tokio::time::sleep(PAUSE).await;
         }

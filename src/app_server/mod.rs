@@ -2,19 +2,19 @@
 //! in common, `server.rs` what each kind states.
 
 mod addresses;
-pub mod command;
+pub(crate) mod command;
 mod connections;
 mod driver;
 mod files;
 mod image;
 mod inspector;
 mod not_found;
-pub mod passenger;
+pub(crate) mod passenger;
 pub mod puma;
 mod ruby;
 mod server;
 mod signaller;
-pub mod unicorn;
+pub(crate) mod unicorn;
 mod worker_count;
 mod working_dir;
 
@@ -54,7 +54,7 @@ pub struct Look {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Description {
     /// `puma`, `unicorn` and so on: the key `app_server`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The master.
     pub pid: Option<i32>,
     /// `cluster` or `single`.
@@ -70,7 +70,7 @@ pub struct WorkerDescription {
     pub pid: i32,
     /// The same, in the core's words.
     #[serde(skip)]
-    pub key: ProcessKey,
+    pub(crate) key: ProcessKey,
     /// The release its working directory is in.
     pub release: Option<ReleaseId>,
     /// Whether it accepts requests.

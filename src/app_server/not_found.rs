@@ -12,25 +12,25 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ServerKind {
     /// As people call it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its section of the configuration, which has a key `match`.
-    pub section: &'static str,
+    pub(crate) section: &'static str,
     /// How the names of its programs begin.
-    pub programs: &'static [&'static str],
+    pub(crate) programs: &'static [&'static str],
     /// How it is started in `current`, as a remedy.
-    pub start: &'static str,
+    pub(crate) start: &'static str,
     /// The masters that can be seen, of any user, whose title contains this.
-    pub masters: fn(Option<&str>) -> Vec<Entry>,
+    pub(crate) masters: fn(Option<&str>) -> Vec<Entry>,
 }
 
 /// A look that found no server.
 #[derive(Debug)]
 pub(super) struct NotFound {
-    pub detection: Detection,
+    pub(crate) detection: Detection,
     /// The ports that it listens on, where that can be seen all the same.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
     /// Why, where the look itself has shown it.
-    pub why: Option<Check>,
+    pub(crate) why: Option<Check>,
 }
 
 impl From<Detection> for NotFound {
@@ -41,7 +41,7 @@ impl From<Detection> for NotFound {
 
 impl NotFound {
     /// What it means for a deploy.
-    pub fn problem(&self, kind: &ServerKind) -> Problem {
+    pub(crate) fn problem(&self, kind: &ServerKind) -> Problem {
         let problem = problem(kind, &self.detection);
         match self.why.as_ref().and_then(Check::finding) {
             Some(why) => Problem { message: why.message.clone(), ..problem },

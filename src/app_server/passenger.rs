@@ -47,7 +47,7 @@ struct Passenger {
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub fn start(
+pub(crate) fn start(
     section: &config::Passenger,
     location: Location,
     current: PathBuf,
@@ -56,7 +56,7 @@ pub fn start(
 }
 
 /// What a Passenger can do.
-pub fn facts(section: &config::Passenger) -> ServerFacts {
+pub(crate) fn facts(section: &config::Passenger) -> ServerFacts {
     driver::facts::<Passenger>(section)
 }
 

@@ -38,7 +38,7 @@ mod restart_modes;
 mod setup;
 mod snapshot;
 /// What the files of an app tell of its Puma, without one.
-pub mod source_tree;
+pub(crate) mod source_tree;
 mod started_by;
 mod statements;
 mod title;
@@ -82,7 +82,7 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
 }
 
 /// What a Puma can do.
-pub fn facts(section: &config::Puma) -> ServerFacts {
+pub(crate) fn facts(section: &config::Puma) -> ServerFacts {
     driver::facts::<Puma>(section)
 }
 

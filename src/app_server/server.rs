@@ -123,11 +123,11 @@ pub(super) trait Server: Send + Sync + Sized + 'static {
 #[derive(Debug, Clone)]
 pub(super) struct Search {
     /// The masters of the one that is followed, oldest first.
-    pub known: Vec<ProcessId>,
+    pub(crate) known: Vec<ProcessId>,
     /// A text that tells it from others of its kind, where the user gives one.
-    pub matching: Option<Arc<str>>,
+    pub(crate) matching: Option<Arc<str>>,
     /// A master of the one that the driver has chosen among several.
-    pub chosen: Option<ProcessId>,
+    pub(crate) chosen: Option<ProcessId>,
 }
 
 /// What a look at the process table gave.

@@ -59,7 +59,7 @@ impl Signaller {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         Ok(Self { lane: Lane::start("signals")? })
     }
 
@@ -67,7 +67,7 @@ impl Signaller {
     ///
     /// # Errors
     /// What `decide` says, or why the kernel refuses one. A process that has ended needs no SIGKILL.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         name: &'static str,
         decide: impl FnOnce() -> Result<Vec<(Target, Signal)>, Problem> + Send + 'static,
@@ -89,7 +89,7 @@ impl Signaller {
     ///
     /// # Errors
     /// When the kernel refuses it. Whatever else keeps it from being sent says nothing of the next one.
-    pub async fn try_signal(&self, name: &'static str, image: Image) -> Result<(), Problem> {
+    pub(crate) async fn try_signal(&self, name: &'static str, image: Image) -> Result<(), Problem> {
         let send = move |()| match image.signal_if_it_runs(Signal::CONT) {
             Err(error @ ProcsError::SignalDenied { .. }) => Err(not_sent(name, &error)),
             _ => Ok(()),

@@ -45,12 +45,12 @@ struct Unicorn;
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub fn start(section: &config::Unicorn, location: Location) -> io::Result<Arc<dyn AppServer>> {
+pub(crate) fn start(section: &config::Unicorn, location: Location) -> io::Result<Arc<dyn AppServer>> {
     Driver::start(Unicorn, section.r#match.as_deref(), location)
 }
 
 /// What a Unicorn can do.
-pub fn facts(section: &config::Unicorn) -> ServerFacts {
+pub(crate) fn facts(section: &config::Unicorn) -> ServerFacts {
     driver::facts::<Unicorn>(section)
 }
 

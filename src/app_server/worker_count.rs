@@ -15,13 +15,13 @@ pub(super) struct WorkerCount {
 
 impl WorkerCount {
     /// Nobody was seen yet.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { most: 0, now: 0, since: now }
     }
 
     /// After another look: so many are there, and all of them serve or not.
     #[must_use]
-    pub fn after(self, count: usize, all_serve: bool, now: Instant) -> Self {
+    pub(crate) fn after(self, count: usize, all_serve: bool, now: Instant) -> Self {
         let since = if count == self.now { self.since } else { now };
         let settled = now.duration_since(since) >= STEADY && all_serve;
         let most = if settled { count } else { self.most.max(count) };
@@ -29,7 +29,7 @@ impl WorkerCount {
     }
 
     /// How many there should be; at least one.
-    pub fn expected(&self) -> usize {
+    pub(crate) fn expected(&self) -> usize {
         self.most.max(1)
     }
 }

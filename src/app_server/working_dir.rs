@@ -31,12 +31,12 @@ pub(super) struct CwdResolver {
 }
 
 impl CwdResolver {
-    pub fn start(releases: PathBuf, fallback: Option<PathBuf>) -> io::Result<Self> {
+    pub(crate) fn start(releases: PathBuf, fallback: Option<PathBuf>) -> io::Result<Self> {
         Ok(Self { lane: Lane::one_at_a_time("cwd")?, releases, fallback })
     }
 
     /// Where each process runs; one that is missing in the answer is [`Cwd::Unknown`].
-    pub async fn of(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
+    pub(crate) async fn of(&self, pids: Vec<i32>) -> HashMap<i32, Cwd> {
         let (releases, fallback) = (self.releases.clone(), self.fallback.clone());
         let place = move |pid| (pid, release_of(pid, &releases, fallback.as_deref()));
         let job = move || pids.into_iter().map(place).collect();

@@ -22,14 +22,14 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the agent did not answer.
 #[derive(Debug)]
-pub struct Unreachable {
+pub(crate) struct Unreachable {
     socket: PathBuf,
     why: Why,
 }
 
 /// In which way.
 #[derive(Debug)]
-pub enum Why {
+pub(crate) enum Why {
     /// There is no socket: no agent was ever here, or it is another place.
     NoSocket,
     /// A socket without anybody behind it.
@@ -47,12 +47,12 @@ pub enum Why {
 
 impl Unreachable {
     /// In which way.
-    pub fn why(&self) -> &Why {
+    pub(crate) fn why(&self) -> &Why {
         &self.why
     }
 
     /// What to do about it, in one line.
-    pub fn remedy(&self) -> String {
+    pub(crate) fn remedy(&self) -> String {
         match self.why {
             Why::NoSocket => "run it in the agent's container, with the same --config (or \
                               PITSTOP_STATE_DIR) as `pitstop run`"
@@ -98,7 +98,7 @@ impl From<Unreachable> for Failure {
 ///
 /// # Errors
 /// [`Unreachable`] when there is no whole answer.
-pub async fn ask(state_dir: &Path, method: Method, path: &str) -> Result<Response<Bytes>, Unreachable> {
+pub(crate) async fn ask(state_dir: &Path, method: Method, path: &str) -> Result<Response<Bytes>, Unreachable> {
     ask_within(LIMIT, state_dir, method, path).await
 }
 
@@ -106,7 +106,7 @@ pub async fn ask(state_dir: &Path, method: Method, path: &str) -> Result<Respons
 ///
 /// # Errors
 /// As [`ask`].
-pub async fn ask_within(
+pub(crate) async fn ask_within(
     limit: Duration,
     state_dir: &Path,
     method: Method,
@@ -140,7 +140,7 @@ impl Why {
 ///
 /// # Errors
 /// When it is none, or not what was expected.
-pub fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Failure> {
+pub(crate) fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
         let body = String::from_utf8_lossy(body);
         Failure::failed(format!("the agent's answer could not be parsed ({error}): {body}"))

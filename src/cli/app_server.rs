@@ -11,7 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// When its threads cannot be started, or this kind cannot be worked with.
-pub fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
+pub(crate) fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
     let location = Location {
         deploy_to: config.deploy_to.clone(),
         fallback: config.fallback_dir.clone(),

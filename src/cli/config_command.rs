@@ -9,7 +9,7 @@ use super::{Console, Exit};
 use crate::config::Loaded;
 
 /// Prints it.
-pub fn run(loaded: &Loaded, console: Console) -> Exit {
+pub(crate) fn run(loaded: &Loaded, console: Console) -> Exit {
     console.print(&Listing::of(loaded));
     Exit::Done
 }

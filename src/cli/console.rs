@@ -11,25 +11,25 @@ use serde::Serialize;
 
 /// Standard output for the answer, standard error for what happens until then; as text or as lines of JSON.
 #[derive(Debug, Clone, Copy)]
-pub struct Console {
+pub(crate) struct Console {
     /// `--json` was given.
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Console {
     /// Prints an answer: its `Display`, or its JSON.
-    pub fn print<T: Serialize + fmt::Display>(self, answer: &T) {
+    pub(crate) fn print<T: Serialize + fmt::Display>(self, answer: &T) {
         // Whoever closes the pipe early (`| head`) wants no more of it.
         let _ = writeln!(std::io::stdout(), "{}", self.text(answer));
     }
 
     /// Says on standard error what happens on the way.
-    pub fn tell<T: Serialize + fmt::Display>(self, news: &T) {
+    pub(crate) fn tell<T: Serialize + fmt::Display>(self, news: &T) {
         let _ = writeln!(std::io::stderr(), "{}", self.text(news));
     }
 
     /// Shows, on a terminal only, a line that the next one replaces. With `NO_COLOR` without an escape sequence.
-    pub fn pulse(self, line: &str) {
+    pub(crate) fn pulse(self, line: &str) {
         let mut terminal = std::io::stderr();
         if !self.json && terminal.is_terminal() {
             let line = one_line(line);
@@ -55,7 +55,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Text from elsewhere within a line of ours: whatever would move a cursor, or begin a line, is spelled out.
-pub fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(steers) {
         return Cow::Borrowed(text);
     }

@@ -22,15 +22,15 @@ const NEVER: Duration = Duration::from_secs(120);
 
 /// How far the fleet has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// All live pods run it.
-    pub converged: bool,
+    pub(crate) converged: bool,
     /// Pods that run it, proven.
-    pub arrived: usize,
+    pub(crate) arrived: usize,
     /// Why it will never converge, if so.
-    pub failed: Option<String>,
+    pub(crate) failed: Option<String>,
     /// The live pods, by name.
-    pub pods: Vec<PodState>,
+    pub(crate) pods: Vec<PodState>,
     /// How the wait ends, if it does.
     #[serde(skip)]
     end: Option<Exit>,
@@ -41,13 +41,13 @@ pub struct Progress {
 
 /// One live pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PodState {
+pub(crate) struct PodState {
     /// Which.
-    pub pod: String,
+    pub(crate) pod: String,
     /// It runs the release, proven.
-    pub arrived: bool,
+    pub(crate) arrived: bool,
     /// What it does, or why it does not.
-    pub state: String,
+    pub(crate) state: String,
 }
 
 impl fmt::Display for Progress {
@@ -83,7 +83,7 @@ impl Progress {
 #[derive(Debug, Clone, Copy)]
 pub struct Wait {
     /// Then it is given up.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Waits; tells what changes on standard error.

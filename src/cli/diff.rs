@@ -81,7 +81,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(
+pub(crate) async fn run(
     config: &Config,
     (from, to): (ReleaseId, ReleaseId),
     limit: usize,

@@ -41,7 +41,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] when there was no agent for so long: said in the pod's events, and no reason to hold any longer.
-pub async fn run(state_dir: &Path, least: Duration, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(state_dir: &Path, least: Duration, console: Console) -> Result<Exit, Failure> {
     let mut alone = Instant::now();
     loop {
         let asked = Instant::now();

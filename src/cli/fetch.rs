@@ -52,7 +52,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user; then `current` leads to nothing that may run.
-pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let source = match pointer::file_path(&config.pointer) {
         Some(path) => Source::File(path),

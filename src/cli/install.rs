@@ -35,7 +35,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] naming the path.
-pub fn run(dest: &Path, console: Console) -> Result<Exit, Failure> {
+pub(crate) fn run(dest: &Path, console: Console) -> Result<Exit, Failure> {
     let failed = |e: io::Error| {
         Failure::failed(format!("{}: {e}; choose a directory that this user may write to", dest.display()))
     };

@@ -11,29 +11,29 @@ use crate::{
     revision::ReleaseId,
 };
 
-pub mod agent_socket;
+pub(crate) mod agent_socket;
 pub mod app_server;
-pub mod config_command;
+pub(crate) mod config_command;
 pub mod console;
-pub mod converge;
-pub mod diff;
-pub mod doctor;
+pub(crate) mod converge;
+pub(crate) mod diff;
+pub(crate) mod doctor;
 mod drain;
 pub mod exec;
-pub mod fetch;
-pub mod install;
+pub(crate) mod fetch;
+pub(crate) mod install;
 mod moving;
-pub mod operator;
-pub mod promote;
-pub mod prune;
-pub mod publish;
-pub mod releases;
-pub mod rollback;
+pub(crate) mod operator;
+pub(crate) mod promote;
+pub(crate) mod prune;
+pub(crate) mod publish;
+pub(crate) mod releases;
+pub(crate) mod rollback;
 pub mod run;
-pub mod status;
-pub mod verify_tree;
+pub(crate) mod status;
+pub(crate) mod verify_tree;
 
-pub use console::Console;
+pub(crate) use console::Console;
 
 /// Deploys Rails releases into running Puma pods and drains them without losing a request.
 #[derive(Debug, Parser)]
@@ -199,22 +199,22 @@ impl Waiting {
 pub struct Publish {
     /// The directory whose content is the release.
     #[arg(value_name = "DIR", required_unless_present = "archive", conflicts_with = "archive")]
-    pub dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// A ready tar.zst or tar.gz instead of a directory.
     #[arg(long, value_name = "FILE")]
-    pub archive: Option<PathBuf>,
+    pub(crate) archive: Option<PathBuf>,
     /// A path in DIR to leave out, with all that is below it; as often as needed. `.git` is never packed.
     #[arg(long, value_name = "PATH", conflicts_with = "archive")]
-    pub exclude: Vec<PathBuf>,
+    pub(crate) exclude: Vec<PathBuf>,
     /// How much zstd works for a smaller archive: 1 (quick) to 19.
     #[arg(long, value_name = "N", default_value_t = pack::LEVEL, conflicts_with = "archive", value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub level: i32,
+    pub(crate) level: i32,
     /// The id that it gets; an id never changes its bytes.
     #[arg(long, value_name = "ID")]
-    pub release: ReleaseId,
+    pub(crate) release: ReleaseId,
     /// What the image must bring: ruby=3.3, arch=amd64, libc=glibc=2.36, file=/path; by commas.
     #[arg(long, value_name = "LIST", default_value = "")]
-    pub requires: String,
+    pub(crate) requires: String,
 }
 
 /// The releases on this pod's volume.
@@ -280,17 +280,17 @@ pub struct Failure {
 
 impl Failure {
     /// It could not work as asked: exit code 64.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { exit_code: 64, reason: None, message: message.into() }
     }
 
     /// Somebody else moved the pointer, or froze it: exit code 4.
-    pub fn lost(message: impl Into<String>) -> Self {
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
         Self { exit_code: 4, reason: None, message: message.into() }
     }
 
     /// It was tried and failed: exit code 1.
-    pub fn failed(message: impl Into<String>) -> Self {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self { exit_code: 1, reason: None, message: message.into() }
     }
 }

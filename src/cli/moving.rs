@@ -27,14 +27,14 @@ const NAMES_SHOWN: usize = 8;
 /// A pointer that is about to move.
 pub(super) struct Moving {
     /// Where it is.
-    pub store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     /// Whether the store may be one that takes no notice of conditions.
     doubtful: bool,
     /// How it is called.
-    pub name: String,
+    pub(crate) name: String,
     condition: Condition,
     /// What it says; `None` when it is absent or garbage.
-    pub now: Option<Pointer>,
+    pub(crate) now: Option<Pointer>,
     sequence: u64,
     rolled_back: Vec<ReleaseId>,
 }

@@ -12,7 +12,7 @@ use super::{
 
 /// What this pod's agent is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub(crate) enum Ask {
     /// Look at the pointer now.
     Sync {
         /// Forget that the desired move was rejected.
@@ -81,7 +81,7 @@ struct Refusal {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(state_dir: &Path, ask: Ask, why: Option<&str>, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(state_dir: &Path, ask: Ask, why: Option<&str>, console: Console) -> Result<Exit, Failure> {
     let answer = agent_socket::ask(state_dir, Method::POST, &path(ask, why)).await?;
     if answer.status() == StatusCode::OK {
         console.print::<Answer>(&parsed(answer.body())?);

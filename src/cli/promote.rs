@@ -7,7 +7,7 @@ use crate::{config::Config, revision::ReleaseId};
 ///
 /// # Errors
 /// [`Failure`] with the message for the user: nothing was moved.
-pub async fn run(
+pub(crate) async fn run(
     config: &Config,
     id: ReleaseId,
     create: bool,

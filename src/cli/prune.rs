@@ -62,7 +62,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(
+pub(crate) async fn run(
     config: &Config,
     keep: Option<usize>,
     dry_run: bool,

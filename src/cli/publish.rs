@@ -59,7 +59,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let release = args.release.clone();
     let layout = super::layout(config);

@@ -83,7 +83,7 @@ impl Listed {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let in_store = archive::list(store.as_ref()).await.map_err(|e| Problem::from(e).message);
     let releases = super::on_volume(config);

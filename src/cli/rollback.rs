@@ -9,18 +9,18 @@ use crate::{
 
 /// Where back to, and from what.
 #[derive(Debug, Clone, Default)]
-pub struct Back {
+pub(crate) struct Back {
     /// The release, whatever is known of it; the one before when absent.
-    pub to: Option<ReleaseId>,
+    pub(crate) to: Option<ReleaseId>,
     /// The pointer moves only if it still names this.
-    pub if_current: Option<ReleaseId>,
+    pub(crate) if_current: Option<ReleaseId>,
 }
 
 /// Moves it to its `previous`, if nobody rolled back from that and no pod rejected it; or to the release that is named.
 ///
 /// # Errors
 /// [`Failure`] with the message for the user: nothing was moved.
-pub async fn run(config: &Config, back: Back, wait: Option<Wait>, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, back: Back, wait: Option<Wait>, console: Console) -> Result<Exit, Failure> {
     let mut moving = Moving::begin(config, back.to.as_ref()).await?;
     if let Some(expected) = &back.if_current {
         still_names(&moving, expected)?;

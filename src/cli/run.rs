@@ -81,7 +81,7 @@ pub fn keep(file: Option<&Path>) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: Config, invalid: Option<ConfigError>, run: Run) -> Result<Exit, Failure> {
     telemetry::init(config.log.format);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = config.pod(), "pitstop agent started");
     init::become_agent(run.child_of.unwrap_or_default()).map_err(Failure::failed)?;

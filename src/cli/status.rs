@@ -21,7 +21,7 @@ struct Shown(Value);
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(state_dir: &Path, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(state_dir: &Path, console: Console) -> Result<Exit, Failure> {
     let answer = agent_socket::ask(state_dir, Method::GET, "/status").await?;
     let status = Shown(parsed(answer.body())?);
     console.print(&status);

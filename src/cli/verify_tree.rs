@@ -46,7 +46,7 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub async fn run(config: &Config, id: Option<ReleaseId>, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, id: Option<ReleaseId>, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let store = Blocking::new(store, Handle::current(), IDLE);
     let releases = super::on_volume(config);

@@ -7,7 +7,7 @@ use super::{Config, LongRequests, ServerFacts, derived::KUBELET};
 use crate::finding::{Check, Code, Finding};
 
 /// Everything that the keys tell.
-pub fn of(config: &Config, server: &ServerFacts) -> Vec<Check> {
+pub(crate) fn of(config: &Config, server: &ServerFacts) -> Vec<Check> {
     let checks = [
         drain_budget(config),
         sparse_senders(config),

@@ -12,13 +12,13 @@ use super::{
 
 /// What is wrong with a key's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complaint {
+pub(crate) struct Complaint {
     /// Which key.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// What is wrong, and what to do.
-    pub message: String,
+    pub(crate) message: String,
     /// The value is wrong whatever the others say.
-    pub alone: bool,
+    pub(crate) alone: bool,
 }
 
 /// Keeps sums of durations far from overflow.
@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 const PATH_BYTES_MAX: usize = 512;
 
 /// Every complaint.
-pub fn check(config: &Config) -> Vec<Complaint> {
+pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     let mut checks = Checks { complaints: Vec::new() };
     checks.durations(config);
     checks.counts(config);

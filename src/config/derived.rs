@@ -27,18 +27,18 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 
 impl Config {
     /// The link that the app server runs from: `current`, else `deploy_to/current`.
-    pub fn current(&self) -> PathBuf {
+    pub(crate) fn current(&self) -> PathBuf {
         self.current.clone().unwrap_or_else(|| self.deploy_to.join("current"))
     }
 
     /// This pod's name: `pod`, else the host name.
-    pub fn pod(&self) -> String {
+    pub(crate) fn pod(&self) -> String {
         let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.pod.clone().unwrap_or_else(host_name)
     }
 
     /// The ports whose connections count, where they are not the app server's own.
-    pub fn ports(&self) -> Vec<u16> {
+    pub(crate) fn ports(&self) -> Vec<u16> {
         self.drain.ports.iter().map(|port| port.0).collect()
     }
 
@@ -72,7 +72,7 @@ impl Config {
 
     /// The drain's part, for the core. Sound for any configuration, a contradictory one included:
     /// an agent that was started beside a running Puma drains as well as it can.
-    pub fn budget(&self) -> Budget {
+    pub(crate) fn budget(&self) -> Budget {
         let max = self.drain.longest(self.grace_period);
         Budget {
             min_ms: ms(self.drain.min.min(max)),
@@ -87,7 +87,7 @@ impl Config {
 
 impl Verify {
     /// Where in its answer the app names its release, for people; `None` when it does not.
-    pub fn names_release_in(&self) -> Option<String> {
+    pub(crate) fn names_release_in(&self) -> Option<String> {
         let header = self.release_header.as_ref().map(|header| format!("the header {header}"));
         header.or_else(|| self.release_field.as_ref().map(|field| format!("the field {field}")))
     }
@@ -142,7 +142,7 @@ fn place(pod: &str, spread_ms: u64) -> u64 {
 }
 
 /// In which order the pods of a fleet go, by their names.
-pub fn order(pod: &str) -> u64 {
+pub(crate) fn order(pod: &str) -> u64 {
     let digest = Sha256::digest(pod);
     digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -6,7 +6,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFE
 ///
 /// # Errors
 /// What is wrong with it. The value is not repeated: it may be a secret.
-pub fn parse(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(crate) fn parse(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text
         .split_once(':')
         .ok_or_else(|| "must be `Name: value`, like `Host: shop.example.com`".to_owned())?;

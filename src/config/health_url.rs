@@ -4,18 +4,18 @@ use std::{net::IpAddr, path::PathBuf};
 
 /// The app's health path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthUrl {
+pub(crate) struct HealthUrl {
     /// Where it is dialled.
-    pub at: HealthAddress,
+    pub(crate) at: HealthAddress,
     /// The `Host` header, unless `verify.headers` has another.
-    pub host: String,
+    pub(crate) host: String,
     /// Path and query.
-    pub path: String,
+    pub(crate) path: String,
 }
 
 /// Where the app listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HealthAddress {
+pub(crate) enum HealthAddress {
     /// `host:port`.
     Tcp(String),
     /// The same, with TLS. The certificate is not checked: only this pod's own app is asked.
@@ -29,7 +29,7 @@ impl HealthUrl {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(url: &str) -> Result<Self, String> {
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
         if url.contains('@') {
             // It would stand on /status and in the log.
             let message = "must not contain a user or password: use verify.headers";
@@ -58,7 +58,7 @@ impl HealthUrl {
     }
 
     /// For people: `127.0.0.1:3000`, or the socket's path.
-    pub fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match &self.at {
             HealthAddress::Tcp(address) | HealthAddress::Tls(address) => address.clone(),
             HealthAddress::Unix(socket) => socket.display().to_string(),

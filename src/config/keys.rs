@@ -5,14 +5,14 @@ use serde_json::Value;
 use super::{Config, yaml::Raw};
 
 /// Every key with its value, sorted. Unset ones are null.
-pub fn values(config: &Config) -> Vec<(String, Value)> {
+pub(crate) fn values(config: &Config) -> Vec<(String, Value)> {
     let mut leaves = Vec::new();
     collect("", tree(config), &mut leaves);
     leaves
 }
 
 /// The environment variable of a key.
-pub fn variable(key: &str) -> String {
+pub(crate) fn variable(key: &str) -> String {
     format!("PITSTOP_{}", key.to_uppercase().replace('.', "_"))
 }
 
@@ -20,7 +20,7 @@ pub fn variable(key: &str) -> String {
 ///
 /// # Errors
 /// What was expected instead.
-pub fn set(config: &mut Config, key: &str, raw: Raw) -> Result<(), String> {
+pub(crate) fn set(config: &mut Config, key: &str, raw: Raw) -> Result<(), String> {
     let mut tree = tree(config);
     let leaf = tree.pointer_mut(&format!("/{}", key.replace('.', "/"))).ok_or("no such key")?;
     *leaf = typed(leaf, raw)?;
@@ -33,7 +33,7 @@ fn with_example(error: &serde_json::Error) -> String {
 }
 
 /// Back to the default.
-pub fn reset(config: &mut Config, key: &str) {
+pub(crate) fn reset(config: &mut Config, key: &str) {
     let path = format!("/{}", key.replace('.', "/"));
     let mut tree = tree(config);
     let default = keys_of_default().pointer(&path).cloned();
@@ -85,7 +85,7 @@ fn collect(section: &str, value: Value, leaves: &mut Vec<(String, Value)>) {
 }
 
 /// The nearest of the names, unless none is near.
-pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
     let likeness = |other: &str| {
         let whole = strsim::jaro_winkler(name, other);

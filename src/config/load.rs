@@ -39,11 +39,11 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
     /// File and line, variable, or `default`.
-    pub origin: String,
+    pub(crate) origin: String,
     /// Which key, where it is about one.
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// What is wrong, and what to do.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for ConfigProblem {
@@ -59,7 +59,7 @@ impl fmt::Display for ConfigProblem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// In the order of the steps: file, environment, contradictions.
-    pub problems: Vec<ConfigProblem>,
+    pub(crate) problems: Vec<ConfigProblem>,
 }
 
 impl fmt::Display for ConfigError {
@@ -77,12 +77,12 @@ pub struct Loaded {
     /// The values.
     pub config: Config,
     /// Where those that somebody set came from, by key.
-    pub origins: BTreeMap<String, Origin>,
+    pub(crate) origins: BTreeMap<String, Origin>,
 }
 
 impl Loaded {
     /// Where a key's value came from.
-    pub fn origin(&self, key: &str) -> Origin {
+    pub(crate) fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
 
@@ -108,7 +108,7 @@ impl Loaded {
     ///
     /// # Errors
     /// [`ConfigError`] when `source` is not set.
-    pub fn require_source(&self) -> Result<(), ConfigError> {
+    pub(crate) fn require_source(&self) -> Result<(), ConfigError> {
         if self.config.source.is_some() {
             return Ok(());
         }

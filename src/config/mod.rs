@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub mod advice;
+pub(crate) mod advice;
 mod check;
 mod derived;
 mod headers;
@@ -25,85 +25,85 @@ mod source;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
-pub use derived::order;
-pub use headers::parse as parse_header;
-pub use health_url::{HealthAddress, HealthUrl};
-pub use keys::nearest;
+pub(crate) use derived::order;
+pub(crate) use headers::parse as parse_header;
+pub(crate) use health_url::{HealthAddress, HealthUrl};
+pub(crate) use keys::nearest;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
 
 /// In `state_dir`; there while the pod drains, so that the app can know.
-pub const DRAIN_FILE: &str = "draining";
+pub(crate) const DRAIN_FILE: &str = "draining";
 /// Tells the app where that is. No key: the agent needs no such thing.
-pub const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
+pub(crate) const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where releases and pointers are: `s3://bucket/prefix`, or a directory.
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
     /// How S3 is reached.
-    pub s3: S3,
+    pub(crate) s3: S3,
     /// The pointer: a name in the store, or `file:/path`.
-    pub pointer: String,
+    pub(crate) pointer: String,
     /// This pod's name; the host name by default.
-    pub pod: Option<String>,
+    pub(crate) pod: Option<String>,
     /// The volume's root.
-    pub deploy_to: PathBuf,
+    pub(crate) deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
-    pub current: Option<PathBuf>,
+    pub(crate) current: Option<PathBuf>,
     /// A directory of the app's image with code that can be run when no release can be had.
-    pub fallback_dir: Option<PathBuf>,
+    pub(crate) fallback_dir: Option<PathBuf>,
     /// A place of this pod's own that survives the agent (an emptyDir): admin socket, drain journal.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// How often the pointer is read.
     #[serde(with = "humantime_serde")]
-    pub poll_interval: Duration,
+    pub(crate) poll_interval: Duration,
     /// How many releases stay on the volume.
-    pub keep_releases: usize,
+    pub(crate) keep_releases: usize,
     /// How releases are written to the volume.
-    pub fetch: Fetch,
+    pub(crate) fetch: Fetch,
     /// Take the content of an archive's only directory as the release.
-    pub strip_prefix: bool,
+    pub(crate) strip_prefix: bool,
     /// Directories of every release that are links into `deploy_to/shared`.
-    pub linked_dirs: Vec<PathBuf>,
+    pub(crate) linked_dirs: Vec<PathBuf>,
     /// The same for files.
-    pub linked_files: Vec<PathBuf>,
+    pub(crate) linked_files: Vec<PathBuf>,
     /// Directories of every release that are links into `pod_dir`.
-    pub pod_dirs: Vec<PathBuf>,
+    pub(crate) pod_dirs: Vec<PathBuf>,
     /// A place of the pod's own (an emptyDir), mounted at the same path in the app's container.
-    pub pod_dir: PathBuf,
+    pub(crate) pod_dir: PathBuf,
     /// Which kind of server.
-    pub app_server: AppServerKind,
+    pub(crate) app_server: AppServerKind,
     /// Puma's section.
-    pub puma: Puma,
+    pub(crate) puma: Puma,
     /// Passenger's section.
-    pub passenger: Passenger,
+    pub(crate) passenger: Passenger,
     /// Unicorn's section.
-    pub unicorn: Unicorn,
+    pub(crate) unicorn: Unicorn,
     /// The section of a server that the user's own commands restart.
-    pub command: Command,
+    pub(crate) command: Command,
     /// Restarts.
-    pub restart: Restart,
+    pub(crate) restart: Restart,
     /// Commands of the user's.
-    pub hooks: Hooks,
+    pub(crate) hooks: Hooks,
     /// Proof.
-    pub verify: Verify,
+    pub(crate) verify: Verify,
     /// The drain.
-    pub drain: DrainKeys,
+    pub(crate) drain: DrainKeys,
     /// The pod's terminationGracePeriodSeconds.
     #[serde(with = "humantime_serde")]
-    pub grace_period: Duration,
+    pub(crate) grace_period: Duration,
     /// A file with the token that guards /prestop and the read endpoints.
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// `pitstop exec`.
-    pub exec: Exec,
+    pub(crate) exec: Exec,
     /// Where the endpoints listen; `[::]` is every address, IPv4 and IPv6.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Logs.
-    pub log: Log,
+    pub(crate) log: Log,
 }
 
 /// How S3 is reached. Credentials are no keys: they come as for every tool of AWS.
@@ -121,11 +121,11 @@ pub struct S3 {
 /// How releases are written to the volume.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Fetch {
+pub(crate) struct Fetch {
     /// How many operations at once; 0: as many as suit the volume's file system.
-    pub in_flight: u8,
+    pub(crate) in_flight: u8,
     /// Keep a spare tree on the volume, so that the next fetch writes only what differs.
-    pub spare: bool,
+    pub(crate) spare: bool,
 }
 
 impl Default for Fetch {
@@ -137,7 +137,7 @@ impl Default for Fetch {
 /// The kinds of app servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum AppServerKind {
+pub(crate) enum AppServerKind {
     /// Puma.
     #[default]
     Puma,
@@ -151,10 +151,10 @@ pub enum AppServerKind {
 
 impl AppServerKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Puma, Self::Passenger, Self::Unicorn, Self::Command];
+    pub(crate) const ALL: [Self; 4] = [Self::Puma, Self::Passenger, Self::Unicorn, Self::Command];
 
     /// As the key `app_server` and its section are called.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Puma => "puma",
             Self::Passenger => "passenger",
@@ -164,7 +164,7 @@ impl AppServerKind {
     }
 
     /// As people call it.
-    pub fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Puma => "Puma",
             Self::Passenger => "Passenger",
@@ -194,20 +194,20 @@ pub struct Puma {
 /// How Passenger is found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Passenger {
+pub(crate) struct Passenger {
     /// A text that the app's name must contain, as `passenger-status` shows it, when several apps run.
-    pub r#match: Option<String>,
+    pub(crate) r#match: Option<String>,
 }
 
 /// How Unicorn is found, and what it was told itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Unicorn {
+pub(crate) struct Unicorn {
     /// A text that a master's title must contain, when several Unicorns run.
-    pub r#match: Option<String>,
+    pub(crate) r#match: Option<String>,
     /// Unicorn's `timeout`: a worker that takes longer for one request is killed.
     #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Default for Unicorn {
@@ -219,18 +219,18 @@ impl Default for Unicorn {
 /// How any other server is found, restarted and checked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Command {
+pub(crate) struct Command {
     /// A command line for a shell: restarts the server onto `current`.
-    pub restart: Option<String>,
+    pub(crate) restart: Option<String>,
     /// A command line for a shell: ends with 0 when the server works.
-    pub check: Option<String>,
+    pub(crate) check: Option<String>,
     /// A text of the command lines of the processes that serve.
-    pub r#match: Option<String>,
+    pub(crate) r#match: Option<String>,
     /// A file with the pid of the process that serves.
-    pub pid_file: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
     /// How long either command may take, and a restart until it counts as failed.
     #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Default for Command {
@@ -255,7 +255,7 @@ pub enum RestartMode {
 /// What to do about requests that would not survive the restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LongRequests {
+pub(crate) enum LongRequests {
     /// Wait for them, up to `restart.wait_in_flight`.
     #[default]
     Wait,
@@ -266,86 +266,86 @@ pub enum LongRequests {
 /// Restarts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Restart {
+pub(crate) struct Restart {
     /// Which kind.
-    pub mode: RestartMode,
+    pub(crate) mode: RestartMode,
     /// Until a restart counts as failed; derived when absent.
     #[serde(with = "humantime_serde")]
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// Wait for requests that would not survive?
-    pub long_requests: LongRequests,
+    pub(crate) long_requests: LongRequests,
     /// For how long; 10m by default.
     #[serde(with = "humantime_serde")]
-    pub wait_in_flight: Option<Duration>,
+    pub(crate) wait_in_flight: Option<Duration>,
     /// Over how long the restarts of a fleet are spread, each pod at its own place; half of a hot restart's
     /// `timeout` by default, and 0s: they wait for nobody.
     #[serde(with = "humantime_serde")]
-    pub spread: Option<Duration>,
+    pub(crate) spread: Option<Duration>,
 }
 
 /// Commands of the user's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Hooks {
+pub(crate) struct Hooks {
     /// Tries a release before anything is moved; the shell runs it in the release's directory.
-    pub check: Option<String>,
+    pub(crate) check: Option<String>,
     /// How long that may take.
     #[serde(with = "humantime_serde")]
-    pub check_timeout: Duration,
+    pub(crate) check_timeout: Duration,
 }
 
 /// Proof.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// The app's health path, as this pod reaches it.
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
     /// What it is asked with: `Name: value`.
-    pub headers: Vec<String>,
+    pub(crate) headers: Vec<String>,
     /// The response header that names the running release.
-    pub release_header: Option<String>,
+    pub(crate) release_header: Option<String>,
     /// The same where the answer is JSON: the field's path, with dots.
-    pub release_field: Option<String>,
+    pub(crate) release_field: Option<String>,
     /// The field of the same answer that has the pid of the process that gave it.
-    pub pid_field: Option<String>,
+    pub(crate) pid_field: Option<String>,
     /// How many answers in a row decide.
-    pub successes: u32,
+    pub(crate) successes: u32,
     /// How long everything must hold.
     #[serde(with = "humantime_serde")]
-    pub soak: Duration,
+    pub(crate) soak: Duration,
     /// How long one answer may take.
     #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// The drain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct DrainKeys {
+pub(crate) struct DrainKeys {
     /// Never answer sooner.
     #[serde(with = "humantime_serde")]
-    pub min: Duration,
+    pub(crate) min: Duration,
     /// The most that a silence has to last; at least 2s, adaptive in between.
     #[serde(with = "humantime_serde")]
-    pub quiet: Duration,
+    pub(crate) quiet: Duration,
     /// Time kept for the app server's own stop.
     #[serde(with = "humantime_serde")]
-    pub reserve: Duration,
+    pub(crate) reserve: Duration,
     /// Never answer later; grace_period − reserve − 2s when absent.
     #[serde(with = "humantime_serde")]
-    pub max: Option<Duration>,
+    pub(crate) max: Option<Duration>,
     /// The TCP ports whose connections are counted; those that the app server listens on when empty.
-    pub ports: Vec<Port>,
+    pub(crate) ports: Vec<Port>,
     /// Peers whose traffic never counts.
-    pub ignore_peers: Vec<IpAddr>,
+    pub(crate) ignore_peers: Vec<IpAddr>,
     /// What to do about websockets and hijacked connections.
-    pub upgraded: Upgraded,
+    pub(crate) upgraded: Upgraded,
 }
 
 /// A TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Port(pub u16);
+pub(crate) struct Port(pub(crate) u16);
 
 impl TryFrom<String> for Port {
     type Error = String;
@@ -367,21 +367,21 @@ impl From<Port> for String {
 #[serde(deny_unknown_fields, default)]
 pub struct Exec {
     /// An app server that was ended by the signal that asked for it has ended well.
-    pub stop_is_success: bool,
+    pub(crate) stop_is_success: bool,
 }
 
 /// Logs.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub(crate) struct Log {
     /// Their form.
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
 }
 
 /// The form of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// One JSON object a line.
     #[default]
     Json,

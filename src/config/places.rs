@@ -10,7 +10,7 @@ const OWN: [&str; 2] = ["releases", ".pitstop"];
 const MARKER: &str = ".pitstop-release";
 
 /// Every key that is wrong, with what is.
-pub fn check(config: &Config) -> Vec<(&'static str, String)> {
+pub(crate) fn check(config: &Config) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     climbing(config, &mut wrong);
     roots(config, &mut wrong);

@@ -8,7 +8,7 @@ const SECRETS: [&str; 1] = ["puma.control_token"];
 const PLAIN_HEADERS: [&str; 2] = ["host", "x-forwarded-"];
 
 /// A key's text, as it may be shown.
-pub fn shown(key: &str, text: &str) -> String {
+pub(crate) fn shown(key: &str, text: &str) -> String {
     match text.split_once(':') {
         _ if SECRETS.contains(&key) => "(secret)".into(),
         Some((name, _)) if key == "verify.headers" && !is_plain(name) => format!("{name}: (secret)"),
@@ -22,7 +22,7 @@ fn is_plain(header: &str) -> bool {
 }
 
 /// Users and passwords in URLs left out: `https://(secret)@host`.
-pub fn without_passwords(text: &str) -> Cow<'_, str> {
+pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     let Some((before, after)) = text.split_once("://") else { return Cow::Borrowed(text) };
     let end = after.find(|c: char| c == '/' || c == '"' || c.is_whitespace()).unwrap_or(after.len());
     let (authority, rest) = after.split_at(end);

@@ -8,19 +8,19 @@ use crate::finding::Check;
 #[derive(Debug, Clone)]
 pub struct ServerFacts {
     /// How long it lets an old worker finish its requests.
-    pub stop_timeout: Duration,
+    pub(crate) stop_timeout: Duration,
     /// How long a restart may take, where that does not depend on the number of workers.
-    pub restart_timeout: Option<Duration>,
+    pub(crate) restart_timeout: Option<Duration>,
     /// It can restart one worker after the other.
-    pub phased: bool,
+    pub(crate) phased: bool,
     /// A restart cuts requests that last longer than the stop time-out.
-    pub cuts_requests: bool,
+    pub(crate) cuts_requests: bool,
     /// A restart starts a second master beside the first, which serves until it is told to go.
-    pub second_master: bool,
+    pub(crate) second_master: bool,
     /// Others can restart it in its process, image after image.
-    pub in_place: bool,
+    pub(crate) in_place: bool,
     /// What can be said of every set-up without looking at it.
-    pub advice: Vec<Check>,
+    pub(crate) advice: Vec<Check>,
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Location {
     /// The bucket.
-    pub bucket: String,
+    pub(crate) bucket: String,
     /// What the keys begin with, without slashes around it; empty for the whole bucket.
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 impl S3Location {

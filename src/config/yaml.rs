@@ -10,7 +10,7 @@ use serde_saphyr::Spanned;
 
 /// A value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Raw {
+pub(crate) enum Raw {
     /// One text, whatever it will turn out to mean.
     One(String),
     /// A list of texts.
@@ -19,29 +19,29 @@ pub enum Raw {
 
 /// A key of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
+pub(crate) struct Given {
     /// With its section: `drain.min`.
-    pub key: String,
+    pub(crate) key: String,
     /// What it is set to; `None` when nothing is written behind it.
-    pub raw: Option<Raw>,
+    pub(crate) raw: Option<Raw>,
     /// Its line, from 1.
-    pub line: u64,
+    pub(crate) line: u64,
 }
 
 /// What is wrong with the file as YAML.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broken {
+pub(crate) struct Broken {
     /// Where, if it is known.
-    pub line: Option<u64>,
+    pub(crate) line: Option<u64>,
     /// What.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// Reads a document: a mapping of keys and sections, or nothing.
 ///
 /// # Errors
 /// [`Broken`] when it is no YAML, or no mapping.
-pub fn read(text: &str) -> Result<Vec<Given>, Broken> {
+pub(crate) fn read(text: &str) -> Result<Vec<Given>, Broken> {
     let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map(|at| at.line());
         Broken { line, message: first_line(&error.to_string()) }

@@ -15,7 +15,7 @@ use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 /// Numbers the attempts of this process. A result that carries another attempt's number is late
 /// and moves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Attempt(pub u64);
+pub struct Attempt(pub(crate) u64);
 
 /// How the app server restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -239,20 +239,20 @@ pub enum DeployResult {
 
 /// What this pod needs on the volume, so that nobody may delete it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Protected {
+pub(crate) struct Protected {
     /// What the pod runs.
-    pub running: Option<ReleaseId>,
+    pub(crate) running: Option<ReleaseId>,
     /// What it ran before.
-    pub previous: Option<ReleaseId>,
+    pub(crate) previous: Option<ReleaseId>,
     /// What the pointer names.
-    pub desired: Option<ReleaseId>,
+    pub(crate) desired: Option<ReleaseId>,
     /// What may still run, what `current` leads to, what a deploy works with, and where a way back may lead.
-    pub also: BTreeSet<ReleaseId>,
+    pub(crate) also: BTreeSet<ReleaseId>,
 }
 
 impl Protected {
     /// All of them.
-    pub fn releases(&self) -> impl Iterator<Item = &ReleaseId> {
+    pub(crate) fn releases(&self) -> impl Iterator<Item = &ReleaseId> {
         [&self.running, &self.previous, &self.desired].into_iter().flatten().chain(&self.also)
     }
 }
@@ -284,17 +284,17 @@ impl Record {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Baseline {
     /// When it was seen.
-    pub at: Moment,
+    pub(crate) at: Moment,
     /// The kernel's boot that `at` belongs to: on another boot every process is new anyway.
     /// Filled in by the journal.
     #[serde(default)]
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// How the restart was asked for.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The images.
-    pub generations: Vec<GenerationKey>,
+    pub(crate) generations: Vec<GenerationKey>,
     /// The serving processes.
-    pub processes: Vec<ProcessKey>,
+    pub(crate) processes: Vec<ProcessKey>,
     /// Whether the health path answered well. If not, its failure later proves nothing.
-    pub healthy: bool,
+    pub(crate) healthy: bool,
 }

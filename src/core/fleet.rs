@@ -9,25 +9,25 @@ use crate::revision::{ReleaseId, Revision};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Fleet {
     /// How many other live pods there are.
-    pub others: usize,
+    pub(crate) others: usize,
     /// This pod comes first in their order.
-    pub first: bool,
+    pub(crate) first: bool,
     /// Moves that some pod is being restarted onto.
-    pub proving: BTreeSet<Revision>,
+    pub(crate) proving: BTreeSet<Revision>,
     /// Moves that some pod runs, proved.
-    pub well: BTreeSet<Revision>,
+    pub(crate) well: BTreeSet<Revision>,
     /// Moves that some pod has rejected.
-    pub rejected: BTreeSet<Revision>,
+    pub(crate) rejected: BTreeSet<Revision>,
 }
 
 impl Fleet {
     /// Some pod has rejected this move, and none runs it.
-    pub fn rejects(&self, revision: &Revision) -> bool {
+    pub(crate) fn rejects(&self, revision: &Revision) -> bool {
         self.rejected.contains(revision) && !self.well.contains(revision)
     }
 
     /// Some pod has rejected the release, and none runs it.
-    pub fn distrusts(&self, release: &ReleaseId) -> bool {
+    pub(crate) fn distrusts(&self, release: &ReleaseId) -> bool {
         let of = |moves: &BTreeSet<Revision>| moves.iter().any(|revision| revision.release == *release);
         of(&self.rejected) && !of(&self.well)
     }

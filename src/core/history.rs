@@ -10,19 +10,19 @@ use super::reason::Reason;
 use crate::revision::{RecordEvent, ReleaseId, Revision};
 
 /// So many attempts of one move may end without a verdict (a crash each) before it is given up.
-pub const MAX_UNFINISHED: u32 = 3;
+pub(crate) const MAX_UNFINISHED: u32 = 3;
 
 /// The journal, folded: what later decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct History {
+pub(crate) struct History {
     /// The last release that was proved to run in this pod.
-    pub verified: Option<ReleaseId>,
+    pub(crate) verified: Option<ReleaseId>,
     /// The one before it.
-    pub previous: Option<ReleaseId>,
+    pub(crate) previous: Option<ReleaseId>,
     /// Moves that are not to be tried again, oldest first.
-    pub rejected: Vec<(Revision, Reason)>,
+    pub(crate) rejected: Vec<(Revision, Reason)>,
     /// The number of the latest move that was seen here.
-    pub sequence: Option<u64>,
+    pub(crate) sequence: Option<u64>,
     /// Releases that failed here and were not proved since: no way back leads to them, also when the
     /// move itself may be tried again.
     failed: BTreeSet<ReleaseId>,
@@ -40,27 +40,27 @@ pub struct History {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Neighbours {
     /// Complete releases that were proved in some pod, newest first.
-    pub verified: Vec<ReleaseId>,
+    pub(crate) verified: Vec<ReleaseId>,
     /// Releases that failed in some pod and were not proved there since.
-    pub failed: BTreeSet<ReleaseId>,
+    pub(crate) failed: BTreeSet<ReleaseId>,
 }
 
 /// An attempt that has no end in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Open {
+pub(crate) struct Open {
     /// What was attempted.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// The last signal announced, forward or back.
-    pub signalled: Option<Baseline>,
+    pub(crate) signalled: Option<Baseline>,
     /// The way back had begun, for this reason.
-    pub rejected: Option<Reason>,
+    pub(crate) rejected: Option<Reason>,
     /// How many attempts of this very move have no end, this one included.
-    pub unfinished: u32,
+    pub(crate) unfinished: u32,
 }
 
 impl History {
     /// Folds the lines, oldest first.
-    pub fn fold(records: &[Record]) -> (Self, Option<Open>) {
+    pub(crate) fn fold(records: &[Record]) -> (Self, Option<Open>) {
         let mut history = Self::default();
         let mut open: Option<Open> = None;
         for record in records {
@@ -70,7 +70,7 @@ impl History {
     }
 
     /// Notes the number of a move. A lower one than before was accepted by an operator.
-    pub fn see(&mut self, revision: &Revision) {
+    pub(crate) fn see(&mut self, revision: &Revision) {
         self.sequence = revision.sequence.or(self.sequence);
     }
 
@@ -115,18 +115,18 @@ impl History {
     }
 
     /// Notes that `current` leads to the release from here on, or may.
-    pub fn put_in_place(&mut self, release: &ReleaseId) {
+    pub(crate) fn put_in_place(&mut self, release: &ReleaseId) {
         self.in_place.insert(release.clone());
     }
 
     /// What may still run: whatever was put in place since the last proof, and beside a second master that was
     /// just proved also what was in place before it.
-    pub fn may_run(&self) -> impl Iterator<Item = &ReleaseId> {
+    pub(crate) fn may_run(&self) -> impl Iterator<Item = &ReleaseId> {
         self.in_place.union(&self.outgoing)
     }
 
     /// Notes that the release runs, proven.
-    pub fn verify(&mut self, release: &ReleaseId) {
+    pub(crate) fn verify(&mut self, release: &ReleaseId) {
         if !self.in_place.is_empty() {
             self.outgoing = std::mem::take(&mut self.in_place);
         }
@@ -138,7 +138,7 @@ impl History {
     }
 
     /// Notes that the move failed.
-    pub fn reject(&mut self, revision: &Revision, reason: Reason) {
+    pub(crate) fn reject(&mut self, revision: &Revision, reason: Reason) {
         self.rejected.retain(|(r, _)| r != revision);
         self.rejected.push((revision.clone(), reason));
         self.failed.insert(revision.release.clone());
@@ -150,33 +150,33 @@ impl History {
     }
 
     /// The move was rejected before anything was proved here.
-    pub fn rejected_at_birth(&self, revision: &Revision) -> bool {
+    pub(crate) fn rejected_at_birth(&self, revision: &Revision) -> bool {
         self.rejection(revision).is_some() && self.at_birth.contains(revision)
     }
 
     /// Why the move is not to be tried again, if it is not.
-    pub fn rejection(&self, revision: &Revision) -> Option<Reason> {
+    pub(crate) fn rejection(&self, revision: &Revision) -> Option<Reason> {
         self.rejected.iter().find(|(r, _)| r == revision).map(|(_, reason)| *reason)
     }
 
     /// Forgets the rejection of a move that is tried all the same, and of every plain-text move
     /// that the pointer has since left: these have no sequence to tell two moves apart.
-    pub fn lift(&mut self, revision: &Revision) {
+    pub(crate) fn lift(&mut self, revision: &Revision) {
         self.rejected.retain(|(r, _)| r != revision && r.sequence.is_some());
     }
 
     /// Whether the release failed here, and has not been proved since.
-    pub fn distrusts(&self, release: &ReleaseId) -> bool {
+    pub(crate) fn distrusts(&self, release: &ReleaseId) -> bool {
         self.failed.contains(release)
     }
 
     /// What was put in place before anything was proved here, by this agent or one before it.
-    pub fn unproved_at_birth(&self) -> BTreeSet<ReleaseId> {
+    pub(crate) fn unproved_at_birth(&self) -> BTreeSet<ReleaseId> {
         if self.verified.is_none() { self.unproved.clone() } else { BTreeSet::new() }
     }
 
     /// Every release that failed here and has not been proved since.
-    pub fn failed(&self) -> &BTreeSet<ReleaseId> {
+    pub(crate) fn failed(&self) -> &BTreeSet<ReleaseId> {
         &self.failed
     }
 }

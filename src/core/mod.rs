@@ -3,22 +3,22 @@
 //!
 //! The state is Deploy × Drain: two axes that know of each other only through [`Agent::step`].
 
-pub mod deploy;
+pub(crate) mod deploy;
 pub mod drain;
 mod fleet;
 pub mod history;
-pub mod proof;
-pub mod reason;
-pub mod requirement;
-pub mod verdict;
+pub(crate) mod proof;
+pub(crate) mod reason;
+pub(crate) mod requirement;
+pub(crate) mod verdict;
 #[cfg(test)]
 mod walk;
 
 pub use reason::Reason;
-pub mod effect;
-pub mod observation;
-pub mod pace;
-pub use effect::Protected;
+pub(crate) mod effect;
+pub(crate) mod observation;
+pub(crate) mod pace;
+pub(crate) use effect::Protected;
 pub use effect::{
     Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Problem, Record,
     ServerCommand, Step,
@@ -28,7 +28,7 @@ pub use observation::{
     Answer, AppServer, Connection, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation,
     Probe, Process, ProcessKey, Sockets, Traffic, WorkerLoad,
 };
-pub use proof::{Level, Proof};
+pub(crate) use proof::{Level, Proof};
 
 use crate::revision::{ReleaseId, Revision};
 use deploy::{Deploy, Gate};
@@ -151,36 +151,36 @@ pub struct View {
     /// The deploy's stage.
     pub stage: Stage,
     /// The attempt under way, or the last one.
-    pub attempt: Attempt,
+    pub(crate) attempt: Attempt,
     /// What the pointer last said.
     pub desired: Option<Revision>,
     /// What the app server was proved to run; never just where `current` points.
     pub running: Option<ReleaseId>,
     /// How well that is proved.
-    pub proof: Option<Proof>,
+    pub(crate) proof: Option<Proof>,
     /// What it was proved to run before.
-    pub previous: Option<ReleaseId>,
+    pub(crate) previous: Option<ReleaseId>,
     /// The desired release runs, proven.
     pub in_sync: bool,
     /// What holds, if something does.
-    pub problem: Option<Problem>,
+    pub(crate) problem: Option<Problem>,
     /// The restart waits until then, at the latest, for this pod's turn (`restart.spread`).
-    pub turn: Option<Moment>,
+    pub(crate) turn: Option<Moment>,
     /// Moves that are not tried again, with the reason.
     pub rejected: Vec<(Revision, Reason)>,
     /// An operator holds deploys.
-    pub hold: Option<Hold>,
+    pub(crate) hold: Option<Hold>,
     /// Where an operator's revert would go.
-    pub back: Option<ReleaseId>,
+    pub(crate) back: Option<ReleaseId>,
     /// What failed is tried again then.
-    pub retry_at: Option<Moment>,
+    pub(crate) retry_at: Option<Moment>,
     /// The deploy that is under way; the pointer may name another move by now.
-    pub moving: Option<Moving>,
+    pub(crate) moving: Option<Moving>,
 }
 
 impl View {
     /// Nothing is known, and why.
-    pub fn unknown(why: Problem) -> Self {
+    pub(crate) fn unknown(why: Problem) -> Self {
         Self {
             stage: Stage::Steady,
             attempt: Attempt(0),
@@ -202,16 +202,16 @@ impl View {
 
 /// A deploy that is under way, or stranded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moving {
+pub(crate) struct Moving {
     /// What it is to put in place, also when it is being undone.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// What the pod goes back to, while it does.
-    pub back_to: Option<ReleaseId>,
+    pub(crate) back_to: Option<ReleaseId>,
 }
 
 /// What an operator holds deploys with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// `pause`: until `resume`.
     Paused,
     /// `revert` to this release: until the pointer moves, or `resume`.
@@ -220,7 +220,7 @@ pub enum Hold {
 
 /// How closely the app server has to be watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watchfulness {
+pub(crate) enum Watchfulness {
     /// Nothing is going on: once a second or so, and down to every five seconds at rest.
     Calm,
     /// A restart or a drain is under way: ten times a second or so.
@@ -233,7 +233,7 @@ pub struct Agent {
     /// Or why no deploy may begin: it is not known where the pod stands. The drain works all the same.
     deploy: Result<Deploy, Problem>,
     /// The end of the pod.
-    pub drain: Drain,
+    pub(crate) drain: Drain,
 }
 
 impl Agent {
@@ -249,14 +249,14 @@ impl Agent {
     }
 
     /// No deploy may begin, for another reason now; nothing once they may.
-    pub fn hold(&mut self, why: Problem) {
+    pub(crate) fn hold(&mut self, why: Problem) {
         if let Err(known) = &mut self.deploy {
             *known = why;
         }
     }
 
     /// Deploys may begin.
-    pub fn deploys(&self) -> bool {
+    pub(crate) fn deploys(&self) -> bool {
         self.deploy.is_ok()
     }
 
@@ -283,13 +283,13 @@ impl Agent {
 
     /// When a [`Event::Tick`] is due though nothing happens.
     /// What is overdue already is not named: it waits for the next look.
-    pub fn deadline(&self, now: Moment) -> Option<Moment> {
+    pub(crate) fn deadline(&self, now: Moment) -> Option<Moment> {
         let deploy = self.deploy.iter().flat_map(Deploy::deadlines);
         deploy.chain(self.drain.deadline()).filter(|at| *at > now).min()
     }
 
     /// How closely to watch.
-    pub fn watchfulness(&self) -> Watchfulness {
+    pub(crate) fn watchfulness(&self) -> Watchfulness {
         match &self.deploy {
             _ if self.drain.watches() => Watchfulness::Close,
             Ok(deploy) => deploy.watchfulness(),
@@ -298,44 +298,44 @@ impl Agent {
     }
 
     /// The next step waits for a look that begins then or later.
-    pub fn awaited_look(&self) -> Option<Moment> {
+    pub(crate) fn awaited_look(&self) -> Option<Moment> {
         self.deploy.as_ref().ok()?.awaited_look()
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
-    pub fn probe_for(&self) -> Option<ReleaseId> {
+    pub(crate) fn probe_for(&self) -> Option<ReleaseId> {
         self.deploy.as_ref().ok()?.probe_for(self.gate())
     }
 
     /// How often the other pods' reports are to be read, in milliseconds, while they matter.
-    pub fn reads_fleet_each(&self) -> Option<u64> {
+    pub(crate) fn reads_fleet_each(&self) -> Option<u64> {
         self.deploy.as_ref().ok()?.reads_fleet_each()
     }
 
     /// Whether the files that processes have loaded matter now.
-    pub fn wants_files(&self) -> bool {
+    pub(crate) fn wants_files(&self) -> bool {
         self.deploy.as_ref().is_ok_and(Deploy::wants_files)
     }
 
     /// A restart that we asked for may still change the app server.
-    pub fn restart_in_flight(&self) -> bool {
+    pub(crate) fn restart_in_flight(&self) -> bool {
         self.deploy.as_ref().is_ok_and(Deploy::restart_in_flight)
     }
 
     /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does
     /// not lead to a release that is about to be taken back. Unknown is no.
-    pub fn settled(&self) -> bool {
+    pub(crate) fn settled(&self) -> bool {
         self.deploy.as_ref().is_ok_and(Deploy::may_end)
     }
 
     /// Whether `current` leads to a complete release; `None` where that is not known yet.
-    pub fn current_complete(&self) -> Option<bool> {
+    pub(crate) fn current_complete(&self) -> Option<bool> {
         self.deploy.as_ref().ok().map(Deploy::current_complete)
     }
 
     /// What this pod needs on the volume; `None` where that is not known yet. Its lease has to name it before the
     /// effects of the same step are performed.
-    pub fn protected(&self) -> Option<Protected> {
+    pub(crate) fn protected(&self) -> Option<Protected> {
         self.deploy.as_ref().ok().map(Deploy::protected)
     }
 

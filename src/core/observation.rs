@@ -16,12 +16,12 @@ pub struct Moment(pub u64);
 
 impl Moment {
     /// This moment plus `ms` milliseconds.
-    pub fn plus(self, ms: u64) -> Self {
+    pub(crate) fn plus(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
 
     /// Milliseconds since `earlier`, 0 if it lies ahead.
-    pub fn since(self, earlier: Self) -> u64 {
+    pub(crate) fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
@@ -60,7 +60,7 @@ impl Observation {
     }
 
     /// The answers in one: the worst of them.
-    pub fn probe(&self) -> Option<Probe> {
+    pub(crate) fn probe(&self) -> Option<Probe> {
         self.answers.iter().map(|answer| answer.probe).max()
     }
 }
@@ -135,9 +135,9 @@ pub enum Cwd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// The process that gave it, where that is known.
-    pub by: Option<ProcessKey>,
+    pub(crate) by: Option<ProcessKey>,
     /// What it said.
-    pub probe: Probe,
+    pub(crate) probe: Probe,
 }
 
 /// The answer of the app's health path, the best first.
@@ -155,9 +155,9 @@ pub enum Probe {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Files {
     /// Files that it holds open.
-    pub open: BTreeSet<ReleaseId>,
+    pub(crate) open: BTreeSet<ReleaseId>,
     /// Files that are mapped into its memory, as libraries are.
-    pub mapped: BTreeSet<ReleaseId>,
+    pub(crate) mapped: BTreeSet<ReleaseId>,
 }
 
 /// What is known of requests and connections. A part that could not be read is `None`.
@@ -238,14 +238,14 @@ impl Connection {
     }
 
     /// A request came in, and no byte of an answer has gone out since.
-    pub fn unanswered(&self) -> bool {
+    pub(crate) fn unanswered(&self) -> bool {
         let never = self.sent == Some(0);
         let since = matches!((self.last_received_ms, self.last_sent_ms), (Some(r), Some(s)) if r < s);
         self.received.is_some_and(|bytes| bytes > END_MARK) && (never || since)
     }
 
     /// Something came in after the last answer, and all of it was read. A request, most often.
-    pub fn waits_for_an_answer(&self) -> bool {
+    pub(crate) fn waits_for_an_answer(&self) -> bool {
         self.busy() && self.unread == 0 && self.unsent == 0 && self.sent.is_some_and(|bytes| bytes > 0)
     }
 
@@ -267,7 +267,7 @@ impl Connection {
 impl Traffic {
     /// Whether the server has a request that it has taken and not answered: by the workers' own numbers, else
     /// by the socket table. What nobody has read yet waits for any server, and is none.
-    pub fn at_work(&self) -> bool {
+    pub(crate) fn at_work(&self) -> bool {
         match &self.workers {
             Some(workers) if !workers.is_empty() => workers.iter().any(|w| w.busy > 0 || w.backlog > 0),
             _ => {
@@ -280,7 +280,7 @@ impl Traffic {
     /// For how long the oldest request in flight has been there, in milliseconds, as far as the
     /// socket table tells; `None` when none seems to be. Where workers say that they are busy with
     /// more requests than the table shows, ambiguous connections count as well.
-    pub fn oldest_request_ms(&self) -> Option<u64> {
+    pub(crate) fn oldest_request_ms(&self) -> Option<u64> {
         let connections = &self.sockets.as_ref()?.connections;
         let busy = connections.iter().filter(|c| c.busy()).count() as u64;
         let told: u64 = self.workers.iter().flatten().map(|w| u64::from(w.busy) + u64::from(w.backlog)).sum();

@@ -17,14 +17,14 @@ const REST_MS: u64 = 5000;
 
 /// What the last look showed, and how often to look.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub(crate) struct Pace {
     last: Option<(Detection, u64)>,
     calm_ms: u64,
 }
 
 impl Pace {
     /// Takes in a look.
-    pub fn take(&mut self, look: &Observation) {
+    pub(crate) fn take(&mut self, look: &Observation) {
         let now = (look.detection.clone(), activity(&look.traffic));
         let before = self.last.replace(now);
         self.calm_ms = match (&before, &self.last) {
@@ -39,7 +39,7 @@ impl Pace {
     }
 
     /// The pause until the next look, in milliseconds. `stale`: a later look is waited for than the last one.
-    pub fn pause_ms(&self, watchfulness: Watchfulness, stale: bool) -> u64 {
+    pub(crate) fn pause_ms(&self, watchfulness: Watchfulness, stale: bool) -> u64 {
         match watchfulness {
             _ if stale => 0,
             Watchfulness::Calm => self.calm_ms.max(CALM_MS),

@@ -17,7 +17,7 @@ use crate::revision::ReleaseId;
 /// What a proof rests on, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub(crate) enum Level {
     /// Each process has named the release in an answer of its own.
     EveryWorker,
     /// The app has named the release, and not every process was heard.
@@ -30,18 +30,18 @@ pub enum Level {
 
 /// How well it is proved which release runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
+pub(crate) struct Proof {
     /// What it rests on.
-    pub level: Level,
+    pub(crate) level: Level,
     /// How many processes serve.
-    pub processes: usize,
+    pub(crate) processes: usize,
     /// How many of them have named the release.
-    pub heard: usize,
+    pub(crate) heard: usize,
 }
 
 impl Proof {
     /// What was proved, for people.
-    pub fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let Self { level, processes, heard } = self;
         let unheard = processes.saturating_sub(*heard);
         match level {
@@ -63,7 +63,7 @@ impl Proof {
 
 /// What was heard and seen of the processes of a server that is in place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct ReleaseEvidence {
+pub(crate) struct ReleaseEvidence {
     /// Who has named the release.
     heard: BTreeSet<ProcessKey>,
     /// Somebody has.
@@ -76,7 +76,7 @@ pub struct ReleaseEvidence {
 
 impl ReleaseEvidence {
     /// Takes in what a look brought about this release.
-    pub fn take(&mut self, look: &Observation, release: &ReleaseId, policy: &Policy) {
+    pub(crate) fn take(&mut self, look: &Observation, release: &ReleaseId, policy: &Policy) {
         // The image's code names whatever release it was built as.
         let naming = policy.naming && !release.is_fallback();
         for answer in look.answers.iter().filter(|_| naming) {
@@ -103,29 +103,29 @@ impl ReleaseEvidence {
 
     /// What was heard of processes that are gone proves nothing of those that are there.
     #[must_use]
-    pub fn of_those_still_there(&self, processes: &BTreeSet<ProcessKey>) -> Self {
+    pub(crate) fn of_those_still_there(&self, processes: &BTreeSet<ProcessKey>) -> Self {
         let (heard, loaded) = (&self.heard & processes, &self.loaded & processes);
         Self { named: !heard.is_empty(), heard, contradicted: 0, loaded }
     }
 
     /// How many answers named another release, up to `verify.successes`.
-    pub fn contradicted(&self) -> u32 {
+    pub(crate) fn contradicted(&self) -> u32 {
         self.contradicted
     }
 
     /// Nothing more is to be heard. A single process needs no telling who answered.
-    pub fn complete(&self, processes: &BTreeSet<ProcessKey>) -> bool {
+    pub(crate) fn complete(&self, processes: &BTreeSet<ProcessKey>) -> bool {
         let alone = processes.len() == 1 && self.named;
         alone || (!processes.is_empty() && processes.is_subset(&self.heard))
     }
 
     /// The app names its release, and nobody can tell which process answered: more answers prove no more.
-    pub fn anonymous(&self, processes: &BTreeSet<ProcessKey>) -> bool {
+    pub(crate) fn anonymous(&self, processes: &BTreeSet<ProcessKey>) -> bool {
         self.named && self.heard.is_disjoint(processes)
     }
 
     /// How well it is proved that these processes run the release.
-    pub fn proof(&self, processes: &BTreeSet<ProcessKey>) -> Proof {
+    pub(crate) fn proof(&self, processes: &BTreeSet<ProcessKey>) -> Proof {
         let complete = self.complete(processes);
         let level = match self.named {
             _ if complete => Level::EveryWorker,

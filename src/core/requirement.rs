@@ -19,7 +19,7 @@ pub enum Requirement {
 
 impl Requirement {
     /// Understands `key=value`; anything else is [`Requirement::Unknown`].
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let known = text.split_once('=').and_then(|(key, value)| match key {
             "ruby" => is_version(value).then(|| Self::Ruby(value.to_owned())),
             "arch" => architecture(value).map(|arch| Self::Arch(arch.to_owned())),
@@ -31,7 +31,7 @@ impl Requirement {
     }
 
     /// Understands a list, separated by commas or blanks.
-    pub fn parse_list(text: &str) -> Vec<Self> {
+    pub(crate) fn parse_list(text: &str) -> Vec<Self> {
         let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
         let distinct: BTreeSet<Self> = words.map(Self::parse).collect();
         distinct.into_iter().collect()
@@ -75,22 +75,22 @@ fn libc(text: &str) -> Option<Requirement> {
 
 /// What was found in an image; a part that could not be told is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Brought {
+pub(crate) struct Brought {
     /// `3.3.6`.
-    pub ruby: Option<String>,
+    pub(crate) ruby: Option<String>,
     /// `amd64` or `arm64`.
-    pub arch: Option<String>,
+    pub(crate) arch: Option<String>,
     /// `glibc` or `musl`.
-    pub libc: Option<String>,
+    pub(crate) libc: Option<String>,
     /// glibc's version.
-    pub libc_version: Option<String>,
+    pub(crate) libc_version: Option<String>,
     /// Those of the files asked for that are there.
-    pub files: BTreeSet<String>,
+    pub(crate) files: BTreeSet<String>,
 }
 
 impl Brought {
     /// What is lacking, each with what was found instead. What cannot be told is lacking.
-    pub fn lacks(&self, requires: &[Requirement]) -> Vec<String> {
+    pub(crate) fn lacks(&self, requires: &[Requirement]) -> Vec<String> {
         requires.iter().filter_map(|need| Some(format!("{need} ({})", self.instead_of(need)?))).collect()
     }
 

@@ -30,7 +30,7 @@ const THEIRS_AT_MOST: u32 = 3;
 
 /// What an observation amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing can be said yet.
     Undecided,
     /// Every process runs the release.
@@ -61,7 +61,7 @@ struct Image {
 
 /// A restart being watched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Watch {
+pub(crate) struct Watch {
     target: ReleaseId,
     baseline: Option<Baseline>,
     /// When it counts as failed; `None` while there is no app server to wait for.
@@ -104,7 +104,7 @@ enum Ended {
 
 impl Watch {
     /// Watches for `target`. Without a baseline everything counts as new (nothing was signalled).
-    pub fn new(target: ReleaseId, baseline: Option<Baseline>, until: Option<Moment>) -> Self {
+    pub(crate) fn new(target: ReleaseId, baseline: Option<Baseline>, until: Option<Moment>) -> Self {
         Self {
             target,
             baseline,
@@ -129,54 +129,54 @@ impl Watch {
     }
 
     /// Which release it is about.
-    pub fn target(&self) -> &ReleaseId {
+    pub(crate) fn target(&self) -> &ReleaseId {
         &self.target
     }
 
     /// No process of it was ever seen, so nothing depends on it.
-    pub fn unseen(&self) -> bool {
+    pub(crate) fn unseen(&self) -> bool {
         self.shape == Shape::Unseen && self.baseline.is_none()
     }
 
     /// A restart was asked for, whose outcome is being watched.
-    pub fn signalled(&self) -> bool {
+    pub(crate) fn signalled(&self) -> bool {
         self.baseline.is_some()
     }
 
     /// The restart is visibly over: the second master has ended, and the first one is there as it was.
-    pub fn second_master_gone(&self) -> bool {
+    pub(crate) fn second_master_gone(&self) -> bool {
         self.alone_again
     }
 
     /// The signal has left no trace.
-    pub fn unchanged(&self) -> bool {
+    pub(crate) fn unchanged(&self) -> bool {
         !self.touched
     }
 
     /// The master ended after processes of the release had booted.
-    pub fn ended_after_boot(&self) -> bool {
+    pub(crate) fn ended_after_boot(&self) -> bool {
         self.ended != Ended::Not
     }
 
     /// How often others restarted the server meanwhile, as far as that counts.
-    pub fn theirs(&self) -> u32 {
+    pub(crate) fn theirs(&self) -> u32 {
         self.theirs
     }
 
     /// What was heard of the processes that are in place.
-    pub fn evidence(&self) -> &ReleaseEvidence {
+    pub(crate) fn evidence(&self) -> &ReleaseEvidence {
         &self.evidence
     }
 
     /// What will be due though nothing is seen.
-    pub fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
+    pub(crate) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let soak = self.good_since.or(self.elsewhere_since).map(|since| since.plus(policy.soak_ms));
         let heard = self.good_since.map(|since| since.plus(policy.soak_ms + policy.evidence_ms));
         [self.until, soak, heard].into_iter().flatten().collect()
     }
 
     /// Why it failed, once its time has run out.
-    pub fn expired(&self, now: Moment) -> Option<Reason> {
+    pub(crate) fn expired(&self, now: Moment) -> Option<Reason> {
         self.until.filter(|until| now >= *until)?;
         Some(match self.shape {
             Shape::NoProcess => Reason::BootFailed,
@@ -193,7 +193,7 @@ impl Watch {
     }
 
     /// Takes one look.
-    pub fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
+    pub(crate) fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
         match &observation.detection {
             Detection::Seen(server) => self.see(now, server, observation, policy),
             Detection::Missing if self.baseline.is_some() => self.master_ended(now, policy),
@@ -435,12 +435,12 @@ fn held(since: Option<Moment>, now: Moment, policy: &Policy) -> bool {
 }
 
 /// The processes that serve.
-pub fn keys(generation: &Generation) -> BTreeSet<ProcessKey> {
+pub(crate) fn keys(generation: &Generation) -> BTreeSet<ProcessKey> {
     generation.processes.iter().map(|process| process.key).collect()
 }
 
 /// Nothing is being restarted: everything that should be there is, and is booted.
-pub fn rests(server: &AppServer) -> bool {
+pub(crate) fn rests(server: &AppServer) -> bool {
     !server.old_workers && server.generations.iter().all(whole)
 }
 
@@ -449,14 +449,14 @@ fn certain(generation: &Generation) -> bool {
 }
 
 /// Every process that should be there is, and is booted.
-pub fn whole(generation: &Generation) -> bool {
+pub(crate) fn whole(generation: &Generation) -> bool {
     let enough = generation.processes.len() >= generation.expected.max(1);
     generation.signalable && enough && generation.processes.iter().all(|p| p.booted)
 }
 
 /// The master and every process run in the release. A master whose directory cannot be read is
 /// given the benefit of the doubt; a worker is not.
-pub fn on_release(generation: &Generation, release: &ReleaseId) -> bool {
+pub(crate) fn on_release(generation: &Generation, release: &ReleaseId) -> bool {
     let here = Cwd::Release(release.clone());
     let master = generation.cwd == here || generation.cwd == Cwd::Unknown;
     master && generation.processes.iter().all(|p| p.cwd == here)
@@ -464,20 +464,20 @@ pub fn on_release(generation: &Generation, release: &ReleaseId) -> bool {
 
 /// Everything that is there, the master included, runs in the release already: it was started from
 /// `current`, and a signal would only make it boot twice.
-pub fn boots(server: &AppServer, release: &ReleaseId) -> bool {
+pub(crate) fn boots(server: &AppServer, release: &ReleaseId) -> bool {
     let here = |g: &Generation| g.cwd == Cwd::Release(release.clone()) && on_release(g, release);
     !server.generations.is_empty() && server.generations.iter().all(here)
 }
 
 /// The one release that a server at rest runs; `None` while it changes, boots or is mixed.
-pub fn settled_on(server: &AppServer) -> Option<ReleaseId> {
+pub(crate) fn settled_on(server: &AppServer) -> Option<ReleaseId> {
     let [only] = server.generations.as_slice() else { return None };
     let Cwd::Release(release) = &only.processes.first()?.cwd else { return None };
     (whole(only) && !server.old_workers && on_release(only, release)).then(|| release.clone())
 }
 
 /// Whether anything serves at all.
-pub fn any_booted(detection: &Detection) -> bool {
+pub(crate) fn any_booted(detection: &Detection) -> bool {
     match detection {
         Detection::Seen(server) => server.generations.iter().flat_map(|g| &g.processes).any(|p| p.booted),
         Detection::Missing => false,

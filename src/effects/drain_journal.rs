@@ -27,7 +27,7 @@ struct Content {
 }
 
 /// The journal of a drain of this boot, if there is one that can be read in time.
-pub async fn read(state_dir: &Path) -> Option<Journal> {
+pub(crate) async fn read(state_dir: &Path) -> Option<Journal> {
     let dir = state_dir.to_owned();
     let read = Lane::start("drain-journal").ok()?.run(READ_LIMIT, move || read_now(&dir)).await;
     read.unwrap_or_else(|_| {
@@ -65,7 +65,7 @@ fn journal_in(state_dir: &Path) -> Option<Journal> {
 
 /// Starts the thread that writes whatever journal is the latest. A disk that hangs holds up nothing
 /// but the journal.
-pub fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journal>>>) -> io::Result<()> {
+pub(crate) fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journal>>>) -> io::Result<()> {
     let keep = move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
         while runtime.block_on(pending.changed()).is_ok() {

@@ -84,7 +84,7 @@ impl Drop for Hurry<'_> {
 
 impl Effects {
     /// A deploy or a drain that begins pauses what is being deleted. Never waits.
-    pub fn deploying(&self, stage: Stage, drains: bool) {
+    pub(crate) fn deploying(&self, stage: Stage, drains: bool) {
         let under_way = drains || !matches!(stage, Stage::Steady | Stage::Stranded);
         let mut since = self.gear.deploy_since.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if under_way != since.is_some() {
@@ -93,13 +93,13 @@ impl Effects {
     }
 
     /// Clears away what earlier processes left unfinished, and old releases. In the background.
-    pub fn tidy_soon(&self) {
+    pub(crate) fn tidy_soon(&self) {
         let this = self.clone();
         tokio::spawn(async move { this.tidy().await }.in_current_span());
     }
 
     /// The same after a deploy, which is when a spare tree for the next one is made.
-    pub fn deployed(&self) {
+    pub(crate) fn deployed(&self) {
         let this = self.clone();
         let work = async move {
             this.make_spare().await;

@@ -74,17 +74,17 @@ impl Needs {
 }
 
 impl Holder {
-    pub fn new(releases: Releases, pod: String) -> Self {
+    pub(crate) fn new(releases: Releases, pod: String) -> Self {
         Self { releases, pod, needs: Mutex::default(), written: Mutex::default(), changed: Notify::new() }
     }
 
     /// Each release that this pod needs, with the reason.
-    pub fn named(&self) -> BTreeMap<ReleaseId, String> {
+    pub(crate) fn named(&self) -> BTreeMap<ReleaseId, String> {
         locked(&self.needs).as_ref().map(Needs::named).unwrap_or_default()
     }
 
     /// What the pod runs, proved, if that is what it should run.
-    pub fn settled(&self) -> Option<ReleaseId> {
+    pub(crate) fn settled(&self) -> Option<ReleaseId> {
         let needs = locked(&self.needs);
         let protected = needs.as_ref()?.protected.as_ref()?;
         protected
@@ -95,7 +95,7 @@ impl Holder {
     }
 
     /// Whether it is known well enough what this pod needs to delete anything.
-    pub fn is_sure(&self) -> bool {
+    pub(crate) fn is_sure(&self) -> bool {
         locked(&self.needs).as_ref().is_some_and(|needs| needs.protected.is_some())
     }
 
@@ -111,7 +111,7 @@ impl Holder {
     }
 
     /// The volume has told where `current` leads. Blocks: the lease is written before anything relies on it.
-    pub fn begin(&self, current: Option<&ReleaseId>) {
+    pub(crate) fn begin(&self, current: Option<&ReleaseId>) {
         locked(&self.needs).get_or_insert_default().in_hand.extend(current.cloned());
         if let Err(problem) = self.write() {
             tracing::warn!(detail = problem.message, "the lease of this pod is not written");
@@ -119,7 +119,7 @@ impl Holder {
     }
 
     /// Names a release before it is relied on. Blocks.
-    pub fn hold(&self, release: &ReleaseId) -> Result<(), Problem> {
+    pub(crate) fn hold(&self, release: &ReleaseId) -> Result<(), Problem> {
         self.note(|needs| needs.in_hand.extend([release.clone()]));
         let named = |(lease, _): &(Lease, Instant)| lease.names().contains(release);
         if locked(&self.written).as_ref().is_some_and(named) { Ok(()) } else { self.write() }
@@ -148,7 +148,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Effects {
     /// What the core wants protected, said before the effects of the same step are started. Never waits.
-    pub fn protect(&self, protected: Protected) {
+    pub(crate) fn protect(&self, protected: Protected) {
         self.holder.note(|needs| needs.protected = Some(protected));
     }
 
@@ -178,7 +178,7 @@ impl Effects {
     }
 
     /// The pod has ended in order: others need not wait for its lease to expire. Best effort.
-    pub async fn farewell(&self) {
+    pub(crate) async fn farewell(&self) {
         self.holder.note(|needs| needs.ended = true);
         let holder = self.holder.clone();
         let _ = self.leases.run(FAREWELL, move || holder.write()).await;

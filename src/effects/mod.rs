@@ -143,33 +143,33 @@ impl Effects {
     }
 
     /// How deploys are called.
-    pub fn ids(&self) -> &DeployIds {
+    pub(crate) fn ids(&self) -> &DeployIds {
         &self.tools.ids
     }
 
     /// Another pod of the volume, whose fetch this pod waits for.
-    pub fn fetching_pod(&self) -> Option<String> {
+    pub(crate) fn fetching_pod(&self) -> Option<String> {
         self.tools.releases.waits_for().map(|waits| waits.pod)
     }
 
     /// When moves were rejected, by the wall clock.
-    pub fn rejected_at(&self) -> Arc<HashMap<Revision, String>> {
+    pub(crate) fn rejected_at(&self) -> Arc<HashMap<Revision, String>> {
         self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     /// The drain that was under way when the last process of the agent ended.
-    pub async fn read_drain_journal(&self) -> Option<Journal> {
+    pub(crate) async fn read_drain_journal(&self) -> Option<Journal> {
         drain_journal::read(&self.tools.state_dir).await
     }
 
     /// Writes the drain's journal, or removes it: best effort, in the background.
-    pub fn write_drain_journal(&self, journal: Option<Journal>) {
+    pub(crate) fn write_drain_journal(&self, journal: Option<Journal>) {
         self.drains.send_replace(Some(journal));
     }
 
     /// Starts an effect; its result goes to `done`. Notices and the drain's effects are not performed
     /// here: callers of /prestop wait in the supervisor.
-    pub fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
+    pub(crate) fn perform(&self, effect: Effect, done: &mpsc::UnboundedSender<Event>) {
         match effect {
             Effect::Fetch { attempt, release, sha256 } => {
                 let (this, off) = (self.clone(), CallOff::default());

@@ -13,7 +13,7 @@ impl Effects {
     ///
     /// # Errors
     /// `volume_unavailable` when the volume is not there or does not tell.
-    pub async fn recover(&self) -> Result<Recovered, Problem> {
+    pub(crate) async fn recover(&self) -> Result<Recovered, Problem> {
         let current = self.recover_current().await?;
         let (slot, path) = (self.log.clone(), self.tools.journal.clone());
         let (records, rejected_at) = on(&self.lines, move || {

@@ -14,7 +14,7 @@ impl Effects {
     }
 
     /// Ends the trial boot that is under way, with everything it has started. Never waits.
-    pub fn end_trial(&self) {
+    pub(crate) fn end_trial(&self) {
         if let Some(hook) = &self.tools.hook {
             hook.call_off();
         }

@@ -14,7 +14,7 @@ use crate::{
 const AT_ONCE: usize = 8;
 
 /// The reports as last read.
-pub struct Reports {
+pub(crate) struct Reports {
     store: Arc<dyn Store>,
     prefix: String,
     known: BTreeMap<String, (Version, Option<Report>)>,
@@ -22,12 +22,12 @@ pub struct Reports {
 
 impl Reports {
     /// Those of the pods that follow this pointer. None is read yet.
-    pub fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
+    pub(crate) fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
         Self { store: store.clone(), prefix: prefix(pointer), known: BTreeMap::new() }
     }
 
     /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &Report> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Report> {
         self.known.values().filter_map(|(_, report)| report.as_ref())
     }
 
@@ -35,7 +35,7 @@ impl Reports {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn look(&mut self) -> Result<(), StoreError> {
+    pub(crate) async fn look(&mut self) -> Result<(), StoreError> {
         self.look_at(usize::MAX).await.map(drop)
     }
 
@@ -43,7 +43,7 @@ impl Reports {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn look_at(&mut self, most: usize) -> Result<Vec<String>, StoreError> {
+    pub(crate) async fn look_at(&mut self, most: usize) -> Result<Vec<String>, StoreError> {
         let mut keys = self.store.list(&self.prefix).await?;
         let pods: Vec<String> =
             keys.iter().filter_map(|key| key.strip_prefix(&self.prefix)).map(str::to_owned).collect();

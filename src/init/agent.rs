@@ -18,19 +18,19 @@ use crate::server;
 
 /// The agent's command line and its port.
 #[derive(Debug, Clone)]
-pub struct Agent {
+pub(crate) struct Agent {
     /// Ends with `run`.
-    pub arguments: Vec<OsString>,
+    pub(crate) arguments: Vec<OsString>,
     /// Another than the configured `state_dir`.
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
     /// Where its endpoints listen.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
 }
 
 /// Starts agents, one after another, and keeps their port open in between: who asks meanwhile is answered by
 /// the next one.
 #[derive(Debug)]
-pub struct Starter {
+pub(crate) struct Starter {
     agent: Agent,
     port: Option<TcpListener>,
     /// How many there were before the next one: all of them have died.
@@ -38,7 +38,7 @@ pub struct Starter {
 }
 
 impl Starter {
-    pub fn new(agent: Agent) -> Self {
+    pub(crate) fn new(agent: Agent) -> Self {
         Self { agent, port: None, started: 0 }
     }
 
@@ -46,7 +46,7 @@ impl Starter {
     ///
     /// # Errors
     /// An exit code, when there is no process to be had.
-    pub fn start(&mut self) -> Result<i32, u8> {
+    pub(crate) fn start(&mut self) -> Result<i32, u8> {
         let mut command = Command::new(children::named_path());
         command.arg0("pitstop").args(&self.agent.arguments).arg("--child-of");
         command.arg(children::own_pid().to_string()).arg("--deaths").arg(self.started.to_string());
@@ -75,7 +75,7 @@ impl Starter {
 ///
 /// # Errors
 /// When the parent is gone already.
-pub fn become_agent(parent: i32) -> Result<(), &'static str> {
+pub(crate) fn become_agent(parent: i32) -> Result<(), &'static str> {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         tracing::warn!(%error, "the agent will not end when its parent is killed");
     }

@@ -20,7 +20,7 @@ const LARGEST_BYTES: u64 = 64 * 1024;
 
 /// What the init wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
+pub(crate) enum Question {
     /// Is the first release in place?
     Startup,
     /// Begin the drain, or join it. Answered at its end.
@@ -64,7 +64,7 @@ fn result_of(body: &str) -> String {
 }
 
 /// Asks; the answer comes as an event, after `hold_ms` at the latest.
-pub fn ask(state_dir: &Path, question: Question, hold_ms: u64, answers: Sender<Event>) {
+pub(crate) fn ask(state_dir: &Path, question: Question, hold_ms: u64, answers: Sender<Event>) {
     let socket = state_dir.join(SOCKET_NAME);
     let patience = if question == Question::Drain { Duration::from_millis(hold_ms.max(1)) } else { SHORT };
     let failed = answers.clone();

@@ -30,21 +30,21 @@ const NOT_RUN: u8 = 126;
 
 /// A process that was reaped, with its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dead {
+pub(crate) enum Dead {
     Command(u8),
     Agent(u8),
     Orphan,
 }
 
 /// Orphans of the command's become children of ours, also when we are not the first process.
-pub fn adopt_orphans() {
+pub(crate) fn adopt_orphans() {
     if let Err(error) = set_child_subreaper(Some(getpid())) {
         tracing::warn!(%error, "orphaned processes of the command will not be reaped");
     }
 }
 
 #[derive(Debug)]
-pub struct Children {
+pub(crate) struct Children {
     command_line: Vec<OsString>,
     drain_file: PathBuf,
     starter: Starter,
@@ -56,7 +56,7 @@ pub struct Children {
 }
 
 impl Children {
-    pub fn new(settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             command_line: settings.command.clone(),
             drain_file: settings.state_dir.join(DRAIN_FILE),
@@ -74,7 +74,7 @@ impl Children {
     /// # Errors
     /// Its exit code, when there is no process to be had. Whether the program can be run shows in
     /// the exit code of the process.
-    pub fn start_command(&mut self) -> Result<(), u8> {
+    pub(crate) fn start_command(&mut self) -> Result<(), u8> {
         let pid = spawn(self.trampoline())?;
         tracing::info!(pid, "command started");
         self.command = Some(pid);
@@ -86,7 +86,7 @@ impl Children {
     ///
     /// # Errors
     /// As [`Self::start_command`].
-    pub fn start_agent(&mut self) -> Result<(), u8> {
+    pub(crate) fn start_agent(&mut self) -> Result<(), u8> {
         let pid = self.starter.start()?;
         self.agent = Some(pid);
         self.none_left = false;
@@ -104,7 +104,7 @@ impl Children {
     }
 
     /// Takes one dead process away; `None` when there is none at the moment.
-    pub fn reap(&mut self) -> Option<Dead> {
+    pub(crate) fn reap(&mut self) -> Option<Dead> {
         let (pid, code) = match reaped() {
             Ok(found) => found?,
             Err(error) => {
@@ -128,13 +128,13 @@ impl Children {
     }
 
     /// Nobody was left at the last look.
-    pub fn none_left(&self) -> bool {
+    pub(crate) fn none_left(&self) -> bool {
         self.none_left
     }
 
     /// Gives a signal to the command: to the processes that handle it, past shells that it would
     /// kill.
-    pub fn pass_on(&self, signal: Signal) {
+    pub(crate) fn pass_on(&self, signal: Signal) {
         let Some(command) = self.command else { return };
         let reached = Tree::now().map_or(0, |tree| tree.send(command, signal));
         match reached {
@@ -148,7 +148,7 @@ impl Children {
     }
 
     /// SIGTERM to the agent.
-    pub fn end_agent(&mut self) {
+    pub(crate) fn end_agent(&mut self) {
         self.agent_told = true;
         if let Some(agent) = self.agent {
             send(agent, Signal::TERM);
@@ -156,7 +156,7 @@ impl Children {
     }
 
     /// SIGTERM to what the command has left behind.
-    pub fn end_leftovers(&self) {
+    pub(crate) fn end_leftovers(&self) {
         let Ok(tree) = Tree::now() else { return };
         let ours = tree.children(own_pid()).into_iter().filter(|child| Some(*child) != self.agent);
         for orphan in ours {
@@ -168,7 +168,7 @@ impl Children {
     }
 
     /// SIGKILL to everybody.
-    pub fn kill_all(&self) {
+    pub(crate) fn kill_all(&self) {
         tracing::warn!("the grace period is over: sending SIGKILL to the remaining processes");
         let below = Tree::now().map(|tree| tree.below(own_pid())).unwrap_or_default();
         for pid in below {
@@ -178,23 +178,23 @@ impl Children {
 }
 
 /// Takes any dead process away: its pid and its exit code.
-pub fn reaped() -> Result<Option<(i32, u8)>, Errno> {
+pub(crate) fn reaped() -> Result<Option<(i32, u8)>, Errno> {
     let dead = wait(WaitOptions::NOHANG)?;
     Ok(dead.map(|(pid, status)| (pid.as_raw_nonzero().get(), exit_code(status))))
 }
 
-pub fn own_pid() -> i32 {
+pub(crate) fn own_pid() -> i32 {
     std::process::id().cast_signed()
 }
 
 /// To exactly the process that has the pid now. One that is gone needs no signal.
-pub fn send(pid: i32, signal: Signal) {
+pub(crate) fn send(pid: i32, signal: Signal) {
     if let Err(error) = ProcessId::of(pid).and_then(|process| process.signal(signal)) {
         tracing::debug!(pid, %error, signal = signals::name(signal), "not sent");
     }
 }
 
-pub fn spawn(mut command: Command) -> Result<i32, u8> {
+pub(crate) fn spawn(mut command: Command) -> Result<i32, u8> {
     match command.spawn() {
         Ok(child) => Ok(child.id().cast_signed()),
         Err(error) => {
@@ -206,7 +206,7 @@ pub fn spawn(mut command: Command) -> Result<i32, u8> {
 
 /// The path by which this binary was started, while it is still the same file: processes are named
 /// after it.
-pub fn named_path() -> PathBuf {
+pub(crate) fn named_path() -> PathBuf {
     let same = |path: &PathBuf| {
         let (named, ours) = (path.metadata().ok()?, std::fs::metadata(OURSELVES).ok()?);
         ((named.dev(), named.ino()) == (ours.dev(), ours.ino())).then_some(())

@@ -43,14 +43,14 @@ const CONFIG: u8 = 64;
 /// How long things may take, and what they end with.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    pub stop_is_success: bool,
-    pub hold_ms: u64,
-    pub grace_ms: u64,
-    pub reserve_ms: u64,
+    pub(crate) stop_is_success: bool,
+    pub(crate) hold_ms: u64,
+    pub(crate) grace_ms: u64,
+    pub(crate) reserve_ms: u64,
 }
 
 impl Limits {
-    pub fn of(settings: &Settings) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         let Settings { stop_is_success, hold_ms, grace_ms, reserve_ms, .. } = *settings;
         Self { stop_is_success, hold_ms, grace_ms, reserve_ms }
     }
@@ -58,7 +58,7 @@ impl Limits {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
+pub(crate) enum Input {
     /// The platform, or somebody at the keyboard, asks for the end.
     Stop(Signal),
     CommandEnded(u8),
@@ -71,7 +71,7 @@ pub enum Input {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
+pub(crate) enum Act {
     StartAgent,
     StartCommand(Why),
     Ask(Question),
@@ -87,7 +87,7 @@ pub enum Act {
 
 /// For the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     /// As it should be.
     Ready,
     /// The configuration allows no deploys.
@@ -122,7 +122,7 @@ enum Agent {
 
 /// The init's state.
 #[derive(Debug, Clone)]
-pub struct Course {
+pub(crate) struct Course {
     limits: Limits,
     /// The configuration allows no deploys.
     no_deploys: bool,
@@ -137,7 +137,7 @@ pub struct Course {
 }
 
 impl Course {
-    pub fn new(now: Moment, limits: Limits, no_deploys: bool) -> Self {
+    pub(crate) fn new(now: Moment, limits: Limits, no_deploys: bool) -> Self {
         let until = if no_deploys { now } else { now.plus(FIRST_RELEASE_MS) };
         Self {
             limits,
@@ -152,14 +152,14 @@ impl Course {
     }
 
     /// The exit code, once everything is over.
-    pub fn over(&self) -> Option<u8> {
+    pub(crate) fn over(&self) -> Option<u8> {
         let Stage::Over(code) = self.stage else { return None };
         let well = self.limits.stop_is_success && self.stopped_at.is_some() && BY_A_STOP.contains(&code);
         Some(if well { 0 } else { code })
     }
 
     /// When something is due though nothing happens.
-    pub fn due(&self) -> Option<Moment> {
+    pub(crate) fn due(&self) -> Option<Moment> {
         let stage = match self.stage {
             Stage::Preparing { until } | Stage::Holding { until, .. } | Stage::Settling { until, .. } => {
                 Some(until)
@@ -174,7 +174,7 @@ impl Course {
     }
 
     /// Takes what happened and says what is to be done.
-    pub fn take(&mut self, now: Moment, input: Input) -> Vec<Act> {
+    pub(crate) fn take(&mut self, now: Moment, input: Input) -> Vec<Act> {
         let mut acts = Vec::new();
         match input {
             Input::Stop(signal) => self.stop(now, signal, &mut acts),

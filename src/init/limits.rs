@@ -10,7 +10,7 @@ const DESCRIPTORS: u64 = 65_536;
 const STACKS_BYTES: u64 = 40 << 20;
 
 /// The soft limit becomes the hard one: 1,024 is what many systems give, and the hard limit is far above.
-pub fn raise_descriptors() {
+pub(crate) fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(u64::MAX).min(DESCRIPTORS);
     if current.is_some_and(|current| current < wanted) {
@@ -23,7 +23,7 @@ pub fn raise_descriptors() {
 
 /// Three quarters of the container's memory are for the data of this process: an allocation beyond fails, this
 /// process ends, and its parent starts another. At the container's own limit the kernel would choose.
-pub fn limit_memory() {
+pub(crate) fn limit_memory() {
     let Some(container) = memory::of_container() else { return };
     let Rlimit { current, maximum } = getrlimit(Resource::Data);
     let wanted = data_bytes(container).min(maximum.unwrap_or(u64::MAX));

@@ -39,9 +39,9 @@ use ask::{Answer, Question};
 use children::{Children, Dead};
 use course::{Act, Course, Input, Limits, Why};
 
-pub use agent::{Agent, become_agent};
-pub use parent::keep_agent;
-pub use trampoline::become_command;
+pub(crate) use agent::{Agent, become_agent};
+pub(crate) use parent::keep_agent;
+pub(crate) use trampoline::become_command;
 
 /// The loop looks up at least so often, whatever the clocks and the signals do.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -50,25 +50,25 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The command whose end is the container's end; never empty.
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
     /// The agent.
-    pub agent: Agent,
+    pub(crate) agent: Agent,
     /// Logs are JSON.
-    pub json_log: bool,
+    pub(crate) json_log: bool,
     /// Where the agent's admin socket is.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// The configuration allows no deploys, so that the command need not wait for a first release.
-    pub no_deploys: bool,
+    pub(crate) no_deploys: bool,
     /// A command that was ended by the signal that asked for it counts as one that ended with 0.
-    pub stop_is_success: bool,
+    pub(crate) stop_is_success: bool,
     /// How long SIGTERM is held back at most, in milliseconds.
-    pub hold_ms: u64,
+    pub(crate) hold_ms: u64,
     /// From the first SIGTERM to the SIGKILL that ends what still runs, in milliseconds.
-    pub grace_ms: u64,
+    pub(crate) grace_ms: u64,
     /// What the command leaves behind gets so long to end, in milliseconds.
-    pub reserve_ms: u64,
+    pub(crate) reserve_ms: u64,
     /// The clock.
-    pub clock: fn() -> Moment,
+    pub(crate) clock: fn() -> Moment,
 }
 
 /// Anything that can happen.
@@ -82,7 +82,7 @@ enum Event {
 ///
 /// # Errors
 /// When signals cannot be caught: nothing was started then.
-pub fn run(settings: Settings) -> io::Result<u8> {
+pub(crate) fn run(settings: Settings) -> io::Result<u8> {
     let (send, events) = mpsc::channel();
     signals::catch(send.clone(), &signals::all())?;
     children::adopt_orphans();

@@ -34,7 +34,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// When signals cannot be caught: nothing was started then.
-pub fn keep_agent(agent: Agent, clock: fn() -> Moment) -> io::Result<u8> {
+pub(crate) fn keep_agent(agent: Agent, clock: fn() -> Moment) -> io::Result<u8> {
     let (send, events) = mpsc::channel();
     signals::catch(send, &[Signal::CHILD, Signal::TERM, Signal::INT])?;
     let keeping = Keeping::new(clock());

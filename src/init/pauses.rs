@@ -10,17 +10,17 @@ const STABLE_MS: u64 = 60_000;
 
 /// The pauses before each start.
 #[derive(Debug, Clone)]
-pub struct Pauses {
+pub(crate) struct Pauses {
     next_ms: u64,
 }
 
 impl Pauses {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next_ms: FIRST_MS }
     }
 
     /// The pause after an agent that lived so long.
-    pub fn after(&mut self, lived_ms: u64) -> u64 {
+    pub(crate) fn after(&mut self, lived_ms: u64) -> u64 {
         if lived_ms >= STABLE_MS {
             self.next_ms = FIRST_MS;
         }
@@ -30,7 +30,7 @@ impl Pauses {
     }
 
     /// The longest that a start may be away while somebody waits for it.
-    pub fn in_a_hurry(&self) -> u64 {
+    pub(crate) fn in_a_hurry(&self) -> u64 {
         self.next_ms.min(LONGEST_IN_A_HURRY_MS)
     }
 }

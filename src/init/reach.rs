@@ -14,7 +14,7 @@ use crate::procs::{self, ProcessId};
 
 /// The processes of this PID namespace at one moment.
 #[derive(Debug)]
-pub struct Tree(Vec<Node>);
+pub(crate) struct Tree(Vec<Node>);
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
@@ -25,7 +25,7 @@ struct Node {
 }
 
 /// Whether a signal that nobody handles is still meant for the command itself.
-pub fn ends_by_default(signal: Signal) -> bool {
+pub(crate) fn ends_by_default(signal: Signal) -> bool {
     matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP | Signal::ALARM)
 }
 
@@ -34,7 +34,7 @@ impl Tree {
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn now() -> io::Result<Self> {
+    pub(crate) fn now() -> io::Result<Self> {
         let entries = procs::list(|_| true)?;
         let node = |entry: procs::Entry| Node {
             id: entry.id,
@@ -45,7 +45,7 @@ impl Tree {
     }
 
     /// Sends a signal to those below and including `root` whom it is for. Returns how many there were.
-    pub fn send(&self, root: i32, signal: Signal) -> usize {
+    pub(crate) fn send(&self, root: i32, signal: Signal) -> usize {
         let meant = self.meant(root, signal);
         for process in &meant {
             if let Err(error) = process.signal(signal) {
@@ -65,12 +65,12 @@ impl Tree {
     }
 
     /// The direct children.
-    pub fn children(&self, parent: i32) -> Vec<i32> {
+    pub(crate) fn children(&self, parent: i32) -> Vec<i32> {
         self.0.iter().filter(|node| node.parent == parent).map(|node| node.id.pid).collect()
     }
 
     /// All descendants.
-    pub fn below(&self, root: i32) -> Vec<i32> {
+    pub(crate) fn below(&self, root: i32) -> Vec<i32> {
         let mut found = Vec::new();
         let mut seen = HashSet::from([root]);
         let mut open = vec![root];

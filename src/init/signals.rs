@@ -26,12 +26,12 @@ const CAUGHT: &[(Signal, &str)] = &[
 ];
 
 /// All that `exec` catches.
-pub fn all() -> Vec<Signal> {
+pub(crate) fn all() -> Vec<Signal> {
     CAUGHT.iter().map(|(signal, _)| *signal).collect()
 }
 
 /// From now on each of these signals is an event.
-pub fn catch(events: Sender<Event>, caught: &[Signal]) -> io::Result<()> {
+pub(crate) fn catch(events: Sender<Event>, caught: &[Signal]) -> io::Result<()> {
     debug_assert_eq!(Signal::TERM.as_raw(), signal::SIGTERM);
     let mut signals = Signals::new(caught.iter().map(|signal| signal.as_raw()))?;
     let pass = move || {
@@ -45,11 +45,11 @@ pub fn catch(events: Sender<Event>, caught: &[Signal]) -> io::Result<()> {
 }
 
 /// One of those that are caught, by its number.
-pub fn named(number: i32) -> Option<Signal> {
+pub(crate) fn named(number: i32) -> Option<Signal> {
     CAUGHT.iter().map(|(signal, _)| *signal).find(|signal| signal.as_raw() == number)
 }
 
 /// As `kill -l` calls it.
-pub fn name(signal: Signal) -> &'static str {
+pub(crate) fn name(signal: Signal) -> &'static str {
     CAUGHT.iter().find(|(known, _)| *known == signal).map_or("a signal", |(_, name)| name)
 }

@@ -21,7 +21,7 @@ const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 
 /// Becomes the command; returns only when that is not possible, with the exit code.
-pub fn become_command(line: &[OsString], parent: i32) -> u8 {
+pub(crate) fn become_command(line: &[OsString], parent: i32) -> u8 {
     let Some((program, arguments)) = line.split_first() else { return NOT_RUN };
     // Should the init be killed where it is not the first process, its children end as well.
     if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {

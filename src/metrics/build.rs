@@ -8,9 +8,9 @@ use prometheus::{
 };
 
 /// How long a deploy, a stage of one or a restart takes: from a flip to a long wait for requests.
-pub const DEPLOY_SECONDS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0];
+pub(crate) const DEPLOY_SECONDS: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0];
 /// How long a drain holds: up to the longest grace periods in use.
-pub const DRAIN_SECONDS: &[f64] = &[1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+pub(crate) const DRAIN_SECONDS: &[f64] = &[1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0];
 
 /// A metric as documents describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,14 +26,14 @@ pub struct Family {
 }
 
 /// Makes metrics in one registry. Panics only on a malformed or doubled name, which tests catch.
-pub struct Builder<'a> {
-    pub registry: &'a Registry,
+pub(crate) struct Builder<'a> {
+    pub(crate) registry: &'a Registry,
     /// What was made so far.
-    pub families: RefCell<Vec<Family>>,
+    pub(crate) families: RefCell<Vec<Family>>,
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(registry: &'a Registry) -> Self {
+    pub(crate) fn new(registry: &'a Registry) -> Self {
         Self { registry, families: RefCell::default() }
     }
 
@@ -49,31 +49,31 @@ impl<'a> Builder<'a> {
         metric
     }
 
-    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+    pub(crate) fn counter(&self, name: &str, help: &str) -> IntCounter {
         self.keep("counter", IntCounter::new(name, help))
     }
 
-    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    pub(crate) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.keep("counter", IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+    pub(crate) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.keep("gauge", IntGauge::new(name, help))
     }
 
-    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    pub(crate) fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.keep("gauge", IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
-    pub fn float_gauges(&self, name: &str, help: &str) -> GaugeVec {
+    pub(crate) fn float_gauges(&self, name: &str, help: &str) -> GaugeVec {
         self.keep("gauge", GaugeVec::new(Opts::new(name, help), &[]))
     }
 
-    pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    pub(crate) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         self.keep("histogram", Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
-    pub fn histograms(&self, name: &str, help: &str, label: &str) -> HistogramVec {
+    pub(crate) fn histograms(&self, name: &str, help: &str, label: &str) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(DEPLOY_SECONDS.to_vec());
         self.keep("histogram", HistogramVec::new(opts, &[label]))
     }

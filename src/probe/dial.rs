@@ -31,7 +31,7 @@ pub(super) enum Dialled {
 }
 
 impl Dialled {
-    pub async fn to(address: &HealthAddress) -> Result<Self, String> {
+    pub(crate) async fn to(address: &HealthAddress) -> Result<Self, String> {
         let tcp = async |address: &str| TcpStream::connect(address).await.map_err(|error| error.to_string());
         Ok(match address {
             HealthAddress::Tcp(address) => Self::Tcp(tcp(address).await?),
@@ -49,7 +49,7 @@ impl Dialled {
     }
 
     /// Our end and the server's, where the kernel tells who has accepted.
-    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+    pub(crate) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Self::Tcp(stream) | Self::Tls(stream, _) => stream.local_addr().ok().zip(stream.peer_addr().ok()),
             Self::Unix(_) => None,
@@ -57,7 +57,7 @@ impl Dialled {
     }
 
     /// For the request, of which the first bytes go ahead and the others wait for `gate`.
-    pub async fn paused(self, gate: oneshot::Receiver<()>) -> Result<Box<dyn Stream>, String> {
+    pub(crate) async fn paused(self, gate: oneshot::Receiver<()>) -> Result<Box<dyn Stream>, String> {
         Ok(match self {
             Self::Tcp(stream) => Box::new(Paused::until(gate, stream)),
             Self::Unix(stream) => Box::new(stream),

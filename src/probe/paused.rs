@@ -27,7 +27,7 @@ pub(super) struct Paused<S> {
 
 impl<S> Paused<S> {
     /// Until the sender of `gate` says so, or is gone.
-    pub fn until(gate: oneshot::Receiver<()>, stream: S) -> Self {
+    pub(crate) fn until(gate: oneshot::Receiver<()>, stream: S) -> Self {
         Self { stream, gate: Some(gate), begun: false }
     }
 }

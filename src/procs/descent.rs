@@ -9,39 +9,39 @@ const DEEPEST: usize = 64;
 
 /// The parents of processes, as they were seen together.
 #[derive(Debug)]
-pub struct Descent(HashMap<i32, i32>);
+pub(crate) struct Descent(HashMap<i32, i32>);
 
 impl Descent {
     /// Of all processes that are there.
-    pub fn of(entries: &[Entry]) -> Self {
+    pub(crate) fn of(entries: &[Entry]) -> Self {
         Self(entries.iter().map(|entry| (entry.id.pid, entry.parent)).collect())
     }
 
     /// Its parent, that one's parent and so on.
-    pub fn above(&self, pid: i32) -> impl Iterator<Item = i32> {
+    pub(crate) fn above(&self, pid: i32) -> impl Iterator<Item = i32> {
         std::iter::successors(self.0.get(&pid), |parent| self.0.get(parent)).copied().take(DEEPEST)
     }
 
     /// Whether it comes from this one.
-    pub fn descends(&self, pid: i32, from: i32) -> bool {
+    pub(crate) fn descends(&self, pid: i32, from: i32) -> bool {
         self.above(pid).any(|above| above == from)
     }
 }
 
 /// Whether two processes hold a socket in common, as one does that was forked from the other.
-pub fn share_a_socket(one: i32, other: i32) -> bool {
+pub(crate) fn share_a_socket(one: i32, other: i32) -> bool {
     let held = sockets_of(one);
     sockets_of(other).iter().any(|socket| held.contains(socket))
 }
 
 /// Whether two processes act as the same user.
-pub fn same_user(one: i32, other: i32) -> bool {
+pub(crate) fn same_user(one: i32, other: i32) -> bool {
     let user = |pid| Credentials::of(pid).ok().map(|known| known.uid);
     user(one).is_some_and(|uid| user(other) == Some(uid))
 }
 
 /// For how long a process has been there, in milliseconds.
-pub fn age_ms(process: ProcessId) -> Option<u64> {
+pub(crate) fn age_ms(process: ProcessId) -> Option<u64> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let now_ms = now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000;
     let start_ms = process.start.checked_mul(1000)? / procfs::ticks_per_second();

@@ -16,7 +16,7 @@ const DEEPEST: usize = 64;
 
 /// How a process uses a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub(crate) enum How {
     /// Its working directory is in it.
     WorkingDirectory,
     /// A file in it is open.
@@ -30,11 +30,11 @@ pub enum How {
 
 /// A process that uses a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     /// Which.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// How.
-    pub how: How,
+    pub(crate) how: How,
 }
 
 impl fmt::Display for User {
@@ -52,7 +52,7 @@ impl fmt::Display for User {
 ///
 /// # Errors
 /// When the directory or /proc cannot be read.
-pub fn user_of(dir: &Path) -> std::io::Result<Option<User>> {
+pub(crate) fn user_of(dir: &Path) -> std::io::Result<Option<User>> {
     let mut search = Search { dir: Inode::of(dir)?, known: HashMap::new() };
     let all = procfs::process::all_processes().map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(all.flatten().find_map(|process| search.user(&process)))

@@ -15,7 +15,7 @@ const STREAMS: std::ops::RangeInclusive<i32> = 0..=2;
 
 /// Which releases of this directory each process has files of, those left out that `parent` has as well:
 /// they were inherited. Asks the volume: may hang as long as that does.
-pub fn releases_of(releases: &Path, parent: Option<i32>, pids: &[i32]) -> Vec<(i32, Files)> {
+pub(crate) fn releases_of(releases: &Path, parent: Option<i32>, pids: &[i32]) -> Vec<(i32, Files)> {
     let mut search = Search { releases: known(releases), seen: HashMap::new() };
     let inherited = parent.and_then(Paths::of).unwrap_or_default();
     let files = |pid: &i32| {

@@ -11,12 +11,12 @@ use rustix::process::{Resource, getrlimit};
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The memory of the container; `None` where it has no limit.
-pub fn of_container() -> Option<u64> {
+pub(crate) fn of_container() -> Option<u64> {
     container_bytes(Path::new("/proc/self/cgroup"), Path::new(CGROUPS))
 }
 
 /// What this process may take: its container's memory, or less.
-pub fn of_process() -> Option<u64> {
+pub(crate) fn of_process() -> Option<u64> {
     let own = getrlimit(Resource::Data).current;
     own.into_iter().chain(of_container()).min()
 }

@@ -10,7 +10,7 @@ const LINKS_AT_MOST: usize = 40;
 /// Where a process's path is for us, when it lives in another mount namespace. Links are followed as
 /// the process would: an absolute one (`/var/run`, in most images) starts at its root and not at ours.
 /// Asks its file systems, and so may hang as long as they do.
-pub fn in_root_of(pid: i32, path: &Path) -> PathBuf {
+pub(crate) fn in_root_of(pid: i32, path: &Path) -> PathBuf {
     below(&PathBuf::from(format!("/proc/{pid}/root")), path)
 }
 

@@ -7,7 +7,7 @@ use procfs::{net::TcpNetEntry, process::Process as ProcDir};
 use super::ProcessId;
 
 /// The sockets that a process has open, by their inodes: what two processes share is the same.
-pub fn sockets_of(pid: i32) -> Vec<u64> {
+pub(crate) fn sockets_of(pid: i32) -> Vec<u64> {
     let Ok(descriptors) = ProcDir::new(pid).and_then(|dir| dir.fd()) else { return Vec::new() };
     descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect()
 }
@@ -21,7 +21,7 @@ fn socket_inode(fd: &procfs::process::FDInfo) -> Option<u64> {
 
 /// The unix sockets that a process itself has bound, by the paths that it knows them by. Empty when it may
 /// not be looked into.
-pub fn unix_sockets(pid: i32) -> Vec<PathBuf> {
+pub(crate) fn unix_sockets(pid: i32) -> Vec<PathBuf> {
     let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
     let (Ok(descriptors), Ok(table)) = (dir.fd(), dir.unix()) else { return Vec::new() };
     let own: Vec<u64> = descriptors.flatten().filter_map(|fd| socket_inode(&fd)).collect();
@@ -30,7 +30,7 @@ pub fn unix_sockets(pid: i32) -> Vec<PathBuf> {
 
 /// Who has accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acceptor {
+pub(crate) enum Acceptor {
     /// Nobody yet, or it is closed.
     Nobody,
     /// This one.
@@ -40,7 +40,7 @@ pub enum Acceptor {
 }
 
 /// Which of these processes has accepted the connection from `ours` to `theirs`, as long as it is open.
-pub fn acceptor(ours: SocketAddr, theirs: SocketAddr, among: &[i32]) -> Acceptor {
+pub(crate) fn acceptor(ours: SocketAddr, theirs: SocketAddr, among: &[i32]) -> Acceptor {
     let Some(inode) = accepted_socket(ours, theirs) else { return Acceptor::Nobody };
     let mut holders = among.iter().filter(|pid| holds(**pid, inode));
     let holder = holders.next().filter(|_| holders.next().is_none());

@@ -19,7 +19,7 @@ impl Releases {
     ///
     /// # Errors
     /// As [`Releases::fetch`].
-    pub fn archive_manifest(&self, store: &Blocking, id: &ReleaseId) -> Result<Manifest, Problem> {
+    pub(crate) fn archive_manifest(&self, store: &Blocking, id: &ReleaseId) -> Result<Manifest, Problem> {
         let published = store.require(id)?;
         let plain = Layout { strip_prefix: self.layout.strip_prefix, ..Layout::default() };
         let wanted = Wanted { store, id, published: &published };

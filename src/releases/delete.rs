@@ -28,7 +28,7 @@ use crate::{beneath::Held, failpoint};
 
 /// Called after each handful of deletions with the time that they took: it pauses as long as it likes,
 /// or says that the rest is for another time. Several threads may call it at once.
-pub type Pace<'a> = &'a (dyn Fn(Duration) -> ControlFlow<()> + Sync);
+pub(crate) type Pace<'a> = &'a (dyn Fn(Duration) -> ControlFlow<()> + Sync);
 
 /// So many names go at once.
 const HANDFUL: u32 = 32;

@@ -41,13 +41,13 @@ const SPACE_FACTOR: u64 = 2;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fetched {
     /// Bytes downloaded; 0 when it was there already.
-    pub downloaded_bytes: u64,
+    pub(crate) downloaded_bytes: u64,
     /// Whether it was on the volume before, or another agent was faster.
     pub was_there: bool,
     /// Files, directories and links in it.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Bytes of all its files.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Which archive is read.

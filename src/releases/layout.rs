@@ -57,7 +57,7 @@ impl Default for Layout {
 /// The key that asks for a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LinkKey {
+pub(crate) enum LinkKey {
     /// A directory of the volume.
     LinkedDirs,
     /// A file of the volume.
@@ -80,19 +80,19 @@ impl LinkKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Who asked for it.
-    pub key: LinkKey,
+    pub(crate) key: LinkKey,
     /// Where it is, from the release's root.
     pub path: PathBuf,
     /// What it says.
-    pub target: PathBuf,
+    pub(crate) target: PathBuf,
     /// Directories that the release had in its place, empty ones, and expects to find there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dirs: Vec<PathBuf>,
+    pub(crate) dirs: Vec<PathBuf>,
 }
 
 impl Layout {
     /// The links that every release gets.
-    pub fn links(&self) -> Vec<Link> {
+    pub(crate) fn links(&self) -> Vec<Link> {
         // Without a slash at the end.
         let plain = |path: &PathBuf| path.components().collect::<PathBuf>();
         let link = move |key, path: PathBuf, target| Link { key, path, target, dirs: Vec::new() };
@@ -126,7 +126,7 @@ impl Releases {
     /// # Errors
     /// [`Reason::VolumeUnavailable`] naming the key and the path, also when a linked file is missing:
     /// only its owner knows what belongs into it.
-    pub fn make_targets(&self, links: &[Link]) -> Result<(), Problem> {
+    pub(crate) fn make_targets(&self, links: &[Link]) -> Result<(), Problem> {
         links.iter().try_for_each(|link| match link.key {
             LinkKey::LinkedDirs => make_dirs(link, &self.deploy_to, &Path::new(SHARED).join(&link.path)),
             LinkKey::LinkedFiles => find_file(&self.deploy_to, &Path::new(SHARED).join(&link.path)),

@@ -62,13 +62,13 @@ pub struct Lease {
 
 impl Lease {
     /// Every release that must stay for this pod.
-    pub fn names(&self) -> BTreeSet<ReleaseId> {
+    pub(crate) fn names(&self) -> BTreeSet<ReleaseId> {
         let named = [&self.running, &self.previous, &self.desired].into_iter().flatten();
         named.chain(&self.also).cloned().collect()
     }
 
     /// What the pod needs the release for.
-    pub fn role(&self, id: &ReleaseId) -> Option<&'static str> {
+    pub(crate) fn role(&self, id: &ReleaseId) -> Option<&'static str> {
         let is = |named: &Option<ReleaseId>| named.as_ref() == Some(id);
         match () {
             () if is(&self.running) => Some("running"),
@@ -84,9 +84,9 @@ impl Lease {
 #[derive(Debug, Clone, Default)]
 pub struct Leases {
     /// Those that could be read.
-    pub live: Vec<Lease>,
+    pub(crate) live: Vec<Lease>,
     /// The others, each with what is wrong with it. Any of them may name anything.
-    pub unreadable: Vec<String>,
+    pub(crate) unreadable: Vec<String>,
 }
 
 /// The lock between who writes a lease and who deletes releases. Free again when dropped.
@@ -122,7 +122,7 @@ impl Releases {
     }
 
     /// The lease that this pod has now; `None` when there is none that can be read.
-    pub fn own_lease(&self) -> Option<Lease> {
+    pub(crate) fn own_lease(&self) -> Option<Lease> {
         let dir = self.place(LEASES).ok().flatten()?;
         read(&dir, OsStr::new(&self.pod)).ok().flatten()
     }

@@ -20,7 +20,7 @@ const PATH_MAX: usize = 4096;
 
 /// Links by their paths.
 #[derive(Debug, Default)]
-pub struct Links {
+pub(crate) struct Links {
     targets: BTreeMap<Inside, Box<[u8]>>,
     bytes: usize,
     /// A directory that leads through none of them: the next entry is in it, most often.
@@ -32,7 +32,7 @@ impl Links {
     ///
     /// # Errors
     /// [`UnpackError::Refused`] when these are more links than a release may have.
-    pub fn insert(&mut self, path: Inside, target: &[u8], limits: &Limits) -> Result<(), UnpackError> {
+    pub(crate) fn insert(&mut self, path: Inside, target: &[u8], limits: &Limits) -> Result<(), UnpackError> {
         self.remove(&path);
         self.bytes += size(&path, target);
         if self.targets.len() >= limits.links || self.bytes > limits.link_bytes {
@@ -48,24 +48,24 @@ impl Links {
     }
 
     /// Forgets a link that something else takes the place of.
-    pub fn remove(&mut self, path: &Inside) {
+    pub(crate) fn remove(&mut self, path: &Inside) {
         if let Some(target) = self.targets.remove(path) {
             self.bytes -= size(path, &target);
         }
     }
 
     /// What the link says.
-    pub fn get(&self, path: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn get(&self, path: &[u8]) -> Option<&[u8]> {
         self.targets.get(path).map(|target| &**target)
     }
 
     /// In the order of their paths.
-    pub fn iter(&self) -> impl Iterator<Item = (&Inside, &[u8])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Inside, &[u8])> {
         self.targets.iter().map(|(path, target)| (path, &**target))
     }
 
     /// Whether the path of a directory leads through a link.
-    pub fn are_in(&mut self, dir: &[u8]) -> bool {
+    pub(crate) fn are_in(&mut self, dir: &[u8]) -> bool {
         if self.targets.is_empty() || self.free.as_deref() == Some(dir) {
             return false;
         }
@@ -76,7 +76,7 @@ impl Links {
     }
 
     /// Whether a link is of this name at the top, or in a directory of this name.
-    pub fn have(&self, name: &str) -> bool {
+    pub(crate) fn have(&self, name: &str) -> bool {
         let inside = format!("{name}/").into_bytes();
         let from = (Bound::Included(&inside[..]), Bound::Unbounded);
         let next = self.targets.range::<[u8], _>(from).next();
@@ -86,7 +86,7 @@ impl Links {
 
     /// The same links, as seen from the directory that all of them are in.
     #[must_use]
-    pub fn below(self, dir: &OsStr) -> Self {
+    pub(crate) fn below(self, dir: &OsStr) -> Self {
         let inside = |(path, to): (Inside, _)| Some((path.below(dir)?, to));
         Self { targets: self.targets.into_iter().filter_map(inside).collect(), free: None, ..self }
     }
@@ -96,7 +96,7 @@ impl Links {
     ///
     /// # Errors
     /// [`UnpackError::Refused`] naming the first of them; [`UnpackError::Archive`] when it is called off.
-    pub fn check(&self, ends: &BTreeSet<Inside>, off: &CallOff) -> Result<(), UnpackError> {
+    pub(crate) fn check(&self, ends: &BTreeSet<Inside>, off: &CallOff) -> Result<(), UnpackError> {
         let mut following = Following { links: self, ends, known: BTreeMap::new(), known_bytes: 0 };
         for (path, target) in &self.targets {
             off.check().map_err(UnpackError::Archive)?;

@@ -38,7 +38,7 @@ pub struct Manifest(BTreeMap<Inside, Entry>);
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// A directory.
     Directory {
         /// Its permissions.
@@ -55,24 +55,24 @@ pub enum Entry {
 
 /// A regular file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEntry {
+pub(crate) struct FileEntry {
     /// Its permissions.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The SHA-256 of its content.
-    pub sha256: [u8; 32],
+    pub(crate) sha256: [u8; 32],
     /// Which file it was, where somebody looked: content that was changed has another one.
-    pub identity: Option<Identity>,
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Which file it is, and since when it is as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The inode's number.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// The last change of the inode.
-    pub ctime_ns: i128,
+    pub(crate) ctime_ns: i128,
 }
 
 impl From<&std::fs::Metadata> for Identity {
@@ -85,17 +85,17 @@ impl From<&std::fs::Metadata> for Identity {
 
 impl Manifest {
     /// Notes what is at a path; what was noted before is replaced.
-    pub fn insert(&mut self, path: Inside, entry: Entry) {
+    pub(crate) fn insert(&mut self, path: Inside, entry: Entry) {
         self.0.insert(path, entry);
     }
 
     /// Forgets a path.
-    pub fn remove(&mut self, path: &[u8]) -> Option<Entry> {
+    pub(crate) fn remove(&mut self, path: &[u8]) -> Option<Entry> {
         self.0.remove(path)
     }
 
     /// Forgets all that is below a path.
-    pub fn remove_below(&mut self, path: &[u8]) {
+    pub(crate) fn remove_below(&mut self, path: &[u8]) {
         let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
         let range = (Bound::Excluded(&from[..]), Bound::Excluded(&to[..]));
         let below: Vec<Inside> = self.0.range::<[u8], _>(range).map(|(path, _)| path.clone()).collect();
@@ -105,27 +105,27 @@ impl Manifest {
     }
 
     /// What is at a path.
-    pub fn get(&self, path: &[u8]) -> Option<&Entry> {
+    pub(crate) fn get(&self, path: &[u8]) -> Option<&Entry> {
         self.0.get(path)
     }
 
     /// All entries by path, byte by byte.
-    pub fn iter(&self) -> impl Iterator<Item = (&Inside, &Entry)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Inside, &Entry)> {
         self.0.iter()
     }
 
     /// The same, to note what was found.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Inside, &mut Entry)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Inside, &mut Entry)> {
         self.0.iter_mut()
     }
 
     /// How many entries there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -133,7 +133,7 @@ impl Manifest {
     ///
     /// # Errors
     /// What the writer says.
-    pub fn write(&self, to: impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, to: impl Write) -> io::Result<()> {
         let mut zstd = zstd::Encoder::new(to, LEVEL)?;
         zstd.include_checksum(true)?;
         let mut out = io::BufWriter::with_capacity(64 << 10, zstd);
@@ -163,7 +163,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for anything else, also for a part of one.
-    pub fn read(from: impl Read) -> io::Result<Self> {
+    pub(crate) fn read(from: impl Read) -> io::Result<Self> {
         let mut lines = BufReader::new(zstd::Decoder::new(from)?.take(BYTES_MAX));
         let mut line = Vec::new();
         let mut next = move || -> io::Result<Option<Vec<u8>>> {

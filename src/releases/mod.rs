@@ -45,25 +45,25 @@ mod fallback;
 pub mod fetch;
 pub mod fetch_lock;
 mod in_flight;
-pub mod inside;
+pub(crate) mod inside;
 pub mod layout;
 pub mod leases;
 mod links;
 pub mod manifest;
-pub mod one_pass;
-pub mod pack;
+pub(crate) mod one_pass;
+pub(crate) mod pack;
 mod parallel;
 mod pax;
 mod places;
-pub mod protection;
+pub(crate) mod protection;
 pub mod prune;
-pub mod publish;
+pub(crate) mod publish;
 mod spare;
 pub mod spare_making;
 mod spare_update;
-pub mod staging;
+pub(crate) mod staging;
 mod tar_stream;
-pub mod trash;
+pub(crate) mod trash;
 mod tree;
 mod tree_finish;
 mod tree_large;
@@ -71,12 +71,12 @@ mod tree_node;
 mod tree_scan;
 pub mod unpack;
 pub mod unpack_error;
-pub mod verify_tree;
+pub(crate) mod verify_tree;
 mod write_queue;
 mod writers;
 
 /// The name of the marker in a complete release.
-pub const MARKER: &str = ".pitstop-release";
+pub(crate) const MARKER: &str = ".pitstop-release";
 
 /// A marker is at most so long.
 const MARKER_BYTES_MAX: u64 = 1 << 20;
@@ -168,30 +168,30 @@ pub struct Releases {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
     /// 1.
-    pub v: u32,
+    pub(crate) v: u32,
     /// Which release.
-    pub release: ReleaseId,
+    pub(crate) release: ReleaseId,
     /// The SHA-256 of its archive.
     pub sha256: String,
     /// Files, directories and links in it.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Bytes of all its files.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What it needs of the image, as it was published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requires: Vec<String>,
+    pub(crate) requires: Vec<String>,
     /// The links that it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub links: Vec<Link>,
+    pub(crate) links: Vec<Link>,
 }
 
 /// A complete release on the volume.
 #[derive(Debug, Clone)]
-pub struct OnVolume {
+pub(crate) struct OnVolume {
     /// What its marker says.
-    pub marker: Marker,
+    pub(crate) marker: Marker,
     /// When it was completed.
-    pub completed: SystemTime,
+    pub(crate) completed: SystemTime,
 }
 
 impl Releases {
@@ -225,12 +225,12 @@ impl Releases {
     }
 
     /// The directory of a release, whether it is there or not.
-    pub fn path(&self, id: &ReleaseId) -> PathBuf {
+    pub(crate) fn path(&self, id: &ReleaseId) -> PathBuf {
         self.releases_dir().join(id.as_str())
     }
 
     /// The link that the app server runs from.
-    pub fn current_path(&self) -> &Path {
+    pub(crate) fn current_path(&self) -> &Path {
         &self.current
     }
 
@@ -243,7 +243,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when `deploy_to` is no directory.
-    pub fn check_volume(&self) -> Result<(), Problem> {
+    pub(crate) fn check_volume(&self) -> Result<(), Problem> {
         match fs::metadata(&self.deploy_to) {
             Ok(meta) if meta.is_dir() => Ok(()),
             Ok(_) => {
@@ -287,7 +287,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] when the volume does not tell.
-    pub fn list(&self) -> Result<Vec<OnVolume>, Problem> {
+    pub(crate) fn list(&self) -> Result<Vec<OnVolume>, Problem> {
         let dir = self.releases_dir();
         let entries = match fs::read_dir(&dir) {
             Err(e) if is_absence(&e) => return Ok(Vec::new()),

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::store::dir::hex;
 
 /// Hashes and counts what is read or written.
-pub struct Hashed<T> {
+pub(crate) struct Hashed<T> {
     inner: T,
     hash: Sha256,
     bytes: u64,
@@ -18,12 +18,12 @@ pub struct Hashed<T> {
 
 impl<T> Hashed<T> {
     /// From its beginning.
-    pub fn new(inner: T) -> Self {
+    pub(crate) fn new(inner: T) -> Self {
         Self { inner, hash: Sha256::new(), bytes: 0 }
     }
 
     /// The SHA-256, in lower-case hexadecimal, and the number of bytes.
-    pub fn finish(self) -> (String, u64) {
+    pub(crate) fn finish(self) -> (String, u64) {
         (hex(&self.hash.finalize()), self.bytes)
     }
 
@@ -54,11 +54,11 @@ impl<W: Write> Write for Hashed<W> {
 }
 
 /// Writes, and hands on what was written.
-pub struct Tee<W> {
+pub(crate) struct Tee<W> {
     /// Where it is written.
-    pub to: W,
+    pub(crate) to: W,
     /// Where it goes besides, for as long as somebody reads there.
-    pub pieces: SyncSender<Vec<u8>>,
+    pub(crate) pieces: SyncSender<Vec<u8>>,
 }
 
 impl<W: Write> Write for Tee<W> {
@@ -75,14 +75,14 @@ impl<W: Write> Write for Tee<W> {
 }
 
 /// What a [`Tee`] hands on; ends when that is dropped.
-pub struct Pieces {
+pub(crate) struct Pieces {
     receiver: Receiver<Vec<u8>>,
     piece: io::Cursor<Vec<u8>>,
 }
 
 impl Pieces {
     /// What comes from there.
-    pub fn new(receiver: Receiver<Vec<u8>>) -> Self {
+    pub(crate) fn new(receiver: Receiver<Vec<u8>>) -> Self {
         Self { receiver, piece: io::Cursor::default() }
     }
 }

@@ -17,7 +17,7 @@ use super::{Limits, MARKER, inside::Inside, links::Links, manifest::MANIFEST, un
 use crate::store::CallOff;
 
 /// As `zstd` does by itself: what more would save in the store, it would cost several times in the pipeline.
-pub const LEVEL: i32 = 3;
+pub(crate) const LEVEL: i32 = 3;
 /// More threads find no more work: reading the files takes as long.
 const THREADS_MAX: usize = 8;
 /// Headers and small files come to the compressor together.
@@ -25,7 +25,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// Why a directory was not packed.
 #[derive(Debug, thiserror::Error)]
-pub enum PackError {
+pub(crate) enum PackError {
     /// It holds something that a release must not have.
     #[error("{0}")]
     Refused(String),
@@ -35,13 +35,13 @@ pub enum PackError {
 }
 
 /// What is packed, and how.
-pub struct Packing<'a> {
+pub(crate) struct Packing<'a> {
     /// Paths in the directory that are left out, with all that is below.
-    pub exclude: &'a [PathBuf],
+    pub(crate) exclude: &'a [PathBuf],
     /// zstd's.
-    pub level: i32,
+    pub(crate) level: i32,
     /// Told after each entry how many there are and how many bytes their files have.
-    pub progress: &'a mut dyn FnMut(u64, u64),
+    pub(crate) progress: &'a mut dyn FnMut(u64, u64),
 }
 
 impl Packing<'_> {
@@ -50,7 +50,7 @@ impl Packing<'_> {
     ///
     /// # Errors
     /// [`PackError`], also for sockets, devices and links that lead out of `dir`.
-    pub fn pack(self, dir: &Path, out: impl Write) -> Result<(), PackError> {
+    pub(crate) fn pack(self, dir: &Path, out: impl Write) -> Result<(), PackError> {
         let failed = |e| disk(dir, e);
         let mut left_out: BTreeSet<PathBuf> = [".git", MARKER, MANIFEST].map(PathBuf::from).into();
         for path in self.exclude {

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use super::unpack_error::UnpackError;
 
 /// A path or a link may be so long, before other limits.
-pub const VALUE_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const VALUE_BYTES_MAX: u64 = 64 << 10;
 /// A key may be so long.
 const KEY_BYTES_MAX: u64 = 4 << 10;
 /// A length has at most so many digits.
@@ -16,17 +16,17 @@ const DIGITS_MAX: u64 = 19;
 
 /// What an extended header says about the entry that follows, as far as it matters here.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Extended {
+pub(crate) struct Extended {
     /// Its path.
-    pub path: Option<Vec<u8>>,
+    pub(crate) path: Option<Vec<u8>>,
     /// What it links to.
-    pub link: Option<Vec<u8>>,
+    pub(crate) link: Option<Vec<u8>>,
     /// Bytes of its content.
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// It is a sparse file: its content is not what the header says.
-    pub sparse: bool,
+    pub(crate) sparse: bool,
     /// It is a part of a file, in an archive of several volumes.
-    pub part: bool,
+    pub(crate) part: bool,
 }
 
 impl Extended {
@@ -34,7 +34,7 @@ impl Extended {
     ///
     /// # Errors
     /// [`UnpackError`] when it is damaged.
-    pub fn read(header: impl Read) -> Result<Self, UnpackError> {
+    pub(crate) fn read(header: impl Read) -> Result<Self, UnpackError> {
         let mut header = BufReader::new(header);
         let mut found = Self::default();
         while let Some(length) = length(&mut header)? {
@@ -60,7 +60,7 @@ impl Extended {
     }
 
     /// Whether it says anything about an entry that matters here.
-    pub fn says_nothing(&self) -> bool {
+    pub(crate) fn says_nothing(&self) -> bool {
         *self == Self::default()
     }
 }

@@ -33,7 +33,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] naming the directory, or a link in the way.
-    pub fn nearest(&self, dir: &str) -> Result<Held, Problem> {
+    pub(crate) fn nearest(&self, dir: &str) -> Result<Held, Problem> {
         for dir in Path::new(dir).ancestors() {
             match Held::open(&self.deploy_to, dir) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -9,7 +9,7 @@ use super::{
 use crate::{core::Problem, revision::ReleaseId};
 
 /// What the caller itself knows to be needed, each with the reason; asked anew before each step.
-pub type Protection<'a> = &'a dyn Fn() -> BTreeMap<ReleaseId, String>;
+pub(crate) type Protection<'a> = &'a dyn Fn() -> BTreeMap<ReleaseId, String>;
 
 /// Everything that must stay, as of now.
 pub(super) struct Protected {
@@ -19,7 +19,7 @@ pub(super) struct Protected {
 }
 
 impl Protected {
-    pub fn why(&self, id: &ReleaseId) -> Option<String> {
+    pub(crate) fn why(&self, id: &ReleaseId) -> Option<String> {
         let leased = |lease: &Lease| lease.role(id).map(|role| format!("{role} in pod {}", lease.pod));
         let doubtful =
             || Some(format!("a lease cannot be read and may name it: {}", self.leases.unreadable.first()?));

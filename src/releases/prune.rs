@@ -52,7 +52,7 @@ pub enum Class {
 
 impl Class {
     /// For people.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Good => "good",
             Self::Untried => "untried",
@@ -78,16 +78,16 @@ pub struct Judged {
     /// How good it is.
     pub class: Class,
     /// When the last pod came to a verdict (RFC 3339).
-    pub judged_at: Option<String>,
+    pub(crate) judged_at: Option<String>,
     /// When it was completed here.
     #[serde(with = "humantime_serde")]
-    pub completed: SystemTime,
+    pub(crate) completed: SystemTime,
     /// Bytes of all its files.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Files, directories and links in it.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Why it must stay; `None`: only its place in the order decides.
-    pub needed: Option<String>,
+    pub(crate) needed: Option<String>,
 }
 
 /// What was done, or would be.
@@ -176,7 +176,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Problem`] when the volume does not tell.
-    pub fn would_prune(&self, keep: usize, protection: Protection<'_>) -> Result<Pruned, Problem> {
+    pub(crate) fn would_prune(&self, keep: usize, protection: Protection<'_>) -> Result<Pruned, Problem> {
         let mut all = self.judge(protection)?;
         for one in all.iter_mut().filter(|one| one.needed.is_none()) {
             let path = self.path(&one.release);

@@ -98,7 +98,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Reason::VolumeUnavailable`] naming the directory, or the link.
-    pub fn current_dir(&self) -> Result<Held, Problem> {
+    pub(crate) fn current_dir(&self) -> Result<Held, Problem> {
         let dir = self.current.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let shared = [&self.deploy_to, &self.layout.pod_dir];
         let below = shared.iter().find_map(|root| Some((root.as_path(), dir.strip_prefix(root).ok()?)));

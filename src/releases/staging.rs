@@ -39,7 +39,7 @@ pub(super) fn plain(pod: &str) -> String {
 
 /// A directory for unfinished work; abandoned when dropped, unless it was moved away.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     dir: PathBuf,
     lock: PathBuf,
     _locked: File,
@@ -49,7 +49,7 @@ pub struct Stage {
 
 impl Stage {
     /// The directory. It is reached by a descriptor, so that nobody can put another into its place.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -83,7 +83,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Problem`] naming the path when the volume does not take it.
-    pub fn stage(&self) -> Result<Stage, Problem> {
+    pub(crate) fn stage(&self) -> Result<Stage, Problem> {
         let (place, trash) = (self.make_place(STAGING)?, self.make_place(TRASH)?);
         let make = || {
             let lock = tempfile::Builder::new()

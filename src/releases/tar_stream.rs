@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use super::unpack_error::UnpackError;
 
 /// Archives are made of blocks of so many bytes.
-pub const BLOCK_BYTES: u64 = 512;
+pub(crate) const BLOCK_BYTES: u64 = 512;
 
 const NAME: std::ops::Range<usize> = 0..100;
 const MODE: std::ops::Range<usize> = 100..108;
@@ -19,16 +19,16 @@ const MAGIC: std::ops::Range<usize> = 257..263;
 const PREFIX: std::ops::Range<usize> = 345..500;
 
 /// A header, its checksum verified.
-pub struct Header([u8; BLOCK_BYTES as usize]);
+pub(crate) struct Header([u8; BLOCK_BYTES as usize]);
 
 impl Header {
     /// Its type: a digit or a letter.
-    pub fn kind(&self) -> u8 {
+    pub(crate) fn kind(&self) -> u8 {
         self.0[KIND]
     }
 
     /// The path, where no other header says another.
-    pub fn name(&self) -> Vec<u8> {
+    pub(crate) fn name(&self) -> Vec<u8> {
         let mut name = Vec::new();
         if self.0[MAGIC] == *b"ustar\0" && self.0[PREFIX.start] != 0 {
             name.extend(text(&self.0[PREFIX]));
@@ -39,17 +39,17 @@ impl Header {
     }
 
     /// The target of a link, where no other header says another.
-    pub fn link_name(&self) -> Vec<u8> {
+    pub(crate) fn link_name(&self) -> Vec<u8> {
         text(&self.0[LINK_NAME]).into()
     }
 
     /// Bytes of content, as it says; `None` where that is no number.
-    pub fn size(&self) -> Option<u64> {
+    pub(crate) fn size(&self) -> Option<u64> {
         number(&self.0[SIZE])
     }
 
     /// Permissions; `None` where that is no number.
-    pub fn mode(&self) -> Option<u64> {
+    pub(crate) fn mode(&self) -> Option<u64> {
         number(&self.0[MODE])
     }
 
@@ -66,7 +66,7 @@ impl Header {
 }
 
 /// Up to the first NUL.
-pub fn text(field: &[u8]) -> &[u8] {
+pub(crate) fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
@@ -95,7 +95,7 @@ fn is_blank(byte: u8) -> bool {
 }
 
 /// A tar that is read once, from its begin to its end mark.
-pub struct TarStream<R> {
+pub(crate) struct TarStream<R> {
     reader: R,
     begun: bool,
     /// Of the content that was announced, with what fills its last block.
@@ -104,7 +104,7 @@ pub struct TarStream<R> {
 
 impl<R: Read> TarStream<R> {
     /// Reads from here.
-    pub fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, begun: false, left: 0 }
     }
 
@@ -113,7 +113,7 @@ impl<R: Read> TarStream<R> {
     ///
     /// # Errors
     /// [`UnpackError`] when there is neither.
-    pub fn next(&mut self) -> Result<Option<Header>, UnpackError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Header>, UnpackError> {
         let refuse = |why: &str| Err(UnpackError::Refused(why.into()));
         let content = std::mem::take(&mut self.left);
         let passed = io::copy(&mut (&mut self.reader).take(content), &mut io::sink());
@@ -148,14 +148,14 @@ impl<R: Read> TarStream<R> {
     ///
     /// # Errors
     /// [`UnpackError::Refused`] when it is longer than anything.
-    pub fn content(&mut self, size: u64) -> Result<impl Read + use<'_, R>, UnpackError> {
+    pub(crate) fn content(&mut self, size: u64) -> Result<impl Read + use<'_, R>, UnpackError> {
         let endless = || UnpackError::Refused("it has an entry of endless size".into());
         self.left = size.checked_next_multiple_of(BLOCK_BYTES).ok_or_else(endless)?;
         Ok(Content { end: self.left - size, stream: self })
     }
 
     /// What follows the end mark.
-    pub fn into_rest(self) -> R {
+    pub(crate) fn into_rest(self) -> R {
         self.reader
     }
 }
@@ -177,7 +177,7 @@ impl<R: Read> Read for Content<'_, R> {
 }
 
 /// Reads until the buffer is full or there is no more: decoders give as little as they like.
-pub fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match from.read(&mut buffer[filled..]) {

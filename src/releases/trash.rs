@@ -40,11 +40,11 @@ pub(super) enum Fate {
 #[derive(Debug, Default)]
 pub(super) struct Emptied {
     /// So many are gone now.
-    pub emptied: usize,
+    pub(crate) emptied: usize,
     /// The rest is for another time.
-    pub unfinished: bool,
+    pub(crate) unfinished: bool,
     /// Could not be deleted, and why.
-    pub failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
 }
 
 impl Releases {

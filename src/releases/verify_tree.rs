@@ -29,19 +29,19 @@ use crate::{
 
 /// How a release differs from what was published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Where, from the release's root.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// How.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The same for people.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// Kinds of differences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Published, and not there.
     Missing,
     /// Not as it was published.
@@ -67,7 +67,7 @@ impl Releases {
     ///
     /// # Errors
     /// [`Problem`] when the release is not on the volume, or its archive cannot be had.
-    pub fn verify_tree(&self, store: &Blocking, id: &ReleaseId) -> Result<(u64, Vec<Difference>), Problem> {
+    pub(crate) fn verify_tree(&self, store: &Blocking, id: &ReleaseId) -> Result<(u64, Vec<Difference>), Problem> {
         let marker = self.marker(id)?.ok_or_else(|| {
             let message = format!("{} is not a complete release", self.path(id).display());
             Problem::new(Reason::ReleaseUnknown, message)

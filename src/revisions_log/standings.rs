@@ -14,11 +14,11 @@ use crate::{
 
 /// The last verdict on a release, in whichever pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// When it was given, by the pod's wall clock (RFC 3339): orders releases, decides nothing else.
-    pub at: String,
+    pub(crate) at: String,
     /// It was proved to run; otherwise it failed.
-    pub good: bool,
+    pub(crate) good: bool,
 }
 
 impl Standing {
@@ -30,7 +30,7 @@ impl Standing {
 /// The last verdict on each release: the last line of each pod's journal, and of those the latest. Of verdicts of
 /// the same millisecond the bad one counts. Journals that cannot be read are left out: their pods' leases protect
 /// what they need.
-pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
+pub(crate) fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
     let mut known: HashMap<ReleaseId, Standing> = HashMap::new();
     for journal in journals(deploy_to) {
         let of_this_pod: HashMap<ReleaseId, Standing> =
@@ -47,7 +47,7 @@ pub fn standings(deploy_to: &Path) -> HashMap<ReleaseId, Standing> {
 }
 
 /// The journals of all pods that ever used the volume.
-pub fn journals(deploy_to: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn journals(deploy_to: &Path) -> impl Iterator<Item = PathBuf> {
     journals_in(&deploy_to.join(PODS))
 }
 

@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Who asks, with each request; `None` on the admin socket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller(pub Option<IpAddr>);
+pub(super) struct Caller(pub(crate) Option<IpAddr>);
 
 /// What takes connections.
 pub(super) trait Accept {

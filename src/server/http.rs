@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The endpoints. /live, /startup and /ready are open for probes, /status and /metrics ask for the
 /// token, where there is one, and /prestop does so itself.
-pub fn router(handles: Handles) -> Router {
+pub(crate) fn router(handles: Handles) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/status", get(status))

@@ -18,7 +18,7 @@ const BACKLOG: i32 = 1024;
 ///
 /// # Errors
 /// What the system says.
-pub fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     match open(address) {
         Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
             if address.is_ipv6() && address.ip().is_unspecified() =>
@@ -44,7 +44,7 @@ fn open(address: SocketAddr) -> Result<TcpListener, Errno> {
 }
 
 /// The listening socket that the parent has given us in the place of the standard input.
-pub fn inherited() -> Option<TcpListener> {
+pub(crate) fn inherited() -> Option<TcpListener> {
     let input = io::stdin();
     if !sockopt::socket_acceptconn(&input).unwrap_or(false) {
         return None;

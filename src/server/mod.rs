@@ -24,7 +24,7 @@ use crate::{
 
 pub use admin::{AdminError, SOCKET_NAME, serve as serve_admin};
 pub use http::{cannot_listen, serve, serve_on};
-pub use listen::{inherited, listen_on};
+pub(crate) use listen::{inherited, listen_on};
 pub use token::Token;
 
 /// What the endpoints work with.

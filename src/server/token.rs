@@ -33,12 +33,12 @@ impl Token {
     }
 
     /// There is one: who is admitted has shown it.
-    pub fn is_asked_for(&self) -> bool {
+    pub(crate) fn is_asked_for(&self) -> bool {
         self.file.is_some()
     }
 
     /// Whether a request with these headers may be answered.
-    pub async fn admits(&self, headers: &HeaderMap) -> bool {
+    pub(crate) async fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(file) = &self.file else { return true };
         let read = tokio::time::timeout(READ_LIMIT, self.read(file.clone())).await;
         let token = match read {

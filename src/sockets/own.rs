@@ -12,7 +12,7 @@ const KEPT: usize = 512;
 static OWN: Mutex<VecDeque<SocketAddr>> = Mutex::new(VecDeque::new());
 
 /// Notes the local end of a connection that this process has opened, before anything is sent on it.
-pub fn remember(local: SocketAddr) {
+pub(crate) fn remember(local: SocketAddr) {
     let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
     if own.len() == KEPT {
         own.pop_front();

@@ -10,7 +10,7 @@ use crate::core::{
 
 /// Since when things are as they are, as far as this process has seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
+pub(crate) struct Since {
     stage: Moment,
     in_sync: Moment,
     reason: Moment,
@@ -18,23 +18,23 @@ pub struct Since {
 
 /// For how long, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct ForSeconds {
+pub(crate) struct ForSeconds {
     /// The stage.
-    pub stage: f64,
+    pub(crate) stage: f64,
     /// In sync, or not.
-    pub in_sync: f64,
+    pub(crate) in_sync: f64,
     /// The reason, where there is one.
-    pub reason: Option<f64>,
+    pub(crate) reason: Option<f64>,
 }
 
 impl Since {
     /// Everything begins now.
-    pub fn beginning(now: Moment) -> Self {
+    pub(crate) fn beginning(now: Moment) -> Self {
         Self { stage: now, in_sync: now, reason: now }
     }
 
     /// What has changed since the last snapshot begins now.
-    pub fn after(before: &Snapshot, view: &View, now: Moment) -> Self {
+    pub(crate) fn after(before: &Snapshot, view: &View, now: Moment) -> Self {
         let keep = |same: bool, since: Moment| if same { since } else { now };
         let reason = |view: &View| view.problem.as_ref().map(|problem| problem.reason);
         let (old, since) = (&before.view, before.since);
@@ -46,7 +46,7 @@ impl Since {
     }
 
     /// How long ago that was.
-    pub fn ago(self, view: &View, now: Moment) -> ForSeconds {
+    pub(crate) fn ago(self, view: &View, now: Moment) -> ForSeconds {
         let ago = |since: Moment| seconds(now.since(since));
         ForSeconds {
             stage: ago(self.stage),
@@ -57,7 +57,7 @@ impl Since {
 }
 
 /// What is being done.
-pub fn doing(snapshot: &Snapshot) -> String {
+pub(crate) fn doing(snapshot: &Snapshot) -> String {
     let view = &snapshot.view;
     if let Some(drain) = snapshot.drain.as_ref().filter(|drain| drain.meant) {
         return draining(drain);
@@ -140,7 +140,7 @@ fn in_flight(drain: &DrainView) -> String {
 }
 
 /// What will happen if nobody does anything, or what has to happen.
-pub fn next(snapshot: &Snapshot, now: Moment) -> String {
+pub(crate) fn next(snapshot: &Snapshot, now: Moment) -> String {
     let view = &snapshot.view;
     if let Some(drain) = snapshot.drain.as_ref().filter(|drain| drain.meant) {
         return after_the_drain(drain, now);

@@ -7,22 +7,22 @@ use crate::{
 };
 
 /// Where `publish` puts what an archive holds; archives of other tools have none.
-pub fn manifest_key(id: &ReleaseId) -> String {
+pub(crate) fn manifest_key(id: &ReleaseId) -> String {
     format!("releases/{id}.manifest")
 }
 
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
-pub const DIGEST_LIMIT_BYTES: u64 = 4096;
+pub(crate) const DIGEST_LIMIT_BYTES: u64 = 4096;
 
 /// A published archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// How it is packed.
-    pub kind: ArchiveKind,
+    pub(crate) kind: ArchiveKind,
     /// The SHA-256 of the archive, in lower-case hexadecimal.
-    pub sha256: String,
+    pub(crate) sha256: String,
     /// What it needs of the image.
-    pub requires: Vec<Requirement>,
+    pub(crate) requires: Vec<Requirement>,
 }
 
 impl Published {
@@ -31,7 +31,7 @@ impl Published {
     ///
     /// # Errors
     /// [`Unusable::NoDigest`] when it holds none.
-    pub fn parse(kind: ArchiveKind, key: &str, bytes: &[u8]) -> Result<Self, Unusable> {
+    pub(crate) fn parse(kind: ArchiveKind, key: &str, bytes: &[u8]) -> Result<Self, Unusable> {
         let sha256 = parse_digest(key, bytes)?;
         let text = String::from_utf8_lossy(bytes);
         let needs = text.lines().filter_map(|line| {
@@ -43,7 +43,7 @@ impl Published {
     }
 
     /// The digest file's content for an archive of this name.
-    pub fn digest_file(&self, name: &str) -> String {
+    pub(crate) fn digest_file(&self, name: &str) -> String {
         let words: Vec<String> = self.requires.iter().map(Requirement::to_string).collect();
         let requires =
             if words.is_empty() { String::new() } else { format!("# requires {}\n", words.join(" ")) };
@@ -170,7 +170,7 @@ pub async fn find(
 /// # Errors
 /// [`Reason::ReleaseUnknown`] when it is not, [`Reason::ReleaseCorrupt`] when it cannot be used; else what the store
 /// says.
-pub async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Problem> {
+pub(crate) async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Published, Problem> {
     match find(store, id).await? {
         Some(Ok(published)) => Ok(published),
         Some(Err(why)) => Err(Problem::new(Reason::ReleaseCorrupt, format!("release {id}: {why}"))),
@@ -202,7 +202,7 @@ async fn uploaded(store: &dyn Store, id: &ReleaseId) -> Option<String> {
 }
 
 /// Whether there is such an archive, with a digest or without; false also where the store does not tell.
-pub async fn is_uploaded(store: &dyn Store, key: &str) -> bool {
+pub(crate) async fn is_uploaded(store: &dyn Store, key: &str) -> bool {
     // Nothing of it has to be read for that.
     matches!(store.get(key, None, 0).await, Ok(Found::Object { .. }) | Err(StoreError::TooLarge { .. }))
 }
@@ -211,7 +211,7 @@ pub async fn is_uploaded(store: &dyn Store, key: &str) -> bool {
 ///
 /// # Errors
 /// [`StoreError`] when it cannot be listed.
-pub async fn list(store: &dyn Store) -> Result<Vec<ReleaseId>, StoreError> {
+pub(crate) async fn list(store: &dyn Store) -> Result<Vec<ReleaseId>, StoreError> {
     let keys = store.list("releases/").await?;
     let mut ids: Vec<ReleaseId> = keys.iter().filter_map(|key| committed(key)).collect();
     ids.sort();

@@ -28,7 +28,7 @@ impl CallOff {
     }
 
     /// Whether it is needed no more.
-    pub fn is_called(&self) -> bool {
+    pub(crate) fn is_called(&self) -> bool {
         *self.0.called.borrow()
     }
 
@@ -36,7 +36,7 @@ impl CallOff {
     ///
     /// # Errors
     /// When it is needed no more.
-    pub fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         self.step();
         if self.is_called() { Err(io::Error::other("called off")) } else { Ok(()) }
     }
@@ -52,13 +52,13 @@ impl CallOff {
     }
 
     /// Ends when it is needed no more.
-    pub async fn called(&self) {
+    pub(crate) async fn called(&self) {
         // The sender lives as long as `self`.
         let _ = self.0.called.subscribe().wait_for(|called| *called).await;
     }
 
     /// A reader that fails as soon as nobody needs what it reads.
-    pub fn reader<R: Read>(&self, reader: R) -> impl Read + use<R> {
+    pub(crate) fn reader<R: Read>(&self, reader: R) -> impl Read + use<R> {
         Needed { reader, off: self.clone() }
     }
 }

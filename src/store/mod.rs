@@ -29,7 +29,7 @@ pub use call_off::CallOff;
 
 /// Which content an object had. Opaque: versions are compared, never read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Version(pub String);
+pub struct Version(pub(crate) String);
 
 /// What a conditional read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct Object {
     /// Its version, to ask for the same one when the read has to go on after a break.
     pub version: Version,
     /// How the bytes were changed on their way, where an answer says so: they may not be what was uploaded.
-    pub encoding: Option<String>,
+    pub(crate) encoding: Option<String>,
     /// The bytes from the offset on.
     pub chunks: Box<dyn Chunks>,
 }
@@ -201,7 +201,7 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Pro
 }
 
 /// The key of a pointer.
-pub fn pointer_key(name: &str) -> String {
+pub(crate) fn pointer_key(name: &str) -> String {
     format!("pointers/{name}")
 }
 
@@ -218,10 +218,10 @@ pub enum ArchiveKind {
 
 impl ArchiveKind {
     /// Each of them.
-    pub const ALL: [Self; 2] = [Self::TarZst, Self::TarGz];
+    pub(crate) const ALL: [Self; 2] = [Self::TarZst, Self::TarGz];
 
     /// What the archive's name ends with.
-    pub fn extension(self) -> &'static str {
+    pub(crate) fn extension(self) -> &'static str {
         match self {
             Self::TarZst => "tar.zst",
             Self::TarGz => "tar.gz",
@@ -229,7 +229,7 @@ impl ArchiveKind {
     }
 
     /// What a file is by its first bytes; `None` for anything else.
-    pub fn of(first: &[u8]) -> Option<Self> {
+    pub(crate) fn of(first: &[u8]) -> Option<Self> {
         match first {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::TarZst),
             // A frame to be skipped: pzstd begins with one.
@@ -240,12 +240,12 @@ impl ArchiveKind {
     }
 
     /// The archive's key.
-    pub fn key(self, id: &ReleaseId) -> String {
+    pub(crate) fn key(self, id: &ReleaseId) -> String {
         format!("releases/{id}.{}", self.extension())
     }
 
     /// The key of its digest.
-    pub fn digest_key(self, id: &ReleaseId) -> String {
+    pub(crate) fn digest_key(self, id: &ReleaseId) -> String {
         format!("{}.sha256", self.key(id))
     }
 }
@@ -279,7 +279,7 @@ impl Blocking {
     ///
     /// # Errors
     /// As there; also when there is no answer in time.
-    pub fn require(&self, id: &ReleaseId) -> Result<Published, Problem> {
+    pub(crate) fn require(&self, id: &ReleaseId) -> Result<Published, Problem> {
         self.wait(&format!("releases/{id}"), Box::pin(archive::require(self.store.as_ref(), id)))
     }
 
@@ -287,7 +287,7 @@ impl Blocking {
     ///
     /// # Errors
     /// [`StoreError`], also when there is no answer in time.
-    pub fn read(&self, key: &str, offset: u64, same: Option<&Version>) -> Result<Object, StoreError> {
+    pub(crate) fn read(&self, key: &str, offset: u64, same: Option<&Version>) -> Result<Object, StoreError> {
         self.wait(key, self.store.read(key, offset, same))
     }
 
@@ -295,7 +295,7 @@ impl Blocking {
     ///
     /// # Errors
     /// [`StoreError`], also when there is no answer in time.
-    pub fn next(&self, key: &str, object: &mut Object) -> Result<Vec<u8>, StoreError> {
+    pub(crate) fn next(&self, key: &str, object: &mut Object) -> Result<Vec<u8>, StoreError> {
         self.wait(key, object.chunks.next())
     }
 

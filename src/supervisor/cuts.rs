@@ -16,7 +16,7 @@ const CROSSED_MS: u64 = 1_000;
 
 /// What the last look showed, and what was cut.
 #[derive(Default)]
-pub struct Cuts {
+pub(crate) struct Cuts {
     /// Requests in work, and whether their clients had already closed their side.
     in_work: BTreeMap<u64, bool>,
     last: Option<(Moment, Finding)>,
@@ -24,7 +24,7 @@ pub struct Cuts {
 
 impl Cuts {
     /// Takes in a look; says what was cut since the one before, where a restart of ours was under way.
-    pub fn look(&mut self, now: Moment, look: &Observation, restarting: bool) -> Vec<InWork> {
+    pub(crate) fn look(&mut self, now: Moment, look: &Observation, restarting: bool) -> Vec<InWork> {
         let Some(sockets) = &look.traffic.sockets else {
             self.in_work.clear();
             return Vec::new();
@@ -56,7 +56,7 @@ impl Cuts {
     }
 
     /// The last ones, for an hour.
-    pub fn finding(&self, now: Moment) -> Option<Finding> {
+    pub(crate) fn finding(&self, now: Moment) -> Option<Finding> {
         self.last.as_ref().filter(|(at, _)| now.since(*at) < SHOWN_MS).map(|(_, finding)| finding.clone())
     }
 }

@@ -18,7 +18,7 @@ const FIRST_PAUSE_MS: u64 = 60_000;
 /// up to this.
 const LONGEST_PAUSE_MS: u64 = 3_600_000;
 
-pub struct DeployLog {
+pub(crate) struct DeployLog {
     ids: DeployIds,
     stage: Stage,
     stage_since: Moment,
@@ -36,12 +36,12 @@ struct Told {
 }
 
 impl DeployLog {
-    pub fn new(ids: DeployIds, now: Moment) -> Self {
+    pub(crate) fn new(ids: DeployIds, now: Moment) -> Self {
         Self { ids, stage: Stage::Steady, stage_since: now, deploy: None, told: None }
     }
 
     /// What is logged inside belongs to the deploy that the effect is for.
-    pub fn span_of(&self, effect: &Effect) -> Span {
+    pub(crate) fn span_of(&self, effect: &Effect) -> Span {
         let attempt = match effect {
             Effect::Fetch { attempt, .. }
             | Effect::Check { attempt, .. }
@@ -68,7 +68,7 @@ impl DeployLog {
     }
 
     /// A result has come in.
-    pub fn event(&mut self, now: Moment, event: &Event) {
+    pub(crate) fn event(&mut self, now: Moment, event: &Event) {
         let Event::Finished { attempt, step, outcome } = event else { return };
         if self.deploy.as_ref().is_none_or(|(ours, ..)| ours != attempt) {
             return;
@@ -96,7 +96,7 @@ impl DeployLog {
     }
 
     /// What the core wants next, before any of it begins.
-    pub fn step(&mut self, now: Moment, effects: &[Effect], view: &View) {
+    pub(crate) fn step(&mut self, now: Moment, effects: &[Effect], view: &View) {
         for effect in effects {
             if let Effect::Conclude { attempt, revision, result } = effect {
                 let span = self.span(*attempt, revision);
@@ -125,7 +125,7 @@ impl DeployLog {
     }
 
     /// The state after an event.
-    pub fn view(&mut self, now: Moment, view: &View) {
+    pub(crate) fn view(&mut self, now: Moment, view: &View) {
         let begun =
             self.deploy.take().filter(|(attempt, ..)| *attempt == view.attempt).map(|(.., begun)| begun);
         let fresh = begun.is_none();

@@ -13,13 +13,13 @@ const SHOWN_MS: u64 = 3_600_000;
 
 /// The last restart by others.
 #[derive(Default)]
-pub struct ForeignRestarts {
+pub(crate) struct ForeignRestarts {
     last: Option<(Moment, Finding)>,
     count: u64,
 }
 
 impl ForeignRestarts {
-    pub fn take(&mut self, now: Moment, notice: Notice) {
+    pub(crate) fn take(&mut self, now: Moment, notice: Notice) {
         let finding = match notice {
             Notice::RestartedByOthers { mode, amid_ours } => {
                 self.count += 1;
@@ -42,7 +42,7 @@ impl ForeignRestarts {
         self.last = Some((now, finding));
     }
 
-    pub fn finding(&self, now: Moment) -> Option<Finding> {
+    pub(crate) fn finding(&self, now: Moment) -> Option<Finding> {
         self.last.as_ref().filter(|(at, _)| now.since(*at) < SHOWN_MS).map(|(_, finding)| finding.clone())
     }
 }

@@ -34,42 +34,42 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
 /// What the core wants looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attention {
+pub(crate) struct Attention {
     /// How often.
-    pub watchfulness: Watchfulness,
+    pub(crate) watchfulness: Watchfulness,
     /// Which release the app should be when it is probed; `None`: no probe.
-    pub probe_for: Option<ReleaseId>,
+    pub(crate) probe_for: Option<ReleaseId>,
     /// Another master may serve beside the one that is proved.
-    pub beside: bool,
+    pub(crate) beside: bool,
     /// Whether the files that processes have loaded are wanted.
-    pub wants_files: bool,
+    pub(crate) wants_files: bool,
     /// A look that begins then, or later, is waited for: no pause comes before it.
-    pub awaited: Moment,
+    pub(crate) awaited: Moment,
 }
 
 /// A look: for the core, and for people.
 #[derive(Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// For the core.
-    pub observation: Observation,
+    pub(crate) observation: Observation,
     /// For /status.
-    pub description: Arc<Description>,
+    pub(crate) description: Arc<Description>,
     /// Traps in this set-up.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// The task that looks.
-pub struct Observer {
+pub(crate) struct Observer {
     /// Who is looked at.
-    pub app_server: Arc<dyn AppServer>,
+    pub(crate) app_server: Arc<dyn AppServer>,
     /// How the app is asked, where it can be.
-    pub prober: Option<Prober>,
+    pub(crate) prober: Option<Prober>,
     /// What the core wants.
-    pub attention: watch::Receiver<Attention>,
+    pub(crate) attention: watch::Receiver<Attention>,
     /// Where the looks go; one that is not taken yet holds the next back.
-    pub looks: mpsc::Sender<Seen>,
+    pub(crate) looks: mpsc::Sender<Seen>,
     /// The core's clock.
-    pub clock: fn() -> Moment,
+    pub(crate) clock: fn() -> Moment,
 }
 
 /// What goes on from look to look.
@@ -97,7 +97,7 @@ enum Answers {
 
 impl Observer {
     /// Looks until nobody wants to know any more.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut ongoing = Ongoing::default();
         let mut pace = Pace::default();
         loop {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The answer, by how things stood when it was asked.
-pub fn told(operator: Operator, view: &View, draining: bool) -> Reply {
+pub(crate) fn told(operator: Operator, view: &View, draining: bool) -> Reply {
     match operator {
         Operator::Sync { retry } => Ok(sync(retry, view, draining)),
         Operator::Pause => Ok(pause(view)),
@@ -21,11 +21,11 @@ pub fn told(operator: Operator, view: &View, draining: bool) -> Reply {
 
 /// Since when deploys are held, and by whom: whoever finds the pod like that has to know whom to ask.
 #[derive(Default)]
-pub struct Held(Option<String>);
+pub(crate) struct Held(Option<String>);
 
 impl Held {
     /// What was asked is done.
-    pub fn note(&mut self, operator: Operator, view: &View, asked: &Asked) {
+    pub(crate) fn note(&mut self, operator: Operator, view: &View, asked: &Asked) {
         let again = matches!(
             (operator, &view.hold),
             (Operator::Pause, Some(_)) | (Operator::Revert, Some(Hold::Reverted(_)))
@@ -41,7 +41,7 @@ impl Held {
     }
 
     /// The same view, with it.
-    pub fn told(&self, mut view: View) -> View {
+    pub(crate) fn told(&self, mut view: View) -> View {
         let held = view.problem.as_mut().filter(|problem| problem.reason == Reason::Held);
         if let (Some(problem), Some(note)) = (held, &self.0) {
             problem.message = format!("{} ({note})", problem.message);
@@ -51,7 +51,7 @@ impl Held {
 }
 
 /// The command that asks it.
-pub fn name(operator: Operator) -> &'static str {
+pub(crate) fn name(operator: Operator) -> &'static str {
     match operator {
         Operator::Sync { retry: false } => "sync",
         Operator::Sync { retry: true } => "sync --retry",
@@ -165,7 +165,7 @@ fn revert(view: &View, draining: bool) -> Reply {
 }
 
 /// What an operator is told who ends a drain, `answered` or not.
-pub fn undrained(answered: bool) -> String {
+pub(crate) fn undrained(answered: bool) -> String {
     let told = "the drain is undone; deploys can start again";
     match answered {
         false => format!("{told}, and callers of /prestop get this answer"),

@@ -21,7 +21,7 @@ use crate::{
     telemetry::word,
 };
 
-pub struct State {
+pub(crate) struct State {
     inputs: Inputs,
     agent: Agent,
     timings: DeployTimings,
@@ -62,7 +62,7 @@ struct Last {
 
 impl State {
     /// `journal` is that of a drain that was under way when the last process ended.
-    pub fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
+    pub(crate) fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
         let now = (inputs.clock)();
         let problem = match &inputs.invalid {
             Some(finding) => Problem::new(Reason::ConfigInvalid, finding.message.clone()),
@@ -100,11 +100,11 @@ impl State {
         }
     }
 
-    pub fn attention(&self) -> watch::Receiver<Attention> {
+    pub(crate) fn attention(&self) -> watch::Receiver<Attention> {
         self.attention.subscribe()
     }
 
-    pub fn reads_fleet(&self) -> watch::Receiver<Option<u64>> {
+    pub(crate) fn reads_fleet(&self) -> watch::Receiver<Option<u64>> {
         self.fleet.subscribe()
     }
 
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// One event through the core.
-    pub fn feed(&mut self, event: Event) {
+    pub(crate) fn feed(&mut self, event: Event) {
         self.feed_at(self.now(), event);
     }
 
@@ -207,7 +207,7 @@ impl State {
     }
 
     /// A look at the app server.
-    pub fn seen(&mut self, seen: Seen) {
+    pub(crate) fn seen(&mut self, seen: Seen) {
         let observation = &seen.observation;
         self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
         self.seen_booted |= verdict::any_booted(&observation.detection);
@@ -222,7 +222,7 @@ impl State {
     }
 
     /// What somebody asks.
-    pub fn request(&mut self, request: Request) {
+    pub(crate) fn request(&mut self, request: Request) {
         match request {
             Request::Prestop(origin, caller) => {
                 let now = self.now();
@@ -267,7 +267,7 @@ impl State {
     }
 
     /// The volume has told where the pod stands, or why it does not.
-    pub fn recovered(&mut self, recovered: Result<Recovered, Problem>) {
+    pub(crate) fn recovered(&mut self, recovered: Result<Recovered, Problem>) {
         match recovered {
             Ok(recovered) => self.begin_deploys(&recovered),
             Err(problem) => {
@@ -299,7 +299,7 @@ impl State {
     }
 
     /// So many SIGTERMs have come.
-    pub fn terms(&mut self, count: u32) {
+    pub(crate) fn terms(&mut self, count: u32) {
         if count == 0 {
             return;
         }
@@ -316,7 +316,7 @@ impl State {
     }
 
     /// Whether the agent's own end has come.
-    pub fn finished(&self) -> bool {
+    pub(crate) fn finished(&self) -> bool {
         let Some(term) = &self.term else { return false };
         let drain = &self.agent.drain;
         let over = !drain.blocks_deploys() || drain.answered();
@@ -325,7 +325,7 @@ impl State {
     }
 
     /// The app server's end was seen.
-    pub fn app_server_is_gone(&self) -> bool {
+    pub(crate) fn app_server_is_gone(&self) -> bool {
         self.last.gone.is_some()
     }
 
@@ -334,7 +334,7 @@ impl State {
     }
 
     /// How long nothing will be due.
-    pub fn until_deadline(&self) -> Duration {
+    pub(crate) fn until_deadline(&self) -> Duration {
         let now = self.now();
         let end = self.term.as_ref().map(|term| self.end_of(term));
         let next = [self.agent.deadline(now), end].into_iter().flatten().min();
@@ -352,7 +352,7 @@ impl State {
     }
 
     /// Lets everybody know the state after an event.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         let now = self.now();
         self.tell_needs();
         let view = self.held.told(self.agent.view());

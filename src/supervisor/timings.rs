@@ -7,7 +7,7 @@ use crate::{
     metrics::Metrics,
 };
 
-pub struct DeployTimings {
+pub(crate) struct DeployTimings {
     metrics: Arc<Metrics>,
     stage: (Stage, Moment),
     /// What the metrics say already.
@@ -17,12 +17,12 @@ pub struct DeployTimings {
 }
 
 impl DeployTimings {
-    pub fn new(metrics: Arc<Metrics>, now: Moment) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, now: Moment) -> Self {
         Self { metrics, stage: (Stage::Steady, now), told: None, begun: HashMap::new(), signal: None }
     }
 
     /// The state after an event.
-    pub fn view(&mut self, now: Moment, view: &View) {
+    pub(crate) fn view(&mut self, now: Moment, view: &View) {
         if self.told.as_ref() == Some(view) {
             return;
         }
@@ -41,7 +41,7 @@ impl DeployTimings {
     }
 
     /// An effect is about to start. Returns for how many seconds the deploy had been under way.
-    pub fn effect(&mut self, now: Moment, effect: &Effect) {
+    pub(crate) fn effect(&mut self, now: Moment, effect: &Effect) {
         match effect {
             Effect::Perform {
                 attempt,
@@ -56,7 +56,7 @@ impl DeployTimings {
     }
 
     /// Something came in.
-    pub fn event(&self, event: &Event) {
+    pub(crate) fn event(&self, event: &Event) {
         match (event, self.signal) {
             (Event::Finished { attempt, step: Step::Perform(_), outcome }, Some((ours, mode, _)))
                 if *attempt == ours && *outcome != Outcome::Unknown =>

@@ -29,13 +29,13 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub fn of(pipe: PipeReader, process: Pid) -> Self {
+    pub(crate) fn of(pipe: PipeReader, process: Pid) -> Self {
         let process = pidfd_open(process, PidfdFlags::empty()).ok();
         Self { pipe: Some(pipe), process, kept: VecDeque::new() }
     }
 
     /// Until something is said, or the command has ended; for a moment at most.
-    pub fn wait(&mut self) {
+    pub(crate) fn wait(&mut self) {
         let heard = self.pipe.as_ref().map(AsFd::as_fd);
         let ended = self.process.as_ref().map(AsFd::as_fd);
         let mut both: Vec<_> =
@@ -64,7 +64,7 @@ impl Output {
     }
 
     /// All that is kept, with what it said last.
-    pub fn text(mut self) -> String {
+    pub(crate) fn text(mut self) -> String {
         self.read();
         String::from_utf8_lossy(self.kept.make_contiguous()).trim().to_owned()
     }

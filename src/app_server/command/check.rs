@@ -29,32 +29,32 @@ struct CheckState {
 }
 
 impl CheckCommand {
-    pub fn new(command: Option<UserCommand>, dir: &Path) -> Self {
+    pub(crate) fn new(command: Option<UserCommand>, dir: &Path) -> Self {
         Self { command, dir: dir.to_owned(), state: Arc::default() }
     }
 
     /// Whether there is a check at all.
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.command.is_some()
     }
 
     /// Whether this process was running when the check passed. Without a check, running is enough.
-    pub fn passed(&self, image: Image) -> bool {
+    pub(crate) fn passed(&self, image: Image) -> bool {
         self.command.is_none() || self.locked().passed.contains(&image)
     }
 
     /// Whether all of them were.
-    pub fn passed_all(&self, images: &[Image]) -> bool {
+    pub(crate) fn passed_all(&self, images: &[Image]) -> bool {
         images.iter().all(|image| self.passed(*image))
     }
 
     /// Why the check last failed, unless it has passed since.
-    pub fn failed(&self) -> Option<String> {
+    pub(crate) fn failed(&self) -> Option<String> {
         self.locked().failed.clone()
     }
 
     /// Sees to it that processes that were not there before are checked. Waits for nothing.
-    pub fn see_to(&self, serving: &[Image]) {
+    pub(crate) fn see_to(&self, serving: &[Image]) {
         let Some(command) = self.command.clone() else { return };
         let mut state = self.locked();
         let known = serving.iter().all(|image| state.passed.contains(image));

@@ -15,9 +15,9 @@ const LARGEST: u64 = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Named {
     /// A text of their command lines.
-    pub text: Option<String>,
+    pub(crate) text: Option<String>,
     /// A file with the pid of one.
-    pub pid_file: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 impl fmt::Display for Named {
@@ -34,15 +34,15 @@ impl fmt::Display for Named {
 #[derive(Debug, Clone)]
 pub(super) struct ServerProcesses {
     /// The oldest one that none of the others has started.
-    pub root: Image,
+    pub(crate) root: Image,
     /// Those that have started none of the others: they serve.
-    pub serving: Vec<Image>,
+    pub(crate) serving: Vec<Image>,
     /// What all of them listen on.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
 }
 
 impl ServerProcesses {
-    pub fn pids(&self) -> Vec<i32> {
+    pub(crate) fn pids(&self) -> Vec<i32> {
         self.serving.iter().chain([&self.root]).map(|image| image.process.pid).collect()
     }
 }

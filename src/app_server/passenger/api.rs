@@ -50,19 +50,19 @@ pub(super) enum ApiError {
 }
 
 impl Api {
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         Ok(Self { lane: Lane::one_at_a_time("passenger")? })
     }
 
     /// What it runs.
-    pub async fn pool(&self, instance: &Instance) -> Result<Pool, ApiError> {
+    pub(crate) async fn pool(&self, instance: &Instance) -> Result<Pool, ApiError> {
         let request = Request::builder().method(Method::GET).uri("/pool.xml").body(Full::default())?;
         let answer = self.send(instance, request).await?;
         Pool::parse(answer.body()).map_err(|error| ApiError::Document(error.to_string()))
     }
 
     /// How many requests of this app may wait for a process, 0 for any number; `None` when it does not say.
-    pub async fn longest_queue(&self, instance: &Instance, group: &str) -> Option<u64> {
+    pub(crate) async fn longest_queue(&self, instance: &Instance, group: &str) -> Option<u64> {
         let request = Request::builder().method(Method::GET).uri("/pool.json").body(Full::default()).ok()?;
         let answer = self.send(instance, request).await.ok()?;
         let pool: serde_json::Value = serde_json::from_slice(answer.body()).ok()?;
@@ -71,7 +71,7 @@ impl Api {
 
     /// Orders a restart of this app. False when it has none of this name, so that there was nothing to
     /// restart.
-    pub async fn restart(&self, instance: &Instance, group: &str) -> Result<bool, ApiError> {
+    pub(crate) async fn restart(&self, instance: &Instance, group: &str) -> Result<bool, ApiError> {
         let order = serde_json::json!({ "name": group, "restart_method": "blocking" }).to_string();
         let request = Request::builder().method(Method::POST).uri("/pool/restart_app_group.json");
         let request = request.header(CONTENT_TYPE, "application/json").body(Full::from(order))?;

@@ -14,9 +14,9 @@ const IDLE_LOOKS: u32 = 3;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Children {
     /// All of them.
-    pub all: HashSet<ProcessId>,
+    pub(crate) all: HashSet<ProcessId>,
     /// Those that show by their title that they load the app, or have loaded it.
-    pub loading: HashSet<ProcessId>,
+    pub(crate) loading: HashSet<ProcessId>,
 }
 
 /// What earlier looks at the same app have shown.
@@ -35,7 +35,7 @@ pub(super) struct Boots {
 
 impl Boots {
     /// Takes one look in: the core's children, and after them the app.
-    pub fn look(&mut self, children: &Children, group: &Group) {
+    pub(crate) fn look(&mut self, children: &Children, group: &Group) {
         let before = std::mem::replace(&mut self.children, children.all.clone());
         if self.uuid != group.uuid {
             // Of the first look of all it is not known what is old.
@@ -54,12 +54,12 @@ impl Boots {
     }
 
     /// What is being tried just now.
-    pub fn under_way(&self) -> HashSet<ProcessId> {
+    pub(crate) fn under_way(&self) -> HashSet<ProcessId> {
         self.attempts.intersection(&self.children).copied().collect()
     }
 
     /// Passenger could not boot what `current` led to, and nothing serves.
-    pub fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.failed
     }
 }

@@ -25,13 +25,13 @@ const LARGEST: u64 = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Core {
     /// Which.
-    pub image: Image,
+    pub(crate) image: Image,
     /// What it has started.
-    pub children: Children,
+    pub(crate) children: Children,
     /// Its instance directory, by a path of ours; `None` before it has one.
-    pub instance: Option<Instance>,
+    pub(crate) instance: Option<Instance>,
     /// The TCP ports that requests come in by: its own, else those of the web server in front.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
 }
 
 /// The directory in which a Passenger keeps what belongs to it.
@@ -39,7 +39,7 @@ pub(super) struct Core {
 pub(super) struct Instance {
     dir: PathBuf,
     /// What stands in front, by Passenger's own word.
-    pub front: Front,
+    pub(crate) front: Front,
 }
 
 /// What takes the connections.
@@ -57,7 +57,7 @@ pub(super) enum Front {
 
 impl Instance {
     /// Where orders are taken.
-    pub fn api(&self) -> PathBuf {
+    pub(crate) fn api(&self) -> PathBuf {
         self.dir.join(API_SOCKET)
     }
 

@@ -6,10 +6,10 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Pool {
     /// Passenger's own.
-    pub passenger_version: String,
+    pub(crate) passenger_version: String,
     /// How many processes there may be, of all apps.
     #[serde(default)]
-    pub max: usize,
+    pub(crate) max: usize,
     supergroups: Supergroups,
 }
 
@@ -29,14 +29,14 @@ struct Supergroup {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Group {
     /// As orders name it.
-    pub name: String,
+    pub(crate) name: String,
     /// Where each boot begins, as Passenger sees it.
-    pub app_root: String,
+    pub(crate) app_root: String,
     /// Another one after each restart.
-    pub uuid: String,
+    pub(crate) uuid: String,
     /// Requests that wait for a process.
     #[serde(default)]
-    pub get_wait_list_size: u32,
+    pub(crate) get_wait_list_size: u32,
     #[serde(default)]
     processes_being_spawned: u32,
     /// Empty elements, there or not.
@@ -62,19 +62,19 @@ struct Processes {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct AppProcess {
     /// Its number.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Requests that it works on.
     #[serde(default)]
-    pub sessions: u32,
+    pub(crate) sessions: u32,
     /// Requests since its start.
     #[serde(default)]
-    pub processed: u64,
+    pub(crate) processed: u64,
     enabled: String,
 }
 
 impl AppProcess {
     /// It gets no more requests: a restart has put it aside, and it ends with the last it has.
-    pub fn is_detached(&self) -> bool {
+    pub(crate) fn is_detached(&self) -> bool {
         self.enabled == "DETACHED"
     }
 }
@@ -84,35 +84,35 @@ impl Pool {
     ///
     /// # Errors
     /// When it is none, or of another structure.
-    pub fn parse(xml: &[u8]) -> Result<Self, quick_xml::DeError> {
+    pub(crate) fn parse(xml: &[u8]) -> Result<Self, quick_xml::DeError> {
         // It says ISO-8859-1, and has the bytes of whatever the paths are in.
         quick_xml::de::from_str(&String::from_utf8_lossy(xml))
     }
 
     /// The apps.
-    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
         self.supergroups.supergroup.iter().flat_map(|supergroup| &supergroup.group)
     }
 }
 
 impl Group {
     /// The processes that get requests.
-    pub fn serving(&self) -> impl Iterator<Item = &AppProcess> {
+    pub(crate) fn serving(&self) -> impl Iterator<Item = &AppProcess> {
         self.all().filter(|process| !process.is_detached())
     }
 
     /// Those that only end their last requests too.
-    pub fn all(&self) -> impl Iterator<Item = &AppProcess> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &AppProcess> {
         self.processes.process.iter()
     }
 
     /// A boot is under way, or is about to be.
-    pub fn is_booting(&self) -> bool {
+    pub(crate) fn is_booting(&self) -> bool {
         self.restarting.is_some() || self.spawning.is_some() || self.processes_being_spawned > 0
     }
 
     /// How many processes it keeps without any request.
-    pub fn least(&self) -> usize {
+    pub(crate) fn least(&self) -> usize {
         self.options.min_processes
     }
 }
@@ -122,7 +122,7 @@ pub(super) mod tests {
     use super::*;
 
     /// As 6.0.17 writes it, in parts that are left out shortened.
-    pub fn document(state: &str, processes: &str) -> String {
+    pub(crate) fn document(state: &str, processes: &str) -> String {
         format!(
             r#"<?xml version="1.0" encoding="iso-8859-1" ?>
             <info version="3"><passenger_version>6.0.17</passenger_version><group_count>1</group_count>
@@ -135,7 +135,7 @@ pub(super) mod tests {
         )
     }
 
-    pub fn process(pid: i32, sessions: u32, enabled: &str) -> String {
+    pub(crate) fn process(pid: i32, sessions: u32, enabled: &str) -> String {
         format!(
             "<process><pid>{pid}</pid><concurrency>1</concurrency><sessions>{sessions}</sessions>\
              <processed>7</processed><life_status>ALIVE</life_status><enabled>{enabled}</enabled></process>"

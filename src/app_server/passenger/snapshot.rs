@@ -15,22 +15,22 @@ use crate::{
 /// Everything that one look gave.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
-    pub core: Core,
-    pub version: String,
+    pub(crate) core: Core,
+    pub(crate) version: String,
     /// How many processes there may be, of all apps.
-    pub capacity: usize,
-    pub group: Group,
+    pub(crate) capacity: usize,
+    pub(crate) group: Group,
     /// The processes that are still there.
-    pub ids: HashMap<i32, ProcessId>,
-    pub surroundings: Surroundings,
+    pub(crate) ids: HashMap<i32, ProcessId>,
+    pub(crate) surroundings: Surroundings,
     /// Passenger could not boot the app, and nothing serves.
-    pub gave_up: bool,
+    pub(crate) gave_up: bool,
     /// The attempts to boot it that are under way.
-    pub booting: HashSet<ProcessId>,
+    pub(crate) booting: HashSet<ProcessId>,
     /// Requests that may wait for a process, where that is known.
-    pub longest_queue: Option<u64>,
+    pub(crate) longest_queue: Option<u64>,
     /// The running release asks for restarts by a file.
-    pub restart_file: bool,
+    pub(crate) restart_file: bool,
 }
 
 impl server::Snapshot for Snapshot {
@@ -102,12 +102,12 @@ impl server::Snapshot for Snapshot {
 
 impl Snapshot {
     /// A restart gives the app another uuid, and the core stays.
-    pub fn key(&self) -> GenerationKey {
+    pub(crate) fn key(&self) -> GenerationKey {
         self.core.image.generation_named(&self.group.uuid)
     }
 
     /// Where all serving processes run; unknown while they do not agree, or there are none.
-    pub fn home(&self) -> Cwd {
+    pub(crate) fn home(&self) -> Cwd {
         let mut cwds = self.group.serving().map(|process| self.surroundings.cwd(process.pid));
         let first = cwds.next().unwrap_or(Cwd::Unknown);
         if cwds.all(|cwd| cwd == first) { first } else { Cwd::Unknown }

@@ -25,39 +25,39 @@ const BUNDLER_FOUND_NOTHING: &str = "BUNDLER_ENVIRONMENT_PRESERVER_INTENTIONALLY
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CommandLine {
     /// `None` when nobody shows them any more.
-    pub arguments: Option<Arguments>,
+    pub(crate) arguments: Option<Arguments>,
     /// It was started by `rackup`, whose arguments a hot restart leaves out.
-    pub by_rackup: bool,
+    pub(crate) by_rackup: bool,
     /// It was started by `bundle exec`.
-    pub by_bundler: bool,
+    pub(crate) by_bundler: bool,
     /// The process in front of it.
-    pub in_front: Option<InFront>,
+    pub(crate) in_front: Option<InFront>,
     /// The user's BUNDLE_GEMFILE.
-    pub gemfile: Option<String>,
-    pub pwd: Option<String>,
+    pub(crate) gemfile: Option<String>,
+    pub(crate) pwd: Option<String>,
 }
 
 /// A process that started Puma and waits for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InFront {
-    pub pid: i32,
-    pub title: String,
-    pub is_shell: bool,
+    pub(crate) pid: i32,
+    pub(crate) title: String,
+    pub(crate) is_shell: bool,
 }
 
 /// What Puma was given on its command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Arguments {
-    pub config: Option<String>,
-    pub environment: Option<String>,
-    pub directory: Evidence<Directory>,
-    pub rackup: Evidence<String>,
-    pub preload_app: Evidence<bool>,
+    pub(crate) config: Option<String>,
+    pub(crate) environment: Option<String>,
+    pub(crate) directory: Evidence<Directory>,
+    pub(crate) rackup: Evidence<String>,
+    pub(crate) preload_app: Evidence<bool>,
 }
 
 impl CommandLine {
     /// `seen` is the command line that it had before its title.
-    pub fn of(pid: i32, seen: Option<&str>) -> Self {
+    pub(crate) fn of(pid: i32, seen: Option<&str>) -> Self {
         let in_front = in_front(pid);
         let shown = in_front.as_ref().map(|front| front.title.as_str());
         let command = seen.or(shown.filter(|title| starts_puma(title)));
@@ -74,12 +74,12 @@ impl CommandLine {
     }
 
     /// What `-C` names.
-    pub fn config(&self) -> Option<&str> {
+    pub(crate) fn config(&self) -> Option<&str> {
         self.arguments.as_ref()?.config.as_deref()
     }
 
     /// The configuration that Puma reads, as its processes name it, best first; and whether that is sure.
-    pub fn config_files(&self, environment: &str) -> (Vec<PathBuf>, bool) {
+    pub(crate) fn config_files(&self, environment: &str) -> (Vec<PathBuf>, bool) {
         match self.arguments.as_ref().map(|arguments| arguments.config.as_deref()) {
             Some(Some("-")) => (Vec::new(), true),
             Some(Some(path)) => (vec![path.into()], true),
@@ -95,7 +95,7 @@ impl CommandLine {
 
 impl Arguments {
     /// `None` where the shell has yet to fill something in, and of what is not called `puma`.
-    pub fn of(command: &str) -> Option<Self> {
+    pub(crate) fn of(command: &str) -> Option<Self> {
         let mut words = command.split_whitespace().skip_while(|word| !is_puma(word));
         words.next()?;
         let mut found = Self::default();

@@ -13,22 +13,22 @@ use crate::app_server::ruby::{call, literal};
 /// The settings that matter to pitstop. To know of another one, add its line here and in [`Settings::of`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settings {
-    pub directory: Evidence<Directory>,
-    pub preload_app: Evidence<bool>,
-    pub prune_bundler: Evidence<bool>,
-    pub rackup: Evidence<String>,
+    pub(crate) directory: Evidence<Directory>,
+    pub(crate) preload_app: Evidence<bool>,
+    pub(crate) prune_bundler: Evidence<bool>,
+    pub(crate) rackup: Evidence<String>,
     /// What a hot restart runs instead of Puma's own command line.
-    pub restart_command: Evidence<String>,
+    pub(crate) restart_command: Evidence<String>,
     /// The plugin that restarts Puma when `tmp/restart.txt` is touched.
-    pub tmp_restart: Evidence<()>,
-    pub workers: Evidence<u64>,
-    pub control_app: Evidence<()>,
-    pub state_path: Evidence<String>,
-    pub worker_shutdown_timeout: Evidence<Duration>,
-    pub worker_check_interval: Evidence<Duration>,
-    pub worker_timeout: Evidence<Duration>,
-    pub worker_boot_timeout: Evidence<Duration>,
-    pub persistent_timeout: Evidence<Duration>,
+    pub(crate) tmp_restart: Evidence<()>,
+    pub(crate) workers: Evidence<u64>,
+    pub(crate) control_app: Evidence<()>,
+    pub(crate) state_path: Evidence<String>,
+    pub(crate) worker_shutdown_timeout: Evidence<Duration>,
+    pub(crate) worker_check_interval: Evidence<Duration>,
+    pub(crate) worker_timeout: Evidence<Duration>,
+    pub(crate) worker_boot_timeout: Evidence<Duration>,
+    pub(crate) persistent_timeout: Evidence<Duration>,
 }
 
 /// The directory that a restart goes to.
@@ -45,7 +45,7 @@ const READERS: [&str; 4] = ["load", "_load_from", "eval", "instance_eval"];
 
 impl Settings {
     /// What this file sets.
-    pub fn scan(path: &Path, text: &str) -> Self {
+    pub(crate) fn scan(path: &Path, text: &str) -> Self {
         let statements = statements::of(text);
         let reads = |statement: &&Statement| READERS.iter().any(|reader| names(&statement.bare, reader));
         let reads_more = statements.iter().rfind(reads).map(|statement| place(path, statement));
@@ -53,7 +53,7 @@ impl Settings {
     }
 
     /// Of a file that cannot be read: it may set anything.
-    pub fn unread() -> Self {
+    pub(crate) fn unread() -> Self {
         Self::of(&Source { path: Path::new(""), statements: vec![], reads_more: Some(Place::Unread) })
     }
 
@@ -78,7 +78,7 @@ impl Settings {
     }
 
     /// Of a running Puma: its command line counts first. What decides on a restart counts as set where it can be read.
-    pub fn started_with(self, arguments: Arguments) -> Self {
+    pub(crate) fn started_with(self, arguments: Arguments) -> Self {
         Self {
             directory: arguments.directory.or(self.directory.weighed()),
             preload_app: arguments.preload_app.or(self.preload_app.weighed()),
@@ -91,7 +91,7 @@ impl Settings {
     }
 
     /// Those that are numbers of seconds, by their names.
-    pub fn time_outs(&self) -> [(&'static str, &Evidence<Duration>); 5] {
+    pub(crate) fn time_outs(&self) -> [(&'static str, &Evidence<Duration>); 5] {
         [
             ("worker_shutdown_timeout", &self.worker_shutdown_timeout),
             ("worker_check_interval", &self.worker_check_interval),

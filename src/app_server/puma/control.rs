@@ -48,52 +48,52 @@ pub(super) enum Control {
 #[derive(Debug, Deserialize)]
 pub(super) struct Stats {
     /// How many workers there are, in any state; absent in single mode.
-    pub workers: Option<usize>,
+    pub(crate) workers: Option<usize>,
     /// How many of them belong to an earlier phase.
     #[serde(default)]
-    pub old_workers: u32,
+    pub(crate) old_workers: u32,
     /// The workers.
     #[serde(default)]
-    pub worker_status: Vec<WorkerStatus>,
+    pub(crate) worker_status: Vec<WorkerStatus>,
     /// Single mode's numbers.
     #[serde(flatten)]
-    pub single: Load,
+    pub(crate) single: Load,
 }
 
 /// One worker as its master knows it.
 #[derive(Debug, Deserialize)]
 pub(super) struct WorkerStatus {
     /// Its process; absent for a moment while `fork_worker` starts it.
-    pub pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
     /// It accepts requests.
     #[serde(default)]
-    pub booted: bool,
+    pub(crate) booted: bool,
     /// When it last reported, by Puma's clock, in steps of a second.
     #[serde(default)]
-    pub last_checkin: String,
+    pub(crate) last_checkin: String,
     /// What it reported; empty before its first report.
     #[serde(default)]
-    pub last_status: Load,
+    pub(crate) last_status: Load,
 }
 
 /// Numbers of one process that serves.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Load {
     /// Connections accepted and waiting for a thread.
-    pub backlog: Option<u32>,
+    pub(crate) backlog: Option<u32>,
     /// Requests that a thread works on, and those that wait for one (`backlog`); since 6.6.
-    pub busy_threads: Option<u32>,
+    pub(crate) busy_threads: Option<u32>,
     /// Free threads, those not yet started included.
-    pub pool_capacity: Option<u32>,
+    pub(crate) pool_capacity: Option<u32>,
     /// The most threads there may be.
-    pub max_threads: Option<u32>,
+    pub(crate) max_threads: Option<u32>,
     /// Requests since the start.
-    pub requests_count: Option<u64>,
+    pub(crate) requests_count: Option<u64>,
 }
 
 impl Load {
     /// Requests being served, those that wait not included, if this is a report at all.
-    pub fn busy(&self) -> Option<u32> {
+    pub(crate) fn busy(&self) -> Option<u32> {
         let waiting = self.backlog.unwrap_or(0);
         let taken = || Some(self.max_threads?.saturating_sub(self.pool_capacity?));
         self.busy_threads.map(|busy| busy.saturating_sub(waiting)).or_else(taken)
@@ -102,7 +102,7 @@ impl Load {
 
 impl WorkerStatus {
     /// The check-in as a number that grows with it: the digits of its date and time.
-    pub fn checkin(&self) -> u64 {
+    pub(crate) fn checkin(&self) -> u64 {
         let digits = self.last_checkin.bytes().filter(u8::is_ascii_digit).take(14);
         digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
     }
@@ -125,12 +125,12 @@ pub(super) struct ControlServer {
 }
 
 impl ControlServer {
-    pub fn start(section: config::Puma) -> io::Result<Self> {
+    pub(crate) fn start(section: config::Puma) -> io::Result<Self> {
         Ok(Self { section, lane: Lane::one_at_a_time("control")?, known: Mutex::default() })
     }
 
     /// Asks the control server of this master.
-    pub async fn ask(&self, master: i32) -> Control {
+    pub(crate) async fn ask(&self, master: i32) -> Control {
         match self.access(master).await {
             Ok(access) => stats(&self.lane, master, &access).await.unwrap_or_else(|control| control),
             Err(control) => control,
@@ -138,7 +138,7 @@ impl ControlServer {
     }
 
     /// Who called this master; `None` when it did not answer.
-    pub async fn started_by(&self, master: i32) -> Option<StartedBy> {
+    pub(crate) async fn started_by(&self, master: i32) -> Option<StartedBy> {
         let access = self.access(master).await.ok()?;
         let (status, body) = fetch(&self.lane, master, &access, "/thread-backtraces").await.ok()?;
         let threads = serde_json::from_slice::<Vec<Thread>>(&body).ok().filter(|_| status == 200);

@@ -37,42 +37,42 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct ServerProcesses {
     /// The master's image.
-    pub image: Image,
+    pub(crate) image: Image,
     /// Its title; `None` between exec and title.
-    pub title: Option<title::Master>,
+    pub(crate) title: Option<title::Master>,
     /// What it was started with, while that is still to be seen: before the title.
-    pub command_line: Option<String>,
+    pub(crate) command_line: Option<String>,
     /// It has a handler for SIGUSR1.
-    pub catches_phased: bool,
+    pub(crate) catches_phased: bool,
     /// It has a handler for SIGUSR2. Ruby has one of its own, so that this alone does not prove Puma's.
-    pub catches_hot: bool,
+    pub(crate) catches_hot: bool,
     /// It was told to have none of its own for SIGUSR2, and would end by the signal.
-    pub skips_hot: bool,
+    pub(crate) skips_hot: bool,
     /// Its own server: single mode, app loaded.
-    pub server: Server,
+    pub(crate) server: Server,
     /// The TCP ports that it listens on: by its title, else by its open sockets.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
     /// Its workers.
-    pub workers: Vec<Worker>,
+    pub(crate) workers: Vec<Worker>,
     /// What else descends from it.
-    pub others: Vec<Other>,
+    pub(crate) others: Vec<Other>,
 }
 
 impl ServerProcesses {
     /// SIGUSR2 would restart it, as far as can be seen.
-    pub fn takes_hot(&self) -> bool {
+    pub(crate) fn takes_hot(&self) -> bool {
         self.catches_hot && !self.skips_hot
     }
 
     /// All of them.
-    pub fn pids(&self) -> Vec<i32> {
+    pub(crate) fn pids(&self) -> Vec<i32> {
         let workers = self.workers.iter().map(|worker| worker.id.pid);
         let others = self.others.iter().map(|other| other.id.pid);
         workers.chain(others).chain([self.image.process.pid]).collect()
     }
 
     /// Takes in what the master itself calls its workers, whatever titles they have.
-    pub fn adopt(&mut self, pids: impl Iterator<Item = i32>) {
+    pub(crate) fn adopt(&mut self, pids: impl Iterator<Item = i32>) {
         let told: Vec<i32> = pids.collect();
         let (workers, others) = self.others.drain(..).partition(|other| told.contains(&other.id.pid));
         let workers: Vec<Other> = workers;
@@ -81,7 +81,7 @@ impl ServerProcesses {
     }
 
     /// A child of the master that stays and is no worker: a phased restart leaves it as it is.
-    pub fn long_lived_child(&self) -> Option<&Other> {
+    pub(crate) fn long_lived_child(&self) -> Option<&Other> {
         self.others.iter().find(|other| other.is_child && other.age_ms >= LONG_LIVED_MS)
     }
 }
@@ -90,11 +90,11 @@ impl ServerProcesses {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Server {
     /// The thread that accepts. Told to stop, it accepts nothing any more, but lives until all others have ended.
-    pub acceptor: bool,
+    pub(crate) acceptor: bool,
     /// The reactor, the first to be ended in a stop.
-    pub reactor: bool,
+    pub(crate) reactor: bool,
     /// At least one of the pool's.
-    pub pool: bool,
+    pub(crate) pool: bool,
 }
 
 impl Server {
@@ -109,7 +109,7 @@ impl Server {
     }
 
     /// Whether it accepts requests: it does not from the moment on when its reactor, if it `had` one, has ended.
-    pub fn accepts(self, had_reactor: bool) -> bool {
+    pub(crate) fn accepts(self, had_reactor: bool) -> bool {
         self.acceptor && (self.reactor || self.pool && !had_reactor)
     }
 }
@@ -118,24 +118,24 @@ impl Server {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Worker {
     /// Which.
-    pub id: ProcessId,
+    pub(crate) id: ProcessId,
     /// It accepts requests.
-    pub serves: bool,
+    pub(crate) serves: bool,
 }
 
 /// A process that descends from the master and is no worker, as far as is known.
 #[derive(Debug, Clone)]
 pub(super) struct Other {
     /// Which.
-    pub id: ProcessId,
+    pub(crate) id: ProcessId,
     /// What it calls itself.
-    pub title: String,
+    pub(crate) title: String,
     /// The master itself has started it.
-    pub is_child: bool,
+    pub(crate) is_child: bool,
     /// It accepts requests.
-    pub serves: bool,
+    pub(crate) serves: bool,
     /// For how long it has been there.
-    pub age_ms: u64,
+    pub(crate) age_ms: u64,
 }
 
 /// Looks for the master: the one in `followed` while it lives, and any whose title contains `matching`.

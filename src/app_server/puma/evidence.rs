@@ -50,19 +50,19 @@ impl fmt::Display for Place {
 
 impl<T> Evidence<T> {
     /// Set in this place, if it is.
-    pub fn given(value: Option<T>, place: Place) -> Self {
+    pub(crate) fn given(value: Option<T>, place: Place) -> Self {
         value.map_or(Self::Default, |value| Self::Known(value, place))
     }
 
     /// The place that counts first is `self`.
-    pub fn or(self, next: Self) -> Self {
+    pub(crate) fn or(self, next: Self) -> Self {
         match self {
             Self::Default => next,
             found => found,
         }
     }
 
-    pub fn known(&self) -> Option<&T> {
+    pub(crate) fn known(&self) -> Option<&T> {
         match self {
             Self::Known(value, _) => Some(value),
             Self::Unclear(..) | Self::Default => None,
@@ -70,7 +70,7 @@ impl<T> Evidence<T> {
     }
 
     /// What it is set to if every statement counts that can be read.
-    pub fn likely(self) -> Option<T> {
+    pub(crate) fn likely(self) -> Option<T> {
         match self {
             Self::Known(value, _) => Some(value),
             Self::Unclear(value, _) => value,
@@ -79,7 +79,7 @@ impl<T> Evidence<T> {
     }
 
     /// For the plan of a restart, which has to decide: what can be read counts as set.
-    pub fn weighed(self) -> Self {
+    pub(crate) fn weighed(self) -> Self {
         match self {
             Self::Unclear(value, place) => Self::given(value, place),
             settled => settled,
@@ -87,7 +87,7 @@ impl<T> Evidence<T> {
     }
 
     /// The value that holds, if that is known.
-    pub fn or_default(&self, default: T) -> Option<T>
+    pub(crate) fn or_default(&self, default: T) -> Option<T>
     where
         T: Clone,
     {

@@ -38,9 +38,9 @@ const MOST_FILES: usize = 300;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Loads {
     /// The files, by their names in the release.
-    pub files: BTreeSet<PathBuf>,
+    pub(crate) files: BTreeSet<PathBuf>,
     /// The first statement that loads what cannot be told.
-    pub unclear: Option<String>,
+    pub(crate) unclear: Option<String>,
 }
 
 impl Loads {
@@ -48,7 +48,7 @@ impl Loads {
     ///
     /// # Errors
     /// When a file is there and cannot be read.
-    pub fn of(release: &Path, configurations: &[PathBuf]) -> io::Result<Self> {
+    pub(crate) fn of(release: &Path, configurations: &[PathBuf]) -> io::Result<Self> {
         let mut search =
             Search { release, load_path: LOAD_PATH.map(PathBuf::from).into(), found: Self::default() };
         for file in configurations {

@@ -15,7 +15,7 @@ use crate::{
 
 /// Whom a command is for.
 pub(super) struct Target {
-    pub master: ProcessId,
+    pub(crate) master: ProcessId,
     on: GenerationKey,
     /// That image was seen with its title, whatever the app has made of it since.
     titled: bool,
@@ -24,7 +24,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub fn of(
+    pub(crate) fn of(
         memory: &Memory<super::Memory>,
         command: ServerCommand,
         on: GenerationKey,

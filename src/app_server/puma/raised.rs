@@ -25,7 +25,7 @@ pub(super) struct Output {
 
 impl Output {
     /// Its standard error, and its standard output where that is another file.
-    pub fn of(pid: i32) -> Self {
+    pub(crate) fn of(pid: i32) -> Self {
         let mut files: Vec<(File, u64)> = Vec::new();
         let mut known = Vec::new();
         for descriptor in [2, 1] {
@@ -40,12 +40,12 @@ impl Output {
     }
 
     /// Nobody asks any more.
-    pub fn is_old(&self) -> bool {
+    pub(crate) fn is_old(&self) -> bool {
         self.since.elapsed() > KEPT
     }
 
     /// The last exception that was written since.
-    pub fn raised(&self) -> Option<String> {
+    pub(crate) fn raised(&self) -> Option<String> {
         self.files.iter().find_map(|(file, from)| exception(&tail(file, *from)?))
     }
 }

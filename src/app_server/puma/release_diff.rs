@@ -34,15 +34,15 @@ pub(crate) fn not_loaded_by_phased(file: &Path) -> bool {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ReleaseDiff {
     /// What a phased restart would not load, where there is something.
-    pub not_by_phased: Option<String>,
+    pub(crate) not_by_phased: Option<String>,
     /// The bundle is another one.
-    pub bundle: bool,
+    pub(crate) bundle: bool,
     /// The Ruby that the new release wants, where the old one wants another: `3.3.5`, or `3.3`.
-    pub ruby: Option<String>,
+    pub(crate) ruby: Option<String>,
     /// Puma's version in the bundle of the old release and in that of the new one, where they differ.
-    pub puma: Option<(String, String)>,
+    pub(crate) puma: Option<(String, String)>,
     /// The new release's own configuration names the rackup file of this other one.
-    pub rackup: Option<String>,
+    pub(crate) rackup: Option<String>,
 }
 
 impl ReleaseDiff {
@@ -51,7 +51,7 @@ impl ReleaseDiff {
     ///
     /// # Errors
     /// When a file is there and cannot be read.
-    pub fn between(old: &Path, new: &Path, keeps_bundle: bool, also: Option<&Path>) -> io::Result<Self> {
+    pub(crate) fn between(old: &Path, new: &Path, keeps_bundle: bool, also: Option<&Path>) -> io::Result<Self> {
         let mut files: BTreeSet<PathBuf> = NOT_LOADED_BY_PHASED.iter().map(PathBuf::from).collect();
         let mut change = Self::default();
         for release in [old, new] {

@@ -35,21 +35,21 @@ const LARGEST_NUMBER: u64 = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setup {
     /// The first number of Puma's version.
-    pub major: Option<u32>,
-    pub settings: Settings,
-    pub web_concurrency: Evidence<String>,
+    pub(crate) major: Option<u32>,
+    pub(crate) settings: Settings,
+    pub(crate) web_concurrency: Evidence<String>,
     /// Where a restart goes to; `None` where only a running Puma shows it.
-    pub restart_dir: Option<RestartDir>,
+    pub(crate) restart_dir: Option<RestartDir>,
     /// Where the `tmp` of the release is.
-    pub tmp: Tmp,
+    pub(crate) tmp: Tmp,
     /// Of a running Puma, as the following.
-    pub command_line: CommandLine,
+    pub(crate) command_line: CommandLine,
     /// An extension of the app that is loaded in the master itself.
-    pub app_in_master: Option<&'static str>,
+    pub(crate) app_in_master: Option<&'static str>,
     /// What its configuration loads, where that cannot be told.
-    pub unclear: Option<String>,
+    pub(crate) unclear: Option<String>,
     /// A file below the release that has this process's number.
-    pub pid_file: Option<String>,
+    pub(crate) pid_file: Option<String>,
 }
 
 /// Where a restart goes to.
@@ -86,7 +86,7 @@ enum Paths<'a> {
 impl Setup {
     /// Of a running Puma; `seen` is the command line that it had before its title. Asks the volume, so it may hang as
     /// long as that does.
-    pub fn of_process(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
+    pub(crate) fn of_process(pid: i32, major: Option<u32>, seen: Option<&str>) -> Self {
         let command_line = CommandLine::of(pid, seen);
         let (files, sure) = command_line.config_files(&environment(pid));
         let read = |path: &PathBuf| {
@@ -114,7 +114,7 @@ impl Setup {
     }
 
     /// Of an app's files, for pods in which `current` is the link and releases have these directories for themselves.
-    pub fn of_files(major: Option<u32>, settings: Settings, current: &Path, pod_dirs: &[PathBuf]) -> Self {
+    pub(crate) fn of_files(major: Option<u32>, settings: Settings, current: &Path, pod_dirs: &[PathBuf]) -> Self {
         let own_tmp = pod_dirs.iter().any(|dir| dir == Path::new("tmp"));
         Self {
             major,
@@ -130,7 +130,7 @@ impl Setup {
     }
 
     /// Whether the app is loaded before the workers are forked: there is no phased restart then.
-    pub fn preloads(&self) -> Evidence<bool> {
+    pub(crate) fn preloads(&self) -> Evidence<bool> {
         self.settings.preload_app.clone().or(self.preloads_by_default())
     }
 
@@ -150,7 +150,7 @@ impl Setup {
 
     /// What it is, and a path in one release that every restart goes on with: the rackup file is read at each boot by
     /// the path that was given, Bundler keeps to its own, and a restart command is what it is.
-    pub fn pinned(&self) -> Vec<(&'static str, &str)> {
+    pub(crate) fn pinned(&self) -> Vec<(&'static str, &str)> {
         let command = self.settings.restart_command.known().map(String::as_str).unwrap_or_default();
         let given = [
             ("the rackup file", self.settings.rackup.known().map(String::as_str)),
@@ -162,12 +162,12 @@ impl Setup {
     }
 
     /// `-C` into a release.
-    pub fn pinned_config(&self) -> Option<&str> {
+    pub(crate) fn pinned_config(&self) -> Option<&str> {
         self.command_line.config().filter(|path| names_a_release(Path::new(path)))
     }
 
     /// A phased restart keeps the bundle that the master was started with.
-    pub fn keeps_bundle(&self) -> bool {
+    pub(crate) fn keeps_bundle(&self) -> bool {
         self.settings.prune_bundler.known() != Some(&true)
     }
 }

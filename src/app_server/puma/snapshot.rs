@@ -15,13 +15,13 @@ use crate::{
 
 /// Everything that one look gave.
 pub(super) struct Snapshot {
-    pub processes: ServerProcesses,
-    pub surroundings: Surroundings,
-    pub control: Control,
-    pub memory: Memory,
+    pub(crate) processes: ServerProcesses,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) control: Control,
+    pub(crate) memory: Memory,
     /// What was configured.
-    pub mode: RestartMode,
-    pub told: config::Puma,
+    pub(crate) mode: RestartMode,
+    pub(crate) told: config::Puma,
 }
 
 impl server::Snapshot for Snapshot {
@@ -73,17 +73,17 @@ impl server::Snapshot for Snapshot {
 }
 
 impl Snapshot {
-    pub fn master(&self) -> i32 {
+    pub(crate) fn master(&self) -> i32 {
         self.processes.image.process.pid
     }
 
-    pub fn cluster(&self) -> Option<bool> {
+    pub(crate) fn cluster(&self) -> Option<bool> {
         self.memory.cluster()
     }
 
     /// Why a phased restart would fork the old code once more, though Puma offers it; `None` when
     /// nothing says so.
-    pub fn app_in_master(&self) -> Option<String> {
+    pub(crate) fn app_in_master(&self) -> Option<String> {
         let loads_first = self.memory.started_by.and_then(StartedBy::loads_first).map(str::to_owned);
         let mapped = || {
             let extension = self.memory.setup.as_ref()?.app_in_master?;
@@ -92,7 +92,7 @@ impl Snapshot {
         loads_first.or_else(mapped)
     }
 
-    pub fn stats(&self) -> Option<&Stats> {
+    pub(crate) fn stats(&self) -> Option<&Stats> {
         match &self.control {
             Control::Stats(stats) => Some(stats),
             _ => None,
@@ -113,11 +113,11 @@ impl Snapshot {
     }
 
     /// It accepts requests itself: single mode, its app loaded, and not told to stop or to restart.
-    pub fn serves(&self) -> bool {
+    pub(crate) fn serves(&self) -> bool {
         self.processes.server.accepts(self.memory.reactor)
     }
 
-    pub fn expected(&self) -> usize {
+    pub(crate) fn expected(&self) -> usize {
         match (self.cluster(), self.stats()) {
             (Some(false), _) => 1,
             (_, Some(stats)) => stats.workers.unwrap_or(1),

@@ -10,25 +10,25 @@ use super::{
 };
 use crate::{app_server::files::LARGEST_TEXT, finding::Check, plain_file};
 
-pub use super::checks::files::Told;
+pub(crate) use super::checks::files::Told;
 
 /// What Puma reads where `-C` names nothing, best first. The environment that chooses is production's.
 const USUAL: [&str; 2] = ["config/puma/production.rb", "config/puma.rb"];
 
 /// Where the files are.
 #[derive(Debug)]
-pub struct App<'a> {
+pub(crate) struct App<'a> {
     /// The app's directory: its checkout, or a release.
-    pub dir: &'a Path,
+    pub(crate) dir: &'a Path,
     /// What `-C` is on Puma's command line, where it is something.
-    pub config: Option<&'a Path>,
+    pub(crate) config: Option<&'a Path>,
 }
 
 /// Everything that the files show.
 ///
 /// # Errors
 /// When a file is there and cannot be read, or a file that was named is not there.
-pub fn examine(app: &App<'_>, told: &Told<'_>) -> io::Result<Vec<Check>> {
+pub(crate) fn examine(app: &App<'_>, told: &Told<'_>) -> io::Result<Vec<Check>> {
     let locked = locked_puma(app.dir)?;
     let mut checks = vec![match &locked {
         Some(version) => Check::fine(PUMA, format!("{version} is in the bundle (Gemfile.lock)")),

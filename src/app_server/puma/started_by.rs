@@ -33,7 +33,7 @@ pub(super) struct Thread {
 
 impl StartedBy {
     /// Its caller is still on the stack of the master's main thread.
-    pub fn of(threads: &[Thread]) -> Self {
+    pub(crate) fn of(threads: &[Thread]) -> Self {
         let frames: Vec<_> =
             threads.iter().filter_map(|thread| thread.backtrace.as_ref()).flatten().collect();
         let through = |file: &str| frames.iter().any(|frame| frame.contains(file));
@@ -49,7 +49,7 @@ impl StartedBy {
     }
 
     /// Why the app is in the master already, in words; `None` when nothing says so.
-    pub fn loads_first(self) -> Option<&'static str> {
+    pub(crate) fn loads_first(self) -> Option<&'static str> {
         match self {
             Self::RailsServer => Some("`rails server` loads the app first and starts Puma then"),
             Self::RackHandler => Some("`rackup`, or the like, loads the app first and starts Puma then"),

@@ -5,13 +5,13 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Statement {
     /// The line that it begins in, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// Without its comment; lines that go on are joined.
-    pub text: String,
+    pub(crate) text: String,
     /// The same with nothing in its quotes.
-    pub bare: String,
+    pub(crate) bare: String,
     /// It is carried out once, whatever the environment says.
-    pub sure: bool,
+    pub(crate) sure: bool,
 }
 
 /// Begin something that an `end` closes.

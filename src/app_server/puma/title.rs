@@ -16,14 +16,14 @@ pub(super) enum Title {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Master {
     /// Puma's version.
-    pub version: String,
+    pub(crate) version: String,
     /// What it listens on, as configured.
-    pub binds: Vec<String>,
+    pub(crate) binds: Vec<String>,
 }
 
 impl Title {
     /// Understands a title; `None` for any other process, one between exec and title included.
-    pub fn parse(title: &str) -> Option<Self> {
+    pub(crate) fn parse(title: &str) -> Option<Self> {
         worker(title).or_else(|| master(title))
     }
 }
@@ -46,19 +46,19 @@ fn master(title: &str) -> Option<Title> {
 
 impl Master {
     /// The first number of the version.
-    pub fn major(&self) -> Option<u32> {
+    pub(crate) fn major(&self) -> Option<u32> {
         self.version.split('.').next()?.parse().ok()
     }
 
     /// Whether this version can be told to leave SIGUSR2 alone: from 6.6 on. In doubt it can.
-    pub fn may_skip_hot(&self) -> bool {
+    pub(crate) fn may_skip_hot(&self) -> bool {
         let mut numbers = self.version.split('.').map(|number| number.parse::<u32>().ok());
         let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
         major.zip(minor).is_none_or(|version| version >= (6, 6))
     }
 
     /// The TCP ports among the binds that name one.
-    pub fn ports(&self) -> Vec<u16> {
+    pub(crate) fn ports(&self) -> Vec<u16> {
         self.binds.iter().filter_map(|bind| port(bind)).filter(|port| *port != 0).collect()
     }
 }

@@ -22,61 +22,61 @@ const IS_WORKER: &str = "UNICORN_WORKER";
 /// The masters of one server, oldest first; at least one.
 #[derive(Debug, Clone)]
 pub(super) struct ServerProcesses {
-    pub masters: Vec<Master>,
+    pub(crate) masters: Vec<Master>,
 }
 
 /// One master and its workers.
 #[derive(Debug, Clone)]
 pub(super) struct Master {
-    pub image: Image,
-    pub parent: i32,
+    pub(crate) image: Image,
+    pub(crate) parent: i32,
     /// `None` while it loads.
-    pub title: Option<title::Master>,
+    pub(crate) title: Option<title::Master>,
     /// No other master started it: the container may end with it.
-    pub first: bool,
+    pub(crate) first: bool,
     /// Its input is a terminal: it ignores SIGWINCH.
-    pub on_terminal: bool,
+    pub(crate) on_terminal: bool,
     /// The TCP ports that it listens on.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
     /// Its open sockets.
-    pub sockets: Vec<u64>,
-    pub workers: Vec<Worker>,
+    pub(crate) sockets: Vec<u64>,
+    pub(crate) workers: Vec<Worker>,
 }
 
 /// One worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Worker {
-    pub id: ProcessId,
+    pub(crate) id: ProcessId,
     /// It has loaded the app and accepts requests.
-    pub booted: bool,
+    pub(crate) booted: bool,
 }
 
 impl ServerProcesses {
     /// The master that was started last.
-    pub fn newest(&self) -> &Master {
+    pub(crate) fn newest(&self) -> &Master {
         self.masters.last().expect("a server has a master")
     }
 
     /// Those that serve, or are to serve. A master without workers that stands before another only holds the
     /// container.
-    pub fn generations(&self) -> Vec<&Master> {
+    pub(crate) fn generations(&self) -> Vec<&Master> {
         let newest = self.newest().image;
         self.masters.iter().filter(|master| !master.workers.is_empty() || master.image == newest).collect()
     }
 
     /// Its masters, oldest first.
-    pub fn ids(&self) -> Vec<ProcessId> {
+    pub(crate) fn ids(&self) -> Vec<ProcessId> {
         self.masters.iter().map(|master| master.image.process).collect()
     }
 
     /// Masters and workers.
-    pub fn pids(&self) -> Vec<i32> {
+    pub(crate) fn pids(&self) -> Vec<i32> {
         let workers = self.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
         workers.chain(self.ids().into_iter().map(|master| master.pid)).collect()
     }
 
     /// Everything that it listens on over TCP.
-    pub fn ports(&self) -> Vec<u16> {
+    pub(crate) fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.masters.iter().flat_map(|master| master.ports.clone()).collect();
         ports.sort_unstable();
         ports.dedup();
@@ -86,7 +86,7 @@ impl ServerProcesses {
 
 impl Master {
     /// Its end must not be the container's: nobody else holds that.
-    pub fn holds_container(&self) -> bool {
+    pub(crate) fn holds_container(&self) -> bool {
         self.first && !self.title.as_ref().is_some_and(title::Master::daemonized)
     }
 }
@@ -112,14 +112,14 @@ pub(super) fn discover(search: &Search) -> Discovery<ServerProcesses> {
 /// All Unicorns, as they were seen together.
 pub(super) struct Table {
     entries: Vec<Entry>,
-    pub servers: Vec<ServerProcesses>,
+    pub(crate) servers: Vec<ServerProcesses>,
     /// There is a master that may not be looked into.
-    pub denied: bool,
+    pub(crate) denied: bool,
 }
 
 impl Table {
     /// A master of `known` counts though it has no title yet. `None` when one changed while it was read.
-    pub fn read(known: &[ProcessId]) -> Option<Self> {
+    pub(crate) fn read(known: &[ProcessId]) -> Option<Self> {
         let wanted = |title: &str| Title::parse(title).is_some() || title::is_starting(title);
         let entries = procs::list(wanted).ok()?;
         let mut found =

@@ -15,29 +15,29 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Setup {
     /// Why the next master may not follow the link; `None` when it does.
-    pub may_not_follow: Option<String>,
+    pub(crate) may_not_follow: Option<String>,
     /// Paths of one release that it was given, in words.
-    pub pinned: Vec<String>,
+    pub(crate) pinned: Vec<String>,
     /// The bundle that every master after this one gets, where that is a release's.
-    pub bundle: Option<String>,
+    pub(crate) bundle: Option<String>,
     /// What its configuration says.
-    pub config: Lines,
+    pub(crate) config: Lines,
 }
 
 /// The lines of a configuration that matter, where they stand alone and plain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Lines {
     /// `working_directory`; inside, `None` when it is computed.
-    pub directory: Option<Option<String>>,
+    pub(crate) directory: Option<Option<String>>,
     /// A hook ends the old master as soon as the new one forks its workers.
-    pub ends_old_master: bool,
+    pub(crate) ends_old_master: bool,
     /// A hook chooses the bundle of the next master.
-    pub sets_bundle: bool,
+    pub(crate) sets_bundle: bool,
 }
 
 impl Setup {
     /// Reads the evidence of a master. Asks the volume, so it may hang as long as that does.
-    pub fn read(pid: i32, config_file: Option<&str>) -> Self {
+    pub(crate) fn read(pid: i32, config_file: Option<&str>) -> Self {
         let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
         let config = config_file.map(|file| Lines::read(&located(pid, &cwd, file))).unwrap_or_default();
         let bundle = procs::environment(pid, "BUNDLE_GEMFILE")
@@ -58,7 +58,7 @@ impl Setup {
 
 impl Lines {
     /// The configuration that a master would read in this release.
-    pub fn of_release(pid: i32, release: &Path, config_file: Option<&str>) -> Self {
+    pub(crate) fn of_release(pid: i32, release: &Path, config_file: Option<&str>) -> Self {
         config_file.map(|file| Self::read(&located(pid, release, file))).unwrap_or_default()
     }
 

@@ -12,9 +12,9 @@ use crate::{
 
 /// Everything that one look gave.
 pub(super) struct Snapshot {
-    pub processes: ServerProcesses,
-    pub surroundings: Surroundings,
-    pub memory: Memory,
+    pub(crate) processes: ServerProcesses,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) memory: Memory,
 }
 
 /// Unicorn keeps no numbers: each connection is one request, and the socket table has them all.

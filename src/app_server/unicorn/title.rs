@@ -13,14 +13,14 @@ pub(super) enum Title {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Master {
     /// It was told to start another master beside it.
-    pub old: bool,
+    pub(crate) old: bool,
     /// The arguments that it was started with.
-    pub arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Title {
     /// Understands a title; `None` for any other process, one between exec and title included.
-    pub fn parse(title: &str) -> Option<Self> {
+    pub(crate) fn parse(title: &str) -> Option<Self> {
         let (program, rest) = title.split_once(' ')?;
         if !matches!(program, "unicorn" | "unicorn_rails") {
             return None;
@@ -41,12 +41,12 @@ impl Title {
 
 impl Master {
     /// It has left its terminal and its parent: nobody waits for its end.
-    pub fn daemonized(&self) -> bool {
+    pub(crate) fn daemonized(&self) -> bool {
         self.arguments.iter().any(|argument| matches!(argument.as_str(), "-D" | "--daemonize"))
     }
 
     /// The configuration that it was told to read.
-    pub fn config_file(&self) -> Option<&str> {
+    pub(crate) fn config_file(&self) -> Option<&str> {
         let mut arguments = self.arguments.iter().map(String::as_str);
         while let Some(argument) = arguments.next() {
             match argument {

@@ -17,13 +17,13 @@ const ABOUT: &str = "agent";
 /// What came of asking.
 pub struct Answer {
     /// Of the agent.
-    pub own: Vec<Check>,
+    pub(crate) own: Vec<Check>,
     /// What it has found; some of it we may have found as well.
-    pub told: Vec<Check>,
+    pub(crate) told: Vec<Check>,
 }
 
 /// Asks for its /status. Without an agent the port is tried in its place.
-pub async fn checks(config: &Config) -> Answer {
+pub(crate) async fn checks(config: &Config) -> Answer {
     let status = match agent_socket::ask(&config.state_dir, Method::GET, "/status").await {
         Ok(answer) => serde_json::from_slice::<Value>(answer.body()).unwrap_or_default(),
         Err(unreachable) => {

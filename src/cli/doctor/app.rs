@@ -26,7 +26,7 @@ pub struct Files {
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn checks(files: &Files, config: &Config, advice: &mut Vec<Check>) -> Result<Vec<Check>, Failure> {
+pub(crate) fn checks(files: &Files, config: &Config, advice: &mut Vec<Check>) -> Result<Vec<Check>, Failure> {
     let about = config.app_server.title();
     let Some(dir) = files.dir.as_deref() else {
         let hint = "skipped because of --config-only; use --app DIR to check the app's own files";

@@ -22,7 +22,7 @@ const NO_REDIRECT: &str = "in Rails, where TLS ends in front of the pod: config.
                            verify.url to the target of the redirect";
 
 /// Asks once. That none is set is the configuration's to say.
-pub async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Check> {
+pub(crate) async fn checks(section: &Verify, running: Option<&ReleaseId>) -> Option<Check> {
     let url = section.url.as_deref()?;
     let prober = match Prober::new(url, section) {
         Ok(prober) => prober,

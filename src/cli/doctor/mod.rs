@@ -6,7 +6,7 @@
 //! are gone when it ends.
 
 mod agent;
-pub mod app;
+pub(crate) mod app;
 mod health;
 mod pod;
 mod report;
@@ -30,7 +30,7 @@ use report::Report;
 
 /// What there is to be looked at.
 #[derive(Debug)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// A pod that serves, with its agent.
     Pod,
     /// A pod before its Puma: neither that nor the agent is expected.
@@ -43,7 +43,7 @@ pub enum Scope {
 ///
 /// # Errors
 /// [`Failure`] when it could not even look.
-pub async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, scope: Scope, console: Console) -> Result<Exit, Failure> {
     let mut checks = config::advice::of(config, &crate::cli::app_server::facts(config));
     let more = match scope {
         Scope::ConfigOnly(files) => config_only(config, &files, &mut checks)?,

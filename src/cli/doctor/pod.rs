@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When there is no thread for it.
-pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
+pub(crate) async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     let lane = Lane::start("doctor-pod")?;
     let (state_dir, deploy_to) = (config.state_dir.clone(), config.deploy_to.clone());
     let token = config.token_file.clone();

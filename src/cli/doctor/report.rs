@@ -8,7 +8,7 @@ use crate::finding::{Check, Finding, Outcome, Severity};
 
 /// What was found, what is fine, what could not be told.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The worst first.
     findings: Vec<Finding>,
     fine: Vec<Line>,
@@ -23,7 +23,7 @@ struct Line {
 
 impl Report {
     /// Sorts the checks; within a kind they keep their order.
-    pub fn of(checks: Vec<Check>) -> Self {
+    pub(crate) fn of(checks: Vec<Check>) -> Self {
         let mut report = Self { findings: Vec::new(), fine: Vec::new(), unknown: Vec::new() };
         for Check { about, outcome } in checks {
             match outcome {
@@ -37,7 +37,7 @@ impl Report {
     }
 
     /// Whether a promise does not hold.
-    pub fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.count(Severity::Broken) > 0
     }
 

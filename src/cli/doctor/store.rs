@@ -18,7 +18,7 @@ const ABOUT: &str = "store";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Reads the pointer, and asks for the release that it names.
-pub async fn checks(config: &Config) -> Vec<Check> {
+pub(crate) async fn checks(config: &Config) -> Vec<Check> {
     let store = match config.source.as_deref().map(|source| store::open(Some(source), &config.s3)).transpose()
     {
         Ok(store) => store,
@@ -77,7 +77,7 @@ async fn conditions(config: &Config, store: &dyn Store, id: &ReleaseId) -> Optio
 }
 
 /// What the pointer names, if it can be read now. That it cannot is said by [`checks`].
-pub async fn desired(config: &Config) -> Option<ReleaseId> {
+pub(crate) async fn desired(config: &Config) -> Option<ReleaseId> {
     let store = config.source.as_deref().and_then(|source| store::open(Some(source), &config.s3).ok());
     let source = match (pointer::file_path(&config.pointer), store) {
         (Some(path), _) => Source::File(path),

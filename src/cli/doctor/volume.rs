@@ -31,7 +31,7 @@ const PREFIX: &str = ".pitstop-doctor";
 ///
 /// # Errors
 /// When there is no thread for it.
-pub async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
+pub(crate) async fn checks(config: &Config) -> Result<Vec<Check>, Failure> {
     let lane = Lane::start("doctor")?;
     let volume = Volume {
         releases: crate::cli::on_volume(config),

@@ -38,7 +38,7 @@ mod strangers;
 pub(super) mod tests;
 mod view;
 
-pub use stand_in::stand_ins;
+pub(crate) use stand_in::stand_ins;
 
 use super::{
     Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
@@ -58,11 +58,11 @@ use steady::Proven;
 
 /// What the end of the pod forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// The pod is draining: no forward step begins.
-    pub draining: bool,
+    pub(crate) draining: bool,
     /// /prestop was answered: nothing is done to the app server any more.
-    pub answered: bool,
+    pub(crate) answered: bool,
 }
 
 /// One turn of the core: when, what the end of the pod forbids, what was seen, and what is to be done.
@@ -75,7 +75,7 @@ struct Turn<'a> {
 
 /// A deploy in one of its stages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Deploy {
+pub(crate) struct Deploy {
     policy: Policy,
     releases: Releases,
     desired: Option<Pointer>,
@@ -174,7 +174,7 @@ impl Deploy {
     }
 
     /// Takes one event.
-    pub fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
+    pub(crate) fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
         let mut turn = Turn { now, gate, look: None, out: Vec::new() };
         match event {
             Event::Pointer(pointer) => self.read_pointer(pointer),
@@ -330,12 +330,12 @@ impl Deploy {
     }
 
     /// Whether a restart that we asked for may still change the image.
-    pub fn restart_in_flight(&self) -> bool {
+    pub(crate) fn restart_in_flight(&self) -> bool {
         self.restart_in_flight.is_some() || self.state.stage() == Stage::Committing
     }
 
     /// What will be due though nothing happens; some of it may be overdue.
-    pub fn deadlines(&self) -> Vec<Moment> {
+    pub(crate) fn deadlines(&self) -> Vec<Moment> {
         let late = self.write_again.filter(|_| !self.unwritten.is_empty());
         let mut due: Vec<Moment> = self.retry_at.into_iter().chain(late).collect();
         match &self.state {
@@ -350,7 +350,7 @@ impl Deploy {
     }
 
     /// How closely to watch.
-    pub fn watchfulness(&self) -> Watchfulness {
+    pub(crate) fn watchfulness(&self) -> Watchfulness {
         match self.state.step() {
             None | Some(MoveStep::Spread(_) | MoveStep::Lacking { .. }) => Watchfulness::Calm,
             Some(_) if self.state.stage() == Stage::Fetching => Watchfulness::Calm,
@@ -359,13 +359,13 @@ impl Deploy {
     }
 
     /// The next step waits for a look that begins then or later.
-    pub fn awaited_look(&self) -> Option<Moment> {
+    pub(crate) fn awaited_look(&self) -> Option<Moment> {
         let waits = self.state.moving().is_some() && self.busy.is_none() && self.retry_at.is_none();
         waits.then_some(self.fresh_after)
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.
-    pub fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
+    pub(crate) fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match (self.state.moving(), self.state.stage()) {
             (Some(m), Stage::Verifying) => Some(m.target.revision.release.clone()),
             (Some(m), Stage::Reverting) => m.on_trial().map(|goal| goal.release),
@@ -381,7 +381,7 @@ impl Deploy {
     }
 
     /// Whether the files that processes have loaded matter now.
-    pub fn wants_files(&self) -> bool {
+    pub(crate) fn wants_files(&self) -> bool {
         match (self.state.moving(), self.state.stage()) {
             (_, Stage::Verifying) => true,
             (Some(m), Stage::Reverting) => m.on_trial().is_some(),

@@ -5,7 +5,7 @@ use crate::core::history::{MAX_UNFINISHED, Open};
 
 impl Deploy {
     /// The state that the journal and `current` call for.
-    pub fn recover(policy: Policy, recovered: &Recovered, now: Moment) -> Self {
+    pub(crate) fn recover(policy: Policy, recovered: &Recovered, now: Moment) -> Self {
         let (history, open) = History::fold(&recovered.records);
         let unwell = history.unproved_at_birth();
         let (current, neighbours) = (recovered.current.clone(), recovered.neighbours.clone());

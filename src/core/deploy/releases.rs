@@ -8,43 +8,43 @@ use crate::revision::ReleaseId;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Releases {
     /// Where `current` points; `None` when that is not known to be a complete release.
-    pub current: Option<ReleaseId>,
+    pub(crate) current: Option<ReleaseId>,
     /// What the app server is proved to run.
-    pub running: Option<ReleaseId>,
+    pub(crate) running: Option<ReleaseId>,
     /// What it ran when it was last at rest, proven here or not.
-    pub last_seen: Option<ReleaseId>,
+    pub(crate) last_seen: Option<ReleaseId>,
     /// The server as it stood when it was last seen whole, and how well its release is proved.
-    pub proven: Option<Proven>,
+    pub(crate) proven: Option<Proven>,
     /// What was put in place at the pod's birth, and did not come to be well.
-    pub unwell: BTreeSet<ReleaseId>,
+    pub(crate) unwell: BTreeSet<ReleaseId>,
     /// What the journal says was proved and what failed in this pod.
-    pub history: History,
+    pub(crate) history: History,
     /// What was proved and what failed in other pods of the volume.
-    pub neighbours: Neighbours,
+    pub(crate) neighbours: Neighbours,
 }
 
 impl Releases {
-    pub fn is_current(&self, release: &ReleaseId) -> bool {
+    pub(crate) fn is_current(&self, release: &ReleaseId) -> bool {
         self.current.as_ref() == Some(release)
     }
 
     /// It is what was proved last in this pod.
-    pub fn is_verified(&self, release: &ReleaseId) -> bool {
+    pub(crate) fn is_verified(&self, release: &ReleaseId) -> bool {
         self.history.verified.as_ref() == Some(release)
     }
 
     /// `current` leads to what was proved last.
-    pub fn trusts_current(&self) -> bool {
+    pub(crate) fn trusts_current(&self) -> bool {
         self.current.is_some() && self.current == self.history.verified
     }
 
     /// It runs, or ran before that, proved in this pod.
-    pub fn proved_before(&self, release: &ReleaseId) -> bool {
+    pub(crate) fn proved_before(&self, release: &ReleaseId) -> bool {
         [&self.history.verified, &self.history.previous].iter().any(|known| known.as_ref() == Some(release))
     }
 
     /// What ran before what runs now.
-    pub fn previous(&self) -> Option<&ReleaseId> {
+    pub(crate) fn previous(&self) -> Option<&ReleaseId> {
         let History { verified, previous, .. } = &self.history;
         if self.running.is_some() && self.running != *verified {
             verified.as_ref()
@@ -53,7 +53,7 @@ impl Releases {
         }
     }
 
-    pub fn proved(&mut self, release: &ReleaseId) {
+    pub(crate) fn proved(&mut self, release: &ReleaseId) {
         (self.running, self.last_seen) = (Some(release.clone()), Some(release.clone()));
         self.history.verify(release);
     }
@@ -61,7 +61,7 @@ impl Releases {
 
 impl Deploy {
     /// What this pod needs on the volume.
-    pub fn protected(&self) -> Protected {
+    pub(crate) fn protected(&self) -> Protected {
         let Releases { current, running, last_seen, history, .. } = &self.releases;
         let held = self.held.as_ref().map(|(release, _)| release);
         let known = [

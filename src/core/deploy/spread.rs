@@ -89,7 +89,7 @@ impl Deploy {
     }
 
     /// How often the other pods' reports are to be read.
-    pub fn reads_fleet_each(&self) -> Option<u64> {
+    pub(crate) fn reads_fleet_each(&self) -> Option<u64> {
         let desired = self.desired.as_ref().map(|pointer| &pointer.revision);
         let reborn = |desired| self.releases.history.rejected_at_birth(desired);
         let each = match &self.state {

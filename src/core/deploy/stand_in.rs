@@ -6,7 +6,7 @@ use super::*;
 /// Who may stand in for a release that cannot be had for this reason, best first: what was proved in
 /// this pod, what the pointer named before, what was proved in another pod of the volume, the
 /// image's own code. Never a release that failed, or that somebody rolled back from.
-pub fn stand_ins(
+pub(crate) fn stand_ins(
     why: Reason,
     pointer: Option<&Pointer>,
     history: &History,

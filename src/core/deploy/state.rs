@@ -18,29 +18,29 @@ pub(super) enum State {
 }
 
 impl State {
-    pub fn at_rest(&self) -> bool {
+    pub(crate) fn at_rest(&self) -> bool {
         !matches!(self, Self::Moving(_))
     }
 
-    pub fn moving(&self) -> Option<&Move> {
+    pub(crate) fn moving(&self) -> Option<&Move> {
         match self {
             Self::Moving(m) => Some(m),
             Self::Steady | Self::Stranded(_) => None,
         }
     }
 
-    pub fn step(&self) -> Option<&MoveStep> {
+    pub(crate) fn step(&self) -> Option<&MoveStep> {
         self.moving().map(|m| &m.step)
     }
 
-    pub fn target(&self) -> Option<&Target> {
+    pub(crate) fn target(&self) -> Option<&Target> {
         match self {
             Self::Steady => None,
             Self::Moving(Move { target, .. }) | Self::Stranded(target) => Some(target),
         }
     }
 
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         match self {
             Self::Steady => Stage::Steady,
             Self::Moving(m) => m.stage(),
@@ -52,20 +52,20 @@ impl State {
 /// The release that an attempt is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// What ran when the attempt started: the first choice for the way back.
-    pub from: Option<ReleaseId>,
+    pub(crate) from: Option<ReleaseId>,
     /// What the pointer names as its previous release: the last choice.
-    pub previous: Option<ReleaseId>,
+    pub(crate) previous: Option<ReleaseId>,
     /// The way back from the move before failed. Whatever restart hangs there still, only a hot one
     /// leaves nothing of it.
-    pub hot_only: bool,
+    pub(crate) hot_only: bool,
     /// It is not what the pointer names, but keeps the pod alive as long as that cannot be had.
-    pub stand_in: Option<StandIn>,
+    pub(crate) stand_in: Option<StandIn>,
 }
 
 impl Target {
-    pub fn new(revision: Revision, from: Option<ReleaseId>) -> Self {
+    pub(crate) fn new(revision: Revision, from: Option<ReleaseId>) -> Self {
         Self { revision, from, previous: None, hot_only: false, stand_in: None }
     }
 }
@@ -74,26 +74,26 @@ impl Target {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct StandIn {
     /// What is wrong with the desired one, or with the pointer.
-    pub why: Problem,
+    pub(crate) why: Problem,
     /// What the pointer named when it started.
-    pub desired: Option<Revision>,
+    pub(crate) desired: Option<Revision>,
     /// The move that waits meanwhile.
-    pub instead_of: Option<Box<Target>>,
+    pub(crate) instead_of: Option<Box<Target>>,
     /// Stand-ins that could not be had either.
-    pub tried: Vec<ReleaseId>,
+    pub(crate) tried: Vec<ReleaseId>,
 }
 
 /// A deploy under way, or its undoing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Move {
-    pub target: Target,
-    pub direction: Direction,
+    pub(crate) target: Target,
+    pub(crate) direction: Direction,
     /// What is wanted next, or under way while [`super::Deploy`] is busy.
-    pub step: MoveStep,
+    pub(crate) step: MoveStep,
     /// How the app server is restarted on the way forward, once that is known.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The step waits no longer than this.
-    pub until: Option<Moment>,
+    pub(crate) until: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -105,25 +105,25 @@ pub(super) enum Direction {
 /// The way back, which is taken without a human.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Back {
-    pub why: Problem,
+    pub(crate) why: Problem,
     /// The move itself failed, and is not to be tried again.
-    pub reject: bool,
+    pub(crate) reject: bool,
     /// Where to; `None` when no release is left to be trusted.
-    pub goal: Option<ReleaseId>,
+    pub(crate) goal: Option<ReleaseId>,
     /// The master was already ended once to get out.
-    pub killed: bool,
+    pub(crate) killed: bool,
     /// A signal that left no trace in all its time was already taken for lost once.
-    pub repeated: bool,
+    pub(crate) repeated: bool,
     /// The last look saw nothing that serves. One look alone may have missed a worker.
-    pub empty: bool,
+    pub(crate) empty: bool,
     /// Nothing was found against the target: the goal has to show that it is better.
-    pub trial: bool,
+    pub(crate) trial: bool,
     /// Goals that could not be fetched, and whether that is for ever.
-    pub unfetched: Vec<(ReleaseId, bool)>,
+    pub(crate) unfetched: Vec<(ReleaseId, bool)>,
 }
 
 impl Back {
-    pub fn new(why: Problem, reject: bool, goal: Option<ReleaseId>) -> Self {
+    pub(crate) fn new(why: Problem, reject: bool, goal: Option<ReleaseId>) -> Self {
         let unfetched = Vec::new();
         Self { why, reject, goal, killed: false, repeated: false, empty: false, trial: false, unfetched }
     }
@@ -190,25 +190,25 @@ pub(super) enum MoveStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Spread {
     /// This pod's place by its name.
-    pub place: Moment,
+    pub(crate) place: Moment,
     /// No longer than this, whatever others report: reports can be forged.
-    pub last: Moment,
+    pub(crate) last: Moment,
     /// An operator wants it tried, whatever the others have found.
-    pub at_once: bool,
+    pub(crate) at_once: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Verify {
-    pub watch: Watch,
+    pub(crate) watch: Watch,
     /// Taken up from the journal, where it is not known whether the signal was ever sent: with no
     /// trace of it by then, the restart is asked for again.
-    pub ask_again: Option<Moment>,
+    pub(crate) ask_again: Option<Moment>,
     /// The health path of a pod's first release fails: as long as this, nothing else is tried.
-    pub unwell_until: Option<Moment>,
+    pub(crate) unwell_until: Option<Moment>,
 }
 
 impl Verify {
-    pub fn lost_its_signal(&self, now: Moment) -> bool {
+    pub(crate) fn lost_its_signal(&self, now: Moment) -> bool {
         self.ask_again.is_some_and(|at| now >= at) && self.watch.unchanged()
     }
 }
@@ -220,11 +220,11 @@ impl From<Watch> for MoveStep {
 }
 
 impl Move {
-    pub fn forward(target: Target, step: MoveStep) -> Self {
+    pub(crate) fn forward(target: Target, step: MoveStep) -> Self {
         Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None }
     }
 
-    pub fn back(&self) -> Option<&Back> {
+    pub(crate) fn back(&self) -> Option<&Back> {
         match &self.direction {
             Direction::Forward => None,
             Direction::Back(back) => Some(back),
@@ -232,25 +232,25 @@ impl Move {
     }
 
     /// The next step, which waits for nothing.
-    pub fn then(self, step: MoveStep) -> State {
+    pub(crate) fn then(self, step: MoveStep) -> State {
         State::Moving(Self { step, until: None, ..self })
     }
 
-    pub fn then_until(self, step: MoveStep, until: Moment) -> State {
+    pub(crate) fn then_until(self, step: MoveStep, until: Moment) -> State {
         State::Moving(Self { step, until: Some(until), ..self })
     }
 
     /// The next step, in what is left of this one's time.
-    pub fn on_to(self, step: MoveStep) -> State {
+    pub(crate) fn on_to(self, step: MoveStep) -> State {
         State::Moving(Self { step, ..self })
     }
 
-    pub fn over(&self, now: Moment) -> bool {
+    pub(crate) fn over(&self, now: Moment) -> bool {
         self.until.is_some_and(|until| now >= until)
     }
 
     /// What the move puts in place.
-    pub fn goal(&self) -> Option<Revision> {
+    pub(crate) fn goal(&self) -> Option<Revision> {
         match &self.direction {
             Direction::Forward => Some(self.target.revision.clone()),
             Direction::Back(back) => back.goal.clone().map(|release| Revision { release, sequence: None }),
@@ -258,11 +258,11 @@ impl Move {
     }
 
     /// The release of the way back whose health decides.
-    pub fn on_trial(&self) -> Option<Revision> {
+    pub(crate) fn on_trial(&self) -> Option<Revision> {
         self.back().filter(|back| back.trial).and_then(|_| self.goal())
     }
 
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         if self.back().is_some() {
             return Stage::Reverting;
         }
@@ -287,7 +287,7 @@ impl Move {
     }
 
     /// Nothing was moved yet.
-    pub fn before_flip(&self) -> bool {
+    pub(crate) fn before_flip(&self) -> bool {
         matches!(
             self.step,
             MoveStep::Reject(_) | MoveStep::Fetch | MoveStep::Look | MoveStep::RecordAttempt | MoveStep::Flip
@@ -295,7 +295,7 @@ impl Move {
     }
 
     /// When something is due though nothing happens.
-    pub fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
+    pub(crate) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let mut due: Vec<Moment> = match &self.step {
             MoveStep::RecordAttempt | MoveStep::Flip if self.back().is_some() => return vec![],
             MoveStep::Spread(spread) => vec![spread.place, spread.last],

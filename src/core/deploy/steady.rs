@@ -24,7 +24,7 @@ pub(super) struct Proven {
 
 impl Proven {
     /// Proved just now, as well as this.
-    pub fn proved(release: &ReleaseId, look: &Observation, evidence: ReleaseEvidence) -> Option<Self> {
+    pub(crate) fn proved(release: &ReleaseId, look: &Observation, evidence: ReleaseEvidence) -> Option<Self> {
         let Detection::Seen(server) = &look.detection else { return None };
         let newest = server.generations.last()?;
         Some(Self {
@@ -38,12 +38,12 @@ impl Proven {
         })
     }
 
-    pub fn release(&self) -> ReleaseId {
+    pub(crate) fn release(&self) -> ReleaseId {
         self.release.clone()
     }
 
     /// Until when more is to be heard.
-    pub fn until(&self) -> Option<Moment> {
+    pub(crate) fn until(&self) -> Option<Moment> {
         self.until
     }
 

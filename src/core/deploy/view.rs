@@ -4,7 +4,7 @@ use super::*;
 
 impl Deploy {
     /// `current` is known to lead to a complete release.
-    pub fn current_complete(&self) -> bool {
+    pub(crate) fn current_complete(&self) -> bool {
         self.releases.current.is_some()
     }
 
@@ -15,7 +15,7 @@ impl Deploy {
     }
 
     /// The app server may end now: nothing would have to be put right on the volume for it to boot well.
-    pub fn may_end(&self) -> bool {
+    pub(crate) fn may_end(&self) -> bool {
         let Some(m) = self.state.moving() else { return true };
         match (&m.direction, &m.step) {
             (Direction::Back(_), _) => !m.before_flip(),
@@ -26,7 +26,7 @@ impl Deploy {
     }
 
     /// What an outsider may know.
-    pub fn view(&self, gate: Gate) -> View {
+    pub(crate) fn view(&self, gate: Gate) -> View {
         let desired = self.desired.as_ref().map(|d| d.revision.clone());
         let running = self.releases.running.clone();
         let as_desired = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();

@@ -12,74 +12,74 @@ const MOST_NAMED: usize = 10;
 /// A drain under way: what is seen for all that wait.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ActiveDrain {
-    pub began: Moment,
-    pub drain_id: u64,
+    pub(crate) began: Moment,
+    pub(crate) drain_id: u64,
     /// Those that are not answered yet, the earliest first. Never empty.
-    pub calls: Vec<Call>,
+    pub(crate) calls: Vec<Call>,
     /// The image that is to end.
-    pub generation: Option<GenerationKey>,
+    pub(crate) generation: Option<GenerationKey>,
     /// The first look of this drain that told of traffic.
-    pub watched_since: Option<Moment>,
+    pub(crate) watched_since: Option<Moment>,
     /// What is waited for besides each call's own minimum.
-    pub waiting: Vec<WaitsFor>,
-    pub waits: Vec<Wait>,
-    pub peers_not_quiet: usize,
-    pub last_peer: Option<IpAddr>,
-    pub in_flight: Option<u32>,
+    pub(crate) waiting: Vec<WaitsFor>,
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) peers_not_quiet: usize,
+    pub(crate) last_peer: Option<IpAddr>,
+    pub(crate) in_flight: Option<u32>,
     /// Websockets and the like.
-    pub upgraded: u32,
+    pub(crate) upgraded: u32,
     /// Requests in flight, the oldest first.
-    pub in_work: Vec<Request>,
+    pub(crate) in_work: Vec<Request>,
     /// Nothing has been answered for so long, though requests waited.
-    pub stuck_ms: Option<u64>,
-    pub evidence: Evidence,
+    pub(crate) stuck_ms: Option<u64>,
+    pub(crate) evidence: Evidence,
 }
 
 /// One call of /prestop, or the agent's own SIGTERM. Each has a clock of its own; what was seen is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Call {
-    pub began: Moment,
-    pub deadline: Moment,
+    pub(crate) began: Moment,
+    pub(crate) deadline: Moment,
     /// It says that the pod ends. A stray call is held as well, and means nothing.
-    pub meant: bool,
+    pub(crate) meant: bool,
 }
 
 /// The pod is to end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PodEnd {
-    pub drain_id: u64,
-    pub began: Moment,
-    pub deadline: Moment,
-    pub origin: Origin,
+    pub(crate) drain_id: u64,
+    pub(crate) began: Moment,
+    pub(crate) deadline: Moment,
+    pub(crate) origin: Origin,
     /// SIGTERM came to this agent.
-    pub termed: bool,
+    pub(crate) termed: bool,
     /// The image that is to end.
-    pub generation: Option<GenerationKey>,
+    pub(crate) generation: Option<GenerationKey>,
     /// Every call that was meant has been answered.
-    pub answered: Option<Answered>,
+    pub(crate) answered: Option<Answered>,
 }
 
 /// What came after the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Answered {
-    pub answer: Answer,
-    pub at: Moment,
+    pub(crate) answer: Answer,
+    pub(crate) at: Moment,
     /// The image that was answered for still serves, by the last look after the answer.
-    pub serves: bool,
+    pub(crate) serves: bool,
     /// It takes no connections any more, by the last look after the answer.
-    pub closed: bool,
+    pub(crate) closed: bool,
     /// The app server was gone at a look after the answer.
-    pub went: bool,
+    pub(crate) went: bool,
     /// The requests that were left.
-    pub left: Left,
+    pub(crate) left: Left,
 }
 
 /// Whether a source of evidence is there. One that was there a moment ago is missed before it is
 /// given up: a control server refuses for some 100 ms in a hot restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Source {
-    pub last: Option<Moment>,
-    pub state: Availability,
+    pub(crate) last: Option<Moment>,
+    pub(crate) state: Availability,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -91,7 +91,7 @@ pub(super) enum Availability {
 }
 
 impl Source {
-    pub fn look(&mut self, began: Moment, here: bool, patience_ms: u64) {
+    pub(crate) fn look(&mut self, began: Moment, here: bool, patience_ms: u64) {
         if here {
             self.last = Some(began);
         }
@@ -102,24 +102,24 @@ impl Source {
         };
     }
 
-    pub fn here(self) -> bool {
+    pub(crate) fn here(self) -> bool {
         self.state == Availability::Here
     }
 }
 
 impl Call {
-    pub fn new(now: Moment, max_ms: u64, meant: bool) -> Self {
+    pub(crate) fn new(now: Moment, max_ms: u64, meant: bool) -> Self {
         Self { began: now, deadline: now.plus(max_ms), meant }
     }
 }
 
 impl Answered {
-    pub fn new(answer: Answer, at: Moment) -> Self {
+    pub(crate) fn new(answer: Answer, at: Moment) -> Self {
         Self { answer, at, serves: false, closed: false, went: false, left: Left::default() }
     }
 
     /// Nothing is left that a new call could hold.
-    pub fn over(&self) -> bool {
+    pub(crate) fn over(&self) -> bool {
         self.closed || self.went
     }
 }
@@ -127,7 +127,7 @@ impl Answered {
 impl PodEnd {
     /// What a journal tells, with the drain that goes on unless it was answered. Where no app server
     /// was there for it, it ended with the process that began it.
-    pub fn resumed(journal: Journal) -> Option<(Self, Option<ActiveDrain>)> {
+    pub(crate) fn resumed(journal: Journal) -> Option<(Self, Option<ActiveDrain>)> {
         let Journal { drain_id, began, deadline, origin, generation, answer } = journal;
         if answer.as_ref().is_some_and(|answer| answer.result == DrainResult::NoAppServer) {
             return None;
@@ -139,7 +139,7 @@ impl PodEnd {
         Some((Self { drain_id, began, deadline, origin, termed: false, generation, answered }, active))
     }
 
-    pub fn journal(&self) -> DrainEffect {
+    pub(crate) fn journal(&self) -> DrainEffect {
         DrainEffect::Journal(Some(Journal {
             drain_id: self.drain_id,
             began: self.began,
@@ -152,7 +152,7 @@ impl PodEnd {
 }
 
 impl ActiveDrain {
-    pub fn new(call: Call, generation: Option<GenerationKey>) -> Self {
+    pub(crate) fn new(call: Call, generation: Option<GenerationKey>) -> Self {
         Self {
             drain_id: call.began.0,
             began: call.began,
@@ -172,7 +172,7 @@ impl ActiveDrain {
     }
 
     /// One more call, in the order of their begin.
-    pub fn join(&mut self, call: Call) {
+    pub(crate) fn join(&mut self, call: Call) {
         match self.calls.last_mut() {
             Some(last) if last.began == call.began => last.meant |= call.meant,
             _ => self.calls.push(call),
@@ -180,22 +180,22 @@ impl ActiveDrain {
     }
 
     /// Whether somebody waits whose call was meant.
-    pub fn meant(&self) -> bool {
+    pub(crate) fn meant(&self) -> bool {
         self.calls.iter().any(|call| call.meant)
     }
 
     /// The oldest requests in work.
-    pub fn named(&self) -> Vec<InWork> {
+    pub(crate) fn named(&self) -> Vec<InWork> {
         self.in_work.iter().take(MOST_NAMED).map(|request| request.of).collect()
     }
 
     /// The call that people are told of: the last one that was meant, if any was.
-    pub fn main(&self) -> Option<&Call> {
+    pub(crate) fn main(&self) -> Option<&Call> {
         self.calls.iter().rev().find(|call| call.meant).or(self.calls.last())
     }
 
     /// Notes what is waited for now.
-    pub fn wait_for(&mut self, now: Moment, waiting: Vec<WaitsFor>) {
+    pub(crate) fn wait_for(&mut self, now: Moment, waiting: Vec<WaitsFor>) {
         let until_ms = now.since(self.began);
         for wait in self.waits.iter_mut().filter(|w| self.waiting.contains(&w.what)) {
             wait.until_ms = until_ms;
@@ -210,7 +210,7 @@ impl ActiveDrain {
     }
 
     /// What this call is answered.
-    pub fn answer(&self, now: Moment, call: Call, min_ms: u64, result: DrainResult) -> Answer {
+    pub(crate) fn answer(&self, now: Moment, call: Call, min_ms: u64, result: DrainResult) -> Answer {
         let late = result.gives_up();
         let (held_ms, earlier_ms) = (now.since(call.began), call.began.since(self.began));
         let own = |wait: &Wait| {

@@ -78,30 +78,30 @@ pub(super) struct GapEstimator {
 
 impl GapEstimator {
     /// One arrival, at this moment.
-    pub fn first(at: Moment) -> Self {
+    pub(crate) fn first(at: Moment) -> Self {
         let none = Ages::default();
         Self { last: at, watched: at, longest_ms: 0, before: none, during: none, pending: none }
     }
 
     /// The last arrival.
-    pub fn last(&self) -> Moment {
+    pub(crate) fn last(&self) -> Moment {
         self.last
     }
 
     /// A drain begins: what it sees is counted apart.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.during = Ages::default();
     }
 
     /// A look found no arrival.
-    pub fn silent(&mut self, now: Moment) {
+    pub(crate) fn silent(&mut self, now: Moment) {
         let (span_ms, age) = (now.since(self.watched), now.since(self.last));
         self.pending.add(Ages { arrivals: 0, area: age.saturating_mul(span_ms), span_ms });
         self.watched = now;
     }
 
     /// A look found arrivals, the last of them at this moment.
-    pub fn arrived(&mut self, now: Moment, at: Moment, draining: bool) {
+    pub(crate) fn arrived(&mut self, now: Moment, at: Moment, draining: bool) {
         let gap = at.since(self.last);
         if gap > FORGET_MS {
             *self = Self::first(at);
@@ -121,7 +121,7 @@ impl GapEstimator {
     }
 
     /// So many requests since the last look, at moments that nobody knows: taken for evenly spread.
-    pub fn counted(&mut self, now: Moment, requests: u64, draining: bool) {
+    pub(crate) fn counted(&mut self, now: Moment, requests: u64, draining: bool) {
         let gap = now.since(self.last);
         if gap > FORGET_MS {
             *self = Self::first(now);
@@ -140,7 +140,7 @@ impl GapEstimator {
     }
 
     /// The silence that proves something, before the budget's bounds.
-    pub fn silence_ms(&self) -> u64 {
+    pub(crate) fn silence_ms(&self) -> u64 {
         let slower = self.during.arrivals >= SLOWER_BY && self.during.mean_ms() > 2 * self.before.mean_ms();
         let mut known = self.during;
         if !slower {

@@ -80,7 +80,7 @@ impl WorkerFreshness {
 
 impl Freshness {
     /// Takes in the workers' numbers.
-    pub fn look(&mut self, now: Moment, workers: &[WorkerLoad], beside: SocketEvidence) {
+    pub(crate) fn look(&mut self, now: Moment, workers: &[WorkerLoad], beside: SocketEvidence) {
         let looked = self.looked.replace(now).unwrap_or(now);
         let seen = |w: &WorkerLoad| {
             self.workers
@@ -91,7 +91,7 @@ impl Freshness {
     }
 
     /// Traffic was seen: older numbers prove nothing any more.
-    pub fn disturb(&mut self, now: Moment) {
+    pub(crate) fn disturb(&mut self, now: Moment) {
         for seen in self.workers.values_mut() {
             (seen.advances, seen.disturbed) = (0, now);
         }
@@ -99,7 +99,7 @@ impl Freshness {
 
     /// Whether no worker has more to do, by fresh numbers, than so many requests in all. Workers of an ended
     /// phase finish their requests without telling any more.
-    pub fn idle(&self, server: Option<&AppServer>, but_for: u32) -> bool {
+    pub(crate) fn idle(&self, server: Option<&AppServer>, but_for: u32) -> bool {
         let fresh = |seen: &WorkerFreshness| match seen.idle {
             true => seen.advances >= CHECKINS,
             false => but_for > 0 && seen.advances > 0,

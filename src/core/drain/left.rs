@@ -6,9 +6,9 @@ use crate::core::observation::{Connection, Sockets};
 /// One request in work, on this connection, of whose answer so much had been sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Request {
-    pub key: u64,
-    pub sent: Option<u64>,
-    pub of: InWork,
+    pub(crate) key: u64,
+    pub(crate) sent: Option<u64>,
+    pub(crate) of: InWork,
 }
 
 /// Requests whose end has not been seen.
@@ -21,13 +21,13 @@ pub(super) struct Left {
 
 impl Left {
     /// Those of an answer that could not wait for them.
-    pub fn of(answer: &Answer, in_work: &[Request]) -> Self {
+    pub(crate) fn of(answer: &Answer, in_work: &[Request]) -> Self {
         let open = if answer.result.gives_up() { in_work.to_vec() } else { Vec::new() };
         Self { open, cut: Vec::new() }
     }
 
     /// Takes in a look. Once the app server is gone: what was really cut.
-    pub fn look(&mut self, sockets: Option<&Sockets>, gone: bool) -> Option<Vec<InWork>> {
+    pub(crate) fn look(&mut self, sockets: Option<&Sockets>, gone: bool) -> Option<Vec<InWork>> {
         for request in std::mem::take(&mut self.open) {
             let of = |c: &&Connection| c.key == request.key;
             let ended = sockets.and_then(|s| s.ended.iter().flatten().find(of));

@@ -43,7 +43,7 @@ struct Length {
 
 impl ProberDetector {
     /// Takes in a request of this length, and says whether it is one more of a prober's.
-    pub fn request(&mut self, at: Moment, bytes: u64) -> bool {
+    pub(crate) fn request(&mut self, at: Moment, bytes: u64) -> bool {
         let length = self.length(bytes);
         let regular = length.on_the_beat(at);
         length.at.push(at);
@@ -56,7 +56,7 @@ impl ProberDetector {
 
     /// The same of a peer that is a kubelet. Proxies share its address, so that not all of it is probes: one is
     /// if it is short, and the first of its length or some whole seconds after another.
-    pub fn request_of_a_kubelet(&mut self, at: Moment, bytes: u64) -> bool {
+    pub(crate) fn request_of_a_kubelet(&mut self, at: Moment, bytes: u64) -> bool {
         let known = self.lengths.iter().position(|length| length.is(bytes));
         let probe = bytes <= PROBE_BYTES
             && match known {
@@ -67,7 +67,7 @@ impl ProberDetector {
     }
 
     /// Whether all that is known of a peer are a kubelet's probes.
-    pub fn is_all_probes(&self) -> bool {
+    pub(crate) fn is_all_probes(&self) -> bool {
         let first = self.lengths.iter().filter(|length| length.at.len() == 1).count();
         let probes = |length: &Length| {
             let explained = |at: &Moment| length.after_whole_seconds(*at) || length.before_whole_seconds(*at);
@@ -77,13 +77,13 @@ impl ProberDetector {
     }
 
     /// The latest request of a length that may be a prober's.
-    pub fn last(&self) -> Option<Moment> {
+    pub(crate) fn last(&self) -> Option<Moment> {
         let several = self.lengths.iter().filter(|length| length.at.len() > 1);
         several.filter_map(|length| length.at.last().copied()).max()
     }
 
     /// All requests of this peer are of one length.
-    pub fn is_alone(&self) -> bool {
+    pub(crate) fn is_alone(&self) -> bool {
         self.lengths.len() == 1
     }
 

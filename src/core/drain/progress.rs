@@ -24,7 +24,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Takes in a look; `counts` says which connections do.
-    pub fn look(&mut self, now: Moment, traffic: &Traffic, counts: impl Fn(&Connection) -> bool) {
+    pub(crate) fn look(&mut self, now: Moment, traffic: &Traffic, counts: impl Fn(&Connection) -> bool) {
         let told = traffic.workers.as_ref();
         let requests = told.map(|workers| workers.iter().map(|w| w.requests).sum::<u64>());
         let served = requests != std::mem::replace(&mut self.requests, requests);
@@ -60,7 +60,7 @@ impl Progress {
     }
 
     /// For how long nothing has been answered, if that is too long.
-    pub fn stuck_ms(&self, now: Moment) -> Option<u64> {
+    pub(crate) fn stuck_ms(&self, now: Moment) -> Option<u64> {
         let limit_ms = (2 * self.longest_ms).clamp(STUCK_MS.0, STUCK_MS.1);
         self.at.map(|at| now.since(at)).filter(|ms| *ms >= limit_ms)
     }

@@ -64,12 +64,12 @@ struct Sender {
 
 impl Quiet {
     /// A drain begins: its own rates are counted apart.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.senders.values_mut().filter_map(|sender| sender.gaps.as_mut()).for_each(GapEstimator::begin);
     }
 
     /// A kubelet asks from this address: what it has asked the app server were probes, if they look like it.
-    pub fn kubelet(&mut self, address: IpAddr) {
+    pub(crate) fn kubelet(&mut self, address: IpAddr) {
         let address = address.to_canonical();
         if !self.kubelets.contains(&address) {
             self.kubelets.truncate(KUBELETS_KEPT - 1);
@@ -81,7 +81,7 @@ impl Quiet {
     }
 
     /// Takes in a socket table; says whether something arrived from a peer that counts.
-    pub fn sockets(&mut self, sample: &Sample, sockets: &Sockets, budget: &Budget) -> bool {
+    pub(crate) fn sockets(&mut self, sample: &Sample, sockets: &Sockets, budget: &Budget) -> bool {
         let arrivals = self.diff.next(sample, sockets);
         for (peer, at) in arrivals.known_before {
             if !budget.ignores(peer) {
@@ -108,7 +108,7 @@ impl Quiet {
     }
 
     /// Takes in the workers' request counts: requests that no socket showed are traffic as well.
-    pub fn workers(&mut self, sample: &Sample, workers: &[WorkerLoad]) {
+    pub(crate) fn workers(&mut self, sample: &Sample, workers: &[WorkerLoad]) {
         let mut served = 0;
         let mut next = BTreeMap::new();
         for worker in workers {
@@ -130,12 +130,12 @@ impl Quiet {
     }
 
     /// Every worker has reported since the last arrival: credit that is left belonged to no request.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.credit = 0;
     }
 
     /// Senders whose silence until this moment is not long enough, the latest one last.
-    pub fn loud(&self, until: Moment, budget: &Budget) -> Vec<SenderId> {
+    pub(crate) fn loud(&self, until: Moment, budget: &Budget) -> Vec<SenderId> {
         let loud = |(id, sender): (&SenderId, &Sender)| {
             let gaps = sender.gaps.as_ref()?;
             let required = match id {
@@ -150,7 +150,7 @@ impl Quiet {
     }
 
     /// Forgets senders that have been away for long.
-    pub fn forget(&mut self, now: Moment) {
+    pub(crate) fn forget(&mut self, now: Moment) {
         self.senders.retain(|_, sender| {
             sender.gaps = sender.gaps.take().filter(|gaps| now.since(gaps.last()) <= FORGET_MS);
             let prober = sender.prober.last().is_some_and(|last| now.since(last) <= FORGET_PATTERN_MS);
@@ -159,7 +159,7 @@ impl Quiet {
     }
 
     /// The connections, as the last look saw them.
-    pub fn diff(&self) -> &SocketDiff {
+    pub(crate) fn diff(&self) -> &SocketDiff {
         &self.diff
     }
 

@@ -26,14 +26,14 @@ const SPEAKS_WITHIN_MS: u64 = 6000;
 /// What the look at the table is taken with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
-    pub now: Moment,
-    pub draining: bool,
+    pub(crate) now: Moment,
+    pub(crate) draining: bool,
     /// Bytes sent count as traffic: no control server tells of answers under way.
-    pub count_sent: bool,
+    pub(crate) count_sent: bool,
     /// Requests that no socket showed may be those of ignored peers, so that they say nothing.
-    pub unseen_is_ignored: bool,
+    pub(crate) unseen_is_ignored: bool,
     /// No request is being served, by fresh numbers.
-    pub all_idle: bool,
+    pub(crate) all_idle: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -118,25 +118,25 @@ fn is_old(connection: &Connection) -> bool {
 /// A request, or more than one; or a part of an answer, where no control server tells of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arrival {
-    pub key: u64,
-    pub peer: IpAddr,
+    pub(crate) key: u64,
+    pub(crate) peer: IpAddr,
     /// The agent's own.
-    pub ours: bool,
-    pub at: Moment,
-    pub bytes: u64,
+    pub(crate) ours: bool,
+    pub(crate) at: Moment,
+    pub(crate) bytes: u64,
     /// Something came in. What only goes out comes at a pace that is not the sender's.
-    pub request: bool,
+    pub(crate) request: bool,
 }
 
 /// What has come in since the sample before.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     /// In the order of their time.
-    pub counted: Vec<Arrival>,
+    pub(crate) counted: Vec<Arrival>,
     /// Something came in on one of too many connections to be told apart.
-    pub crowd: bool,
+    pub(crate) crowd: bool,
     /// Connections of the very first table: whom they are with, and when they were last used.
-    pub known_before: Vec<(IpAddr, Moment)>,
+    pub(crate) known_before: Vec<(IpAddr, Moment)>,
 }
 
 /// The connections of the last sample.
@@ -150,7 +150,7 @@ pub(super) struct SocketDiff {
 
 impl SocketDiff {
     /// Takes in the next one.
-    pub fn next(&mut self, sample: &Sample, sockets: &Sockets) -> Arrivals {
+    pub(crate) fn next(&mut self, sample: &Sample, sockets: &Sockets) -> Arrivals {
         let last = std::mem::take(self);
         let mut arrivals = Arrivals::default();
         let ended = sockets.ended.as_deref().unwrap_or_default();
@@ -209,22 +209,22 @@ impl SocketDiff {
     }
 
     /// What came in on this connection was a probe, or not.
-    pub fn is_probe(&mut self, key: u64, probe: bool) {
+    pub(crate) fn is_probe(&mut self, key: u64, probe: bool) {
         self.connections.entry(key).and_modify(|known| known.probe = probe);
     }
 
     /// Whether this connection has turned into something else: a websocket, a hijacked socket, an endless answer.
-    pub fn upgraded(&self, connection: &Connection) -> bool {
+    pub(crate) fn upgraded(&self, connection: &Connection) -> bool {
         self.connections.get(&connection.key).is_some_and(|known| known.upgraded || known.endless)
     }
 
     /// Whether a worker is busy with an answer on it that does not end.
-    pub fn endless(&self, connection: &Connection) -> bool {
+    pub(crate) fn endless(&self, connection: &Connection) -> bool {
         self.connections.get(&connection.key).is_some_and(|known| known.endless)
     }
 
     /// Whether it may be a websocket that nothing has shown to be one yet.
-    pub fn speaks(&self, connection: &Connection, now: Moment) -> bool {
+    pub(crate) fn speaks(&self, connection: &Connection, now: Moment) -> bool {
         self.connections.get(&connection.key).is_some_and(|known| known.speaks(now))
     }
 }

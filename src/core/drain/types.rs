@@ -101,11 +101,11 @@ pub enum DrainResult {
 
 impl DrainResult {
     /// Every result.
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Drained, Self::Deadline, Self::NoAppServer, Self::AlreadyGone, Self::Stuck];
 
     /// Its name in the contract.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Drained => "drained",
             Self::Deadline => "deadline",
@@ -160,7 +160,7 @@ pub struct InWork {
     /// Whose.
     pub peer: IpAddr,
     /// For how long it has been there, in milliseconds.
-    pub age_ms: u64,
+    pub(crate) age_ms: u64,
 }
 
 impl fmt::Display for InWork {
@@ -305,9 +305,9 @@ pub struct DrainView {
     /// No deploy begins meanwhile; false when nothing but stray calls are held.
     pub meant: bool,
     /// When it began.
-    pub began: Moment,
+    pub(crate) began: Moment,
     /// When it must be answered.
-    pub deadline: Moment,
+    pub(crate) deadline: Moment,
     /// What it waits for now.
     pub waits_for: Vec<WaitsFor>,
     /// Senders whose silence is not proved yet; senders without a known address count as one.
@@ -315,13 +315,13 @@ pub struct DrainView {
     /// Requests in flight at the last look; `None` when there is nothing to tell it by.
     pub requests_in_flight: Option<u32>,
     /// Those that the socket table shows, the oldest first; at most ten.
-    pub in_work: Vec<InWork>,
+    pub(crate) in_work: Vec<InWork>,
     /// Websockets and the like that are open, whether they are waited for or not.
     pub upgraded: u32,
     /// What there is to decide by.
-    pub evidence: Evidence,
+    pub(crate) evidence: Evidence,
     /// /prestop was answered.
     pub answered: bool,
     /// How it ended.
-    pub result: Option<DrainResult>,
+    pub(crate) result: Option<DrainResult>,
 }

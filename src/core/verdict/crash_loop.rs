@@ -47,7 +47,7 @@ pub(super) struct CrashLoop {
 
 impl CrashLoop {
     /// Takes in who is there now, and whether it is booted.
-    pub fn take(&mut self, now: Moment, present: &BTreeMap<ProcessKey, bool>) {
+    pub(crate) fn take(&mut self, now: Moment, present: &BTreeMap<ProcessKey, bool>) {
         for newcomer in self.present.values_mut() {
             newcomer.life = newcomer.life.at(now);
         }
@@ -69,18 +69,18 @@ impl CrashLoop {
     }
 
     /// Whoever ends now was not ended by the release.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.present.clear();
     }
 
     /// Where so many are to serve, too many came and went for a good release.
-    pub fn too_many_died(&self, expected: usize) -> bool {
+    pub(crate) fn too_many_died(&self, expected: usize) -> bool {
         let limit = u32::try_from(expected.max(2)).unwrap_or(u32::MAX).saturating_add(1);
         self.died >= limit || self.ended >= limit.saturating_mul(LATER_ENDS) || self.slow >= SLOW_BOOTS
     }
 
     /// How many vanished after a short life.
-    pub fn died(&self) -> u32 {
+    pub(crate) fn died(&self) -> u32 {
         self.died
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct ProbeResults {
 
 impl ProbeResults {
     /// Takes in those of one look. `processes` are the newest master's; `several`: an older one serves as well.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         look: &Observation,
         processes: &BTreeSet<ProcessKey>,
@@ -51,12 +51,12 @@ impl ProbeResults {
     }
 
     /// Some did not come, or not well.
-    pub fn doubtful(&self) -> bool {
+    pub(crate) fn doubtful(&self) -> bool {
         self.unhealthy > 0
     }
 
     /// What they prove against the release.
-    pub fn condemn(&self, several: bool, policy: &Policy) -> Option<Reason> {
+    pub(crate) fn condemn(&self, several: bool, policy: &Policy) -> Option<Reason> {
         let thresholds = Thresholds::of(policy, several);
         match (self.missed >= thresholds.missed, self.unhealthy >= thresholds.unhealthy) {
             (true, _) => Some(Reason::ReleaseMismatch),
@@ -66,7 +66,7 @@ impl ProbeResults {
     }
 
     /// There were enough good ones.
-    pub fn suffice(&self, several: bool, policy: &Policy) -> bool {
+    pub(crate) fn suffice(&self, several: bool, policy: &Policy) -> bool {
         self.healthy >= Thresholds::of(policy, several).healthy && self.unhealthy == 0
     }
 }

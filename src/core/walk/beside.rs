@@ -5,12 +5,12 @@ use crate::core::ServerCommand;
 
 impl Pod {
     /// The master that was started last.
-    pub fn newest(&self) -> Option<&Master> {
+    pub(crate) fn newest(&self) -> Option<&Master> {
         self.second.as_ref().or(self.master.as_ref())
     }
 
     /// What the adapter does about an act; `false` when the image meant is not the newest.
-    pub fn told(&mut self, command: ServerCommand, on: u64) -> bool {
+    pub(crate) fn told(&mut self, command: ServerCommand, on: u64) -> bool {
         if self.newest().is_none_or(|newest| newest.key != on) {
             return false;
         }
@@ -26,7 +26,7 @@ impl Pod {
     }
 
     /// Everything that it may do next by itself, where two masters can be.
-    pub fn moves_beside(
+    pub(crate) fn moves_beside(
         &self,
         master: &Master,
         current: Option<Rel>,

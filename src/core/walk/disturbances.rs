@@ -8,7 +8,7 @@ use crate::core::{Detection, Effect, Event, Observation, Outcome, Problem, Reaso
 
 impl World {
     /// Every disturbance that is possible here.
-    pub fn disturbances(&self) -> Vec<Next> {
+    pub(crate) fn disturbances(&self) -> Vec<Next> {
         let mut next: Vec<Next> = vec![];
         if self.agent.is_some() {
             next.extend(self.crashes());

@@ -5,7 +5,7 @@ use super::world::{World, name, number};
 use crate::core::{Agent, Answer, Cwd, Observation, Probe, ProcessKey, Sockets, Traffic};
 
 impl World {
-    pub fn look(&self) -> Observation {
+    pub(crate) fn look(&self) -> Observation {
         let detection = self.pod.detection(|rel| Cwd::Release(name(rel)));
         let wanted = self.agent.as_ref().and_then(Agent::probe_for);
         let answers = wanted.map_or(vec![], |release| self.answers(number(&release)));

@@ -4,11 +4,11 @@ use super::KEYS;
 use crate::core::{AppServer, Cwd, Detection, Generation, GenerationKey, Process, ProcessKey};
 
 /// A release of the model, by number.
-pub type Rel = u8;
+pub(crate) type Rel = u8;
 
 /// What a release does when it is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Nature {
+pub(crate) enum Nature {
     Good,
     /// Its workers die on boot; with preload the master does.
     Raises,
@@ -26,20 +26,20 @@ pub enum Nature {
 
 /// How this Puma was set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kind {
-    pub workers: usize,
-    pub single: bool,
-    pub preload: bool,
+pub(crate) struct Kind {
+    pub(crate) workers: usize,
+    pub(crate) single: bool,
+    pub(crate) preload: bool,
     /// No literal `directory`: a flip between exec and title binds it for ever.
-    pub pinnable: bool,
+    pub(crate) pinnable: bool,
     /// Started with an absolute rackup path into v1: that code runs, wherever the processes work.
-    pub absolute: bool,
+    pub(crate) absolute: bool,
     /// A hot restart starts a second master beside the first.
-    pub beside: bool,
+    pub(crate) beside: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stage {
+pub(crate) enum Stage {
     Running,
     /// USR2 received: old workers finish, then the exec reads `current`.
     Stopping,
@@ -56,52 +56,52 @@ pub enum Stage {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Worker {
-    pub key: u64,
-    pub rel: Rel,
-    pub booted: bool,
+pub(crate) struct Worker {
+    pub(crate) key: u64,
+    pub(crate) rel: Rel,
+    pub(crate) booted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Master {
-    pub key: u64,
-    pub process: u64,
-    pub stage: Stage,
-    pub dir: Rel,
-    pub workers: Vec<Option<Worker>>,
+pub(crate) struct Master {
+    pub(crate) key: u64,
+    pub(crate) process: u64,
+    pub(crate) stage: Stage,
+    pub(crate) dir: Rel,
+    pub(crate) workers: Vec<Option<Worker>>,
     /// A USR1 that came during a phased restart; several are one.
-    pub usr1: bool,
+    pub(crate) usr1: bool,
     /// Somebody else asked for the restart under way.
-    pub foreign: bool,
+    pub(crate) foreign: bool,
     /// The restart directory no longer follows `current`.
-    pub pinned: bool,
+    pub(crate) pinned: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pod {
-    pub kind: Kind,
-    pub master: Option<Master>,
+pub(crate) struct Pod {
+    pub(crate) kind: Kind,
+    pub(crate) master: Option<Master>,
     /// The one that was started beside it.
-    pub second: Option<Master>,
+    pub(crate) second: Option<Master>,
     /// The kubelet starts the container again when Puma ends.
-    pub alive: bool,
+    pub(crate) alive: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Signal {
+pub(crate) enum Signal {
     Usr1,
     Usr2,
     Kill,
 }
 
 /// Gives out keys that nobody remembers, so that the number of states stays finite.
-pub trait Keys {
+pub(crate) trait Keys {
     fn fresh(&mut self) -> u64;
 }
 
 impl Pod {
     /// Puma up and serving this release.
-    pub fn serving(kind: Kind, rel: Rel) -> Self {
+    pub(crate) fn serving(kind: Kind, rel: Rel) -> Self {
         let workers =
             (0..kind.workers as u64).map(|n| Some(Worker { key: KEYS + 1 + n, rel, booted: true })).collect();
         let master = Master {
@@ -117,7 +117,7 @@ impl Pod {
         Self { kind, master: Some(master), second: None, alive: true }
     }
 
-    pub fn detection(&self, name: impl Fn(Rel) -> Cwd) -> Detection {
+    pub(crate) fn detection(&self, name: impl Fn(Rel) -> Cwd) -> Detection {
         let masters: Vec<&Master> = self.master.iter().chain(&self.second).collect();
         if masters.is_empty() {
             return Detection::Missing;
@@ -147,17 +147,17 @@ impl Pod {
     }
 
     /// The release whose code a worker runs.
-    pub fn code(&self, worker: &Worker) -> Rel {
+    pub(crate) fn code(&self, worker: &Worker) -> Rel {
         if self.kind.absolute { 1 } else { worker.rel }
     }
 
-    pub fn booted(&self) -> usize {
+    pub(crate) fn booted(&self) -> usize {
         let masters = self.master.iter().chain(&self.second);
         masters.flat_map(|m| m.workers.iter().flatten()).filter(|w| w.booted).count()
     }
 
     /// A signal arrives at the image `on`; `false` when that is not there any more.
-    pub fn signal(&mut self, on: u64, signal: Signal, current: Option<Rel>, foreign: bool) -> bool {
+    pub(crate) fn signal(&mut self, on: u64, signal: Signal, current: Option<Rel>, foreign: bool) -> bool {
         let Some(master) = self.master.as_mut().filter(|m| m.key == on) else { return false };
         match (signal, master.stage) {
             (Signal::Kill, _) | (_, Stage::Exec) => self.master = None,
@@ -185,7 +185,7 @@ impl Pod {
     }
 
     /// Everything the pod may do next by itself.
-    pub fn moves(
+    pub(crate) fn moves(
         &self,
         current: Option<Rel>,
         nature: impl Fn(Rel) -> Nature + Copy,
@@ -218,7 +218,7 @@ impl Pod {
     }
 
     /// Time has passed: `worker_boot_timeout` ends the workers that hang.
-    pub fn time_out_workers(&mut self, nature: impl Fn(Rel) -> Nature) {
+    pub(crate) fn time_out_workers(&mut self, nature: impl Fn(Rel) -> Nature) {
         let Some(master) = &mut self.master else { return };
         for worker in &mut master.workers {
             let hung =

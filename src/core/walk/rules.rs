@@ -19,7 +19,7 @@ fn broken(world: &World, rule: &str) -> Result<(), String> {
 }
 
 /// Rules on what the agent asks for, in the state in which it asks.
-pub fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
+pub(crate) fn may_begin(world: &World, effect: &Effect) -> Result<(), String> {
     let agent = world.agent.as_ref().expect("a living agent asked");
     let going_back = agent.view().stage == Stage::Reverting;
     let forward = match effect {
@@ -75,7 +75,7 @@ fn on_disk(world: &World, event: RecordEvent, which: impl Fn(&crate::revision::R
 }
 
 /// Rules on what happens in the world.
-pub fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
+pub(crate) fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
     match effect {
         Effect::Publish { release, .. } => {
             if !world.disk.complete.contains(&number(release)) {
@@ -159,7 +159,7 @@ fn signalled_in_peace(world: &World, command: ServerCommand, on: u64) -> Result<
 }
 
 /// Rules on every state.
-pub fn holds(world: &World) -> Result<(), String> {
+pub(crate) fn holds(world: &World) -> Result<(), String> {
     let current = world.disk.current;
     let unborn = world.setting.birth.is_some() && current.is_none();
     if !unborn && current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
@@ -210,7 +210,7 @@ fn leased(world: &World, view: &View) -> Result<(), String> {
 
 /// Left alone, with no more disturbances and a good pointer, the world comes to rest: in sync, or
 /// stranded with a reason; and whoever waits on /prestop is answered.
-pub fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), String> {
+pub(crate) fn comes_to_rest(world: &World, calm: &mut HashSet<u64>) -> Result<(), String> {
     let mut world = world.clone();
     if world.setting.birth.is_none() {
         world.pointer = 3;

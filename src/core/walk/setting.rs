@@ -6,34 +6,34 @@ use crate::core::{Mode, Policy};
 
 /// How a walk is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Setting {
-    pub kind: Kind,
-    pub mode: Mode,
-    pub second: Nature,
+pub(crate) struct Setting {
+    pub(crate) kind: Kind,
+    pub(crate) mode: Mode,
+    pub(crate) second: Nature,
     /// The pod is born on an empty volume, with the pointer on v2 and v1 named as the one before.
-    pub birth: Option<Birth>,
+    pub(crate) birth: Option<Birth>,
 }
 
 /// What a pod is born into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Birth {
+pub(crate) struct Birth {
     /// What the health path depends on is away, and comes back at any moment.
-    pub sick: bool,
+    pub(crate) sick: bool,
     /// v1 is no way back.
-    pub barred: Option<Barred>,
+    pub(crate) barred: Option<Barred>,
     /// v2 is in place and runs, and three agents have ended before they could prove it.
-    pub deaths: bool,
+    pub(crate) deaths: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Barred {
+pub(crate) enum Barred {
     /// Somebody rolled back from it.
     RolledBack,
     /// The other pods have rejected it.
     ByFleet,
 }
 
-pub fn policy() -> Policy {
+pub(crate) fn policy() -> Policy {
     Policy {
         hot_timeout_ms: 100,
         phased_timeout_ms: 200,

@@ -17,7 +17,7 @@ use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
 /// Something that need not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Disturbance {
+pub(crate) enum Disturbance {
     Crash,
     WriteFailed,
     Hanging,
@@ -32,23 +32,23 @@ pub enum Disturbance {
 
 /// An effect under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Running {
-    pub effect: Effect,
+pub(crate) struct Running {
+    pub(crate) effect: Effect,
     /// How it ended, once it has; not yet reported.
-    pub outcome: Option<Outcome>,
+    pub(crate) outcome: Option<Outcome>,
     /// It was reported as unknown.
-    pub hanging: bool,
+    pub(crate) hanging: bool,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
-    pub current: Option<Rel>,
-    pub complete: BTreeSet<Rel>,
+pub(crate) struct Disk {
+    pub(crate) current: Option<Rel>,
+    pub(crate) complete: BTreeSet<Rel>,
     /// Each line, and whether it was synced.
-    pub log: Vec<(Record, bool)>,
-    pub journal: Option<Journal>,
+    pub(crate) log: Vec<(Record, bool)>,
+    pub(crate) journal: Option<Journal>,
     /// What this pod's lease names: others may delete whatever it does not.
-    pub lease: BTreeSet<Rel>,
+    pub(crate) lease: BTreeSet<Rel>,
 }
 
 impl Hash for Disk {
@@ -62,7 +62,7 @@ impl Hash for Disk {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum PreStop {
+pub(crate) enum PreStop {
     #[default]
     Idle,
     Waiting,
@@ -70,31 +70,31 @@ pub enum PreStop {
 }
 
 #[derive(Debug)]
-pub struct Trace {
-    pub what: String,
-    pub before: Option<Rc<Trace>>,
+pub(crate) struct Trace {
+    pub(crate) what: String,
+    pub(crate) before: Option<Rc<Trace>>,
 }
 
 #[derive(Debug, Clone)]
-pub struct World {
-    pub setting: Setting,
-    pub now: Moment,
-    pub agent: Option<Agent>,
-    pub pod: Pod,
-    pub disk: Disk,
-    pub running: Vec<Running>,
+pub(crate) struct World {
+    pub(crate) setting: Setting,
+    pub(crate) now: Moment,
+    pub(crate) agent: Option<Agent>,
+    pub(crate) pod: Pod,
+    pub(crate) disk: Disk,
+    pub(crate) running: Vec<Running>,
     /// A look taken earlier that has not arrived yet, and whether it is older than the last effect.
-    pub late_look: Option<(Observation, bool)>,
-    pub pointer: Rel,
-    pub announced: bool,
+    pub(crate) late_look: Option<(Observation, bool)>,
+    pub(crate) pointer: Rel,
+    pub(crate) announced: bool,
     /// The health path fails, whatever runs.
-    pub sick: bool,
-    pub prestop: PreStop,
+    pub(crate) sick: bool,
+    pub(crate) prestop: PreStop,
     /// The drain's time ran out.
-    pub ran_out: bool,
+    pub(crate) ran_out: bool,
     /// Which kinds of disturbances there were.
-    pub disturbed: Vec<Disturbance>,
-    pub trace: Option<Rc<Trace>>,
+    pub(crate) disturbed: Vec<Disturbance>,
+    pub(crate) trace: Option<Rc<Trace>>,
 }
 
 impl Hash for World {
@@ -109,11 +109,11 @@ impl Hash for World {
     }
 }
 
-pub fn name(rel: Rel) -> ReleaseId {
+pub(crate) fn name(rel: Rel) -> ReleaseId {
     format!("v{rel}").parse().expect("a valid id")
 }
 
-pub fn number(release: &ReleaseId) -> Rel {
+pub(crate) fn number(release: &ReleaseId) -> Rel {
     release.as_str()[1..].parse().expect("a release of the model")
 }
 
@@ -132,11 +132,11 @@ impl Keys for Unused {
     }
 }
 
-pub type Next = Result<World, String>;
+pub(crate) type Next = Result<World, String>;
 
 impl World {
     /// v1 runs, verified; the pointer has just moved to v2.
-    pub fn start(setting: Setting) -> Self {
+    pub(crate) fn start(setting: Setting) -> Self {
         let verified = |event| Record { event, revision: revision(1), reason: None, baseline: None };
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
         let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, ..Disk::default() };
@@ -177,11 +177,11 @@ impl World {
         world
     }
 
-    pub fn nature(&self, rel: Rel) -> Nature {
+    pub(crate) fn nature(&self, rel: Rel) -> Nature {
         if rel == 2 { self.setting.second } else { Nature::Good }
     }
 
-    pub fn barred(&self) -> Option<Barred> {
+    pub(crate) fn barred(&self) -> Option<Barred> {
         self.setting.birth.and_then(|birth| birth.barred)
     }
 
@@ -214,12 +214,12 @@ impl World {
         self.disk.lease = protected.releases().map(number).collect();
     }
 
-    pub fn note(mut self, what: impl Into<String>) -> Self {
+    pub(crate) fn note(mut self, what: impl Into<String>) -> Self {
         self.trace = Some(Rc::new(Trace { what: what.into(), before: self.trace.take() }));
         self
     }
 
-    pub fn disturb(mut self, disturbance: Disturbance) -> Self {
+    pub(crate) fn disturb(mut self, disturbance: Disturbance) -> Self {
         if !self.disturbed.contains(&disturbance) {
             self.disturbed.push(disturbance);
         }
@@ -227,7 +227,7 @@ impl World {
     }
 
     /// The agent takes an event; its effects are under way from then on.
-    pub fn feed(mut self, event: Event) -> Next {
+    pub(crate) fn feed(mut self, event: Event) -> Next {
         let what = format!("{event:?}").chars().take(150).collect::<String>();
         let agent = self.agent.as_mut().expect("only a living agent is fed");
         let effects = agent.step(self.now, event);
@@ -274,7 +274,7 @@ impl World {
     }
 
     /// Everything that may happen next, with what it takes from the disturbances left.
-    pub fn successors(&self, disturbances: bool) -> Vec<(Next, u8)> {
+    pub(crate) fn successors(&self, disturbances: bool) -> Vec<(Next, u8)> {
         let mut next: Vec<(Next, u8)> = self.pod_moves().into_iter().map(|w| (Ok(w), 0)).collect();
         next.extend(self.effects_end().into_iter().map(|w| (w, 0)));
         if self.agent.is_some() {
@@ -288,13 +288,13 @@ impl World {
         next
     }
 
-    pub fn pod_moves(&self) -> Vec<World> {
+    pub(crate) fn pod_moves(&self) -> Vec<World> {
         let mut keys = self.unused();
         let pods = self.pod.moves(self.disk.current, |rel| self.nature(rel), &mut keys);
         pods.into_iter().map(|pod| World { pod, ..self.clone() }.note("the pod moves")).collect()
     }
 
-    pub fn restarted(&self) -> World {
+    pub(crate) fn restarted(&self) -> World {
         let mut world = self.clone();
         world.start_agent();
         world.note("the agent starts")
@@ -323,7 +323,7 @@ impl World {
         next
     }
 
-    pub fn announce(&self) -> Next {
+    pub(crate) fn announce(&self) -> Next {
         let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
         let back = (self.barred() == Some(Barred::RolledBack)).then(|| name(1));
         let rolled_back = back.into_iter().collect();
@@ -332,7 +332,7 @@ impl World {
     }
 
     /// Time goes on to the next deadline.
-    pub fn tick(&self) -> Option<Next> {
+    pub(crate) fn tick(&self) -> Option<Next> {
         let due = self.agent.as_ref()?.deadline(self.now)?;
         let mut world = Self { now: due, ..self.clone() };
         let natures = [world.nature(1), world.nature(2), world.nature(3)];
@@ -347,7 +347,7 @@ impl World {
     }
 
     /// Each effect under way may end well, and each that has ended may be reported.
-    pub fn effects_end(&self) -> Vec<Next> {
+    pub(crate) fn effects_end(&self) -> Vec<Next> {
         let mut next = vec![];
         for index in 0..self.running.len() {
             if self.running[index].outcome.is_some() {
@@ -360,7 +360,7 @@ impl World {
     }
 
     /// The effect does its work in the world; nobody is told yet.
-    pub fn happen(&self, index: usize, outcome: Outcome) -> Next {
+    pub(crate) fn happen(&self, index: usize, outcome: Outcome) -> Next {
         let mut world = self.clone().note(format!("happens: {:?} {outcome:?}", self.running[index].effect));
         let effect = self.running[index].effect.clone();
         let outcome = world.apply(&effect, outcome)?;
@@ -434,12 +434,12 @@ impl World {
         world.feed(Event::Finished { attempt, step, outcome })
     }
 
-    pub fn begin_drain(self) -> Next {
+    pub(crate) fn begin_drain(self) -> Next {
         let world = World { prestop: PreStop::Waiting, ..self };
         world.feed(Event::Drain(DrainCommand::Begin(Origin::PreStop)))
     }
 
-    pub fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let mut lines = vec![];
         let mut at = &self.trace;
         while let Some(trace) = at {
@@ -451,7 +451,7 @@ impl World {
     }
 }
 
-pub fn address(effect: &Effect) -> (Attempt, Step) {
+pub(crate) fn address(effect: &Effect) -> (Attempt, Step) {
     match effect {
         Effect::Fetch { attempt, .. } => (*attempt, Step::Fetch),
         Effect::Check { attempt, .. } => (*attempt, Step::Check),

@@ -21,32 +21,32 @@ use crate::{
 
 /// What pitstop is told about the pod that the app will run in.
 #[derive(Debug)]
-pub struct Told<'a> {
+pub(crate) struct Told<'a> {
     /// Of the key `restart.mode`.
-    pub mode: RestartMode,
+    pub(crate) mode: RestartMode,
     /// Puma's section.
-    pub puma: &'a config::Puma,
+    pub(crate) puma: &'a config::Puma,
     /// The link that Puma is to be restarted from.
-    pub current: PathBuf,
+    pub(crate) current: PathBuf,
     /// The directories of a release that each pod has for itself.
-    pub pod_dirs: &'a [PathBuf],
+    pub(crate) pod_dirs: &'a [PathBuf],
     /// The pod's terminationGracePeriodSeconds.
-    pub grace_period: Duration,
+    pub(crate) grace_period: Duration,
     /// What of it is kept for Puma's own stop.
-    pub reserve: Duration,
+    pub(crate) reserve: Duration,
 }
 
 /// What was read.
 pub(in crate::app_server::puma) struct Files<'a> {
     /// The configuration, as it is called from the app's directory.
-    pub path: &'a Path,
-    pub setup: Setup,
-    pub told: &'a Told<'a>,
+    pub(crate) path: &'a Path,
+    pub(crate) setup: Setup,
+    pub(crate) told: &'a Told<'a>,
 }
 
 impl Files<'_> {
     /// Everything that they show.
-    pub fn checks(&self) -> Vec<Check> {
+    pub(crate) fn checks(&self) -> Vec<Check> {
         let (setup, told) = (&self.setup, self.told);
         let settings = &setup.settings;
         let bundle = match settings.prune_bundler {
