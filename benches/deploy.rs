@@ -1,5 +1,7 @@
-//! `make bench BENCH=deploy`: from the moved pointer to the first answer of the new release, by pitstop and by a
-//! shell script that does the same steps (download, tar, ln, mv, kill) and nothing else.
+//! `make bench BENCH=deploy`: from the moved pointer to the signal, and to the first answer of the new release, by
+//! pitstop and by a shell script that does the same steps (download, tar, ln, mv, kill) and nothing else.
+//!
+//! `cargo bench --bench deploy -- signal` measures the first alone.
 //!
 //! Both sides get the same Puma, the same release and the same store, by turns in one run. The script is told
 //! to go; pitstop has to notice. That, the check of every byte, the sync to the disk and the journal are part
@@ -20,6 +22,8 @@ use pitstop_rig::{
 };
 
 const RUNS: usize = 3;
+/// A signal takes less time than a fetch, so that the machine's noise counts for more.
+const SIGNAL_RUNS: usize = 9;
 const POLL: &str = "1s";
 /// About what a small Rails app with its gems comes to, once packed.
 const FILES: usize = 1_500;
@@ -43,6 +47,14 @@ impl Mode {
         match self {
             Self::Phased => "USR1",
             Self::Hot => "USR2",
+        }
+    }
+
+    /// What Puma writes to its log as soon as it has the signal.
+    fn heard(self) -> &'static str {
+        match self {
+            Self::Phased => "Starting phased worker restart",
+            Self::Hot => "* Restarting...",
         }
     }
 }
@@ -90,6 +102,17 @@ impl Side {
         Self { agent, puma, s3, kind, mode }
     }
 
+    /// Small releases that are on the volume before anybody deploys them.
+    fn put_there(&mut self, ids: &[String]) {
+        // Nothing is pruned before its turn.
+        self.agent.env.push(("PITSTOP_KEEP_RELEASES".into(), "50".into()));
+        for id in ids {
+            self.agent.publish(&self.puma, App::Good, id);
+            self.move_pointer(id);
+            self.agent.must(&["fetch"]);
+        }
+    }
+
     /// Puma boots from `v1`; the agent, where there is to be one, has proved it.
     fn start(&mut self, with_agent: bool) {
         self.publish("v1");
@@ -124,6 +147,15 @@ impl Side {
         }
     }
 
+    /// The same steps by hand, without those that get the release.
+    fn switch(&self, id: &str) -> String {
+        format!(
+            "ln -s releases/{id} next; mv -T next current; kill -{signal} {master}",
+            signal = self.mode.signal(),
+            master = self.puma.master().expect("Puma runs"),
+        )
+    }
+
     /// The same steps by hand.
     fn script(&self, id: &str) -> String {
         let name = format!("releases/{id}.tar.gz");
@@ -143,14 +175,43 @@ impl Side {
                 )
             }
         };
-        let master = self.puma.master().expect("Puma runs");
         format!(
-            "set -e; cd {deploy_to}; {download}; mkdir releases/{id}; tar -xzf {archive} -C releases/{id}; \
-             ln -s releases/{id} next; mv -T next current; kill -{signal} {master}",
+            "set -e; cd {deploy_to}; {download}; mkdir releases/{id}; tar -xzf {archive} -C releases/{id}; {switch}",
             deploy_to = self.puma.deploy_to().display(),
             archive = archive.display(),
-            signal = self.mode.signal(),
+            switch = self.switch(id),
         )
+    }
+
+    fn signals(&self) -> usize {
+        fs::read_to_string(self.puma.log()).unwrap_or_default().matches(self.mode.heard()).count()
+    }
+
+    /// Seconds until Puma has its signal, from a moved pointer.
+    fn signal_by_pitstop(&self, id: &str) -> f64 {
+        let (before, began) = (self.signals(), Instant::now());
+        self.move_pointer(id);
+        let seconds = self.until_signal(before, began);
+        self.agent.wait_in_sync(id);
+        seconds
+    }
+
+    /// The same, from the script's start.
+    fn signal_by_hand(&self, id: &str) -> f64 {
+        let script = format!("set -e; cd {}; {}", self.puma.deploy_to().display(), self.switch(id));
+        let (before, began) = (self.signals(), Instant::now());
+        run(&script);
+        let seconds = self.until_signal(before, began);
+        self.only_answers_of(id);
+        seconds
+    }
+
+    fn until_signal(&self, before: usize, began: Instant) -> f64 {
+        while self.signals() == before {
+            assert!(began.elapsed() < Duration::from_secs(120), "Puma gets no signal");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        began.elapsed().as_secs_f64()
     }
 
     /// Waits for the first answer of this release. Seconds since `began`.
@@ -179,18 +240,26 @@ impl Side {
         self.publish(id);
         let script = self.script(id);
         let began = Instant::now();
-        let done = Command::new("sh").args(["-c", &script]).output().expect("a shell is there");
-        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+        run(&script);
         let first = self.first_answer(id, began);
-        // The next one must not come into this one's way.
+        self.only_answers_of(id);
+        first
+    }
+
+    /// The next deploy must not come into this one's way.
+    fn only_answers_of(&self, id: &str) {
         let mut in_a_row = 0;
         until("answers of the new release only", || {
             let answered = self.puma.get("/").ok().and_then(|answer| answer.release);
             in_a_row = if answered.as_deref() == Some(id) { in_a_row + 1 } else { 0 };
             (in_a_row == 20).then_some(())
         });
-        first
     }
+}
+
+fn run(script: &str) {
+    let done = Command::new("sh").args(["-c", script]).output().expect("a shell is there");
+    assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Files besides the app's that do not compress well.
@@ -242,9 +311,40 @@ fn compare(kind: Kind, mode: Mode) -> Comparison {
         .against(&format!("{download}, tar, ln, mv, kill -{}", mode.signal()), &how)
 }
 
+/// Nothing but the switch: the release is on the volume, and the pointer is a file.
+fn compare_signals(mode: Mode) -> Comparison {
+    let (mut ours, mut peer) = (Side::prepare(Kind::File, mode), Side::prepare(Kind::File, mode));
+    let ids: Vec<String> = (0..SIGNAL_RUNS).map(|number| format!("v{}", number + 2)).collect();
+    for (side, with_agent) in [(&mut ours, true), (&mut peer, false)] {
+        side.put_there(&ids);
+        side.start(with_agent);
+    }
+    let (mut by_pitstop, mut by_hand) = (Vec::new(), Vec::new());
+    for id in &ids {
+        by_pitstop.push(ours.signal_by_pitstop(id));
+        by_hand.push(peer.signal_by_hand(id));
+        println!("pointer to signal, {}: {by_pitstop:.3?} {by_hand:.3?}", mode.name());
+    }
+    let how = format!(
+        "median of {SIGNAL_RUNS}; seconds from the moved pointer until Puma logs the signal, against the script's \
+         start to the same; the release is on the volume, pointer noticed by inotify; ours checked, probed, synced to \
+         disk and journaled, the script with none of that"
+    );
+    Comparison::smaller_is_better(
+        &format!("{}, {}: pointer to signal", Kind::File.name(), mode.name()),
+        (median(by_pitstop), median(by_hand)),
+        "s",
+    )
+    .against(&format!("ln, mv, kill -{}", mode.signal()), &how)
+}
+
 fn main() -> std::io::Result<()> {
-    let kinds = [Kind::File, Kind::Directory, Kind::S3];
-    let each = kinds.into_iter().flat_map(|kind| [(kind, Mode::Phased), (kind, Mode::Hot)]);
-    let comparisons: Vec<_> = each.map(|(kind, mode)| compare(kind, mode)).collect();
+    let signals_only = std::env::args().any(|argument| argument == "signal");
+    let mut comparisons: Vec<_> = [Mode::Phased, Mode::Hot].into_iter().map(compare_signals).collect();
+    if !signals_only {
+        let kinds = [Kind::File, Kind::Directory, Kind::S3];
+        let each = kinds.into_iter().flat_map(|kind| [(kind, Mode::Phased), (kind, Mode::Hot)]);
+        comparisons.extend(each.map(|(kind, mode)| compare(kind, mode)));
+    }
     publish(Path::new(env!("CARGO_MANIFEST_DIR")), "deploy", &comparisons)
 }

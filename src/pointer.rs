@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::{mpsc, watch};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     core::{Problem, Reason},
@@ -22,10 +22,12 @@ use crate::{
     store::{self, Found, Store, Version, archive},
 };
 
+mod kick;
+
+pub use kick::Kick;
+
 /// A pointer is some hundred bytes.
 pub const LIMIT_BYTES: u64 = 64 << 10;
-/// A swap of a mounted ConfigMap raises several events.
-const DEBOUNCE: Duration = Duration::from_millis(200);
 /// How long one look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
 /// Pauses after failures grow to so many poll intervals at most,
@@ -81,31 +83,17 @@ pub struct Settings {
     pub on_check: Arc<dyn Fn(Check) + Send + Sync>,
 }
 
-/// Makes the watch look now.
-#[derive(Debug, Clone)]
-pub struct Kick(mpsc::Sender<()>);
-
-impl Kick {
-    /// Looks now, or right after the look that is under way.
-    pub fn now(&self) {
-        // A full channel holds such a wish already.
-        let _ = self.0.try_send(());
-    }
-}
-
 /// Starts to watch, on the runtime that this is called from; ends when the receiver is dropped.
 /// Equal values in a row wake nobody.
 ///
 /// # Errors
 /// When the system has no thread left.
 pub fn watch(settings: Settings) -> io::Result<(watch::Receiver<Latest>, Kick)> {
-    let (kick, kicks) = mpsc::channel(1);
+    let kick = Kick::default();
     let (latest, receiver) = watch::channel(None);
     let looker =
         Looker { source: settings.source.clone(), lane: Lane::start("pointer")?, seen: None, read: None };
-    let kick = Kick(kick);
-    let watching =
-        Watching { settings, looker, latest, kicks, kick: kick.clone(), watcher: None, failures: 0 };
+    let watching = Watching { settings, looker, latest, kick: kick.clone(), watcher: None, failures: 0 };
     tokio::spawn(watching.run());
     Ok((receiver, kick))
 }
@@ -274,7 +262,6 @@ struct Watching {
     settings: Settings,
     looker: Looker,
     latest: watch::Sender<Latest>,
-    kicks: mpsc::Receiver<()>,
     kick: Kick,
     watcher: Option<RecommendedWatcher>,
     failures: u32,
@@ -285,16 +272,14 @@ impl Watching {
         loop {
             // Before the look: what changes after it is not missed.
             self.watch_directory().await;
+            let began = Instant::now();
             let look = self.looker.look().await;
             self.report(look);
             let pause = jittered(pause(self.settings.poll_interval, self.failures));
             tokio::select! {
                 () = self.latest.closed() => return,
                 () = tokio::time::sleep(pause) => {}
-                _ = self.kicks.recv() => {
-                    tokio::time::sleep(DEBOUNCE).await;
-                    while self.kicks.try_recv().is_ok() {}
-                }
+                () = self.kick.wait(began) => {}
             }
         }
     }
@@ -349,10 +334,7 @@ impl Watching {
 
 fn watcher(dir: &Path, kick: Kick) -> notify::Result<RecommendedWatcher> {
     let hear = move |event: notify::Result<notify::Event>| {
-        // Every read of the directory, our own included, is an access.
-        if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
-            kick.now();
-        }
+        kick.hear(event.ok().map(|event| event.kind));
     };
     let mut watcher = notify::recommended_watcher(hear)?;
     watcher.watch(dir, RecursiveMode::NonRecursive)?;

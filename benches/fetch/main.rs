@@ -201,13 +201,17 @@ impl Bench {
 
     /// What few files differ in, beside the release that is there.
     fn delta(&mut self, volume: &SlowVolume) {
+        run("a spare tree", &mut parts::spare(volume.path()), Some(volume));
         self.promote("v2");
         let ours =
             run("fetch of the next release", &mut self.fetch(volume.path(), Some(SLOTS)), Some(volume));
         let read = run("zstd -dc | sha256sum", &mut peers::read(&self.archive("v2")), None);
         let into = volume.path().join("git-v2");
         let git = run("git, the next release", &mut self.git.checkout("v2", &into), Some(volume));
-        let how = format!("{} files differ; pointer moved before, until current is moved", tree::DELTA);
+        let how = format!(
+            "{} files differ, and a spare tree was there; pointer moved before, until current is moved",
+            tree::DELTA
+        );
         self.figure(
             "fetch of the next release",
             (ours.seconds, git.seconds),

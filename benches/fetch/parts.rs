@@ -2,9 +2,10 @@
 //! app that reads its files.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io::{self, Read, Write},
+    ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -12,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pitstop::releases::{Limits, Releases};
 use pitstop_rig::Dice;
 
 use crate::tree::list;
@@ -27,6 +29,7 @@ pub fn played() -> io::Result<bool> {
     match (part.as_str(), &paths[..]) {
         ("floor", [from, to]) => floor(from, to)?,
         ("app", [release]) => read_like_an_app(release)?,
+        ("spare", [deploy_to]) => make_spare(deploy_to),
         _ => return Err(io::Error::other("no such part")),
     }
     Ok(true)
@@ -36,6 +39,18 @@ fn part(name: &str, paths: &[&Path]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
     command.env(PART, name).args(paths);
     command
+}
+
+/// Makes the spare tree of a volume like its release v1, as an agent does when nothing else is to do.
+pub fn spare(deploy_to: &Path) -> Command {
+    part("spare", &[deploy_to])
+}
+
+fn make_spare(deploy_to: &Path) {
+    let releases = Releases::new(deploy_to.into(), deploy_to.join("current"), "web-0", Limits::default());
+    let v1 = "v1".parse().expect("it is an id");
+    let made = releases.make_spare(&v1, 5, &BTreeMap::new, &|_| ControlFlow::Continue(()));
+    assert!(made.is_ok_and(|made| made.is_some()), "a spare tree");
 }
 
 /// Seconds in which a tree that is in memory is written with as much in flight as an NFS client has slots.

@@ -1,5 +1,7 @@
 //! What goes into the core and what comes out of it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -233,6 +235,26 @@ pub enum DeployResult {
     Refused(Problem),
     /// A newer move came first.
     Superseded,
+}
+
+/// What this pod needs on the volume, so that nobody may delete it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Protected {
+    /// What the pod runs.
+    pub running: Option<ReleaseId>,
+    /// What it ran before.
+    pub previous: Option<ReleaseId>,
+    /// What the pointer names.
+    pub desired: Option<ReleaseId>,
+    /// What may still run, what `current` leads to, what a deploy works with, and where a way back may lead.
+    pub also: BTreeSet<ReleaseId>,
+}
+
+impl Protected {
+    /// All of them.
+    pub fn releases(&self) -> impl Iterator<Item = &ReleaseId> {
+        [&self.running, &self.previous, &self.desired].into_iter().flatten().chain(&self.also)
+    }
 }
 
 /// A line of `revisions.log`, less its version and wall-clock time.

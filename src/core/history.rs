@@ -30,6 +30,10 @@ pub struct History {
     unproved: BTreeSet<ReleaseId>,
     /// Moves that were rejected before anything was proved here: there was nothing good to compare them with.
     at_birth: BTreeSet<Revision>,
+    /// What was put in place since a release was last proved.
+    in_place: BTreeSet<ReleaseId>,
+    /// What was put in place between the last proof and the one before it.
+    outgoing: BTreeSet<ReleaseId>,
 }
 
 /// What the journals of the other pods of a shared volume say.
@@ -78,6 +82,7 @@ impl History {
                 let unfinished = again.map_or(1, |o| o.unfinished + 1);
                 self.lift(&record.revision);
                 self.unproved.insert(record.revision.release.clone());
+                self.put_in_place(&record.revision.release);
                 *open = Some(Open {
                     revision: record.revision.clone(),
                     signalled: None,
@@ -109,8 +114,22 @@ impl History {
         }
     }
 
+    /// Notes that `current` leads to the release from here on, or may.
+    pub fn put_in_place(&mut self, release: &ReleaseId) {
+        self.in_place.insert(release.clone());
+    }
+
+    /// What may still run: whatever was put in place since the last proof, and beside a second master that was
+    /// just proved also what was in place before it.
+    pub fn may_run(&self) -> impl Iterator<Item = &ReleaseId> {
+        self.in_place.union(&self.outgoing)
+    }
+
     /// Notes that the release runs, proven.
     pub fn verify(&mut self, release: &ReleaseId) {
+        if !self.in_place.is_empty() {
+            self.outgoing = std::mem::take(&mut self.in_place);
+        }
         self.failed.remove(release);
         self.unproved.remove(release);
         if self.verified.as_ref() != Some(release) {

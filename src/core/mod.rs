@@ -18,6 +18,7 @@ pub use reason::Reason;
 pub mod effect;
 pub mod observation;
 pub mod pace;
+pub use effect::Protected;
 pub use effect::{
     Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Problem, Record,
     ServerCommand, Step,
@@ -296,6 +297,11 @@ impl Agent {
         }
     }
 
+    /// The next step waits for a look that begins then or later.
+    pub fn look_awaited(&self) -> Option<Moment> {
+        self.deploy.as_ref().ok()?.look_awaited()
+    }
+
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub fn probe_for(&self) -> Option<ReleaseId> {
         self.deploy.as_ref().ok()?.probe_for(self.gate())
@@ -325,6 +331,12 @@ impl Agent {
     /// Whether `current` leads to a complete release; `None` where that is not known yet.
     pub fn current_complete(&self) -> Option<bool> {
         self.deploy.as_ref().ok().map(Deploy::current_complete)
+    }
+
+    /// What this pod needs on the volume; `None` where that is not known yet. Its lease has to name it before the
+    /// effects of the same step are performed.
+    pub fn protected(&self) -> Option<Protected> {
+        self.deploy.as_ref().ok().map(Deploy::protected)
     }
 
     /// What an outsider may know.

@@ -38,9 +38,10 @@ impl Pace {
         };
     }
 
-    /// The pause until the next look, in milliseconds.
-    pub fn pause_ms(&self, watchfulness: Watchfulness) -> u64 {
+    /// The pause until the next look, in milliseconds. `stale`: a later look is waited for than the last one.
+    pub fn pause_ms(&self, watchfulness: Watchfulness, stale: bool) -> u64 {
         match watchfulness {
+            _ if stale => 0,
             Watchfulness::Calm => self.calm_ms.max(CALM_MS),
             Watchfulness::Close => CLOSE_MS,
         }
@@ -84,7 +85,7 @@ mod tests {
     fn pauses(pace: &mut Pace, looks: impl IntoIterator<Item = Observation>) -> Vec<u64> {
         let pause = |look| {
             pace.take(&look);
-            pace.pause_ms(Watchfulness::Calm)
+            pace.pause_ms(Watchfulness::Calm, false)
         };
         looks.into_iter().map(pause).collect()
     }
@@ -106,7 +107,7 @@ mod tests {
         while now_ms < 600_000 {
             // A request each five seconds.
             pace.take(&after(7 + now_ms / 5000));
-            (now_ms, looks) = (now_ms + pace.pause_ms(Watchfulness::Calm), looks + 1);
+            (now_ms, looks) = (now_ms + pace.pause_ms(Watchfulness::Calm, false), looks + 1);
         }
         assert!(looks < 240, "{looks}");
     }
@@ -118,7 +119,10 @@ mod tests {
         let other = AppServer { old_workers: true, ..AppServer::default() };
         let restarted = Observation { detection: Detection::Seen(other), ..after(7) };
         assert_eq!(pauses(&mut pace, [restarted]), [CALM_MS]);
-        assert_eq!(pace.pause_ms(Watchfulness::Close), CLOSE_MS);
+        assert_eq!(pace.pause_ms(Watchfulness::Close, false), CLOSE_MS);
+        for watchfulness in [Watchfulness::Calm, Watchfulness::Close] {
+            assert_eq!(pace.pause_ms(watchfulness, true), 0, "the core waits for the next look");
+        }
     }
 
     #[test]

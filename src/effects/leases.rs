@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 
 use super::{Effects, volume_work::on};
 use crate::{
-    core::{Problem, Recovered, View, history::History},
+    core::{Problem, Protected},
     releases::{Releases, leases::Lease},
-    revision::{RecordEvent, ReleaseId},
+    revision::ReleaseId,
 };
 
 /// A lease is written anew so often; see [`crate::releases::leases`] for how long it counts.
@@ -36,42 +36,37 @@ pub(super) struct Holder {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Needs {
-    running: Option<ReleaseId>,
-    previous: Option<ReleaseId>,
-    desired: Option<ReleaseId>,
-    current: Option<ReleaseId>,
-    history: History,
-    /// What the deploy under way works with, its way back included.
+    /// What the core wants protected. `None` until it has said so: only then is anything deleted.
+    protected: Option<Protected>,
+    /// What effects work with, until the deploy is over: those of a lost loop may be on their way still.
     in_hand: BTreeSet<ReleaseId>,
-    /// The supervisor has told its view: only then is anything deleted.
-    supervised: bool,
     ended: bool,
 }
 
 impl Needs {
     /// Each release with what it is needed for.
     fn named(&self) -> BTreeMap<ReleaseId, String> {
-        let history = [&self.history.verified, &self.history.previous];
-        let in_hand = self.in_hand.iter().map(|id| (Some(id), "the deploy under way may need it"));
-        let all = in_hand.chain(history.map(|id| (id.as_ref(), "this pod may roll back to it"))).chain([
-            (self.current.as_ref(), "current points to it"),
-            (self.previous.as_ref(), "this pod ran it before"),
-            (self.desired.as_ref(), "the pointer names it"),
-            (self.running.as_ref(), "this pod runs it"),
+        let Protected { running, previous, desired, also } = self.protected.clone().unwrap_or_default();
+        let also =
+            also.iter().chain(&self.in_hand).map(|id| (Some(id), "this pod, or its way back, may need it"));
+        let all = also.chain([
+            (previous.as_ref(), "this pod ran it before"),
+            (desired.as_ref(), "the pointer names it"),
+            (running.as_ref(), "this pod runs it"),
         ]);
         all.filter_map(|(id, why)| Some((id?.clone(), why.to_owned()))).collect()
     }
 
     fn lease(&self, pod: &str) -> Lease {
-        let roles: BTreeSet<_> =
-            [&self.running, &self.previous, &self.desired].into_iter().flatten().collect();
+        let Protected { running, previous, desired, .. } = self.protected.clone().unwrap_or_default();
+        let roles: BTreeSet<_> = [&running, &previous, &desired].into_iter().flatten().collect();
         Lease {
             v: 1,
             pod: pod.into(),
-            running: self.running.clone(),
-            previous: self.previous.clone(),
-            desired: self.desired.clone(),
             also: self.named().into_keys().filter(|id| !roles.contains(id)).collect(),
+            running,
+            previous,
+            desired,
             ended: self.ended,
             at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         }
@@ -91,13 +86,17 @@ impl Holder {
     /// What the pod runs, proved, if that is what it should run.
     pub fn settled(&self) -> Option<ReleaseId> {
         let needs = locked(&self.needs);
-        let needs = needs.as_ref().filter(|needs| needs.supervised && needs.running == needs.desired)?;
-        needs.running.clone().filter(|release| !release.is_fallback())
+        let protected = needs.as_ref()?.protected.as_ref()?;
+        protected
+            .running
+            .clone()
+            .filter(|_| protected.running == protected.desired)
+            .filter(|release| !release.is_fallback())
     }
 
     /// Whether it is known well enough what this pod needs to delete anything.
     pub fn is_sure(&self) -> bool {
-        locked(&self.needs).as_ref().is_some_and(|needs| needs.supervised)
+        locked(&self.needs).as_ref().is_some_and(|needs| needs.protected.is_some())
     }
 
     /// Notes a change; the lease follows in the background.
@@ -111,13 +110,9 @@ impl Holder {
         }
     }
 
-    /// The volume has told where the pod stands. Blocks: the lease is written before anything relies on it.
-    pub fn begin(&self, recovered: &Recovered) {
-        let (history, _) = History::fold(&recovered.records);
-        // What a lost loop had in hand may be on its way still.
-        let mut needs = locked(&self.needs).clone().unwrap_or_default();
-        (needs.current, needs.history) = (recovered.current.clone(), history);
-        *locked(&self.needs) = Some(needs);
+    /// The volume has told where `current` leads. Blocks: the lease is written before anything relies on it.
+    pub fn begin(&self, current: Option<&ReleaseId>) {
+        locked(&self.needs).get_or_insert_default().in_hand.extend(current.cloned());
         if let Err(problem) = self.write() {
             tracing::warn!(detail = problem.message, "the lease of this pod is not written");
         }
@@ -128,20 +123,6 @@ impl Holder {
         self.note(|needs| needs.in_hand.extend([release.clone()]));
         let named = |(lease, _): &(Lease, Instant)| lease.names().contains(release);
         if locked(&self.written).as_ref().is_some_and(named) { Ok(()) } else { self.write() }
-    }
-
-    pub fn moved_current(&self, release: &ReleaseId) {
-        self.note(|needs| {
-            // The way back, until the deploy is over.
-            let before = needs.current.replace(release.clone());
-            needs.in_hand.extend(before);
-        });
-    }
-
-    pub fn recorded(&self, event: RecordEvent, release: &ReleaseId) {
-        if matches!(event, RecordEvent::Verified | RecordEvent::Reverted) {
-            self.note(|needs| needs.history.verify(release));
-        }
     }
 
     /// Writes the lease, synced, if it says something new or is due. Blocks.
@@ -166,14 +147,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Effects {
-    /// The supervisor's view has changed, perhaps. Never waits.
-    pub fn needs(&self, view: &View) {
-        self.holder.note(|needs| {
-            needs.running.clone_from(&view.running);
-            needs.previous.clone_from(&view.previous);
-            needs.desired = view.desired.as_ref().map(|revision| revision.release.clone());
-            needs.supervised = true;
-        });
+    /// What the core wants protected, said before the effects of the same step are started. Never waits.
+    pub fn protect(&self, protected: Protected) {
+        self.holder.note(|needs| needs.protected = Some(protected));
     }
 
     /// Nothing of a deploy is needed any more but what it has left running.
@@ -231,13 +207,17 @@ mod tests {
     fn a_release_is_on_disk_in_the_lease_before_it_is_relied_on() {
         let dir = tempfile::tempdir().unwrap();
         let holder = holder(dir.path());
-        holder.begin(&Recovered { current: Some(id("v1")), ..Recovered::default() });
+        holder.begin(Some(&id("v1")));
         assert_eq!(on_disk(&holder), [id("v1")].into());
         holder.hold(&id("v2")).unwrap();
         assert_eq!(on_disk(&holder), [id("v1"), id("v2")].into());
-        holder.moved_current(&id("v2"));
-        assert!(holder.named().contains_key(&id("v1")), "the way back");
-        holder.recorded(RecordEvent::Verified, &id("v2"));
+        assert!(!holder.is_sure(), "the core has not said what it needs");
+        let protected = Protected { running: Some(id("v2")), ..Protected::default() };
+        holder.note(|needs| needs.protected = Some(protected));
+        assert!(
+            holder.is_sure() && holder.named().contains_key(&id("v1")),
+            "an effect may work with it still"
+        );
         holder.note(|needs| needs.in_hand.clear());
         assert_eq!(holder.named().into_keys().collect::<Vec<_>>(), [id("v2")]);
     }

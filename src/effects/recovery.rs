@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Effects {
-    /// Reads the journal and `current`, and names what they need in this pod's lease.
+    /// Reads the journal and `current`, and names that release in this pod's lease.
     /// Takes as long as the volume does; it waits behind whatever effect is still under way there.
     ///
     /// # Errors
@@ -25,10 +25,9 @@ impl Effects {
         .await??;
         *self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = rejected_at.into();
         let (boot_id, neighbours) = (revisions_log::boot_id(), self.recover_neighbours().await?);
-        let recovered = Recovered { current, records, boot_id, neighbours };
-        let (holder, known) = (self.holder.clone(), recovered.clone());
-        on(&self.volume, move || holder.begin(&known)).await?;
-        Ok(recovered)
+        let (holder, known) = (self.holder.clone(), current.clone());
+        on(&self.volume, move || holder.begin(known.as_ref())).await?;
+        Ok(Recovered { current, records, boot_id, neighbours })
     }
 
     /// What other pods of the volume have found out, as far as it is still there.

@@ -150,7 +150,6 @@ impl Effects {
                 );
             }
             let Err(problem) = tools.releases.publish(&release) else {
-                holder.moved_current(&release);
                 return Outcome::Done;
             };
             Outcome::NotPublished { problem, current: tools.releases.current().ok().flatten() }
@@ -175,7 +174,6 @@ impl Effects {
             log.as_mut().map_or(Ok(()), |log| log.append(&line))
         })
         .await??;
-        self.holder.recorded(record.event, &record.revision.release);
         if record.event == RecordEvent::Rejected {
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let mut at = self.rejected_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

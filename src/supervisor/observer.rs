@@ -1,14 +1,11 @@
 //! Looking at the app server, again and again: calmly, or closely while something goes on.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 
 use crate::{
@@ -30,6 +27,8 @@ const PROBES_AT_ONCE: usize = 4;
 const PROBES_BESIDE: usize = 32;
 /// Between two looks at the files that processes have loaded.
 const BETWEEN_FILES: Duration = Duration::from_secs(1);
+/// The core's clock counts milliseconds: it never waits longer than this for a look to be fresh.
+const LONGEST_AHEAD_MS: u64 = 10;
 /// An adapter that takes longer has a defect; the drain must not wait for it.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
@@ -44,6 +43,8 @@ pub struct Attention {
     pub beside: bool,
     /// Whether the files that processes have loaded are wanted.
     pub wants_files: bool,
+    /// A look that begins then, or later, is waited for: no pause comes before it.
+    pub awaited: Moment,
 }
 
 /// A look: for the core, and for people.
@@ -79,12 +80,19 @@ struct Ongoing {
     files: Option<Instant>,
 }
 
-/// Probes under way. They may take long, and looks go on meanwhile.
+/// The last probes. They may take long, and looks go on meanwhile.
 struct Asking {
     release: ReleaseId,
     began: Moment,
     since: Instant,
-    answers: JoinHandle<Vec<Said>>,
+    answers: Answers,
+}
+
+enum Answers {
+    Awaited(JoinHandle<Vec<Said>>),
+    There(Vec<Said>),
+    /// Part of a look.
+    Seen,
 }
 
 impl Observer {
@@ -93,16 +101,28 @@ impl Observer {
         let mut ongoing = Ongoing::default();
         let mut pace = Pace::default();
         loop {
+            self.until_fresh().await;
             let seen = self.look(&mut ongoing).await;
+            let began = seen.observation.began;
             pace.take(&seen.observation);
             if self.looks.send(seen).await.is_err() {
                 return;
             }
-            let pause_ms = pace.pause_ms(self.attention.borrow_and_update().watchfulness);
+            let Attention { watchfulness, awaited, .. } = *self.attention.borrow_and_update();
+            let pause = Duration::from_millis(pace.pause_ms(watchfulness, began < awaited));
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+                () = tokio::time::sleep(pause) => {}
+                () = answered(&mut ongoing.asking), if watchfulness == Watchfulness::Close => {}
                 changed = self.attention.changed() => if changed.is_err() { return },
             }
+        }
+    }
+
+    /// A look in the very millisecond of what came before it would not count.
+    async fn until_fresh(&self) {
+        let ahead = self.attention.borrow().awaited.since((self.clock)());
+        if ahead > 0 {
+            tokio::time::sleep(Duration::from_millis(ahead.min(LONGEST_AHEAD_MS))).await;
         }
     }
 
@@ -175,15 +195,12 @@ impl Observer {
         if asking.as_ref().is_some_and(|asking| Some(&asking.release) != wanted.as_ref()) {
             *asking = None;
         }
-        let mut ended = None;
-        if let Some(asked) =
-            asking.as_mut().filter(|a| a.answers.is_finished() && a.since.elapsed() >= BETWEEN_PROBES)
-        {
-            let answers = (&mut asked.answers).await.unwrap_or_else(|_| vec![UNHEALTHY]);
-            ended = Some((asked.began, answers));
-            *asking = None;
-        }
-        if let (None, Some(release), Some(prober)) = (&asking, wanted, &self.prober) {
+        let ended = match asking {
+            Some(asking) => asking.take().await,
+            None => None,
+        };
+        let due = asking.as_ref().is_none_or(Asking::is_over);
+        if let (true, Some(release), Some(prober)) = (due, wanted, &self.prober) {
             *asking = Some(self.ask(prober.clone(), release, server, beside));
         }
         ended
@@ -209,7 +226,46 @@ impl Observer {
             }
             probes.join_all().await
         });
-        Asking { release, began, since: Instant::now(), answers }
+        Asking { release, began, since: Instant::now(), answers: Answers::Awaited(answers) }
+    }
+}
+
+impl Asking {
+    /// The answers, once they are there, and when they were asked for.
+    async fn take(&mut self) -> Option<(Moment, Vec<Said>)> {
+        if matches!(&self.answers, Answers::Awaited(task) if task.is_finished()) {
+            self.answered().await;
+        }
+        match std::mem::replace(&mut self.answers, Answers::Seen) {
+            Answers::There(said) => Some((self.began, said)),
+            other => {
+                self.answers = other;
+                None
+            }
+        }
+    }
+
+    /// Waits for answers that nobody has seen yet; for ever, where there are none to come.
+    async fn answered(&mut self) {
+        match &mut self.answers {
+            Answers::Awaited(task) => {
+                self.answers = Answers::There(task.await.unwrap_or_else(|_| vec![UNHEALTHY]));
+            }
+            Answers::There(_) => {}
+            Answers::Seen => std::future::pending().await,
+        }
+    }
+
+    /// The next may be asked.
+    fn is_over(&self) -> bool {
+        matches!(self.answers, Answers::Seen) && self.since.elapsed() >= BETWEEN_PROBES
+    }
+}
+
+async fn answered(asking: &mut Option<Asking>) {
+    match asking {
+        Some(asking) => asking.answered().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -218,6 +274,8 @@ const UNHEALTHY: Said = Said { answer: Answer { by: None, probe: Probe::Unhealth
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.answers.abort();
+        if let Answers::Awaited(task) = &self.answers {
+            task.abort();
+        }
     }
 }

@@ -73,6 +73,7 @@ impl State {
             probe_for: None,
             beside: false,
             wants_files: false,
+            awaited: Moment(0),
         };
         // A loop before this one may have seen them; what this process has seen, it has seen.
         let before = inputs.snapshots.borrow().clone();
@@ -140,6 +141,8 @@ impl State {
 
     fn start(&mut self, now: Moment, effects: Vec<Effect>) {
         self.log.step(now, &effects, &self.agent.view());
+        // Before any of them relies on it.
+        self.tell_needs();
         for effect in effects {
             self.timings.effect(now, &effect);
             let _inside = self.log.span_of(&effect).entered();
@@ -158,10 +161,9 @@ impl State {
 
     /// What this pod runs, ran, or is to run must stay on the volume.
     fn tell_needs(&self) {
-        if self.agent.deploys() {
-            let view = self.agent.view();
-            self.inputs.effects.needs(&view);
-            self.inputs.effects.deploying(view.stage, self.agent.drain.watches());
+        if let Some(protected) = self.agent.protected() {
+            self.inputs.effects.protect(protected);
+            self.inputs.effects.deploying(self.agent.view().stage, self.agent.drain.watches());
         }
     }
 
@@ -361,6 +363,8 @@ impl State {
             probe_for: self.agent.probe_for(),
             beside: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
+            // While an effect is under way there is no news in it that a look would be due for.
+            awaited: self.agent.look_awaited().unwrap_or(self.attention.borrow().awaited),
         };
         self.attention.send_if_modified(|attention| {
             let changed = *attention != wanted;

@@ -1,10 +1,15 @@
 //! How often a volume is asked: over a network each operation has its latency. Counted, not timed.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use pitstop_rig::{SlowVolume, is_root};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, at_once, id, nothing};
 
 /// As many of both as a Rails release has, at a thirtieth of its size.
 const FILES: u64 = 1_140;
@@ -18,8 +23,17 @@ fn shell(at: &Path, script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A release with a thousand small files in many directories.
+/// A release with a thousand small files in many directories, published and promoted.
 pub fn large_app(rig: &Rig, release: &str) {
+    promote(rig, release, &large_tree(rig, release));
+}
+
+fn promote(rig: &Rig, release: &str, app: &Path) {
+    rig.ok(&["publish", app.to_str().unwrap(), "--release", release]);
+    rig.ok(&["promote", release]);
+}
+
+fn large_tree(rig: &Rig, release: &str) -> PathBuf {
     let app = rig.app(release);
     for directory in 0..DIRECTORIES {
         let at = app.join(format!("vendor/area_{}/{directory}", directory % 7));
@@ -28,8 +42,7 @@ pub fn large_app(rig: &Rig, release: &str) {
             fs::write(at.join(format!("{file}.rb")), format!("{directory} {file}\n").repeat(40)).unwrap();
         }
     }
-    rig.ok(&["publish", app.to_str().unwrap(), "--release", release]);
-    rig.ok(&["promote", release]);
+    app
 }
 
 #[test]
@@ -71,5 +84,37 @@ fn a_first_fetch_asks_a_volume_about_twice_for_each_file() {
     assert_eq!(rig.release_at_current().as_deref(), Some("v1"));
     // One to create a file, one to write it, and the directories.
     let bound = FILES * 22 / 10 + PER_FETCH;
+    assert!(counts.operations <= bound, "more than {bound}: {counts}");
+}
+
+#[test]
+fn a_fetch_of_the_next_release_asks_a_volume_only_for_what_differs() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    large_app(&rig, "v1");
+    let volume = SlowVolume::mount(&rig.deploy_to, Duration::ZERO, 64);
+    rig.ok(&["fetch"]);
+    let spare = rig.releases().make_spare(&id("v1"), 5, &nothing, &at_once);
+    assert!(spare.unwrap().is_some());
+    let app = large_tree(&rig, "v2");
+    // The rig's own app says in each of its files which release it is.
+    let mut differ = 6;
+    for directory in 0..48 {
+        let at = app.join(format!("vendor/area_{}/{directory}", directory % 7));
+        match directory {
+            0..40 => fs::write(at.join("3.rb"), "changed").unwrap(),
+            40..45 => fs::write(at.join("added.rb"), "added").unwrap(),
+            _ => fs::remove_file(at.join("5.rb")).unwrap(),
+        }
+        differ += 1;
+    }
+    promote(&rig, "v2", &app);
+    volume.reset();
+    rig.ok(&["fetch"]);
+    let counts = volume.counts();
+    assert_eq!(rig.release_at_current().as_deref(), Some("v2"));
+    let bound = differ * 55 / 10 + PER_FETCH;
     assert!(counts.operations <= bound, "more than {bound}: {counts}");
 }

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use pitstop::{
@@ -20,6 +21,8 @@ use pitstop::{
         spare_making::{FAIL_POINTS, MadeOf},
     },
 };
+
+use pitstop_rig::{SlowVolume, is_root};
 
 use crate::{
     crash::{CHILD, kill_myself_at},
@@ -283,4 +286,32 @@ fn pods_that_make_spares_prune_and_fetch_at_the_same_time_leave_current_whole() 
         let release = release.file_name().into_string().unwrap();
         rig.ok(&["verify-tree", &release]);
     }
+}
+
+#[test]
+fn a_fetch_onto_the_spare_asks_a_volume_for_little_more_than_what_differs() {
+    if let Some(deploy_to) = std::env::var_os(CHILD) {
+        let deploy_to = Path::new(&deploy_to);
+        let releases = Releases::new(deploy_to.into(), deploy_to.join("current"), "web-0", Limits::default());
+        releases.make_spare(&id("v1"), 5, &nothing, &at_once).unwrap();
+        return;
+    }
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    crate::operations::large_app(&rig, "v1");
+    let volume = SlowVolume::mount(&rig.deploy_to, Duration::ZERO, 64);
+    rig.ok(&["fetch"]);
+    let test = "spare_making::a_fetch_onto_the_spare_asks_a_volume_for_little_more_than_what_differs";
+    kill_myself_at(test, &rig, "spare.renamed");
+    crate::operations::large_app(&rig, "v2");
+    volume.reset();
+    rig.ok(&["fetch"]);
+    let counts = volume.counts();
+    assert_eq!(rig.release_at_current().as_deref(), Some("v2"));
+    // The files that say which release they are; and to take the spare, and away what is left of it.
+    let bound = 6 * 11 / 2 + crate::operations::PER_FETCH + 50;
+    assert!(counts.operations <= bound, "more than {bound}: {counts}");
+    rig.ok(&["verify-tree", "v2"]);
 }

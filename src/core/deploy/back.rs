@@ -24,9 +24,9 @@ impl Deploy {
         let goal = m.back().and_then(|back| back.goal.as_ref());
         let here = [&m.target.from, &self.releases.history.verified, &self.releases.history.previous];
         if goal.is_none() || here.iter().any(|known| known.as_ref() == goal) {
-            m.to_until(MoveStep::Look, now.plus(self.policy.settle_ms))
+            m.then_until(MoveStep::Look, now.plus(self.policy.settle_ms))
         } else {
-            m.to(MoveStep::Fetch)
+            m.then(MoveStep::Fetch)
         }
     }
 
@@ -144,7 +144,7 @@ impl Deploy {
         let Some(Revision { release: goal, .. }) = m.goal() else { return State::Moving(m) };
         let now = turn.now;
         let settle =
-            |m: Move| m.to_until(MoveStep::Settle { settle_by: now }, now.plus(self.timeout_of_last()));
+            |m: Move| m.then_until(MoveStep::Settle { settle_by: now }, now.plus(self.timeout_of_last()));
         let Detection::Seen(server) = &look.detection else {
             let gone = look.detection == Detection::Missing || m.over(now);
             return if gone { settle(m) } else { State::Moving(m) };
@@ -155,7 +155,7 @@ impl Deploy {
             settle(m)
         } else if let (false, Some(_)) = (self.barred(turn, &m) || back, self.signalable(server)) {
             let mode = self.restart_in_flight.as_ref().map_or(Mode::Hot, |b| b.mode);
-            m.to(MoveStep::RecordSignal(self.baseline(now, mode, server, true)))
+            m.then(MoveStep::RecordSignal(self.baseline(now, mode, server, true)))
         } else if m.over(now) {
             settle(m)
         } else {
@@ -174,7 +174,7 @@ impl Deploy {
         if let (Detection::Seen(server), Some(goal)) = (&look.detection, &back.goal)
             && let Some(step) = self.goal_is_up(now, &m, server, goal)
         {
-            return m.to(step);
+            return m.then(step);
         }
         let over = m.over(now);
         let hung =
@@ -193,7 +193,7 @@ impl Deploy {
                 match server.generations.last().filter(|_| twice_empty && !barred) {
                     Some(newest) => {
                         m.direction = Direction::Back(Back { killed: true, ..back });
-                        m.to(MoveStep::Recover(newest.key))
+                        m.then(MoveStep::Recover(newest.key))
                     }
                     None => State::Moving(m),
                 }
@@ -202,7 +202,7 @@ impl Deploy {
             Detection::Seen(server) if !back.repeated && !self.settled(server) => {
                 self.restart_in_flight = None;
                 m.direction = Direction::Back(Back { repeated: true, ..back });
-                m.to_until(MoveStep::Assess, now.plus(self.policy.settle_ms))
+                m.then_until(MoveStep::Assess, now.plus(self.policy.settle_ms))
             }
             Detection::Unclear => State::Moving(m),
             _ => self.strand(turn, m, back.why),

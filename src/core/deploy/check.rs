@@ -23,16 +23,16 @@ impl Deploy {
         let lacks = self.problem.take().filter(|t| denied || t.reason == Reason::NeedsImage);
         self.problem = detection_problem(&look.detection).or(lacks);
         match &look.detection {
-            Detection::Seen(server) => m.to(MoveStep::Plan { images: images(server) }),
+            Detection::Seen(server) => m.then(MoveStep::Plan { images: images(server) }),
             Detection::Missing => {
                 let until = m.until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
                 if self.releases.trusts_current() && now < until {
-                    m.to_until(MoveStep::Look, until)
+                    m.then_until(MoveStep::Look, until)
                 } else {
-                    m.to(MoveStep::RecordAttempt)
+                    m.then(MoveStep::RecordAttempt)
                 }
             }
-            detection if self.only_strangers(detection) => m.to(MoveStep::RecordAttempt),
+            detection if self.only_strangers(detection) => m.then(MoveStep::RecordAttempt),
             Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => State::Moving(m),
         }
     }
@@ -41,7 +41,7 @@ impl Deploy {
     fn condemned(&mut self, m: Move, why: &Problem) -> State {
         self.releases.history.reject(&m.target.revision, why.reason);
         self.problem = Some(why.clone());
-        m.to(MoveStep::Reject(why.clone()))
+        m.then(MoveStep::Reject(why.clone()))
     }
 
     /// The rejection is on disk, or could not be written: it holds for this process all the same.
@@ -99,11 +99,11 @@ impl Deploy {
                     // Nothing is asked again until there is another image.
                     self.problem = Some(problem.clone());
                     return m
-                        .to_until(MoveStep::Lacking { images }, turn.now.plus(self.policy.hot_timeout_ms));
+                        .then_until(MoveStep::Lacking { images }, turn.now.plus(self.policy.hot_timeout_ms));
                 }
                 self.retry(turn.now, problem);
                 // What was found out may be out of date by the time it is tried again.
-                m.to(MoveStep::Look)
+                m.then(MoveStep::Look)
             }
             _ => State::Moving(m),
         }
@@ -114,7 +114,7 @@ impl Deploy {
     pub(super) fn wait_for_image(&mut self, turn: &Turn<'_>, m: Move, images: Vec<GenerationKey>) -> State {
         match turn.look.map(|look| &look.detection) {
             Some(Detection::Seen(server)) if images != self::images(server) || m.over(turn.now) => {
-                m.to(MoveStep::Look)
+                m.then(MoveStep::Look)
             }
             _ => State::Moving(m),
         }
@@ -132,7 +132,7 @@ impl Deploy {
             return State::Moving(m);
         }
         self.problem = None;
-        m.to(MoveStep::RecordAttempt)
+        m.then(MoveStep::RecordAttempt)
     }
 
     /// Said once for each reason. That deploy has ended in the log; whatever is tried again is another one.

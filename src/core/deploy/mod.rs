@@ -43,8 +43,8 @@ pub use stand_in::stand_ins;
 use super::{
     Fleet, Moving, Policy, Recovered, Stage, View, Watchfulness,
     effect::{
-        Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Problem, Record,
-        ServerCommand, Step,
+        Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Problem, Protected,
+        Record, ServerCommand, Step,
     },
     history::{History, Neighbours},
     observation::{AppServer, Detection, GenerationKey, Moment, Observation},
@@ -356,6 +356,12 @@ impl Deploy {
             Some(_) if self.state.stage() == Stage::Fetching => Watchfulness::Calm,
             Some(_) => Watchfulness::Close,
         }
+    }
+
+    /// The next step waits for a look that begins then or later.
+    pub fn look_awaited(&self) -> Option<Moment> {
+        let waits = self.state.moving().is_some() && self.busy.is_none() && self.retry_at.is_none();
+        waits.then_some(self.fresh_after)
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.

@@ -68,11 +68,11 @@ impl Deploy {
                 self.goal_proved(&goal);
                 self.releases.unwell.remove(&goal);
                 self.trials = 0;
-                m.to(MoveStep::RecordEnd)
+                m.then(MoveStep::RecordEnd)
             }
             (Verdict::Failed(_), _) => self.leave_trial(m),
             _ if verify.watch.expired(turn.now).is_some() => self.leave_trial(m),
-            _ => m.to(MoveStep::Verify(verify)),
+            _ => m.then(MoveStep::Verify(verify)),
         }
     }
 

@@ -24,7 +24,7 @@ impl Deploy {
             Some(release) if self.policy.second_master && self.releases.is_current(release) => {
                 let revision = Revision { release: release.clone(), sequence: None };
                 let m = Move::forward(Target::new(revision, None), MoveStep::CommitTakenUp);
-                m.to_until(MoveStep::CommitTakenUp, now.plus(self.policy.hot_timeout_ms))
+                m.then_until(MoveStep::CommitTakenUp, now.plus(self.policy.hot_timeout_ms))
             }
             _ => State::Steady,
         }
@@ -103,14 +103,14 @@ impl Deploy {
             Some(baseline) if there => self.watch_on(turn.now, m.target, baseline),
             None if there => {
                 let watch = Watch::new(release.clone(), None, None);
-                m.to(watch.into())
+                m.then(watch.into())
             }
             _ if given_up => {
                 let why =
                     Problem::new(Reason::Internal, "the agent ended three times during this move: given up");
                 self.begin_revert(turn.now, m.target, why, true)
             }
-            _ => m.to(MoveStep::Look),
+            _ => m.then(MoveStep::Look),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{History, Neighbours, steady::Proven};
+use super::{Deploy, History, Neighbours, Protected, state::Target, steady::Proven};
 use crate::revision::ReleaseId;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -43,8 +43,46 @@ impl Releases {
         [&self.history.verified, &self.history.previous].iter().any(|known| known.as_ref() == Some(release))
     }
 
+    /// What ran before what runs now.
+    pub fn previous(&self) -> Option<&ReleaseId> {
+        let History { verified, previous, .. } = &self.history;
+        if self.running.is_some() && self.running != *verified {
+            verified.as_ref()
+        } else {
+            previous.as_ref()
+        }
+    }
+
     pub fn proved(&mut self, release: &ReleaseId) {
         (self.running, self.last_seen) = (Some(release.clone()), Some(release.clone()));
         self.history.verify(release);
+    }
+}
+
+impl Deploy {
+    /// What this pod needs on the volume.
+    pub fn protected(&self) -> Protected {
+        let Releases { current, running, last_seen, history, .. } = &self.releases;
+        let held = self.held.as_ref().map(|(release, _)| release);
+        let known = [
+            current.as_ref(),
+            last_seen.as_ref(),
+            history.verified.as_ref(),
+            history.previous.as_ref(),
+            held,
+        ];
+        let goal = self.state.moving().and_then(|m| m.back()).and_then(|back| back.goal.as_ref());
+        let target = self.state.target();
+        let waits =
+            target.and_then(|target| target.stand_in.as_ref()).and_then(|one| one.instead_of.as_deref());
+        let works_with = |target: &Target| [Some(target.revision.release.clone()), target.from.clone()];
+        let in_hand = [target, waits].into_iter().flatten().flat_map(works_with).flatten();
+        let known = known.into_iter().chain([goal]).flatten().chain(history.may_run());
+        Protected {
+            running: running.clone(),
+            previous: self.releases.previous().cloned(),
+            desired: self.desired.as_ref().map(|pointer| pointer.revision.release.clone()),
+            also: known.cloned().chain(in_hand).collect(),
+        }
     }
 }

@@ -41,13 +41,13 @@ impl Deploy {
         let release = m.target.revision.release.clone();
         match &look.detection {
             // It will boot from `current` by itself.
-            Detection::Missing => return m.to(Watch::new(release, None, None).into()),
+            Detection::Missing => return m.then(Watch::new(release, None, None).into()),
             Detection::Seen(server)
                 if verdict::settled_on(server).as_ref() == Some(&release)
                     || (!m.target.hot_only && verdict::boots(server, &release)) =>
             {
                 let until = turn.now.plus(self.policy.hot_timeout_ms);
-                return m.to(Watch::new(release, None, Some(until)).into());
+                return m.then(Watch::new(release, None, Some(until)).into());
             }
             Detection::Seen(server) => {
                 let probe = look.probe();
@@ -56,11 +56,11 @@ impl Deploy {
                 if probed && alone && self.signalable(server).is_some() {
                     let healthy = probe != Some(Probe::Unhealthy) || self.newborn(&m.target);
                     let baseline = self.baseline(turn.now, m.mode, server, healthy);
-                    return m.to(MoveStep::RecordSignal(baseline));
+                    return m.then(MoveStep::RecordSignal(baseline));
                 }
             }
             detection if self.strangers_so_far(detection) => {
-                return m.to(Watch::new(release, None, None).into());
+                return m.then(Watch::new(release, None, None).into());
             }
             Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => {}
         }
@@ -82,7 +82,7 @@ impl Deploy {
         let signalling = matches!(m.step, MoveStep::Signal(_));
         if signalling && !for_good {
             // The image meant is gone or has changed by itself: look again.
-            return m.to_until(MoveStep::Assess, turn.now.plus(self.policy.hot_timeout_ms));
+            return m.then_until(MoveStep::Assess, turn.now.plus(self.policy.hot_timeout_ms));
         }
         // The user's own command has failed: it would fail again.
         let reject = signalling && problem.reason == Reason::HookFailed;
@@ -94,7 +94,7 @@ impl Deploy {
         self.raised = None;
         let until = Some(turn.now.plus(self.timeout_of(&baseline)));
         let watch = Watch::new(m.target.revision.release.clone(), Some(baseline), until);
-        m.to(watch.into())
+        m.then(watch.into())
     }
 
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, m: Move, mut verify: Verify) -> State {
@@ -131,7 +131,7 @@ impl Deploy {
                 State::Moving(Move::forward(m.target, MoveStep::RecordAttempt))
             }
             (Verdict::Undecided, Some(reason)) => self.failed(now, m.target, &verify.watch, reason),
-            (Verdict::Undecided, None) => m.to(MoveStep::Verify(verify)),
+            (Verdict::Undecided, None) => m.then(MoveStep::Verify(verify)),
         }
     }
 
@@ -142,7 +142,7 @@ impl Deploy {
         self.trials = 0;
         self.restart_in_flight = None;
         self.problem = None;
-        m.to(MoveStep::RecordEnd)
+        m.then(MoveStep::RecordEnd)
     }
 
     fn failed(&mut self, now: Moment, target: Target, watch: &Watch, reason: Reason) -> State {
@@ -157,7 +157,7 @@ impl Deploy {
         match turn.look.map(|look| &look.detection) {
             None | Some(Detection::Unclear) => State::Moving(m),
             Some(Detection::Seen(server)) => match server.generations.as_slice() {
-                [.., _, newest] => m.to(MoveStep::EndOther(newest.key)),
+                [.., _, newest] => m.then(MoveStep::EndOther(newest.key)),
                 _ => self.done(turn, m.target),
             },
             // Nothing that could be told apart is nothing to be ended; the proof stands.
@@ -167,14 +167,14 @@ impl Deploy {
         }
     }
 
-    pub(super) fn await_end(&self, turn: &mut Turn<'_>, m: Move) -> State {
+    pub(super) fn old_master_ended(&self, turn: &mut Turn<'_>, m: Move) -> State {
         let two =
             |look: &Observation| matches!(&look.detection, Detection::Seen(s) if s.generations.len() > 1);
         if !turn.look.is_none_or(two) {
             self.done(turn, m.target)
         } else if m.over(turn.now) {
             // Nobody knows whether it was ever told.
-            m.to(MoveStep::FindOld)
+            m.then(MoveStep::FindOld)
         } else {
             State::Moving(m)
         }
@@ -192,7 +192,7 @@ impl Deploy {
         let proven = |newest: &&Generation| verdict::on_release(newest, &m.target.revision.release);
         let newest = generations.last().filter(|_| generations.len() > 1).filter(proven);
         match newest {
-            Some(newest) if verdict::whole(newest) => m.to(MoveStep::EndOther(newest.key)),
+            Some(newest) if verdict::whole(newest) => m.then(MoveStep::EndOther(newest.key)),
             Some(_) if in_time => State::Moving(m),
             _ => State::Steady,
         }

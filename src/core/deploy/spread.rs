@@ -31,14 +31,14 @@ impl Deploy {
                 };
                 // What was read before says nothing of this move.
                 self.fleet = None;
-                m.to(MoveStep::Spread(Spread { place, last: place.plus(timeout), at_once: false }))
+                m.then(MoveStep::Spread(Spread { place, last: place.plus(timeout), at_once: false }))
             }
             None => self.requests(now, m),
         }
     }
 
     fn requests(&self, now: Moment, m: Move) -> State {
-        m.to_until(MoveStep::Requests, now.plus(self.policy.wait_in_flight_ms))
+        m.then_until(MoveStep::Requests, now.plus(self.policy.wait_in_flight_ms))
     }
 
     fn word(&self, m: &Move, spread: &Spread) -> Word {

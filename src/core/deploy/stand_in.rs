@@ -107,8 +107,8 @@ impl Deploy {
                 self.retry_at = Some(now.plus(self.policy.retry_ms));
                 self.without_stand_in(m.target)
             }
-            Detection::Seen(_) | Detection::Missing => m.to(MoveStep::RecordAttempt),
-            detection if self.only_strangers(detection) => m.to(MoveStep::RecordAttempt),
+            Detection::Seen(_) | Detection::Missing => m.then(MoveStep::RecordAttempt),
+            detection if self.only_strangers(detection) => m.then(MoveStep::RecordAttempt),
             Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => State::Moving(m),
         }
     }

@@ -9,6 +9,7 @@ use crate::core::{
 use crate::revision::{ReleaseId, Revision};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "there is one deploy, and a move is what it mostly waits for")]
 pub(super) enum State {
     Steady,
     Moving(Move),
@@ -130,6 +131,7 @@ impl Back {
 
 /// The steps of a move, in their order. Both directions take the same ones; what only one of them takes says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "there is one deploy, with one step")]
 pub(super) enum MoveStep {
     /// `rejected` goes on disk. Forward: the release was found to be bad before anything was moved.
     Reject(Problem),
@@ -230,11 +232,11 @@ impl Move {
     }
 
     /// The next step, which waits for nothing.
-    pub fn to(self, step: MoveStep) -> State {
+    pub fn then(self, step: MoveStep) -> State {
         State::Moving(Self { step, until: None, ..self })
     }
 
-    pub fn to_until(self, step: MoveStep, until: Moment) -> State {
+    pub fn then_until(self, step: MoveStep, until: Moment) -> State {
         State::Moving(Self { step, until: Some(until), ..self })
     }
 

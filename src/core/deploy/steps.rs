@@ -56,7 +56,7 @@ impl Deploy {
             MoveStep::RecordEnd => self.record_end(turn, &m),
             MoveStep::FindOld => return self.find_old_master(turn, m),
             MoveStep::EndOther(on) => self.perform(turn, ServerCommand::Commit, on),
-            MoveStep::AwaitEnd => return self.await_end(turn, m),
+            MoveStep::AwaitEnd => return self.old_master_ended(turn, m),
             MoveStep::CommitTakenUp => return self.take_up_commit_seen(turn, m),
         }
         State::Moving(m)
@@ -113,6 +113,7 @@ impl Deploy {
         let Some(Revision { release, .. }) = m.goal() else { return };
         // On the way back that was looked at before.
         if m.back().is_some() || self.may_flip_now(turn, m) {
+            self.releases.history.put_in_place(&release);
             self.busy = Some(Step::Publish);
             turn.out.push(Effect::Publish { attempt: self.attempt, release });
         }
@@ -155,30 +156,30 @@ impl Deploy {
             (MoveStep::Reject(why), _) => self.rejection_written(turn, m, why, failed),
             (MoveStep::Fetch, None) => {
                 self.problem = None;
-                m.to(MoveStep::Look)
+                m.then(MoveStep::Look)
             }
             (MoveStep::Fetch, Some(problem)) => self.fetch_failed(turn, m, problem, outcome),
             (MoveStep::Plan { images }, _) => self.planned(turn, m, images, outcome),
-            (MoveStep::RecordAttempt, None) => m.to_until(MoveStep::Flip, hot_timeout),
+            (MoveStep::RecordAttempt, None) => m.then_until(MoveStep::Flip, hot_timeout),
             (MoveStep::Flip, None) => {
                 self.problem = None;
-                m.to_until(MoveStep::Assess, hot_timeout)
+                m.then_until(MoveStep::Assess, hot_timeout)
             }
-            (MoveStep::RecordSignal(baseline), None) => m.to(MoveStep::Signal(baseline)),
+            (MoveStep::RecordSignal(baseline), None) => m.then(MoveStep::Signal(baseline)),
             (MoveStep::Signal(baseline), None) => self.signalled(turn, m, baseline),
             (MoveStep::RecordSignal(_) | MoveStep::Signal(_), Some(problem)) => {
                 self.restart_failed(turn, m, problem)
             }
-            (MoveStep::RecordEnd, None) => m.to(MoveStep::FindOld),
+            (MoveStep::RecordEnd, None) => m.then(MoveStep::FindOld),
             // The proof stands whether or not it could be written down; the problem says what follows.
             (MoveStep::RecordEnd, Some(problem)) => {
                 self.problem = Some(problem.clone());
-                m.to(MoveStep::FindOld)
+                m.then(MoveStep::FindOld)
             }
-            (MoveStep::EndOther(_), None) => m.to_until(MoveStep::AwaitEnd, hot_timeout),
+            (MoveStep::EndOther(_), None) => m.then_until(MoveStep::AwaitEnd, hot_timeout),
             (MoveStep::EndOther(_), Some(problem)) => {
                 self.problem = Some(problem.clone());
-                m.to_until(MoveStep::AwaitEnd, turn.now.plus(self.policy.retry_ms))
+                m.then_until(MoveStep::AwaitEnd, turn.now.plus(self.policy.retry_ms))
             }
             (_, None) => State::Moving(m),
             (_, Some(problem)) => {
@@ -205,7 +206,7 @@ impl Deploy {
                 }
                 self.start_back(turn.now, m)
             }
-            (MoveStep::Fetch, None) => m.to_until(MoveStep::Look, settled),
+            (MoveStep::Fetch, None) => m.then_until(MoveStep::Look, settled),
             (MoveStep::Fetch, Some(problem)) => self.goal_not_fetched(turn.now, m, back, problem),
             (MoveStep::RecordAttempt, None) => m.on_to(MoveStep::Flip),
             (MoveStep::RecordAttempt, Some(problem)) => {
@@ -215,27 +216,27 @@ impl Deploy {
             // One time for both: whatever did not move before the flip need not be waited for again.
             (MoveStep::Flip, None) => m.on_to(MoveStep::Assess),
             (MoveStep::Flip, Some(problem)) if problem.reason == Reason::ReleaseCorrupt => {
-                m.to(MoveStep::Fetch)
+                m.then(MoveStep::Fetch)
             }
-            (MoveStep::RecordSignal(baseline), _) => m.to(MoveStep::Signal(baseline)),
+            (MoveStep::RecordSignal(baseline), _) => m.then(MoveStep::Signal(baseline)),
             (MoveStep::Signal(baseline), None) => {
                 self.restart_in_flight = Some(baseline);
-                m.to_until(settle, watched)
+                m.then_until(settle, watched)
             }
             // Nothing was sent: the image meant is gone or has changed. Look again.
             (MoveStep::Signal(_), Some(_)) => {
                 self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
-                m.to_until(MoveStep::Assess, settled)
+                m.then_until(MoveStep::Assess, settled)
             }
             (MoveStep::Recover(_), _) => {
                 self.restart_in_flight = None;
-                m.to_until(settle, watched)
+                m.then_until(settle, watched)
             }
             (MoveStep::EndOther(_), _) => {
                 if failed.is_some() {
                     self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
                 }
-                m.to_until(settle, watched)
+                m.then_until(settle, watched)
             }
             (MoveStep::RecordEnd, _) => self.reverted(turn, m.target, back, failed),
             (_, None) => State::Moving(m),

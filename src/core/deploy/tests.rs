@@ -1,5 +1,6 @@
 //! What no walk shows: how much evidence a verdict takes.
 
+mod looks;
 mod newborn;
 mod refused;
 mod spread;

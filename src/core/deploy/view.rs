@@ -32,10 +32,6 @@ impl Deploy {
         let as_desired = running.is_some() && desired.as_ref().map(|d| &d.release) == running.as_ref();
         // The pointer may have moved back meanwhile: what ran is on its way to something else all the same.
         let in_sync = as_desired && !self.is_moving();
-        let mut previous = self.releases.history.previous.clone();
-        if self.releases.history.verified != running && running.is_some() {
-            previous.clone_from(&self.releases.history.verified);
-        }
         let problem = self.explain(gate, desired.as_ref(), in_sync);
         let (rejected, proof) = (self.releases.history.rejected.clone(), self.proof());
         View {
@@ -44,7 +40,7 @@ impl Deploy {
             desired,
             running,
             proof,
-            previous,
+            previous: self.releases.previous().cloned(),
             in_sync,
             problem,
             turn: self.turn_at().filter(|_| !gate.draining),

@@ -6,7 +6,7 @@ use super::fingerprint;
 use super::pod::{Master, Nature, Stage as PumaStage};
 use super::world::{Disturbance, PreStop, World, name, number};
 use crate::core::effect::{Effect, Mode, ServerCommand};
-use crate::core::{Agent, Event, Outcome, Reason, Stage};
+use crate::core::{Agent, Event, Outcome, Reason, Stage, View};
 use crate::revision::RecordEvent;
 
 fn broken(world: &World, rule: &str) -> Result<(), String> {
@@ -178,6 +178,7 @@ pub fn holds(world: &World) -> Result<(), String> {
         );
     }
     let Some(agent) = &world.agent else { return Ok(()) };
+    leased(world, &agent.view())?;
     let good = |rel: u8| world.nature(rel) == Nature::Good;
     let blamed = agent.view().rejected.into_iter().find(|(r, _)| good(number(&r.release)));
     // What others restart in the middle is no fault of the release's either, unless its time was over.
@@ -190,6 +191,21 @@ pub fn holds(world: &World) -> Result<(), String> {
         return broken(world, "a good release was rejected though nothing went wrong");
     }
     Ok(())
+}
+
+/// Whatever this pod runs, ran, wants or may boot is named in its lease: others delete the rest.
+fn leased(world: &World, view: &View) -> Result<(), String> {
+    let masters = world.pod.master.iter().chain(&world.pod.second);
+    let runs = masters.flat_map(|m| m.workers.iter().flatten().map(|worker| worker.rel).chain([m.dir]));
+    let desired = view.desired.as_ref().map(|revision| &revision.release);
+    let moving = view.moving.iter().flat_map(|m| m.back_to.iter().chain([&m.revision.release]));
+    let known = [view.running.as_ref(), view.previous.as_ref(), desired];
+    let known = known.into_iter().flatten().chain(moving).map(number);
+    let needed = runs.chain(world.disk.current).chain(known);
+    match needed.into_iter().find(|rel| !world.disk.lease.contains(rel)) {
+        Some(rel) => broken(world, &format!("a release that is needed has no lease: v{rel}")),
+        None => Ok(()),
+    }
 }
 
 /// Left alone, with no more disturbances and a good pointer, the world comes to rest: in sync, or

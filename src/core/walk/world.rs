@@ -47,6 +47,8 @@ pub struct Disk {
     /// Each line, and whether it was synced.
     pub log: Vec<(Record, bool)>,
     pub journal: Option<Journal>,
+    /// What this pod's lease names: others may delete whatever it does not.
+    pub lease: BTreeSet<Rel>,
 }
 
 impl Hash for Disk {
@@ -55,7 +57,7 @@ impl Hash for Disk {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let records: Vec<_> = self.log.iter().map(|(record, _)| record.clone()).collect();
         let last = self.log.last().map(|(record, synced)| (record.event, *synced));
-        (self.current, &self.complete, &self.journal, last, History::fold(&records)).hash(state);
+        (self.current, &self.complete, &self.journal, &self.lease, last, History::fold(&records)).hash(state);
     }
 }
 
@@ -137,7 +139,7 @@ impl World {
     pub fn start(setting: Setting) -> Self {
         let verified = |event| Record { event, revision: revision(1), reason: None, baseline: None };
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
-        let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, journal: None };
+        let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, ..Disk::default() };
         let served = Pod::serving(setting.kind, 1);
         let (disk, pod) = match setting.birth {
             Some(Birth { deaths: true, .. }) => {
@@ -148,7 +150,8 @@ impl World {
                     baseline: None,
                 };
                 let log = vec![(attempt, true); 3];
-                let disk = Disk { current: Some(2), complete: BTreeSet::from([1, 2]), log, journal: None };
+                let disk =
+                    Disk { current: Some(2), complete: BTreeSet::from([1, 2]), log, ..Disk::default() };
                 (disk, Pod::serving(setting.kind, 2))
             }
             Some(_) => (Disk::default(), Pod { master: None, ..served }),
@@ -202,6 +205,13 @@ impl World {
         }
         self.agent = Some(agent);
         self.announced = false;
+        self.write_lease();
+    }
+
+    /// It is written before any effect of the same step.
+    fn write_lease(&mut self) {
+        let protected = self.agent.as_ref().and_then(Agent::protected).unwrap_or_default();
+        self.disk.lease = protected.releases().map(number).collect();
     }
 
     pub fn note(mut self, what: impl Into<String>) -> Self {
@@ -222,6 +232,7 @@ impl World {
         let agent = self.agent.as_mut().expect("only a living agent is fed");
         let effects = agent.step(self.now, event);
         let mut world = self.note(what);
+        world.write_lease();
         for effect in effects {
             rules::may_begin(&world, &effect)?;
             match effect {

@@ -15,6 +15,13 @@ fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
     assert_eq!(pod.metric(r#"pitstop_restarts_total{mode="phased",result="sent"}"#), Some(1.0));
     assert_eq!(pod.metric(r#"pitstop_release_info{release="v2",role="running"}"#), Some(1.0));
     assert_eq!(pod.status()["previous"], "v1");
+    let spare = pod.puma.deploy_to().join(".pitstop/spare/release");
+    until("the spare tree for the next deploy", || spare.join("config.ru").exists().then_some(()));
+    pod.deploy(App::Good, "v3");
+    pod.agent.wait_in_sync("v3");
+    pod.assert_runs("v3");
+    until("the next spare tree", || spare.join("config.ru").exists().then_some(()));
+    pod.agent.must(&["verify-tree", "v3"]);
 }
 
 #[test]
