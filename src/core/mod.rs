@@ -298,8 +298,8 @@ impl Agent {
     }
 
     /// The next step waits for a look that begins then or later.
-    pub(crate) fn awaited_look(&self) -> Option<Moment> {
-        self.deploy.as_ref().ok()?.awaited_look()
+    pub(crate) fn look_awaited(&self) -> Option<Moment> {
+        self.deploy.as_ref().ok()?.look_awaited()
     }
 
     /// The release that observations should be probed for, when a probe's answer matters now.

@@ -52,13 +52,14 @@ pub(super) fn download<T>(
     read: impl FnOnce(&mut Incoming) -> T,
 ) -> (T, Result<Downloaded, StoreError>) {
     let (pieces, receiver) = sync_channel(WAITING);
-    let mut download = Download { pieces, hash: Sha256::new(), bytes: 0, version: object.version.clone() };
+    let download = Download { pieces, hash: Sha256::new(), bytes: 0, version: object.version.clone() };
     let mut incoming = Incoming { pieces: receiver, piece: Vec::new(), read: 0, ended: false };
     let span = tracing::Span::current();
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("fetch-archive".into());
+        // The thread takes the sender with it: whoever reads learns that it ended.
         let thread =
-            thread.spawn_scoped(scope, || span.in_scope(|| download.all(store, key, object, patience)));
+            thread.spawn_scoped(scope, move || span.in_scope(|| download.all(store, key, object, patience)));
         let read = read(&mut incoming);
         drop(incoming);
         let came = match thread.map(thread::ScopedJoinHandle::join) {
@@ -114,7 +115,7 @@ struct Download {
 
 impl Download {
     fn all(
-        &mut self,
+        mut self,
         store: &Blocking,
         key: &str,
         mut object: Object,
@@ -127,7 +128,7 @@ impl Download {
             };
             object = self.resume(store, key, broken, patience)?;
         }
-        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let sha256 = hex(&self.hash.finalize());
         Ok(Downloaded { sha256, bytes: self.bytes, encoding: object.encoding })
     }
 

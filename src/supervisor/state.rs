@@ -364,7 +364,7 @@ impl State {
             beside: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
             // While an effect is under way there is no news in it that a look would be due for.
-            awaited: self.agent.awaited_look().unwrap_or(self.attention.borrow().awaited),
+            awaited: self.agent.look_awaited().unwrap_or(self.attention.borrow().awaited),
         };
         self.attention.send_if_modified(|attention| {
             let changed = *attention != wanted;

@@ -68,7 +68,7 @@ fn a_second_rollback_never_leads_to_what_the_first_one_left() {
     rig.moves_nothing(
         &["rollback"],
         1,
-        "was rolled back from v3 to v2 already, and nothing further back is known",
+        "was already rolled back from v3 to v2, and nothing further back is known",
     );
     rig.moves_nothing(&["rollback", "--wait"], 1, "pitstop rollback --to ID");
     // A release that comes later has a way back again, and it is remembered what none is.
@@ -115,7 +115,7 @@ fn rollback_leads_to_nothing_that_a_pod_rejected_unless_it_is_named() {
 #[test]
 fn only_what_the_caller_meant_is_undone() {
     let rig = promoted(&["v1", "v2"]);
-    rig.moves_nothing(&["rollback", "--if-current", "v3"], 4, "production names v2, not v3");
+    rig.moves_nothing(&["rollback", "--if-current", "v3"], 4, "production points to v2, not v3");
     rig.moves_nothing(&["rollback", "--to", "v1", "--if-current", "v1"], 4, "somebody has moved it since");
     rig.ok(&["rollback", "--if-current", "v2"]);
     assert_eq!(rig.pointer()["release"], "v1");
@@ -142,7 +142,7 @@ fn a_pointer_that_is_not_there_is_made_on_purpose_only() {
         assert!(said.contains("did you mean production? (the store has production)"), "{said}");
     }
     assert!(
-        other(&["promote", "v1"], "prodution").1.contains("`pitstop promote v1 --create` makes a new one")
+        other(&["promote", "v1"], "prodution").1.contains("`pitstop promote v1 --create` creates it")
     );
     let (code, said) = other(&["promote", "v1", "--create"], "canary");
     assert_eq!((code, there("canary")), (0, true), "{said}");
@@ -163,7 +163,7 @@ fn a_pointer_that_is_garbage_keeps_what_can_be_read_of_it() {
     let rig = promoted(&["v1", "v2"]);
     let garbage = json!({ "release": "no id", "sequence": 7, "rolled_back": ["v2"] });
     fs::write(rig.store_dir().join("pointers/production"), garbage.to_string()).unwrap();
-    rig.moves_nothing(&["rollback"], 1, "does not hold a valid pointer");
+    rig.moves_nothing(&["rollback"], 1, "is not a valid pointer");
     rig.ok(&["promote", "v1"]);
     assert_eq!(rig.pointer(), json!({ "release": "v1", "sequence": 8, "rolled_back": ["v2"] }));
 }
@@ -214,7 +214,7 @@ fn each_way_in_which_a_wait_ends_has_its_code() {
     assert_eq!((code, said[1].as_str()), (2, "failed: rejected by web-1: boot_loop"));
     // It has not seen the move.
     let (code, said) = waited(&rig, &promote);
-    assert_eq!((code, said[1].as_str()), (3, "failed: not converged within 1s"));
+    assert_eq!((code, said[1].as_str()), (3, "failed: the pods have not converged within 1s"));
     rig.report("web-1", json!({ "desired": desired(99) }));
     let (code, said) = waited(&rig, &promote);
     assert_eq!((code, said[1].contains("moved again meanwhile, to v3#99")), (4, true));
@@ -233,7 +233,7 @@ fn where_no_pod_can_report_the_wait_says_so_at_once() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
-        said.starts_with("no pod has ever reported: agents need write access to fleet/production/"),
+        said.starts_with("no pod has ever reported: give the agents write access to fleet/production/"),
         "{said}"
     );
     assert!(said.contains("store.readOnly: false"), "{said}");

@@ -42,7 +42,7 @@ fn a_release_with_two_archives_is_refused_by_both_names() {
             said.contains("releases/v1.tar.zst") && said.contains("releases/v1.tar.gz"),
             "{command:?}: {said}"
         );
-        assert!(said.contains("delete the one"), "{command:?}: {said}");
+        assert!(said.contains("delete the wrong one"), "{command:?}: {said}");
     }
     let problem = rig.fetch("v1").unwrap_err();
     assert_eq!(problem.reason.code(), "release_corrupt");
@@ -124,7 +124,7 @@ fn an_archive_without_its_digest_is_told_from_a_release_that_was_never_published
     assert_eq!(code, 1);
     for said in [by_promote, rig.fetch("v2").unwrap_err().message] {
         assert!(
-            said.contains("its archive is in the store (releases/v2.tar.zst), its digest is not"),
+            said.contains("the store has its archive (releases/v2.tar.zst) but not its digest"),
             "{said}"
         );
         assert!(said.contains("the upload never finished, or somebody deleted the digest"), "{said}");

@@ -253,7 +253,7 @@ fn no_link_in_a_store_shows_anybody_another_file() {
         fs::remove_file(&at).unwrap();
         symlink(&secret, &at).unwrap();
         let (code, said) = rig.fails(&["fetch"]);
-        assert!(code == 1 && said.contains("is a link") && !said.contains("secret"), "{said}");
+        assert!(code == 1 && said.contains("is a symlink") && !said.contains("secret"), "{said}");
         fs::remove_file(&at).unwrap();
         fs::write(&at, "v1").unwrap();
     }

@@ -16,7 +16,7 @@ fn an_id_never_changes_its_bytes() {
     fs::write(app.join("config.ru"), "other").unwrap();
     let (code, message) = rig.fails(&args);
     assert_eq!(code, 1);
-    assert!(message.contains("other bytes"), "{message}");
+    assert!(message.contains("different content"), "{message}");
     rig.ok(&["promote", "v1"]);
     rig.ok(&["fetch"]);
     assert_eq!(rig.release_at_current().as_deref(), Some("v1"));

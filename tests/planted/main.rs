@@ -160,7 +160,7 @@ impl Copy {
             format!("let found = walk({walk}).violation; println!(\"{{:?}}\", found.unwrap_or_default());")
         };
         let body: String = walks.iter().map(print).collect();
-        let run = format!("\n#[allow(unused)] use super::Mode;\npub fn planted() {{ {body} }}\n");
+        let run = format!("\nuse super::Mode;\npub fn planted() {{ {body} }}\n");
         self.write(Path::new("core/walk/mod.rs"), &(walked + &run));
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args([

@@ -359,7 +359,7 @@ impl Deploy {
     }
 
     /// The next step waits for a look that begins then or later.
-    pub(crate) fn awaited_look(&self) -> Option<Moment> {
+    pub(crate) fn look_awaited(&self) -> Option<Moment> {
         let waits = self.state.moving().is_some() && self.busy.is_none() && self.retry_at.is_none();
         waits.then_some(self.fresh_after)
     }

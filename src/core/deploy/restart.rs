@@ -167,7 +167,7 @@ impl Deploy {
         }
     }
 
-    pub(super) fn await_end(&self, turn: &mut Turn<'_>, m: Move) -> State {
+    pub(super) fn old_master_ended(&self, turn: &mut Turn<'_>, m: Move) -> State {
         let two =
             |look: &Observation| matches!(&look.detection, Detection::Seen(s) if s.generations.len() > 1);
         if !turn.look.is_none_or(two) {

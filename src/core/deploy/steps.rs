@@ -56,7 +56,7 @@ impl Deploy {
             MoveStep::RecordEnd => self.record_end(turn, &m),
             MoveStep::FindOld => return self.find_old_master(turn, m),
             MoveStep::EndOther(on) => self.perform(turn, ServerCommand::Commit, on),
-            MoveStep::AwaitEnd => return self.await_end(turn, m),
+            MoveStep::AwaitEnd => return self.old_master_ended(turn, m),
             MoveStep::CommitTakenUp => return self.take_up_commit_seen(turn, m),
         }
         State::Moving(m)

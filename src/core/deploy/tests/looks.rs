@@ -26,7 +26,7 @@ fn each_look_that_a_deploy_waits_for_is_asked_for_at_once_and_one_is_enough() {
     let mut agent = recovered_agent(Policy { spread_ms: None, ..policy() }, &recovered);
     agent.step(Moment(1), Event::Pointer(Ok(v1.into())));
     agent.step(Moment(2), look(2, serving(), None));
-    assert_eq!(agent.awaited_look(), None, "at rest nothing is waited for");
+    assert_eq!(agent.look_awaited(), None, "at rest nothing is waited for");
 
     let v2 = Revision { release: "v2".parse().unwrap(), sequence: Some(2) };
     let mut effects = agent.step(Moment(10), Event::Pointer(Ok(v2.into())));
@@ -35,11 +35,11 @@ fn each_look_that_a_deploy_waits_for_is_asked_for_at_once_and_one_is_enough() {
         now = now.plus(5);
         let event = match effects.first().and_then(ended) {
             Some(ended) => {
-                assert_eq!(agent.awaited_look(), None, "the effect is waited for: {effects:?}");
+                assert_eq!(agent.look_awaited(), None, "the effect is waited for: {effects:?}");
                 ended
             }
             None => {
-                let began = agent.awaited_look().expect("a look is waited for");
+                let began = agent.look_awaited().expect("a look is waited for");
                 let early = look(began.0 - 1, serving(), Some(Probe::Healthy));
                 assert_eq!(agent.step(now, early), [], "it is older than what it is to prove");
                 looks.push(agent.view().stage);
