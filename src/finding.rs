@@ -102,7 +102,12 @@ pub(crate) fn findings(checks: &[Check]) -> Vec<Finding> {
 
 impl Finding {
     /// A trap that is this bad here.
-    pub(crate) fn of(severity: Severity, code: Code, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn of(
+        severity: Severity,
+        code: Code,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self { code, severity, message: message.into(), fix: fix.into() }
     }
 

@@ -228,7 +228,11 @@ pub struct Reader {
 
 impl Reader {
     /// Reads as often as `wanted` says, in milliseconds, until nobody listens.
-    pub(crate) async fn run(self, mut wanted: watch::Receiver<Option<u64>>, events: mpsc::UnboundedSender<Event>) {
+    pub(crate) async fn run(
+        self,
+        mut wanted: watch::Receiver<Option<u64>>,
+        events: mpsc::UnboundedSender<Event>,
+    ) {
         let mut reports = Reports::of(&self.store, &self.pointer);
         loop {
             let each = *wanted.borrow_and_update();

@@ -42,7 +42,12 @@ pub(crate) enum GetError {
 ///
 /// # Errors
 /// When there is no whole answer within `limit`, or it is larger than a megabyte.
-pub(crate) async fn get<S>(stream: S, host: &str, path: &str, limit: Duration) -> Result<Response<Bytes>, GetError>
+pub(crate) async fn get<S>(
+    stream: S,
+    host: &str,
+    path: &str,
+    limit: Duration,
+) -> Result<Response<Bytes>, GetError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -66,7 +66,11 @@ impl<S: Server> Driver<S> {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(server: S, matching: Option<&str>, location: Location) -> io::Result<Arc<dyn AppServer>> {
+    pub(crate) fn start(
+        server: S,
+        matching: Option<&str>,
+        location: Location,
+    ) -> io::Result<Arc<dyn AppServer>> {
         Ok(Arc::new(Self::open(server, matching, location)?))
     }
 

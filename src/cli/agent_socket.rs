@@ -98,7 +98,11 @@ impl From<Unreachable> for Failure {
 ///
 /// # Errors
 /// [`Unreachable`] when there is no whole answer.
-pub(crate) async fn ask(state_dir: &Path, method: Method, path: &str) -> Result<Response<Bytes>, Unreachable> {
+pub(crate) async fn ask(
+    state_dir: &Path,
+    method: Method,
+    path: &str,
+) -> Result<Response<Bytes>, Unreachable> {
     ask_within(LIMIT, state_dir, method, path).await
 }
 

@@ -81,7 +81,12 @@ struct Refusal {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user.
-pub(crate) async fn run(state_dir: &Path, ask: Ask, why: Option<&str>, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    state_dir: &Path,
+    ask: Ask,
+    why: Option<&str>,
+    console: Console,
+) -> Result<Exit, Failure> {
     let answer = agent_socket::ask(state_dir, Method::POST, &path(ask, why)).await?;
     if answer.status() == StatusCode::OK {
         console.print::<Answer>(&parsed(answer.body())?);

@@ -20,7 +20,12 @@ pub(crate) struct Back {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user: nothing was moved.
-pub(crate) async fn run(config: &Config, back: Back, wait: Option<Wait>, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    config: &Config,
+    back: Back,
+    wait: Option<Wait>,
+    console: Console,
+) -> Result<Exit, Failure> {
     let mut moving = Moving::begin(config, back.to.as_ref()).await?;
     if let Some(expected) = &back.if_current {
         still_names(&moving, expected)?;

@@ -12,6 +12,10 @@ pub struct ServerFacts {
     /// How long a restart may take, where that does not depend on the number of workers.
     pub(crate) restart_timeout: Option<Duration>,
     /// It can restart one worker after the other.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "keys are checked before the adapters; a test compares both")
+    )]
     pub(crate) phased: bool,
     /// A restart cuts requests that last longer than the stop time-out.
     pub(crate) cuts_requests: bool,

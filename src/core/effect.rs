@@ -250,6 +250,7 @@ pub(crate) struct Protected {
     pub(crate) also: BTreeSet<ReleaseId>,
 }
 
+#[cfg(test)]
 impl Protected {
     /// All of them.
     pub(crate) fn releases(&self) -> impl Iterator<Item = &ReleaseId> {

@@ -65,7 +65,10 @@ fn journal_in(state_dir: &Path) -> Option<Journal> {
 
 /// Starts the thread that writes whatever journal is the latest. A disk that hangs holds up nothing
 /// but the journal.
-pub(crate) fn keep(state_dir: PathBuf, mut pending: watch::Receiver<Option<Option<Journal>>>) -> io::Result<()> {
+pub(crate) fn keep(
+    state_dir: PathBuf,
+    mut pending: watch::Receiver<Option<Option<Journal>>>,
+) -> io::Result<()> {
     let keep = move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
         while runtime.block_on(pending.changed()).is_ok() {

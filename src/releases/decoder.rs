@@ -18,7 +18,10 @@ const BESIDES_BYTES: u64 = 96 << 20;
 ///
 /// # Errors
 /// [`UnpackError`] when it is of another kind than its name says.
-pub(crate) fn decoder<'a>(archive: impl Read + 'a, kind: ArchiveKind) -> Result<Box<dyn Read + 'a>, UnpackError> {
+pub(crate) fn decoder<'a>(
+    archive: impl Read + 'a,
+    kind: ArchiveKind,
+) -> Result<Box<dyn Read + 'a>, UnpackError> {
     within(archive, kind, Window::of(memory::of_process()))
 }
 

@@ -114,19 +114,9 @@ impl Manifest {
         self.0.iter()
     }
 
-    /// The same, to note what was found.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Inside, &mut Entry)> {
-        self.0.iter_mut()
-    }
-
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
-    }
-
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Writes the manifest as a file has it.

@@ -131,7 +131,11 @@ pub fn unpack(
 ///
 /// # Errors
 /// [`UnpackError`].
-pub(crate) fn check(archive: Archive<impl Read>, limits: &Limits, layout: &Layout) -> Result<Unpacked, UnpackError> {
+pub(crate) fn check(
+    archive: Archive<impl Read>,
+    limits: &Limits,
+    layout: &Layout,
+) -> Result<Unpacked, UnpackError> {
     unpack(archive, Destination::Nowhere, &Rules { limits, layout, off: &CallOff::default() })
 }
 

@@ -67,7 +67,11 @@ impl Releases {
     ///
     /// # Errors
     /// [`Problem`] when the release is not on the volume, or its archive cannot be had.
-    pub(crate) fn verify_tree(&self, store: &Blocking, id: &ReleaseId) -> Result<(u64, Vec<Difference>), Problem> {
+    pub(crate) fn verify_tree(
+        &self,
+        store: &Blocking,
+        id: &ReleaseId,
+    ) -> Result<(u64, Vec<Difference>), Problem> {
         let marker = self.marker(id)?.ok_or_else(|| {
             let message = format!("{} is not a complete release", self.path(id).display());
             Problem::new(Reason::ReleaseUnknown, message)

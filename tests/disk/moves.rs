@@ -141,9 +141,7 @@ fn a_pointer_that_is_not_there_is_made_on_purpose_only() {
         assert!(said.contains("there is no pointer prodution"), "{said}");
         assert!(said.contains("did you mean production? (the store has production)"), "{said}");
     }
-    assert!(
-        other(&["promote", "v1"], "prodution").1.contains("`pitstop promote v1 --create` creates it")
-    );
+    assert!(other(&["promote", "v1"], "prodution").1.contains("`pitstop promote v1 --create` creates it"));
     let (code, said) = other(&["promote", "v1", "--create"], "canary");
     assert_eq!((code, there("canary")), (0, true), "{said}");
     assert!(said.contains("canary now points to v1 (move 1), a new pointer"), "{said}");

@@ -51,7 +51,12 @@ impl ReleaseDiff {
     ///
     /// # Errors
     /// When a file is there and cannot be read.
-    pub(crate) fn between(old: &Path, new: &Path, keeps_bundle: bool, also: Option<&Path>) -> io::Result<Self> {
+    pub(crate) fn between(
+        old: &Path,
+        new: &Path,
+        keeps_bundle: bool,
+        also: Option<&Path>,
+    ) -> io::Result<Self> {
         let mut files: BTreeSet<PathBuf> = NOT_LOADED_BY_PHASED.iter().map(PathBuf::from).collect();
         let mut change = Self::default();
         for release in [old, new] {

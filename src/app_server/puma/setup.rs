@@ -114,7 +114,12 @@ impl Setup {
     }
 
     /// Of an app's files, for pods in which `current` is the link and releases have these directories for themselves.
-    pub(crate) fn of_files(major: Option<u32>, settings: Settings, current: &Path, pod_dirs: &[PathBuf]) -> Self {
+    pub(crate) fn of_files(
+        major: Option<u32>,
+        settings: Settings,
+        current: &Path,
+        pod_dirs: &[PathBuf],
+    ) -> Self {
         let own_tmp = pod_dirs.iter().any(|dir| dir == Path::new("tmp"));
         Self {
             major,
