@@ -48,7 +48,6 @@ pub(crate) const LIMIT_BYTES: u64 = 64 << 10;
 /// What one pod says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// 1.
     pub(crate) v: u32,
     /// Which pod.
     pub pod: String,
@@ -79,10 +78,8 @@ pub struct Report {
 /// A move that a pod does not try again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rejected {
-    /// Which.
     #[serde(flatten)]
     pub(crate) revision: Revision,
-    /// Why.
     pub(crate) reason: String,
 }
 
@@ -218,11 +215,9 @@ impl Reporter {
 /// Reads what the other pods say, while that matters to this one.
 #[derive(Clone)]
 pub struct Reader {
-    /// Where from.
     pub(crate) store: Arc<dyn Store>,
     /// The name of the pointer that this pod follows.
     pub(crate) pointer: String,
-    /// This pod.
     pub(crate) pod: String,
 }
 

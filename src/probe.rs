@@ -61,7 +61,6 @@ pub struct Prober {
 /// What the app said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// How.
     pub(crate) status: StatusCode,
     /// What it calls its release, where it is asked to and does.
     pub(crate) release: Option<String>,
@@ -74,7 +73,6 @@ pub struct Answer {
 /// What one probe came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Said {
-    /// For the core.
     pub(crate) answer: core::Answer,
     /// What was asked and what came instead of a good answer.
     pub(crate) failure: Option<String>,

@@ -43,7 +43,6 @@ const LONGEST_TITLE: u64 = 64 << 10;
 /// One process: a pid together with the time it started at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessId {
-    /// Its number.
     pub(crate) pid: i32,
     /// When it started, in clock ticks since the kernel's boot.
     pub(crate) start: u64,
@@ -72,7 +71,6 @@ impl ProcessId {
 /// One image of a process: changes with every exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Image {
-    /// The process.
     pub(crate) process: ProcessId,
     /// Where the kernel put its random bytes.
     pub(crate) at_random: u64,
@@ -162,9 +160,7 @@ impl ProcessId {
 /// What anybody may see of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Which.
     pub(crate) id: ProcessId,
-    /// Its parent.
     pub(crate) parent: i32,
     /// Its command line: the title that it gave itself, or its arguments with spaces between.
     pub(crate) title: String,
@@ -227,9 +223,7 @@ pub(crate) fn zombies(mut wanted: impl FnMut(&str) -> bool) -> Vec<i32> {
 /// Whom a process acts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Credentials {
-    /// Its effective user.
     pub(crate) uid: u32,
-    /// Its effective group.
     pub(crate) gid: u32,
     /// Its effective capabilities, one bit each.
     pub(crate) capabilities: u64,
@@ -315,7 +309,6 @@ pub(crate) fn listening_ports(pid: i32) -> Vec<u16> {
 pub(crate) struct WorkingDirectory {
     /// As the process's own mount namespace names it; tells nothing sure about ours.
     pub(crate) name: PathBuf,
-    /// It was deleted.
     pub(crate) deleted: bool,
 }
 

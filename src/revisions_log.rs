@@ -81,7 +81,6 @@ pub struct Log {
     cut_at: Option<u64>,
 }
 
-/// One line.
 #[derive(Serialize)]
 struct Line<'a> {
     v: u32,

@@ -82,9 +82,7 @@ impl Snapshot {
 /// What GET /status answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
-    /// This pod's name.
     pub(crate) pod: String,
-    /// The deploy's stage.
     pub(crate) stage: Stage,
     /// What the pointer last said.
     pub(crate) desired: Option<Revision>,
@@ -114,7 +112,6 @@ pub struct Status {
     pub(crate) deploy_id: Option<String>,
     /// The end of the pod, once it has begun.
     pub(crate) drain: Option<DrainStatus>,
-    /// The app server.
     pub(crate) app_server: Description,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
@@ -123,11 +120,9 @@ pub struct Status {
 /// A move that is not tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Rejection {
-    /// The release.
     pub(crate) release: ReleaseId,
     /// The number of the move; a plain-text pointer has none.
     pub(crate) sequence: Option<u64>,
-    /// Why.
     pub(crate) reason: Reason,
     /// Since when, by the wall clock (RFC 3339).
     pub(crate) at: Option<String>,
@@ -136,7 +131,6 @@ pub(crate) struct Rejection {
 /// The drain in /status.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct DrainStatus {
-    /// Names the drain.
     pub(crate) drain_id: String,
     /// How it ended; `null` while it goes on.
     pub(crate) result: Option<DrainResult>,
@@ -161,13 +155,11 @@ pub(crate) struct DrainStatus {
 /// A request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct RequestStatus {
-    /// Whose.
     pub(crate) peer: IpAddr,
     /// For how long it has been there.
     pub(crate) seconds: f64,
 }
 
-/// What /prestop answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct PrestopAnswer {
     /// How the drain ended.
@@ -178,7 +170,6 @@ pub(crate) struct PrestopAnswer {
     pub(crate) requests_left: u32,
     /// What it waited for, in the order of the first wait.
     pub(crate) waited_for: Vec<WaitsFor>,
-    /// Names the drain.
     pub(crate) drain_id: String,
 }
 

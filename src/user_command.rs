@@ -97,7 +97,6 @@ pub(crate) enum Leftovers {
 pub(crate) struct UserCommand {
     /// The key that it was given in.
     pub(crate) key: &'static str,
-    /// For the shell.
     pub(crate) line: String,
     /// It is ended after that.
     pub(crate) limit: Duration,

@@ -94,7 +94,6 @@ impl<S: Server> Driver<S> {
         change(&mut self.memory.lock().await.own);
     }
 
-    /// One look.
     pub(crate) async fn see(&self) -> Result<S::Snapshot, NotFound> {
         let mut memory = self.memory.lock().await;
         let processes = match self.find(&memory).await {

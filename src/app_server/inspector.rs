@@ -29,7 +29,6 @@ pub struct Location {
 }
 
 impl Location {
-    /// Where releases are.
     pub(crate) fn releases(&self) -> PathBuf {
         self.deploy_to.join("releases")
     }
@@ -38,7 +37,6 @@ impl Location {
 #[derive(Debug)]
 pub(super) struct Inspector {
     ports: Vec<u16>,
-    /// The process table.
     pub(crate) processes: Lane,
     cwds: CwdResolver,
     /// A stranger on a volume that hangs must not hide where our own processes are.

@@ -108,12 +108,10 @@ pub(super) trait Server: Send + Sync + Sized + 'static {
         async {}
     }
 
-    /// As [`AppServer::files`](super::AppServer::files).
     fn files(&self, _: &Driver<Self>) -> impl Future<Output = Option<BTreeMap<ProcessKey, Files>>> + Send {
         async { Some(BTreeMap::new()) }
     }
 
-    /// As [`AppServer::raised`](super::AppServer::raised).
     fn raised(&self, _: &Driver<Self>) -> impl Future<Output = Option<String>> + Send {
         async { None }
     }
@@ -145,7 +143,6 @@ pub(super) enum Discovery<Processes> {
     NotPermitted(Vec<u16>),
     /// It changed while it was read.
     Torn,
-    /// One.
     One(Processes),
 }
 
@@ -178,12 +175,10 @@ pub(super) trait Snapshot: Send + Sync {
     /// What runs, for a sentence: `Puma 42`.
     fn name(&self) -> String;
 
-    /// `cluster` or `single`.
     fn mode(&self) -> Option<&'static str> {
         None
     }
 
-    /// For /status.
     fn workers(&self) -> Vec<WorkerDescription>;
 
     /// The server's own numbers, where it has some.

@@ -48,7 +48,6 @@ pub struct Neighbours {
 /// An attempt that has no end in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
-    /// What was attempted.
     pub(crate) revision: Revision,
     /// The last signal announced, forward or back.
     pub(crate) signalled: Option<Baseline>,

@@ -212,7 +212,6 @@ pub(crate) struct Moving {
 /// What an operator holds deploys with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hold {
-    /// `pause`: until `resume`.
     Paused,
     /// `revert` to this release: until the pointer moves, or `resume`.
     Reverted(ReleaseId),
@@ -255,7 +254,6 @@ impl Agent {
         }
     }
 
-    /// Deploys may begin.
     pub(crate) fn deploys(&self) -> bool {
         self.deploy.is_ok()
     }

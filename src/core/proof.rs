@@ -66,7 +66,6 @@ impl Proof {
 pub(crate) struct ReleaseEvidence {
     /// Who has named the release.
     heard: BTreeSet<ProcessKey>,
-    /// Somebody has.
     named: bool,
     /// How many answers named another one.
     contradicted: u32,

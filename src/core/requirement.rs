@@ -7,7 +7,6 @@ use std::{collections::BTreeSet, fmt};
 pub enum Requirement {
     /// `ruby=3.3`: this Ruby, as far as the version is given.
     Ruby(String),
-    /// `arch=amd64` or `arch=arm64`.
     Arch(String),
     /// `libc=musl`, `libc=glibc`, `libc=glibc=2.36`: this C library, at least of this version.
     Libc(String, Option<String>),
@@ -76,13 +75,9 @@ fn libc(text: &str) -> Option<Requirement> {
 /// What was found in an image; a part that could not be told is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Brought {
-    /// `3.3.6`.
     pub(crate) ruby: Option<String>,
-    /// `amd64` or `arm64`.
     pub(crate) arch: Option<String>,
-    /// `glibc` or `musl`.
     pub(crate) libc: Option<String>,
-    /// glibc's version.
     pub(crate) libc_version: Option<String>,
     /// Those of the files asked for that are there.
     pub(crate) files: BTreeSet<String>,

@@ -192,7 +192,6 @@ impl Watch {
         })
     }
 
-    /// Takes one look.
     pub(crate) fn observe(&mut self, now: Moment, observation: &Observation, policy: &Policy) -> Verdict {
         match &observation.detection {
             Detection::Seen(server) => self.see(now, server, observation, policy),

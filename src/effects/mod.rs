@@ -95,9 +95,7 @@ pub struct Tools {
 #[derive(Clone)]
 pub struct Effects {
     tools: Arc<Tools>,
-    /// Releases and `current`.
     volume: Lane,
-    /// `revisions.log`.
     lines: Lane,
     /// This pod's lease, in the background.
     leases: Lane,

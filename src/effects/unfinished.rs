@@ -24,7 +24,6 @@ const MOST: u32 = 3;
 /// The note has three words.
 const LARGEST: u64 = 4096;
 
-/// What was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     step: String,

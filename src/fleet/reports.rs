@@ -26,7 +26,6 @@ impl Reports {
         Self { store: store.clone(), prefix: prefix(pointer), known: BTreeMap::new() }
     }
 
-    /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Report> {
         self.known.values().filter_map(|(_, report)| report.as_ref())
     }

@@ -19,7 +19,6 @@ use crate::server;
 /// The agent's command line and its port.
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
-    /// Ends with `run`.
     pub(crate) arguments: Vec<OsString>,
     /// Another than the configured `state_dir`.
     pub(crate) state_dir: Option<PathBuf>,

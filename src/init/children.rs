@@ -167,7 +167,6 @@ impl Children {
         }
     }
 
-    /// SIGKILL to everybody.
     pub(crate) fn kill_all(&self) {
         tracing::warn!("the grace period is over: sending SIGKILL to the remaining processes");
         let below = Tree::now().map(|tree| tree.below(own_pid())).unwrap_or_default();

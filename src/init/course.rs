@@ -56,7 +56,6 @@ impl Limits {
     }
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
     /// The platform, or somebody at the keyboard, asks for the end.
@@ -85,7 +84,6 @@ pub(crate) enum Act {
     Ended(u8),
 }
 
-/// For the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Why {
     /// As it should be.
@@ -120,7 +118,6 @@ enum Agent {
     Told,
 }
 
-/// The init's state.
 #[derive(Debug, Clone)]
 pub(crate) struct Course {
     limits: Limits,

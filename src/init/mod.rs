@@ -51,9 +51,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The command whose end is the container's end; never empty.
     pub(crate) command: Vec<OsString>,
-    /// The agent.
     pub(crate) agent: Agent,
-    /// Logs are JSON.
     pub(crate) json_log: bool,
     /// Where the agent's admin socket is.
     pub(crate) state_dir: PathBuf,
@@ -67,7 +65,6 @@ pub struct Settings {
     pub(crate) grace_ms: u64,
     /// What the command leaves behind gets so long to end, in milliseconds.
     pub(crate) reserve_ms: u64,
-    /// The clock.
     pub(crate) clock: fn() -> Moment,
 }
 

@@ -64,12 +64,10 @@ impl Tree {
         self.children(root).into_iter().flat_map(|child| self.meant(child, signal)).collect()
     }
 
-    /// The direct children.
     pub(crate) fn children(&self, parent: i32) -> Vec<i32> {
         self.0.iter().filter(|node| node.parent == parent).map(|node| node.id.pid).collect()
     }
 
-    /// All descendants.
     pub(crate) fn below(&self, root: i32) -> Vec<i32> {
         let mut found = Vec::new();
         let mut seen = HashSet::from([root]);

@@ -31,9 +31,7 @@ pub(crate) enum How {
 /// A process that uses a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct User {
-    /// Which.
     pub(crate) pid: i32,
-    /// How.
     pub(crate) how: How,
 }
 

@@ -33,7 +33,6 @@ pub(crate) fn unix_sockets(pid: i32) -> Vec<PathBuf> {
 pub(crate) enum Acceptor {
     /// Nobody yet, or it is closed.
     Nobody,
-    /// This one.
     Process(ProcessId),
     /// None of those that were asked about, or more than one: a fork holds what its parent held.
     Another,

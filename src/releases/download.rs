@@ -31,12 +31,10 @@ const CHANGES_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What came.
 #[derive(Debug)]
 pub(super) struct Downloaded {
     /// Its SHA-256, in lower-case hexadecimal.
     pub(super) sha256: String,
-    /// Its size.
     pub(super) bytes: u64,
     /// How it was changed on its way, where the store says so.
     pub(super) encoding: Option<String>,

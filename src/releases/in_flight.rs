@@ -16,7 +16,6 @@ impl Releases {
         Self { in_flight, ..self }
     }
 
-    /// So many.
     pub(super) fn in_flight(&self) -> usize {
         match self.in_flight {
             0 if volume::is_networked(&self.deploy_to) => NETWORK,

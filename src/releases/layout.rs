@@ -83,7 +83,6 @@ pub struct Link {
     pub(crate) key: LinkKey,
     /// Where it is, from the release's root.
     pub path: PathBuf,
-    /// What it says.
     pub(crate) target: PathBuf,
     /// Directories that the release had in its place, empty ones, and expects to find there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -39,26 +39,14 @@ pub struct Manifest(BTreeMap<Inside, Entry>);
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// A directory.
-    Directory {
-        /// Its permissions.
-        mode: u32,
-    },
-    /// A regular file.
+    Directory { mode: u32 },
     File(FileEntry),
-    /// A symbolic link.
-    Link {
-        /// What it says.
-        target: Box<[u8]>,
-    },
+    Link { target: Box<[u8]> },
 }
 
-/// A regular file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileEntry {
-    /// Its permissions.
     pub(crate) mode: u32,
-    /// Its size.
     pub(crate) bytes: u64,
     /// The SHA-256 of its content.
     pub(crate) sha256: [u8; 32],
@@ -69,7 +57,6 @@ pub(crate) struct FileEntry {
 /// Which file it is, and since when it is as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// The inode's number.
     pub(crate) inode: u64,
     /// The last change of the inode.
     pub(crate) ctime_ns: i128,
@@ -89,7 +76,6 @@ impl Manifest {
         self.0.insert(path, entry);
     }
 
-    /// Forgets a path.
     pub(crate) fn remove(&mut self, path: &[u8]) -> Option<Entry> {
         self.0.remove(path)
     }

@@ -167,9 +167,7 @@ pub struct Releases {
 /// What a complete release was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
-    /// 1.
     pub(crate) v: u32,
-    /// Which release.
     pub(crate) release: ReleaseId,
     /// The SHA-256 of its archive.
     pub sha256: String,

@@ -17,7 +17,6 @@ pub(crate) struct Hashed<T> {
 }
 
 impl<T> Hashed<T> {
-    /// From its beginning.
     pub(crate) fn new(inner: T) -> Self {
         Self { inner, hash: Sha256::new(), bytes: 0 }
     }

@@ -38,7 +38,6 @@ pub(crate) enum PackError {
 pub(crate) struct Packing<'a> {
     /// Paths in the directory that are left out, with all that is below.
     pub(crate) exclude: &'a [PathBuf],
-    /// zstd's.
     pub(crate) level: i32,
     /// Told after each entry how many there are and how many bytes their files have.
     pub(crate) progress: &'a mut dyn FnMut(u64, u64),

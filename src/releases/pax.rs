@@ -17,7 +17,6 @@ const DIGITS_MAX: u64 = 19;
 /// What an extended header says about the entry that follows, as far as it matters here.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extended {
-    /// Its path.
     pub(crate) path: Option<Vec<u8>>,
     /// What it links to.
     pub(crate) link: Option<Vec<u8>>,

@@ -51,7 +51,6 @@ pub enum Class {
 }
 
 impl Class {
-    /// For people.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Good => "good",

@@ -26,7 +26,6 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// What is brought where.
 pub(super) struct Update<'a> {
-    /// The tree.
     pub(super) tree: OwnedFd,
     /// The release that it is to be like.
     pub(super) from: OwnedFd,

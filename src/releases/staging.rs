@@ -53,7 +53,6 @@ impl Stage {
         &self.dir
     }
 
-    /// Where it lies.
     pub(super) fn place(&self) -> &Held {
         &self.place
     }

@@ -103,7 +103,6 @@ pub(crate) struct TarStream<R> {
 }
 
 impl<R: Read> TarStream<R> {
-    /// Reads from here.
     pub(crate) fn new(reader: R) -> Self {
         Self { reader, begun: false, left: 0 }
     }

@@ -30,7 +30,6 @@ use crate::{beneath::Held, core::Problem, failpoint, procs::in_use, revision::Re
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     Deleted,
-    /// Somebody needs it.
     Kept(String),
     /// The rest is for another time.
     Unfinished,

@@ -43,7 +43,6 @@ enum Job {
 
 /// How a tree is looked at.
 pub(super) struct Scan<'a> {
-    /// Its root.
     pub(super) tree: OwnedFd,
     /// Files whose identity is noted here, and still the same, are not read.
     pub(super) known: &'a Manifest,

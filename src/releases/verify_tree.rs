@@ -32,13 +32,11 @@ use crate::{
 pub(crate) struct Difference {
     /// Where, from the release's root.
     pub(crate) path: PathBuf,
-    /// How.
     pub(crate) kind: Kind,
     /// The same for people.
     pub(crate) detail: String,
 }
 
-/// Kinds of differences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {

@@ -22,7 +22,6 @@ pub(super) struct Job {
 pub(super) enum Work {
     /// A directory of this number, with these permissions.
     Mkdir(DirId, u32),
-    /// A new file.
     File {
         mode: u32,
         content: Content,
@@ -34,7 +33,6 @@ pub(super) enum Work {
     /// Moved into the tree, from this name.
     TakeFrom(String),
     Symlink(Box<[u8]>),
-    /// Of a directory.
     Chmod(u32),
     /// A further name of a file of so many bytes; `mode` is for a copy.
     HardLink {

@@ -59,7 +59,6 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to do.
     work: Condvar,
-    /// Something was done.
     done: Condvar,
     off: CallOff,
     /// The tree was there before, and is said to be known.
@@ -81,7 +80,6 @@ struct State {
 struct Copied {
     bytes: u64,
     bytes_max: u64,
-    /// For the message.
     limit: u64,
 }
 

@@ -82,7 +82,6 @@ fn dump(netlink: &OwnedFd, request: &[u8], ports: &[u16], table: &mut Table) -> 
     }
 }
 
-/// `inet_diag_req_v2`.
 fn of_one(family: u8, ports: &[u16]) -> Vec<u8> {
     let head = [family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0];
     request(SOCK_DIAG_BY_FAMILY, &[head, STATES.to_ne_bytes()].concat(), ports, &[])

@@ -19,7 +19,6 @@ pub(crate) struct Since {
 /// For how long, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct ForSeconds {
-    /// The stage.
     pub(crate) stage: f64,
     /// In sync, or not.
     pub(crate) in_sync: f64,
@@ -28,7 +27,6 @@ pub(crate) struct ForSeconds {
 }
 
 impl Since {
-    /// Everything begins now.
     pub(crate) fn beginning(now: Moment) -> Self {
         Self { stage: now, in_sync: now, reason: now }
     }

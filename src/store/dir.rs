@@ -259,7 +259,6 @@ fn version(path: &Path, file: &mut File) -> Result<Version, StoreError> {
     Ok(Version(hex(&Sha256::digest(&bytes))))
 }
 
-/// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -35,7 +35,6 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// What the core wants looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attention {
-    /// How often.
     pub(crate) watchfulness: Watchfulness,
     /// Which release the app should be when it is probed; `None`: no probe.
     pub(crate) probe_for: Option<ReleaseId>,
@@ -50,9 +49,7 @@ pub(crate) struct Attention {
 /// A look: for the core, and for people.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    /// For the core.
     pub(crate) observation: Observation,
-    /// For /status.
     pub(crate) description: Arc<Description>,
     /// Traps in this set-up.
     pub(crate) findings: Vec<Finding>,
@@ -68,7 +65,6 @@ pub(crate) struct Observer {
     pub(crate) attention: watch::Receiver<Attention>,
     /// Where the looks go; one that is not taken yet holds the next back.
     pub(crate) looks: mpsc::Sender<Seen>,
-    /// The core's clock.
     pub(crate) clock: fn() -> Moment,
 }
 

@@ -80,7 +80,6 @@ fn reason(view: &View, revision: &Revision) -> Option<crate::core::Reason> {
     view.rejected.iter().find(|(rejected, _)| rejected == revision).map(|(_, why)| *why)
 }
 
-/// Why nothing follows.
 fn barred(view: &View, draining: bool) -> Option<&'static str> {
     match (draining, &view.hold) {
         (true, _) => Some("; but no deploy starts: the pod is terminating"),

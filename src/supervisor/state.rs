@@ -45,13 +45,11 @@ pub(crate) struct State {
     seen_booted: bool,
 }
 
-/// SIGTERM has come.
 struct Term {
     at: Moment,
     again: bool,
 }
 
-/// The last look.
 #[derive(Default)]
 struct Last {
     description: Arc<Description>,
@@ -221,7 +219,6 @@ impl State {
         self.feed_at(now, Event::Observed(seen.observation));
     }
 
-    /// What somebody asks.
     pub(crate) fn request(&mut self, request: Request) {
         match request {
             Request::Prestop(origin, caller) => {

@@ -55,7 +55,6 @@ impl DeployTimings {
         }
     }
 
-    /// Something came in.
     pub(crate) fn event(&self, event: &Event) {
         match (event, self.signal) {
             (Event::Finished { attempt, step: Step::Perform(_), outcome }, Some((ours, mode, _)))

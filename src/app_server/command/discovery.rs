@@ -47,7 +47,6 @@ impl ServerProcesses {
     }
 }
 
-/// Looks for them.
 pub(super) fn discover(named: &Named) -> Discovery<ServerProcesses> {
     let entries = match named.entries() {
         Ok(entries) => entries,

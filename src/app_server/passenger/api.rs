@@ -38,10 +38,8 @@ pub(super) enum ApiError {
     /// The request itself is none.
     #[error("{0}")]
     Request(#[from] hyper::http::Error),
-    /// It refuses us.
     #[error("Passenger refused the request (401): run pitstop as the same user")]
     Denied,
-    /// It says no.
     #[error("status {0}: {1}")]
     Status(u16, String),
     /// A document that we do not understand.
@@ -54,7 +52,6 @@ impl Api {
         Ok(Self { lane: Lane::one_at_a_time("passenger")? })
     }
 
-    /// What it runs.
     pub(crate) async fn pool(&self, instance: &Instance) -> Result<Pool, ApiError> {
         let request = Request::builder().method(Method::GET).uri("/pool.xml").body(Full::default())?;
         let answer = self.send(instance, request).await?;

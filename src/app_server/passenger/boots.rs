@@ -13,7 +13,6 @@ const IDLE_LOOKS: u32 = 3;
 /// The core's children at one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Children {
-    /// All of them.
     pub(crate) all: HashSet<ProcessId>,
     /// Those that show by their title that they load the app, or have loaded it.
     pub(crate) loading: HashSet<ProcessId>,

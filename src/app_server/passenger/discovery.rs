@@ -24,7 +24,6 @@ const LARGEST: u64 = 256 << 10;
 /// Passenger's core: it takes the requests, starts the app and hands them on.
 #[derive(Debug, Clone)]
 pub(super) struct Core {
-    /// Which.
     pub(crate) image: Image,
     /// What it has started.
     pub(crate) children: Children,

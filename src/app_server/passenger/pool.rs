@@ -5,7 +5,6 @@ use serde::Deserialize;
 /// Everything that the core runs.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Pool {
-    /// Passenger's own.
     pub(crate) passenger_version: String,
     /// How many processes there may be, of all apps.
     #[serde(default)]
@@ -25,7 +24,6 @@ struct Supergroup {
     group: Vec<Group>,
 }
 
-/// One app.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Group {
     /// As orders name it.
@@ -61,7 +59,6 @@ struct Processes {
 /// One process of an app.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct AppProcess {
-    /// Its number.
     pub(crate) pid: i32,
     /// Requests that it works on.
     #[serde(default)]
@@ -89,7 +86,6 @@ impl Pool {
         quick_xml::de::from_str(&String::from_utf8_lossy(xml))
     }
 
-    /// The apps.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
         self.supergroups.supergroup.iter().flat_map(|supergroup| &supergroup.group)
     }

@@ -32,7 +32,6 @@ pub(super) struct CommandLine {
     pub(crate) by_bundler: bool,
     /// The process in front of it.
     pub(crate) in_front: Option<InFront>,
-    /// The user's BUNDLE_GEMFILE.
     pub(crate) gemfile: Option<String>,
     pub(crate) pwd: Option<String>,
 }
@@ -73,7 +72,6 @@ impl CommandLine {
         }
     }
 
-    /// What `-C` names.
     pub(crate) fn config(&self) -> Option<&str> {
         self.arguments.as_ref()?.config.as_deref()
     }

@@ -34,9 +34,7 @@ pub(super) struct Settings {
 /// The directory that a restart goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Directory {
-    /// In plain text.
     Literal(String),
-    /// By this expression.
     Computed(String),
 }
 

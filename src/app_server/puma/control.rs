@@ -40,7 +40,6 @@ pub(super) enum Control {
     Denied,
     /// It cannot be reached, or what it says makes no sense.
     Silent(String),
-    /// It answered.
     Stats(Box<Stats>),
 }
 
@@ -52,10 +51,8 @@ pub(super) struct Stats {
     /// How many of them belong to an earlier phase.
     #[serde(default)]
     pub(crate) old_workers: u32,
-    /// The workers.
     #[serde(default)]
     pub(crate) worker_status: Vec<WorkerStatus>,
-    /// Single mode's numbers.
     #[serde(flatten)]
     pub(crate) single: Load,
 }
@@ -65,7 +62,6 @@ pub(super) struct Stats {
 pub(super) struct WorkerStatus {
     /// Its process; absent for a moment while `fork_worker` starts it.
     pub(crate) pid: Option<i32>,
-    /// It accepts requests.
     #[serde(default)]
     pub(crate) booted: bool,
     /// When it last reported, by Puma's clock, in steps of a second.

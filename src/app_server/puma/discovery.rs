@@ -36,7 +36,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// A master and its workers, all seen while the master's image stayed the same.
 #[derive(Debug)]
 pub(super) struct ServerProcesses {
-    /// The master's image.
     pub(crate) image: Image,
     /// Its title; `None` between exec and title.
     pub(crate) title: Option<title::Master>,
@@ -52,7 +51,6 @@ pub(super) struct ServerProcesses {
     pub(crate) server: Server,
     /// The TCP ports that it listens on: by its title, else by its open sockets.
     pub(crate) ports: Vec<u16>,
-    /// Its workers.
     pub(crate) workers: Vec<Worker>,
     /// What else descends from it.
     pub(crate) others: Vec<Other>,
@@ -64,7 +62,6 @@ impl ServerProcesses {
         self.catches_hot && !self.skips_hot
     }
 
-    /// All of them.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let workers = self.workers.iter().map(|worker| worker.id.pid);
         let others = self.others.iter().map(|other| other.id.pid);
@@ -114,25 +111,20 @@ impl Server {
     }
 }
 
-/// One worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Worker {
-    /// Which.
     pub(crate) id: ProcessId,
-    /// It accepts requests.
     pub(crate) serves: bool,
 }
 
 /// A process that descends from the master and is no worker, as far as is known.
 #[derive(Debug, Clone)]
 pub(super) struct Other {
-    /// Which.
     pub(crate) id: ProcessId,
     /// What it calls itself.
     pub(crate) title: String,
     /// The master itself has started it.
     pub(crate) is_child: bool,
-    /// It accepts requests.
     pub(crate) serves: bool,
     /// For how long it has been there.
     pub(crate) age_ms: u64,

@@ -34,7 +34,6 @@ const DOTENV: [&str; 4] = [".env", ".env.local", ".env.production", ".env.produc
 /// More files than this are no configuration, but the app itself.
 const MOST_FILES: usize = 300;
 
-/// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Loads {
     /// The files, by their names in the release.

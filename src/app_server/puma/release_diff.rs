@@ -30,7 +30,6 @@ pub(crate) fn not_loaded_by_phased(file: &Path) -> bool {
         || file.starts_with(DIR_NOT_LOADED_BY_PHASED)
 }
 
-/// What differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ReleaseDiff {
     /// What a phased restart would not load, where there is something.

@@ -19,7 +19,6 @@ pub(super) struct Snapshot {
     pub(crate) surroundings: Surroundings,
     pub(crate) control: Control,
     pub(crate) memory: Memory,
-    /// What was configured.
     pub(crate) mode: RestartMode,
     pub(crate) told: config::Puma,
 }

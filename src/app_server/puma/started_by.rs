@@ -11,12 +11,10 @@ use serde::Deserialize;
 /// Extensions in C that an app loads, and Puma without an app never does.
 const OF_AN_APP: [&str; 5] = ["bootsnap.so", "nokogiri.so", "pg_ext.so", "mysql2.so", "sqlite3_native.so"];
 
-/// Who called Puma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartedBy {
     /// `puma`, behind whatever wrapper.
     Puma,
-    /// `rails server`.
     RailsServer,
     /// Something else that hands Puma an app: `rackup`, an app's own `run!`.
     RackHandler,

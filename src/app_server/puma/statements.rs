@@ -1,7 +1,6 @@
 //! The statements of a Ruby text, as far as they can be told without running it: where each begins, and whether it
 //! stands by itself, under no condition and in no block.
 
-/// One statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Statement {
     /// The line that it begins in, from 1.

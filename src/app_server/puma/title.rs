@@ -6,16 +6,12 @@ pub(super) enum Title {
     /// `puma 5.6.5 (tcp://0.0.0.0:3000) [app]`: a master, or the one process of single mode.
     Master(Master),
     /// `puma: cluster worker 0: 5549 [app]`.
-    Worker {
-        /// The master's pid.
-        master: i32,
-    },
+    Worker { master: i32 },
 }
 
 /// What a master's title says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Master {
-    /// Puma's version.
     pub(crate) version: String,
     /// What it listens on, as configured.
     pub(crate) binds: Vec<String>,

@@ -38,12 +38,10 @@ pub(super) struct Master {
     pub(crate) on_terminal: bool,
     /// The TCP ports that it listens on.
     pub(crate) ports: Vec<u16>,
-    /// Its open sockets.
     pub(crate) sockets: Vec<u64>,
     pub(crate) workers: Vec<Worker>,
 }
 
-/// One worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Worker {
     pub(crate) id: ProcessId,
@@ -69,7 +67,6 @@ impl ServerProcesses {
         self.masters.iter().map(|master| master.image.process).collect()
     }
 
-    /// Masters and workers.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let workers = self.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
         workers.chain(self.ids().into_iter().map(|master| master.pid)).collect()

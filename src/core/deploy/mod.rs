@@ -173,7 +173,6 @@ impl Deploy {
         }
     }
 
-    /// Takes one event.
     pub(crate) fn step(&mut self, now: Moment, gate: Gate, event: &Event) -> Vec<Effect> {
         let mut turn = Turn { now, gate, look: None, out: Vec::new() };
         match event {

@@ -62,7 +62,6 @@ impl Ages {
     }
 }
 
-/// One sender's rhythm.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GapEstimator {
     last: Moment,
@@ -83,7 +82,6 @@ impl GapEstimator {
         Self { last: at, watched: at, longest_ms: 0, before: none, during: none, pending: none }
     }
 
-    /// The last arrival.
     pub(crate) fn last(&self) -> Moment {
         self.last
     }

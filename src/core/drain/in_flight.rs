@@ -32,16 +32,13 @@ struct WorkerFreshness {
     work: u32,
     /// Check-ins since the last traffic, at most [`CHECKINS`].
     advances: u8,
-    /// The last traffic.
     disturbed: Moment,
 }
 
 /// How the other witness can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SocketEvidence {
-    /// There is none.
     Nothing,
-    /// The socket table.
     Sockets,
     /// The socket table, and every connection that ended: a request that a worker counts was seen.
     AllConnections,

@@ -62,7 +62,6 @@ const FALSE_DRAIN_MS: u64 = 60_000;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Drain {
     budget: Budget,
-    /// Somebody waits.
     active: Option<ActiveDrain>,
     /// The pod is to end. Stray calls say nothing of that.
     end: Option<PodEnd>,

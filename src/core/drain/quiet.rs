@@ -28,10 +28,8 @@ const KUBELETS_KEPT: usize = 8;
 /// Patterns of the slowest probers are kept for as long as this.
 const FORGET_PATTERN_MS: u64 = 2 * FORGET_MS;
 
-/// Who sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum SenderId {
-    /// This address.
     Peer(IpAddr),
     /// One of too many to be told apart.
     Crowd,

@@ -120,7 +120,6 @@ fn is_old(connection: &Connection) -> bool {
 pub(super) struct Arrival {
     pub(crate) key: u64,
     pub(crate) peer: IpAddr,
-    /// The agent's own.
     pub(crate) ours: bool,
     pub(crate) at: Moment,
     pub(crate) bytes: u64,

@@ -26,7 +26,6 @@ enum Life {
     Booted,
 }
 
-/// One process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Newcomer {
     life: Life,

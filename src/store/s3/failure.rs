@@ -43,7 +43,6 @@ pub(super) enum Failure {
     Changed,
     /// Whoever asks is unknown, or no more known: other credentials may be there by now.
     Credentials(StoreError),
-    /// Something else.
     Other(StoreError),
 }
 

@@ -24,19 +24,16 @@ use crate::{
 pub(crate) struct Told<'a> {
     /// Of the key `restart.mode`.
     pub(crate) mode: RestartMode,
-    /// Puma's section.
     pub(crate) puma: &'a config::Puma,
     /// The link that Puma is to be restarted from.
     pub(crate) current: PathBuf,
     /// The directories of a release that each pod has for itself.
     pub(crate) pod_dirs: &'a [PathBuf],
-    /// The pod's terminationGracePeriodSeconds.
     pub(crate) grace_period: Duration,
     /// What of it is kept for Puma's own stop.
     pub(crate) reserve: Duration,
 }
 
-/// What was read.
 pub(in crate::app_server::puma) struct Files<'a> {
     /// The configuration, as it is called from the app's directory.
     pub(crate) path: &'a Path,

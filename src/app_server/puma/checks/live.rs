@@ -13,7 +13,6 @@ use crate::{
     finding::{Check, Code, Finding, Severity},
 };
 
-/// Everything about it.
 pub(super) fn of(snapshot: &Snapshot, setup: &Setup) -> Vec<Check> {
     let found =
         [in_front(setup), rackup(snapshot, setup), rails_pid_file(snapshot, setup), bundle(snapshot, setup)];
