@@ -215,10 +215,8 @@ impl Looker {
             }
             (Found::Absent | Found::NotModified, _) => {
                 (self.seen, self.read) = (None, None);
-                let message = format!(
-                    "the store has no pointer {}; `pitstop promote ID --create` creates it",
-                    self.source
-                );
+                let message =
+                    format!("the store has no {}; `pitstop promote ID --create` creates it", self.source);
                 Err(Problem::new(Reason::PointerUnreadable, message))
             }
         }

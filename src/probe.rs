@@ -430,7 +430,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_is_refused_with_the_reason() {
-        for (url, why) in [("https://a/up", "own app"), ("/up", "http://"), ("http://", "verify.url")] {
+        for (url, why) in
+            [("https://a/up", "only for the app in this pod"), ("/up", "http://"), ("http://", "verify.url")]
+        {
             let error = Prober::new(url, &Verify::default()).unwrap_err().to_string();
             assert!(error.contains(why), "{url}: {error}");
         }

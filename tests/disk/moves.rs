@@ -68,7 +68,7 @@ fn a_second_rollback_never_leads_to_what_the_first_one_left() {
     rig.moves_nothing(
         &["rollback"],
         1,
-        "was already rolled back from v3 to v2, and nothing further back is known",
+        "was already rolled back from v3 to v2, and no earlier release is known",
     );
     rig.moves_nothing(&["rollback", "--wait"], 1, "pitstop rollback --to ID");
     // A release that comes later has a way back again, and it is remembered what none is.
@@ -119,7 +119,7 @@ fn only_what_the_caller_meant_is_undone() {
     rig.moves_nothing(&["rollback", "--to", "v1", "--if-current", "v1"], 4, "somebody has moved it since");
     rig.ok(&["rollback", "--if-current", "v2"]);
     assert_eq!(rig.pointer()["release"], "v1");
-    rig.moves_nothing(&["rollback", "--if-current", "v2"], 4, "production names v1, not v2");
+    rig.moves_nothing(&["rollback", "--if-current", "v2"], 4, "production points to v1, not v2");
     let absent = rig.command(&["rollback", "--if-current", "v1"]).env("PITSTOP_POINTER", "canary").output();
     assert_eq!(absent.unwrap().status.code(), Some(4));
 }

@@ -127,7 +127,7 @@ fn an_archive_without_its_digest_is_told_from_a_release_that_was_never_published
             said.contains("the store has its archive (releases/v2.tar.zst) but not its digest"),
             "{said}"
         );
-        assert!(said.contains("the upload never finished, or somebody deleted the digest"), "{said}");
+        assert!(said.contains("The upload did not finish, or the digest was deleted"), "{said}");
     }
     let (_, said) = rig.fails(&["promote", "v3"]);
     assert!(said.contains("the store has no release v3"), "{said}");

@@ -97,7 +97,10 @@ fn without_a_region_the_key_is_told_and_nobody_asked() {
     pitstop.envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")]);
     let output = pitstop.env("PITSTOP_SOURCE", "s3://a-bucket/shop").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.code() == Some(1) && said.contains("no region: set s3.region"), "{said}");
+    assert!(
+        output.status.code() == Some(1) && said.contains("the region is not set: set s3.region"),
+        "{said}"
+    );
 }
 
 #[test]

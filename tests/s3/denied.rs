@@ -12,7 +12,7 @@ async fn without_the_permission_to_list_both_meanings_are_named() {
     let store = store(&rig);
     rig.fault(Fault::NoListing);
     let told = refused(get(store.as_ref(), "pointers/production").await, "store_denied");
-    insta::assert_snapshot!(told, @"the store refuses access: s3://rig-bucket/apps/shop/pointers/production: either it is there and the credentials lack s3:GetObject, or it is not there and they lack s3:ListBucket, without which S3 says so for a missing object too (403 AccessDenied)");
+    insta::assert_snapshot!(told, @"the store refuses access: s3://rig-bucket/apps/shop/pointers/production: either the object exists and the credentials lack s3:GetObject, or it does not exist and they lack s3:ListBucket (403 AccessDenied)");
     let told = refused(store.list("releases/").await, "store_denied");
     assert!(told.contains("lack s3:ListBucket"), "{told}");
     // What is there is read all the same.
@@ -44,7 +44,7 @@ async fn a_wrong_secret_and_an_unknown_key_are_told_and_the_secret_is_not() {
         let credentials = Some(SharedCredentialsProvider::new(credentials));
         let store = store_with(&rig, Settings { credentials, ..settings(&rig) });
         let told = refused(get(store.as_ref(), "pointers/production").await, "store_denied");
-        assert!(told.contains("does not know these credentials") && told.contains(code), "{told}");
+        assert!(told.contains("does not accept these credentials") && told.contains(code), "{told}");
         assert!(!told.contains(secret), "{told}");
     }
 }
@@ -54,7 +54,7 @@ async fn expired_credentials_and_a_wrong_clock_are_told_with_their_remedy() {
     let rig = S3Rig::start();
     for (status, code, remedy) in [
         (400, "ExpiredToken", "the credentials have expired: renew them"),
-        (403, "RequestTimeTooSkewed", "set the clock"),
+        (403, "RequestTimeTooSkewed", "correct the clock"),
     ] {
         rig.fault(Fault::Answer(status, code));
         let told = refused(get(store(&rig).as_ref(), "pointers/production").await, "store_denied");

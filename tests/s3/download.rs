@@ -125,7 +125,7 @@ fn a_fetch_that_is_called_off_ends_in_the_middle_of_its_bytes() {
         off.now();
         fetch.join().unwrap().unwrap_err()
     });
-    assert!(problem.message.contains("called off"), "{}", problem.message);
+    assert!(problem.message.contains("cancelled"), "{}", problem.message);
     volume.assert_nothing_on_the_volume();
 }
 
@@ -184,7 +184,7 @@ fn an_object_that_is_always_another_one_is_given_up() {
         volume.fault(Fault::CutAndReplace(2_000_000, other).times(1));
     }
     let problem = volume.fetch().unwrap_err();
-    assert!(problem.message.contains("was changed by somebody else"), "{}", problem.message);
+    assert!(problem.message.contains("somebody else has changed"), "{}", problem.message);
     volume.assert_nothing_on_the_volume();
 }
 
@@ -200,7 +200,7 @@ fn without_the_permission_to_list_the_other_kind_of_archive_is_found_all_the_sam
     assert!(find(&id).unwrap().unwrap().is_ok());
     let missing = find(&"v2".parse().unwrap()).unwrap_err();
     assert_eq!(missing.reason().code(), "store_denied");
-    assert!(missing.to_string().contains("or it is not there"), "{missing}");
+    assert!(missing.to_string().contains("or it does not exist"), "{missing}");
 }
 
 #[test]
@@ -228,6 +228,7 @@ fn memory_does_not_grow_with_the_archive() {
         pitstop(&["promote", release]);
         pitstop(&["fetch"])
     };
-    let (small, big) = (go_out("small", 1), go_out("big", 40));
-    assert!(big < small + 20, "{small} MiB for an archive of 1 MiB, {big} MiB for one of 40 MiB");
+    // Packing on all cores has its buffers full from the first of them on.
+    let (small, big) = (go_out("small", 48), go_out("big", 112));
+    assert!(big < small + 20, "{small} MiB for an archive of 48 MiB, {big} MiB for one of 112 MiB");
 }

@@ -102,5 +102,5 @@ fn another_server_understands_all_of_it_and_the_documented_policies_are_enough()
     moto.may_not("agent", &["promote", "v2"]);
     moto.may_not("promoter", &["publish", app, "--release", "v3"]);
     let (code, said) = moto.pitstop("nobody", &["releases"]);
-    assert!(code == 1 && said.contains("does not know these credentials"), "{said}");
+    assert!(code == 1 && said.contains("does not accept these credentials"), "{said}");
 }

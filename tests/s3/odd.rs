@@ -17,7 +17,7 @@ fn a_server_without_conditional_writes_is_told_with_the_other_ways() {
     let app = pod.app("v1");
     let (code, said) = pod.fails(&["publish", app.to_str().unwrap(), "--release", "v1"]);
     assert_eq!(code, 1);
-    assert!(said.contains("has no conditional writes (501 NotImplemented"), "{said}");
+    assert!(said.contains("does not support conditional writes (501 NotImplemented"), "{said}");
     assert!(said.contains("move the pointer by hand") && !said.contains("cannot be reached"), "{said}");
     assert_eq!(pod.rig.seen().iter().filter(|seen| seen.method == "PUT").count(), 1, "asked once");
 }
@@ -32,7 +32,7 @@ async fn archived_objects_and_lists_that_are_not_found_are_told_with_the_remedy(
     assert!(told.contains("the object is archived") && told.contains("restore-object"), "{told}");
     rig.fault(Fault::Answer(404, "NoSuchKey"));
     let told = refused(store.list("releases/").await, "store_unreachable");
-    assert!(told.contains("answers a list with 404") && told.contains("s3.path_style"), "{told}");
+    assert!(told.contains("answers a list request with 404") && told.contains("s3.path_style"), "{told}");
 }
 
 #[tokio::test]

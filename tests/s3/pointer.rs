@@ -100,7 +100,7 @@ async fn a_store_that_is_away_at_the_start_and_answers_late_is_found() {
     watch.sees("store_unreachable").await;
     rig.recover();
     let told = watch.sees("pointer_unreadable").await;
-    assert!(told.contains("`pitstop promote` makes it"), "{told}");
+    assert!(told.contains("`pitstop promote ID --create` creates it"), "{told}");
     rig.fault(Fault::Answer(503, "SlowDown"));
     watch.sees("store_unreachable").await;
     rig.heal();

@@ -35,7 +35,7 @@ async fn what_does_not_pass_is_named() {
         (Fault::Answer(500, "InternalError"), "answers 500 InternalError"),
         (Fault::Silence, "timeout"),
         (Fault::Cut(1), "the connection broke"),
-        (Fault::Stall(1), "nothing arrived for 1.5s"),
+        (Fault::Stall(1), "no data arrived for 1.5s"),
     ] {
         rig.fault(fault.clone());
         let told = refused(get(store.as_ref(), "pointers/production").await, "store_unreachable");
@@ -65,7 +65,7 @@ async fn a_body_that_breaks_off_or_stalls_is_no_whole_one() {
     assert!(told.contains("40000 bytes before its end"), "{told}");
     rig.fault(Fault::Stall(60_000));
     let told = refused(read(store.as_ref(), "releases/v1", 0).await, "store_unreachable");
-    assert!(told.contains("nothing arrived for 1.5s, 40000 bytes"), "{told}");
+    assert!(told.contains("no data arrived for 1.5s, 40000 bytes"), "{told}");
 }
 
 #[tokio::test]
