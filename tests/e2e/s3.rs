@@ -53,7 +53,8 @@ fn e2e_a_release_in_s3_runs_in_the_pod_and_an_outage_of_s3_is_no_outage_of_the_p
     deploys(&pod, "v3");
     let log = pod.log();
     assert!(
-        log.contains("store_unreachable") && log.contains("the pointer pointers/production is read again"),
+        log.contains("store_unreachable")
+            && log.contains("the pointer pointers/production is readable again"),
         "{log}"
     );
     assert!(!log.contains(&s3.keys().secret));

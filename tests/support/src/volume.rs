@@ -93,7 +93,8 @@ impl SmallVolume {
 
     /// Nothing on it can be changed any more.
     pub fn read_only(&self) {
-        self.call("mount", &["-o", "remount,ro"]);
+        // Not while a file is open for writing, as the agent's are when it makes a spare tree.
+        until("the volume to be read-only", || self.done("mount", &["-o", "remount,ro"]).then_some(()));
     }
 
     /// Everything can be changed again.
@@ -106,8 +107,11 @@ impl SmallVolume {
     }
 
     fn call(&self, program: &str, args: &[&str]) {
-        let status = Command::new(program).args(args).arg(&self.mount_point).status();
-        assert!(status.expect("mount is there").success(), "{program} {args:?} (this needs root)");
+        assert!(self.done(program, args), "{program} {args:?} (this needs root)");
+    }
+
+    fn done(&self, program: &str, args: &[&str]) -> bool {
+        Command::new(program).args(args).arg(&self.mount_point).status().expect("mount is there").success()
     }
 }
 
