@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pitstop::releases::{Limits, Releases};
 use pitstop_rig::Dice;
 
@@ -150,6 +151,9 @@ impl Queue {
 }
 
 fn floor(from: &Path, to: &Path) -> io::Result<()> {
+    // It has all directories open at the same time.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let top = load(from, to.to_owned())?;
     let began = Instant::now();
     let queue = Queue::default();
