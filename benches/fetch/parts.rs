@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pitstop::releases::{Limits, Releases};
 use pitstop_rig::Dice;
 
@@ -60,6 +59,9 @@ pub fn floor_seconds(from: &Path, to: &Path) -> f64 {
     let text = String::from_utf8_lossy(&output.stdout);
     text.trim().parse().unwrap_or_else(|_| panic!("the floor said {text:?}"))
 }
+
+/// So many files wait open for their content: a process may not have them all.
+const OPEN_FILES_MAX: usize = 512;
 
 /// A directory with what is in it.
 struct Dir {
@@ -118,6 +120,10 @@ impl Queue {
         }
     }
 
+    fn waiting(&self) -> usize {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).0.len()
+    }
+
     fn done(&self) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.1 -= 1;
@@ -136,7 +142,11 @@ impl Queue {
                     } else if let Some((path, bytes)) = files.pop() {
                         let file =
                             fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
-                        self.push(Job::Content(file, bytes));
+                        if self.waiting() < OPEN_FILES_MAX {
+                            self.push(Job::Content(file, bytes));
+                        } else {
+                            (&file).write_all(&bytes)?;
+                        }
                     }
                     if !dirs.is_empty() || !files.is_empty() {
                         self.push(Job::Names { dirs, files });
@@ -151,9 +161,6 @@ impl Queue {
 }
 
 fn floor(from: &Path, to: &Path) -> io::Result<()> {
-    // It has all directories open at the same time.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let top = load(from, to.to_owned())?;
     let began = Instant::now();
     let queue = Queue::default();
