@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_remedies_mend_what_they_are_for() {
+    fn each_fix_fixes_what_it_is_for() {
         let mut config = Config { grace_period: seconds(32), ..Config::default() };
         assert!(drain_budget(&config).finding().is_none());
         config.drain.reserve = seconds(30);
