@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{SlowVolume, is_root};
+use pitstop_rig::{SlowVolume, needs_root};
 
 use crate::rig::{Rig, at_once, id, nothing};
 
@@ -47,9 +47,7 @@ fn large_tree(rig: &Rig, release: &str) -> PathBuf {
 
 #[test]
 fn a_slow_volume_is_a_file_system_and_counts_what_it_is_asked() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let dir = tempfile::tempdir().unwrap();
     let volume = SlowVolume::mount(&dir.path().join("volume"), Duration::from_micros(100), 8);
     let script = "mkdir -p a/b; echo one > a/b/one; ln a/b/one two; ln -s a/b link; echo more >> link/one; mv a/b c; \
@@ -73,9 +71,7 @@ fn a_slow_volume_is_a_file_system_and_counts_what_it_is_asked() {
 
 #[test]
 fn a_first_fetch_asks_a_volume_about_twice_for_each_file() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let rig = Rig::new();
     large_app(&rig, "v1");
     let volume = SlowVolume::mount(&rig.deploy_to, Duration::ZERO, 64);
@@ -89,9 +85,7 @@ fn a_first_fetch_asks_a_volume_about_twice_for_each_file() {
 
 #[test]
 fn a_fetch_of_the_next_release_asks_a_volume_only_for_what_differs() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let rig = Rig::new();
     large_app(&rig, "v1");
     let volume = SlowVolume::mount(&rig.deploy_to, Duration::ZERO, 64);

@@ -19,7 +19,7 @@ use pitstop::{
     },
     store::{ArchiveKind, CallOff},
 };
-use pitstop_rig::{SlowVolume, is_root};
+use pitstop_rig::{SlowVolume, needs_root};
 use proptest::prelude::*;
 use tar::EntryType;
 
@@ -243,9 +243,7 @@ fn a_spare_tree_that_somebody_changed_is_given_up_and_leads_nowhere() {
 
 #[test]
 fn a_change_costs_a_few_operations_and_what_stays_none() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let dir = tempfile::tempdir().unwrap();
     let volume = SlowVolume::mount(&dir.path().join("volume"), Duration::ZERO, 64);
     let tree = volume.path().join("stage/tree");

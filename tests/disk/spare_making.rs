@@ -22,7 +22,7 @@ use pitstop::{
     },
 };
 
-use pitstop_rig::{SlowVolume, is_root};
+use pitstop_rig::{SlowVolume, needs_root};
 
 use crate::{
     crash::{CHILD, kill_myself_at},
@@ -296,9 +296,7 @@ fn a_fetch_onto_the_spare_asks_a_volume_for_little_more_than_what_differs() {
         releases.make_spare(&id("v1"), 5, &nothing, &at_once).unwrap();
         return;
     }
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let rig = Rig::new();
     crate::operations::large_app(&rig, "v1");
     let volume = SlowVolume::mount(&rig.deploy_to, Duration::ZERO, 64);

@@ -12,7 +12,7 @@ use pitstop::{
     releases::{FAIL_POINTS, Releases, fetch::Fetched, fetch_lock::Patience},
     store::{self, Blocking, CallOff},
 };
-use pitstop_rig::{Signal, SlowVolume, is_root, signal, wait_until};
+use pitstop_rig::{Signal, SlowVolume, needs_root, signal, wait_until};
 use tokio::runtime::Runtime;
 
 use crate::rig::{Rig, Running, at_once, id};
@@ -160,9 +160,7 @@ const OPERATIONS_PER_LOOK: u64 = 12;
 
 #[test]
 fn four_pods_cost_about_as_many_operations_as_one() {
-    if !is_root() {
-        return;
-    }
+    needs_root!();
     let rig = Rig::new();
     crate::operations::large_app(&rig, "v1");
     let fetch = |pods: &[&str]| {

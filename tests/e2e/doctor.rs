@@ -126,7 +126,7 @@ fn e2e_a_newborn_pod_without_a_pointer_says_that_and_not_that_puma_is_missing() 
 
 #[test]
 fn e2e_a_puma_of_another_user_is_broken_and_says_who_is_who() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut pod = born(Setup { uid: Some(65534), ..Setup::default() });
     pod.agent.run_as(&pod.puma, Some(65533));
     pod.agent.start();

@@ -2,15 +2,6 @@
 //!
 //! A module per promise. `.config/nextest.toml` knows the modules `pods` and this binary by their names.
 
-/// For tests that change users or mount file systems. In CI they must run: there it panics instead.
-macro_rules! needs_root {
-    () => {
-        if !pitstop_rig::is_root() {
-            return;
-        }
-    };
-}
-
 /// For a pod with more parts, in front of its field `pod`: it can do whatever that one can.
 macro_rules! extends_pod {
     ($extended:ty) => {

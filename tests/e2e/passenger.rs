@@ -111,7 +111,7 @@ fn e2e_passenger_drain_is_answered_when_nothing_is_in_flight() {
 /// Everything in the same unprivileged user, and each release brings a file that makes Passenger restart.
 #[test]
 fn e2e_passenger_of_the_same_user_that_restarts_by_itself_ends_on_the_right_release() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut pod = unborn(Setup { uid: Some(65534), ..passenger::setup() });
     pod.agent.run_as(&pod.puma, Some(65534));
     let pod = pod.in_sync();

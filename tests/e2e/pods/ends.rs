@@ -30,7 +30,7 @@ fn delete_under_a_request(shop: &Shop) {
 
 #[test]
 fn e2e_pod_native_order_drains_puma_then_ends_it_then_the_agent_on_6_6() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let shop = Shop::born(native(), "trixie");
     delete_under_a_request(&shop);
     let [term, gone] = [What::Term, What::Exited(PUMA_ENDED)].map(|what| shop.when("app", &what));
@@ -39,7 +39,7 @@ fn e2e_pod_native_order_drains_puma_then_ends_it_then_the_agent_on_6_6() {
 
 #[test]
 fn e2e_pod_classic_agent_outlives_its_sigterm_until_puma_is_gone() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let shop = Shop::born(classic(), "bookworm");
     let fetched = shop.pod.events().into_iter().rfind(|event| event.container == "pitstop-fetch").unwrap();
     assert_eq!(fetched.what, What::Exited(0));

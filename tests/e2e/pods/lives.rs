@@ -40,7 +40,7 @@ fn lives(manifest: Manifest, suite: &'static str) -> Shop {
 
 #[test]
 fn e2e_pod_puma_waits_for_the_first_release_then_deploys_and_reverts() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let shop = lives(native(), "bookworm");
     for container in ["pitstop", "app"] {
         assert_restricted(&shop, container);
@@ -63,14 +63,14 @@ fn of_control_server(finding: &Value) -> bool {
 
 #[test]
 fn e2e_pod_puma_waits_for_the_first_release_then_deploys_and_reverts_on_6_6() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     lives(native(), "trixie");
 }
 
 /// `pitstop install` in an init container: the binary of our image runs in the app's.
 #[test]
 fn e2e_pod_the_agent_runs_in_the_apps_image() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let shop = Shop::born(in_the_apps_image(), "bookworm");
     assert!(shop.when("pitstop-install", &What::Exited(0)) < shop.when("pitstop", &What::Started));
     let ruby = shop.pod.exec("pitstop", &["ruby", "--version"]);

@@ -7,7 +7,7 @@ use super::shop::{PORT, Shop, native};
 
 #[test]
 fn e2e_pod_an_agent_that_is_killed_comes_back_and_deploys() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let shop = Shop::born(native(), "bookworm");
     shop.pod.signal("pitstop", Signal::KILL);
     shop.pod.wait("the agent's second start", || (shop.pod.starts("pitstop") == 2).then_some(()));
@@ -19,7 +19,7 @@ fn e2e_pod_an_agent_that_is_killed_comes_back_and_deploys() {
 
 #[test]
 fn e2e_pod_a_puma_that_runs_out_of_memory_is_back_on_the_same_release() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut manifest = native();
     let app = manifest.container("app");
     // A single process: of a cluster the kernel would end one worker, and Puma itself starts it again.
@@ -41,7 +41,7 @@ fn e2e_pod_a_puma_that_runs_out_of_memory_is_back_on_the_same_release() {
 /// With a liveness probe that the chart refuses to render.
 #[test]
 fn e2e_pod_a_liveness_kill_in_a_hot_restart_leaves_a_pod_that_deploys() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut manifest = native();
     manifest.set("PITSTOP_RESTART_MODE", "hot");
     manifest.end_within(20);
@@ -62,7 +62,7 @@ fn e2e_pod_a_liveness_kill_in_a_hot_restart_leaves_a_pod_that_deploys() {
 
 #[test]
 fn e2e_pod_different_users_are_named_and_nothing_is_touched() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut manifest = native();
     let app = manifest.container("app");
     app.security_context.run_as_user = 1001;

@@ -30,7 +30,7 @@ fn is_found_where_rails_keeps_the_state_file() {
 
 #[test]
 fn is_reached_in_another_mount_namespace() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let rig = PumaRig::start(Setup { wrapper: Wrapper::MountNamespace, ..Setup::default() });
     assert!(!rig.state_file().exists(), "the rig shows the socket to everybody");
     assert_eq!(asked(&rig, told(&rig)), (true, vec![]));

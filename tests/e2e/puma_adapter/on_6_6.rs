@@ -86,7 +86,7 @@ fn answered(stream: &mut TcpStream) {
 
 #[test]
 fn busy_threads_are_requests_at_work_and_those_that_wait_count_once_on_6_6() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let setup = Setup::single().from(Image::Trixie);
     assert_eq!(counted_of_two_requests_for_one_thread(setup), (1, 1));
 }
@@ -128,7 +128,7 @@ fn phased_with_fork_worker_replaces_every_worker_on_6_6() {
 
 #[test]
 fn hot_behind_bundle_exec_takes_the_bundle_of_the_new_release_on_6_6() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut rig =
         PumaRig::prepare(Setup { wrapper: Wrapper::Bundler, ..Setup::default() }.from(Image::Trixie));
     for release in ["v1", "v2"] {

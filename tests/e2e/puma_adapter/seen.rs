@@ -111,7 +111,7 @@ fn a_release_of_the_same_name_on_another_volume_is_not_ours() {
 
 #[test]
 fn a_volume_that_hangs_takes_the_releases_out_of_sight_and_nothing_else() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let rig = PumaRig::start(Setup { hangable: true, ..Setup::default() });
     let eye = Eye::on(&rig);
     let before = eye.settled("v1");

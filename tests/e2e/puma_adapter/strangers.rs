@@ -91,7 +91,7 @@ fn a_single_process_that_changes_its_title_can_still_be_moved() {
 
 #[test]
 fn nobody_becomes_a_worker_or_the_master_by_a_title() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let rig = PumaRig::start(Setup::default());
     let (eye, master) = (Eye::on(&rig), rig.master().unwrap());
     let before = eye.settled("v1");

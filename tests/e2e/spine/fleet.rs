@@ -75,7 +75,7 @@ fn e2e_a_pod_lets_another_prove_a_release_first_and_does_not_try_what_was_reject
 
 #[test]
 fn e2e_without_room_old_releases_go_but_never_what_the_lease_of_the_pod_names() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut pod = new_pod(Setup { volume_bytes: Some(6 << 20), ..Setup::default() }).born();
     pod.set("PITSTOP_VERIFY_SOAK", "100ms");
     let pod = pod.started();

@@ -25,7 +25,7 @@ fn assert_untouched(pod: &Pod, reason: &str) {
 
 #[test]
 fn e2e_a_release_that_does_not_fit_waits_for_room() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let pod = on_a_volume_of(ROOM_BYTES);
     // Its archive is much smaller than itself, so that no check beforehand can know.
     let dir = pod.agent.build(&pod.puma, App::Good, "v2");
@@ -44,7 +44,7 @@ fn e2e_a_release_that_does_not_fit_waits_for_room() {
 
 #[test]
 fn e2e_a_full_volume_that_takes_no_journal_line_moves_nothing() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let pod = on_a_volume_of(ROOM_BYTES);
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
@@ -72,7 +72,7 @@ fn fill_page(path: &std::path::Path) {
 
 #[test]
 fn e2e_a_read_only_volume_is_named_and_waited_for() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let pod = on_a_volume_of(4 * ROOM_BYTES);
     pod.puma.small_volume().read_only();
     pod.deploy(App::Good, "v2");
@@ -103,7 +103,7 @@ fn pod_of(agents_uid: u32) -> Pod {
 
 #[test]
 fn e2e_a_puma_of_another_user_is_left_alone() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut pod = pod_of(ANOTHER_UID);
     let master = pod.puma.master();
     pod.agent.start();
@@ -134,7 +134,7 @@ fn e2e_a_puma_of_another_user_is_left_alone() {
 
 #[test]
 fn e2e_an_agent_of_the_same_user_needs_no_privilege() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut pod = pod_of(PUMAS_UID);
     pod.agent.start();
     pod.agent.wait_in_sync("v1");

@@ -188,7 +188,7 @@ fn e2e_a_contradictory_configuration_without_a_puma_is_64() {
 
 #[test]
 fn e2e_a_volume_that_never_answers_holds_up_no_endpoint_and_no_drain() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let pod = new_pod(Setup { hangable: true, ..Setup::default() }).in_sync();
     pod.puma.volume().hang();
     // The store is not on the volume, so that the move arrives; its fetch cannot begin.
@@ -205,7 +205,7 @@ fn e2e_a_volume_that_never_answers_holds_up_no_endpoint_and_no_drain() {
 
 #[test]
 fn e2e_an_agent_born_beside_a_hanging_volume_answers_and_drains() {
-    needs_root!();
+    pitstop_rig::needs_root!();
     let mut pod = new_pod(Setup { hangable: true, ..Setup::default() }).born();
     pod.puma.volume().hang();
     pod.agent.start();

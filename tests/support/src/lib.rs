@@ -154,6 +154,16 @@ pub fn is_root() -> bool {
     root
 }
 
+/// For tests that change users or mount file systems. In CI they must run: there it panics instead.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if !$crate::is_root() {
+            return;
+        }
+    };
+}
+
 /// Runs each row of a table on a thread of its own, so that their Pumas boot side by side.
 ///
 /// # Panics
