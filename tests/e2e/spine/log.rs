@@ -7,11 +7,14 @@ use crate::new_pod;
 
 const FORWARD: [&str; 6] = ["fetching", "checking", "publishing", "restarting", "verifying", "committing"];
 
-/// The lines of the deploy of this release, once its end is among them.
+/// The lines of the deploy of this release up to its end, once that is among them. What is tidied for it afterwards
+/// follows at any time.
 fn story(log: &str, release: &str) -> Option<Vec<Value>> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let told: Vec<_> = lines.filter(|line| line["span"]["release"] == release).collect();
-    told.last().is_some_and(|last| !last["result"].is_null()).then_some(told)
+    let mut told: Vec<_> = lines.filter(|line| line["span"]["release"] == release).collect();
+    let end = told.iter().position(|line| !line["result"].is_null())?;
+    told.truncate(end + 1);
+    Some(told)
 }
 
 fn values<'a>(told: &'a [Value], field: &str) -> Vec<&'a str> {
@@ -83,8 +86,10 @@ fn e2e_the_log_tells_each_deploy_once_and_by_its_names() {
     let told = until("the end of v4", || {
         let log = pod.log();
         let told = log.lines().filter(|line| line.contains("release=\"v4\""));
-        let told: Vec<_> = told.map(str::to_owned).collect();
-        told.last().is_some_and(|last| last.contains("deploy of v4#4 ended")).then_some(told)
+        let mut told: Vec<_> = told.map(str::to_owned).collect();
+        let end = told.iter().position(|line| line.contains("deploy of v4#4 ended"))?;
+        told.truncate(end + 1);
+        Some(told)
     });
     for stage in FORWARD {
         assert_eq!(
