@@ -55,6 +55,8 @@ pub mod sockets;
 pub mod status;
 // Where releases and pointers are kept.
 pub mod store;
+// Several servers side by side in one container: what the agent and their parent say to each other.
+pub mod slots;
 // The one loop that owns the state.
 pub mod supervisor;
 // Logs.

@@ -174,7 +174,7 @@ impl Metrics {
         for result in DrainResult::ALL {
             self.drains.with_label_values(&[result.name()]);
         }
-        for mode in [Mode::Hot, Mode::Phased] {
+        for mode in [Mode::Hot, Mode::Phased, Mode::Beside] {
             self.restarts.with_label_values(&[mode_name(mode), "sent"]);
             self.restart_duration.with_label_values(&[mode_name(mode)]);
         }
@@ -349,6 +349,7 @@ pub(crate) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Hot => "hot",
         Mode::Phased => "phased",
+        Mode::Beside => "beside",
     }
 }
 

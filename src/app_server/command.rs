@@ -275,7 +275,7 @@ impl server::Snapshot for Snapshot {
             expected: self.expected,
             processes: self.processes.serving.iter().map(process).collect(),
         };
-        crate::core::AppServer { generations: vec![generation], old_workers: false }
+        crate::core::AppServer { generations: vec![generation], old_workers: false, ..Default::default() }
     }
 
     fn surroundings(&self) -> &Surroundings {

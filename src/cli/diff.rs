@@ -177,6 +177,7 @@ fn restart(config: &Config, changes: &Changes) -> Restart {
         return mode(None, "only of Puma the files say more");
     }
     match (config.restart.mode, changes.all().find(|name| not_loaded_by_phased(name.as_ref()))) {
+        (RestartMode::Beside, _) => mode(Some("beside"), "restart.mode is beside"),
         (RestartMode::Hot, _) => mode(Some("hot"), "restart.mode is hot"),
         (RestartMode::Phased, Some(file)) => {
             mode(Some("phased"), &format!("restart.mode is phased, which does not load the new {file}"))

@@ -243,9 +243,12 @@ impl Default for Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RestartMode {
-    /// Phased where that loads everything that changed, else hot.
+    /// Beside where the parent of the app server offers it and it fits, else phased where that loads everything that
+    /// changed, else hot.
     #[default]
     Auto,
+    /// Always a second server beside the first, in the same container.
+    Beside,
     /// Always SIGUSR2.
     Hot,
     /// Always SIGUSR1.

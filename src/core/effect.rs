@@ -25,6 +25,8 @@ pub enum Mode {
     Hot,
     /// Worker by worker: the others go on serving.
     Phased,
+    /// A second server in a slot of its own, which serves nobody before it was proved: clients wait for nothing.
+    Beside,
 }
 
 /// Something that happened.
@@ -155,6 +157,8 @@ pub enum Effect {
         running: Option<ReleaseId>,
         /// Boot it for trial, where the user has given a command for that.
         trial: bool,
+        /// A second server beside the first may be planned.
+        beside: bool,
     },
     /// Append a line to `revisions.log` and sync it.
     Record {
@@ -211,11 +215,15 @@ pub enum Notice {
 /// What the app server can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ServerCommand {
-    /// Restart onto what `current` points to.
+    /// Restart onto what `current` points to. Beside: start the candidate.
     Restart(Mode),
+    /// All new connections go to this server from now on: to the candidate, or back to one that lingers.
+    Switch,
+    /// The server that lingers, or a candidate, is ended: SIGTERM once nobody waits in its queues.
+    End,
     /// The new generation is good: end the old one, where there is one.
     Commit,
-    /// The restart failed in this mode and `current` points back: end the new generation, or
+    /// The restart failed in this mode and `current` points back: end the new generation (beside: the candidate), or
     /// restart again.
     Abort(Mode),
     /// Nothing serves and nothing else helped: end the image, so that the container starts it anew.

@@ -87,6 +87,45 @@ pub struct AppServer {
     pub generations: Vec<Generation>,
     /// Whether workers of an ended phase are still there, by the server's own count.
     pub old_workers: bool,
+    /// What stands beside it in other slots, by the list of their parent.
+    pub beside: Beside,
+}
+
+/// Servers in other slots than the live one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Beside {
+    /// It gets no connection but our own probes.
+    pub(crate) candidate: Option<Candidate>,
+    /// These have had their last new connection, the one that was live last first.
+    pub(crate) lingering: Vec<Lingering>,
+}
+
+/// A server that has never been live.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Candidate {
+    /// Its run in a slot: what [`crate::core::ServerCommand`]s to it name. It stays the same while the server execs.
+    pub(crate) key: GenerationKey,
+    /// What is seen of it; `None` before it can be told, and after its end.
+    pub(crate) generation: Option<Generation>,
+    /// It has ended.
+    pub(crate) ended: bool,
+    /// What two servers side by side have to do with its failure, so that its release is not to blame.
+    pub(crate) trouble: Option<super::effect::Problem>,
+}
+
+/// A server that was live before.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Lingering {
+    /// Its run in a slot.
+    pub(crate) key: GenerationKey,
+    /// What it runs.
+    pub(crate) release: Option<ReleaseId>,
+    /// For how long nobody has waited in its queues, in milliseconds.
+    pub(crate) queue_empty_ms: u64,
+    /// For how long its oldest request in flight has been there, in milliseconds; `None`: there is none.
+    pub(crate) oldest_request_ms: Option<u64>,
+    /// SIGTERM was sent to it.
+    pub(crate) told: bool,
 }
 
 /// One master image and its processes.

@@ -177,7 +177,7 @@ impl Effects {
                 };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
-            Effect::Check { attempt, release, running, trial } => {
+            Effect::Check { attempt, release, running, trial, beside: _ } => {
                 let (this, limit) = (self.clone(), VOLUME_LIMIT.saturating_add(self.trial_limit()));
                 // Also where this one needs none: the one before is wanted no more.
                 let turn = self.begin_trial().filter(|_| trial);

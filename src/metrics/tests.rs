@@ -66,7 +66,11 @@ fn look(workers: Option<Vec<WorkerLoad>>) -> Observation {
         expected: 2,
         processes: vec![process],
     };
-    let detection = Detection::Seen(AppServer { generations: vec![generation], old_workers: false });
+    let detection = Detection::Seen(AppServer {
+        generations: vec![generation],
+        old_workers: false,
+        ..Default::default()
+    });
     Observation::new(Moment(1), detection, Traffic { workers, sockets: None })
 }
 

@@ -79,7 +79,7 @@ impl server::Snapshot for Seen {
             expected: 1,
             processes: Vec::new(),
         };
-        crate::core::AppServer { generations: vec![generation], old_workers: false }
+        crate::core::AppServer { generations: vec![generation], old_workers: false, ..Default::default() }
     }
 
     fn surroundings(&self) -> &Surroundings {

@@ -46,7 +46,7 @@ impl server::Snapshot for Snapshot {
             expected: self.expected(),
             processes: self.processes(),
         };
-        AppServer { generations: vec![generation], old_workers: false }
+        AppServer { generations: vec![generation], old_workers: false, ..Default::default() }
     }
 
     fn surroundings(&self) -> &Surroundings {

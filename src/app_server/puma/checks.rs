@@ -148,7 +148,7 @@ fn kept_child(snapshot: &Snapshot) -> Option<Check> {
             "Only a hot restart restarts it, so every restart is a hot one",
             "run it in a container of its own (docs/job-workers.md), or set restart.mode: phased if its code may be old",
         ),
-        RestartMode::Hot => return None,
+        RestartMode::Beside | RestartMode::Hot => return None,
     };
     let pid = child.id.pid;
     let message = format!("Puma's master has a child that is no worker: process {pid} `{title}`. {kept}");
@@ -164,7 +164,7 @@ fn next_puma(snapshot: &Snapshot) -> Option<Check> {
             format!("a phased restart keeps {old}, whatever else the workers load"),
             "restart.mode: auto, which restarts hot where the bundle differs",
         ),
-        RestartMode::Auto | RestartMode::Hot => (
+        RestartMode::Auto | RestartMode::Beside | RestartMode::Hot => (
             Severity::Note,
             "the restart is a hot one, and the new Puma has other defaults".into(),
             "read Puma's upgrade notes first: from 7.0 on a cluster preloads unless `preload_app! false`",

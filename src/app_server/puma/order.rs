@@ -68,7 +68,7 @@ pub(super) fn signals(
             Mode::Phased if processes.catches_phased && titled => Ok(vec![to_master(Signal::USR1)]),
             mode => Err(would_kill(mode, master.pid)),
         },
-        ServerCommand::Commit => Ok(Vec::new()),
+        ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End => Ok(Vec::new()),
         ServerCommand::Recover => {
             // A worker that hangs does not notice that its master is gone.
             let workers = processes.workers.iter().map(|worker| signaller::Target::Process(worker.id));
@@ -81,7 +81,7 @@ pub(super) fn signals(
 fn would_kill(mode: Mode, pid: i32) -> Problem {
     let (signal, why) = match mode {
         Mode::Hot => ("SIGUSR2", "is PUMA_SKIP_SIGUSR2 set?"),
-        Mode::Phased => ("SIGUSR1", "is it still starting?"),
+        Mode::Phased | Mode::Beside => ("SIGUSR1", "is it still starting?"),
     };
     let message = format!("Puma's master {pid} has no handler for {signal}, which would kill it: {why}");
     Problem::new(Reason::ConfigInvalid, message)

@@ -40,7 +40,7 @@ pub(super) async fn restart(
         RestartMode::Phased if can_be_phased(snapshot) && !surely_preloads(snapshot) => Mode::Phased,
         // Puma would do it hot as well, or load nothing; asked for as what it is, it is also watched as that.
         RestartMode::Phased => Mode::Hot,
-        RestartMode::Auto => choose_mode(snapshot, change),
+        RestartMode::Auto | RestartMode::Beside => choose_mode(snapshot, change),
     };
     may_be_told(snapshot, mode)?;
     Ok(mode)
@@ -165,7 +165,7 @@ fn may_be_told(snapshot: &Snapshot, mode: Mode) -> Result<(), Problem> {
              a hot restart: set it to 2 on the node"
                 .into(),
         ),
-        Mode::Hot | Mode::Phased => Ok(()),
+        Mode::Hot | Mode::Phased | Mode::Beside => Ok(()),
     }
 }
 

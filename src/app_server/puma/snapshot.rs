@@ -34,7 +34,7 @@ impl server::Snapshot for Snapshot {
             processes: self.processes(),
         };
         let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
-        AppServer { generations: vec![generation], old_workers }
+        AppServer { generations: vec![generation], old_workers, ..AppServer::default() }
     }
 
     fn surroundings(&self) -> &Surroundings {

@@ -23,7 +23,7 @@ impl server::Snapshot for Snapshot {
         let generations = self.processes.generations();
         let several = generations.len() > 1;
         let generations = generations.into_iter().map(|master| self.generation(master, several)).collect();
-        AppServer { generations, old_workers: false }
+        AppServer { generations, old_workers: false, ..Default::default() }
     }
 
     fn surroundings(&self) -> &Surroundings {

@@ -143,6 +143,9 @@ fn planned(release: &ReleaseId, plan: Result<Plan, Problem>) -> Check {
         Ok(Plan { mode: Mode::Phased }) => {
             Check::fine(NEXT, format!("to {release}, which the pointer names: phased"))
         }
+        Ok(Plan { mode: Mode::Beside }) => {
+            Check::fine(NEXT, format!("to {release}, which the pointer names: beside"))
+        }
         Err(problem) => Check::found(
             NEXT,
             Finding::broken(

@@ -176,7 +176,8 @@ fn what_runs_is_what_all_that_serve_run() {
             expected: processes.len(),
             processes,
         };
-        let server = core::AppServer { generations: vec![generation], old_workers: false };
+        let server =
+            core::AppServer { generations: vec![generation], old_workers: false, ..Default::default() };
         running(&Detection::Seen(server)).map(|release| release.to_string())
     };
     assert_eq!(serving(&["v1"]).as_deref(), Some("v1"));

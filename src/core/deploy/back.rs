@@ -239,8 +239,8 @@ impl Deploy {
         let Some(baseline) = &self.restart_in_flight else { return true };
         let mut processes = server.generations.iter().flat_map(|g| &g.processes);
         match (baseline.mode, baseline.generations.last()) {
-            (Mode::Hot, None) => true,
-            (Mode::Hot, Some(old)) => server.generations.iter().all(|g| g.key != *old),
+            (Mode::Hot | Mode::Beside, None) => true,
+            (Mode::Hot | Mode::Beside, Some(old)) => server.generations.iter().all(|g| g.key != *old),
             (Mode::Phased, _) => processes.all(|p| !baseline.processes.contains(&p.key)),
         }
     }

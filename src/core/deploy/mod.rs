@@ -293,7 +293,7 @@ impl Deploy {
     fn timeout_of(&self, baseline: &Baseline) -> u64 {
         let Policy { hot_timeout_ms, phased_timeout_ms, phased_worker_ms, .. } = self.policy;
         match baseline.mode {
-            Mode::Hot => hot_timeout_ms,
+            Mode::Hot | Mode::Beside => hot_timeout_ms,
             Mode::Phased => {
                 let workers = u64::try_from(baseline.processes.len().max(1)).unwrap_or(u64::MAX);
                 phased_timeout_ms.saturating_add(phased_worker_ms.saturating_mul(workers))

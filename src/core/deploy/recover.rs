@@ -73,7 +73,7 @@ impl Deploy {
         // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill, unless a second master refuses a third.
         let ask_again = match baseline.mode {
             Mode::Hot if !self.policy.second_master => until,
-            Mode::Hot | Mode::Phased => now.plus(self.policy.settle_ms).min(until),
+            Mode::Hot | Mode::Phased | Mode::Beside => now.plus(self.policy.settle_ms).min(until),
         };
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
         let verify = Verify { watch, ask_again: Some(ask_again), unwell_until: None };

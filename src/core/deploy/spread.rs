@@ -26,7 +26,7 @@ impl Deploy {
             Some(ms) => {
                 let place = now.plus(ms);
                 let timeout = match m.mode {
-                    Mode::Hot => self.policy.hot_timeout_ms,
+                    Mode::Hot | Mode::Beside => self.policy.hot_timeout_ms,
                     Mode::Phased => self.policy.phased_timeout_ms,
                 };
                 // What was read before says nothing of this move.
@@ -50,7 +50,7 @@ impl Deploy {
             _ if spread.at_once || fleet.others == 0 => Word::Go,
             fleet if fleet.rejects(revision) => Word::Never,
             fleet if fleet.well.contains(revision) => match m.mode {
-                Mode::Phased => Word::Go,
+                Mode::Phased | Mode::Beside => Word::Go,
                 Mode::Hot => Word::Until(spread.place),
             },
             fleet if fleet.first && !fleet.proving.contains(revision) => Word::Go,

@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn seen(generations: Vec<Generation>) -> Detection {
-        Detection::Seen(AppServer { generations, old_workers: false })
+        Detection::Seen(AppServer { generations, old_workers: false, ..Default::default() })
     }
 
     fn proven(generation: Generation) -> Proven {

@@ -106,6 +106,7 @@ impl Deploy {
             release: m.target.revision.release.clone(),
             running: self.releases.running.clone(),
             trial: self.wants_trial(&m.target),
+            beside: true,
         });
     }
 

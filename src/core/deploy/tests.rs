@@ -64,7 +64,7 @@ fn serving_from(release: &str) -> Detection {
         expected: 1,
         processes: vec![process],
     };
-    Detection::Seen(AppServer { generations: vec![generation], old_workers: false })
+    Detection::Seen(AppServer { generations: vec![generation], old_workers: false, ..Default::default() })
 }
 
 fn done(step: Step) -> Event {
@@ -133,7 +133,7 @@ fn a_probe_from_before_the_boot_does_not_count() {
 fn loading(image: u64, signalable: bool, expected: usize) -> Detection {
     let (key, master, cwd) = (GenerationKey(image), ProcessKey(image), Cwd::Release("v2".parse().unwrap()));
     let generation = Generation { key, master, signalable, cwd, expected, processes: vec![] };
-    Detection::Seen(AppServer { generations: vec![generation], old_workers: false })
+    Detection::Seen(AppServer { generations: vec![generation], old_workers: false, ..Default::default() })
 }
 
 #[test]

@@ -49,7 +49,11 @@ impl Server {
             expected: 2,
             processes: self.workers.iter().map(process).collect(),
         };
-        let detection = Detection::Seen(AppServer { generations: vec![generation], old_workers: false });
+        let detection = Detection::Seen(AppServer {
+            generations: vec![generation],
+            old_workers: false,
+            ..Default::default()
+        });
         Observation { answers, ..Observation::new(Moment(at), detection, Traffic::default()) }
     }
 

@@ -124,7 +124,7 @@ impl Pod {
         }
         let old_workers = masters.iter().any(|master| matches!(master.stage, Stage::Phased { .. }));
         let generations = masters.into_iter().map(|master| self.generation(master, &name)).collect();
-        Detection::Seen(AppServer { generations, old_workers })
+        Detection::Seen(AppServer { generations, old_workers, ..Default::default() })
     }
 
     fn generation(&self, master: &Master, name: impl Fn(Rel) -> Cwd) -> Generation {

@@ -413,7 +413,8 @@ impl World {
             ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
             ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
             ServerCommand::Recover => Signal::Kill,
-            ServerCommand::Commit => return Outcome::Done,
+            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End => return Outcome::Done,
+            ServerCommand::Restart(Mode::Beside) | ServerCommand::Abort(Mode::Beside) => return gone(),
         };
         // The adapter sees that workers which served at its last look do no longer.
         let ends = self.pod.master.as_ref().is_some_and(|m| m.stage == PumaStage::Stopping);

@@ -77,7 +77,7 @@ fn bundle(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
     }
     let (severity, or_else) = match snapshot.mode {
         RestartMode::Phased => (Severity::Risky, "even if the new release has another"),
-        RestartMode::Auto | RestartMode::Hot => {
+        RestartMode::Auto | RestartMode::Beside | RestartMode::Hot => {
             (Severity::Note, "so a hot one is chosen if the bundle differs")
         }
     };

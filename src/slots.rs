@@ -1,0 +1,13 @@
+//! Several servers side by side in one container: what the agent and the parent of the server know of each other.
+//!
+//! The parent (`pitstop exec`) holds the listening sockets, as many for each address as there are [`Slot`]s, and starts
+//! a server in a slot. A program in the kernel gives each new connection to the slot that is live, and connections from
+//! [`PROBE_SOURCE`] to the candidate. The agent decides; the parent does as it is told, and tells each new agent what is
+//! there.
+
+mod protocol;
+
+#[expect(unused_imports, reason = "the parent and its client come next")]
+pub(crate) use protocol::{
+    Ended, List, PROBE_SOURCE, PROTOCOL, Reply, Request, Role, Run, SOCKET_NAME, Slot, SlotState,
+};
