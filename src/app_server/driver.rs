@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::sync::Mutex;
 
 use super::{
-    AppServer, Description, Look, image,
+    AppServer, Description, Look, Wanted, image,
     inspector::{Inspector, LIMIT, Location, Retries},
     not_found::{self, NotFound},
     server::{Discovery, Search, Server, Snapshot},
@@ -22,7 +22,6 @@ use crate::{
     },
     finding::{self, Check, Code, Finding},
     procs::{Image, ProcessId},
-    revision::ReleaseId,
 };
 
 /// One app server of this pod.
@@ -269,10 +268,10 @@ impl<S: Server> Driver<S> {
         Check::found(name, Finding::broken(Code::NotFromCurrent, message, remedy))
     }
 
-    async fn plan_restart(&self, running: Option<&ReleaseId>, release: &ReleaseId) -> Result<Plan, Problem> {
+    async fn plan_restart(&self, wanted: Wanted<'_>) -> Result<Plan, Problem> {
         let snapshot = self.see_settled().await.map_err(|not_found| not_found.problem(&S::KIND))?;
         self.refuse_a_stranger(&snapshot).await?;
-        let mode = self.server.plan(self, &snapshot, running, release).await?;
+        let mode = self.server.plan(self, &snapshot, wanted).await?;
         self.try_signal(snapshot.image()).await?;
         Ok(Plan { mode })
     }
@@ -362,12 +361,8 @@ impl<S: Server> AppServer for Driver<S> {
         Box::pin(self.examine_set_up())
     }
 
-    fn plan<'a>(
-        &'a self,
-        running: Option<&'a ReleaseId>,
-        release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Problem>> {
-        Box::pin(self.plan_restart(running, release))
+    fn plan<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>> {
+        Box::pin(self.plan_restart(wanted))
     }
 
     fn lacks(&self, requires: Vec<Requirement>) -> BoxFuture<'_, Result<Vec<String>, Problem>> {

@@ -37,6 +37,17 @@ use crate::{
 /// A signal, and finding the process it is for.
 const PERFORM_LIMIT: Duration = Duration::from_secs(10);
 
+/// What a plan is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What runs now, to compare with.
+    pub running: Option<&'a ReleaseId>,
+    /// What is to run.
+    pub release: &'a ReleaseId,
+    /// A second server beside the first may be planned.
+    pub beside: bool,
+}
+
 /// One look: what the core decides on, and what people want to see.
 #[derive(Debug, Clone)]
 pub struct Look {
@@ -98,12 +109,8 @@ pub trait AppServer: Send + Sync {
         Box::pin(async { Vec::new() })
     }
 
-    /// Whether and how it could be moved from `running` to `release`. Changes nothing.
-    fn plan<'a>(
-        &'a self,
-        running: Option<&'a ReleaseId>,
-        release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Problem>>;
+    /// Whether and how it could be moved. Changes nothing.
+    fn plan<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>>;
 
     /// What of this its image does not bring, each with what was found instead. An app server that
     /// is not there lacks nothing.

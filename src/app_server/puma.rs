@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    AppServer,
+    AppServer, Wanted,
     driver::{self, Driver},
     inspector::{LIMIT, Location},
     not_found::{NotFound, ServerKind},
@@ -171,8 +171,15 @@ impl Server for Puma {
         }
         let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
-        let mut snapshot =
-            Snapshot { processes: *processes, surroundings, control, memory: memory_now, mode, told };
+        let mut snapshot = Snapshot {
+            processes: *processes,
+            surroundings,
+            control,
+            memory: memory_now,
+            mode,
+            told,
+            parent: None,
+        };
         let oldest = snapshot.traffic().oldest_request_ms().unwrap_or(0);
         memory.longest_request_ms = memory.longest_request_ms.max(oldest);
         snapshot.memory.longest_request_ms = memory.longest_request_ms;
@@ -187,10 +194,9 @@ impl Server for Puma {
         &self,
         driver: &Driver<Self>,
         snapshot: &Snapshot,
-        running: Option<&ReleaseId>,
-        release: &ReleaseId,
+        wanted: Wanted<'_>,
     ) -> Result<Mode, Problem> {
-        plan::restart(driver, snapshot, running, release).await
+        plan::restart(driver, snapshot, wanted).await
     }
 
     async fn order(

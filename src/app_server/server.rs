@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    PERFORM_LIMIT, WorkerDescription,
+    PERFORM_LIMIT, Wanted, WorkerDescription,
     driver::Driver,
     inspector::Surroundings,
     not_found::{self, NotFound, ServerKind},
@@ -15,7 +15,6 @@ use crate::{
     },
     finding::Check,
     procs::{Image, ProcessId},
-    revision::ReleaseId,
 };
 
 /// One kind of app server.
@@ -70,13 +69,12 @@ pub(super) trait Server: Send + Sync + Sized + 'static {
     /// What a look tells of the set-up.
     fn checks(&self, snapshot: &Self::Snapshot) -> Vec<Check>;
 
-    /// How it could be moved from `running` to `release`. Changes nothing.
+    /// How it could be moved. Changes nothing.
     fn plan(
         &self,
         driver: &Driver<Self>,
         snapshot: &Self::Snapshot,
-        running: Option<&ReleaseId>,
-        release: &ReleaseId,
+        wanted: Wanted<'_>,
     ) -> impl Future<Output = Result<Mode, Problem>> + Send;
 
     /// Carries out a command, by [`Driver::send`] where that means signals. If the image `on` is gone or has

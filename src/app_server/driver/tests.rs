@@ -14,6 +14,7 @@ use crate::{
         server::{self, Search},
     },
     core::{Generation, Mode, Reason},
+    revision::ReleaseId,
 };
 
 /// Works in this directory, or is not there.
@@ -53,13 +54,7 @@ impl Server for Fake {
         Vec::new()
     }
 
-    async fn plan(
-        &self,
-        _: &Driver<Self>,
-        _: &Seen,
-        _: Option<&ReleaseId>,
-        _: &ReleaseId,
-    ) -> Result<Mode, Problem> {
+    async fn plan(&self, _: &Driver<Self>, _: &Seen, _: Wanted<'_>) -> Result<Mode, Problem> {
         Ok(Mode::Hot)
     }
 
@@ -111,7 +106,14 @@ fn release() -> ReleaseId {
 
 async fn told(driver: &Driver<Fake>) -> (Vec<&'static str>, Option<Reason>) {
     let codes = finding::findings(&driver.examine().await).into_iter().map(|finding| finding.code.code());
-    (codes.collect(), driver.plan(None, &release()).await.err().map(|problem| problem.reason))
+    (
+        codes.collect(),
+        driver
+            .plan(Wanted { running: None, release: &release(), beside: true })
+            .await
+            .err()
+            .map(|problem| problem.reason),
+    )
 }
 
 #[tokio::test]

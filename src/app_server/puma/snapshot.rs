@@ -11,6 +11,7 @@ use crate::{
     config::{self, RestartMode},
     core::{AppServer, Generation, Process, ProcessKey, WorkerLoad},
     procs::Image,
+    slots::List,
 };
 
 /// Everything that one look gave.
@@ -21,6 +22,8 @@ pub(super) struct Snapshot {
     pub(crate) memory: Memory,
     pub(crate) mode: RestartMode,
     pub(crate) told: config::Puma,
+    /// What its parent says, where it has one that speaks.
+    pub(crate) parent: Option<List>,
 }
 
 impl server::Snapshot for Snapshot {

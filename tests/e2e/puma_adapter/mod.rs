@@ -20,7 +20,7 @@ use std::{
 };
 
 use pitstop::{
-    app_server::{AppServer, Location, Look, puma},
+    app_server::{AppServer, Location, Look, Wanted, puma},
     config::{self, RestartMode},
     core::{self, Cwd, Detection, Generation, GenerationKey, Mode, ProcessKey, Reason, ServerCommand},
     revision::ReleaseId,
@@ -85,7 +85,9 @@ impl Eye {
 
     fn plan(&self, running: &str, release: &str) -> Result<Mode, core::Problem> {
         let (running, release) = (id(running), id(release));
-        self.runtime.block_on(self.puma.plan(Some(&running), &release)).map(|plan| plan.mode)
+        self.runtime
+            .block_on(self.puma.plan(Wanted { running: Some(&running), release: &release, beside: true }))
+            .map(|plan| plan.mode)
     }
 
     fn findings(&self) -> Vec<String> {
