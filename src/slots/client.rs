@@ -150,8 +150,7 @@ mod tests {
         (dir, asked)
     }
 
-    const LIST: &str =
-        "{\"v\":1,\"list\":{\"pid\":7,\"version\":\"1\",\"addresses\":[],\"slots\":[]}}\n";
+    const LIST: &str = "{\"v\":1,\"list\":{\"pid\":7,\"version\":\"1\",\"addresses\":[],\"slots\":[]}}\n";
 
     #[tokio::test]
     async fn the_parent_is_asked_by_one_line_and_its_list_comes_back() {
@@ -183,7 +182,9 @@ mod tests {
         assert!(matches!(told("no\n").await, NoList::Silent(_)));
         assert!(matches!(told("").await, NoList::Silent(_)));
         let refused = LIST.replace("\"v\":1,", "\"v\":1,\"error\":\"slot b is not empty\",");
-        let NoList::Refused(words) = told(Box::leak(refused.into_boxed_str())).await else { panic!("refused") };
+        let NoList::Refused(words) = told(Box::leak(refused.into_boxed_str())).await else {
+            panic!("refused")
+        };
         assert_eq!(words, "slot b is not empty");
     }
 
