@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     cases::matrix,
-    rig::{Questions, Rendered, agent, chart},
+    rig::{Questions, Rendered, agent, chart, container},
 };
 
 /// The variables of a container, from its ConfigMaps as well.
@@ -47,6 +47,21 @@ fn the_agent_takes_every_rendered_configuration() {
         assert_eq!(config["source"]["value"], values["config"]["source"], "{name}");
         let (code, said) = pitstop(&["doctor", "--config-only"], &told);
         assert_eq!(code, Some(0), "{name}: {said}");
+        // What starts Puma reads a part of it, and agrees with the agent.
+        let of_parent: Vec<_> =
+            variables(rendered, container(pod, values["app"]["container"].as_str().unwrap_or("app")))
+                .into_iter()
+                .filter(|(key, _)| key.starts_with("PITSTOP_"))
+                .collect();
+        let (code, said) = pitstop(&["config"], &of_parent);
+        assert_eq!(code, Some(0), "{name}: {said}");
+        let agrees = of_parent.iter().all(|one| told.contains(one));
+        assert!(agrees, "{name}: {of_parent:?} and {told:?}");
+        assert_eq!(
+            of_parent.iter().any(|(key, _)| key == "PITSTOP_EXEC_LISTEN"),
+            values["beside"].is_string(),
+            "{name}"
+        );
     }
 }
 
