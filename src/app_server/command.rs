@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    AppServer, WorkerDescription,
+    AppServer, Wanted, WorkerDescription,
     addresses::random_addresses,
     connections::requests_are_visible,
     driver::{self, Driver},
@@ -25,7 +25,6 @@ use crate::{
     core::{Cwd, Detection, Generation, GenerationKey, Mode, Problem, Process, Reason, ServerCommand},
     finding::{Check, Code, Finding},
     procs::{Image, ProcessId},
-    revision::ReleaseId,
     user_command::UserCommand,
 };
 
@@ -158,13 +157,7 @@ impl Server for CommandServer {
         ]
     }
 
-    async fn plan(
-        &self,
-        _: &Driver<Self>,
-        _: &Snapshot,
-        _: Option<&ReleaseId>,
-        _: &ReleaseId,
-    ) -> Result<Mode, Problem> {
+    async fn plan(&self, _: &Driver<Self>, _: &Snapshot, _: Wanted<'_>) -> Result<Mode, Problem> {
         let message = "command.restart cannot be run: there is no /bin/sh in the agent's container";
         if UserCommand::can_run() {
             Ok(Mode::Phased)

@@ -32,10 +32,22 @@ use crate::{
     },
     finding::{Check, Finding},
     revision::ReleaseId,
+    slots::{Role, Slot},
 };
 
 /// A signal, and finding the process it is for.
 const PERFORM_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a plan is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What runs now, to compare with.
+    pub running: Option<&'a ReleaseId>,
+    /// What is to run.
+    pub release: &'a ReleaseId,
+    /// A second server beside the first may be planned.
+    pub beside: bool,
+}
 
 /// One look: what the core decides on, and what people want to see.
 #[derive(Debug, Clone)]
@@ -61,6 +73,23 @@ pub struct Description {
     pub mode: Option<String>,
     /// Its workers.
     pub workers: Vec<WorkerDescription>,
+    /// It and the servers beside it, where a parent has slots for them.
+    pub(crate) slots: Vec<SlotDescription>,
+}
+
+/// A slot that has a server, as /status shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SlotDescription {
+    pub(crate) slot: Slot,
+    pub(crate) role: Role,
+    /// What its server was started for.
+    pub(crate) release: String,
+    /// Its master, or the process that was started.
+    pub(crate) pid: i32,
+    /// Of 1000 new connections: how many it gets.
+    pub(crate) weight: u32,
+    /// The memory of all its processes, what they share counted once; `null` where that cannot be read.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 /// One worker as /status shows it.
@@ -98,12 +127,8 @@ pub trait AppServer: Send + Sync {
         Box::pin(async { Vec::new() })
     }
 
-    /// Whether and how it could be moved from `running` to `release`. Changes nothing.
-    fn plan<'a>(
-        &'a self,
-        running: Option<&'a ReleaseId>,
-        release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Problem>>;
+    /// Whether and how it could be moved. Changes nothing.
+    fn plan<'a>(&'a self, wanted: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>>;
 
     /// What of this its image does not bring, each with what was found instead. An app server that
     /// is not there lacks nothing.

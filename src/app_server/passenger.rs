@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    AppServer,
+    AppServer, Wanted,
     driver::{self, Driver},
     inspector::{LIMIT, Location, Surroundings},
     not_found::{self, NotFound, ServerKind},
@@ -19,7 +19,6 @@ use crate::{
     core::{Detection, GenerationKey, Mode, Problem, ServerCommand},
     finding::Check,
     procs::ProcessId,
-    revision::ReleaseId,
 };
 
 mod api;
@@ -132,14 +131,8 @@ impl Server for Passenger {
         checks::of(snapshot)
     }
 
-    async fn plan(
-        &self,
-        _: &Driver<Self>,
-        snapshot: &Snapshot,
-        _: Option<&ReleaseId>,
-        release: &ReleaseId,
-    ) -> Result<Mode, Problem> {
-        plan::refuse_what_is_pinned(snapshot, release)?;
+    async fn plan(&self, _: &Driver<Self>, snapshot: &Snapshot, wanted: Wanted<'_>) -> Result<Mode, Problem> {
+        plan::refuse_what_is_pinned(snapshot, wanted.release)?;
         Ok(Mode::Hot)
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    PERFORM_LIMIT, WorkerDescription,
+    PERFORM_LIMIT, SlotDescription, Wanted, WorkerDescription,
     driver::Driver,
     inspector::Surroundings,
     not_found::{self, NotFound, ServerKind},
@@ -15,7 +15,7 @@ use crate::{
     },
     finding::Check,
     procs::{Image, ProcessId},
-    revision::ReleaseId,
+    slots::List,
 };
 
 /// One kind of app server.
@@ -70,13 +70,12 @@ pub(super) trait Server: Send + Sync + Sized + 'static {
     /// What a look tells of the set-up.
     fn checks(&self, snapshot: &Self::Snapshot) -> Vec<Check>;
 
-    /// How it could be moved from `running` to `release`. Changes nothing.
+    /// How it could be moved. Changes nothing.
     fn plan(
         &self,
         driver: &Driver<Self>,
         snapshot: &Self::Snapshot,
-        running: Option<&ReleaseId>,
-        release: &ReleaseId,
+        wanted: Wanted<'_>,
     ) -> impl Future<Output = Result<Mode, Problem>> + Send;
 
     /// Carries out a command, by [`Driver::send`] where that means signals. If the image `on` is gone or has
@@ -126,6 +125,8 @@ pub(super) struct Search {
     pub(crate) matching: Option<Arc<str>>,
     /// A master of the one that the driver has chosen among several.
     pub(crate) chosen: Option<ProcessId>,
+    /// What the parent of the app server says, where there is one that can be asked.
+    pub(crate) parent: Option<List>,
 }
 
 /// What a look at the process table gave.
@@ -180,6 +181,11 @@ pub(super) trait Snapshot: Send + Sync {
     }
 
     fn workers(&self) -> Vec<WorkerDescription>;
+
+    /// The servers that stand side by side, where a parent has slots for them.
+    fn slots(&self) -> Vec<SlotDescription> {
+        Vec::new()
+    }
 
     /// The server's own numbers, where it has some.
     fn loads(&self) -> Option<Vec<WorkerLoad>> {

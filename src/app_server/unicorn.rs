@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    AppServer,
+    AppServer, Wanted,
     driver::{self, Driver},
     inspector::{LIMIT, Location},
     not_found::{NotFound, ServerKind},
@@ -20,7 +20,6 @@ use crate::{
     core::{GenerationKey, Mode, Problem, ServerCommand},
     finding::{Check, Code, Finding},
     procs::Image,
-    revision::ReleaseId,
 };
 
 mod checks;
@@ -134,10 +133,9 @@ impl Server for Unicorn {
         &self,
         driver: &Driver<Self>,
         snapshot: &Snapshot,
-        running: Option<&ReleaseId>,
-        release: &ReleaseId,
+        wanted: Wanted<'_>,
     ) -> Result<Mode, Problem> {
-        plan::refuse_what_cannot_work(driver, snapshot, running, release).await?;
+        plan::refuse_what_cannot_work(driver, snapshot, wanted.running, wanted.release).await?;
         Ok(Mode::Hot)
     }
 
@@ -147,7 +145,8 @@ impl Server for Unicorn {
         command: ServerCommand,
         on: GenerationKey,
     ) -> Result<(), Problem> {
-        let search = Search { known: driver.memory().await.known, matching: None, chosen: None };
+        let search =
+            Search { known: driver.memory().await.known, matching: None, chosen: None, parent: None };
         driver.send(move |_| order::signals(command, on, &search.known)).await
     }
 

@@ -177,12 +177,12 @@ impl Effects {
                 };
                 self.run(attempt, Step::Fetch, FETCH_LIMIT, work, done);
             }
-            Effect::Check { attempt, release, running, trial, beside: _ } => {
+            Effect::Check { attempt, release, running, trial, beside } => {
                 let (this, limit) = (self.clone(), VOLUME_LIMIT.saturating_add(self.trial_limit()));
                 // Also where this one needs none: the one before is wanted no more.
                 let turn = self.begin_trial().filter(|_| trial);
                 let work = async move {
-                    this.noted("check", release.clone(), this.check(release, running, turn)).await
+                    this.noted("check", release.clone(), this.check((running, release), beside, turn)).await
                 };
                 self.run(attempt, Step::Check, limit, work, done);
             }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Effects, pause_at};
 use crate::{
+    app_server::Wanted,
     core::{Outcome, Problem, Reason, Record, requirement::Requirement},
     hook::Turn,
     lane::{Lane, Late},
@@ -100,8 +101,8 @@ impl Effects {
     /// Could the app server be moved to the release, and how? Long requests are the core's matter.
     pub(super) async fn check(
         &self,
-        release: ReleaseId,
-        running: Option<ReleaseId>,
+        (running, release): (Option<ReleaseId>, ReleaseId),
+        beside: bool,
         trial: Option<Turn>,
     ) -> Result<Outcome, Problem> {
         let (tools, id) = (self.tools.clone(), release.clone());
@@ -111,7 +112,11 @@ impl Effects {
             return Err(Problem::new(Reason::VolumeUnavailable, message));
         };
         self.check_image(&release, &marker.requires).await?;
-        let plan = self.tools.app_server.plan(running.as_ref(), &release).await?;
+        let plan = self
+            .tools
+            .app_server
+            .plan(Wanted { running: running.as_ref(), release: &release, beside })
+            .await?;
         // Last: it is the longest, and what can be refused without it need not be booted.
         let checked = match trial {
             Some(turn) => self.try_release(turn, &release, running, Outcome::Checked(plan)).await?,

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use pitstop::{
-    app_server::{AppServer, Description, Look},
+    app_server::{AppServer, Description, Look, Wanted},
     cli,
     config::Config,
     core::{
@@ -23,7 +23,6 @@ use pitstop::{
     handle::{PrestopEnd, Requests, SupervisorHandle},
     metrics::Metrics,
     releases::{Limits, Releases},
-    revision::ReleaseId,
     revisions_log,
     status::Snapshot,
     supervisor::{Inputs, boottime, supervise},
@@ -56,17 +55,13 @@ impl AppServer for Scripted {
             expected: 1,
             processes: vec![process],
         };
-        let seen = Detection::Seen(Server { generations: vec![generation], old_workers: false });
+        let seen = Detection::Seen(Server { generations: vec![generation], ..Server::default() });
         let detection = if GONE.load(Ordering::SeqCst) { Detection::Missing } else { seen };
         let (traffic, description) = (Traffic::default(), Description::default());
         Box::pin(async move { Look { detection, traffic, description, findings: Vec::new() } })
     }
 
-    fn plan<'a>(
-        &'a self,
-        _running: Option<&'a ReleaseId>,
-        _release: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Problem>> {
+    fn plan<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>> {
         Box::pin(async { Ok(Plan { mode: Mode::Hot }) })
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use pitstop::{
-    app_server::{AppServer, Description, Look},
+    app_server::{AppServer, Description, Look, Wanted},
     core::{
         self, Agent, Cwd, DeployResult, Detection, Effect, Event, Generation, GenerationKey, Mode, Moment,
         Observation, Outcome, Plan, Policy, Problem, Process, ProcessKey, Reason, Record, Recovered,
@@ -81,6 +81,7 @@ impl Script {
             (ServerCommand::Commit, newest) => self.masters.retain(|master| master.key == newest),
             (ServerCommand::Abort(_), newest) => self.masters.retain(|master| master.key != newest),
             (ServerCommand::Recover, _) => self.masters.clear(),
+            (ServerCommand::Switch | ServerCommand::End, _) => {}
         }
         Ok(())
     }
@@ -92,7 +93,7 @@ impl AppServer for TwoGenerations {
         script.raises();
         script.served &= script.masters.iter().any(|master| script.boots(master));
         let generations = script.masters.iter().map(|master| script.generation(master)).collect();
-        let detection = Detection::Seen(core::AppServer { generations, old_workers: false });
+        let detection = Detection::Seen(core::AppServer { generations, ..core::AppServer::default() });
         let look = Look {
             detection,
             traffic: Traffic::default(),
@@ -102,11 +103,7 @@ impl AppServer for TwoGenerations {
         async { look }.boxed()
     }
 
-    fn plan<'a>(
-        &'a self,
-        _: Option<&'a ReleaseId>,
-        _: &'a ReleaseId,
-    ) -> BoxFuture<'a, Result<Plan, Problem>> {
+    fn plan<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>> {
         async { Ok(Plan { mode: Mode::Hot }) }.boxed()
     }
 
@@ -225,8 +222,9 @@ impl Pod {
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         let (attempt, step, outcome) = match effect {
             Effect::Fetch { attempt, .. } => (attempt, Step::Fetch, Outcome::Done),
-            Effect::Check { attempt, release, running, .. } => {
-                let plan = self.server.plan(running.as_ref(), &release).now_or_never().expect("immediate");
+            Effect::Check { attempt, release, running, beside, .. } => {
+                let wanted = Wanted { running: running.as_ref(), release: &release, beside };
+                let plan = self.server.plan(wanted).now_or_never().expect("immediate");
                 (attempt, Step::Check, plan.map_or_else(Outcome::Failed, Outcome::Checked))
             }
             Effect::Record { attempt, record } => {

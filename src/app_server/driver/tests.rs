@@ -14,6 +14,7 @@ use crate::{
         server::{self, Search},
     },
     core::{Generation, Mode, Reason},
+    revision::ReleaseId,
 };
 
 /// Works in this directory, or is not there.
@@ -53,13 +54,7 @@ impl Server for Fake {
         Vec::new()
     }
 
-    async fn plan(
-        &self,
-        _: &Driver<Self>,
-        _: &Seen,
-        _: Option<&ReleaseId>,
-        _: &ReleaseId,
-    ) -> Result<Mode, Problem> {
+    async fn plan(&self, _: &Driver<Self>, _: &Seen, _: Wanted<'_>) -> Result<Mode, Problem> {
         Ok(Mode::Hot)
     }
 
@@ -100,7 +95,13 @@ impl server::Snapshot for Seen {
 }
 
 fn driver(matching: Option<&str>, cwd: Option<Cwd>) -> Driver<Fake> {
-    let location = Location { deploy_to: "/srv/app".into(), fallback: None, ports: Vec::new() };
+    let location = Location {
+        deploy_to: "/srv/app".into(),
+        fallback: None,
+        ports: Vec::new(),
+        current: "/srv/app/current".into(),
+        state_dir: "/nowhere".into(),
+    };
     let fake = Fake { cwd: StdMutex::new(cwd), orders: AtomicUsize::new(0) };
     Driver::open(fake, matching, location).unwrap()
 }
@@ -111,7 +112,14 @@ fn release() -> ReleaseId {
 
 async fn told(driver: &Driver<Fake>) -> (Vec<&'static str>, Option<Reason>) {
     let codes = finding::findings(&driver.examine().await).into_iter().map(|finding| finding.code.code());
-    (codes.collect(), driver.plan(None, &release()).await.err().map(|problem| problem.reason))
+    (
+        codes.collect(),
+        driver
+            .plan(Wanted { running: None, release: &release(), beside: true })
+            .await
+            .err()
+            .map(|problem| problem.reason),
+    )
 }
 
 #[tokio::test]

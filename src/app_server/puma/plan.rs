@@ -13,7 +13,9 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::{addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server},
+    app_server::{
+        Wanted, addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server,
+    },
     config::RestartMode,
     core::{Cwd, Mode, Problem, Reason},
     procs,
@@ -27,8 +29,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(super) async fn restart(
     driver: &Driver<Puma>,
     snapshot: &Snapshot,
-    running: Option<&ReleaseId>,
-    release: &ReleaseId,
+    Wanted { running, release, .. }: Wanted<'_>,
 ) -> Result<Mode, Problem> {
     let change = change(driver, snapshot, running, release).await?;
     let change = change.as_ref();

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::{Console, Exit, Failure};
 use crate::{
-    app_server::AppServer,
+    app_server::{AppServer, Wanted},
     config::{self, Config, LongRequests},
     core::{Cwd, Detection, Mode, Plan, Problem},
     finding::{Check, Code, Finding},
@@ -128,7 +128,8 @@ async fn next_release(server: &dyn AppServer, config: &Config) -> Vec<Check> {
     if !there || look.description.pid.is_none() || running.as_ref() == Some(&release) {
         return Vec::new();
     }
-    vec![planned(&release, server.plan(running.as_ref(), &release).await)]
+    let wanted = Wanted { running: running.as_ref(), release: &release, beside: true };
+    vec![planned(&release, server.plan(wanted).await)]
 }
 
 const NEXT: &str = "restarts";

@@ -321,5 +321,5 @@ pub fn server() -> AppServer {
         expected: WORKERS as usize,
         processes: (0..WORKERS).map(process).collect(),
     };
-    AppServer { generations: vec![generation], old_workers: false }
+    AppServer { generations: vec![generation], ..AppServer::default() }
 }

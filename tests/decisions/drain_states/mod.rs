@@ -34,7 +34,7 @@ fn server(key: u64) -> Detection {
         expected: 1,
         processes: vec![process],
     };
-    Detection::Seen(AppServer { generations: vec![generation], old_workers: false })
+    Detection::Seen(AppServer { generations: vec![generation], ..AppServer::default() })
 }
 
 fn look(at: u64, detection: Detection, traffic: Traffic) -> Observation {

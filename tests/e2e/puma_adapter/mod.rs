@@ -20,7 +20,7 @@ use std::{
 };
 
 use pitstop::{
-    app_server::{AppServer, Location, Look, puma},
+    app_server::{AppServer, Location, Look, Wanted, puma},
     config::{self, RestartMode},
     core::{self, Cwd, Detection, Generation, GenerationKey, Mode, ProcessKey, Reason, ServerCommand},
     revision::ReleaseId,
@@ -46,7 +46,13 @@ impl Eye {
     fn at(deploy_to: &Path, section: config::Puma, mode: RestartMode) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let location = Location { deploy_to: deploy_to.to_owned(), fallback: None, ports: Vec::new() };
+        let location = Location {
+            deploy_to: deploy_to.to_owned(),
+            fallback: None,
+            ports: Vec::new(),
+            current: deploy_to.join("current"),
+            state_dir: "/nowhere".into(),
+        };
         Self { puma: puma::start(section, mode, location).unwrap(), runtime }
     }
 
@@ -85,7 +91,9 @@ impl Eye {
 
     fn plan(&self, running: &str, release: &str) -> Result<Mode, core::Problem> {
         let (running, release) = (id(running), id(release));
-        self.runtime.block_on(self.puma.plan(Some(&running), &release)).map(|plan| plan.mode)
+        self.runtime
+            .block_on(self.puma.plan(Wanted { running: Some(&running), release: &release, beside: true }))
+            .map(|plan| plan.mode)
     }
 
     fn findings(&self) -> Vec<String> {
