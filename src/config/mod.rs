@@ -18,6 +18,7 @@ mod headers;
 mod health_url;
 mod keys;
 mod load;
+mod names;
 mod places;
 mod secrets;
 mod server_facts;
@@ -30,6 +31,7 @@ pub(crate) use headers::parse as parse_header;
 pub(crate) use health_url::{HealthAddress, HealthUrl};
 pub(crate) use keys::nearest;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
+pub(crate) use names::pointer_name;
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
 
