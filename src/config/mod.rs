@@ -366,9 +366,11 @@ impl From<Port> for String {
 }
 
 /// `pitstop exec`.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Exec {
+    /// What the app server listens on, as Puma's `bind` writes it; found out when empty.
+    pub(crate) listen: Vec<String>,
     /// An app server that was ended by the signal that asked for it has ended well.
     pub(crate) stop_is_success: bool,
 }
