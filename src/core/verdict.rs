@@ -16,7 +16,8 @@ use super::{
     Policy,
     effect::{Baseline, Mode},
     observation::{
-        AppServer, Candidate, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey,
+        AppServer, Candidate, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation,
+        ProcessKey,
     },
     proof::ReleaseEvidence,
     reason::Reason,

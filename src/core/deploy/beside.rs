@@ -147,7 +147,9 @@ impl Deploy {
     /// The live server answered well before the candidate was there.
     fn live_fell(&mut self, look: &Observation, watch: &Watch) -> bool {
         match look.probe() {
-            Some(Probe::Unhealthy) if self.policy.probing && watch.was_healthy() => self.slots.live_failed += 1,
+            Some(Probe::Unhealthy) if self.policy.probing && watch.was_healthy() => {
+                self.slots.live_failed += 1
+            }
             Some(_) => self.slots.live_failed = 0,
             None => {}
         }
@@ -223,7 +225,9 @@ impl Deploy {
             Detection::Seen(server) if server.beside.waits_for_connections(on) => {
                 m.then(MoveStep::Switch { on, proved })
             }
-            Detection::Seen(server) if server.generations.iter().all(|g| verdict::on_release(g, &release)) => {
+            Detection::Seen(server)
+                if server.generations.iter().all(|g| verdict::on_release(g, &release)) =>
+            {
                 self.switched(turn.now, m, proved)
             }
             // It ended before it served anybody.
@@ -270,14 +274,13 @@ impl Deploy {
                 if let Some(candidate) = server.beside.standing() {
                     return match m.until {
                         Some(until) if now < until => State::Moving(m),
-                        told => {
-                            m.then(MoveStep::AbortCandidate { on: candidate.key, kill: told.is_some() })
-                        }
+                        told => m.then(MoveStep::AbortCandidate { on: candidate.key, kill: told.is_some() }),
                     };
                 }
                 let untouched = |g: &Generation| verdict::on_release(g, &goal);
                 if !server.generations.is_empty() && server.generations.iter().all(untouched) {
                     self.releases.history.verify(&goal);
+                    self.releases.last_seen = Some(goal);
                     return m.then(MoveStep::RecordEnd);
                 }
             }
@@ -343,9 +346,15 @@ fn live_fell() -> Problem {
 }
 
 fn cannot_be_told() -> Problem {
-    Problem::new(Reason::AppServerMissing, "the app server could not be told apart while a second one was to start")
+    Problem::new(
+        Reason::AppServerMissing,
+        "the app server could not be told apart while a second one was to start",
+    )
 }
 
 fn agent_ended() -> Problem {
-    Problem::new(Reason::Internal, "the agent ended while a second server was to be started: the move starts anew")
+    Problem::new(
+        Reason::Internal,
+        "the agent ended while a second server was to be started: the move starts anew",
+    )
 }

@@ -44,7 +44,8 @@ impl Deploy {
         };
         if let Some(reason) = open.rejected.filter(|_| mode == Mode::Beside) {
             // The journal already has the rejection.
-            let why = Problem::new(reason, "the release failed; the way back goes on after a restart of the agent");
+            let why =
+                Problem::new(reason, "the release failed; the way back goes on after a restart of the agent");
             match self.abort_and_reject(target, why) {
                 State::Moving(m) => self.start_back(now, m),
                 state => state,

@@ -115,7 +115,8 @@ impl Deploy {
     fn may_return_to(&self, release: &ReleaseId) -> bool {
         let goal = self.state.moving().and_then(Move::goal);
         let target = self.state.moving().map(|m| &m.target);
-        let known = target.into_iter().flat_map(|target| [Some(&target.revision.release), target.from.as_ref()]);
+        let known =
+            target.into_iter().flat_map(|target| [Some(&target.revision.release), target.from.as_ref()]);
         known.flatten().chain(goal.as_ref().map(|goal| &goal.release)).any(|known| known == release)
     }
 

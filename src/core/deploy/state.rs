@@ -129,7 +129,17 @@ impl Back {
     pub(crate) fn new(why: Problem, reject: bool, goal: Option<ReleaseId>) -> Self {
         let unfetched = Vec::new();
         let next = Next::Later;
-        Self { why, reject, next, goal, killed: false, repeated: false, empty: false, trial: false, unfetched }
+        Self {
+            why,
+            reject,
+            next,
+            goal,
+            killed: false,
+            repeated: false,
+            empty: false,
+            trial: false,
+            unfetched,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What no walk shows: how much evidence a verdict takes.
 
+mod beside;
 mod looks;
 mod newborn;
 mod refused;
@@ -223,7 +224,11 @@ fn checked(mode: Mode) -> Agent {
 }
 
 fn planned(attempt: u64, mode: Mode) -> Event {
-    Event::Finished { attempt: Attempt(attempt), step: Step::Check, outcome: Outcome::Checked(Plan::new(mode)) }
+    Event::Finished {
+        attempt: Attempt(attempt),
+        step: Step::Check,
+        outcome: Outcome::Checked(Plan::new(mode)),
+    }
 }
 
 #[test]

@@ -137,7 +137,8 @@ pub(crate) type Next = Result<World, String>;
 impl World {
     /// v1 runs, verified; the pointer has just moved to v2.
     pub(crate) fn start(setting: Setting) -> Self {
-        let verified = |event| Record { event, revision: revision(1), reason: None, baseline: None, mode: None };
+        let verified =
+            |event| Record { event, revision: revision(1), reason: None, baseline: None, mode: None };
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
         let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, ..Disk::default() };
         let served = Pod::serving(setting.kind, 1);
@@ -414,7 +415,9 @@ impl World {
             ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
             ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
             ServerCommand::Recover => Signal::Kill,
-            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => return Outcome::Done,
+            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => {
+                return Outcome::Done;
+            }
             ServerCommand::Restart(Mode::Beside) | ServerCommand::Abort(Mode::Beside) => return gone(),
         };
         // The adapter sees that workers which served at its last look do no longer.
