@@ -44,7 +44,7 @@ pub struct Observation {
     /// What the app's own health path said, if it was asked: the live server's.
     pub answers: Vec<Answer>,
     /// What the candidate's said, which is asked from an address that reaches nobody else.
-    pub(crate) candidate_answers: Vec<Answer>,
+    pub candidate_answers: Vec<Answer>,
     /// What was asked and what came, in words, where an answer was not a good one: the candidate's, where one was
     /// asked.
     pub said: Option<String>,
