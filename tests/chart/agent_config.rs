@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     cases::matrix,
-    rig::{Questions, Rendered, chart, container},
+    rig::{Questions, Rendered, agent, chart, container},
 };
 
 /// The variables of a container, from its ConfigMaps as well.
@@ -40,21 +40,34 @@ fn the_agent_takes_every_rendered_configuration() {
     let Some(answers) = questions.ask() else { return };
     for ((name, values), rendered) in cases.iter().zip(&answers.renders) {
         let pod = rendered.expect(name).pod();
-        let told = variables(rendered, container(pod, "pitstop"));
+        let told = variables(rendered, agent(pod));
         let (code, said) = pitstop(&["config", "--json"], &told);
         assert_eq!(code, Some(0), "{name}: {said}");
         let config: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(config["source"]["value"], values["config"]["source"], "{name}");
         let (code, said) = pitstop(&["doctor", "--config-only"], &told);
         assert_eq!(code, Some(0), "{name}: {said}");
+        if values["beside"].is_string() {
+            assert_parent(name, &variables(rendered, container(pod, "app")), &told);
+        }
     }
+}
+
+/// What starts Puma reads a part of the agent's configuration, and takes it.
+#[track_caller]
+fn assert_parent(name: &str, variables: &[(String, String)], told: &[(String, String)]) {
+    let own: Vec<_> = variables.iter().filter(|(key, _)| key.starts_with("PITSTOP_")).cloned().collect();
+    let (code, said) = pitstop(&["config"], &own);
+    assert_eq!(code, Some(0), "{name}: {said}");
+    assert!(own.iter().any(|(key, _)| key == "PITSTOP_EXEC_LISTEN"), "{name}: {own:?}");
+    assert!(own.iter().all(|one| told.contains(one)), "{name}: {own:?} and {told:?}");
 }
 
 #[test]
 fn the_charts_own_choice_leaves_nothing_to_luck() {
     let Some(answers) = Questions::default().render(&chart(), &super::cases::least()).ask() else { return };
     let rendered = answers.renders[0].expect("least");
-    let told = variables(rendered, container(rendered.pod(), "pitstop"));
+    let told = variables(rendered, agent(rendered.pod()));
     let (code, said) = pitstop(&["doctor", "--config-only", "--json"], &told);
     assert_eq!(code, Some(0), "{said}");
     let report: Value = serde_json::from_str(&said).unwrap();
@@ -71,7 +84,7 @@ fn every_path_in_the_configuration_is_mounted_where_the_agent_looks_for_it() {
     let Some(answers) = questions.ask() else { return };
     for ((name, _), rendered) in cases.iter().zip(&answers.renders) {
         let pod = rendered.expect(name).pod();
-        let agent = container(pod, "pitstop");
+        let agent = agent(pod);
         let mounts: Vec<_> = agent["volumeMounts"].as_array().unwrap().iter().map(mount).collect();
         for (key, value) in variables(rendered, agent) {
             let path = match key.as_str() {

@@ -31,12 +31,15 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
         ("store_in_a_directory", with(store_in_a_directory())),
         ("pointer_in_a_config_map", with(json!({ "pointer": { "configMap": { "name": "shop-release" } } }))),
         ("in_the_apps_image", with(in_the_apps_image())),
+        ("beside_a_classic_agent", with(json!({ "beside": "sidecar", "agent": { "kind": "classic" } }))),
         ("everything_else", with(everything_else())),
         ("nothing_optional", with(nothing_optional())),
         // Run for real by tests/e2e/pods.
         ("pod_native", pod(json!({}))),
         ("pod_classic", pod(json!({ "agent": { "kind": "classic" } }))),
         ("pod_in_the_apps_image", pod(json!({ "agent": { "inAppImage": true } }))),
+        ("pod_beside", pod(json!({ "beside": "sidecar" }))),
+        ("pod_beside_exec", pod(json!({ "beside": "exec" }))),
     ]
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     agent_config::{pitstop, variables},
-    rig::{Questions, chart, container, root},
+    rig::{Questions, agent, chart, container, root},
 };
 
 const INCLUDED_LINES_AT_MOST: usize = 15;
@@ -84,7 +84,7 @@ fn both_ways_in_render_the_same_agent() {
         return;
     };
     let [library, complete] = &answers.renders[..] else { panic!("two were asked for") };
-    let agent = |rendered: &super::rig::Rendered| {
+    let of_agent = |rendered: &super::rig::Rendered| {
         let mut agent = container(rendered.expect("agent").pod(), "pitstop").clone();
         let told = variables(rendered, &agent);
         let fields = agent.as_object_mut().unwrap();
@@ -92,7 +92,7 @@ fn both_ways_in_render_the_same_agent() {
         fields.remove("envFrom");
         (agent, told)
     };
-    assert_eq!(agent(library), agent(complete));
+    assert_eq!(of_agent(library), of_agent(complete));
 }
 
 #[test]
@@ -103,6 +103,99 @@ fn an_own_chart_is_refused_by_the_names_that_its_values_have() {
     let error = answers.renders[0].error.as_deref().unwrap();
     for value in ["pitstop.gracePeriodSeconds 20", "pitstop.token.value", "pitstop.releases.existingClaim"] {
         assert!(error.contains(value), "{value} is missing in\n{error}");
+    }
+}
+
+const UNDER_THE_PARENT: &str = "{{- include \"pitstop.command\" (list . (list \"sh\" \"-c\" \
+                                \"cd /srv/app/current && exec bundle exec puma -C config/puma.rb\")) | nindent 12 }}";
+
+/// The example with the lines of docs/beside.md.
+fn beside(more: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = shop();
+    let file = dir.path().join("templates/deployment.yaml");
+    let mut text = fs::read_to_string(&file).unwrap();
+    let command = "command: [sh, -c, \"cd /srv/app/current && exec bundle exec puma -C config/puma.rb\"]";
+    let lines = format!(
+        "command:\n            {UNDER_THE_PARENT}\n          env:\n            {{{{- include \"pitstop.env\" . | nindent 12 }}}}"
+    );
+    for (from, to) in [(command, lines.as_str())].iter().chain(more) {
+        assert!(text.contains(from), "{from:?} is not in the example");
+        text = text.replace(from, to);
+    }
+    fs::write(&file, text).unwrap();
+    dir
+}
+
+#[test]
+fn an_own_chart_starts_puma_beside_in_either_shape_and_as_before_without() {
+    let shop = beside(&[]);
+    let shapes = ["", "sidecar", "exec"];
+    let values = shapes.map(|shape| json!({ "pitstop": { "beside": shape } }));
+    let questions = values.iter().fold(Questions::default(), |all, values| all.render(shop.path(), values));
+    let Some(answers) = questions.ask() else { return };
+    for (shape, rendered) in shapes.iter().zip(&answers.renders) {
+        let pod = rendered.expect(shape).pod();
+        assert_eq!(rendered.objects[0].problems.as_deref(), Some(&[][..]), "{shape}");
+        let app = container(pod, "app");
+        let command: Vec<_> =
+            app["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        let parent: &[&str] = match *shape {
+            "sidecar" => &["/opt/pitstop/pitstop", "exec", "--sidecar", "--"],
+            "exec" => &["/opt/pitstop/pitstop", "exec", "--"],
+            _ => &[],
+        };
+        assert_eq!(command[..parent.len()], *parent, "{shape}");
+        assert_eq!(command[parent.len()..][..2], ["sh", "-c"], "{shape}");
+        let told = variables(rendered, agent(pod));
+        let (code, said) = pitstop(&["config"], &told);
+        assert_eq!(code, Some(0), "{shape}: {said}");
+        let of_parent = variables(rendered, app);
+        let listen = of_parent.iter().find(|(name, _)| name == "PITSTOP_EXEC_LISTEN");
+        assert_eq!(
+            listen.map(|(_, value)| value.as_str()),
+            (!shape.is_empty()).then_some("tcp://0.0.0.0:3000")
+        );
+    }
+}
+
+#[test]
+fn where_no_second_server_can_be_beside_the_first_nothing_is_rendered() {
+    let probe = "readinessProbe:\n            httpGet:\n              path: /up\n              port: 3000";
+    let wrong: [(&str, &str, &[&str]); 5] = [
+        (
+            "{{- include \"pitstop.pod\" . | nindent 6 }}",
+            "{{- include \"pitstop.pod\" . | nindent 6 }}\n      hostNetwork: true",
+            &["hostNetwork is true", "leave pitstop.beside empty"],
+        ),
+        (
+            probe,
+            "readinessProbe:\n            tcpSocket:\n              port: 3000",
+            &["readinessProbe of the container `app` is a tcpSocket", "by httpGet"],
+        ),
+        (UNDER_THE_PARENT, "[puma]", &["write its command with pitstop.command"]),
+        (
+            "{{- include \"pitstop.env\" . | nindent 12 }}",
+            "[]",
+            &["PITSTOP_EXEC_LISTEN", "include pitstop.env"],
+        ),
+        (
+            "{{- include \"pitstop.volumeMounts\" . | nindent 12 }}",
+            "[]",
+            &["nothing is mounted at /opt/pitstop", "at /run/pitstop", "include pitstop.volumeMounts"],
+        ),
+    ];
+    let charts: Vec<_> = wrong.iter().map(|(from, to, _)| beside(&[(from, to)])).collect();
+    for shape in ["sidecar", "exec"] {
+        let values = json!({ "pitstop": { "beside": shape } });
+        let questions =
+            charts.iter().fold(Questions::default(), |all, shop| all.render(shop.path(), &values));
+        let Some(answers) = questions.ask() else { return };
+        for ((from, _, wanted), rendered) in wrong.iter().zip(&answers.renders) {
+            let Some(error) = &rendered.error else { panic!("{shape}: this renders without {from}") };
+            for text in *wanted {
+                assert!(error.contains(text), "{text:?} is missing in\n{error}");
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     agent_config::{pitstop, variables},
-    cases::{least, with},
+    cases::with,
     documented::assert_written,
     least_privilege::violations,
     library::with_pitstop,
@@ -18,13 +18,26 @@ const MADE: &str = "# Made of the chart by `make manifests`: change charts/pitst
 const TO_CHANGE: &str = "# Yours to change: the images, PITSTOP_SOURCE, PITSTOP_POINTER, and the token (`openssl rand -hex 24`), which has to
 # be the same in the annotation pitstop/token and in the preStop hook.\n";
 
+const KINDS: [&str; 3] = ["native", "classic", "beside"];
+
+/// `beside` is native, with a second server for each deploy.
+fn of_kind(kind: &str) -> Value {
+    match kind {
+        "beside" => with(json!({ "beside": "sidecar" })),
+        kind => with(json!({ "agent": { "kind": kind } })),
+    }
+}
+
 #[test]
 fn the_plain_manifests_are_the_charts() {
-    let kinds = ["native", "classic"];
-    let values = kinds.map(|kind| with(json!({ "nameOverride": "shop", "agent": { "kind": kind } })));
+    let values = KINDS.map(|kind| {
+        let mut values = of_kind(kind);
+        values["nameOverride"] = json!("shop");
+        values
+    });
     let questions = values.iter().fold(Questions::default(), |all, values| all.render(&chart(), values));
     let Some(answers) = questions.ask() else { return };
-    for (kind, rendered) in kinds.iter().zip(&answers.renders) {
+    for (kind, rendered) in KINDS.iter().zip(&answers.renders) {
         let files = rendered.expect(kind).files.iter().filter(|(path, _)| path.ends_with(".yaml"));
         let texts: Vec<_> =
             files.map(|(_, text)| without_helm(text)).filter(|text| !text.is_empty()).collect();
@@ -45,15 +58,10 @@ fn without_helm(text: &str) -> String {
 #[test]
 fn the_component_is_made_of_the_named_templates() {
     let chart = with_pitstop("tests/chart/patch");
-    let kinds = ["native", "classic"];
-    let values = kinds.map(|kind| {
-        let mut values = least();
-        values["agent"]["kind"] = json!(kind);
-        json!({ "pitstop": values })
-    });
+    let values = KINDS.map(|kind| json!({ "pitstop": of_kind(kind) }));
     let questions = values.iter().fold(Questions::default(), |all, values| all.render(chart.path(), values));
     let Some(answers) = questions.ask() else { return };
-    for (kind, rendered) in kinds.iter().zip(&answers.renders) {
+    for (kind, rendered) in KINDS.iter().zip(&answers.renders) {
         let patch = &rendered.expect(kind).files["patch/templates/patch.yaml"];
         let lines: Vec<_> = patch.trim().lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         assert_written(
@@ -83,6 +91,12 @@ fn example(kind: &str) -> tempfile::TempDir {
     let file = dir.path().join("example/kustomization.yaml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("../native", &format!("../{kind}"))).unwrap();
+    if kind == "beside" {
+        // As the component says: its own command comes before what was the command.
+        let file = dir.path().join("example/deployment.yaml");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("command:", "args:")).unwrap();
+    }
     dir
 }
 
@@ -95,10 +109,10 @@ fn checked(deployment: &str) -> tempfile::TempDir {
 
 #[test]
 fn kustomize_builds_a_pod_that_the_chart_would_have_let_pass() {
-    for kind in ["native", "classic"] {
+    for kind in KINDS {
         let Some(built) = build(&example(kind).path().join("example")) else { return };
         assert!(!built.contains("kind: ConfigMap"), "the settings do not go to the cluster");
-        let values = json!({ "pitstop": { "agent": { "kind": kind } } });
+        let values = json!({ "pitstop": of_kind(kind) });
         let chart = checked(&built);
         let Some(answers) = Questions::default().render(chart.path(), &values).ask() else { return };
         let rendered = answers.renders[0].expect(kind);

@@ -15,6 +15,7 @@ fn refusals() -> Vec<Refusal> {
     all.extend(of_images_and_volumes());
     all.extend(of_sources());
     all.extend(of_pods());
+    all.extend(of_beside());
     all.into_iter().map(|(values, wanted)| (with(values), wanted)).collect()
 }
 
@@ -163,6 +164,19 @@ fn of_pods() -> Vec<Refusal> {
     ]
 }
 
+fn of_beside() -> Vec<Refusal> {
+    vec![
+        (
+            json!({ "config": { "restart": { "mode": "beside" } } }),
+            &["config.restart.mode is beside", "set beside to sidecar or exec"],
+        ),
+        (
+            json!({ "beside": "exec", "config": { "app_server": "unicorn" } }),
+            &["config.app_server unicorn", "works with Puma only", "Leave beside empty"],
+        ),
+    ]
+}
+
 #[test]
 fn what_cannot_work_is_refused_with_the_value_and_the_remedy() {
     let refusals = refusals();
@@ -209,6 +223,7 @@ fn misspelt_and_misshapen_values_are_refused_by_the_schema() {
     let wrong = [
         (json!({ "gracePeriod": 60 }), "gracePeriod"),
         (json!({ "agent": { "kind": "sidecar" } }), "/agent/kind"),
+        (json!({ "beside": true }), "/beside"),
         (json!({ "gracePeriodSeconds": "60s" }), "/gracePeriodSeconds"),
         (json!({ "config": { "drain": { "minimum": "5s" } } }), "minimum"),
         (json!({ "config": { "drain": { "min": 5 } } }), "/config/drain/min"),

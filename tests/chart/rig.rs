@@ -131,6 +131,13 @@ pub fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
     containers(pod).into_iter().find(|container| container["name"] == name).expect(name)
 }
 
+/// The container that the agent runs in: Puma's own where there is no sidecar.
+#[track_caller]
+pub fn agent(pod: &Value) -> &Value {
+    let sidecar = containers(pod).into_iter().find(|container| container["name"] == "pitstop");
+    sidecar.unwrap_or_else(|| container(pod, "app"))
+}
+
 /// All of them.
 pub fn containers(pod: &Value) -> Vec<&Value> {
     let of = |key: &str| pod[key].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -38,31 +38,39 @@ seccompProfile:
   imagePullPolicy: {{ $v.agent.image.pullPolicy }}
   args: [{{ $does }}]
   {{- end }}
-  {{- if include "pitstop.configMapName" $ }}
+  {{- with include "pitstop.agentEnvFrom" $ | trim }}
   envFrom:
-    - configMapRef:
-        name: {{ include "pitstop.configMapName" $ }}
-    {{- with $v.agent.envFrom }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- with $v.agent.env }}
+    {{- . | nindent 4 }}
+  {{- end }}
+  {{- with include "pitstop.agentEnv" $ | trim }}
   env:
-    {{- toYaml . | nindent 4 }}
+    {{- . | nindent 4 }}
   {{- end }}
-  {{- else }}
-  env:
-    {{- range $name, $value := include "pitstop.environment" $ | fromYaml }}
-    - name: {{ $name }}
-      value: {{ $value | quote }}
-    {{- end }}
-    {{- with $v.agent.env }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- with $v.agent.envFrom }}
-  envFrom:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- end }}
+{{- end }}
+
+{{/* The agent's variables, where no ConfigMap holds them, and yours. */}}
+{{- define "pitstop.agentEnv" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- if not (include "pitstop.configMapName" .) }}
+{{- range $name, $value := include "pitstop.environment" . | fromYaml }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- with $v.agent.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.agentEnvFrom" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- with include "pitstop.configMapName" . }}
+- configMapRef:
+    name: {{ . }}
+{{- end }}
+{{- with $v.agent.envFrom }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* The ConfigMap that a whole app has for its agent; in your chart the variables stand in the container. */}}
@@ -105,11 +113,12 @@ is never why a pod gets no traffic. No preStop hook: a native one would be calle
   {{- include "pitstop.agentRest" . | nindent 2 }}
 {{- end }}
 
-{{/* For `initContainers`: the native sidecar; or, for a classic one, what puts the first release in place. */}}
+{{/* For `initContainers`: what copies the binary to where Puma's container finds it; the native sidecar, or what puts the first
+release in place for a classic one. */}}
 {{- define "pitstop.initContainers" -}}
 {{- include "pitstop.refuse" . -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
-{{- if $v.agent.inAppImage -}}
+{{- if include "pitstop.hasBinary" . -}}
 - name: pitstop-install
   image: {{ include "pitstop.image" . | quote }}
   imagePullPolicy: {{ $v.agent.image.pullPolicy }}
@@ -122,7 +131,8 @@ is never why a pod gets no traffic. No preStop hook: a native one would be calle
     - name: pitstop-bin
       mountPath: /opt/pitstop
 {{ end -}}
-{{- if eq $v.agent.kind "native" -}}
+{{- if eq $v.beside "exec" -}}
+{{- else if eq $v.agent.kind "native" -}}
 {{ include "pitstop.agent" . }}
 {{- else -}}
 {{ include "pitstop.container" (list . "fetch") }}
@@ -133,7 +143,24 @@ is never why a pod gets no traffic. No preStop hook: a native one would be calle
 {{/* For `containers`, after Puma's: the classic sidecar; nothing for a native one. */}}
 {{- define "pitstop.containers" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
-{{- if eq $v.agent.kind "classic" -}}
+{{- if and (eq $v.agent.kind "classic") (ne $v.beside "exec") -}}
 {{ include "pitstop.agent" . }}
 {{- end }}
+{{- end }}
+
+{{/* Whether Puma's container, or the agent in its image, runs the binary from an emptyDir: "true" or nothing. */}}
+{{- define "pitstop.hasBinary" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- if or $v.beside $v.agent.inAppImage }}true{{ end }}
+{{- end }}
+
+{{/* The container that the agent is in, and what starts pitstop there. */}}
+{{- define "pitstop.agentContainer" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- ternary $v.app.container "pitstop" (eq $v.beside "exec") }}
+{{- end }}
+
+{{- define "pitstop.program" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- ternary "/opt/pitstop/pitstop" "pitstop" (or (eq $v.beside "exec") $v.agent.inAppImage) }}
 {{- end }}

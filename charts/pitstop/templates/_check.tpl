@@ -25,15 +25,20 @@
 {{- $agent := dict -}}
 {{- $puma := dict -}}
 {{- range concat (default list $pod.initContainers) (default list $pod.containers) -}}
-{{- if eq .name "pitstop" }}{{ $agent = . }}{{ end -}}
+{{- if eq .name (include "pitstop.agentContainer" $) }}{{ $agent = . }}{{ end -}}
 {{- if eq .name $v.app.container }}{{ $puma = . }}{{ end -}}
 {{- end -}}
 {{- $arguments := list $v $p $pod $agent $puma -}}
 {{- $problems := list -}}
 {{- $problems = append $problems (include "pitstop.problemsOfPod" (append $arguments $template)) -}}
 {{- if and $agent $puma -}}
+{{- if ne $v.beside "exec" -}}
 {{- $problems = append $problems (include "pitstop.problemsOfHook" $arguments) -}}
+{{- end -}}
 {{- $problems = append $problems (include "pitstop.problemsOfUsers" $arguments) -}}
+{{- if $v.beside -}}
+{{- $problems = append $problems (include "pitstop.problemsOfBeside" (append $arguments $)) -}}
+{{- end -}}
 {{- $problems = append $problems (include "pitstop.problemsOfLiveness" $arguments) -}}
 {{- end -}}
 {{- with regexReplaceAll "\\n\\s*\\n" (join "\n" $problems) "\n" | trim }}{{ fail (printf "\n\nThis pod cannot work, so nothing is rendered:\n%s\n" .) }}{{ end -}}
@@ -41,13 +46,13 @@
 
 {{- define "pitstop.problemsOfPod" -}}
 {{- $v := index . 0 -}}{{- $p := index . 1 -}}{{- $pod := index . 2 -}}{{- $agent := index . 3 -}}{{- $puma := index . 4 -}}{{- $template := index . 5 -}}
-{{- if not $agent }}
+{{- if and (not $agent) (ne $v.beside "exec") }}
 - the pod has no container `pitstop`: include pitstop.initContainers in its initContainers{{ if eq $v.agent.kind "classic" }}, and pitstop.containers in its containers{{ end }}.
 {{- end }}
 {{- if not $puma }}
 - the pod has no container `{{ $v.app.container }}`: set {{ $p }}app.container to the name of Puma's container.
 {{- end }}
-{{- if not $pod.shareProcessNamespace }}
+{{- if and (not $pod.shareProcessNamespace) (ne $v.beside "exec") }}
 - the pod's shareProcessNamespace is not true, so that pitstop cannot see Puma: include pitstop.pod in the pod's spec.
 {{- end }}
 {{- if ne (toString $pod.terminationGracePeriodSeconds) (toString (int $v.gracePeriodSeconds)) }}
@@ -61,10 +66,10 @@
 {{- if and $v.token.enabled (ne (get (default dict $template.metadata.annotations) "pitstop/token") $v.token.value) }}
 - the pod's template lacks the annotation pitstop/token, from which the agent reads its token: include pitstop.podAnnotations in metadata.annotations, or set {{ $p }}token.enabled to false.
 {{- end }}
-{{- if hasKey $agent "livenessProbe" }}
+{{- if and (hasKey $agent "livenessProbe") (ne $v.beside "exec") }}
 - the container `pitstop` has a livenessProbe, which would end a drain that takes its time: remove it.
 {{- end }}
-{{- if hasKey $agent "lifecycle" }}
+{{- if and (hasKey $agent "lifecycle") (ne $v.beside "exec") }}
 - the container `pitstop` has a hook of its own: remove it; only Puma's container asks /prestop.
 {{- end }}
 {{- range $agent.volumeMounts }}
@@ -115,6 +120,38 @@
 {{- else if ne (int (get $puma.securityContext .)) (int $ours) }}
 - {{ . }} of the container `{{ $puma.name }}` is {{ get $puma.securityContext . }}, and pitstop's is {{ $ours }}: it may neither look into Puma nor signal it. Make them equal by {{ $p }}runAs.
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.problemsOfBeside" -}}
+{{- $v := index . 0 -}}{{- $p := index . 1 -}}{{- $pod := index . 2 -}}{{- $puma := index . 4 -}}
+{{- $off := printf "or leave %sbeside empty: releases are then deployed by a phased or hot restart" $p -}}
+{{- if $pod.hostNetwork }}
+- the pod's hostNetwork is true, so that any process of the node could take connections of two servers on one port. Leave hostNetwork out, {{ $off }}.
+{{- end }}
+{{- range list "startupProbe" "readinessProbe" "livenessProbe" }}
+{{- if (default dict (get $puma .)).tcpSocket }}
+- the {{ . }} of the container `{{ $puma.name }}` is a tcpSocket, which `pitstop exec` holds open: it succeeds before Puma has booted, and while Puma hangs. Ask a path by httpGet, {{ $off }}.
+{{- end }}
+{{- end }}
+{{- $words := concat (default list $puma.command) (default list $puma.args) }}
+{{- if or (not (has "exec" $words)) (not (hasSuffix "/pitstop" (toString (first (append $words ""))))) }}
+- the container `{{ $puma.name }}` does not start Puma by `pitstop exec`: write its command with pitstop.command.
+{{- else if ne (has "--sidecar" $words) (eq $v.beside "sidecar") }}
+- the command of the container `{{ $puma.name }}` has {{ ternary "no `--sidecar`" "`--sidecar`" (eq $v.beside "sidecar") }}, and {{ $p }}beside is {{ $v.beside }}: write it with pitstop.command.
+{{- end }}
+{{- range $path := list "/opt/pitstop" $v.config.state_dir }}
+{{- $mounted := false }}
+{{- range $puma.volumeMounts }}{{ if eq .mountPath $path }}{{ $mounted = true }}{{ end }}{{ end }}
+{{- if not $mounted }}
+- nothing is mounted at {{ $path }} in the container `{{ $puma.name }}`: include pitstop.volumeMounts in its volumeMounts.
+{{- end }}
+{{- end }}
+{{- $told := false }}
+{{- range $puma.env }}{{ if or (eq .name "PITSTOP_STATE_DIR") }}{{ $told = true }}{{ end }}{{ end }}
+{{- range $puma.envFrom }}{{ if eq (default dict .configMapRef).name (include "pitstop.configMapName" (index $ 5)) }}{{ $told = true }}{{ end }}{{ end }}
+{{- if not $told }}
+- the container `{{ $puma.name }}` lacks the variables of `pitstop exec` (PITSTOP_EXEC_LISTEN, PITSTOP_STATE_DIR): include pitstop.env in its env.
 {{- end }}
 {{- end }}
 

@@ -53,6 +53,9 @@
 {{- if and $v.app.healthPath (not $config.verify.url) -}}
 {{- $_ := set $config.verify "url" (printf "http://127.0.0.1:%d%s" (int $v.app.port) $v.app.healthPath) -}}
 {{- end -}}
+{{- if and $v.beside (not (default dict $config.exec).listen) -}}
+{{- $_ := set $config "exec" (merge (dict "listen" (list (printf "tcp://0.0.0.0:%d" (int $v.app.port)))) (default dict $config.exec)) -}}
+{{- end -}}
 {{- if ne (default "puma" $config.app_server) "puma" -}}
 {{- /* The agent refuses keys of another server; these have defaults here. */}}
 {{- $_ := unset $config "puma" -}}

@@ -11,6 +11,7 @@
 {{ include "pitstop.problemsOfBudget" (list $v $p) }}
 {{ include "pitstop.problemsOfVolumes" (list $v $p (include "pitstop.currentDir" .)) }}
 {{ include "pitstop.problemsOfSources" (list $v $p) }}
+{{ include "pitstop.problemsOfShape" (list $v $p) }}
 {{- if include "pitstop.isComplete" . }}
 {{- range $label, $_ := include "pitstop.selector" . | fromYaml }}
 {{- if hasKey $v.podLabels $label }}
@@ -36,7 +37,7 @@
 {{- end }}
 {{- $hooks := default dict $v.config.hooks }}{{- $command := default dict $v.config.command }}
 {{- range $key, $line := dict "hooks.check" $hooks.check "command.restart" $command.restart "command.check" $command.check }}
-{{- if and $line (not $v.agent.inAppImage) }}
+{{- if and $line (not $v.agent.inAppImage) (ne $v.beside "exec") }}
 - {{ $p }}config.{{ $key }} runs in the agent's container, whose own image holds nothing but pitstop, no Ruby and no shell: set {{ $p }}agent.inAppImage to true.
 {{- end }}
 {{- end }}
@@ -84,6 +85,16 @@
 {{- end }}
 {{- if and $v.storageClass.create (eq $v.releases.kind "emptyDir") }}
 - {{ $p }}storageClass.create makes a class that nothing uses: set {{ $p }}releases.kind to ephemeral or shared.
+{{- end }}
+{{- end }}
+
+{{- define "pitstop.problemsOfShape" -}}
+{{- $v := index . 0 -}}{{- $p := index . 1 -}}
+{{- if and $v.beside (ne (default "puma" $v.config.app_server) "puma") }}
+- {{ $p }}beside is {{ $v.beside }}, and {{ $p }}config.app_server {{ $v.config.app_server }}: a second server beside the first works with Puma only. Leave {{ $p }}beside empty.
+{{- end }}
+{{- if and (not $v.beside) (eq (default "" (default dict $v.config.restart).mode) "beside") }}
+- {{ $p }}config.restart.mode is beside, and nothing in the pod can start a second server: set {{ $p }}beside to sidecar or exec.
 {{- end }}
 {{- end }}
 

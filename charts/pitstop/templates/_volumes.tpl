@@ -6,6 +6,15 @@
 - name: pitstop-tmp
   mountPath: /tmp
 {{- end }}
+{{- if eq $v.beside "exec" }}
+{{- include "pitstop.agentOwnMounts" . }}
+{{- else if $v.beside }}
+- name: pitstop-state
+  mountPath: {{ $v.config.state_dir }}
+- name: pitstop-bin
+  mountPath: /opt/pitstop
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{/* What both containers have, at the same paths. */}}
@@ -28,8 +37,13 @@
 {{- end }}
 
 {{- define "pitstop.agentMounts" -}}
-{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
 {{ include "pitstop.sharedMounts" . }}
+{{- include "pitstop.agentOwnMounts" . }}
+{{- end }}
+
+{{/* What only the agent needs. */}}
+{{- define "pitstop.agentOwnMounts" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") }}
 - name: pitstop-state
   mountPath: {{ $v.config.state_dir }}
 {{- if $v.token.enabled }}
@@ -49,7 +63,7 @@
   readOnly: true
   {{- end }}
 {{- end }}
-{{- if $v.agent.inAppImage }}
+{{- if or (eq $v.beside "exec") $v.agent.inAppImage }}
 - name: pitstop-bin
   mountPath: /opt/pitstop
   readOnly: true
@@ -102,7 +116,7 @@
 - name: pitstop-store
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if $v.agent.inAppImage }}
+{{- if include "pitstop.hasBinary" . }}
 - name: pitstop-bin
   emptyDir: {}
 {{- end }}

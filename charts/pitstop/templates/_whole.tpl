@@ -51,27 +51,36 @@ volumes:
 - name: {{ .Values.app.container }}
   image: {{ .Values.app.image | quote }}
   imagePullPolicy: {{ .Values.app.imagePullPolicy }}
-  {{- if .Values.app.command }}
   command:
-    {{- toYaml .Values.app.command | nindent 4 }}
-  {{- else }}
-  command: [sh, -c, "cd {{ $current }} && exec bundle exec puma -C config/puma.rb"]
-  {{- end }}
+    {{- $command := list "sh" "-c" (printf "cd %s && exec bundle exec puma -C config/puma.rb" $current) }}
+    {{- include "pitstop.command" (list . (default $command .Values.app.command)) | nindent 4 }}
   env:
     - name: PORT
       value: {{ .Values.app.port | quote }}
     - name: BUNDLE_GEMFILE
       value: {{ $current }}/Gemfile
+    {{- with include "pitstop.env" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     {{- with .Values.app.env }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with .Values.app.envFrom }}
+  {{- if or (eq .Values.beside "exec") .Values.app.envFrom }}
   envFrom:
+    {{- if eq .Values.beside "exec" }}
+    {{- include "pitstop.agentEnvFrom" . | trim | nindent 4 }}
+    {{- end }}
+    {{- with .Values.app.envFrom }}
     {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
   ports:
     - name: http
       containerPort: {{ int .Values.app.port }}
+    {{- if eq .Values.beside "exec" }}
+    - name: pitstop
+      containerPort: {{ int .Values.agent.port }}
+    {{- end }}
   {{- if .Values.app.healthPath }}
   startupProbe:
     {{- include "pitstop.healthProbe" (list . .Values.app.startup) | nindent 4 }}
@@ -82,12 +91,10 @@ volumes:
     {{- include "pitstop.healthProbe" (list . .Values.app.liveness) | nindent 4 }}
   {{- end }}
   {{- end }}
+  {{- with default (include "pitstop.lifecycle" . | fromYaml) .Values.app.lifecycle }}
   lifecycle:
-    {{- if .Values.app.lifecycle }}
-    {{- toYaml .Values.app.lifecycle | nindent 4 }}
-    {{- else }}
-    {{- include "pitstop.lifecycle" . | nindent 4 }}
-    {{- end }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   securityContext:
     {{- mergeOverwrite (include "pitstop.securityContext" . | fromYaml) .Values.app.securityContext | toYaml | nindent 4 }}
   {{- with .Values.app.resources }}

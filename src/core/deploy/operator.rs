@@ -22,6 +22,7 @@ impl Deploy {
                 }
                 if let (true, Some(desired)) = (retry, &self.desired) {
                     self.releases.history.lift(&desired.revision);
+                    self.slots.forget_trouble();
                 }
             }
             Operator::Pause => self.paused = true,
@@ -93,7 +94,7 @@ mod tests {
     };
 
     fn line(event: RecordEvent, release: &str, sequence: u64) -> Record {
-        Record { event, revision: revision(release, sequence), reason: None, baseline: None }
+        Record { event, revision: revision(release, sequence), reason: None, baseline: None, mode: None }
     }
 
     fn revision(release: &str, sequence: u64) -> Revision {
