@@ -42,7 +42,8 @@ pub fn run(file: Option<&Path>, json: bool, exec: Exec) -> Result<Exit, Failure>
     }
     // Whatever is wrong with it, the command runs; the agent says what is wrong.
     let (loaded, invalid) = config::load_degraded(file, config::environment());
-    let no_deploys = invalid.is_some() || loaded.require_source().is_err();
+    // What a sidecar deploys from, its own container knows.
+    let no_deploys = !exec.sidecar && (invalid.is_some() || loaded.require_source().is_err());
     telemetry::init(loaded.config.log.format);
     let settings = settings(&loaded.config, file, exec, no_deploys);
     init::run(settings).map(Exit::Code).map_err(Failure::from)
