@@ -11,5 +11,6 @@ mod protocol;
 pub(crate) use client::{Client, NoList};
 #[expect(unused_imports, reason = "the parent comes next")]
 pub(crate) use protocol::{
-    Ended, List, PROBE_SOURCE, PROTOCOL, Reply, Request, Role, Run, SOCKET_NAME, Slot, SlotState,
+    Ended, List, PROBE_SOURCE, PROBE_TRAFFIC_CLASS, PROTOCOL, Reply, Request, Role, Run, SOCKET_NAME, Slot,
+    SlotState,
 };

@@ -14,7 +14,7 @@ use crate::{
         Answer, Detection, Files, Moment, Observation, Probe, ProcessKey, Traffic, Watchfulness, pace::Pace,
     },
     finding::Finding,
-    probe::{Prober, Said},
+    probe::{Prober, Said, Whom},
     revision::ReleaseId,
 };
 
@@ -218,7 +218,7 @@ impl Observer {
             let mut probes = JoinSet::new();
             for _ in 0..count {
                 let (prober, named, workers) = (prober.clone(), named.clone(), workers.clone());
-                probes.spawn(async move { prober.probe(named.as_ref(), &workers).await });
+                probes.spawn(async move { prober.probe(Whom::Live, named.as_ref(), &workers).await });
             }
             probes.join_all().await
         });

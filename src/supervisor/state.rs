@@ -210,6 +210,7 @@ impl State {
         self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
         self.seen_booted |= verdict::any_booted(&observation.detection);
         if observation.detection != Detection::Unclear {
+            self.inputs.metrics.slots(&seen.description.slots);
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
