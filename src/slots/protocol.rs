@@ -13,9 +13,6 @@ pub(crate) const SOCKET_NAME: &str = "parent.sock";
 /// Connections from here reach the candidate. Exactly this address: service meshes use others of 127/8.
 pub(crate) const PROBE_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 97, 50, 1);
 
-/// Over IPv6 they come from ::1 and are marked with this traffic class.
-pub(crate) const PROBE_TRAFFIC_CLASS: u8 = 0x04;
-
 /// A place for a server: a listening socket of its own for each address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
