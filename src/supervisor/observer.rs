@@ -141,6 +141,7 @@ impl Observer {
                 began,
                 detection: look.detection,
                 answers,
+                candidate_answers: Vec::new(),
                 said,
                 raised,
                 files,

@@ -214,8 +214,8 @@ impl State {
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        let (now, ours) = (self.now(), self.agent.restart_in_flight());
-        let cut = self.cuts.look(now, observation, ours);
+        let now = self.now();
+        let cut = self.cuts.look(now, observation, self.agent.cuts());
         self.inputs.metrics.cut_by_restart(cut.len());
         self.feed_at(now, Event::Observed(seen.observation));
     }

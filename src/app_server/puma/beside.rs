@@ -31,6 +31,7 @@ impl Neighbour {
         Candidate {
             key: key_of(parent, self.run()),
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
+            warm: true,
             ended,
             trouble: None,
         }
