@@ -89,6 +89,14 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
     Driver::start(puma, matching.as_deref(), location)
 }
 
+/// What a process with this title listens on, in the words of its configuration; `None` when it is no Puma's master.
+pub(crate) fn binds(title: &str) -> Option<Vec<String>> {
+    match title::Title::parse(title)? {
+        title::Title::Master(master) => Some(master.binds),
+        title::Title::Worker { .. } => None,
+    }
+}
+
 /// What a Puma can do.
 pub(crate) fn facts(section: &config::Puma) -> ServerFacts {
     driver::facts::<Puma>(section)

@@ -19,6 +19,7 @@ mod health_url;
 mod keys;
 mod listen_address;
 mod load;
+mod names;
 mod places;
 mod secrets;
 mod server_facts;
@@ -32,6 +33,7 @@ pub(crate) use health_url::{HealthAddress, HealthUrl};
 pub(crate) use keys::nearest;
 pub(crate) use listen_address::ListenAddress;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
+pub(crate) use names::pointer_name;
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
 

@@ -30,7 +30,7 @@ pub use observation::{
 };
 pub(crate) use proof::{Level, Proof};
 
-use crate::revision::{ReleaseId, Revision};
+use crate::revision::{Note, ReleaseId, Revision};
 use deploy::{Deploy, Gate};
 use drain::{Budget, Drain, Journal};
 use history::Neighbours;
@@ -215,6 +215,8 @@ pub(crate) struct Moving {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hold {
     Paused,
+    /// The pointer says so, to all pods that follow it.
+    FleetPaused(Note),
     /// `revert` to this release: until the pointer moves, or `resume`.
     Reverted(ReleaseId),
 }

@@ -104,7 +104,7 @@ impl Deploy {
         let new = |desired: &Revision| {
             *desired != m.target.revision && self.releases.history.rejection(desired).is_none()
         };
-        self.held.is_none() && !self.paused && desired.is_some_and(new)
+        self.hold().is_none() && desired.is_some_and(new)
     }
 
     pub(super) fn leave_the_way_back(&mut self, turn: &mut Turn<'_>) {
