@@ -69,7 +69,7 @@ impl State {
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,
-            beside: false,
+            second_master: false,
             wants_files: false,
             awaited: Moment(0),
         };
@@ -359,7 +359,7 @@ impl State {
         let wanted = Attention {
             watchfulness: self.agent.watchfulness(),
             probe_for: self.agent.probe_for(),
-            beside: self.inputs.policy.second_master,
+            second_master: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
             // While an effect is under way there is no news in it that a look would be due for.
             awaited: self.agent.look_awaited().unwrap_or(self.attention.borrow().awaited),
