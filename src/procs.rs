@@ -346,6 +346,11 @@ impl Inode {
 }
 
 /// Not the standard library's hash: this one is written to disk and read by later versions.
+/// The key of a server that this parent has started: the same for ever, whatever images it has.
+pub(crate) fn run_key(parent: i32, number: u64, start: u64) -> GenerationKey {
+    GenerationKey(hash([parent.unsigned_abs().into(), number, start]))
+}
+
 fn hash(words: [u64; 3]) -> u64 {
     let digest =
         words.iter().fold(Sha256::new(), |hasher, word| hasher.chain_update(word.to_le_bytes())).finalize();

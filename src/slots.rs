@@ -5,9 +5,11 @@
 //! [`PROBE_SOURCE`] to the candidate. The agent decides; the parent does as it is told, and tells each new agent what is
 //! there.
 
+mod client;
 mod protocol;
 
-#[expect(unused_imports, reason = "the parent and its client come next")]
+pub(crate) use client::{Client, NoList};
+#[expect(unused_imports, reason = "the parent comes next")]
 pub(crate) use protocol::{
     Ended, List, PROBE_SOURCE, PROTOCOL, Reply, Request, Role, Run, SOCKET_NAME, Slot, SlotState,
 };

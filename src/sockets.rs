@@ -15,6 +15,7 @@ pub(crate) mod own;
 pub use ends::Ends;
 
 use std::{
+    collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
 };
@@ -45,8 +46,20 @@ pub enum SocketsError {
 /// # Errors
 /// When neither netlink nor /proc tell.
 pub fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
-    diag::observe(ports)
-        .or_else(|error| observe_proc(ports).map_err(|proc| SocketsError::Neither(Box::new(error), proc)))
+    table(ports).map(Table::finish)
+}
+
+/// The same of the connections with these inodes only: those that some process holds.
+///
+/// # Errors
+/// As [`observe`].
+pub(crate) fn observe_held(ports: &[u16], inodes: &HashSet<u64>) -> Result<Sockets, SocketsError> {
+    table(ports).map(|table| table.only(inodes).finish())
+}
+
+fn table(ports: &[u16]) -> Result<Table, SocketsError> {
+    diag::table(ports)
+        .or_else(|error| proc_table(ports).map_err(|proc| SocketsError::Neither(Box::new(error), proc)))
 }
 
 /// The same from `/proc/net/tcp` and `tcp6`: queues only.
@@ -54,6 +67,10 @@ pub fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
 /// # Errors
 /// When neither file can be read.
 pub fn observe_proc(ports: &[u16]) -> Result<Sockets, procfs::ProcError> {
+    proc_table(ports).map(Table::finish)
+}
+
+fn proc_table(ports: &[u16]) -> Result<Table, procfs::ProcError> {
     let v4 = procfs::net::tcp()?;
     // Absent where IPv6 is switched off.
     let v6 = procfs::net::tcp6().unwrap_or_default();
@@ -61,7 +78,7 @@ pub fn observe_proc(ports: &[u16]) -> Result<Sockets, procfs::ProcError> {
     for entry in v4.into_iter().chain(v6).filter(|e| ports.contains(&e.local_address.port())) {
         table.add(proc_row(&entry));
     }
-    Ok(table.finish())
+    Ok(table)
 }
 
 fn proc_row(entry: &TcpNetEntry) -> Row {
@@ -114,6 +131,8 @@ enum State {
 #[derive(Debug, Default)]
 struct Table {
     sockets: Sockets,
+    /// Of its connections, in their order.
+    inodes: Vec<u64>,
     listeners: usize,
 }
 
@@ -126,16 +145,28 @@ impl Table {
                 self.sockets.accept_queue = self.sockets.accept_queue.saturating_add(row.connection.unread);
             }
             // Without an inode it is one of the accept queue, counted there.
-            State::Open if row.inode != 0 => self.sockets.connections.push(row.connection),
+            State::Open if row.inode != 0 => self.push(row),
             State::Closing => {
                 // The end mark itself takes one place in the queue.
                 row.connection.unsent = row.connection.unsent.saturating_sub(1);
                 if row.connection.unsent > 0 {
-                    self.sockets.connections.push(row.connection);
+                    self.push(row);
                 }
             }
             State::Open | State::Over => {}
         }
+    }
+
+    fn push(&mut self, row: Row) {
+        self.sockets.connections.push(row.connection);
+        self.inodes.push(row.inode);
+    }
+
+    fn only(mut self, inodes: &HashSet<u64>) -> Self {
+        let mut held = self.inodes.iter().map(|inode| inodes.contains(inode));
+        self.sockets.connections.retain(|_| held.next().unwrap_or(false));
+        self.inodes.retain(|inode| inodes.contains(inode));
+        self
     }
 
     fn finish(mut self) -> Sockets {

@@ -268,12 +268,13 @@ fn seconds(ms: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::{
-        app_server::WorkerDescription,
+        app_server::{SlotDescription, WorkerDescription},
         core::{
             ProcessKey,
             drain::{Evidence, InWork},
         },
         finding::{Code, Severity},
+        slots::{Role, Slot},
     };
 
     fn release(id: &str) -> ReleaseId {
@@ -311,6 +312,14 @@ mod tests {
             pid: Some(17),
             mode: Some("cluster".into()),
             workers: vec![worker(21), worker(22)],
+            slots: vec![SlotDescription {
+                slot: Slot::A,
+                role: Role::Live,
+                release: "v42".into(),
+                pid: 17,
+                weight: 1000,
+                memory_bytes: Some(300 << 20),
+            }],
         }
     }
 
@@ -363,6 +372,16 @@ mod tests {
                 "pid": 22,
                 "release": "v42",
                 "booted": true
+              }
+            ],
+            "slots": [
+              {
+                "slot": "a",
+                "role": "live",
+                "release": "v42",
+                "pid": 17,
+                "weight": 1000,
+                "memory_bytes": 314572800
               }
             ]
           },

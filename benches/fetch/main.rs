@@ -11,14 +11,10 @@
 mod measure;
 mod parts;
 mod peers;
+mod rig;
 mod tree;
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, io, path::Path, process::Command, time::Duration};
 
 use measure::{Measured, median, run};
 use parts::App;
@@ -26,8 +22,8 @@ use pitstop_rig::{
     SlowVolume,
     figures::{Comparison, publish},
 };
+use rig::{Moto, Rig, SLOTS};
 
-const SLOTS: usize = 64;
 /// With more files rsync takes too long.
 const RSYNC_FILES_MAX: usize = 4000;
 
@@ -36,10 +32,11 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 struct Bench {
+    /// Holds everything that is made.
     home: tempfile::TempDir,
+    rig: Rig,
     runs: usize,
     files: usize,
-    delay: Duration,
     git: peers::Git,
     figures: Vec<Comparison>,
 }
@@ -53,47 +50,15 @@ impl Bench {
         let home = tempfile::Builder::new().prefix("bench-fetch-").tempdir_in(below)?;
         tree::make(home.path(), files)?;
         let git = peers::Git::prepare(home.path());
-        Ok(Self { home, runs: number("BENCH_RUNS", 5).max(1), files, delay, git, figures: Vec::new() })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn volume(&self, name: &str) -> SlowVolume {
-        SlowVolume::mount(&self.path(name), self.delay, SLOTS)
-    }
-
-    /// pitstop as a pod has it, with its volume at `deploy_to`.
-    fn pitstop(&self, args: &[&str], deploy_to: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pitstop"));
-        command.args(args).env("PITSTOP_SOURCE", self.path("store")).env("PITSTOP_DEPLOY_TO", deploy_to);
-        command.env("PITSTOP_POD", "web-0").env("PITSTOP_STATE_DIR", self.path("state"));
-        command
-    }
-
-    fn fetch(&self, deploy_to: &Path, in_flight: Option<usize>) -> Command {
-        let mut command = self.pitstop(&["fetch"], deploy_to);
-        if let Some(in_flight) = in_flight {
-            command.env("PITSTOP_FETCH_IN_FLIGHT", in_flight.to_string());
-        }
-        command
-    }
-
-    fn promote(&self, release: &str) {
-        let mut promote = self.pitstop(&["promote", release], &self.path("nowhere"));
-        assert!(promote.output().is_ok_and(|output| output.status.success()), "promote {release}");
-    }
-
-    fn archive(&self, release: &str) -> PathBuf {
-        self.path(&format!("store/releases/{release}.tar.zst"))
+        let rig = Rig::in_a_directory(home.path(), delay);
+        Ok(Self { home, rig, runs: number("BENCH_RUNS", 5).max(1), files, git, figures: Vec::new() })
     }
 
     fn figure(&mut self, name: &str, figures: (f64, f64), unit: &str, (peer, how): (&str, &str)) {
         let how = format!(
             "{how}; release of {} files; {} ms for each operation where the volume is slow, {SLOTS} slots",
             self.files,
-            self.delay.as_millis()
+            self.rig.delay.as_millis()
         );
         self.figures.push(Comparison::smaller_is_better(name, figures, unit).against(peer, &how));
     }
@@ -103,19 +68,15 @@ impl Bench {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for number in 0..self.runs.min(3) {
             let release = format!("p{number}");
-            let dir = self.path("v1");
-            let args = ["publish", dir.to_str().expect("a plain path"), "--release", &release];
-            ours.push(run("publish", &mut self.pitstop(&args, &self.path("nowhere")), None));
+            ours.push(self.rig.publish("v1", &release));
             peer.push(run(
                 "tar | zstd -3",
-                &mut peers::pack(&dir, &self.path(&format!("{release}.tar.zst"))),
+                &mut peers::pack(&self.rig.path("v1"), &self.rig.path(&format!("{release}.tar.zst"))),
                 None,
             ));
         }
-        for release in ["v1", "v2", "v3"] {
-            let dir = self.path(if release == "v1" { "v1" } else { "v2" });
-            let args = ["publish", dir.to_str().expect("a plain path"), "--release", release];
-            run("publish", &mut self.pitstop(&args, &self.path("nowhere")), None);
+        for (tree, release) in [("v1", "v1"), ("v2", "v2"), ("v2", "v3")] {
+            self.rig.publish(tree, release);
         }
         let (ours, peer) = (median(ours), median(peer));
         let how = "medians of at most three, by turns; pitstop's with all checks, its manifest and the copy into the store";
@@ -123,33 +84,33 @@ impl Bench {
     }
 
     fn first_fetch(&mut self) {
-        self.promote("v1");
+        self.rig.promote("v1");
         let (mut ours, mut as_is, mut git, mut rclone, mut floor) = (vec![], vec![], vec![], vec![], vec![]);
         for _ in 0..self.runs {
-            let volume = self.volume("fetched");
+            let volume = self.rig.volume("fetched");
             ours.push(run(
                 "first fetch, 64 in flight",
-                &mut self.fetch(volume.path(), Some(SLOTS)),
+                &mut self.rig.fetch(volume.path(), Some(SLOTS)),
                 Some(&volume),
             ));
             drop(volume);
-            let volume = self.volume("fetched-as-is");
-            as_is.push(run("first fetch", &mut self.fetch(volume.path(), None), Some(&volume)));
+            let volume = self.rig.volume("fetched-as-is");
+            as_is.push(run("first fetch", &mut self.rig.fetch(volume.path(), None), Some(&volume)));
             drop(volume);
-            let volume = self.volume("git");
+            let volume = self.rig.volume("git");
             let into = volume.path().join("v1");
             git.push(run("git, 64 workers", &mut self.git.checkout("v1", &into), Some(&volume)));
             drop(volume);
-            let volume = self.volume("rclone");
+            let volume = self.rig.volume("rclone");
             let into = volume.path().join("v1");
             rclone.push(run(
                 "rclone, 64 transfers",
-                &mut peers::rclone(&self.path("v1"), &into),
+                &mut peers::rclone(&self.rig.path("v1"), &into),
                 Some(&volume),
             ));
             drop(volume);
-            let volume = self.volume("floor");
-            floor.push(parts::floor_seconds(&self.path("v1"), &volume.path().join("v1")));
+            let volume = self.rig.volume("floor");
+            floor.push(parts::floor_seconds(&self.rig.path("v1"), &volume.path().join("v1")));
             println!("  floor: {:.2} s", floor[floor.len() - 1]);
         }
         floor.sort_by(f64::total_cmp);
@@ -184,10 +145,11 @@ impl Bench {
     fn local(&mut self) {
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for number in 0..self.runs {
-            let (own, other) = (self.path(&format!("own-{number}")), self.path(&format!("other-{number}")));
+            let (own, other) =
+                (self.rig.path(&format!("own-{number}")), self.rig.path(&format!("other-{number}")));
             fs::create_dir(&own).expect("a directory");
-            ours.push(run("fetch onto the local disk", &mut self.fetch(&own, None), None));
-            peer.push(run("tar onto the local disk", &mut peers::tar(&self.archive("v1"), &other), None));
+            ours.push(run("fetch onto the local disk", &mut self.rig.fetch(&own, None), None));
+            peer.push(run("tar onto the local disk", &mut peers::tar(&self.rig.archive("v1"), &other), None));
         }
         let how = format!("medians of {} runs, by turns", self.runs);
         let peer_name = "sha256sum && zstd -dc | tar x && sync -f";
@@ -200,18 +162,12 @@ impl Bench {
     }
 
     /// What few files differ in, beside the release that is there.
-    fn delta(&mut self, volume: &SlowVolume) {
-        run("a spare tree", &mut parts::spare(volume.path()), Some(volume));
-        self.promote("v2");
-        let ours =
-            run("fetch of the next release", &mut self.fetch(volume.path(), Some(SLOTS)), Some(volume));
-        let read = run("zstd -dc | sha256sum", &mut peers::read(&self.archive("v2")), None);
+    fn delta(&mut self, volume: &SlowVolume) -> Measured {
+        let ours = next_release(&self.rig, volume);
+        let read = run("zstd -dc | sha256sum", &mut peers::read(&self.rig.archive("v2")), None);
         let into = volume.path().join("git-v2");
         let git = run("git, the next release", &mut self.git.checkout("v2", &into), Some(volume));
-        let how = format!(
-            "{} files differ, and a spare tree was there; pointer moved before, until current is moved",
-            tree::DELTA
-        );
+        let how = delta_how();
         self.figure(
             "fetch of the next release",
             (ours.seconds, git.seconds),
@@ -223,29 +179,57 @@ impl Bench {
         self.figure("fetch of the next release, and the least", (ours.seconds, bound), "s", (least, &how));
         if self.files <= RSYNC_FILES_MAX {
             let (before, into) = (volume.path().join("releases/v1"), volume.path().join("rsync-v2"));
-            let mut rsync = peers::rsync_link_dest(&self.path("v2"), &before, &into);
+            let mut rsync = peers::rsync_link_dest(&self.rig.path("v2"), &before, &into);
             let rsync = run("rsync --link-dest", &mut rsync, Some(volume));
             let figures = (ours.seconds, rsync.seconds);
             self.figure("fetch of the next release, and rsync", figures, "s", ("rsync --link-dest", &how));
         }
+        ours
+    }
+
+    /// The same where everything else is twice as much, and from a server of S3's protocol.
+    fn delta_elsewhere(&mut self, once: &Measured) -> io::Result<()> {
+        let home = self.home.path().join("twice");
+        tree::make(&home, 2 * self.files)?;
+        let twice = Rig::in_a_directory(&home, self.rig.delay);
+        let (ours, read) = (delta_with(&twice), peers::read(&twice.archive("v2")));
+        let (mut read, mut read_once) = (read, peers::read(&self.rig.archive("v2")));
+        let stream = run("zstd -dc | sha256sum of the larger one", &mut read, None).seconds;
+        let stream_once = run("zstd -dc | sha256sum", &mut read_once, None).seconds;
+        let how = format!("{}; less what reading that archive takes by zstd -dc | sha256sum", delta_how());
+        let figures = (ours.seconds - stream, once.seconds - stream_once);
+        self.figure("the same of twice the files", figures, "s", ("of the files once", &how));
+        fs::remove_dir_all(&home)?;
+        match Moto::start() {
+            Some(server) => {
+                let ours = delta_with(&self.rig.in_s3(&server));
+                let how =
+                    format!("{}; the server is moto, a slow one in Python, on the same cores", delta_how());
+                let figures = (ours.seconds, once.seconds);
+                self.figure("the same from S3", figures, "s", ("from a directory", &how));
+            }
+            None => println!("  left out, since `.ci/setup moto` was not run: the same from S3"),
+        }
+        Ok(())
     }
 
     fn four_pods(&mut self) {
-        self.promote("v1");
+        self.rig.promote("v1");
         let of_pods = |bench: &Self, volume: &SlowVolume, count: usize| {
             let pod = |number: usize| {
-                let mut fetch = bench.fetch(volume.path(), Some(SLOTS));
-                let state = bench.path(&format!("state-{number}"));
+                let mut fetch = bench.rig.fetch(volume.path(), Some(SLOTS));
+                let state = bench.rig.path(&format!("state-{number}"));
                 fetch.env("PITSTOP_POD", format!("web-{number}")).env("PITSTOP_STATE_DIR", &state);
-                let current =
-                    bench.path(&format!("current-{}-{number}", volume.path().display()).replace('/', "-"));
+                let current = bench
+                    .rig
+                    .path(&format!("current-{}-{number}", volume.path().display()).replace('/', "-"));
                 fetch.env("PITSTOP_CURRENT", current);
                 fetch
             };
             let mut pods: Vec<_> = (0..count).map(pod).collect();
             measure::all(&format!("first fetch by {count} pods"), pods.iter_mut().collect(), Some(volume))
         };
-        let (one, four) = (self.volume("one-pod"), self.volume("four-pods"));
+        let (one, four) = (self.rig.volume("one-pod"), self.rig.volume("four-pods"));
         let (one, four) = (of_pods(self, &one, 1), of_pods(self, &four, 4));
         let figures = (four.operations() as f64, one.operations() as f64);
         self.figure(
@@ -258,32 +242,71 @@ impl Bench {
 
     /// What an app on the same volume notices, and how long the rest takes.
     fn beside_an_app(&mut self, volume: &SlowVolume) {
-        let release = volume.path().join("releases/v1");
-        let (_, alone) = App::alone(&release);
-        println!("  an app reads a file in {alone:.1} ms");
-        let beside = |bench: &mut Self, what: &str, command: &mut Command| {
-            let app = App::start(&release);
+        // What an app reads is in use, so that nobody prunes it.
+        let release = |id: &str| volume.path().join("releases").join(id);
+        let alone = App::alone(&release("v1"));
+        println!("  an app reads a file in {:.1} ms, p99 {:.1} ms", alone.mean_ms, alone.p99_ms);
+        let beside = |bench: &mut Self, what: &str, reads: &str, command: &mut Command| {
+            let app = App::start(&release(reads));
             let measured = run(what, command, Some(volume));
-            let (files, ms) = app.stop();
-            println!("  beside it an app reads a file in {ms:.1} ms");
+            let reads = app.stop();
+            println!("  beside it in {:.1} ms, p99 {:.1} ms", reads.mean_ms, reads.p99_ms);
             let how = "the app reads files of another release, one after the other, and so it does alone";
-            bench.figure(&format!("an app's reads beside {what}"), (ms, alone), "ms", ("alone", how));
+            for (of, figures) in
+                [("", (reads.mean_ms, alone.mean_ms)), (", p99", (reads.p99_ms, alone.p99_ms))]
+            {
+                bench.figure(&format!("an app's reads beside {what}{of}"), figures, "ms", ("alone", how));
+            }
             // To open and to read a file is one each.
-            (measured.seconds, measured.operations().saturating_sub(2 * files))
+            (measured.seconds, measured.operations().saturating_sub(2 * reads.files))
         };
-        self.promote("v3");
-        let fetch = &mut self.fetch(volume.path(), None);
-        beside(self, "fetch", fetch);
-        let verify = &mut self.pitstop(&["verify-tree", "v3"], volume.path());
-        let verify = beside(self, "verify-tree", verify);
-        let prune = &mut self.pitstop(&["prune", "--keep", "1"], volume.path());
-        let prune = beside(self, "prune", prune);
+        self.rig.promote("v3");
+        let fetch = &mut self.rig.fetch(volume.path(), None);
+        beside(self, "fetch", "v1", fetch);
+        let verify = &mut self.rig.pitstop(&["verify-tree", "v3"], volume.path());
+        let verify = beside(self, "verify-tree", "v1", verify);
+        let prune = &mut self.rig.pitstop(&["prune", "--keep", "1"], volume.path());
+        let prune = beside(self, "prune", "v3", prune);
+        assert!(!release("v1").exists(), "v1 was pruned");
         for (what, (seconds, operations)) in [("verify-tree", verify), ("prune", prune)] {
-            let in_turn = operations as f64 * self.delay.as_secs_f64();
+            let in_turn = operations as f64 * self.rig.delay.as_secs_f64();
             let how = "beside an app that reads; the other figure is worked out";
             self.figure(what, (seconds, in_turn), "s", ("its operations one after the other", how));
         }
     }
+
+    /// On the local disk: that is what the memory does not depend on.
+    fn idle_memory(&mut self) {
+        let deploy_to = self.rig.path("idle-pod");
+        let figures = self.rig.idle_mib("v1", &deploy_to);
+        println!("  idle: {:.1} MiB after a fetch, {:.1} MiB without one", figures.0, figures.1);
+        let how = "VmRSS of the agent's process, its shared pages included, once it is the same for 3 s; no app server";
+        self.figure("idle memory after a fetch", figures, "MiB", ("an agent that fetched nothing", how));
+    }
+}
+
+fn delta_how() -> String {
+    format!(
+        "{} files differ, and a spare tree was there; pointer moved before, until current is moved",
+        tree::DELTA
+    )
+}
+
+/// On a volume where v1 is.
+fn next_release(rig: &Rig, volume: &SlowVolume) -> Measured {
+    run("a spare tree", &mut parts::spare(volume.path()), Some(volume));
+    rig.promote("v2");
+    run("fetch of the next release", &mut rig.fetch(volume.path(), Some(SLOTS)), Some(volume))
+}
+
+/// Into an empty store and onto an empty volume first.
+fn delta_with(rig: &Rig) -> Measured {
+    rig.publish("v1", "v1");
+    rig.publish("v2", "v2");
+    rig.promote("v1");
+    let volume = rig.volume("elsewhere");
+    run("first fetch", &mut rig.fetch(volume.path(), Some(SLOTS)), Some(&volume));
+    next_release(rig, &volume)
 }
 
 fn main() -> io::Result<()> {
@@ -295,11 +318,13 @@ fn main() -> io::Result<()> {
     bench.first_fetch();
     bench.local();
     bench.four_pods();
-    bench.promote("v1");
-    let volume = bench.volume("volume");
-    run("first fetch", &mut bench.fetch(volume.path(), Some(SLOTS)), Some(&volume));
-    bench.delta(&volume);
+    bench.rig.promote("v1");
+    let volume = bench.rig.volume("volume");
+    run("first fetch", &mut bench.rig.fetch(volume.path(), Some(SLOTS)), Some(&volume));
+    let once = bench.delta(&volume);
     bench.beside_an_app(&volume);
     drop(volume);
+    bench.idle_memory();
+    bench.delta_elsewhere(&once)?;
     publish(Path::new(env!("CARGO_MANIFEST_DIR")), "fetch", &bench.figures)
 }

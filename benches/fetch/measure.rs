@@ -74,12 +74,21 @@ pub fn median(mut runs: Vec<Measured>) -> Measured {
     runs.swap_remove(runs.len() / 2)
 }
 
+/// What a process has in memory now.
+pub fn resident_mib(pid: u32) -> f64 {
+    in_kib(pid, "VmRSS:") as f64 / 1024.0
+}
+
+/// A line of the process's status.
+fn in_kib(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+    line.and_then(|kib| kib.parse().ok()).unwrap_or_default()
+}
+
 /// The most that the process, or one of its children, has had so far.
 fn peak_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    let own = peak.and_then(|kib| kib.parse().ok()).unwrap_or_default();
-    children.map(peak_kib).max().unwrap_or_default().max(own)
+    children.map(peak_kib).max().unwrap_or_default().max(in_kib(pid, "VmHWM:"))
 }

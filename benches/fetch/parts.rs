@@ -4,11 +4,11 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Condvar, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
@@ -173,33 +173,48 @@ fn floor(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What an app noticed of its volume.
+#[derive(Debug, Clone, Copy)]
+pub struct Reads {
+    /// So many files were read.
+    pub files: u64,
+    pub mean_ms: f64,
+    pub p99_ms: f64,
+}
+
 /// An app that reads its files one after the other, while something else goes on.
 pub struct App {
     child: Child,
     stop: ChildStdin,
+    says: BufReader<ChildStdout>,
 }
 
 impl App {
-    /// Begins to read what is in `release`, again and again.
+    /// Reads what is in `release`, again and again. It knows its files by then.
     pub fn start(release: &Path) -> Self {
         let mut command = part("app", &[release]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the app starts");
         let stop = child.stdin.take().expect("it was piped");
-        Self { child, stop }
+        let mut says = BufReader::new(child.stdout.take().expect("it was piped"));
+        says.read_line(&mut String::new()).expect("the app says that it reads");
+        Self { child, stop, says }
     }
 
-    /// How many files it has read, and in how many milliseconds each, on average.
-    pub fn stop(self) -> (u64, f64) {
+    /// What it noticed.
+    pub fn stop(mut self) -> Reads {
         drop(self.stop);
-        let output = self.child.wait_with_output().expect("the app ends");
-        let text = String::from_utf8_lossy(&output.stdout);
-        let numbers =
-            text.trim().split_once(' ').and_then(|(n, ms)| Some((n.parse().ok()?, ms.parse().ok()?)));
-        numbers.unwrap_or_else(|| panic!("the app said {text:?}"))
+        let mut text = String::new();
+        self.says.read_to_string(&mut text).expect("the app says what it noticed");
+        self.child.wait().expect("the app ends");
+        let numbers: Option<Vec<f64>> = text.split_whitespace().map(|number| number.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[files, mean_ms, p99_ms]) => Reads { files: files as u64, mean_ms, p99_ms },
+            _ => panic!("the app said {text:?}"),
+        }
     }
 
     /// The same for an app that is alone.
-    pub fn alone(release: &Path) -> (u64, f64) {
+    pub fn alone(release: &Path) -> Reads {
         let app = Self::start(release);
         std::thread::sleep(Duration::from_secs(5));
         app.stop()
@@ -209,21 +224,24 @@ impl App {
 fn read_like_an_app(release: &Path) -> io::Result<()> {
     let mut files = Vec::new();
     list(release, &mut files)?;
+    println!("reading");
     let (ended, end) = mpsc::channel();
     std::thread::spawn(move || {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         let _ = ended.send(());
     });
-    let (mut dice, mut count, mut spent) = (Dice(3), 0_u32, Duration::ZERO);
+    let (mut dice, mut times) = (Dice(3), Vec::new());
     while end.try_recv().is_err() {
         let path = &files[dice.below(files.len() as u64) as usize];
         let began = Instant::now();
         // What is pruned meanwhile does not count.
         if fs::read(path).is_ok() {
-            spent += began.elapsed();
-            count += 1;
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
         }
     }
-    println!("{count} {}", spent.as_secs_f64() * 1000.0 / f64::from(count.max(1)));
+    times.sort_by(f64::total_cmp);
+    let (count, sum) = (times.len(), times.iter().sum::<f64>());
+    let p99 = times.get((count * 99).div_ceil(100).max(1) - 1).copied().unwrap_or_default();
+    println!("{count} {} {p99}", sum / count.max(1) as f64);
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! The connections of a server's ports, from the pod's socket table: known for every user's server of every kind.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
 use crate::{
     core::Sockets,
     finding::{Check, Code, Finding},
     lane::Lane,
+    procs,
     sockets::{self, Ends},
 };
 
@@ -40,6 +41,15 @@ impl Connections {
             // After the table: what ended since it was read is in both.
             let ended = ends.and_then(|ends| ends.take(&ports));
             Some(Sockets { ended, ..table })
+        };
+        self.lane.look(LIMIT, look).await.flatten()
+    }
+
+    /// Those of them that these processes hold; `None` also when no process may be looked into.
+    pub(crate) async fn held(&self, ports: Vec<u16>, pids: Vec<i32>) -> Option<Sockets> {
+        let look = move || {
+            let inodes: HashSet<u64> = pids.into_iter().flat_map(procs::sockets_of).collect();
+            if inodes.is_empty() { None } else { sockets::observe_held(&ports, &inodes).ok() }
         };
         self.lane.look(LIMIT, look).await.flatten()
     }

@@ -22,6 +22,7 @@ use crate::{
     },
     finding::{self, Check, Code, Finding},
     procs::{Image, ProcessId},
+    slots::{Client, List, NoList},
 };
 
 /// One app server of this pod.
@@ -32,6 +33,9 @@ pub(super) struct Driver<S: Server> {
     /// A text that tells it from others of its kind, where the user gives one.
     pub(crate) matching: Option<Arc<str>>,
     pub(crate) releases: PathBuf,
+    /// The link that it is started from.
+    pub(crate) current: PathBuf,
+    pub(crate) parent: Client,
     memory: Mutex<Memory<S::Memory>>,
 }
 
@@ -44,6 +48,8 @@ pub(super) struct Memory<Own> {
     pub(crate) proven_ours: bool,
     /// The last process that was seen of the app's image.
     app: Option<i32>,
+    /// What the parent said last.
+    pub(crate) parent: Option<List>,
     pub(crate) own: Own,
 }
 
@@ -78,6 +84,8 @@ impl<S: Server> Driver<S> {
             server: Arc::new(server),
             matching: matching.map(Into::into),
             releases: location.releases(),
+            parent: Client::new(&location.state_dir),
+            current: location.current.clone(),
             memory: Mutex::default(),
             inspector: Inspector::open(location)?,
             signaller: Signaller::start()?,
@@ -95,6 +103,13 @@ impl<S: Server> Driver<S> {
 
     pub(crate) async fn see(&self) -> Result<S::Snapshot, NotFound> {
         let mut memory = self.memory.lock().await;
+        memory.parent = match self.ask_parent(memory.parent.take()).await {
+            Ok(parent) => parent,
+            Err(known) => {
+                memory.parent = Some(known);
+                return Err(Detection::Unclear.into());
+            }
+        };
         let processes = match self.find(&memory).await {
             Discovery::One(processes) => processes,
             Discovery::Nothing => return Err(Detection::Missing.into()),
@@ -108,6 +123,17 @@ impl<S: Server> Driver<S> {
         let snapshot = self.server.snapshot(self, &mut memory.own, processes).await?;
         memory.learn(&snapshot);
         Ok(snapshot)
+    }
+
+    /// What the parent says. It fails when the parent has several servers, by what it said last, and does not answer:
+    /// nobody else knows which of them is meant.
+    async fn ask_parent(&self, known: Option<List>) -> Result<Option<List>, List> {
+        match (self.parent.list().await, known) {
+            (Ok(list), _) => Ok(Some(list)),
+            (Err(NoList::Absent(_)), _) => Ok(None),
+            (Err(NoList::Silent(_)), Some(known)) if known.runs().count() > 1 => Err(known),
+            (Err(error), _) => Ok(Some(List::unfit(error.to_string()))),
+        }
     }
 
     async fn find(&self, memory: &Memory<S::Memory>) -> Discovery<S::Processes> {
@@ -129,7 +155,12 @@ impl<S: Server> Driver<S> {
         chosen: Option<ProcessId>,
     ) -> Discovery<S::Processes> {
         let server = self.server.clone();
-        let search = Search { known: memory.known.clone(), matching: self.matching.clone(), chosen };
+        let search = Search {
+            known: memory.known.clone(),
+            matching: self.matching.clone(),
+            chosen,
+            parent: memory.parent.clone(),
+        };
         let look = move || server.discover(&search);
         self.inspector.processes.look(LIMIT, look).await.unwrap_or(Discovery::Torn)
     }
@@ -188,6 +219,7 @@ impl<S: Server> Driver<S> {
                         pid: Some(snapshot.image().process.pid),
                         mode: snapshot.mode().map(Into::into),
                         workers: snapshot.workers(),
+                        slots: snapshot.slots(),
                     },
                     findings: finding::findings(&self.checks(&snapshot).await),
                 }

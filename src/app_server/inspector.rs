@@ -26,6 +26,10 @@ pub struct Location {
     pub fallback: Option<PathBuf>,
     /// If there are any, their connections count instead of those of the server's own ports: a proxy's in front of it.
     pub ports: Vec<u16>,
+    /// The link that the server is started from.
+    pub current: PathBuf,
+    /// Where the parent of the app server is asked.
+    pub state_dir: PathBuf,
 }
 
 impl Location {
@@ -95,6 +99,11 @@ impl Inspector {
     /// What is connected to these ports.
     pub(crate) async fn connections(&self, ports: Vec<u16>) -> Option<Sockets> {
         self.connections.on(ports).await
+    }
+
+    /// Those of them that these processes hold.
+    pub(crate) async fn held(&self, ports: Vec<u16>, pids: Vec<i32>) -> Option<Sockets> {
+        self.connections.held(ports, pids).await
     }
 
     /// Where each process works.

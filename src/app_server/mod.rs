@@ -32,6 +32,7 @@ use crate::{
     },
     finding::{Check, Finding},
     revision::ReleaseId,
+    slots::{Role, Slot},
 };
 
 /// A signal, and finding the process it is for.
@@ -72,6 +73,23 @@ pub struct Description {
     pub mode: Option<String>,
     /// Its workers.
     pub workers: Vec<WorkerDescription>,
+    /// It and the servers beside it, where a parent has slots for them.
+    pub(crate) slots: Vec<SlotDescription>,
+}
+
+/// A slot that has a server, as /status shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SlotDescription {
+    pub(crate) slot: Slot,
+    pub(crate) role: Role,
+    /// What its server was started for.
+    pub(crate) release: String,
+    /// Its master, or the process that was started.
+    pub(crate) pid: i32,
+    /// Of 1000 new connections: how many it gets.
+    pub(crate) weight: u32,
+    /// The memory of all its processes, what they share counted once; `null` where that cannot be read.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 /// One worker as /status shows it.

@@ -1,7 +1,7 @@
 //! Puma, observed through /proc and its control server, restarted by signals.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 use super::{
     AppServer, Wanted,
     driver::{self, Driver},
-    inspector::{LIMIT, Location},
+    inspector::{LIMIT, Location, Surroundings},
     not_found::{NotFound, ServerKind},
     server::{Discovery, Search, Server, Snapshot as _},
 };
@@ -21,8 +21,11 @@ use crate::{
     lane::Lane,
     procs::{Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
+    slots::{List, Role},
 };
 
+mod aside;
+mod beside;
 mod checks;
 mod command_line;
 mod config_file;
@@ -36,6 +39,8 @@ mod raised;
 mod release_diff;
 mod restart_modes;
 mod setup;
+mod slot_order;
+mod slots;
 mod snapshot;
 /// What the files of an app tell of its Puma, without one.
 pub(crate) mod source_tree;
@@ -43,11 +48,14 @@ mod started_by;
 mod statements;
 mod title;
 
-use control::{Control, ControlServer};
-use discovery::ServerProcesses;
+use aside::Aside;
+use beside::Neighbour;
+use control::{Control, ControlServer, Whose};
+use discovery::{Found, ServerProcesses};
 use raised::Output;
 pub(crate) use release_diff::not_loaded_by_phased;
 use setup::Setup;
+use slot_order::Order;
 use snapshot::Snapshot;
 use started_by::StartedBy;
 
@@ -112,11 +120,15 @@ struct Memory {
     next_puma: Option<(String, String)>,
     /// Who called the image, once its control server said so.
     started_by: Option<StartedBy>,
+    /// The same of the masters of the servers beside it.
+    beside: HashMap<ProcessId, Self>,
+    /// The last lines that the live server had written before it was told to restart.
+    written: Option<Vec<String>>,
 }
 
 impl Server for Puma {
     type Section = config::Puma;
-    type Processes = Box<ServerProcesses>;
+    type Processes = Box<Found>;
     type Memory = Memory;
     type Snapshot = Snapshot;
 
@@ -136,10 +148,11 @@ impl Server for Puma {
         section.worker_shutdown_timeout
     }
 
-    fn discover(&self, search: &Search) -> Discovery<Box<ServerProcesses>> {
-        let followed = search.known.first().copied();
-        discovery::discover(followed, search.chosen, search.matching.as_deref(), |starting| {
-            *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = starting;
+    fn discover(&self, search: &Search) -> Discovery<Box<Found>> {
+        discovery::discover(search, |young| {
+            let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+            starting.retain(|entry| entry.id.lives() && !young.contains(entry));
+            starting.extend(young);
         })
     }
 
@@ -147,19 +160,17 @@ impl Server for Puma {
         &self,
         driver: &Driver<Self>,
         memory: &mut Memory,
-        mut processes: Box<ServerProcesses>,
+        found: Box<Found>,
     ) -> Result<Snapshot, NotFound> {
-        let master = processes.image.process;
+        let Found { live: processes, beside, parent } = *found;
+        let run = parent.iter().flat_map(List::runs).map(|(_, run)| run).find(|run| run.role == Role::Live);
+        let whose = Whose { master: processes.image.process.pid, aside: Aside::of(run) };
         let (surroundings, control) = tokio::join!(
             driver.inspector.surroundings(processes.pids(), &processes.ports),
-            self.control.ask(master.pid),
+            self.control.ask(&whose),
         );
-        if let Control::Stats(stats) = &control {
-            processes.adopt(stats.worker_status.iter().filter_map(|status| status.pid));
-        }
-        memory.remember_title(&mut processes);
-        memory.follow(master, &self.starting.lock().unwrap_or_else(PoisonError::into_inner));
-        memory.learn(&processes, &control, &surroundings.cwd(master.pid));
+        let processes = self.take_in(memory, processes, &control, &surroundings);
+        let master = processes.image.process;
         if let (None, Some(title)) = (&memory.setup, &processes.title) {
             let (pid, major, seen) = (master.pid, title.major(), memory.command_line.clone());
             // `None` when the volume does not answer.
@@ -167,18 +178,20 @@ impl Server for Puma {
             memory.setup = driver.inspector.files.look(LIMIT, read).await;
         }
         if memory.started_by.is_none() && matches!(control, Control::Stats(_)) {
-            memory.started_by = self.control.started_by(master.pid).await;
+            memory.started_by = self.control.started_by(&whose).await;
         }
+        let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
         let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {
-            processes: *processes,
+            processes,
             surroundings,
             control,
             memory: memory_now,
             mode,
             told,
-            parent: None,
+            beside: neighbours,
+            parent,
         };
         let oldest = snapshot.traffic().oldest_request_ms().unwrap_or(0);
         memory.longest_request_ms = memory.longest_request_ms.max(oldest);
@@ -205,7 +218,14 @@ impl Server for Puma {
         command: ServerCommand,
         on: GenerationKey,
     ) -> Result<(), Problem> {
-        let target = order::Target::of(&driver.memory().await, command, on)?;
+        if let Some(order) = Order::of(command) {
+            return slot_order::give(self, driver, order, on).await;
+        }
+        let memory = driver.memory().await;
+        let live = memory.parent.iter().flat_map(List::runs).find(|(_, run)| run.role == Role::Live);
+        let written = live.map(|(_, run)| run.tail.clone());
+        driver.remember(|own| own.written = written).await;
+        let target = order::Target::of(&memory, command, on)?;
         *self.output.lock().await = match command {
             ServerCommand::Restart(_) => {
                 let pid = target.master.pid;
@@ -223,6 +243,89 @@ impl Server for Puma {
     /// What a worker inherited from its master says nothing of the worker's own code.
     async fn files(&self, driver: &Driver<Self>) -> Option<BTreeMap<ProcessKey, Files>> {
         let memory = driver.memory().await.own;
+        let mut all = BTreeMap::new();
+        for one in [&memory].into_iter().chain(memory.beside.values()) {
+            all.extend(self.files_of(driver, one).await?);
+        }
+        Some(all)
+    }
+
+    async fn raised(&self, driver: &Driver<Self>) -> Option<String> {
+        let memory = driver.memory().await;
+        let told = memory.parent.and_then(|parent| beside::raised(&parent, memory.own.written.as_deref()));
+        if told.is_some() {
+            return told;
+        }
+        let output = self.output.lock().await.clone()?;
+        driver.inspector.files.look(LIMIT, move || output.raised()).await?
+    }
+}
+
+impl Puma {
+    /// Learns from a look at one master.
+    fn take_in(
+        &self,
+        memory: &mut Memory,
+        mut processes: ServerProcesses,
+        control: &Control,
+        surroundings: &Surroundings,
+    ) -> ServerProcesses {
+        let master = processes.image.process;
+        if let Control::Stats(stats) = control {
+            processes.adopt(stats.worker_status.iter().filter_map(|status| status.pid));
+        }
+        memory.remember_title(&mut processes);
+        memory.follow(master, &self.starting.lock().unwrap_or_else(PoisonError::into_inner));
+        memory.learn(&processes, control, &surroundings.cwd(master.pid));
+        processes
+    }
+
+    /// Looks at the servers beside the live one, which listens on these ports.
+    async fn beside(
+        &self,
+        driver: &Driver<Self>,
+        memory: &mut Memory,
+        found: Vec<discovery::Neighbour>,
+        ports: &[u16],
+    ) -> Vec<Neighbour> {
+        let mut seen = Vec::new();
+        let mut known = std::mem::take(&mut memory.beside);
+        for discovery::Neighbour { tree, processes } in found {
+            let held = match tree.run.role {
+                Role::Lingering => driver.inspector.held(ports.to_vec(), tree.pids.clone()).await,
+                Role::Live | Role::Candidate => None,
+            };
+            let Some(processes) = processes else {
+                seen.push(Neighbour { tree, snapshot: None, held });
+                continue;
+            };
+            let master = processes.image.process;
+            let mut own = known.remove(&master).unwrap_or_default();
+            let whose = Whose { master: master.pid, aside: Aside::of(Some(&tree.run)) };
+            let (cwds, control) =
+                tokio::join!(driver.inspector.cwds(processes.pids()), self.control.ask(&whose));
+            let surroundings = Surroundings { cwds, ports: ports.to_vec(), sockets: held.clone() };
+            let processes = self.take_in(&mut own, processes, &control, &surroundings);
+            memory.beside.insert(master, own.clone());
+            let snapshot = Snapshot {
+                processes,
+                surroundings,
+                control,
+                memory: own,
+                mode: self.mode,
+                told: self.told.clone(),
+                beside: Vec::new(),
+                parent: None,
+            };
+            seen.push(Neighbour { tree, snapshot: Some(snapshot), held });
+        }
+        // Between exec and title one looks like any other Ruby for a moment.
+        memory.beside.extend(known.into_iter().filter(|(master, _)| master.lives()));
+        seen
+    }
+
+    /// The files of releases that the processes have loaded which serve under one master.
+    async fn files_of(&self, driver: &Driver<Self>, memory: &Memory) -> Option<BTreeMap<ProcessKey, Files>> {
         let (image, cluster) = memory.image?;
         let (releases, master) = (driver.releases.clone(), image.process.pid);
         let (parent, keys) = match cluster {
@@ -232,11 +335,6 @@ impl Server for Puma {
         let pids: Vec<i32> = keys.keys().copied().collect();
         let looked = self.loaded.look(LIMIT, move || loaded::releases_of(&releases, parent, &pids)).await?;
         Some(looked.into_iter().filter_map(|(pid, files)| Some((*keys.get(&pid)?, files))).collect())
-    }
-
-    async fn raised(&self, driver: &Driver<Self>) -> Option<String> {
-        let output = self.output.lock().await.clone()?;
-        driver.inspector.files.look(LIMIT, move || output.raised()).await?
     }
 }
 
@@ -251,13 +349,17 @@ impl Memory {
     /// Little of what was learned of another master holds for this one.
     fn follow(&mut self, master: ProcessId, starting: &[Entry]) {
         if self.image.is_none_or(|(image, _)| image.process != master) {
+            let mut beside = std::mem::take(&mut self.beside);
             let seen = starting.iter().find(|entry| entry.id == master).map(|entry| entry.title.clone());
-            *self = Self {
-                command_line: seen,
-                titled: self.titled.take(),
-                longest_request_ms: self.longest_request_ms,
-                ..Self::default()
-            };
+            let fresh = || Self { command_line: seen, titled: self.titled.take(), ..Self::default() };
+            let known = beside.remove(&master);
+            let next = known.unwrap_or_else(fresh);
+            let before = std::mem::replace(self, next);
+            self.longest_request_ms = self.longest_request_ms.max(before.longest_request_ms);
+            if let Some((image, _)) = before.image {
+                beside.insert(image.process, before);
+            }
+            self.beside = beside;
         }
     }
 

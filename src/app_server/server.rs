@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    PERFORM_LIMIT, Wanted, WorkerDescription,
+    PERFORM_LIMIT, SlotDescription, Wanted, WorkerDescription,
     driver::Driver,
     inspector::Surroundings,
     not_found::{self, NotFound, ServerKind},
@@ -15,6 +15,7 @@ use crate::{
     },
     finding::Check,
     procs::{Image, ProcessId},
+    slots::List,
 };
 
 /// One kind of app server.
@@ -124,6 +125,8 @@ pub(super) struct Search {
     pub(crate) matching: Option<Arc<str>>,
     /// A master of the one that the driver has chosen among several.
     pub(crate) chosen: Option<ProcessId>,
+    /// What the parent of the app server says, where there is one that can be asked.
+    pub(crate) parent: Option<List>,
 }
 
 /// What a look at the process table gave.
@@ -178,6 +181,11 @@ pub(super) trait Snapshot: Send + Sync {
     }
 
     fn workers(&self) -> Vec<WorkerDescription>;
+
+    /// The servers that stand side by side, where a parent has slots for them.
+    fn slots(&self) -> Vec<SlotDescription> {
+        Vec::new()
+    }
 
     /// The server's own numbers, where it has some.
     fn loads(&self) -> Option<Vec<WorkerLoad>> {

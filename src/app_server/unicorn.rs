@@ -145,7 +145,8 @@ impl Server for Unicorn {
         command: ServerCommand,
         on: GenerationKey,
     ) -> Result<(), Problem> {
-        let search = Search { known: driver.memory().await.known, matching: None, chosen: None };
+        let search =
+            Search { known: driver.memory().await.known, matching: None, chosen: None, parent: None };
         driver.send(move |_| order::signals(command, on, &search.known)).await
     }
 

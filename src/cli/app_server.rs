@@ -16,6 +16,8 @@ pub(crate) fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
         deploy_to: config.deploy_to.clone(),
         fallback: config.fallback_dir.clone(),
         ports: config.ports(),
+        current: config.current(),
+        state_dir: config.state_dir.clone(),
     };
     match config.app_server {
         AppServerKind::Puma => puma::start(config.puma.clone(), config.restart.mode, location),

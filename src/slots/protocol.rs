@@ -84,6 +84,26 @@ pub(crate) struct List {
     pub(crate) slots: Vec<SlotState>,
 }
 
+impl List {
+    /// Of a parent that nothing is known of but this.
+    pub(crate) fn unfit(why: String) -> Self {
+        Self {
+            pid: 0,
+            version: String::new(),
+            addresses: Vec::new(),
+            unfit: Some(why),
+            stopping: false,
+            slots: Vec::new(),
+        }
+    }
+
+    /// The servers that have not ended.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (&SlotState, &Run)> {
+        let runs = self.slots.iter().filter_map(|slot| Some((slot, slot.run.as_ref()?)));
+        runs.filter(|(_, run)| run.ended.is_none())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SlotState {
     pub(crate) slot: Slot,

@@ -14,7 +14,7 @@ use nix::sys::{
 };
 
 use super::{Row, SocketsError, State, Table, address, own};
-use crate::core::{Connection, Sockets};
+use crate::core::Connection;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The older request: it asks for both families at once.
@@ -50,12 +50,12 @@ const BUFFER: usize = 64 * 1024;
 /// Asks for both families: a v6 listener's IPv4 connections are v6 sockets. For each request the kernel walks its
 /// whole table, hundreds of thousands of places of which few are taken, and that is most of what a look at a
 /// Puma costs. So there is one request, and one for each family only where that is not understood.
-pub(super) fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
+pub(super) fn table(ports: &[u16]) -> Result<Table, SocketsError> {
     let of_each = || ask(&[AF_INET, AF_INET6].map(|family| of_one(family, ports)), ports);
     ask(&[of_both(ports)], ports).or_else(|_| of_each())
 }
 
-fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Sockets, SocketsError> {
+fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Table, SocketsError> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -68,7 +68,7 @@ fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Sockets, SocketsError> {
     for request in requests {
         dump(&netlink, request, ports, &mut table)?;
     }
-    Ok(table.finish())
+    Ok(table)
 }
 
 fn dump(netlink: &OwnedFd, request: &[u8], ports: &[u16], table: &mut Table) -> Result<(), SocketsError> {
@@ -261,7 +261,7 @@ mod tests {
         let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let _server = listener.accept().unwrap();
         let told = |requests: &[Vec<u8>], ports: &[u16]| {
-            let table = ask(requests, ports).unwrap();
+            let table = ask(requests, ports).unwrap().finish();
             (table.closed, table.connections.iter().map(|c| (c.key, c.peer, c.received)).collect::<Vec<_>>())
         };
         let both = told(&[of_both(&[port])], &[port]);

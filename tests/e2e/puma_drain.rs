@@ -24,7 +24,13 @@ fn watcher(rig: &PumaRig, control: bool) -> Arc<dyn AppServer> {
         control_token: control.then(|| TOKEN.into()),
         ..config::Puma::default()
     };
-    let location = Location { deploy_to: rig.deploy_to(), fallback: None, ports: Vec::new() };
+    let location = Location {
+        deploy_to: rig.deploy_to(),
+        fallback: None,
+        ports: Vec::new(),
+        current: rig.deploy_to().join("current"),
+        state_dir: "/nowhere".into(),
+    };
     puma::start(section, RestartMode::Auto, location).unwrap()
 }
 

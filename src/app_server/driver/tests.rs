@@ -95,7 +95,13 @@ impl server::Snapshot for Seen {
 }
 
 fn driver(matching: Option<&str>, cwd: Option<Cwd>) -> Driver<Fake> {
-    let location = Location { deploy_to: "/srv/app".into(), fallback: None, ports: Vec::new() };
+    let location = Location {
+        deploy_to: "/srv/app".into(),
+        fallback: None,
+        ports: Vec::new(),
+        current: "/srv/app/current".into(),
+        state_dir: "/nowhere".into(),
+    };
     let fake = Fake { cwd: StdMutex::new(cwd), orders: AtomicUsize::new(0) };
     Driver::open(fake, matching, location).unwrap()
 }

@@ -11,13 +11,15 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::started_by::{StartedBy, Thread};
+use super::{
+    aside::{self, Aside},
+    started_by::{StartedBy, Thread},
+};
 use crate::{
-    app_server::ruby::located,
     config,
     http_get::{self, GetError},
     lane::Lane,
-    plain_file, procs,
+    plain_file,
 };
 
 /// The control server answers from memory.
@@ -111,6 +113,14 @@ struct Access {
     token: Option<String>,
 }
 
+/// Whose control server is asked.
+#[derive(Debug, Clone)]
+pub(super) struct Whose {
+    pub(crate) master: i32,
+    /// Where its files are meanwhile.
+    pub(crate) aside: Aside,
+}
+
 /// Finds the control server and asks it.
 #[derive(Debug)]
 pub(super) struct ControlServer {
@@ -126,29 +136,41 @@ impl ControlServer {
     }
 
     /// Asks the control server of this master.
-    pub(crate) async fn ask(&self, master: i32) -> Control {
-        match self.access(master).await {
-            Ok(access) => stats(&self.lane, master, &access).await.unwrap_or_else(|control| control),
+    pub(crate) async fn ask(&self, whose: &Whose) -> Control {
+        match self.access(whose).await {
+            Ok(access) => stats(&self.lane, whose, &access).await.unwrap_or_else(|control| control),
             Err(control) => control,
         }
     }
 
     /// Who called this master; `None` when it did not answer.
-    pub(crate) async fn started_by(&self, master: i32) -> Option<StartedBy> {
-        let access = self.access(master).await.ok()?;
-        let (status, body) = fetch(&self.lane, master, &access, "/thread-backtraces").await.ok()?;
+    pub(crate) async fn started_by(&self, whose: &Whose) -> Option<StartedBy> {
+        let access = self.access(whose).await.ok()?;
+        let (status, body) = fetch(&self.lane, whose, &access, "/thread-backtraces").await.ok()?;
         let threads = serde_json::from_slice::<Vec<Thread>>(&body).ok().filter(|_| status == 200);
         Some(threads.map_or(StartedBy::Unknown, |threads| StartedBy::of(&threads)))
     }
 
-    async fn access(&self, master: i32) -> Result<Access, Control> {
+    /// Its files that another Puma with the same configuration would take from it, by their names in the container.
+    pub(crate) async fn shared_files(&self, whose: &Whose) -> Vec<PathBuf> {
+        let url = self.access(whose).await.ok().map(|access| access.url);
+        let socket = url.as_deref().and_then(|url| url.strip_prefix("unix://")).map(PathBuf::from);
+        let (master, given) = (whose.master, self.section.state_file.clone());
+        let names = move || {
+            let names = state_files(given).into_iter().chain(socket);
+            names.filter_map(|name| aside::shared_name(master, &name)).collect()
+        };
+        self.lane.look(LIMIT, names).await.unwrap_or_default()
+    }
+
+    async fn access(&self, whose: &Whose) -> Result<Access, Control> {
         let (configured, token) = (self.section.control_url.clone(), self.section.control_token.clone());
         if let (Some(url), Some(_)) = (&configured, &token) {
             return Ok(Access { url: url.clone(), token });
         }
         let given = self.section.state_file.clone();
-        let read =
-            self.lane.look(LIMIT, move || StateFile::first_of(master, &candidates(master, given))).await;
+        let (master, of) = (whose.master, whose.clone());
+        let read = self.lane.look(LIMIT, move || StateFile::first_of(master, &candidates(&of, given))).await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             Some(Ok(found)) => {
@@ -168,14 +190,16 @@ impl ControlServer {
     }
 }
 
-fn candidates(master: i32, given: Option<PathBuf>) -> Vec<PathBuf> {
-    match given {
-        Some(path) => vec![procs::in_root_of(master, &path), path],
-        None => {
-            let cwd = PathBuf::from(format!("/proc/{master}/cwd"));
-            USUAL_STATE_FILES.iter().map(|file| cwd.join(file)).collect()
-        }
-    }
+/// As the master names them.
+fn state_files(given: Option<PathBuf>) -> Vec<PathBuf> {
+    given.map_or_else(|| USUAL_STATE_FILES.iter().map(PathBuf::from).collect(), |path| vec![path])
+}
+
+/// As we reach them.
+fn candidates(Whose { master, aside }: &Whose, given: Option<PathBuf>) -> Vec<PathBuf> {
+    // One that is given may be ours.
+    let ours = given.clone();
+    state_files(given).iter().map(|name| aside.reached(*master, name)).chain(ours).collect()
 }
 
 /// What Puma's state file says. Its token must never reach a log.
@@ -210,9 +234,9 @@ impl StateFile {
     }
 }
 
-async fn stats(lane: &Lane, master: i32, access: &Access) -> Result<Control, Control> {
+async fn stats(lane: &Lane, whose: &Whose, access: &Access) -> Result<Control, Control> {
     let silent = |what: String| Control::Silent(format!("{}: {what}", access.url));
-    match fetch(lane, master, access, "/stats").await.map_err(silent)? {
+    match fetch(lane, whose, access, "/stats").await.map_err(silent)? {
         (200, body) => serde_json::from_slice(&body).map(Control::Stats).map_err(|e| silent(e.to_string())),
         (403, _) => Err(Control::Denied),
         (other, _) => Err(silent(format!("status {other}"))),
@@ -220,14 +244,15 @@ async fn stats(lane: &Lane, master: i32, access: &Access) -> Result<Control, Con
 }
 
 /// One GET: status and body, or what kept it from being answered.
-async fn fetch(lane: &Lane, master: i32, access: &Access, path: &str) -> Result<(u16, Bytes), String> {
+async fn fetch(lane: &Lane, whose: &Whose, access: &Access, path: &str) -> Result<(u16, Bytes), String> {
     let token = access.token.as_deref().filter(|token| !token.is_empty() && *token != "none");
     // 5.6 wants the query to be this and nothing else.
     let path = token.map_or_else(|| path.to_owned(), |token| format!("{path}?token={token}"));
     let answer = match access.url.split_once("://") {
         Some(("unix", socket)) => {
-            let socket = PathBuf::from(socket);
-            let stream = lane.look(LIMIT, move || http_get::connect_unix(&located(master, &socket))).await;
+            let (socket, Whose { master, aside }) = (PathBuf::from(socket), whose.clone());
+            let stream =
+                lane.look(LIMIT, move || http_get::connect_unix(&aside.reached(master, &socket))).await;
             let stream = stream.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
             let stream = stream.and_then(tokio::net::UnixStream::from_std).map_err(|e| e.to_string())?;
             http_get::get(stream, "puma", &path, LIMIT).await

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::title::{self, Title};
+use super::{
+    slots::{Tree, Trees},
+    title::{self, Title},
+};
 use crate::{
-    app_server::server::Discovery,
+    app_server::server::{Discovery, Search},
     hook,
     procs::{self, Credentials, Descent, Entry, Image, ProcessId, ProcsError},
+    slots::List,
 };
 
 /// Puma names the thread that accepts requests, in workers and in single mode, only once its app is
@@ -32,6 +36,23 @@ const LONGEST_START_MS: u64 = 60_000;
 /// A look that an exec tears is repeated this often, after a pause: an exec takes a millisecond or so.
 const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// The Puma that is looked for, and what its parent has besides.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(crate) live: ServerProcesses,
+    pub(crate) beside: Vec<Neighbour>,
+    /// What the parent says, where there is one.
+    pub(crate) parent: Option<List>,
+}
+
+/// A server of the parent's that is not the live one.
+#[derive(Debug)]
+pub(super) struct Neighbour {
+    pub(crate) tree: Tree,
+    /// Its Puma, once it is one, and while it is.
+    pub(crate) processes: Option<ServerProcesses>,
+}
 
 /// A master and its workers, all seen while the master's image stayed the same.
 #[derive(Debug)]
@@ -130,39 +151,40 @@ pub(super) struct Other {
     pub(crate) age_ms: u64,
 }
 
-/// Looks for the master: the one in `followed` while it lives, and any whose title contains `matching`.
-/// A master that is followed and alone, or `chosen`, is looked at; of others only the list is given. `starting` gets
-/// Rubies that may be about to become a master, with their command lines.
-pub(super) fn discover(
-    followed: Option<ProcessId>,
-    chosen: Option<ProcessId>,
-    matching: Option<&str>,
-    starting: impl FnOnce(Vec<Entry>),
-) -> Discovery<Box<ServerProcesses>> {
+/// Looks for the master: the one that is followed while it lives, and any whose title contains the text wanted.
+/// A master that is followed and alone, or chosen, is looked at; of others only the list is given. What the parent has
+/// in other slots than the live one is never meant. `starting` gets Rubies that may be about to become a master, with
+/// their command lines.
+pub(super) fn discover(search: &Search, starting: impl FnOnce(Vec<Entry>)) -> Discovery<Box<Found>> {
     let Some(table) = Table::read() else { return Discovery::Torn };
-    if let Some(chosen) = chosen {
-        return table.look_at(chosen);
+    let trees = Trees::of(search.parent.as_ref(), &table.entries, &table.descent);
+    if let Some(chosen) = search.chosen {
+        return table.found(chosen, trees, search);
     }
-    let mut masters: Vec<ProcessId> = of_our_user(table.masters(matching).map(|entry| entry.id).collect());
+    let is_beside = |id: &ProcessId| trees.is_beside(id.pid);
+    let followed = search.known.first().copied().filter(|known| !is_beside(known));
+    let masters = table.masters(search.matching.as_deref()).map(|entry| entry.id);
+    let mut masters: Vec<ProcessId> = of_our_user(masters.filter(|id| !is_beside(id)).collect());
     if let Some(known) = followed.filter(|known| known.lives() && !masters.contains(known)) {
         masters.push(known);
     }
+    if masters.iter().any(|id| trees.is_live(id.pid)) {
+        masters.retain(|id| trees.is_live(id.pid));
+    }
+    let wanted = followed.is_none() || !trees.others.is_empty();
+    let young = if wanted { table.starting() } else { Vec::new() };
+    let becomes_one = young.iter().any(|entry| !is_beside(&entry.id));
+    starting(young);
     match masters[..] {
-        [] if followed.is_none() => match table.starting() {
-            none if none.is_empty() => Discovery::Nothing,
-            some => {
-                starting(some);
-                Discovery::Starting
-            }
-        },
+        [] if followed.is_none() && becomes_one => Discovery::Starting,
         [] => Discovery::Nothing,
-        [one] if followed == Some(one) => table.look_at(one),
+        [one] if followed == Some(one) || trees.is_live(one.pid) => table.found(one, trees, search),
         _ => Discovery::Candidates(masters.into_iter().map(|master| vec![master]).collect()),
     }
 }
 
 /// Looks at this master, whichever others there are.
-pub(super) fn look_at(master: ProcessId) -> Discovery<Box<ServerProcesses>> {
+pub(super) fn look_at(master: ProcessId) -> Discovery<ServerProcesses> {
     Table::read().map_or(Discovery::Torn, |table| table.look_at(master))
 }
 
@@ -216,10 +238,34 @@ impl Table {
         self.entries.iter().filter(starting).cloned().collect()
     }
 
-    fn look_at(&self, master: ProcessId) -> Discovery<Box<ServerProcesses>> {
+    /// The master, and what stands beside it.
+    fn found(&self, master: ProcessId, trees: Trees, search: &Search) -> Discovery<Box<Found>> {
+        let live = match self.look_at(master) {
+            Discovery::One(live) => live,
+            Discovery::NotPermitted(ports) => return Discovery::NotPermitted(ports),
+            Discovery::Torn => return Discovery::Torn,
+            _ => return Discovery::Nothing,
+        };
+        let beside = trees.others.into_iter().map(|tree| self.neighbour(tree)).collect();
+        Discovery::One(Box::new(Found { live, beside, parent: search.parent.clone() }))
+    }
+
+    fn neighbour(&self, tree: Tree) -> Neighbour {
+        let mut masters = self.masters(None).map(|entry| entry.id).filter(|id| tree.pids.contains(&id.pid));
+        let processes = match (masters.next(), masters.next()) {
+            (Some(one), None) => match self.look_at(one) {
+                Discovery::One(processes) => Some(processes),
+                _ => None,
+            },
+            _ => None,
+        };
+        Neighbour { tree, processes }
+    }
+
+    fn look_at(&self, master: ProcessId) -> Discovery<ServerProcesses> {
         for _ in 0..TRIES {
             match self.processes(master) {
-                Ok(processes) => return Discovery::One(Box::new(processes)),
+                Ok(processes) => return Discovery::One(processes),
                 Err(ProcsError::NotPermitted(_)) => return Discovery::NotPermitted(self.ports_of(master)),
                 Err(ProcsError::Gone(_)) => return Discovery::Nothing,
                 Err(_) => std::thread::sleep(PAUSE),

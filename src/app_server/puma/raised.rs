@@ -62,7 +62,7 @@ fn tail(file: &File, from: u64) -> Option<String> {
 }
 
 /// The last exception in what Puma and Ruby write: `LoadError: cannot load such file -- a_gem (config.ru:3)`.
-fn exception(text: &str) -> Option<String> {
+pub(super) fn exception(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     let (_, found) = last(&lines)?;
     let plain: String = found.chars().filter(|c| !c.is_control()).collect();

@@ -2,16 +2,17 @@
 
 use super::{
     Memory,
+    beside::{self, Neighbour},
     control::{Control, Stats, WorkerStatus},
     discovery::{ServerProcesses, Worker},
     started_by::StartedBy,
 };
 use crate::{
-    app_server::{WorkerDescription, inspector::Surroundings, server},
+    app_server::{SlotDescription, WorkerDescription, inspector::Surroundings, server},
     config::{self, RestartMode},
     core::{AppServer, Generation, Process, ProcessKey, WorkerLoad},
     procs::Image,
-    slots::List,
+    slots::{List, Role},
 };
 
 /// Everything that one look gave.
@@ -22,6 +23,8 @@ pub(super) struct Snapshot {
     pub(crate) memory: Memory,
     pub(crate) mode: RestartMode,
     pub(crate) told: config::Puma,
+    /// The parent's other servers.
+    pub(crate) beside: Vec<Neighbour>,
     /// What its parent says, where it has one that speaks.
     pub(crate) parent: Option<List>,
 }
@@ -37,7 +40,9 @@ impl server::Snapshot for Snapshot {
             processes: self.processes(),
         };
         let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
-        AppServer { generations: vec![generation], old_workers, ..AppServer::default() }
+        let all = self.surroundings.sockets.as_ref();
+        let beside = beside::of(self.parent.as_ref(), &self.beside, all);
+        AppServer { generations: vec![generation], old_workers, beside }
     }
 
     fn surroundings(&self) -> &Surroundings {
@@ -65,16 +70,30 @@ impl server::Snapshot for Snapshot {
         self.processes.workers.iter().map(describe).collect()
     }
 
-    /// A worker that has not reported yet is left out: it is not known to be idle.
+    fn slots(&self) -> Vec<SlotDescription> {
+        beside::describe(self, |_| None)
+    }
+
+    /// Of a server that lingers as well: its requests are this pod's. A worker that has not reported yet is left out:
+    /// it is not known to be idle.
     fn loads(&self) -> Option<Vec<WorkerLoad>> {
+        let lingers = |one: &&Neighbour| one.tree.run.role == Role::Lingering && !one.tree.pids.is_empty();
+        let mut all = self.own_loads()?;
+        for one in self.beside.iter().filter(lingers) {
+            all.extend(one.snapshot.as_ref()?.own_loads()?);
+        }
+        Some(all)
+    }
+}
+
+impl Snapshot {
+    fn own_loads(&self) -> Option<Vec<WorkerLoad>> {
         self.stats().map(|stats| match stats.workers {
             Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
             None => single_load(self.processes.image.process_key(), stats).into_iter().collect(),
         })
     }
-}
 
-impl Snapshot {
     pub(crate) fn master(&self) -> i32 {
         self.processes.image.process.pid
     }

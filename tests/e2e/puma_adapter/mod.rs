@@ -46,7 +46,13 @@ impl Eye {
     fn at(deploy_to: &Path, section: config::Puma, mode: RestartMode) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let location = Location { deploy_to: deploy_to.to_owned(), fallback: None, ports: Vec::new() };
+        let location = Location {
+            deploy_to: deploy_to.to_owned(),
+            fallback: None,
+            ports: Vec::new(),
+            current: deploy_to.join("current"),
+            state_dir: "/nowhere".into(),
+        };
         Self { puma: puma::start(section, mode, location).unwrap(), runtime }
     }
 

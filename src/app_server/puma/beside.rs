@@ -1,0 +1,198 @@
+//! The servers that stand beside the live one, in the core's words.
+
+use super::{raised, slots::Tree, snapshot::Snapshot};
+use crate::{
+    app_server::{SlotDescription, server::Snapshot as _},
+    core::{
+        Cwd, GenerationKey, Sockets, Traffic,
+        observation::{Beside, Candidate, Lingering},
+    },
+    procs,
+    slots::{List, Role, Run},
+};
+
+/// A server that is not the live one.
+pub(super) struct Neighbour {
+    pub(crate) tree: Tree,
+    /// A look at its Puma, where there is one.
+    pub(crate) snapshot: Option<Snapshot>,
+    /// The connections that it holds; `None` when that cannot be seen.
+    pub(crate) held: Option<Sockets>,
+}
+
+impl Neighbour {
+    fn run(&self) -> &Run {
+        &self.tree.run
+    }
+
+    fn candidate(&self, parent: i32) -> Candidate {
+        let ended = self.run().ended.is_some();
+        let seen = self.snapshot.as_ref().filter(|_| !ended);
+        Candidate {
+            key: key_of(parent, self.run()),
+            generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
+            ended,
+            trouble: None,
+        }
+    }
+
+    /// `all`: the connections of all servers, for when its own cannot be told from those of others.
+    fn lingering(&self, parent: i32, all: Option<&Sockets>) -> Lingering {
+        let works_in = self.snapshot.as_ref().map(|seen| seen.surroundings.cwd(seen.master()));
+        let release = match works_in {
+            Some(Cwd::Release(release)) => Some(release),
+            _ => self.run().release.parse().ok(),
+        };
+        let workers = self.snapshot.as_ref().and_then(Snapshot::loads);
+        let traffic = Traffic { workers, sockets: self.held.as_ref().or(all).cloned() };
+        Lingering {
+            key: key_of(parent, self.run()),
+            release,
+            queue_empty_ms: self.tree.queue_empty_ms,
+            oldest_request_ms: traffic.oldest_request_ms(),
+            told: self.run().told_to_stop,
+        }
+    }
+}
+
+/// What commands to a server call it.
+pub(super) fn key_of(parent: i32, run: &Run) -> GenerationKey {
+    procs::run_key(parent, run.number, run.start_time)
+}
+
+pub(super) fn of(parent: Option<&List>, beside: &[Neighbour], all: Option<&Sockets>) -> Beside {
+    let Some(parent) = parent else { return Beside::default() };
+    let with = |role: Role| beside.iter().filter(move |one| one.run().role == role);
+    // What has ended is known until its slot is used again.
+    let candidate = with(Role::Candidate).max_by_key(|one| (one.run().ended.is_none(), one.run().number));
+    let lingering = with(Role::Lingering).filter(|one| one.run().ended.is_none()).rev();
+    Beside {
+        candidate: candidate.map(|one| one.candidate(parent.pid)),
+        lingering: lingering.map(|one| one.lingering(parent.pid, all)).collect(),
+    }
+}
+
+/// The last exception in what the candidate wrote, if there is a candidate; else in what the live server wrote since
+/// then.
+pub(super) fn raised(parent: &List, live_before: Option<&[String]>) -> Option<String> {
+    let runs = || parent.slots.iter().filter_map(|slot| slot.run.as_ref());
+    let candidate = runs().filter(|run| run.role == Role::Candidate).max_by_key(|run| run.number);
+    match (candidate, live_before) {
+        (Some(run), _) => raised::exception(&run.tail.join("\n")),
+        (None, Some(before)) => {
+            let live = runs().find(|run| run.role == Role::Live)?;
+            raised::exception(&new_lines(before, &live.tail).join("\n"))
+        }
+        (None, None) => None,
+    }
+}
+
+/// The lines that came after those known, where only the last ones are kept.
+fn new_lines<'a>(known: &[String], now: &'a [String]) -> &'a [String] {
+    let starts = 0..=known.len();
+    let kept = starts.map(|from| &known[from..]).find(|kept| now.starts_with(kept));
+    &now[kept.map_or(0, <[String]>::len)..]
+}
+
+/// For /status.
+pub(super) fn describe(
+    snapshot: &Snapshot,
+    memory_bytes: impl Fn(u64) -> Option<u64>,
+) -> Vec<SlotDescription> {
+    let masters = |run: &Run| match run.role {
+        Role::Live => Some(snapshot.master()),
+        _ => {
+            let it = snapshot.beside.iter().find(|one| one.run().number == run.number)?;
+            it.snapshot.as_ref().map(Snapshot::master)
+        }
+    };
+    let describe = |(slot, run): (&crate::slots::SlotState, &Run)| SlotDescription {
+        slot: slot.slot,
+        role: run.role,
+        release: run.release.clone(),
+        pid: masters(run).unwrap_or(run.pid),
+        weight: slot.weight,
+        memory_bytes: memory_bytes(run.number),
+    };
+    snapshot.parent.iter().flat_map(List::runs).map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Ended;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn neighbour(number: u64, role: Role, ended: bool) -> Neighbour {
+        let raw = serde_json::json!({
+            "number": number, "pid": 7, "start_time": number, "release": "v1", "role": role, "started_ms": 0,
+        });
+        let mut run: Run = serde_json::from_value(raw).unwrap();
+        run.ended = ended.then_some(Ended::Code(1));
+        let tree = Tree { run, queue_empty_ms: 40, pids: vec![] };
+        Neighbour { tree, snapshot: None, held: None }
+    }
+
+    fn list(slots: serde_json::Value) -> List {
+        let raw = serde_json::json!({"pid": 1, "version": "1", "addresses": [], "slots": slots});
+        serde_json::from_value(raw).unwrap()
+    }
+
+    #[test]
+    fn the_candidate_that_lives_counts_and_who_was_live_last_lingers_first() {
+        let beside = [
+            neighbour(1, Role::Lingering, true),
+            neighbour(2, Role::Lingering, false),
+            neighbour(3, Role::Lingering, false),
+            neighbour(4, Role::Candidate, true),
+        ];
+        let list = list(serde_json::json!([]));
+        let found = of(Some(&list), &beside, None);
+        let candidate = found.candidate.unwrap();
+        assert_eq!((candidate.ended, candidate.key), (true, procs::run_key(1, 4, 4)));
+        let keys: Vec<_> = found.lingering.iter().map(|one| one.key).collect();
+        assert_eq!(keys, [procs::run_key(1, 3, 3), procs::run_key(1, 2, 2)]);
+        assert_eq!(found.lingering[0].release, "v1".parse().ok());
+        let next = [neighbour(4, Role::Candidate, false), neighbour(5, Role::Candidate, true)];
+        assert!(!of(Some(&list), &next, None).candidate.unwrap().ended);
+        assert_eq!(of(None, &beside, None), Beside::default());
+    }
+
+    #[test]
+    fn only_lines_that_are_new_count() {
+        for (known, now, new) in [
+            ("", "a b", "a b"),
+            ("a b", "a b", ""),
+            ("a b", "a b c", "c"),
+            ("a b c", "b c d", "d"),
+            ("a a b a a", "a a c", "c"),
+            ("a b", "c d", "c d"),
+        ] {
+            assert_eq!(new_lines(&lines(known), &lines(now)), lines(new), "{known} | {now}");
+        }
+    }
+
+    #[test]
+    fn the_exception_of_the_candidate_is_in_what_it_wrote() {
+        let run = |number: u64, role: &str, tail: &[&str]| {
+            serde_json::json!({"slot": "a", "weight": 0, "queue_empty_ms": 0, "run": {
+                "number": number, "pid": 8, "start_time": 1, "release": "v2", "role": role, "started_ms": 0,
+                "tail": tail}})
+        };
+        let old = "config.ru:1: an old one (RuntimeError)";
+        let new = "config.ru:3: cannot load such file -- a_gem (LoadError)";
+        let live = run(1, "live", &[old]);
+        let told = |list: &List, before: Option<&[String]>| raised(list, before);
+        let alone = list(serde_json::json!([live]));
+        assert_eq!(told(&alone, None), None);
+        assert_eq!(told(&alone, Some(&[old.to_owned()])), None, "it was written before");
+        assert_eq!(told(&alone, Some(&[])).as_deref(), Some("RuntimeError: an old one (config.ru:1)"));
+        let both = list(serde_json::json!([live, run(2, "candidate", &[new])]));
+        let wanted = Some("LoadError: cannot load such file -- a_gem (config.ru:3)".to_owned());
+        assert_eq!(told(&both, Some(&[])), wanted);
+        assert_eq!(told(&both, None), wanted);
+    }
+}
