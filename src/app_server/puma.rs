@@ -32,6 +32,7 @@ mod config_file;
 mod control;
 mod discovery;
 mod evidence;
+mod fit;
 mod loads;
 mod order;
 mod plan;
@@ -66,6 +67,10 @@ struct Puma {
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
+    /// How much memory processes take.
+    memory: Lane,
+    /// What the last second server took.
+    last: fit::Last,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
     /// What it writes since it was told to restart, where that can be read.
@@ -83,6 +88,8 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         mode,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
+        memory: Lane::one_at_a_time("memory")?,
+        last: fit::Last::of(&location.state_dir),
         starting: Mutex::default(),
         output: tokio::sync::Mutex::default(),
     };
@@ -122,6 +129,8 @@ struct Memory {
     started_by: Option<StartedBy>,
     /// The same of the masters of the servers beside it.
     beside: HashMap<ProcessId, Self>,
+    /// Whether another server could stand beside it.
+    around: fit::Around,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
 }
@@ -181,6 +190,12 @@ impl Server for Puma {
             memory.started_by = self.control.started_by(&whose).await;
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
+        if let Some(list) = &parent {
+            let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
+            let all: Vec<fit::Server<'_>> =
+                run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
+            memory.around.look(&self.memory, &self.last, master.pid, list, &all).await;
+        }
         let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {

@@ -90,9 +90,13 @@ impl Checks {
     }
 
     fn kind(&mut self, config: &Config) {
-        let possible = config.restart.mode != RestartMode::Phased || config.app_server == AppServerKind::Puma;
-        let message = || format!("{} has no phased restart: remove this key", config.app_server.title());
-        self.together("restart.mode", ensure(possible, message));
+        let what = match config.restart.mode {
+            RestartMode::Phased => "has no phased restart",
+            RestartMode::Beside => "cannot be deployed beside yet",
+            RestartMode::Auto | RestartMode::Hot => return,
+        };
+        let message = || format!("{} {what}: remove this key", config.app_server.title());
+        self.together("restart.mode", ensure(config.app_server == AppServerKind::Puma, message));
     }
 
     fn commands(&mut self, config: &Config) {
@@ -361,11 +365,15 @@ mod tests {
     }
 
     #[test]
-    fn restart_mode_phased_is_for_puma_alone() {
+    fn restart_modes_phased_and_beside_are_for_puma_alone() {
         let phased =
             |kind| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, RestartMode::Phased);
         refused("restart.mode", "Passenger has no phased restart", phased(AppServerKind::Passenger));
         assert_eq!(with(phased(AppServerKind::Puma)), []);
+        let beside =
+            |kind| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, RestartMode::Beside);
+        refused("restart.mode", "Unicorn cannot be deployed beside yet", beside(AppServerKind::Unicorn));
+        assert_eq!(with(beside(AppServerKind::Puma)), []);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl server::Snapshot for Snapshot {
         };
         let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
         let all = self.surroundings.sockets.as_ref();
-        let beside = beside::of(self.parent.as_ref(), &self.beside, all);
+        let beside = beside::of(self.parent.as_ref(), &self.beside, all, self.memory.around.trouble.as_ref());
         AppServer { generations: vec![generation], old_workers, beside }
     }
 
@@ -71,7 +71,7 @@ impl server::Snapshot for Snapshot {
     }
 
     fn slots(&self) -> Vec<SlotDescription> {
-        beside::describe(self, |_| None)
+        beside::describe(self, |run| self.memory.around.taken(run))
     }
 
     /// Of a server that lingers as well: its requests are this pod's. A worker that has not reported yet is left out:

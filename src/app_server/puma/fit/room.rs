@@ -8,10 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::LIMIT;
 use crate::{
     core::{Problem, Reason},
+    lane::Lane,
     plain_file,
-    procs::memory::{Container, taken_by},
 };
 
 /// So much of the limit may be taken, in percent.
@@ -25,19 +26,19 @@ const LAST_BYTES: u64 = 4 << 10;
 
 /// A container's memory and its servers', in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::app_server::puma) struct Room {
-    limit: u64,
+pub(super) struct Room {
+    pub(crate) limit: u64,
     /// By all that is there now.
-    taken: u64,
+    pub(crate) taken: u64,
     /// Of that by servers that have had their last new connection.
-    lingering: u64,
+    pub(crate) lingering: u64,
     /// By a further server, once it has booted.
-    next: u64,
+    pub(crate) next: u64,
 }
 
 /// What comes of comparing them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::app_server::puma) enum Verdict {
+pub(super) enum Verdict {
     Enough,
     /// It is enough without the servers that linger.
     WithoutLingering,
@@ -45,19 +46,6 @@ pub(in crate::app_server::puma) enum Verdict {
 }
 
 impl Room {
-    /// In the container of a server that has these processes; `last` is what a candidate took before. `None` where
-    /// there is no limit, or nothing can be read.
-    pub(crate) fn of(live: &[i32], lingering: &[i32], last: Option<u64>) -> Option<Self> {
-        let container = Container::of(*live.first()?)?;
-        let (live, lingering) = (taken_by(live)?, taken_by(lingering).unwrap_or(0));
-        Some(Self {
-            limit: container.limit,
-            taken: container.taken.unwrap_or(live.saturating_add(lingering)),
-            lingering,
-            next: last.unwrap_or(live),
-        })
-    }
-
     pub(crate) fn verdict(self) -> Verdict {
         let fits = |taken: u64| taken.saturating_add(self.next) <= usable(self.limit);
         match (fits(self.taken), fits(self.taken.saturating_sub(self.lingering))) {
@@ -88,15 +76,8 @@ impl Room {
     }
 }
 
-/// Whether the memory of the container is about to be used up while a candidate boots: then it has to go. `servers` are
-/// the processes of all of them.
-pub(in crate::app_server::puma) fn used_up(servers: &[i32]) -> Option<Problem> {
-    let container = Container::of(*servers.first()?)?;
-    let taken = container.taken.or_else(|| taken_by(servers))?;
-    exceeds(container.limit, taken)
-}
-
-fn exceeds(limit: u64, taken: u64) -> Option<Problem> {
+/// The memory of the container is about to be used up while a candidate boots: the candidate has to go.
+pub(super) fn exceeds(limit: u64, taken: u64) -> Option<Problem> {
     let message = format!(
         "{} of the container's {} were taken while the second server booted, so it was ended before the kernel ends the \
          first one: raise the memory limit of Puma's container",
@@ -114,7 +95,7 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(MIB))
 }
 
-/// What the last candidate took, across agents.
+/// What the last candidate took that became the live server, across agents.
 #[derive(Debug)]
 pub(in crate::app_server::puma) struct Last {
     file: PathBuf,
@@ -130,21 +111,30 @@ impl Last {
         Self { file: state_dir.join(LAST_NAME) }
     }
 
-    pub(crate) fn bytes(&self) -> Option<u64> {
-        let text = plain_file::read(&self.file, LAST_BYTES).ok()?;
-        serde_json::from_slice(&text).ok().map(|Kept { bytes }| bytes)
+    pub(super) async fn bytes(&self, lane: &Lane) -> Option<u64> {
+        let file = self.file.clone();
+        lane.look(LIMIT, move || read(&file)).await?
     }
 
-    /// Remembers what a candidate took that had booted.
-    ///
-    /// # Errors
-    /// When `state_dir` cannot be written.
-    pub(crate) fn keep(&self, bytes: u64) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(self.file.parent().unwrap_or(Path::new("/")))?;
-        file.write_all(&serde_json::to_vec(&Kept { bytes })?)?;
-        file.persist(&self.file)?;
-        Ok(())
+    /// Without it the next one counts as large as the live server.
+    pub(super) async fn keep(&self, lane: &Lane, bytes: u64) {
+        let file = self.file.clone();
+        if let Some(Err(error)) = lane.look(LIMIT, move || write(&file, bytes)).await {
+            tracing::warn!(path = %self.file.display(), %error, "what the last server took cannot be written down");
+        }
     }
+}
+
+fn read(file: &Path) -> Option<u64> {
+    let text = plain_file::read(file, LAST_BYTES).ok()?;
+    serde_json::from_slice(&text).ok().map(|Kept { bytes }| bytes)
+}
+
+fn write(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    file.write_all(&serde_json::to_vec(&Kept { bytes })?)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -185,15 +175,15 @@ mod tests {
         assert_eq!(usable(u64::MAX) / 9, u64::MAX / 100 * 10, "no limit is too large to be reckoned with");
     }
 
-    #[test]
-    fn what_the_last_candidate_took_is_known_to_the_next_agent() {
+    #[tokio::test]
+    async fn what_the_last_candidate_took_is_known_to_the_next_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let last = Last::of(dir.path());
-        assert_eq!(last.bytes(), None);
-        last.keep(7).unwrap();
-        last.keep(4711).unwrap();
-        assert_eq!(Last::of(dir.path()).bytes(), Some(4711));
+        let (last, lane) = (Last::of(dir.path()), Lane::start("test").unwrap());
+        assert_eq!(last.bytes(&lane).await, None);
+        last.keep(&lane, 7).await;
+        last.keep(&lane, 4711).await;
+        assert_eq!(Last::of(dir.path()).bytes(&lane).await, Some(4711));
         std::fs::write(&last.file, "{").unwrap();
-        assert_eq!(last.bytes(), None);
+        assert_eq!(last.bytes(&lane).await, None);
     }
 }

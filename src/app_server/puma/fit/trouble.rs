@@ -43,7 +43,7 @@ const SIGNS: [(&str, Trouble); 16] = [
 
 /// What kept this candidate from booting, if that is something which it shares with the server beside it. `addresses`
 /// are those that the parent holds sockets for. As long as it runs, only an exception counts.
-pub(in crate::app_server::puma) fn of(run: &Run, addresses: &[String]) -> Option<Problem> {
+pub(crate) fn of(run: &Run, addresses: &[String]) -> Option<Problem> {
     let lines: Vec<&str> = run.tail.iter().map(String::as_str).collect();
     let told = match (raised::last(&lines), &run.ended) {
         (Some((at, _)), _) => lines.get(at..).unwrap_or_default(),
@@ -146,7 +146,8 @@ mod tests {
 /usr/local/lib/ruby/3.3.0/socket.rb:46:in 'TCPServer#initialize': Address already in use - bind(2) for \"0.0.0.0\" port 9394 (Errno::EADDRINUSE)";
         is(exporter, Reason::ConfigInvalid, "port 9394");
         // In workers, where it is tried again and again, nothing ends.
-        let workers = "[9] ! Unable to start worker\n[9] Address already in use - bind(2) for \"::\" port 9394";
+        let workers =
+            "[9] ! Unable to start worker\n[9] Address already in use - bind(2) for \"::\" port 9394";
         assert!(found(workers, None).is_some());
     }
 
@@ -165,7 +166,11 @@ mod tests {
         is(control, Reason::ConfigInvalid, "/run/puma/control.sock");
         let rails = "=> Booting Puma\nA server is already running. Check /app/tmp/pids/server.pid.\nExiting";
         is(rails, Reason::ConfigInvalid, "the pid file of the first one");
-        is("A server is already running (pid: 7, file: /rails/tmp/pids/server.pid).", Reason::ConfigInvalid, "pid file");
+        is(
+            "A server is already running (pid: 7, file: /rails/tmp/pids/server.pid).",
+            Reason::ConfigInvalid,
+            "pid file",
+        );
     }
 
     #[test]
@@ -179,7 +184,11 @@ mod tests {
             "User 'shop' has exceeded the 'max_user_connections' resource (current value: 10) (Mysql2::Error)",
             "ERR max number of clients reached (Redis::CommandError)",
         ] {
-            is(&format!("/app/config/environment.rb:5:in `<main>': {line}"), Reason::ConfigInvalid, "a database");
+            is(
+                &format!("/app/config/environment.rb:5:in `<main>': {line}"),
+                Reason::ConfigInvalid,
+                "a database",
+            );
         }
         // The first line names another address of the same host.
         let two = "\
@@ -192,7 +201,11 @@ connection to server at \"db\" (10.0.0.5), port 5432 failed: FATAL:  sorry, too 
     #[test]
     fn memory_that_is_used_up() {
         is("a.rb:1:in `x': failed to allocate memory (NoMemoryError)", Reason::NoMemory, "memory limit");
-        is("a.rb:1:in `fork': Cannot allocate memory - fork(2) (Errno::ENOMEM)", Reason::NoMemory, "memory limit");
+        is(
+            "a.rb:1:in `fork': Cannot allocate memory - fork(2) (Errno::ENOMEM)",
+            Reason::NoMemory,
+            "memory limit",
+        );
         for killed in KILLED {
             assert_eq!(found("* Preloading application", Some(killed)).unwrap().0, Reason::NoMemory);
         }
