@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     cases::matrix,
-    rig::{Questions, Rendered, agent, chart},
+    rig::{Questions, Rendered, agent, chart, container},
 };
 
 /// The variables of a container, from its ConfigMaps as well.
@@ -47,7 +47,20 @@ fn the_agent_takes_every_rendered_configuration() {
         assert_eq!(config["source"]["value"], values["config"]["source"], "{name}");
         let (code, said) = pitstop(&["doctor", "--config-only"], &told);
         assert_eq!(code, Some(0), "{name}: {said}");
+        if values["beside"].is_string() {
+            assert_parent(name, &variables(rendered, container(pod, "app")), &told);
+        }
     }
+}
+
+/// What starts Puma reads a part of the agent's configuration, and takes it.
+#[track_caller]
+fn assert_parent(name: &str, variables: &[(String, String)], told: &[(String, String)]) {
+    let own: Vec<_> = variables.iter().filter(|(key, _)| key.starts_with("PITSTOP_")).cloned().collect();
+    let (code, said) = pitstop(&["config"], &own);
+    assert_eq!(code, Some(0), "{name}: {said}");
+    assert!(own.iter().any(|(key, _)| key == "PITSTOP_EXEC_LISTEN"), "{name}: {own:?}");
+    assert!(own.iter().all(|one| told.contains(one)), "{name}: {own:?} and {told:?}");
 }
 
 #[test]

@@ -60,7 +60,7 @@ preStop:
 {{- include "pitstop.agentEnv" . }}
 {{- else if $v.beside }}
 {{- range $name, $value := include "pitstop.environment" . | fromYaml }}
-{{- if has $name (list "PITSTOP_EXEC_LISTEN" "PITSTOP_STATE_DIR" "PITSTOP_LOG_FORMAT") }}
+{{- if regexMatch "^PITSTOP_(EXEC_.*|STATE_DIR|LOG_FORMAT|GRACE_PERIOD|DRAIN_(MIN|RESERVE|MAX))$" $name }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}

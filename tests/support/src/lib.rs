@@ -15,6 +15,8 @@ pub mod containers;
 pub mod dice;
 /// The project's documents, block by block.
 pub mod documents;
+/// A container whose first process is `pitstop exec`.
+pub mod exec;
 /// The figures of the benchmarks, and where they are written.
 pub mod figures;
 /// One request at a time, for tests that ask the app something.
@@ -52,6 +54,7 @@ pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
 pub use dice::Dice;
+pub use exec::ExecPod;
 pub use launch::{Image, Wrapper};
 pub use load::Load;
 pub use pod::Pod;

@@ -1,0 +1,206 @@
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::process::{Signal, geteuid};
+
+use crate::{Container, Image, PATIENCE, Pod, Setup, poll, puma::children, signal, until};
+
+/// A container whose first process is `pitstop exec`: the app server and the agent are in it, and the rig starts
+/// neither. As root it has a PID namespace of its own.
+pub struct ExecPod {
+    container: Option<Container>,
+    binary: PathBuf,
+    /// What the shell that `pitstop exec` starts is told.
+    pub script: String,
+    pod: Pod,
+}
+
+impl Deref for ExecPod {
+    type Target = Pod;
+
+    fn deref(&self) -> &Pod {
+        &self.pod
+    }
+}
+
+impl DerefMut for ExecPod {
+    fn deref_mut(&mut self) -> &mut Pod {
+        &mut self.pod
+    }
+}
+
+impl ExecPod {
+    /// The volume and the store are empty. Nothing runs. `binary` is the built pitstop.
+    pub fn prepare(binary: &Path, setup: Setup) -> Self {
+        let pod = Pod::prepare(binary, setup);
+        Self { container: None, binary: binary.to_owned(), script: exec_puma(), pod }
+    }
+
+    /// Sets a variable of the container's environment, for its next start.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    /// `v1` is in the store and the pointer names it; nothing runs, the volume is empty.
+    #[must_use]
+    pub fn published(mut self) -> Self {
+        self.pod = self.pod.published();
+        self
+    }
+
+    /// The agent has proved that `v1` runs, which is published.
+    #[must_use]
+    pub fn in_sync(self) -> Self {
+        let mut pod = self.published();
+        pod.start();
+        pod.agent.wait_in_sync("v1");
+        pod
+    }
+
+    /// Starts the container, for the first time or again, and waits until the agent answers.
+    pub fn start(&mut self) {
+        self.run(false);
+    }
+
+    /// The same, and it is started again whenever it ends, as by a kubelet without back-off.
+    pub fn start_kept(&mut self) {
+        self.run(true);
+    }
+
+    fn run(&mut self, restart: bool) {
+        self.container = None;
+        let (config, current, env) = (self.agent.config(), self.puma.current(), self.agent.env.clone());
+        let (setup, port) = (self.puma.setup().clone(), self.puma.port());
+        let (script, run) = (self.script.clone(), self.puma.inside(&self.puma.run_dir()));
+        let (pitstop, image) = (self.pitstop(), self.puma.entrance());
+        let recipe = Box::new(move || {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]);
+            if geteuid().is_root() {
+                command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+            }
+            image(&mut command);
+            command.arg(&pitstop).arg("--config").arg(&config);
+            command.args(["exec", "--", "sh", "-c", &script]);
+            command.env("CURRENT", &current).env("RIG_RUN", &run).env("RIG_PORT", port.to_string());
+            command.env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string());
+            command.envs(setup.env.iter().cloned()).envs(env.iter().cloned());
+            command
+        });
+        self.container = Some(Container::start(recipe, self.puma.log(), restart));
+        // A port that was taken meanwhile is the test's bad luck; nothing here depends on it.
+        until("the agent answers", || self.agent.get("/live").ok());
+    }
+
+    /// In another image nothing of this machine is to be seen but the rig's directory.
+    fn pitstop(&self) -> PathBuf {
+        if self.puma.setup().image == Image::Machine {
+            return self.binary.clone();
+        }
+        let copy = self.puma.scratch().join("pitstop");
+        if !copy.exists() {
+            fs::copy(&self.binary, &copy).expect("a copy of pitstop");
+        }
+        copy
+    }
+
+    fn container(&self) -> &Container {
+        self.container.as_ref().expect("the container was started")
+    }
+
+    /// How often the container was started.
+    pub fn starts(&self) -> usize {
+        self.container.as_ref().map_or(0, Container::starts)
+    }
+
+    /// `pitstop exec`, as this side sees it.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn first(&self) -> i32 {
+        until("pitstop exec", || {
+            let outer = self.container().pid()?;
+            if geteuid().is_root() { children(outer).first().copied() } else { Some(outer) }
+        })
+    }
+
+    /// SIGTERM to the container's first process.
+    pub fn term(&self) {
+        signal(self.first(), Signal::TERM);
+    }
+
+    /// The agent, a child of `pitstop exec`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn agent_pid(&self) -> i32 {
+        let first = self.first();
+        let agent = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("\0run\0--child-of\0")
+        };
+        until("the agent", || children(first).into_iter().find(agent))
+    }
+
+    /// SIGKILL to the agent, which `pitstop exec` starts again.
+    pub fn kill_agent(&self) {
+        signal(self.agent_pid(), Signal::KILL);
+    }
+
+    /// A process of the container by its name inside, as this side sees it; `None` when it is gone.
+    pub fn outside(&self, inside: i64) -> Option<i32> {
+        descendants(self.first()).into_iter().find(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let names = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            names.and_then(|names| names.split_whitespace().last()?.parse().ok()) == Some(inside)
+        })
+    }
+
+    /// The end of the whole container, as by the platform when its patience is over.
+    pub fn kill(&mut self) {
+        self.container = None;
+    }
+
+    /// Waits until it ends, and gives its exit code.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[track_caller]
+    pub fn wait_for_end(&self) -> Option<i32> {
+        let ended = poll(PATIENCE, || self.container().ended().then_some(()));
+        assert!(ended.is_some(), "does not end");
+        self.container().exit_code()
+    }
+
+    /// What all in the container have written.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.puma.log()).unwrap_or_default()
+    }
+}
+
+/// The children of a process, theirs, and so on.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut all = children(pid);
+    let mut next = 0;
+    while let Some(&of) = all.get(next) {
+        all.extend(children(of));
+        next += 1;
+    }
+    all
+}
+
+/// As the README has it.
+pub fn exec_puma() -> String {
+    r#"cd "$CURRENT" && exec puma -C config/puma.rb"#.into()
+}
+
+/// A shell that stays in front of Puma.
+pub fn puma_behind_a_shell() -> String {
+    r#"cd "$CURRENT" && puma -C config/puma.rb; exit $?"#.into()
+}
