@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
     finding::Check,
     lane::Lane,
-    procs::{Entry, Image, ProcessId, loaded},
+    procs::{self, Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
     slots::{List, Role},
 };
@@ -60,6 +60,10 @@ use slot_order::Order;
 use snapshot::Snapshot;
 use started_by::StartedBy;
 
+/// The kernel walks through all of a process's memory to tell what it takes.
+const BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(10);
+const WITH_A_SECOND_SERVER: Duration = Duration::from_secs(2);
+
 /// A Puma in this pod.
 struct Puma {
     told: config::Puma,
@@ -67,12 +71,14 @@ struct Puma {
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
-    /// How much memory processes take.
-    memory: Lane,
     /// What the last second server took.
     last: fit::Last,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
+    /// What each server of the parent takes, by the number of its run, and when that was asked for last.
+    taken: Arc<Mutex<HashMap<u64, u64>>>,
+    measuring: Lane,
+    measured: Mutex<Option<Instant>>,
     /// What it writes since it was told to restart, where that can be read.
     output: tokio::sync::Mutex<Option<Arc<Output>>>,
 }
@@ -88,12 +94,22 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         mode,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
-        memory: Lane::one_at_a_time("memory")?,
         last: fit::Last::of(&location.state_dir),
         starting: Mutex::default(),
+        taken: Arc::default(),
+        measuring: Lane::one_at_a_time("memory")?,
+        measured: Mutex::default(),
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
+}
+
+/// What a process with this title listens on, in the words of its configuration; `None` when it is no Puma's master.
+pub(crate) fn binds(title: &str) -> Option<Vec<String>> {
+    match title::Title::parse(title)? {
+        title::Title::Master(master) => Some(master.binds),
+        title::Title::Worker { .. } => None,
+    }
 }
 
 /// What a Puma can do.
@@ -133,6 +149,8 @@ struct Memory {
     around: fit::Around,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
+    /// What each server of the parent took when that was asked for last, in bytes.
+    taken: HashMap<u64, u64>,
 }
 
 impl Server for Puma {
@@ -190,11 +208,14 @@ impl Server for Puma {
             memory.started_by = self.control.started_by(&whose).await;
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
+        memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(list) = &parent {
             let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
             let all: Vec<fit::Server<'_>> =
                 run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
-            memory.around.look(&self.memory, &self.last, master.pid, list, &all).await;
+            let servers =
+                fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
+            memory.around.look(&driver.inspector.processes, &self.last, servers).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
@@ -251,7 +272,8 @@ impl Server for Puma {
         driver.send(move |_| order::signals(command, &target)).await
     }
 
-    async fn after_look(&self, _: &Driver<Self>, _: &Snapshot) {
+    async fn after_look(&self, _: &Driver<Self>, snapshot: &Snapshot) {
+        self.measure(snapshot).await;
         let _ = self.output.lock().await.take_if(|output| output.is_old());
     }
 
@@ -293,6 +315,30 @@ impl Puma {
         memory.follow(master, &self.starting.lock().unwrap_or_else(PoisonError::into_inner));
         memory.learn(&processes, control, &surroundings.cwd(master.pid));
         processes
+    }
+
+    /// Asks now and then what the servers of the parent take. Nobody waits for the answer.
+    async fn measure(&self, snapshot: &Snapshot) {
+        let trees = beside::processes(snapshot);
+        let due = {
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let pause = if trees.len() > 1 { WITH_A_SECOND_SERVER } else { BETWEEN_MEASUREMENTS };
+            let due = measured.is_none_or(|last| last.elapsed() >= pause);
+            if due && !trees.is_empty() {
+                *measured = Some(Instant::now());
+            }
+            due
+        };
+        if !due || trees.is_empty() {
+            return;
+        }
+        let taken = self.taken.clone();
+        let measure = move || {
+            let bytes = |(run, pids): (u64, Vec<i32>)| Some((run, procs::memory::taken_by(&pids)?));
+            let now = trees.into_iter().filter_map(bytes).collect();
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        };
+        let _ = self.measuring.look(Duration::ZERO, measure).await;
     }
 
     /// Looks at the servers beside the live one, which listens on these ports.

@@ -6,16 +6,13 @@ mod start;
 pub(super) mod trouble;
 mod window;
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use super::{setup::Setup, snapshot::Snapshot, title};
 use crate::{
     core::{Problem, Reason},
     lane::Lane,
-    procs::memory::{Container, taken_by},
+    procs::memory::Container,
     revision::ReleaseId,
     slots::{List, Role, Run},
 };
@@ -26,9 +23,6 @@ use start::Start;
 
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
 const LIMIT: Duration = Duration::from_secs(1);
-/// The kernel walks through all the memory of a process to tell what it takes.
-const AT_REST: Duration = Duration::from_secs(60);
-const WITH_A_SECOND: Duration = Duration::from_secs(2);
 
 /// Why a second server cannot stand beside the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +87,7 @@ pub(super) fn of(snapshot: &Snapshot, release: Option<&ReleaseId>) -> Result<Fit
     })?;
     start.is_able()?;
     window::of(setup, snapshot.cluster() != Some(false), Some(start)).map_or(Ok(()), Err)?;
-    room_for_one(list, around.room(list, release))
+    room_for_one(list, around.room(list, &snapshot.memory.taken, release))
 }
 
 /// What the files of an app tell, where no Puma runs.
@@ -167,18 +161,15 @@ fn room_for_one(list: &List, room: Option<Room>) -> Result<Fit, Misfit> {
     }
 }
 
-/// What is seen of the parent and of the container's memory, now and then.
+/// What is seen of the parent and of the container's memory.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Around {
     start: Option<Start>,
     container: Option<Container>,
-    measured: Option<Instant>,
-    /// What each run takes, by its number, in bytes.
-    taken: HashMap<u64, u64>,
-    /// The most that each candidate took.
+    /// The most that each candidate took, by the number of its run, in bytes.
     peaks: HashMap<u64, u64>,
-    /// What the last candidate took that became the live server.
-    last: Option<u64>,
+    /// What the last candidate took that became the live server, once that was looked for.
+    last: Option<Option<u64>>,
     /// A release that used up the memory, and what its server took then.
     too_large: Option<(String, u64)>,
     /// Why the candidate has to go.
@@ -188,98 +179,83 @@ pub(super) struct Around {
 /// A server of the parent's: its run, and its processes.
 pub(super) type Server<'a> = (&'a Run, Vec<i32>);
 
+/// The servers of a parent.
+pub(super) struct Servers<'a> {
+    pub(crate) parent: i32,
+    /// The master of the one that serves.
+    pub(crate) live: i32,
+    pub(crate) all: &'a [Server<'a>],
+    /// What each run took when that was measured last, in bytes.
+    pub(crate) taken: &'a HashMap<u64, u64>,
+}
+
 impl Around {
-    /// Looks at what is due. `live` is the master of the server that serves.
-    pub(crate) async fn look(
-        &mut self,
-        lane: &Lane,
-        last: &Last,
-        live: i32,
-        list: &List,
-        all: &[Server<'_>],
-    ) {
-        if !self.start.as_ref().is_some_and(|start| start.is_of(list.pid, live)) {
-            let parent = list.pid;
+    /// Looks again at what may have changed.
+    pub(crate) async fn look(&mut self, lane: &Lane, last: &Last, servers: Servers<'_>) {
+        let (parent, live) = (servers.parent, servers.live);
+        if !self.start.as_ref().is_some_and(|start| start.is_of(parent, live)) {
             self.start = lane.look(LIMIT, move || Start::of(parent, live)).await.flatten();
         }
         self.container = lane.look(LIMIT, move || Container::of(live)).await.flatten();
-        let alone = all.iter().filter(|(_, pids)| !pids.is_empty()).count() < 2;
-        let pause = if alone { AT_REST } else { WITH_A_SECOND };
-        if self.measured.is_none_or(|at| at.elapsed() >= pause) {
-            self.measure(lane, last, all).await;
+        if self.last.is_none() {
+            self.last = Some(last.bytes(lane).await);
         }
-        self.trouble = self.used_up(all);
+        if let Some(bytes) = self.proved(&servers) {
+            self.last = Some(Some(bytes));
+            last.keep(lane, bytes).await;
+        }
+        self.trouble = self.used_up(&servers);
     }
 
-    async fn measure(&mut self, lane: &Lane, last: &Last, all: &[Server<'_>]) {
-        self.measured = Some(Instant::now());
-        let servers: Vec<(u64, Vec<i32>)> =
-            all.iter().map(|(run, pids)| (run.number, pids.clone())).collect();
-        let of_all =
-            move || servers.into_iter().filter_map(|(run, pids)| Some((run, taken_by(&pids)?))).collect();
-        let Some(taken) = lane.look(LIMIT, of_all).await else { return };
-        self.taken = taken;
-        for (run, _) in all {
-            let Some(taken) = self.taken.get(&run.number).copied() else { continue };
-            match run.role {
-                Role::Candidate => {
-                    let peak = self.peaks.entry(run.number).or_default();
-                    *peak = taken.max(*peak);
-                }
-                // It was good: the next one will not take much less.
-                Role::Live => {
-                    if let Some(peak) = self.peaks.remove(&run.number) {
-                        self.peaks.clear();
-                        last.keep(lane, peak.max(taken)).await;
-                    }
-                }
-                Role::Lingering => {}
-            }
+    /// What the server took as a candidate that has become the live one: the next one will not take much less.
+    fn proved(&mut self, servers: &Servers<'_>) -> Option<u64> {
+        for (run, _) in servers.all.iter().filter(|(run, _)| run.role == Role::Candidate) {
+            let peak = self.peaks.entry(run.number).or_default();
+            *peak = servers.taken.get(&run.number).copied().unwrap_or(0).max(*peak);
         }
-        self.last = last.bytes(lane).await;
+        let live = servers.all.iter().find(|(run, _)| run.role == Role::Live)?;
+        let peak = self.peaks.remove(&live.0.number).filter(|peak| *peak > 0)?;
+        self.peaks.clear();
+        Some(peak)
     }
 
     /// While a candidate boots.
-    fn used_up(&mut self, all: &[Server<'_>]) -> Option<Problem> {
-        let (run, _) = all.iter().find(|(run, _)| run.role == Role::Candidate && run.ended.is_none())?;
+    fn used_up(&mut self, servers: &Servers<'_>) -> Option<Problem> {
+        let candidate = |(run, _): &&Server<'_>| run.role == Role::Candidate && run.ended.is_none();
+        let (run, _) = servers.all.iter().find(candidate)?;
         let container = self.container?;
-        let taken = container.taken.unwrap_or_else(|| self.taken.values().sum());
+        let taken = container.taken.unwrap_or_else(|| servers.taken.values().sum());
         let problem = room::exceeds(container.limit, taken)?;
-        let own = self.taken.get(&run.number).copied().unwrap_or(0);
+        let own = servers.taken.get(&run.number).copied().unwrap_or(0);
         self.too_large = Some((run.release.clone(), own));
         Some(problem)
     }
 
-    /// The memory for one more server, of this release.
-    fn room(&self, list: &List, release: Option<&ReleaseId>) -> Option<Room> {
+    /// The memory for one more server, of this release; `None` where there is no limit, or nothing was measured yet.
+    fn room(&self, list: &List, taken: &HashMap<u64, u64>, release: Option<&ReleaseId>) -> Option<Room> {
         let container = self.container?;
         let of = |role: Role| {
             let runs = list.runs().filter(move |(_, run)| run.role == role);
-            runs.filter_map(|(_, run)| self.taken.get(&run.number)).sum::<u64>()
+            runs.filter_map(|(_, run)| taken.get(&run.number)).sum::<u64>()
         };
         let (live, lingering) = (of(Role::Live), of(Role::Lingering));
         let (name, least) = self.too_large.as_ref().map_or(("", 0), |(name, bytes)| (name.as_str(), *bytes));
         let least = if release.is_some_and(|release| release.as_str() == name) { least } else { 0 };
-        Some(Room {
+        let room = Room {
             limit: container.limit,
             taken: container.taken.unwrap_or(live.saturating_add(lingering)),
             lingering,
-            next: self.last.unwrap_or(live).max(least),
-        })
-    }
-
-    /// What a run takes, in bytes.
-    pub(crate) fn taken(&self, run: u64) -> Option<u64> {
-        self.taken.get(&run).copied()
+            next: self.last.flatten().unwrap_or(live).max(least),
+        };
+        Some(room).filter(|room| room.next > 0)
     }
 }
 
 #[cfg(test)]
 impl Around {
-    /// Of a Puma that was started by this command, with or without memory to spare.
-    pub(crate) fn given(command: &[&str], container: Option<Container>, taken: &[(u64, u64)]) -> Self {
-        let start = Some(Start::given(command, None));
-        Self { start, container, taken: taken.iter().copied().collect(), ..Self::default() }
+    /// Of a Puma that was started by this command, with or without a limit of memory.
+    pub(crate) fn given(command: &[&str], container: Option<Container>) -> Self {
+        Self { start: Some(Start::given(command, None)), container, ..Self::default() }
     }
 }
 
@@ -354,36 +330,47 @@ mod tests {
     fn a_release_that_used_up_the_memory_is_not_tried_again_in_as_little() {
         let container = Some(Container { limit: 1000, taken: Some(500) });
         let v2: ReleaseId = "v2".parse().unwrap();
-        let mut around = Around::given(&["puma"], container, &[(1, 300)]);
-        let servers = list(&[LIVE]);
-        assert_eq!(around.room(&servers, Some(&v2)).unwrap().next, 300, "as much as the first");
-        around.last = Some(200);
-        assert_eq!(
-            around.room(&servers, Some(&v2)).unwrap().next,
-            200,
-            "as much as the last one that was good"
-        );
+        let mut around = Around::given(&["puma"], container);
+        let (servers, taken) = (list(&[LIVE]), HashMap::from([(1, 300)]));
+        let next = |around: &Around, release| around.room(&servers, &taken, release).unwrap().next;
+        assert_eq!(next(&around, Some(&v2)), 300, "as much as the first");
+        around.last = Some(Some(200));
+        assert_eq!(next(&around, Some(&v2)), 200, "as much as the last one that was good");
         around.too_large = Some(("v2".into(), 450));
-        assert_eq!(around.room(&servers, Some(&v2)).unwrap().next, 450);
-        assert_eq!(around.room(&servers, None).unwrap().next, 200);
+        assert_eq!((next(&around, Some(&v2)), next(&around, None)), (450, 200));
         around.container = None;
-        assert_eq!(around.room(&servers, None), None, "there is no limit");
+        assert_eq!(around.room(&servers, &taken, None), None, "there is no limit");
     }
 
     #[test]
     fn a_candidate_is_in_trouble_when_the_memory_is_nearly_used_up() {
         let mut list = list(&[LIVE, ("candidate", None)]);
         list.slots[1].run.as_mut().unwrap().release = "v2".into();
-        let runs = |list: &List| list.runs().map(|(_, run)| run.clone()).collect::<Vec<Run>>();
-        let all = runs(&list);
-        let all: Vec<Server<'_>> = all.iter().map(|run| (run, vec![])).collect();
+        let all: Vec<Server<'_>> = list.runs().map(|(_, run)| (run, vec![])).collect();
+        let taken = HashMap::from([(1, 500), (2, 420)]);
+        let servers = |all| Servers { parent: 1, live: 9, all, taken: &taken };
         let container = |taken| Some(Container { limit: 1000, taken });
-        let mut around = Around::given(&["puma"], container(Some(899)), &[(1, 500), (2, 420)]);
-        assert_eq!(around.used_up(&all), None);
+        let mut around = Around::given(&["puma"], container(Some(899)));
+        assert_eq!(around.used_up(&servers(&all)), None);
         around.container = container(None);
-        assert_eq!(around.used_up(&all).unwrap().reason, Reason::NoMemory, "by what the two take");
+        assert_eq!(around.used_up(&servers(&all)).unwrap().reason, Reason::NoMemory, "by what the two take");
         assert_eq!(around.too_large, Some(("v2".into(), 420)));
         around.container = container(Some(950));
-        assert_eq!(around.used_up(&all[..1]), None, "the first one alone may take what it gets");
+        assert_eq!(around.used_up(&servers(&all[..1])), None, "the first one alone may take what it gets");
+    }
+
+    #[test]
+    fn what_a_candidate_took_counts_once_it_is_live() {
+        let mut around = Around::default();
+        let mut seen = |roles: [&str; 2], bytes: u64| {
+            let list = list(&roles.map(|role| (role, Some(true))));
+            let all: Vec<Server<'_>> = list.runs().map(|(_, run)| (run, vec![])).collect();
+            let taken = HashMap::from([(1, 900), (2, bytes)]);
+            around.proved(&Servers { parent: 1, live: 9, all: &all, taken: &taken })
+        };
+        assert_eq!(seen(["live", "candidate"], 400), None);
+        assert_eq!(seen(["live", "candidate"], 300), None);
+        assert_eq!(seen(["lingering", "live"], 500), Some(400));
+        assert_eq!(seen(["lingering", "live"], 500), None, "once");
     }
 }

@@ -37,14 +37,17 @@ pub(super) fn check(fit: &Result<Fit, Misfit>, mode: RestartMode) -> Check {
 
 /// Where only the files are there.
 pub(super) fn of_files(setup: &Setup, mode: RestartMode) -> Option<Check> {
-    let wanted = matches!(mode, RestartMode::Auto | RestartMode::Beside);
-    Some(match fit::of_files(setup).filter(|_| wanted) {
-        Some(misfit) => unavailable(&misfit, mode),
-        None if wanted => Check::fine(
+    Some(match (fit::of_files(setup), mode) {
+        (_, RestartMode::Hot | RestartMode::Phased) => return None,
+        (Some(misfit), RestartMode::Beside) => unavailable(&misfit, mode),
+        // Whether anybody could start a second server is not known here.
+        (Some(Misfit { why, fix, .. }), RestartMode::Auto) => {
+            Check::fine(RESTARTS, format!("beside: not possible, as {why} ({fix})"))
+        }
+        (None, _) => Check::fine(
             RESTARTS,
             "beside: possible as far as the files tell, where the container's command starts with `pitstop exec`",
         ),
-        None => return None,
     })
 }
 

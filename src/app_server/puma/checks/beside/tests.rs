@@ -28,7 +28,7 @@ fn under_parent() -> Snapshot {
     let raw = format!(r#"{{"pid":1,"version":"1","addresses":["tcp://0.0.0.0:3000"],"slots":[{slots}]}}"#);
     let mut snapshot = well("6.6.0");
     snapshot.parent = Some(serde_json::from_str::<List>(&raw).unwrap());
-    snapshot.memory.around = Around::given(&["bundle", "exec", "puma"], None, &[]);
+    snapshot.memory.around = Around::given(&["bundle", "exec", "puma"], None);
     snapshot
 }
 
@@ -85,7 +85,7 @@ fn what_speaks_against_it_is_found_with_what_happens_instead() {
             snapshot.processes.title.as_mut().unwrap().binds = vec!["unix:///run/puma.sock".into()];
         }),
         ("/srv/app/releases/v1/bin/puma", |snapshot| {
-            snapshot.memory.around = Around::given(&["/srv/app/releases/v1/bin/puma"], None, &[]);
+            snapshot.memory.around = Around::given(&["/srv/app/releases/v1/bin/puma"], None);
         }),
         ("control server listens on tcp://", |snapshot| {
             configured(snapshot, "activate_control_app 'tcp://127.0.0.1:9293'");
@@ -113,10 +113,11 @@ fn memory_that_does_not_do_is_found_with_the_limit_that_would() {
     const MIB: u64 = 1 << 20;
     let mut snapshot = under_parent();
     let container = |mib| Some(Container { limit: mib * MIB, taken: Some(300 * MIB) });
-    snapshot.memory.around = Around::given(&["puma"], container(512), &[(1, 250 * MIB)]);
+    snapshot.memory.taken = [(1, 250 * MIB)].into();
+    snapshot.memory.around = Around::given(&["puma"], container(512));
     assert_eq!(found(&snapshot), [("BESIDE_NO_MEMORY", Note)]);
     assert!(said(&snapshot).contains("to 612Mi"), "{}", said(&snapshot));
-    snapshot.memory.around = Around::given(&["puma"], container(612), &[(1, 250 * MIB)]);
+    snapshot.memory.around = Around::given(&["puma"], container(612));
     assert_eq!(found(&snapshot), []);
     assert!(said(&snapshot).contains("612 MiB"), "{}", said(&snapshot));
 }
