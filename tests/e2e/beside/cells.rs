@@ -1,11 +1,16 @@
 //! Each set-up of a Puma, with a second one beside it: what stands in front of it, how it is told where to listen, and
 //! how many processes it is.
 
-use std::fs;
+use std::{fs, path::Path};
 
-use pitstop_rig::{Image, Setup, Wrapper, puma::children, side_by_side, until};
+use pitstop_rig::{
+    App, ExecPod, Image, Load, Setup, Wrapper, load::Plan, pod::rejection, puma::children, side_by_side,
+    until,
+};
+use serde_json::Value;
 
 use super::container::{CLIENT, PROBE_SOURCE, Parent, plain};
+use crate::PITSTOP;
 
 /// A way to start Puma.
 struct Cell {
@@ -22,7 +27,9 @@ fn silent(config: &str) -> Setup {
 }
 
 fn cell(name: &'static str, script: &'static str, setup: Setup) -> Cell {
-    Cell { name, script, setup, listen: "tcp://0.0.0.0" }
+    let path = if script == PRUNED { ", path: ENV.fetch('RIG_RUN') + '/puma'" } else { "" };
+    let files = vec![("Gemfile", format!("gem 'puma'{path}\n"))];
+    Cell { name, script, setup: Setup { files, ..setup }, listen: "tcp://0.0.0.0" }
 }
 
 const PUMA: &str = r#"cd "$CURRENT" && exec puma -C config/puma.rb"#;
@@ -76,19 +83,12 @@ require 'puma/cli'
 Puma::CLI.new(ARGV).run
 "#;
 
-/// What the scripts need besides.
-fn furnish(parent: &Parent) {
-    let run = parent.puma.run_dir();
+/// What the scripts need besides. All releases have a Gemfile.
+fn furnish(run: &Path) {
     for init in ["tini", "dumb-init"] {
         fs::copy(format!("/usr/bin/{init}"), run.join(init)).expect("a copy of the init");
     }
     fs::write(run.join("puma-wild"), PUMA_WILD).expect("puma-wild");
-    let own = parent.script.contains("/puma-wild");
-    let path = if own { ", path: ENV.fetch('RIG_RUN') + '/puma'" } else { "" };
-    for release in ["v1", "v2"] {
-        let gemfile = parent.puma.releases().join(release).join("Gemfile");
-        fs::write(gemfile, format!("gem 'puma'{path}\n")).expect("a Gemfile");
-    }
 }
 
 /// A second server takes its own sockets and meets no client before the switch, all of them after it; then the first
@@ -96,7 +96,7 @@ fn furnish(parent: &Parent) {
 fn stands_beside(cell: Cell) {
     let mut parent = Parent::prepare(cell.setup);
     parent.script = cell.script.into();
-    furnish(&parent);
+    furnish(&parent.puma.run_dir());
     let port = parent.puma.port();
     parent.set("RIG_PORT", &port.to_string());
     parent.set("PITSTOP_EXEC_LISTEN", &format!("{}:{port}", cell.listen));
@@ -119,22 +119,105 @@ fn stands_beside(cell: Cell) {
     assert!(parent.get(CLIENT).is_none(), "nobody listens any more");
 }
 
-fn all_stand_beside(image: Image) {
-    let cells = cells().into_iter().map(|cell| Cell { setup: cell.setup.from(image), ..cell });
+/// With the agent: a good release goes beside and is met by clients after its check, one that raises by nobody.
+fn is_deployed_beside(cell: Cell) {
+    let pod = served(&cell);
+    let port = pod.puma.port();
+    let load = Load::start(Plan::modest(port), "deploys");
+    pod.deploy(App::Good, "v2");
+    pod.agent.wait_in_sync("v2");
+    assert_eq!(mode(&pod, "v2"), "beside", "{}", pod.status());
+    pod.deploy(App::RaisesOnBoot, "v3");
+    until("v3 is rejected", || rejection(&pod.agent.status()?, "v3"));
+    until("v2 is steady", || (pod.agent.status()?["stage"] == "steady").then_some(()));
+    pod.assert_runs("v2");
+    let records = load.finish();
+    records.assert_nothing_lost();
+    let strange = |release: Option<&str>| !matches!(release, Some("v1" | "v2"));
+    assert!(!records.requests().iter().any(|one| strange(one.release.as_deref())), "nobody has met v3");
+    assert_eq!(pod.starts(), 1);
+}
+
+/// `v1` is served by the first server of `pitstop exec`.
+fn served(cell: &Cell) -> ExecPod {
+    let mut pod =
+        ExecPod::prepare(Path::new(PITSTOP), cell.setup.clone()).with("PITSTOP_RESTART_TIMEOUT", "20s");
+    pod.script = cell.script.into();
+    furnish(&pod.puma.run_dir());
+    let listen = format!("{}:{}", cell.listen, pod.puma.port());
+    let pod = pod.with("PITSTOP_EXEC_LISTEN", listen).in_sync();
+    until("the live server is known", || {
+        let status = pod.agent.status()?;
+        let slots = status["app_server"]["slots"].as_array()?;
+        slots.iter().any(|slot| slot["role"] == "live").then_some(())
+    });
+    pod
+}
+
+/// By the journal.
+fn mode(pod: &ExecPod, release: &str) -> String {
+    let log = pod.revisions_log();
+    let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut modes = records.filter(|record| record["release"] == release && record["mode"].is_string());
+    let mode = modes.find_map(|record| record["mode"].as_str().map(str::to_owned));
+    mode.unwrap_or_else(|| panic!("no mode of {release}: {log}"))
+}
+
+/// Set-ups in which a second server cannot stand: deployed as without one, and a finding says why.
+fn set_ups_that_cannot() -> Vec<Cell> {
+    let with = |config: &str| Setup { config: config.into(), ..plain() };
+    vec![
+        Cell { listen: "tcp://127.0.0.9", ..cell("an address that Puma does not bind", PUMA, plain()) },
+        cell("a unix socket besides", PUMA, with("bind 'unix://{run}/app.sock'")),
+        cell(
+            "a control server with a port",
+            PUMA,
+            Setup {
+                control: false,
+                ..with(
+                    "activate_control_app 'tcp://127.0.0.1:'.concat((ENV.fetch('RIG_PORT').to_i - 1000).to_s), { auth_token: 'x' }",
+                )
+            },
+        ),
+        cell("an absolute rackup file", PUMA, with("rackup '{current}/config.ru'")),
+        cell("tmp_restart with a shared tmp", PUMA, with("plugin :tmp_restart")),
+    ]
+}
+
+fn is_deployed_otherwise(cell: Cell) {
+    let pod = served(&cell);
+    until("the finding", || pod.found("BESIDE_UNAVAILABLE").then_some(()));
+    pod.deploy(App::Good, "v2");
+    pod.agent.wait_in_sync("v2");
+    assert_ne!(mode(&pod, "v2"), "beside");
+}
+
+fn rows(cells: Vec<Cell>, image: Image, test: fn(Cell)) {
+    let cells = cells.into_iter().map(|cell| Cell { setup: cell.setup.from(image), ..cell });
     let mut cells = cells.peekable();
     // No more at once than a machine with two cores boots in time.
     while cells.peek().is_some() {
         let some: Vec<_> = cells.by_ref().take(4).map(|cell| (cell.name.to_owned(), cell)).collect();
-        side_by_side(some, stands_beside);
+        side_by_side(some, test);
     }
 }
 
 #[test]
 fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind() {
-    all_stand_beside(Image::of_this_run());
+    rows(cells(), Image::of_this_run(), stands_beside);
 }
 
 #[test]
 fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind_on_6_6() {
-    all_stand_beside(Image::Trixie);
+    rows(cells(), Image::Trixie, stands_beside);
+}
+
+#[test]
+fn e2e_beside_each_set_up_is_deployed() {
+    rows(cells(), Image::of_this_run(), is_deployed_beside);
+}
+
+#[test]
+fn e2e_beside_where_it_cannot_be_a_finding_says_so_and_the_deploy_is_another() {
+    rows(set_ups_that_cannot(), Image::of_this_run(), is_deployed_otherwise);
 }
