@@ -320,6 +320,7 @@ mod tests {
             pid: Some(17),
             mode: Some("cluster".into()),
             workers: vec![worker(21), worker(22)],
+            candidate: Vec::new(),
             slots: vec![SlotDescription {
                 slot: Slot::A,
                 role: Role::Live,

@@ -70,6 +70,7 @@ impl State {
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,
+            candidate_for: None,
             second_master: false,
             wants_files: false,
             awaited: Moment(0),
@@ -361,6 +362,7 @@ impl State {
         let wanted = Attention {
             watchfulness: self.agent.watchfulness(),
             probe_for: self.agent.probe_for(),
+            candidate_for: self.agent.probe_candidate_for(),
             second_master: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
             // While an effect is under way there is no news in it that a look would be due for.
