@@ -1,8 +1,15 @@
-use std::path::Path;
+use std::{
+    io::{BufRead, BufReader, Write},
+    ops::Deref,
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Instant,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::{App, Pod, PumaRig, Setup, until};
+use crate::{App, ExecPod, Pod, PumaRig, Setup, until_within};
 
 /// Which restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +18,8 @@ pub enum Mode {
     Phased,
     /// All at once.
     Hot,
+    /// A second server in the same container, and then the switch.
+    Beside,
 }
 
 impl Mode {
@@ -19,58 +28,148 @@ impl Mode {
         match self {
             Self::Phased => "phased",
             Self::Hot => "hot",
+            Self::Beside => "beside",
         }
     }
 
-    /// The same by hand.
+    /// The same by hand, or what comes nearest: nothing but Puma's own restarts is at hand for a second server.
     pub fn by_hand(self) -> &'static str {
         match self {
             Self::Phased => "ln -sfn && kill -USR1",
-            Self::Hot => "ln -sfn && kill -USR2",
+            Self::Hot | Self::Beside => "ln -sfn && kill -USR2",
         }
     }
 
     fn signal(self) -> Signal {
         match self {
             Self::Phased => Signal::USR1,
-            Self::Hot => Signal::USR2,
+            Self::Hot | Self::Beside => Signal::USR2,
         }
     }
 }
+
+/// How long a move may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Moves a running Puma from release to release.
 pub trait Mover {
     /// The Puma.
     fn puma(&self) -> &PumaRig;
+    /// The process that all others of the container descend from.
+    fn first(&self) -> i32;
     /// Puts a good release where a move finds it.
     fn prepare(&self, id: &str);
-    /// Makes Puma run a release that was prepared; returns when it does.
-    fn move_to(&self, id: &str);
+    /// Makes Puma run a release that was prepared, and returns when it does. Gives the last moment at which the
+    /// release was certainly not proved yet: what it answered before was not checked by anybody.
+    fn move_to(&self, id: &str) -> Instant;
+    /// Waits until no server of an earlier release is left.
+    fn settle(&self) {}
 }
 
 /// By pitstop.
-pub struct ByPitstop(Pod);
+pub struct ByPitstop {
+    pod: Place,
+    mode: Mode,
+}
+
+enum Place {
+    /// Puma in a container of its own.
+    Sidecar(Pod),
+    /// Below `pitstop exec`.
+    Exec(ExecPod),
+}
+
+impl Deref for Place {
+    type Target = Pod;
+
+    fn deref(&self) -> &Pod {
+        match self {
+            Self::Sidecar(pod) => pod,
+            Self::Exec(pod) => pod,
+        }
+    }
+}
 
 impl ByPitstop {
     /// A Puma that pitstop has proved to run `v1`. `binary` is the built pitstop.
     pub fn start(binary: &Path, setup: Setup, mode: Mode) -> Self {
-        Self(Pod::prepare(binary, setup).with("PITSTOP_RESTART_MODE", mode.name()).in_sync())
+        let env = [("PITSTOP_RESTART_MODE", mode.name()), ("PITSTOP_RESTART_TIMEOUT", "60s")];
+        let pod = if mode == Mode::Beside {
+            let mut pod = ExecPod::prepare(binary, setup);
+            env.into_iter().for_each(|(name, value)| pod.set(name, value));
+            let listen = format!("tcp://{}:{}", pod.puma.setup().host, pod.puma.port());
+            Place::Exec(pod.with("PITSTOP_EXEC_LISTEN", listen).in_sync())
+        } else {
+            let mut pod = Pod::prepare(binary, setup);
+            env.into_iter().for_each(|(name, value)| pod.set(name, value));
+            Place::Sidecar(pod.in_sync())
+        };
+        Self { pod, mode }
+    }
+
+    /// Whether the release has not passed its check yet.
+    fn unproved(&self, id: &str) -> bool {
+        if self.mode == Mode::Beside {
+            // The parent's own word, which no look delays.
+            return !roles(&self.pod).is_some_and(|roles| roles.contains(&("live".into(), id.into())));
+        }
+        let status = self.pod.status();
+        status["in_sync"] != true || status["running"] != id
     }
 }
 
 impl Mover for ByPitstop {
     fn puma(&self) -> &PumaRig {
-        &self.0.puma
+        &self.pod.puma
+    }
+
+    fn first(&self) -> i32 {
+        match &self.pod {
+            Place::Sidecar(pod) => pod.puma.master().expect("Puma runs"),
+            Place::Exec(pod) => pod.first(),
+        }
     }
 
     fn prepare(&self, id: &str) {
-        self.0.agent.publish(&self.0.puma, App::Good, id);
+        self.pod.agent.publish(&self.pod.puma, App::Good, id);
     }
 
-    fn move_to(&self, id: &str) {
-        self.0.agent.promote(id);
-        self.0.agent.wait_in_sync(id);
+    fn move_to(&self, id: &str) -> Instant {
+        self.pod.agent.promote(id);
+        let mut last = Instant::now();
+        until_within(PATIENCE, &format!("proof of {id}"), || {
+            let now = Instant::now();
+            let unproved = self.unproved(id);
+            if unproved {
+                last = now;
+            }
+            (!unproved).then_some(())
+        });
+        self.pod.agent.wait_in_sync_within(PATIENCE, id);
+        last
     }
+
+    fn settle(&self) {
+        if self.mode == Mode::Beside {
+            until_within(PATIENCE, "the end of the earlier server", || {
+                (roles(&self.pod)?.len() == 1).then_some(())
+            });
+        }
+    }
+}
+
+/// The servers that run below `pitstop exec`, as it says itself: role and release of each. `None` while it gives no
+/// answer.
+pub fn roles(pod: &Pod) -> Option<Vec<(String, String)>> {
+    let mut parent = UnixStream::connect(pod.agent.state_dir().join("parent.sock")).ok()?;
+    parent.write_all(b"{\"do\":\"list\"}\n").ok()?;
+    let mut line = String::new();
+    BufReader::new(parent).read_line(&mut line).ok()?;
+    let reply: Value = serde_json::from_str(&line).ok()?;
+    let runs = reply["list"]["slots"].as_array()?.iter().map(|slot| &slot["run"]);
+    let running = runs.filter(|run| run.is_object() && run["ended"].is_null());
+    let text = |run: &Value, key: &str| run[key].as_str().unwrap_or_default().to_owned();
+    Some(running.map(|run| (text(run, "role"), text(run, "release"))).collect())
 }
 
 /// By the link flipped and a bare `kill`.
@@ -91,20 +190,25 @@ impl Mover for ByHand {
         &self.puma
     }
 
+    fn first(&self) -> i32 {
+        self.puma.master().expect("Puma runs")
+    }
+
     fn prepare(&self, id: &str) {
         self.puma.release(id, App::Good);
     }
 
-    fn move_to(&self, id: &str) {
+    fn move_to(&self, id: &str) -> Instant {
         self.puma.flip(id);
         let master = self.puma.master().and_then(Pid::from_raw).expect("Puma runs");
         kill_process(master, self.mode.signal()).expect("Puma may be signalled");
         // Nobody proves anything here: twenty answers in a row from the new release are taken for the end.
         let mut in_a_row = 0;
-        until("answers of the new release only", || {
+        until_within(PATIENCE, "answers of the new release only", || {
             let answered = self.puma.get("/").ok().and_then(|answer| answer.release);
             in_a_row = if answered.as_deref() == Some(id) { in_a_row + 1 } else { 0 };
             (in_a_row == 20).then_some(())
         });
+        Instant::now()
     }
 }
