@@ -6,10 +6,11 @@
 //! there.
 
 mod client;
+pub(crate) mod listen;
+pub(crate) mod program;
 mod protocol;
 
 pub(crate) use client::{Client, NoList};
-#[expect(unused_imports, reason = "the parent comes next")]
 pub(crate) use protocol::{
     Ended, List, PROBE_SOURCE, PROTOCOL, Reply, Request, Role, Run, SOCKET_NAME, Slot, SlotState,
 };

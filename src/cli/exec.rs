@@ -22,6 +22,9 @@ pub struct Exec {
     /// Become the command, as a child of this process. How `exec` starts its own children.
     #[arg(long, hide = true, value_name = "PID")]
     child_of: Option<i32>,
+    /// The agent is another container of the pod, and not started here.
+    #[arg(long)]
+    sidecar: bool,
     /// The app server's command line.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -41,11 +44,11 @@ pub fn run(file: Option<&Path>, json: bool, exec: Exec) -> Result<Exit, Failure>
     let (loaded, invalid) = config::load_degraded(file, config::environment());
     let no_deploys = invalid.is_some() || loaded.require_source().is_err();
     telemetry::init(loaded.config.log.format);
-    let settings = settings(&loaded.config, file, exec.command, no_deploys);
+    let settings = settings(&loaded.config, file, exec, no_deploys);
     init::run(settings).map(Exit::Code).map_err(Failure::from)
 }
 
-fn settings(config: &Config, file: Option<&Path>, command: Vec<OsString>, no_deploys: bool) -> Settings {
+fn settings(config: &Config, file: Option<&Path>, exec: Exec, no_deploys: bool) -> Settings {
     let (state_dir, moved) = usable(&config.state_dir);
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let file = file.map(|file| [OsString::from("--config"), file.into()]);
@@ -55,8 +58,9 @@ fn settings(config: &Config, file: Option<&Path>, command: Vec<OsString>, no_dep
         listen: config.listen,
     };
     Settings {
-        command,
-        agent,
+        command: exec.command,
+        agent: (!exec.sidecar).then_some(agent),
+        listen: config.exec.listen.clone(),
         json_log: config.log.format == LogFormat::Json,
         state_dir,
         no_deploys,

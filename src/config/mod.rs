@@ -17,6 +17,7 @@ mod derived;
 mod headers;
 mod health_url;
 mod keys;
+mod listen_address;
 mod load;
 mod places;
 mod secrets;
@@ -29,6 +30,7 @@ pub(crate) use derived::order;
 pub(crate) use headers::parse as parse_header;
 pub(crate) use health_url::{HealthAddress, HealthUrl};
 pub(crate) use keys::nearest;
+pub(crate) use listen_address::ListenAddress;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
@@ -37,6 +39,8 @@ pub use source::S3Location;
 pub(crate) const DRAIN_FILE: &str = "draining";
 /// Tells the app where that is. No key: the agent needs no such thing.
 pub(crate) const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
+/// Tells a server in which slot `pitstop exec` has started it. No key either.
+pub(crate) const SLOT_VARIABLE: &str = "PITSTOP_SLOT";
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -370,7 +374,7 @@ impl From<Port> for String {
 #[serde(deny_unknown_fields, default)]
 pub struct Exec {
     /// What the app server listens on, as Puma's `bind` writes it; found out when empty.
-    pub(crate) listen: Vec<String>,
+    pub(crate) listen: Vec<ListenAddress>,
     /// An app server that was ended by the signal that asked for it has ended well.
     pub(crate) stop_is_success: bool,
 }

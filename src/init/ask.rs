@@ -34,8 +34,10 @@ pub(crate) enum Question {
 pub enum Answer {
     /// Yes; of a drain, how it ended.
     Yes(String),
-    /// Not yet, or nobody answered.
+    /// Not yet.
     No,
+    /// Nobody answered.
+    Silence,
 }
 
 impl Question {
@@ -70,11 +72,11 @@ pub(crate) fn ask(state_dir: &Path, question: Question, hold_ms: u64, answers: S
     let failed = answers.clone();
     let asking = move || {
         let answer = exchange(&socket, question, patience);
-        let answer = answer.map_or(Answer::No, |(status, body)| question.understand(status, &body));
+        let answer = answer.map_or(Answer::Silence, |(status, body)| question.understand(status, &body));
         let _ = answers.send(Event::Answered(question, answer));
     };
     if thread::Builder::new().name("ask".into()).spawn(asking).is_err() {
-        let _ = failed.send(Event::Answered(question, Answer::No));
+        let _ = failed.send(Event::Answered(question, Answer::Silence));
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
         drop(stream);
         match events.recv().unwrap() {
             Event::Answered(_, answer) => answer,
-            Event::Signal(_) => panic!("nobody sent one"),
+            _ => panic!("nothing else happens"),
         }
     }
 
@@ -142,15 +144,15 @@ mod tests {
 
     #[test]
     fn an_agent_that_dies_in_mid_answer_has_not_answered() {
-        assert_eq!(answered(Question::Drain, ""), Answer::No);
-        assert_eq!(answered(Question::Drain, "HTTP/1.1 200 OK\r\n"), Answer::No);
+        assert_eq!(answered(Question::Drain, ""), Answer::Silence);
+        assert_eq!(answered(Question::Drain, "HTTP/1.1 200 OK\r\n"), Answer::Silence);
     }
 
     #[test]
-    fn nobody_at_the_socket_is_a_no() {
+    fn nobody_at_the_socket_is_silence() {
         let dir = tempfile::tempdir().unwrap();
         let (send, events) = mpsc::channel();
         ask(dir.path(), Question::Settled, 1, send);
-        assert!(matches!(events.recv().unwrap(), Event::Answered(Question::Settled, Answer::No)));
+        assert!(matches!(events.recv().unwrap(), Event::Answered(Question::Settled, Answer::Silence)));
     }
 }

@@ -1,11 +1,6 @@
 //! The init's children: the command, the agent, and whatever orphans they leave.
 
-use std::{
-    ffi::OsString,
-    os::unix::{fs::MetadataExt, process::CommandExt},
-    path::PathBuf,
-    process::Command,
-};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 use rustix::{
     io::Errno,
@@ -13,27 +8,23 @@ use rustix::{
 };
 
 use super::{
-    Settings,
-    agent::Starter,
-    reach::{self, Tree},
+    agent::{Agent, Starter},
+    reach::Tree,
     signals,
 };
-use crate::{
-    config::{DRAIN_FILE, DRAIN_FILE_VARIABLE},
-    procs::ProcessId,
-};
+use crate::{procs::ProcessId, slots::Ended};
 
 /// This very binary, also after its file was replaced.
-const OURSELVES: &str = "/proc/self/exe";
+pub(crate) const OURSELVES: &str = "/proc/self/exe";
 /// The exit code of what cannot be run, as shells have it.
-const NOT_RUN: u8 = 126;
+pub(crate) const NOT_RUN: u8 = 126;
 
 /// A process that was reaped, with its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dead {
-    Command(u8),
     Agent(u8),
-    Orphan,
+    /// A server, or an orphan.
+    Other(i32, Ended),
 }
 
 /// Orphans of the command's become children of ours, also when we are not the first process.
@@ -45,106 +36,53 @@ pub(crate) fn adopt_orphans() {
 
 #[derive(Debug)]
 pub(crate) struct Children {
-    command_line: Vec<OsString>,
-    drain_file: PathBuf,
-    starter: Starter,
-    json_log: bool,
-    command: Option<i32>,
+    /// `None`: the agent is not ours.
+    starter: Option<Starter>,
     agent: Option<i32>,
     agent_told: bool,
     none_left: bool,
 }
 
 impl Children {
-    pub(crate) fn new(settings: &Settings) -> Self {
-        Self {
-            command_line: settings.command.clone(),
-            drain_file: settings.state_dir.join(DRAIN_FILE),
-            starter: Starter::new(settings.agent.clone()),
-            json_log: settings.json_log,
-            command: None,
-            agent: None,
-            agent_told: false,
-            none_left: false,
-        }
-    }
-
-    /// Starts the command with our own standard streams.
-    ///
-    /// # Errors
-    /// Its exit code, when there is no process to be had. Whether the program can be run shows in
-    /// the exit code of the process.
-    pub(crate) fn start_command(&mut self) -> Result<(), u8> {
-        let pid = spawn(self.trampoline())?;
-        tracing::info!(pid, "command started");
-        self.command = Some(pid);
-        self.none_left = false;
-        Ok(())
+    pub(crate) fn new(agent: Option<Agent>) -> Self {
+        Self { starter: agent.map(Starter::new), agent: None, agent_told: false, none_left: false }
     }
 
     /// Starts the agent. It reads nothing; its log goes where ours does.
     ///
     /// # Errors
-    /// As [`Self::start_command`].
+    /// An exit code, when there is no process to be had.
     pub(crate) fn start_agent(&mut self) -> Result<(), u8> {
-        let pid = self.starter.start()?;
+        let Some(starter) = &mut self.starter else { return Ok(()) };
+        let pid = starter.start()?;
         self.agent = Some(pid);
         self.none_left = false;
         Ok(())
     }
 
-    /// `pitstop exec --child-of US -- LINE`: see `trampoline`. Its group is its own, so that signals to the
-    /// whole group of ours (`dumb-init`) reach nobody but us.
-    fn trampoline(&self) -> Command {
-        let mut command = Command::new(OURSELVES);
-        command.arg0("pitstop").args(self.json_log.then_some("--json")).arg("exec");
-        command.arg("--child-of").arg(own_pid().to_string()).arg("--").args(&self.command_line);
-        command.env(DRAIN_FILE_VARIABLE, &self.drain_file).process_group(0);
-        command
-    }
-
     /// Takes one dead process away; `None` when there is none at the moment.
     pub(crate) fn reap(&mut self) -> Option<Dead> {
-        let (pid, code) = match reaped() {
+        let (pid, how) = match reaped() {
             Ok(found) => found?,
             Err(error) => {
                 self.none_left = error == Errno::CHILD;
                 return None;
             }
         };
-        Some(if self.command == Some(pid) {
-            self.command = None;
-            Dead::Command(code)
-        } else if self.agent == Some(pid) {
-            self.agent = None;
-            if !self.agent_told {
-                tracing::error!(pid, code, "the agent exited unexpectedly; restarting it");
-            }
-            Dead::Agent(code)
-        } else {
-            tracing::debug!(pid, code, "reaped an orphan");
-            Dead::Orphan
-        })
+        if self.agent != Some(pid) {
+            return Some(Dead::Other(pid, how));
+        }
+        self.agent = None;
+        let code = exit_code(how);
+        if !self.agent_told {
+            tracing::error!(pid, code, "the agent exited unexpectedly; restarting it");
+        }
+        Some(Dead::Agent(code))
     }
 
     /// Nobody was left at the last look.
     pub(crate) fn none_left(&self) -> bool {
         self.none_left
-    }
-
-    /// Gives a signal to the command: to the processes that handle it, past shells that it would
-    /// kill.
-    pub(crate) fn pass_on(&self, signal: Signal) {
-        let Some(command) = self.command else { return };
-        let reached = Tree::now().map_or(0, |tree| tree.send(command, signal));
-        match reached {
-            0 if reach::ends_by_default(signal) => send(command, signal),
-            0 => tracing::warn!(
-                signal = signals::name(signal),
-                "signal not forwarded: no process of the command handles it"
-            ),
-            _ => {}
-        }
     }
 
     /// SIGTERM to the agent.
@@ -155,10 +93,11 @@ impl Children {
         }
     }
 
-    /// SIGTERM to what the command has left behind.
-    pub(crate) fn end_leftovers(&self) {
+    /// SIGTERM to what the command has left behind; the servers have been told.
+    pub(crate) fn end_leftovers(&self, servers: &[i32]) {
         let Ok(tree) = Tree::now() else { return };
-        let ours = tree.children(own_pid()).into_iter().filter(|child| Some(*child) != self.agent);
+        let left = |child: &i32| Some(*child) != self.agent && !servers.contains(child);
+        let ours = tree.children(own_pid()).into_iter().filter(left);
         for orphan in ours {
             tracing::info!(pid = orphan, "sending SIGTERM to a process that the command left behind");
             if tree.send(orphan, Signal::TERM) == 0 {
@@ -176,10 +115,10 @@ impl Children {
     }
 }
 
-/// Takes any dead process away: its pid and its exit code.
-pub(crate) fn reaped() -> Result<Option<(i32, u8)>, Errno> {
+/// Takes any dead process away: its pid and how it ended.
+pub(crate) fn reaped() -> Result<Option<(i32, Ended)>, Errno> {
     let dead = wait(WaitOptions::NOHANG)?;
-    Ok(dead.map(|(pid, status)| (pid.as_raw_nonzero().get(), exit_code(status))))
+    Ok(dead.map(|(pid, status)| (pid.as_raw_nonzero().get(), how_it_ended(status))))
 }
 
 pub(crate) fn own_pid() -> i32 {
@@ -214,8 +153,16 @@ pub(crate) fn named_path() -> PathBuf {
     named.unwrap_or_else(|| OURSELVES.into())
 }
 
+fn how_it_ended(status: WaitStatus) -> Ended {
+    let signal = status.terminating_signal().map(Ended::Signal);
+    signal.unwrap_or(Ended::Code(status.exit_status().unwrap_or(u8::MAX.into())))
+}
+
 /// As shells have it: 128 and the signal's number for what a signal ended.
-fn exit_code(status: WaitStatus) -> u8 {
-    let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+pub(crate) fn exit_code(how: Ended) -> u8 {
+    let code = match how {
+        Ended::Code(code) => code,
+        Ended::Signal(signal) => 128 + signal,
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
 }

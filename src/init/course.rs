@@ -23,6 +23,8 @@ use crate::core::Moment;
 
 /// A first release gets so long to arrive before the command is started without one.
 const FIRST_RELEASE_MS: u64 = 300_000;
+/// A sidecar's agent that says nothing at all gets so long.
+const FIRST_WORD_MS: u64 = 15_000;
 /// The agent's own deadline comes first, and a moment for its answer.
 const HOLD_MARGIN_MS: u64 = 1_000;
 /// Platforms that send SIGTERM more than once (or to everybody) do so within this time.
@@ -43,6 +45,8 @@ const CONFIG: u8 = 64;
 /// How long things may take, and what they end with.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// The agent is in another container: it is asked, and not started; and SIGTERM comes when the pod is drained.
+    pub(crate) sidecar: bool,
     pub(crate) stop_is_success: bool,
     pub(crate) hold_ms: u64,
     pub(crate) grace_ms: u64,
@@ -52,7 +56,8 @@ pub struct Limits {
 impl Limits {
     pub(crate) fn of(settings: &Settings) -> Self {
         let Settings { stop_is_success, hold_ms, grace_ms, reserve_ms, .. } = *settings;
-        Self { stop_is_success, hold_ms, grace_ms, reserve_ms }
+        let sidecar = settings.agent.is_none();
+        Self { sidecar, stop_is_success, hold_ms, grace_ms, reserve_ms }
     }
 }
 
@@ -100,7 +105,7 @@ pub(crate) enum Why {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Preparing { until: Moment },
+    Preparing { since: Moment, until: Moment },
     Serving,
     Holding { signal: Signal, since: Moment, until: Moment },
     Stopping { kill_at: Moment, killed: bool },
@@ -135,12 +140,13 @@ pub(crate) struct Course {
 
 impl Course {
     pub(crate) fn new(now: Moment, limits: Limits, no_deploys: bool) -> Self {
-        let until = if no_deploys { now } else { now.plus(FIRST_RELEASE_MS) };
+        let patience = if limits.sidecar { FIRST_WORD_MS } else { FIRST_RELEASE_MS };
+        let until = if no_deploys { now } else { now.plus(patience) };
         Self {
             limits,
             no_deploys,
-            stage: Stage::Preparing { until },
-            agent: Agent::Down(now),
+            stage: Stage::Preparing { since: now, until },
+            agent: if limits.sidecar { Agent::Told } else { Agent::Down(now) },
             pauses: Pauses::new(),
             asked: None,
             ask_at: now,
@@ -158,7 +164,7 @@ impl Course {
     /// When something is due though nothing happens.
     pub(crate) fn due(&self) -> Option<Moment> {
         let stage = match self.stage {
-            Stage::Preparing { until } | Stage::Holding { until, .. } | Stage::Settling { until, .. } => {
+            Stage::Preparing { until, .. } | Stage::Holding { until, .. } | Stage::Settling { until, .. } => {
                 Some(until)
             }
             Stage::Stopping { kill_at, .. } => Some(kill_at),
@@ -190,6 +196,10 @@ impl Course {
             Stage::Preparing { .. } => {
                 self.stopped_at = Some(now);
                 self.leave(now, 128 + u8::try_from(signal.as_raw()).unwrap_or(0), acts);
+            }
+            Stage::Serving if self.limits.sidecar => {
+                self.stopped_at = Some(now);
+                self.pass_on(now, signal, Why::Ready, acts);
             }
             Stage::Serving => {
                 self.stopped_at = Some(now);
@@ -227,7 +237,8 @@ impl Course {
         acts.push(Act::Ended(code));
         match self.stage {
             Stage::Holding { .. } | Stage::Stopping { .. } => self.leave(now, code, acts),
-            _ if self.no_deploys => self.leave(now, code, acts),
+            // The next container asks the sidecar before it starts anything.
+            _ if self.no_deploys || self.limits.sidecar => self.leave(now, code, acts),
             _ => {
                 self.stage = Stage::Settling { code, until: now.plus(SETTLE_MS) };
                 self.hurry_agent(now);
@@ -281,7 +292,12 @@ impl Course {
             return;
         }
         (self.asked, self.ask_at) = (None, now.plus(ASK_AGAIN_MS));
-        let Answer::Yes(text) = answer else { return };
+        let Answer::Yes(text) = answer else {
+            if let (Answer::No, Stage::Preparing { since, until }) = (answer, &mut self.stage) {
+                *until = (*until).max(since.plus(FIRST_RELEASE_MS));
+            }
+            return;
+        };
         match self.stage {
             Stage::Preparing { .. } => {
                 self.start_command(Why::Ready, acts);
@@ -305,7 +321,7 @@ impl Course {
 
     fn tick(&mut self, now: Moment, acts: &mut Vec<Act>) {
         match self.stage {
-            Stage::Preparing { until } if now >= until => {
+            Stage::Preparing { until, .. } if now >= until => {
                 let why = if self.no_deploys { Why::NoDeploys } else { Why::Time };
                 self.start_command(why, acts);
             }

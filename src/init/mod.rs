@@ -17,10 +17,15 @@ mod ask;
 mod children;
 mod course;
 mod limits;
+mod output;
 mod parent;
 mod pauses;
+mod questions;
 mod reach;
+mod seen;
+mod servers;
 mod signals;
+mod slots;
 mod trampoline;
 
 use std::{
@@ -33,11 +38,13 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::core::Moment;
+use crate::{config::ListenAddress, core::Moment};
 
 use ask::{Answer, Question};
 use children::{Children, Dead};
 use course::{Act, Course, Input, Limits, Why};
+use questions::Asked;
+use servers::Servers;
 
 pub(crate) use agent::{Agent, become_agent};
 pub(crate) use parent::keep_agent;
@@ -51,7 +58,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 pub struct Settings {
     /// The command whose end is the container's end; never empty.
     pub(crate) command: Vec<OsString>,
-    pub(crate) agent: Agent,
+    /// `None`: it is a sidecar.
+    pub(crate) agent: Option<Agent>,
+    /// What the command listens on, as far as that is configured.
+    pub(crate) listen: Vec<ListenAddress>,
     pub(crate) json_log: bool,
     /// Where the agent's admin socket is.
     pub(crate) state_dir: PathBuf,
@@ -72,6 +82,7 @@ pub struct Settings {
 enum Event {
     Signal(i32),
     Answered(Question, Answer),
+    Asked(Asked),
 }
 
 /// Runs until the command has ended and nothing is left of it. Returns the exit code: the command's,
@@ -83,15 +94,19 @@ pub(crate) fn run(settings: Settings) -> io::Result<u8> {
     let (send, events) = mpsc::channel();
     signals::catch(send.clone(), &signals::all())?;
     children::adopt_orphans();
+    if let Err(error) = questions::listen(&settings.state_dir, send.clone()) {
+        tracing::error!(%error, path = %settings.state_dir.display(), "no server can be started beside the first: the socket in state_dir cannot be made");
+    }
     let course = Course::new((settings.clock)(), Limits::of(&settings), settings.no_deploys);
-    let children = Children::new(&settings);
-    Ok(Init { settings, course, children, send, events }.run())
+    let (children, servers) = (Children::new(settings.agent.clone()), Servers::new(&settings));
+    Ok(Init { settings, course, children, servers, send, events }.run())
 }
 
 struct Init {
     settings: Settings,
     course: Course,
     children: Children,
+    servers: Servers,
     send: Sender<Event>,
     events: Receiver<Event>,
 }
@@ -101,15 +116,19 @@ impl Init {
         self.feed(Input::Tick);
         loop {
             if let Some(code) = self.course.over() {
+                self.servers.finish();
                 return code;
             }
             match self.events.recv_timeout(self.pause()) {
                 Ok(Event::Signal(number)) => self.signal(number),
                 Ok(Event::Answered(question, answer)) => self.feed(Input::Answered(question, answer)),
+                Ok(Event::Asked(asked)) => self.answer(asked),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.feed(Input::Tick);
             self.reap();
+            let over = self.servers.tick(self.now());
+            self.over(over);
         }
     }
 
@@ -118,7 +137,9 @@ impl Init {
     }
 
     fn pause(&self) -> Duration {
-        let left = self.course.due().map(|at| Duration::from_millis(at.since(self.now())));
+        let now = self.now();
+        let due = self.course.due().into_iter().chain(self.servers.due(now)).min();
+        let left = due.map(|at| Duration::from_millis(at.since(now)));
         left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
@@ -133,7 +154,20 @@ impl Init {
         match signal {
             Signal::CHILD => {}
             Signal::TERM | Signal::INT => self.feed(Input::Stop(signal)),
-            other => self.children.pass_on(other),
+            other => self.servers.pass_on(other),
+        }
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        let (reply, over) = self.servers.ask(self.now(), &asked.request);
+        let _ = asked.answer.send(reply);
+        self.over(over);
+    }
+
+    /// The last server has ended, with this exit code.
+    fn over(&mut self, code: Option<u8>) {
+        if let Some(code) = code {
+            self.feed(Input::CommandEnded(code));
         }
     }
 
@@ -141,9 +175,11 @@ impl Init {
     fn reap(&mut self) {
         while let Some(dead) = self.children.reap() {
             match dead {
-                Dead::Command(code) => self.feed(Input::CommandEnded(code)),
                 Dead::Agent(code) => self.feed(Input::AgentEnded(code)),
-                Dead::Orphan => {}
+                Dead::Other(pid, how) => {
+                    let over = self.servers.ended(self.now(), pid, how);
+                    self.over(over);
+                }
             }
         }
         if self.children.none_left() {
@@ -160,24 +196,27 @@ impl Init {
             }
             Act::StartCommand(why) => {
                 explain_start(why);
-                if let Err(code) = self.children.start_command() {
-                    self.feed(Input::CommandEnded(code));
-                }
+                let over = self.servers.begin(self.now());
+                self.over(over);
             }
             Act::Ask(question) => {
                 ask::ask(&self.settings.state_dir, question, self.settings.hold_ms, self.send.clone());
             }
             Act::Hold(signal) => {
-                tracing::info!(signal = signals::name(signal), "signal held until the drain is over")
+                tracing::info!(signal = signals::name(signal), "signal held until the drain is over");
+                self.servers.stop_soon();
             }
             Act::PassOn(signal, why) => {
                 explain_stop(signal, &why);
-                self.children.pass_on(signal);
+                let over = self.servers.stop_all(self.now(), signal);
+                self.over(over);
             }
             Act::EndAgent => self.children.end_agent(),
-            Act::EndLeftovers => self.children.end_leftovers(),
+            Act::EndLeftovers => self.children.end_leftovers(&self.servers.pids()),
             Act::Kill => self.children.kill_all(),
-            Act::Ended(code) => tracing::info!(code, "the command exited"),
+            Act::Ended(code) => {
+                tracing::info!(code, "the app server has ended, and the container ends with it")
+            }
         }
     }
 }

@@ -60,8 +60,8 @@ impl Parent {
             self.tell();
             match self.events.recv_timeout(self.pause()) {
                 Ok(Event::Signal(number)) => self.signal(number),
-                Ok(Event::Answered(..)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                }
+                Ok(Event::Answered(..) | Event::Asked(_))
+                | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.reap();
             if let Some(code) = self.keeping.over() {
@@ -104,10 +104,10 @@ impl Parent {
     }
 
     fn reap(&mut self) {
-        while let Ok(Some((pid, code))) = children::reaped() {
+        while let Ok(Some((pid, how))) = children::reaped() {
             if self.pid == Some(pid) {
                 self.pid = None;
-                self.ended(code);
+                self.ended(children::exit_code(how));
             }
         }
     }

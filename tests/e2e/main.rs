@@ -21,6 +21,7 @@ macro_rules! extends_pod {
     };
 }
 
+mod beside;
 mod broken_releases;
 mod command;
 mod doctor;

@@ -1,7 +1,7 @@
 use super::*;
 
 const LIMITS: Limits =
-    Limits { stop_is_success: false, hold_ms: 18_000, grace_ms: 30_000, reserve_ms: 10_000 };
+    Limits { sidecar: false, stop_is_success: false, hold_ms: 18_000, grace_ms: 30_000, reserve_ms: 10_000 };
 
 struct Life {
     course: Course,

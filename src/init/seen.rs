@@ -1,0 +1,44 @@
+//! What is seen of a server's sockets, in /proc.
+
+use super::reach::Tree;
+use crate::procs;
+
+/// Whether the server that was started as this process listens on the sockets that it was given: each an inode, and
+/// how many descriptors of it. `None`: not known yet.
+///
+/// A wrapper holds all of them, and so does a server that has not come to it. A Puma closes those that it has no use
+/// for, and keeps one of each.
+pub(crate) fn inherited(root: i32, given: &[(u64, usize)]) -> Option<bool> {
+    let tree = Tree::now().ok()?;
+    let processes = std::iter::once(root).chain(tree.below(root));
+    let seen: Vec<Held> = processes.map(|pid| Held::of(pid, given)).collect();
+    if seen.iter().any(|held| *held == Held::OneOfEach) {
+        return Some(true);
+    }
+    seen.contains(&Held::NoneOfSome).then_some(false)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    OneOfEach,
+    /// A Puma that listens elsewhere.
+    NoneOfSome,
+    Other,
+}
+
+impl Held {
+    fn of(pid: i32, given: &[(u64, usize)]) -> Self {
+        let sockets = procs::sockets_of(pid);
+        let held = |inode: u64| sockets.iter().filter(|socket| **socket == inode).count();
+        if given.iter().all(|(inode, copies)| (1..*copies).contains(&held(*inode))) {
+            return Self::OneOfEach;
+        }
+        let lacks = given.iter().any(|(inode, _)| held(*inode) == 0);
+        let is_puma = || procs::Entry::read(pid).is_ok_and(|entry| entry.title.starts_with("puma "));
+        if lacks && is_puma() && !procs::listening_ports(pid).is_empty() {
+            Self::NoneOfSome
+        } else {
+            Self::Other
+        }
+    }
+}

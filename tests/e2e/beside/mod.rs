@@ -1,0 +1,4 @@
+//! A second server beside the first, in the same container.
+
+mod container;
+mod parent;
