@@ -6,6 +6,7 @@ use std::{any::Any, panic, process::ExitCode};
 use pitstop_rig::Interrupted;
 
 mod acts;
+mod beside;
 mod birth;
 mod end;
 mod narrator;

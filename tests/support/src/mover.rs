@@ -1,15 +1,12 @@
 use std::{
-    io::{BufRead, BufReader, Write},
     ops::Deref,
-    os::unix::net::UnixStream,
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
-use crate::{App, ExecPod, Pod, PumaRig, Setup, until_within};
+use crate::{App, ExecPod, Pod, PumaRig, Setup, exec::Server, until_within};
 
 /// Which restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +46,7 @@ impl Mode {
 }
 
 /// How long a move may take.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Moves a running Puma from release to release.
 pub trait Mover {
@@ -67,10 +64,7 @@ pub trait Mover {
 }
 
 /// By pitstop.
-pub struct ByPitstop {
-    pod: Place,
-    mode: Mode,
-}
+pub struct ByPitstop(Place);
 
 enum Place {
     /// Puma in a container of its own.
@@ -104,38 +98,39 @@ impl ByPitstop {
             env.into_iter().for_each(|(name, value)| pod.set(name, value));
             Place::Sidecar(pod.in_sync())
         };
-        Self { pod, mode }
+        Self(pod)
     }
 
     /// Whether the release has not passed its check yet.
     fn unproved(&self, id: &str) -> bool {
-        if self.mode == Mode::Beside {
+        if let Place::Exec(pod) = &self.0 {
             // The parent's own word, which no look delays.
-            return !roles(&self.pod).is_some_and(|roles| roles.contains(&("live".into(), id.into())));
+            let live = |server: &Server| server.role == "live" && server.release == id;
+            return !pod.servers().iter().any(live);
         }
-        let status = self.pod.status();
+        let status = self.0.status();
         status["in_sync"] != true || status["running"] != id
     }
 }
 
 impl Mover for ByPitstop {
     fn puma(&self) -> &PumaRig {
-        &self.pod.puma
+        &self.0.puma
     }
 
     fn first(&self) -> i32 {
-        match &self.pod {
+        match &self.0 {
             Place::Sidecar(pod) => pod.puma.master().expect("Puma runs"),
             Place::Exec(pod) => pod.first(),
         }
     }
 
     fn prepare(&self, id: &str) {
-        self.pod.agent.publish(&self.pod.puma, App::Good, id);
+        self.0.agent.publish(&self.0.puma, App::Good, id);
     }
 
     fn move_to(&self, id: &str) -> Instant {
-        self.pod.agent.promote(id);
+        self.0.agent.promote(id);
         let mut last = Instant::now();
         until_within(PATIENCE, &format!("proof of {id}"), || {
             let now = Instant::now();
@@ -145,31 +140,17 @@ impl Mover for ByPitstop {
             }
             (!unproved).then_some(())
         });
-        self.pod.agent.wait_in_sync_within(PATIENCE, id);
+        self.0.agent.wait_in_sync_within(PATIENCE, id);
         last
     }
 
     fn settle(&self) {
-        if self.mode == Mode::Beside {
+        if let Place::Exec(pod) = &self.0 {
             until_within(PATIENCE, "the end of the earlier server", || {
-                (roles(&self.pod)?.len() == 1).then_some(())
+                (pod.servers().len() == 1).then_some(())
             });
         }
     }
-}
-
-/// The servers that run below `pitstop exec`, as it says itself: role and release of each. `None` while it gives no
-/// answer.
-pub fn roles(pod: &Pod) -> Option<Vec<(String, String)>> {
-    let mut parent = UnixStream::connect(pod.agent.state_dir().join("parent.sock")).ok()?;
-    parent.write_all(b"{\"do\":\"list\"}\n").ok()?;
-    let mut line = String::new();
-    BufReader::new(parent).read_line(&mut line).ok()?;
-    let reply: Value = serde_json::from_str(&line).ok()?;
-    let runs = reply["list"]["slots"].as_array()?.iter().map(|slot| &slot["run"]);
-    let running = runs.filter(|run| run.is_object() && run["ended"].is_null());
-    let text = |run: &Value, key: &str| run[key].as_str().unwrap_or_default().to_owned();
-    Some(running.map(|run| (text(run, "role"), text(run, "release"))).collect())
 }
 
 /// By the link flipped and a bare `kill`.
