@@ -33,6 +33,7 @@ pub fn beside(report: &mut Report) -> Result<(), Stopped> {
     let load = Load::start(Plan::modest(pod.puma.port()), phase::ALONE);
     let played = deploys(&mut pod, &load, report);
     report.beside(load.finish(), &BAD.map(|(_, id, _)| id));
+    report.played = played.is_ok();
     played
 }
 
