@@ -8,6 +8,7 @@
 //! and goes nowhere. A report is written when it changes and now and then in between, so that
 //! who reads it can tell a pod that lives from one that is gone; `promote --wait` reads it.
 
+pub(crate) mod moves;
 mod reports;
 
 pub(crate) use reports::Reports;

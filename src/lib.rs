@@ -65,3 +65,4 @@ pub mod telemetry;
 pub mod user_command;
 // What is said of a volume that is full.
 pub mod volume;
+mod warmup;

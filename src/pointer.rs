@@ -22,6 +22,7 @@ use crate::{
     store::{self, Found, Store, Version, archive},
 };
 
+pub(crate) mod document;
 mod kick;
 
 pub use kick::Kick;
@@ -153,7 +154,7 @@ fn of_json(text: &str) -> Result<Pointer, Problem> {
         return Err(no_id());
     }
     let mut pointer: Pointer = serde_json::from_value(json)
-        .map_err(|_| invalid("has fields of the wrong type (docs/ci.md lists them)".into()))?;
+        .map_err(|_| invalid("has fields of the wrong type (docs/fleet.md lists them)".into()))?;
     if pointer.previous.iter().chain(&pointer.rolled_back).any(ReleaseId::is_fallback) {
         return Err(invalid("names no release".into()));
     }

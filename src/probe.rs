@@ -20,6 +20,7 @@ mod dial;
 mod paused;
 
 use dial::Dialled;
+pub(crate) use dial::Whom;
 
 /// A server that has a thread free accepts at once; one that has none is asked all the same. Some servers
 /// close the connection with their answer, so that this is the time to look.
@@ -101,8 +102,13 @@ impl Prober {
     /// answered is found out as well, where it can be.
     ///
     /// Healthy is any 2xx, as Rails' own `/up` answers; a redirect may lead anywhere and proves nothing.
-    pub(crate) async fn probe(&self, release: Option<&ReleaseId>, workers: &[(i32, ProcessKey)]) -> Said {
-        let asked = self.ask(workers).await;
+    pub(crate) async fn probe(
+        &self,
+        whom: Whom,
+        release: Option<&ReleaseId>,
+        workers: &[(i32, ProcessKey)],
+    ) -> Said {
+        let asked = self.ask(whom, workers).await;
         let by = asked.as_ref().ok().and_then(|answer| answer.by);
         match asked {
             Ok(answer) if answer.status.is_success() => {
@@ -133,17 +139,42 @@ impl Prober {
     /// # Errors
     /// Why there was no answer, in words.
     pub(crate) async fn answer(&self) -> Result<Answer, String> {
-        self.ask(&[]).await
+        self.ask(Whom::Live, &[]).await
     }
 
-    async fn ask(&self, workers: &[(i32, ProcessKey)]) -> Result<Answer, String> {
+    /// The status of an answer to a request for another path.
+    ///
+    /// # Errors
+    /// Why there was no answer within `limit`, in words.
+    pub(crate) async fn status(&self, whom: Whom, path: &str, limit: Duration) -> Result<u16, String> {
         let begun = Instant::now();
-        let connected = tokio::time::timeout(self.limit, Dialled::to(&self.url.at)).await;
-        let late = |_| format!("no connection within {:?}", self.limit);
-        let stream = connected.map_err(late)??;
+        let stream = self.dial(whom, limit).await?;
+        // Nothing is held back.
+        let (go_on, gate) = oneshot::channel();
+        let _ = go_on.send(());
+        let left = limit.saturating_sub(begun.elapsed());
+        let asked = async {
+            let stream = stream.paused(gate).await?;
+            let answer = http_get::send(stream, &self.url.host, self.request(path)?, left).await;
+            answer.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string())
+        };
+        tokio::time::timeout(left, asked)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {limit:.1?}")))
+    }
+
+    async fn dial(&self, whom: Whom, limit: Duration) -> Result<Dialled, String> {
+        let connected = tokio::time::timeout(limit, Dialled::to(&self.url.at, whom)).await;
+        let stream = connected.map_err(|_| format!("no connection within {limit:.1?}"))??;
         if let Some((local, _)) = stream.ends() {
             sockets::own::remember(local);
         }
+        Ok(stream)
+    }
+
+    async fn ask(&self, whom: Whom, workers: &[(i32, ProcessKey)]) -> Result<Answer, String> {
+        let begun = Instant::now();
+        let stream = self.dial(whom, self.limit).await?;
         let ends = stream.ends().filter(|_| !workers.is_empty());
         let (go_on, gate) = oneshot::channel();
         let by_kernel = OnceLock::new();
@@ -163,7 +194,7 @@ impl Prober {
         let asked = async {
             let stream = tokio::time::timeout(left, stream.paused(gate)).await;
             let stream = stream.map_err(|_| format!("no answer within {left:?}"))??;
-            let asked = http_get::get_and(stream, &self.url.host, self.request()?, left, late);
+            let asked = http_get::get_and(stream, &self.url.host, self.request(&self.url.path)?, left, late);
             asked.await.map_err(|error| error.to_string())
         };
         let ((), asked) = tokio::join!(early, asked);
@@ -176,8 +207,8 @@ impl Prober {
         Ok(Answer { status: answer.status(), release, by: by_kernel.or_else(named), begins })
     }
 
-    fn request(&self) -> Result<Request<Full<Bytes>>, String> {
-        let request = Request::builder().uri(&self.url.path).body(Full::default());
+    fn request(&self, path: &str) -> Result<Request<Full<Bytes>>, String> {
+        let request = Request::builder().uri(path).body(Full::default());
         let mut request = request.map_err(|error| error.to_string())?;
         request.headers_mut().extend(self.headers.clone());
         Ok(request)
@@ -273,7 +304,7 @@ mod tests {
 
     async fn told(path: &str, section: Verify, release: &str, workers: &[(i32, ProcessKey)]) -> core::Answer {
         let prober = Prober::new(&format!("{}{path}", app().await), &section).unwrap();
-        prober.probe(Some(&release.parse().unwrap()), workers).await.answer
+        prober.probe(Whom::Live, Some(&release.parse().unwrap()), workers).await.answer
     }
 
     async fn ask(path: &str, header: Option<&str>, release: &str, timeout: Duration) -> Probe {
@@ -311,7 +342,7 @@ mod tests {
         assert_eq!(ask("/hangs", None, "v2", Duration::from_millis(50)).await, Probe::Unhealthy);
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let nobody = Prober::new(&format!("http://{free}/up"), &Verify::default()).unwrap();
-        let said = nobody.probe(None, &[]).await;
+        let said = nobody.probe(Whom::Live, None, &[]).await;
         assert_eq!(said.answer, core::Answer { by: None, probe: Probe::Unhealthy });
         let failure = said.failure.unwrap();
         assert!(failure.starts_with(&format!("GET /up on {free} failed: Connection refused")), "{failure}");
@@ -373,7 +404,7 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, app).await });
         let url = format!("http://{address}/up");
         let ask = async |headers: &[&str]| {
-            Prober::new(&url, &with_headers(headers)).unwrap().probe(None, &[]).await
+            Prober::new(&url, &with_headers(headers)).unwrap().probe(Whom::Live, None, &[]).await
         };
         let blocked = ask(&[]).await;
         let expected = format!(
@@ -395,8 +426,11 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, app).await });
         let url = format!("unix://{}:/up", socket.display());
         let section = with_headers(&["Host: shop.example.com", "X-Forwarded-Proto: https"]);
-        assert_eq!(Prober::new(&url, &section).unwrap().probe(None, &[]).await.answer.probe, Probe::Healthy);
-        let said = Prober::new(&url, &Verify::default()).unwrap().probe(None, &[]).await;
+        assert_eq!(
+            Prober::new(&url, &section).unwrap().probe(Whom::Live, None, &[]).await.answer.probe,
+            Probe::Healthy
+        );
+        let said = Prober::new(&url, &Verify::default()).unwrap().probe(Whom::Live, None, &[]).await;
         assert!(said.failure.unwrap().contains("app.sock answered 403"));
     }
 
@@ -424,7 +458,7 @@ mod tests {
         });
         let prober = Prober::new(&format!("https://{address}/up"), &Verify::default()).unwrap();
         let us = (i32::try_from(std::process::id()).unwrap(), ProcessKey(7));
-        let said = prober.probe(None, &[us]).await;
+        let said = prober.probe(Whom::Live, None, &[us]).await;
         assert_eq!((said.answer.probe, said.failure, said.answer.by), (Probe::Healthy, None, Some(us.1)));
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 /// The name of a release: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,13 +112,66 @@ pub struct Pointer {
     /// SHA-256 of the release's archive, in lower-case hexadecimal digits, as `promote` found it in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sha256: Option<String>,
+    /// No pod that follows the pointer starts a deploy, until this is taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "note")]
+    pub(crate) paused: Option<Note>,
 }
 
 impl From<Revision> for Pointer {
     /// What nothing else is known of.
     fn from(revision: Revision) -> Self {
-        Self { revision, previous: None, rolled_back: Vec::new(), sha256: None }
+        Self { revision, previous: None, rolled_back: Vec::new(), sha256: None, paused: None }
     }
+}
+
+/// Who holds something up for everybody, since when and why, as far as they say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// For those who find it like that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+    /// A person or a job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
+    /// Since when (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at: Option<String>,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [("since ", &self.at), ("by ", &self.by)];
+        let parts = parts.iter().filter_map(|(word, part)| Some(format!("{word}{}", part.as_ref()?)));
+        let parts = parts.collect::<Vec<_>>().join(" ");
+        match (&self.why, parts.is_empty()) {
+            (Some(why), true) => f.write_str(why),
+            (Some(why), false) => write!(f, "{parts}: {why}"),
+            (None, true) => f.write_str("nobody says by whom or why"),
+            (None, false) => f.write_str(&parts),
+        }
+    }
+}
+
+/// A note as people write one by hand, too: a text is the reason, `null` and `false` are none, and anything else
+/// is one of which nothing is known.
+///
+/// # Errors
+/// Those of the deserializer only.
+pub(crate) fn note<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Note>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Whether(Option<bool>),
+        Why(String),
+        Note(Note),
+        Other(IgnoredAny),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Whether(None | Some(false)) => None,
+        Written::Whether(Some(true)) | Written::Other(_) => Some(Note::default()),
+        Written::Why(why) => Some(Note { why: Some(why), ..Note::default() }),
+        Written::Note(note) => Some(note),
+    })
 }
 
 /// What happened to a release in this pod.

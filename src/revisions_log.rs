@@ -290,6 +290,8 @@ fn parse(line: &[u8]) -> Option<Record> {
         reason: Option<String>,
         #[serde(default)]
         baseline: Option<Value>,
+        #[serde(default)]
+        mode: Option<Value>,
     }
     let known: Known = serde_json::from_slice(line).ok()?;
     // A reason of a later version must not cost a rejection.
@@ -300,6 +302,7 @@ fn parse(line: &[u8]) -> Option<Record> {
         revision: known.revision,
         reason: known.reason.map(reason),
         baseline: known.baseline.and_then(|b| serde_json::from_value(b).ok()),
+        mode: known.mode.and_then(|mode| serde_json::from_value(mode).ok()),
     })
 }
 
@@ -337,7 +340,7 @@ mod tests {
 
     fn record(event: RecordEvent, release: &str, sequence: u64) -> Record {
         let revision = Revision { release: release.parse().unwrap(), sequence: Some(sequence) };
-        Record { event, revision, reason: None, baseline: None }
+        Record { event, revision, reason: None, baseline: None, mode: None }
     }
 
     fn reopen(log: &Log) -> Vec<Record> {

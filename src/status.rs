@@ -315,7 +315,7 @@ mod tests {
             slots: vec![SlotDescription {
                 slot: Slot::A,
                 role: Role::Live,
-                release: "v42".into(),
+                release: Some(release("v42")),
                 pid: 17,
                 weight: 1000,
                 memory_bytes: Some(300 << 20),

@@ -305,7 +305,7 @@ impl<S: Server> Driver<S> {
         self.refuse_a_stranger(&snapshot).await?;
         let mode = self.server.plan(self, &snapshot, wanted).await?;
         self.try_signal(snapshot.image()).await?;
-        Ok(Plan { mode })
+        Ok(Plan::new(mode))
     }
 
     /// One that was never seen in a release of ours may be a sidecar's.

@@ -82,8 +82,8 @@ pub struct Description {
 pub(crate) struct SlotDescription {
     pub(crate) slot: Slot,
     pub(crate) role: Role,
-    /// What its server was started for.
-    pub(crate) release: String,
+    /// The release that its server runs or was started for.
+    pub(crate) release: Option<ReleaseId>,
     /// Its master, or the process that was started.
     pub(crate) pid: i32,
     /// Of 1000 new connections: how many it gets.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Console, Exit, console::one_line};
 use crate::{
-    fleet::{self, Report, Reports},
+    fleet::{self, Report, Reports, moves::Ended},
     revision::{ReleaseId, Revision},
     store::Store,
 };
@@ -19,6 +19,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(2);
 /// Agents report when they start: where none ever has for so long, none can, or there is no pod.
 const NEVER: Duration = Duration::from_secs(120);
+const REJECTED_BY: &str = "rejected by ";
 
 /// How far the fleet has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -71,6 +72,18 @@ impl Progress {
         match &self.failed {
             Some(why) => format!("failed: {}", one_line(why)),
             None => format!("all pods run {release} ({} of {})", self.arrived, self.pods.len()),
+        }
+    }
+
+    /// How the move ended, if that is certain now: of time that is up nothing follows.
+    pub(super) fn end(&self, exit: Exit) -> Option<(Ended, String)> {
+        let failed = self.failed.as_deref().unwrap_or_default();
+        match exit {
+            Exit::Done => {
+                Some((Ended::Verified, format!("{} of {} pods ran it", self.arrived, self.pods.len())))
+            }
+            Exit::TakenBack => Some((Ended::Rejected, failed.trim_start_matches(REJECTED_BY).to_owned())),
+            Exit::Failed | Exit::TimedOut | Exit::Lost | Exit::Code(_) => None,
         }
     }
 
@@ -171,7 +184,7 @@ fn judge<'a>(reports: impl Iterator<Item = &'a Report>, moved: &Revision, now: S
         .find_map(|report| report.desired.as_ref().filter(|desired| desired.sequence > moved.sequence));
     match newer {
         _ if !rejected.is_empty() => {
-            progress.fail(Exit::TakenBack, format!("rejected by {}", rejected.join(", ")));
+            progress.fail(Exit::TakenBack, format!("{REJECTED_BY}{}", rejected.join(", ")));
         }
         Some(desired) => {
             progress.fail(Exit::Lost, format!("the pointer was moved again meanwhile, to {desired}"));

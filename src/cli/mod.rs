@@ -21,9 +21,12 @@ pub(crate) mod doctor;
 mod drain;
 pub mod exec;
 pub(crate) mod fetch;
+mod freeze;
+mod history;
 pub(crate) mod install;
 mod moving;
 pub(crate) mod operator;
+mod pointers;
 pub(crate) mod promote;
 pub(crate) mod prune;
 pub(crate) mod publish;
@@ -31,9 +34,13 @@ pub(crate) mod releases;
 pub(crate) mod rollback;
 pub mod run;
 pub(crate) mod status;
+mod swap;
+mod table;
 pub(crate) mod verify_tree;
+mod who;
 
 pub(crate) use console::Console;
+use who::Said;
 
 /// Deploys Rails releases into running Puma pods and drains them without losing a request.
 #[derive(Debug, Parser)]
@@ -68,24 +75,59 @@ pub enum Command {
         /// Make the pointer if it is not there yet.
         #[arg(long)]
         create: bool,
+        /// Who, and why?
+        #[command(flatten)]
+        said: Said,
         /// And the fleet?
         #[command(flatten)]
         wait: Waiting,
     },
-    /// Move the pointer back to the release before, unless that was rolled back from or rejected; or to any release.
+    /// Move the pointer back: to the last release that the fleet ran and nobody rolled back from, or to any release.
     Rollback {
         /// Like --to.
         #[arg(conflicts_with = "to")]
         id: Option<ReleaseId>,
-        /// The release, also one that was rolled back from or rejected; the one before when absent.
+        /// The release, also one that was rolled back from or rejected; the last good one when absent.
         #[arg(long, value_name = "ID")]
         to: Option<ReleaseId>,
         /// Move the pointer only if it still names this release; exit code 4 when it does not.
         #[arg(long, value_name = "ID")]
         if_current: Option<ReleaseId>,
+        /// Who, and why?
+        #[command(flatten)]
+        said: Said,
         /// And the fleet?
         #[command(flatten)]
         wait: Waiting,
+    },
+    /// The last moves of a pointer: who, when, why, and how each ended.
+    History {
+        /// The pointer; `pointer` of the configuration when absent.
+        #[arg(value_name = "NAME", value_parser = config::pointer_name)]
+        name: Option<String>,
+        /// Look at so many moves at most.
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
+    /// The pointers of the store, what each names, since when and by whom.
+    Pointers,
+    /// Let nobody move a pointer until `unfreeze`; pods go on with what it names.
+    Freeze {
+        /// The pointer.
+        #[arg(value_name = "NAME", value_parser = config::pointer_name)]
+        name: String,
+        /// The reason, for those who want to move it.
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// Who does this; by default what the CI system says, or user@host.
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+    },
+    /// Let a pointer move again after `freeze`.
+    Unfreeze {
+        /// The pointer.
+        #[arg(value_name = "NAME", value_parser = config::pointer_name)]
+        name: String,
     },
     /// What this pod runs and why; exit code 1 when it is not in sync.
     Status,
@@ -95,14 +137,24 @@ pub enum Command {
         #[arg(long)]
         retry: bool,
     },
-    /// Start no deploy until `resume`.
+    /// Start no deploy until `resume`: in this pod, or with --fleet in all pods that follow the pointer.
     Pause {
+        /// All pods that follow the pointer, from anywhere: a note in the pointer.
+        #[arg(long)]
+        fleet: bool,
         /// For those who find the pod like that.
         #[arg(long, value_name = "TEXT")]
         why: Option<String>,
+        /// Who does this; by default what the CI system says, or user@host.
+        #[arg(long, value_name = "NAME", requires = "fleet")]
+        by: Option<String>,
     },
     /// Deploy again after `pause` or `revert`.
-    Resume,
+    Resume {
+        /// After `pause --fleet`.
+        #[arg(long)]
+        fleet: bool,
+    },
     /// Begin the drain, or join it, and wait for its end: a command for `lifecycle.preStop.exec`.
     Drain,
     /// End a drain that was begun by mistake.
@@ -170,7 +222,11 @@ impl Command {
             Self::VerifyTree { .. } | Self::Diff { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
-            Self::Status | Self::Sync { .. } | Self::Pause { .. } | Self::Resume => false,
+            Self::History { .. } | Self::Pointers | Self::Freeze { .. } | Self::Unfreeze { .. } => true,
+            Self::Pause { fleet, .. } | Self::Resume { fleet } => {
+                *fleet && !config.pointer.starts_with("file:")
+            }
+            Self::Status | Self::Sync { .. } => false,
             Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
             Self::Prune { .. } | Self::Install { .. } => false,
         }
@@ -358,12 +414,21 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         }
         Command::Fetch => fetch::run(config, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
-        Command::Promote { id, create, wait } => {
-            promote::run(config, id, create, wait.asked(), console).await
+        Command::Promote { id, create, said, wait } => {
+            promote::run(config, id, create, &said, wait.asked(), console).await
         }
-        Command::Rollback { id, to, if_current, wait } => {
+        Command::Rollback { id, to, if_current, said, wait } => {
             let back = rollback::Back { to: to.or(id), if_current };
-            rollback::run(config, back, wait.asked(), console).await
+            rollback::run(config, back, &said, wait.asked(), console).await
+        }
+        Command::History { name, limit } => history::run(config, name.as_deref(), limit, console).await,
+        Command::Pointers => pointers::run(config, console).await,
+        Command::Freeze { name, why, by } => {
+            let note = Said { by, why: Some(why) }.note();
+            freeze::run(config, Some(&name), freeze::What::Moves, Some(note), console).await
+        }
+        Command::Unfreeze { name } => {
+            freeze::run(config, Some(&name), freeze::What::Moves, None, console).await
         }
         Command::Doctor { init, config_only, files } => {
             let scope = match (init, config_only) {
@@ -382,8 +447,15 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         Command::VerifyTree { id } => verify_tree::run(config, id, console).await,
         Command::Status => status::run(&config.state_dir, console).await,
         Command::Sync { retry } => ask(Ask::Sync { retry }).await,
-        Command::Pause { why } => hold(Ask::Pause, why).await,
-        Command::Resume => ask(Ask::Resume).await,
+        Command::Pause { fleet: true, why, by } => {
+            let note = Said { by, why }.note();
+            freeze::run(config, None, freeze::What::Deploys, Some(note), console).await
+        }
+        Command::Resume { fleet: true } => {
+            freeze::run(config, None, freeze::What::Deploys, None, console).await
+        }
+        Command::Pause { why, .. } => hold(Ask::Pause, why).await,
+        Command::Resume { .. } => ask(Ask::Resume).await,
         Command::Drain => drain::run(&config.state_dir, config.drain.min, console).await,
         Command::Undrain => ask(Ask::Undrain).await,
         Command::Revert { why } => hold(Ask::Revert, why).await,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Console, Exit, Failure,
     agent_socket::{self, parsed},
+    who,
 };
 
 /// What this pod's agent is asked to do.
@@ -43,11 +44,7 @@ impl Ask {
 
 /// The path, with who asks and why.
 fn path(ask: Ask, why: Option<&str>) -> String {
-    let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
-    let user = name("SUDO_USER").or_else(|| name("USER"));
-    let user = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let by = encoded(&format!("{user}@{host}"));
+    let by = encoded(&who::user_at_host());
     let why = why.map_or_else(String::new, |why| format!("&why={}", encoded(why)));
     format!("{}by={by}{why}", ask.path())
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET,
-    parse_header, places,
+    names::name, parse_header, places, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,7 +40,7 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    checks.complaints
+    checks.complaints.into_iter().chain(warmup::complaints(config)).collect()
 }
 
 struct Checks {
@@ -239,7 +239,7 @@ impl Checks {
     }
 }
 
-fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(message()) }
 }
 
@@ -254,12 +254,6 @@ fn duration(value: Duration, least: Duration) -> Result<(), String> {
 
 fn at_least_one(count: u64) -> Result<(), String> {
     ensure(count >= 1, || "must be at least 1".into())
-}
-
-fn name(text: &str) -> Result<(), String> {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    let valid = plain && !text.is_empty() && !text.starts_with('.') && text.len() <= 253;
-    ensure(valid, || "must consist of letters, digits, '.', '_' or '-', and must not start with '.'".into())
 }
 
 fn pointer(text: &str) -> Result<(), String> {

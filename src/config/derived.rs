@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use super::{Config, DrainKeys, LongRequests, Restart, ServerFacts, Verify};
+use super::{Config, DrainKeys, LongRequests, Restart, RestartMode, ServerFacts, Verify};
 use crate::core::{Policy, drain::Budget};
 
 /// The kubelet's own delays between the hook's answer and SIGTERM, with room to spare.
@@ -51,6 +51,7 @@ impl Config {
             phased_timeout_ms: ms(self.restart.timeout.or(server.restart_timeout).unwrap_or(PHASED_MARGIN)),
             phased_worker_ms: server.restart_timeout.map_or_else(|| ms(each_worker()), |_| 0),
             second_master: server.second_master,
+            beside_only: self.restart.mode == RestartMode::Beside,
             in_place: server.in_place,
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),

@@ -133,6 +133,16 @@ pub enum Outcome {
 pub struct Plan {
     /// How to restart.
     pub mode: Mode,
+    /// No slot is free, or there is no memory for a third server: the one that has lingered longest has to end before
+    /// a plan is made.
+    pub make_room: bool,
+}
+
+impl Plan {
+    /// To restart like this, at once.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, make_room: false }
+    }
 }
 
 /// Something to be done outside. Results come back as [`Event::Finished`] unless said otherwise.
@@ -219,8 +229,11 @@ pub enum ServerCommand {
     Restart(Mode),
     /// All new connections go to this server from now on: to the candidate, or back to one that lingers.
     Switch,
-    /// The server that lingers, or a candidate, is ended: SIGTERM once nobody waits in its queues.
+    /// The server that lingers, or a candidate that nobody waits for, is ended: SIGTERM once nobody waits in its
+    /// queues. Reports nothing that is waited for: that it was told is seen.
     End,
+    /// A candidate, or a server that lingers, has not ended though it was told to: SIGKILL.
+    Kill,
     /// The new generation is good: end the old one, where there is one.
     Commit,
     /// The restart failed in this mode and `current` points back: end the new generation (beside: the candidate), or
@@ -280,12 +293,16 @@ pub struct Record {
     /// What was there before the signal, on `signalled` lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Baseline>,
+    /// On `attempt` lines: [`Mode::Beside`], where the release is to be proved in a slot of its own while `current`
+    /// leads to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
 }
 
 impl Record {
     /// A line that says no more than this.
     pub(crate) fn new(event: RecordEvent, revision: Revision) -> Self {
-        Self { event, revision, reason: None, baseline: None }
+        Self { event, revision, reason: None, baseline: None, mode: None }
     }
 }
 
@@ -300,7 +317,7 @@ pub struct Baseline {
     pub(crate) boot_id: String,
     /// How the restart was asked for.
     pub(crate) mode: Mode,
-    /// The images.
+    /// The images, that of the live server last. Beside: also the runs in other slots.
     pub(crate) generations: Vec<GenerationKey>,
     /// The serving processes.
     pub(crate) processes: Vec<ProcessKey>,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::effect::{Baseline, Record};
+use super::effect::{Baseline, Mode, Record};
 use super::reason::Reason;
 use crate::revision::{RecordEvent, ReleaseId, Revision};
 
@@ -49,6 +49,8 @@ pub struct Neighbours {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Open {
     pub(crate) revision: Revision,
+    /// How the release was to be proved, where that was said before `current` moved.
+    pub(crate) mode: Option<Mode>,
     /// The last signal announced, forward or back.
     pub(crate) signalled: Option<Baseline>,
     /// The way back had begun, for this reason.
@@ -84,6 +86,7 @@ impl History {
                 self.put_in_place(&record.revision.release);
                 *open = Some(Open {
                     revision: record.revision.clone(),
+                    mode: record.mode,
                     signalled: None,
                     rejected: None,
                     unfinished,
@@ -186,7 +189,7 @@ mod tests {
 
     fn line(event: RecordEvent, release: &str, sequence: Option<u64>) -> Record {
         let revision = Revision { release: release.parse().unwrap(), sequence };
-        Record { event, revision, reason: None, baseline: None }
+        Record { event, revision, reason: None, baseline: None, mode: None }
     }
 
     #[test]

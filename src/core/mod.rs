@@ -30,7 +30,7 @@ pub use observation::{
 };
 pub(crate) use proof::{Level, Proof};
 
-use crate::revision::{ReleaseId, Revision};
+use crate::revision::{Note, ReleaseId, Revision};
 use deploy::{Deploy, Gate};
 use drain::{Budget, Drain, Journal};
 use history::Neighbours;
@@ -47,6 +47,8 @@ pub struct Policy {
     pub phased_worker_ms: u64,
     /// A hot restart starts a second master beside the first, which serves on until it is told to go.
     pub second_master: bool,
+    /// Nothing but a second server in a slot of its own will do (`restart.mode` is `beside`).
+    pub beside_only: bool,
     /// Others can restart the server in its process, image after image.
     pub in_place: bool,
     /// On the way back: how long an image that serves nothing may take to show that it moves.
@@ -213,6 +215,8 @@ pub(crate) struct Moving {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hold {
     Paused,
+    /// The pointer says so, to all pods that follow it.
+    FleetPaused(Note),
     /// `revert` to this release: until the pointer moves, or `resume`.
     Reverted(ReleaseId),
 }
@@ -305,6 +309,11 @@ impl Agent {
         self.deploy.as_ref().ok()?.probe_for(self.gate())
     }
 
+    /// The release that the candidate should be probed for, where one is to be proved.
+    pub(crate) fn probe_candidate_for(&self) -> Option<ReleaseId> {
+        self.deploy.as_ref().ok()?.probe_candidate_for()
+    }
+
     /// How often the other pods' reports are to be read, in milliseconds, while they matter.
     pub(crate) fn reads_fleet_each(&self) -> Option<u64> {
         self.deploy.as_ref().ok()?.reads_fleet_each()
@@ -318,6 +327,12 @@ impl Agent {
     /// A restart that we asked for may still change the app server.
     pub(crate) fn restart_in_flight(&self) -> bool {
         self.deploy.as_ref().is_ok_and(Deploy::restart_in_flight)
+    }
+
+    /// A server beside the live one ends by our order, or a restart that we asked for is in flight: requests that end
+    /// without an answer now were cut by us.
+    pub(crate) fn cuts(&self) -> bool {
+        self.restart_in_flight() || self.deploy.as_ref().is_ok_and(Deploy::ends_servers)
     }
 
     /// The app server may end now and boot again later: no restart of ours is undecided, and `current` does

@@ -41,9 +41,12 @@ pub struct Observation {
     pub began: Moment,
     /// What was seen.
     pub detection: Detection,
-    /// What the app's own health path said, if it was asked.
+    /// What the app's own health path said, if it was asked: the live server's.
     pub answers: Vec<Answer>,
-    /// What was asked and what came, in words, where an answer was not a good one.
+    /// What the candidate's said, which is asked from an address that reaches nobody else.
+    pub candidate_answers: Vec<Answer>,
+    /// What was asked and what came, in words, where an answer was not a good one: the candidate's, where one was
+    /// asked.
     pub said: Option<String>,
     /// The last exception in what the app server wrote since its restart, in words.
     pub raised: Option<String>,
@@ -56,7 +59,16 @@ pub struct Observation {
 impl Observation {
     /// A look in which the app was not asked anything.
     pub fn new(began: Moment, detection: Detection, traffic: Traffic) -> Self {
-        Self { began, detection, answers: Vec::new(), said: None, raised: None, files: None, traffic }
+        Self {
+            began,
+            detection,
+            answers: Vec::new(),
+            candidate_answers: Vec::new(),
+            said: None,
+            raised: None,
+            files: None,
+            traffic,
+        }
     }
 
     /// The answers in one: the worst of them.
@@ -100,13 +112,35 @@ pub struct Beside {
     pub(crate) lingering: Vec<Lingering>,
 }
 
+impl Beside {
+    /// The candidate that has not ended.
+    pub(crate) fn standing(&self) -> Option<&Candidate> {
+        self.candidate.as_ref().filter(|candidate| !candidate.ended)
+    }
+
+    /// The runs that are there, or were there last.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = GenerationKey> {
+        let lingering = self.lingering.iter().map(|one| one.key);
+        self.candidate.iter().map(|candidate| candidate.key).chain(lingering)
+    }
+
+    /// This run is there and could be switched to.
+    pub(crate) fn waits_for_connections(&self, key: GenerationKey) -> bool {
+        let candidate = self.standing().is_some_and(|candidate| candidate.key == key);
+        candidate || self.lingering.iter().any(|one| one.key == key && !one.told)
+    }
+}
+
 /// A server that has never been live.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Candidate {
     /// Its run in a slot: what [`crate::core::ServerCommand`]s to it name. It stays the same while the server execs.
     pub(crate) key: GenerationKey,
-    /// What is seen of it; `None` before it can be told, and after its end.
+    /// What is seen of it; `None` before it can be told, and after its end. Its keys stay the same when it becomes the
+    /// live server.
     pub(crate) generation: Option<Generation>,
+    /// It was asked what it is to be warmed up with, or there is nothing to be asked. No verdict comes before that.
+    pub(crate) warm: bool,
     /// It has ended.
     pub(crate) ended: bool,
     /// What two servers side by side have to do with its failure, so that its release is not to blame.

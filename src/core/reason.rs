@@ -71,6 +71,10 @@ reasons! {
     RestartDirPinned = "restart_dir_pinned",
     /// The move failed before and is not tried again.
     Rejected = "rejected",
+    /// There is no memory for a second server beside the one that runs.
+    NoMemory = "no_memory",
+    /// The app server did not take the listening sockets that it was given.
+    NotInherited = "not_inherited",
     /// Deploys are paused.
     Held = "held",
     /// The pod is about to end.

@@ -13,9 +13,11 @@
 //! No volume is touched here, and nothing is waited for without an end.
 
 mod agent;
+mod aside;
 mod ask;
 mod children;
 mod course;
+mod learnt;
 mod limits;
 mod output;
 mod parent;
@@ -40,6 +42,7 @@ use rustix::process::Signal;
 
 use crate::{config::ListenAddress, core::Moment};
 
+use aside::Places;
 use ask::{Answer, Question};
 use children::{Children, Dead};
 use course::{Act, Course, Input, Limits, Why};
@@ -83,6 +86,9 @@ enum Event {
     Signal(i32),
     Answered(Question, Answer),
     Asked(Asked),
+    /// The files of a start are aside.
+    Prepared(Asked),
+    Aside(Vec<(u64, Places)>),
 }
 
 /// Runs until the command has ended and nothing is left of it. Returns the exit code: the command's,
@@ -98,7 +104,7 @@ pub(crate) fn run(settings: Settings) -> io::Result<u8> {
         tracing::error!(%error, path = %settings.state_dir.display(), "no server can be started beside the first: the socket in state_dir cannot be made");
     }
     let course = Course::new((settings.clock)(), Limits::of(&settings), settings.no_deploys);
-    let (children, servers) = (Children::new(settings.agent.clone()), Servers::new(&settings));
+    let (children, servers) = (Children::new(settings.agent.clone()), Servers::new(&settings, send.clone()));
     Ok(Init { settings, course, children, servers, send, events }.run())
 }
 
@@ -122,7 +128,13 @@ impl Init {
             match self.events.recv_timeout(self.pause()) {
                 Ok(Event::Signal(number)) => self.signal(number),
                 Ok(Event::Answered(question, answer)) => self.feed(Input::Answered(question, answer)),
-                Ok(Event::Asked(asked)) => self.answer(asked),
+                Ok(Event::Asked(asked)) => {
+                    if let Some(asked) = self.servers.prepare(asked) {
+                        self.answer(asked);
+                    }
+                }
+                Ok(Event::Prepared(asked)) => self.answer(asked),
+                Ok(Event::Aside(places)) => self.servers.put_aside(places),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.feed(Input::Tick);

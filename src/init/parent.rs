@@ -60,8 +60,7 @@ impl Parent {
             self.tell();
             match self.events.recv_timeout(self.pause()) {
                 Ok(Event::Signal(number)) => self.signal(number),
-                Ok(Event::Answered(..) | Event::Asked(_))
-                | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             self.reap();
             if let Some(code) = self.keeping.over() {

@@ -9,6 +9,7 @@ use std::{
     },
     path::PathBuf,
     process::Command,
+    sync::mpsc::Sender,
     time::Duration,
 };
 
@@ -18,8 +19,11 @@ use rustix::{
 };
 
 use super::{
-    Settings, children,
+    Event, Settings,
+    aside::{Aside, Places},
+    children, learnt,
     output::{Outputs, Tail},
+    questions::Asked,
     reach::{self, Tree},
     seen, signals,
     slots::{Order, Slots},
@@ -38,10 +42,14 @@ const FIRST_DESCRIPTOR: i32 = 200;
 const QUEUES_EVERY_MS: u64 = 15;
 /// Between two looks at what a server listens on, while that is not known.
 const PROCESSES_EVERY_MS: u64 = 200;
+/// Between two looks for what the server binds, while that is not known.
+const BINDS_EVERY_MS: u64 = 1_000;
 /// For what was written to go on, at the end.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
-/// What Puma says when it cannot have its address.
-const IN_USE: &str = "Address already in use";
+/// What servers say when they cannot have their address, in small letters.
+const IN_USE: &str = "address already in use";
+
+const UNKNOWN: &str = "what the app server listens on is not known: set exec.listen to what Puma binds";
 
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -50,15 +58,18 @@ pub(crate) struct Servers {
     outputs: Outputs,
     tails: HashMap<u64, Tail>,
     command_line: Vec<OsString>,
-    drain_file: PathBuf,
+    state_dir: PathBuf,
     json_log: bool,
+    aside: Aside,
     processes_at: Moment,
+    /// What the server binds is known, or kept for the next start.
+    learnt: bool,
 }
 
 impl Servers {
     /// Opens the addresses, if any are known. Where that fails, the command is started without slots.
-    pub(crate) fn new(settings: &Settings) -> Self {
-        let (groups, unfit) = open(&settings.listen);
+    pub(crate) fn new(settings: &Settings, events: Sender<Event>) -> Self {
+        let (groups, unfit) = open(&learnt::choose(&settings.listen, &settings.state_dir));
         let addresses = groups.iter().map(|group| group.address().text().to_owned()).collect();
         Self {
             slots: Slots::new(addresses, unfit),
@@ -66,9 +77,11 @@ impl Servers {
             outputs: Outputs::new(),
             tails: HashMap::new(),
             command_line: settings.command.clone(),
-            drain_file: settings.state_dir.join(DRAIN_FILE),
+            state_dir: settings.state_dir.clone(),
             json_log: settings.json_log,
+            aside: Aside::new(events),
             processes_at: Moment(0),
+            learnt: false,
         }
     }
 
@@ -76,6 +89,26 @@ impl Servers {
     pub(crate) fn begin(&mut self, now: Moment) -> Option<u8> {
         let orders = self.slots.begin(now);
         self.perform(now, orders)
+    }
+
+    /// Takes a start for which files have to go aside first: it comes back as [`Event::Prepared`].
+    pub(crate) fn prepare(&self, asked: Asked) -> Option<Asked> {
+        let Request::Start { slot, aside, .. } = &asked.request else { return Some(asked) };
+        let live = self.slots.run(self.slots.live()).map(|run| (run.number, self.slots.live()));
+        let (Some(live), Ok(()), false) = (live, self.slots.may_start(*slot), aside.is_empty()) else {
+            return Some(asked);
+        };
+        let files = aside.clone();
+        self.aside.before(asked, files, live).err()
+    }
+
+    /// Where the files of each run are.
+    pub(crate) fn put_aside(&mut self, places: Vec<(u64, Places)>) {
+        for (number, places) in places {
+            if let Some(run) = self.slots.run_mut(number) {
+                run.aside = places;
+            }
+        }
     }
 
     pub(crate) fn ask(&mut self, now: Moment, request: &Request) -> (Reply, Option<u8>) {
@@ -90,6 +123,7 @@ impl Servers {
         };
         if let (Some(error), false) = (&error, *request == Request::List) {
             tracing::warn!(error, "the agent's request was refused");
+            self.aside.settle();
         }
         (Reply { v: PROTOCOL, error, list: self.list(now) }, over)
     }
@@ -113,7 +147,7 @@ impl Servers {
 
     fn said(&self, run: &Run, words: &str) -> bool {
         let lines = self.tails.get(&run.number).map(Tail::lines).unwrap_or_default();
-        lines.iter().any(|line| line.contains(words))
+        lines.iter().any(|line| line.to_lowercase().contains(words))
     }
 
     /// SIGTERM was received, and is held.
@@ -142,7 +176,7 @@ impl Servers {
     /// When there is something to look at.
     pub(crate) fn due(&self, now: Moment) -> Option<Moment> {
         let queues = self.slots.watched().then(|| now.plus(QUEUES_EVERY_MS));
-        let processes = self.unknown().then(|| self.processes_at.plus(PROCESSES_EVERY_MS).max(now));
+        let processes = self.processes_every().map(|pause| self.processes_at.plus(pause).max(now));
         queues.into_iter().chain(processes).min()
     }
 
@@ -151,15 +185,29 @@ impl Servers {
         if self.slots.watched() {
             over = self.look_at_queues(now);
         }
-        if self.unknown() && now >= self.processes_at.plus(PROCESSES_EVERY_MS) {
-            over = over.or(self.look_at_processes(now));
+        if self.processes_every().is_some_and(|pause| now >= self.processes_at.plus(pause)) {
+            self.processes_at = now;
+            over = over.or(if self.slots.holds() { self.look_at_processes(now) } else { self.learn() });
         }
         over
     }
 
-    /// It is not known yet of each server whether it has taken its sockets.
-    fn unknown(&self) -> bool {
-        self.slots.holds() && self.slots.alive().any(|(_, run)| run.inherited.is_none())
+    /// Processes are looked at while it is not known of a server whether it has taken its sockets, or what it binds.
+    fn processes_every(&self) -> Option<u64> {
+        let unknown = self.slots.alive().any(|(_, run)| run.inherited.is_none());
+        match self.slots.holds() {
+            true => unknown.then_some(PROCESSES_EVERY_MS),
+            false => (!self.learnt && self.slots.live_pid().is_some()).then_some(BINDS_EVERY_MS),
+        }
+    }
+
+    fn learn(&mut self) -> Option<u8> {
+        let binds = seen::binds(self.slots.live_pid()?)?;
+        self.learnt = true;
+        let unfit = learnt::keep(&binds, &self.state_dir);
+        tracing::info!("{unfit}");
+        self.slots.unfit(unfit);
+        None
     }
 
     fn look_at_queues(&mut self, now: Moment) -> Option<u8> {
@@ -169,7 +217,6 @@ impl Servers {
     }
 
     fn look_at_processes(&mut self, now: Moment) -> Option<u8> {
-        self.processes_at = now;
         let unknown: Vec<(Slot, u64, i32)> = self
             .slots
             .alive()
@@ -213,6 +260,7 @@ impl Servers {
                 Order::Over(how) => over = Some(children::exit_code(how)),
             }
         }
+        self.aside.alive(self.slots.alive().map(|(slot, run)| (run.number, slot)).collect());
         over
     }
 
@@ -264,7 +312,7 @@ impl Servers {
         let mut command = Command::new(children::OURSELVES);
         command.arg0("pitstop").args(self.json_log.then_some("--json")).arg("exec");
         command.arg("--child-of").arg(children::own_pid().to_string()).arg("--").args(&self.command_line);
-        command.env(DRAIN_FILE_VARIABLE, &self.drain_file).process_group(0);
+        command.env(DRAIN_FILE_VARIABLE, self.state_dir.join(DRAIN_FILE)).process_group(0);
         command
     }
 
@@ -295,7 +343,7 @@ impl Servers {
 
 fn open(addresses: &[ListenAddress]) -> (Vec<Group>, Option<String>) {
     if addresses.is_empty() {
-        return (Vec::new(), Some("exec.listen is not set".into()));
+        return (Vec::new(), Some(UNKNOWN.into()));
     }
     let groups: Result<Vec<Group>, _> =
         addresses.iter().map(|address| Group::open(address, Slot::A)).collect();

@@ -351,6 +351,10 @@ impl Slots {
         self.unfit = Some(why.to_owned());
     }
 
+    pub(crate) fn unfit(&mut self, why: String) {
+        self.unfit = Some(why);
+    }
+
     /// Whether sockets are held.
     pub(crate) fn holds(&self) -> bool {
         !self.addresses.is_empty()

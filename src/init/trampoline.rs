@@ -4,9 +4,11 @@
 //! fork and exec; a program of one's own that then execs needs none.
 
 use std::{
+    env,
     ffi::OsString,
     io,
     os::unix::process::{CommandExt, parent_id},
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -32,11 +34,25 @@ pub(crate) fn become_command(line: &[OsString], parent: i32) -> u8 {
         return NOT_RUN;
     }
     take_terminal(parent);
+    let mut command = Command::new(program);
+    if let Some(dir) = env::current_dir().ok().and_then(|dir| through_current(&dir)) {
+        // What the container was started in may be an earlier release.
+        command.current_dir(&dir).env("PWD", dir);
+    }
     // `exec` gives the signal mask and SIGPIPE their defaults back.
-    let error = Command::new(program).args(arguments).exec();
+    let error = command.args(arguments).exec();
     let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
     tracing::error!(program = %program.display(), %error, "the command cannot be started");
     code
+}
+
+/// `X/current/REST` for a directory `X/releases/ID/REST`, where there is one.
+fn through_current(dir: &Path) -> Option<PathBuf> {
+    let release =
+        dir.ancestors().find(|dir| dir.parent().is_some_and(|above| above.ends_with("releases")))?;
+    let current = release.parent()?.parent()?.join("current");
+    let through = current.join(dir.strip_prefix(release).ok()?);
+    (current.is_symlink() && through.is_dir()).then_some(through)
 }
 
 /// At a terminal the command is in the foreground, as it would be without an init: it may read, and Ctrl-C
@@ -50,4 +66,28 @@ fn take_terminal(parent: i32) {
     // Whoever is in the background is stopped for the attempt.
     let _ = SigSet::from(MaskedSignal::SIGTTOU).thread_block();
     let _ = tcsetpgrp(&terminal, getpgrp());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_of_a_release_is_entered_through_current() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = dir.path();
+        fs::create_dir_all(app.join("releases/v1/web")).unwrap();
+        fs::create_dir_all(app.join("releases/v2/web")).unwrap();
+        let v1 = app.join("releases/v1");
+        assert_eq!(through_current(&v1), None, "there is no current");
+        symlink("releases/v2", app.join("current")).unwrap();
+        assert_eq!(through_current(&v1), Some(app.join("current")));
+        assert_eq!(through_current(&v1.join("web")), Some(app.join("current/web")));
+        assert_eq!(through_current(&app.join("releases")), None);
+        assert_eq!(through_current(app), None);
+        fs::create_dir(v1.join("gone")).unwrap();
+        assert_eq!(through_current(&v1.join("gone")), None, "not in the other release");
+    }
 }

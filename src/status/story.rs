@@ -152,6 +152,9 @@ pub(crate) fn next(snapshot: &Snapshot, now: Moment) -> String {
         Stage::Fetching | Stage::Checking if view.hold == Some(Hold::Paused) => {
             "nothing until `pitstop resume`".into()
         }
+        Stage::Fetching | Stage::Checking if matches!(view.hold, Some(Hold::FleetPaused(_))) => {
+            "nothing until `pitstop resume --fleet`".into()
+        }
         Stage::Fetching => "the release is verified and unpacked, then the app server restarts onto it".into(),
         Stage::Checking => match view.turn {
             Some(at) => format!("the restart, in {}", in_seconds(at)),
@@ -184,6 +187,7 @@ fn at_rest(view: &View) -> String {
     let reason = view.problem.as_ref().map(|problem| problem.reason);
     match (&view.hold, reason, view.stage) {
         (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
+        (Some(Hold::FleetPaused(_)), ..) => "nothing until `pitstop resume --fleet`".into(),
         (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves or `pitstop resume` is run".into(),
         (None, _, Stage::Stranded) => {
             "the agent waits until the pointer moves or the app server boots".into()
@@ -261,6 +265,10 @@ mod tests {
     fn what_waits_for_somebody_names_the_command() {
         for (part, snapshot) in [
             ("pitstop resume", snapshot(|view| view.hold = Some(Hold::Paused))),
+            (
+                "pitstop resume --fleet",
+                snapshot(|view| view.hold = Some(Hold::FleetPaused(crate::revision::Note::default()))),
+            ),
             ("pitstop resume", snapshot(|view| view.hold = Some(Hold::Reverted("v1".parse().unwrap())))),
             ("sync --retry", snapshot(|view| view.problem = Some(Problem::new(Reason::Rejected, "")))),
         ] {

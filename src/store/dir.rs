@@ -173,7 +173,7 @@ fn failed(path: &Path, error: &io::Error) -> StoreError {
 
 /// Opens an object. An object is absent only in a store that is there: without its folder, and without
 /// the others, the store itself is gone (an unmounted share looks like an empty directory).
-fn open(path: &Path) -> Result<Option<File>, StoreError> {
+fn open(key: &str, path: &Path) -> Result<Option<File>, StoreError> {
     match plain_file::open_no_link(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if Errno::from_io_error(&e) == Some(Errno::LOOP) => Err(StoreError::Denied(format!(
@@ -195,7 +195,7 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
                 _ => failed(folder, &e),
             };
             // What a CI uploads by itself makes no folder for pointers.
-            let others = ["pointers", "releases"].map(|name| folder.with_file_name(name));
+            let others = ["pointers", "releases"].map(|name| root(key, path).join(name));
             if others.iter().any(|folder| folder.is_dir()) {
                 return Ok(None);
             }
@@ -205,8 +205,13 @@ fn open(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
+/// Where the store is that has `key` at `path`.
+fn root<'a>(key: &str, path: &'a Path) -> &'a Path {
+    path.ancestors().nth(key.split('/').count()).unwrap_or(path)
+}
+
 fn get(key: &str, path: &Path, known: Option<Version>, limit_bytes: u64) -> Result<Found, StoreError> {
-    let Some(mut file) = open(path)? else { return Ok(Found::Absent) };
+    let Some(mut file) = open(key, path)? else { return Ok(Found::Absent) };
     let version = version(path, &mut file)?;
     if known.as_ref() == Some(&version) {
         return Ok(Found::NotModified);
@@ -225,7 +230,7 @@ fn open_at(
     offset: u64,
     same: Option<Version>,
 ) -> Result<(File, u64, Version), StoreError> {
-    let mut file = open(path)?.ok_or_else(|| StoreError::Missing(key.into()))?;
+    let mut file = open(key, path)?.ok_or_else(|| StoreError::Missing(key.into()))?;
     let version = version(path, &mut file)?;
     if same.is_some_and(|same| same != version) {
         return Err(StoreError::Changed(key.into()));
@@ -265,10 +270,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Version, StoreError> {
     let folder = path.parent().unwrap_or(path);
-    let root = path.ancestors().nth(key.split('/').count()).unwrap_or(folder);
+    let root = root(key, path);
     match condition {
         // Not by an agent's report, though: without its folders the store may just not be mounted.
-        Condition::Any => drop(open(&root.join("releases/any"))?),
+        Condition::Any => drop(open("releases/any", &root.join("releases/any"))?),
         Condition::Absent | Condition::Matches(_) => make_store(root)?,
     }
     fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
@@ -341,7 +346,7 @@ fn lock(folder: &Path) -> Result<File, StoreError> {
 }
 
 fn compare(key: &str, path: &Path, condition: &Condition) -> Result<(), StoreError> {
-    let there = open(path)?.map(|mut file| version(path, &mut file)).transpose()?;
+    let there = open(key, path)?.map(|mut file| version(path, &mut file)).transpose()?;
     let holds = match condition {
         Condition::Absent => there.is_none(),
         Condition::Matches(known) => there.as_ref() == Some(known),

@@ -5,6 +5,7 @@
 //! releases/<id>.tar.zst|.tar.gz      an archive, written once
 //! releases/<id>.manifest             what the archive holds, where `publish` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
+//! moves/<pointer>/<sequence>         each move of it, written once; and `.end`, how that ended
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
 //! ```
 

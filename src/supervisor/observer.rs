@@ -14,7 +14,7 @@ use crate::{
         Answer, Detection, Files, Moment, Observation, Probe, ProcessKey, Traffic, Watchfulness, pace::Pace,
     },
     finding::Finding,
-    probe::{Prober, Said},
+    probe::{Prober, Said, Whom},
     revision::ReleaseId,
 };
 
@@ -24,7 +24,7 @@ const BETWEEN_PROBES: Duration = Duration::from_millis(250);
 const PROBES_AT_ONCE: usize = 4;
 /// Where another master serves as well, each worker is asked; a large server has more of them than a
 /// health path can bear at once.
-const PROBES_BESIDE: usize = 32;
+const PROBES_OF_TWO: usize = 32;
 /// Between two looks at the files that processes have loaded.
 const BETWEEN_FILES: Duration = Duration::from_secs(1);
 /// The core's clock counts milliseconds: it never waits longer than this for a look to be fresh.
@@ -39,7 +39,7 @@ pub(crate) struct Attention {
     /// Which release the app should be when it is probed; `None`: no probe.
     pub(crate) probe_for: Option<ReleaseId>,
     /// Another master may serve beside the one that is proved.
-    pub(crate) beside: bool,
+    pub(crate) second_master: bool,
     /// Whether the files that processes have loaded are wanted.
     pub(crate) wants_files: bool,
     /// A look that begins then, or later, is waited for: no pause comes before it.
@@ -141,6 +141,7 @@ impl Observer {
                 began,
                 detection: look.detection,
                 answers,
+                candidate_answers: Vec::new(),
                 said,
                 raised,
                 files,
@@ -184,9 +185,9 @@ impl Observer {
     /// The answers of probes that have ended, and when they began. Sees to it that some are under way
     /// while the core wants to know.
     async fn probe(&self, asking: &mut Option<Asking>, server: &Description) -> Option<(Moment, Vec<Said>)> {
-        let (wanted, beside) = {
+        let (wanted, second_master) = {
             let attention = self.attention.borrow();
-            (attention.probe_for.clone(), attention.beside)
+            (attention.probe_for.clone(), attention.second_master)
         };
         if asking.as_ref().is_some_and(|asking| Some(&asking.release) != wanted.as_ref()) {
             *asking = None;
@@ -197,20 +198,20 @@ impl Observer {
         };
         let due = asking.as_ref().is_none_or(Asking::is_over);
         if let (true, Some(release), Some(prober)) = (due, wanted, &self.prober) {
-            *asking = Some(self.ask(prober.clone(), release, server, beside));
+            *asking = Some(self.ask(prober.clone(), release, server, second_master));
         }
         ended
     }
 
     /// One request tells whether the app is healthy; to hear each worker takes more. Where two masters share a
     /// socket, an idle one may never get to answer a single question: the worker that was awake last takes it.
-    fn ask(&self, prober: Prober, release: ReleaseId, server: &Description, beside: bool) -> Asking {
+    fn ask(&self, prober: Prober, release: ReleaseId, server: &Description, second_master: bool) -> Asking {
         let began = (self.clock)();
         // The image's code names whatever release it was built as.
         let named = Some(release.clone()).filter(|release| !release.is_fallback());
         let workers: Arc<[_]> = server.workers.iter().map(|worker| (worker.pid, worker.key)).collect();
-        let count = match beside {
-            true => workers.len().clamp(1, PROBES_BESIDE),
+        let count = match second_master {
+            true => workers.len().clamp(1, PROBES_OF_TWO),
             false if prober.names_release() => workers.len().clamp(1, PROBES_AT_ONCE),
             false => 1,
         };
@@ -218,7 +219,7 @@ impl Observer {
             let mut probes = JoinSet::new();
             for _ in 0..count {
                 let (prober, named, workers) = (prober.clone(), named.clone(), workers.clone());
-                probes.spawn(async move { prober.probe(named.as_ref(), &workers).await });
+                probes.spawn(async move { prober.probe(Whom::Live, named.as_ref(), &workers).await });
             }
             probes.join_all().await
         });

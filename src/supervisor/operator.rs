@@ -42,7 +42,8 @@ impl Held {
 
     /// The same view, with it.
     pub(crate) fn told(&self, mut view: View) -> View {
-        let held = view.problem.as_mut().filter(|problem| problem.reason == Reason::Held);
+        let ours = !matches!(view.hold, Some(Hold::FleetPaused(_)));
+        let held = view.problem.as_mut().filter(|problem| ours && problem.reason == Reason::Held);
         if let (Some(problem), Some(note)) = (held, &self.0) {
             problem.message = format!("{} ({note})", problem.message);
         }
@@ -84,6 +85,9 @@ fn barred(view: &View, draining: bool) -> Option<&'static str> {
     match (draining, &view.hold) {
         (true, _) => Some("; but no deploy starts: the pod is terminating"),
         (false, Some(Hold::Paused)) => Some("; but no deploy starts: deploys are paused (`pitstop resume`)"),
+        (false, Some(Hold::FleetPaused(_))) => {
+            Some("; but no deploy starts: deploys are paused in all pods (`pitstop resume --fleet`)")
+        }
         (false, Some(Hold::Reverted(_))) => {
             Some("; but no deploy starts: this pod was reverted (`pitstop resume`)")
         }
@@ -98,8 +102,8 @@ fn pause(view: &View) -> String {
         (Some(Hold::Reverted(release)), _) => {
             return format!("{until}; the requested revert to {release} continues");
         }
-        (None, None) => return until.into(),
-        (None, Some(under_way)) => under_way,
+        (None | Some(Hold::FleetPaused(_)), None) => return until.into(),
+        (None | Some(Hold::FleetPaused(_)), Some(under_way)) => under_way,
     };
     match view.stage {
         Stage::Fetching | Stage::Checking => {
@@ -124,6 +128,9 @@ fn under_way(view: &View) -> Option<String> {
 fn resume(view: &View, draining: bool) -> String {
     let then = match (&view.hold, &view.desired) {
         (None, _) => "deploys were not paused; they follow the pointer".to_owned(),
+        (Some(Hold::FleetPaused(note)), _) => {
+            format!("deploys are paused in all pods ({note}), which only `pitstop resume --fleet` ends")
+        }
         (Some(_), Some(desired)) if !view.in_sync => match reason(view, desired) {
             Some(why) => format!(
                 "deploys can start again; {desired} was rejected ({why}) and is not retried: run `pitstop sync --retry`"

@@ -69,7 +69,7 @@ impl State {
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,
-            beside: false,
+            second_master: false,
             wants_files: false,
             awaited: Moment(0),
         };
@@ -210,11 +210,12 @@ impl State {
         self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
         self.seen_booted |= verdict::any_booted(&observation.detection);
         if observation.detection != Detection::Unclear {
+            self.inputs.metrics.slots(&seen.description.slots);
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
-        let (now, ours) = (self.now(), self.agent.restart_in_flight());
-        let cut = self.cuts.look(now, observation, ours);
+        let now = self.now();
+        let cut = self.cuts.look(now, observation, self.agent.cuts());
         self.inputs.metrics.cut_by_restart(cut.len());
         self.feed_at(now, Event::Observed(seen.observation));
     }
@@ -358,7 +359,7 @@ impl State {
         let wanted = Attention {
             watchfulness: self.agent.watchfulness(),
             probe_for: self.agent.probe_for(),
-            beside: self.inputs.policy.second_master,
+            second_master: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
             // While an effect is under way there is no news in it that a look would be due for.
             awaited: self.agent.look_awaited().unwrap_or(self.attention.borrow().awaited),

@@ -62,7 +62,7 @@ impl AppServer for Scripted {
     }
 
     fn plan<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>> {
-        Box::pin(async { Ok(Plan { mode: Mode::Hot }) })
+        Box::pin(async { Ok(Plan::new(Mode::Hot)) })
     }
 
     fn perform(&self, _act: ServerCommand, _on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {

@@ -81,7 +81,7 @@ impl Script {
             (ServerCommand::Commit, newest) => self.masters.retain(|master| master.key == newest),
             (ServerCommand::Abort(_), newest) => self.masters.retain(|master| master.key != newest),
             (ServerCommand::Recover, _) => self.masters.clear(),
-            (ServerCommand::Switch | ServerCommand::End, _) => {}
+            (ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill, _) => {}
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl AppServer for TwoGenerations {
     }
 
     fn plan<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>> {
-        async { Ok(Plan { mode: Mode::Hot }) }.boxed()
+        async { Ok(Plan::new(Mode::Hot)) }.boxed()
     }
 
     fn perform(&self, command: ServerCommand, on: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
@@ -260,7 +260,7 @@ fn id(text: &str) -> ReleaseId {
 
 fn verified(release: &str) -> Record {
     let revision = Revision { release: id(release), sequence: Some(0) };
-    Record { event: RecordEvent::Verified, revision, reason: None, baseline: None }
+    Record { event: RecordEvent::Verified, revision, reason: None, baseline: None, mode: None }
 }
 
 fn policy() -> Policy {
@@ -276,6 +276,7 @@ fn policy() -> Policy {
         phased_timeout_ms: 20_000,
         phased_worker_ms: 0,
         second_master: true,
+        beside_only: false,
         in_place: false,
         settle_ms: 5_000,
         soak_ms: 1_000,

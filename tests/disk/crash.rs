@@ -109,7 +109,7 @@ pub const CHILD: &str = "DISK_TEST_CHILD_DEPLOY_TO";
 
 fn record(event: RecordEvent) -> Record {
     let revision = Revision { release: id("v1"), sequence: Some(1) };
-    Record { event, revision, reason: None, baseline: None }
+    Record { event, revision, reason: None, baseline: None, mode: None }
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod crash;
 mod diff;
 mod exhaust;
 mod fleet;
+mod frozen;
+mod history;
 mod linked;
 mod matrix;
 mod moves;

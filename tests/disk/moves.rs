@@ -10,19 +10,23 @@ use serde_json::{Value, json};
 use crate::rig::Rig;
 
 impl Rig {
-    fn pointer_text(&self) -> String {
+    pub fn pointer_text(&self) -> String {
         fs::read_to_string(self.store_dir().join("pointers/production")).unwrap()
     }
 
-    /// Without the archive's digest.
-    fn pointer(&self) -> Value {
+    /// Without the archive's digest, and without who moved it and when.
+    pub fn pointer(&self) -> Value {
         let mut pointer: Value = serde_json::from_str(&self.pointer_text()).unwrap();
-        pointer.as_object_mut().unwrap().remove("sha256");
+        let fields = pointer.as_object_mut().unwrap();
+        for field in ["sha256", "moved_by", "moved_at"] {
+            assert!(fields.remove(field).is_some_and(|value| value.is_string()), "{field}");
+        }
+        fields.remove("why");
         pointer
     }
 
     /// What a pod's agent has written.
-    fn report(&self, pod: &str, report: Value) {
+    pub fn report(&self, pod: &str, report: Value) {
         let dir = self.store_dir().join("fleet/production");
         fs::create_dir_all(&dir).unwrap();
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
@@ -34,7 +38,7 @@ impl Rig {
 
     /// It ends with this code and this message, and the pointer is what it was.
     #[track_caller]
-    fn moves_nothing(&self, args: &[&str], code: i32, message: &str) {
+    pub fn moves_nothing(&self, args: &[&str], code: i32, message: &str) {
         let before = self.pointer_text();
         let (ended, said) = self.fails(args);
         assert_eq!(ended, code, "{args:?}: {said}");
@@ -43,7 +47,7 @@ impl Rig {
     }
 }
 
-fn promoted(releases: &[&str]) -> Rig {
+pub fn promoted(releases: &[&str]) -> Rig {
     let rig = Rig::new();
     releases.iter().for_each(|release| rig.promote(release));
     rig
@@ -65,19 +69,20 @@ fn a_move_counts_and_remembers_and_rollback_goes_back() {
 fn a_second_rollback_never_leads_to_what_the_first_one_left() {
     let rig = promoted(&["v1", "v2", "v3"]);
     rig.ok(&["rollback"]);
+    assert_eq!(rig.ok(&["rollback"]), "production now points to v1 (move 5), was v2\n");
     rig.moves_nothing(
         &["rollback"],
         1,
-        "was already rolled back from v3 to v2, and no earlier release is known",
+        "no earlier release is a way back (v2: it was rolled back from; v3: it was rolled back from)",
     );
     rig.moves_nothing(&["rollback", "--wait"], 1, "pitstop rollback --to ID");
     // A release that comes later has a way back again, and it is remembered what none is.
     rig.promote("v4");
-    assert_eq!(rig.pointer()["rolled_back"], json!(["v3"]));
+    assert_eq!(rig.pointer()["rolled_back"], json!(["v2", "v3"]));
     rig.ok(&["rollback"]);
     assert_eq!(
         (&rig.pointer()["release"], &rig.pointer()["rolled_back"]),
-        (&json!("v2"), &json!(["v4", "v3"]))
+        (&json!("v1"), &json!(["v4", "v2", "v3"]))
     );
 }
 
@@ -102,7 +107,7 @@ fn rollback_leads_to_nothing_that_a_pod_rejected_unless_it_is_named() {
     rig.ok(&["promote", "v1"]);
     let rejected = json!([{ "release": "v2", "sequence": 2, "reason": "boot_loop" }]);
     rig.report("web-1", json!({ "running": "v1", "rejected": rejected }));
-    rig.moves_nothing(&["rollback"], 1, "is v2, which web-1 rejected (boot_loop)");
+    rig.moves_nothing(&["rollback"], 1, "v2: web-1 rejected it (boot_loop)");
     // It has been proved there since.
     rig.report("web-1", json!({ "running": "v2", "rejected": rejected }));
     rig.ok(&["rollback"]);

@@ -58,7 +58,7 @@ fn all(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 fn record(event: RecordEvent) -> Record {
     let revision = Revision { release: id("v1"), sequence: Some(1) };
-    Record { event, revision, reason: None, baseline: None }
+    Record { event, revision, reason: None, baseline: None, mode: None }
 }
 
 fn link(to: &Path, at: PathBuf) {

@@ -67,7 +67,11 @@ impl Rig {
         let revision = Revision { release: id(release), sequence: Some(1) };
         let reason = (event == RecordEvent::Rejected).then_some(Reason::BootFailed);
         let path = revisions_log::path(&self.deploy_to, pod);
-        Log::open(path).unwrap().0.append(&Record { event, revision, reason, baseline: None }).unwrap();
+        Log::open(path)
+            .unwrap()
+            .0
+            .append(&Record { event, revision, reason, baseline: None, mode: None })
+            .unwrap();
     }
 }
 

@@ -38,7 +38,7 @@ fn run(command: &mut Command) {
 
 fn attempt() -> Record {
     let revision = Revision { release: id("v2"), sequence: Some(2) };
-    Record { event: RecordEvent::Attempt, revision, reason: None, baseline: None }
+    Record { event: RecordEvent::Attempt, revision, reason: None, baseline: None, mode: None }
 }
 
 /// An archive that is much smaller than what it unpacks to, so that no check beforehand can know.

@@ -111,10 +111,13 @@ impl World {
         self.store().join("pointers").join(&self.pointer)
     }
 
-    /// Without the archive's digest.
+    /// Without the archive's digest, and without who moved it and when.
     fn pointer(&self) -> Value {
         let mut pointer: Value = serde_json::from_slice(&fs::read(self.path()).unwrap()).unwrap();
-        pointer.as_object_mut().unwrap().remove("sha256");
+        pointer
+            .as_object_mut()
+            .unwrap()
+            .retain(|field, _| !["sha256", "moved_by", "moved_at"].contains(&&**field));
         pointer
     }
 

@@ -121,6 +121,46 @@ fn of_two_promotes_at_once_one_wins_and_the_other_says_that_it_lost() {
 }
 
 #[test]
+fn a_freeze_that_meets_a_promote_is_written_beside_it_or_refuses_it() {
+    let pod = Pod::new();
+    ["v1", "v2"].iter().for_each(|release| drop(pod.publish(release)));
+    pod.ok(&["promote", "v1"]);
+    pod.rig.fault(Fault::together(2).of("PUT").at("pointers/production").times(2));
+    let begin = |args: &'static [&str]| {
+        let mut command = pod.command(args);
+        std::thread::spawn(move || command.output().unwrap())
+    };
+    let both = [begin(&["promote", "v2"]), begin(&["freeze", "production", "--why", "audit"])];
+    let [promote, freeze] = both.map(|running| running.join().unwrap());
+    assert!(freeze.status.success(), "{freeze:?}");
+    let pointer: serde_json::Value =
+        serde_json::from_str(&text(&pod.rig.object("pointers/production").unwrap())).unwrap();
+    assert_eq!(pointer["frozen"]["why"], "audit");
+    let (code, said) = ended(&promote);
+    let moved = pointer["release"] == "v2";
+    assert_eq!(code, if moved { 0 } else { 4 }, "{said}");
+    assert_eq!(pod.rig.object("moves/production/2").is_some(), moved, "who lost writes no history");
+    assert_eq!(pod.fails(&["promote", "v2"]).0, 4);
+}
+
+#[test]
+fn a_move_is_written_down_once_though_answers_are_lost() {
+    let pod = Pod::new();
+    ["v1", "v2"].iter().for_each(|release| drop(pod.publish(release)));
+    pod.ok(&["promote", "v1", "--by", "ann"]);
+    pod.rig.fault(Fault::AnswerLost.of("PUT").at("moves/production/2").times(1));
+    pod.ok(&["promote", "v2", "--by", "bob"]);
+    let history: serde_json::Value = serde_json::from_str(&pod.ok(&["history", "--json"])).unwrap();
+    let moves = history["moves"].as_array().unwrap().iter();
+    let moves: Vec<_> =
+        moves.map(|one| (one["release"].as_str().unwrap(), one["moved_by"].as_str().unwrap())).collect();
+    assert_eq!(moves, [("v2", "bob"), ("v1", "ann")]);
+    let puts =
+        pod.rig.seen().into_iter().filter(|seen| seen.method == "PUT" && seen.key.starts_with("moves/"));
+    assert!(puts.into_iter().all(|seen| seen.condition.as_deref() == Some("*")), "nothing is written twice");
+}
+
+#[test]
 fn where_conditions_are_ignored_who_promoted_in_vain_is_told() {
     let pod = Pod::new();
     for release in ["v1", "v2", "v3"] {
@@ -173,7 +213,16 @@ fn commands_fail_with_the_reason_while_the_store_is_away() {
     let pod = Pod::new();
     pod.publish("v1");
     pod.rig.outage();
-    for args in [&["promote", "v1"][..], &["rollback"], &["releases"], &["fetch"]] {
+    for args in [
+        &["promote", "v1"][..],
+        &["rollback"],
+        &["releases"],
+        &["fetch"],
+        &["history"],
+        &["pointers"],
+        &["freeze", "production", "--why", "x"],
+        &["pause", "--fleet"],
+    ] {
         let (code, said) = pod.fails(args);
         assert!(code == 1 && said.contains("the store cannot be reached"), "{args:?}: {said}");
     }

@@ -98,6 +98,16 @@ fn another_server_understands_all_of_it_and_the_documented_policies_are_enough()
     let (code, said) = moto.pitstop("promoter", &["promote", "v3"]);
     assert!(code == 1 && said.contains("the store has no release v3"), "{said}");
 
+    assert!(moto.may("promoter", &["history"]).contains("rollback"));
+    assert!(moto.may("promoter", &["pointers"]).contains("production"));
+    moto.may("promoter", &["freeze", "production", "--why", "audit"]);
+    let (code, said) = moto.pitstop("promoter", &["promote", "v2"]);
+    assert!(code == 4 && said.contains("audit"), "{said}");
+    moto.may("promoter", &["unfreeze", "production"]);
+    moto.may("promoter", &["pause", "--fleet"]);
+    moto.may("promoter", &["resume", "--fleet"]);
+
+    moto.may_not("agent", &["freeze", "production", "--why", "audit"]);
     moto.may_not("ci", &["promote", "v2"]);
     moto.may_not("agent", &["promote", "v2"]);
     moto.may_not("promoter", &["publish", app, "--release", "v3"]);

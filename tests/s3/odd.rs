@@ -73,7 +73,7 @@ fn versions_that_hold_for_nothing_are_not_taken_for_another_persons_move() {
     pod.rig.fault(Fault::Header("etag", "\"changed\"").of("GET"));
     let (code, said) = pod.fails(&["promote", "v1"]);
     assert_eq!(code, 1);
-    assert!(said.contains("nobody else has moved it: its ETags do not hold"), "{said}");
+    assert!(said.contains("nobody else has changed it: its ETags do not hold"), "{said}");
 }
 
 #[test]

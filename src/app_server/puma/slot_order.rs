@@ -19,6 +19,7 @@ pub(super) enum Order {
     Start,
     Steer,
     Stop,
+    Kill,
 }
 
 impl Order {
@@ -27,6 +28,7 @@ impl Order {
             ServerCommand::Restart(Mode::Beside) => Some(Self::Start),
             ServerCommand::Switch => Some(Self::Steer),
             ServerCommand::Abort(Mode::Beside) | ServerCommand::End => Some(Self::Stop),
+            ServerCommand::Kill => Some(Self::Kill),
             _ => None,
         }
     }
@@ -43,8 +45,8 @@ pub(super) async fn give(
     let request = match order {
         Order::Start => start(puma, driver, &list, on).await?,
         Order::Steer => Request::Steer { run: alive(&list, on)?.number },
-        Order::Stop => match alive(&list, on) {
-            Ok(run) => Request::Stop { run: run.number, kill: false },
+        Order::Stop | Order::Kill => match alive(&list, on) {
+            Ok(run) => Request::Stop { run: run.number, kill: order == Order::Kill },
             // It has ended already.
             Err(_) => return Ok(()),
         },
@@ -160,6 +162,7 @@ mod tests {
             (ServerCommand::Restart(Mode::Beside), Some(Order::Start)),
             (ServerCommand::Switch, Some(Order::Steer)),
             (ServerCommand::End, Some(Order::Stop)),
+            (ServerCommand::Kill, Some(Order::Kill)),
             (ServerCommand::Abort(Mode::Beside), Some(Order::Stop)),
             (ServerCommand::Restart(Mode::Hot), None),
             (ServerCommand::Abort(Mode::Phased), None),

@@ -71,7 +71,7 @@ impl server::Snapshot for Snapshot {
     }
 
     fn slots(&self) -> Vec<SlotDescription> {
-        beside::describe(self, |_| None)
+        beside::describe(self)
     }
 
     /// Of a server that lingers as well: its requests are this pod's. A worker that has not reported yet is left out:

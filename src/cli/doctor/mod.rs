@@ -138,13 +138,13 @@ const HERE: Duration = Duration::from_secs(10);
 
 fn planned(release: &ReleaseId, plan: Result<Plan, Problem>) -> Check {
     match plan {
-        Ok(Plan { mode: Mode::Hot }) => {
+        Ok(Plan { mode: Mode::Hot, .. }) => {
             Check::fine(NEXT, format!("to {release}, which the pointer names: hot"))
         }
-        Ok(Plan { mode: Mode::Phased }) => {
+        Ok(Plan { mode: Mode::Phased, .. }) => {
             Check::fine(NEXT, format!("to {release}, which the pointer names: phased"))
         }
-        Ok(Plan { mode: Mode::Beside }) => {
+        Ok(Plan { mode: Mode::Beside, .. }) => {
             Check::fine(NEXT, format!("to {release}, which the pointer names: beside"))
         }
         Err(problem) => Check::found(

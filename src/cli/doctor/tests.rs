@@ -276,5 +276,5 @@ fn a_release_that_could_not_be_restarted_onto_is_broken_and_says_why() {
     let finding = refused.finding().unwrap();
     assert_eq!(finding.code.code(), "RESTART_IMPOSSIBLE");
     assert!(finding.message.contains("needs_image") && finding.message.contains("Ruby 9.9"), "{finding:?}");
-    assert!(planned(&v2, Ok(Plan { mode: Mode::Phased })).finding().is_none());
+    assert!(planned(&v2, Ok(Plan::new(Mode::Phased))).finding().is_none());
 }

@@ -5,6 +5,11 @@ use super::*;
 impl Deploy {
     /// Starts the way back. With `reject` the move is never tried again.
     pub(super) fn begin_revert(&mut self, now: Moment, target: Target, why: Problem, reject: bool) -> State {
+        let m = self.turn_back(target, why, reject);
+        if reject { State::Moving(m) } else { self.start_back(now, m) }
+    }
+
+    pub(super) fn turn_back(&mut self, target: Target, why: Problem, reject: bool) -> Move {
         if reject {
             self.releases.history.reject(&target.revision, why.reason);
             let words = self.said_of(why.reason);
@@ -15,12 +20,14 @@ impl Deploy {
         self.problem = Some(why.clone());
         let back = Back::new(why.clone(), reject, self.way_back(&target, &[]));
         let step = MoveStep::Reject(why);
-        let m = Move { direction: Direction::Back(back), ..Move::forward(target, step) };
-        if reject { State::Moving(m) } else { self.start_back(now, m) }
+        Move { direction: Direction::Back(back), ..Move::forward(target, step) }
     }
 
     /// What ran here, or was proved here, is on the volume.
     pub(super) fn start_back(&self, now: Moment, m: Move) -> State {
+        if m.beside() {
+            return m.then(MoveStep::Flip);
+        }
         let goal = m.back().and_then(|back| back.goal.as_ref());
         let here = [&m.target.from, &self.releases.history.verified, &self.releases.history.previous];
         if goal.is_none() || here.iter().any(|known| known.as_ref() == goal) {
@@ -97,7 +104,7 @@ impl Deploy {
         let new = |desired: &Revision| {
             *desired != m.target.revision && self.releases.history.rejection(desired).is_none()
         };
-        self.held.is_none() && !self.paused && desired.is_some_and(new)
+        self.hold().is_none() && desired.is_some_and(new)
     }
 
     pub(super) fn leave_the_way_back(&mut self, turn: &mut Turn<'_>) {
@@ -151,10 +158,14 @@ impl Deploy {
         };
         let back =
             server.generations.iter().all(|g| verdict::on_release(g, &goal) && !g.processes.is_empty());
-        if back && self.settled(server) {
+        let lingers = self.lingers(server, &goal).filter(|_| !back && !self.barred(turn, &m));
+        if let Some(on) = lingers {
+            m.then(MoveStep::Switch { on, proved: false })
+        } else if back && self.settled(server) {
             settle(m)
         } else if let (false, Some(_)) = (self.barred(turn, &m) || back, self.signalable(server)) {
-            let mode = self.restart_in_flight.as_ref().map_or(Mode::Hot, |b| b.mode);
+            let mode = self.restart_in_flight.as_ref().map(|b| b.mode).filter(|mode| *mode != Mode::Beside);
+            let mode = mode.unwrap_or(Mode::Hot);
             m.then(MoveStep::RecordSignal(self.baseline(now, mode, server, true)))
         } else if m.over(now) {
             settle(m)
@@ -270,15 +281,21 @@ impl Deploy {
     pub(super) fn reverted(
         &mut self,
         turn: &mut Turn<'_>,
-        target: Target,
+        (target, beside): (Target, bool),
         back: Back,
         failed: Option<&Problem>,
     ) -> State {
         self.problem = failed.cloned();
-        if !back.reject {
-            let pause = self.pause(back.why.reason);
+        if back.next == Next::Newer {
+            self.conclude(turn, target.revision, DeployResult::Superseded);
+            return State::Steady;
+        }
+        if !back.reject && back.next == Next::Later {
+            let doublings = if beside { self.slots.doublings() } else { 0 };
+            let pause = self.pause(back.why.reason) << doublings;
             self.retry_at = Some(turn.now.plus(pause));
-            self.problem = self.problem.take().or((self.denied > 0).then(|| back.why.clone()));
+            let said = beside || self.denied > 0;
+            self.problem = self.problem.take().or(said.then(|| back.why.clone()));
         }
         self.conclude(turn, target.revision, DeployResult::Reverted(back.why));
         State::Steady

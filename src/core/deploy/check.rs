@@ -23,6 +23,10 @@ impl Deploy {
         let lacks = self.problem.take().filter(|t| denied || t.reason == Reason::NeedsImage);
         self.problem = detection_problem(&look.detection).or(lacks);
         match &look.detection {
+            Detection::Seen(server) if self.lingers(server, &m.target.revision.release).is_some() => {
+                // It was proved here, and is there to be gone back to.
+                Move { mode: Mode::Beside, ..m }.then(MoveStep::RecordAttempt)
+            }
             Detection::Seen(server) => m.then(MoveStep::Plan { images: images(server) }),
             Detection::Missing => {
                 let until = m.until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
@@ -88,6 +92,7 @@ impl Deploy {
         outcome: &Outcome,
     ) -> State {
         match outcome {
+            Outcome::Checked(plan) if plan.make_room => m.then(MoveStep::Room(None)),
             Outcome::Checked(plan) => {
                 self.problem = None;
                 self.wait_for_fleet(turn.now, m, plan.mode)

@@ -19,6 +19,7 @@
 //! before it ended (`fresh_after`): nothing is decided on what was seen before.
 
 mod back;
+mod beside;
 mod check;
 mod failure;
 mod newborn;
@@ -27,6 +28,7 @@ mod pointer;
 mod recover;
 mod releases;
 mod restart;
+mod slots;
 mod spread;
 mod stand_in;
 mod start;
@@ -47,13 +49,14 @@ use super::{
         Record, ServerCommand, Step,
     },
     history::{History, Neighbours},
-    observation::{AppServer, Detection, GenerationKey, Moment, Observation},
+    observation::{AppServer, Detection, GenerationKey, Moment, Observation, Probe},
     reason::Reason,
     verdict::{self, Verdict, Watch},
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 use releases::Releases;
-use state::{Back, Direction, Move, MoveStep, Spread, StandIn, State, Target, Verify};
+use slots::Slots;
+use state::{Back, Direction, Move, MoveStep, Next, Spread, StandIn, State, Target, Verify};
 use steady::Proven;
 
 /// What the end of the pod forbids.
@@ -88,6 +91,8 @@ pub(crate) struct Deploy {
     fleet: Option<Fleet>,
     /// The last restart that was asked for and has not been seen to end.
     restart_in_flight: Option<Baseline>,
+    /// What stands in other slots than the live server.
+    slots: Slots,
     state: State,
     attempt: Attempt,
     busy: Option<Step>,
@@ -128,6 +133,7 @@ impl Deploy {
             trials: 0,
             fleet: None,
             restart_in_flight: None,
+            slots: Slots::default(),
             state: State::Steady,
             attempt: Attempt(0),
             busy: None,
@@ -244,8 +250,10 @@ impl Deploy {
     fn advance(&mut self, turn: &mut Turn<'_>) {
         if let Some(look) = turn.look {
             self.watch_at_rest(turn, look);
+            self.tidy_slots(turn, look);
         }
         self.supersede(turn);
+        self.leave_candidate(turn);
         self.write_late_rejections(turn);
         // Each round either changes the state or ends the loop; the bound only guards against a defect.
         for _ in 0..16 {
@@ -318,11 +326,12 @@ impl Deploy {
     }
 
     fn baseline(&self, now: Moment, mode: Mode, server: &AppServer, healthy: bool) -> Baseline {
+        let beside = server.beside.keys().filter(|_| mode == Mode::Beside);
         Baseline {
             at: now,
             boot_id: String::new(),
             mode,
-            generations: server.generations.iter().map(|g| g.key).collect(),
+            generations: beside.chain(server.generations.iter().map(|g| g.key)).collect(),
             processes: server.generations.iter().flat_map(|g| &g.processes).map(|p| p.key).collect(),
             healthy,
         }
@@ -345,6 +354,7 @@ impl Deploy {
             }
         }
         due.extend(self.proving.iter().flat_map(|watch| watch.deadlines(&self.policy)));
+        due.extend(self.slot_deadlines());
         due
     }
 
@@ -366,6 +376,8 @@ impl Deploy {
     /// The release that observations should be probed for, when a probe's answer matters now.
     pub(crate) fn probe_for(&self, gate: Gate) -> Option<ReleaseId> {
         match (self.state.moving(), self.state.stage()) {
+            // The live server's health outranks the candidate's.
+            (Some(m), Stage::Verifying) if m.watches_candidate() => m.target.from.clone(),
             (Some(m), Stage::Verifying) => Some(m.target.revision.release.clone()),
             (Some(m), Stage::Reverting) => m.on_trial().map(|goal| goal.release),
             // In a drain our own requests would pass for traffic, and what is restarted next is not.
@@ -377,6 +389,12 @@ impl Deploy {
             (_, Stage::Steady) if self.policy.naming => self.to_be_heard().map(Proven::release),
             _ => None,
         }
+    }
+
+    /// The release that the candidate is to be probed for.
+    pub(crate) fn probe_candidate_for(&self) -> Option<ReleaseId> {
+        let m = self.state.moving().filter(|m| m.watches_candidate())?;
+        Some(m.target.revision.release.clone())
     }
 
     /// Whether the files that processes have loaded matter now.

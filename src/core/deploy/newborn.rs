@@ -46,7 +46,7 @@ impl Deploy {
             return self.begin_trial(turn.now, target, why);
         }
         let watch = Watch::new(release, None, None);
-        let verify = Verify { watch, ask_again: None, unwell_until: Some(until) };
+        let verify = Verify { watch, candidate: false, ask_again: None, unwell_until: Some(until) };
         State::Moving(Move::forward(target, MoveStep::Verify(verify)))
     }
 

@@ -1,7 +1,7 @@
 //! What an operator may ask of a deploy, and what holds deploys afterwards.
 
 use super::*;
-use crate::core::Hold;
+use crate::{core::Hold, revision::Note};
 
 impl Deploy {
     pub(super) fn obey(&mut self, operator: Operator) {
@@ -22,6 +22,7 @@ impl Deploy {
                 }
                 if let (true, Some(desired)) = (retry, &self.desired) {
                     self.releases.history.lift(&desired.revision);
+                    self.slots.forget_trouble();
                 }
             }
             Operator::Pause => self.paused = true,
@@ -51,13 +52,19 @@ impl Deploy {
         match (&self.held, self.paused) {
             (Some((release, _)), _) => Some(Hold::Reverted(release.clone())),
             (None, true) => Some(Hold::Paused),
-            (None, false) => None,
+            (None, false) => self.fleet_pause().cloned().map(Hold::FleetPaused),
         }
+    }
+
+    /// A pod that has never run anything starts all the same: without a release it would serve nobody.
+    fn fleet_pause(&self) -> Option<&Note> {
+        let born = self.releases.history.verified.is_some();
+        self.desired.as_ref().filter(|_| born)?.paused.as_ref()
     }
 
     /// No forward step of the pointer's move begins.
     pub(super) fn pauses(&self) -> bool {
-        self.hold() == Some(Hold::Paused)
+        matches!(self.hold(), Some(Hold::Paused | Hold::FleetPaused(_)))
     }
 }
 
@@ -66,6 +73,9 @@ impl Hold {
     pub(super) fn problem(&self) -> Problem {
         let message = match self {
             Self::Paused => "deploys are paused in this pod: `pitstop resume` goes on".to_owned(),
+            Self::FleetPaused(note) => {
+                format!("deploys are paused in all pods ({note}): `pitstop resume --fleet` goes on")
+            }
             Self::Reverted(release) => format!(
                 "this pod was sent back to {release} by an operator, until the pointer moves: `pitstop resume` \
                  goes on before that"
@@ -84,7 +94,7 @@ mod tests {
     };
 
     fn line(event: RecordEvent, release: &str, sequence: u64) -> Record {
-        Record { event, revision: revision(release, sequence), reason: None, baseline: None }
+        Record { event, revision: revision(release, sequence), reason: None, baseline: None, mode: None }
     }
 
     fn revision(release: &str, sequence: u64) -> Revision {
@@ -156,6 +166,38 @@ mod tests {
         assert_eq!(fetched(&effects), [""; 0]);
         assert_eq!(agent.view().hold, Some(Hold::Paused));
         assert_eq!(fetched(&ask(&mut agent, Operator::Resume)), ["v3"]);
+    }
+
+    fn fleet_paused(desired: &str, sequence: u64) -> Event {
+        let paused = Some(Note { why: Some("incident 12".into()), by: Some("ann".into()), at: None });
+        Event::Pointer(Ok(Pointer { paused, ..revision(desired, sequence).into() }))
+    }
+
+    #[test]
+    fn a_pause_of_the_fleet_holds_deploys_until_the_pointer_says_otherwise() {
+        let mut agent = pod("v2", 2);
+        assert_eq!(fetched(&agent.step(Moment(2), fleet_paused("v3", 3))), [""; 0]);
+        let problem = agent.view().problem.unwrap();
+        assert_eq!(problem.reason, Reason::Held);
+        assert!(problem.message.contains("in all pods (by ann: incident 12)"), "{}", problem.message);
+        assert_eq!(fetched(&ask(&mut agent, Operator::Resume)), [""; 0], "it is not this pod's");
+        let resumed = Pointer::from(revision("v3", 3));
+        assert_eq!(fetched(&agent.step(Moment(3), Event::Pointer(Ok(resumed)))), ["v3"]);
+        assert_eq!(agent.view().hold, None);
+    }
+
+    #[test]
+    fn a_deploy_that_has_changed_nothing_waits_for_the_end_of_a_pause_of_the_fleet() {
+        let mut agent = pod("v3", 3);
+        agent.step(Moment(2), fleet_paused("v3", 3));
+        assert!(matches!(agent.view().hold, Some(Hold::FleetPaused(_))));
+        assert_eq!(agent.view().stage, Stage::Fetching);
+    }
+
+    #[test]
+    fn a_pod_that_is_born_while_the_fleet_is_paused_starts_on_what_the_pointer_names() {
+        let mut agent = recovered_agent(policy(), &Recovered::default());
+        assert_eq!(fetched(&agent.step(Moment(1), fleet_paused("v3", 3))), ["v3"]);
     }
 
     #[test]

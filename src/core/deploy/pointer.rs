@@ -22,6 +22,7 @@ impl Deploy {
                         .rejected
                         .retain(|(r, _)| r.sequence.is_some() || *r == pointer.revision);
                     (self.retry_at, self.denied) = (None, 0);
+                    self.slots.forget_trouble();
                     self.forget_condemned();
                 }
                 self.desired = Some(pointer.clone());

@@ -37,10 +37,20 @@ impl Deploy {
         self.attempt = Attempt(1);
         self.restart_in_flight.clone_from(&signalled);
         let published = self.releases.is_current(&target.revision.release);
+        let mode = open.mode.unwrap_or(Mode::Hot);
         let taken_up = |target, signalled, given_up| {
-            State::Moving(Move::forward(target, MoveStep::TakenUp { signalled, given_up }))
+            let m = Move::forward(target, MoveStep::TakenUp { signalled, given_up });
+            State::Moving(Move { mode, ..m })
         };
-        if let Some(reason) = open.rejected {
+        if let Some(reason) = open.rejected.filter(|_| mode == Mode::Beside) {
+            // The journal already has the rejection.
+            let why =
+                Problem::new(reason, "the release failed; the way back goes on after a restart of the agent");
+            match self.abort_and_reject(target, why) {
+                State::Moving(m) => self.start_back(now, m),
+                state => state,
+            }
+        } else if let Some(reason) = open.rejected {
             let why =
                 Problem::new(reason, "the release failed; the way back goes on after a restart of the agent");
             // The journal already has the rejection.
@@ -48,8 +58,10 @@ impl Deploy {
                 State::Moving(m) => self.start_back(now, m),
                 state => state,
             }
+        } else if !published && signalled.is_some() && mode == Mode::Beside {
+            self.abort(target, ended_on_the_way_back(), Next::AtOnce)
         } else if !published && signalled.is_some() {
-            let why = Problem::new(Reason::Internal, "the agent ended on the way back, which goes on");
+            let why = ended_on_the_way_back();
             match self.newborn(&target) {
                 true => self.begin_trial(now, target, why),
                 false => self.begin_revert(now, target, why, false),
@@ -59,25 +71,27 @@ impl Deploy {
             State::Steady
         } else if open.unfinished >= MAX_UNFINISHED {
             taken_up(target, signalled, true)
-        } else if let Some(baseline) = signalled {
+        } else if let Some(baseline) = signalled.clone().filter(|_| mode != Mode::Beside) {
             self.watch_on(now, target, baseline)
         } else {
             // Nothing was signalled: if the release does not run already, how to restart is found out anew.
-            taken_up(target, None, false)
+            taken_up(target, signalled, false)
         }
     }
 
     /// Goes on with a restart that may have been signalled.
-    fn watch_on(&self, now: Moment, target: Target, baseline: Baseline) -> State {
+    pub(super) fn watch_on(&self, now: Moment, target: Target, baseline: Baseline) -> State {
         let until = baseline.at.plus(self.timeout_of(&baseline)).max(now.plus(self.grace()));
         // A second SIGUSR1 is the same as one; a second SIGUSR2 may kill, unless a second master refuses a third.
         let ask_again = match baseline.mode {
             Mode::Hot if !self.policy.second_master => until,
             Mode::Hot | Mode::Phased | Mode::Beside => now.plus(self.policy.settle_ms).min(until),
         };
+        let mode = baseline.mode;
         let watch = Watch::new(target.revision.release.clone(), Some(baseline), Some(until));
-        let verify = Verify { watch, ask_again: Some(ask_again), unwell_until: None };
-        State::Moving(Move::forward(target, MoveStep::Verify(verify)))
+        let candidate = mode == Mode::Beside;
+        let verify = Verify { watch, candidate, ask_again: Some(ask_again), unwell_until: None };
+        State::Moving(Move { mode, ..Move::forward(target, MoveStep::Verify(verify)) })
     }
 
     /// What runs is looked at before anything is done about the agent's own end: a server that runs the
@@ -89,6 +103,9 @@ impl Deploy {
         signalled: Option<Baseline>,
         given_up: bool,
     ) -> State {
+        if m.beside() {
+            return self.take_up_candidate(turn, m, signalled, given_up);
+        }
         let Some(look) = turn.look else { return State::Moving(m) };
         let release = &m.target.revision.release;
         let there = match &look.detection {
@@ -118,4 +135,8 @@ impl Deploy {
     fn grace(&self) -> u64 {
         self.policy.soak_ms.saturating_mul(2).saturating_add(5_000)
     }
+}
+
+fn ended_on_the_way_back() -> Problem {
+    Problem::new(Reason::Internal, "the agent ended on the way back, which goes on")
 }

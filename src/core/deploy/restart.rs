@@ -1,7 +1,7 @@
 //! What happens after the flip: the restart, the proof, and the end of a second master.
 
 use super::{failure::failure, *};
-use crate::core::observation::{Generation, Probe};
+use crate::core::observation::Generation;
 
 impl Deploy {
     /// Is `current` to move just now?
@@ -24,7 +24,7 @@ impl Deploy {
 
     /// A restart of somebody else's has to end before ours starts. What never comes to rest is not waited
     /// for longer than a restart may take; where nobody is served, or neither way led anywhere, not for long.
-    fn alone(&self, turn: &Turn<'_>, m: &Move, detection: &Detection) -> bool {
+    pub(super) fn alone(&self, turn: &Turn<'_>, m: &Move, detection: &Detection) -> bool {
         let Detection::Seen(server) = detection else { return true };
         let until = m.until.unwrap_or(turn.now);
         let began = Moment(until.0.saturating_sub(self.policy.hot_timeout_ms));
@@ -92,9 +92,11 @@ impl Deploy {
     pub(super) fn signalled(&mut self, turn: &Turn<'_>, m: Move, baseline: Baseline) -> State {
         self.restart_in_flight = Some(baseline.clone());
         self.raised = None;
+        self.slots.live_failed = 0;
         let until = Some(turn.now.plus(self.timeout_of(&baseline)));
+        let candidate = baseline.mode == Mode::Beside;
         let watch = Watch::new(m.target.revision.release.clone(), Some(baseline), until);
-        m.then(watch.into())
+        m.then(MoveStep::Verify(Verify { watch, candidate, ask_again: None, unwell_until: None }))
     }
 
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, m: Move, mut verify: Verify) -> State {
@@ -135,11 +137,12 @@ impl Deploy {
         }
     }
 
-    fn proved(&mut self, m: Move) -> State {
+    pub(super) fn proved(&mut self, m: Move) -> State {
         // The next move may start before anybody looks again.
         self.releases.proved(&m.target.revision.release);
         self.releases.unwell.clear();
         self.trials = 0;
+        self.slots.forget_trouble();
         self.restart_in_flight = None;
         self.problem = None;
         m.then(MoveStep::RecordEnd)

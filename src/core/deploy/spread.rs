@@ -38,6 +38,10 @@ impl Deploy {
     }
 
     fn requests(&self, now: Moment, m: Move) -> State {
+        if m.beside() {
+            // No request is cut by it: those that run at the switch are waited for after it.
+            return m.then(MoveStep::RecordAttempt);
+        }
         m.then_until(MoveStep::Requests, now.plus(self.policy.wait_in_flight_ms))
     }
 

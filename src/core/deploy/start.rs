@@ -51,6 +51,19 @@ impl Deploy {
         let Some(target) = self.state.moving().filter(|m| self.gives_way(m)).map(|m| m.target.clone()) else {
             return;
         };
+        if !self.is_outdated(&target) {
+            return;
+        }
+        self.conclude(turn, target.revision, DeployResult::Superseded);
+        // Whatever the old attempt still does reports under its own number and moves nothing.
+        self.attempt = Attempt(self.attempt.0 + 1);
+        (self.busy, self.problem, self.retry_at) = (None, None, None);
+        self.fresh_after = Moment(turn.now.0 + 1);
+        self.state = State::Steady;
+    }
+
+    /// Another move is wanted than this one.
+    pub(super) fn is_outdated(&self, target: &Target) -> bool {
         let wanted = self
             .held
             .as_ref()
@@ -64,15 +77,7 @@ impl Deploy {
             None => Some(&target.revision),
         };
         let same = |known: &Revision| wanted == Some(&known.release) && sequence == known.sequence;
-        if wanted.is_none() || known.is_some_and(same) {
-            return;
-        }
-        self.conclude(turn, target.revision, DeployResult::Superseded);
-        // Whatever the old attempt still does reports under its own number and moves nothing.
-        self.attempt = Attempt(self.attempt.0 + 1);
-        (self.busy, self.problem, self.retry_at) = (None, None, None);
-        self.fresh_after = Moment(turn.now.0 + 1);
-        self.state = State::Steady;
+        wanted.is_some() && !known.is_some_and(same)
     }
 
     fn gives_way(&self, m: &Move) -> bool {

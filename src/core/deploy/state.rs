@@ -3,7 +3,7 @@
 use crate::core::{
     Policy, Stage,
     effect::{Baseline, Mode, Problem},
-    observation::{GenerationKey, Moment},
+    observation::{AppServer, GenerationKey, Moment},
     verdict::Watch,
 };
 use crate::revision::{ReleaseId, Revision};
@@ -90,7 +90,8 @@ pub(super) struct Move {
     pub(crate) direction: Direction,
     /// What is wanted next, or under way while [`super::Deploy`] is busy.
     pub(crate) step: MoveStep,
-    /// How the app server is restarted on the way forward, once that is known.
+    /// How the app server is restarted on the way forward, once that is known. Back: [`Mode::Beside`] as long as the
+    /// live server runs the goal, so that only a candidate is to be ended.
     pub(crate) mode: Mode,
     /// The step waits no longer than this.
     pub(crate) until: Option<Moment>,
@@ -108,6 +109,8 @@ pub(super) struct Back {
     pub(crate) why: Problem,
     /// The move itself failed, and is not to be tried again.
     pub(crate) reject: bool,
+    /// What follows, where the move is not rejected.
+    pub(crate) next: Next,
     /// Where to; `None` when no release is left to be trusted.
     pub(crate) goal: Option<ReleaseId>,
     /// The master was already ended once to get out.
@@ -125,8 +128,30 @@ pub(super) struct Back {
 impl Back {
     pub(crate) fn new(why: Problem, reject: bool, goal: Option<ReleaseId>) -> Self {
         let unfetched = Vec::new();
-        Self { why, reject, goal, killed: false, repeated: false, empty: false, trial: false, unfetched }
+        let next = Next::Later;
+        Self {
+            why,
+            reject,
+            next,
+            goal,
+            killed: false,
+            repeated: false,
+            empty: false,
+            trial: false,
+            unfetched,
+        }
     }
+}
+
+/// What follows a way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Next {
+    /// The same move, after a pause.
+    Later,
+    /// The same move.
+    AtOnce,
+    /// A newer one, which the way was left for.
+    Newer,
 }
 
 /// The steps of a move, in their order. Both directions take the same ones; what only one of them takes says so.
@@ -153,6 +178,8 @@ pub(super) enum MoveStep {
     Lacking {
         images: Vec<GenerationKey>,
     },
+    /// Forward: the server that has lingered longest has to end first, since two more have no room beside it.
+    Room(Option<GenerationKey>),
     /// Forward: is it this pod's turn, so that no fleet serves an unproved release everywhere at the same moment?
     Spread(Spread),
     /// Forward: would requests be cut?
@@ -168,6 +195,21 @@ pub(super) enum MoveStep {
     Signal(Baseline),
     /// Does the release come up, and is it well? Back: only of a goal that is on trial.
     Verify(Verify),
+    /// All new connections go to this server. `proved`: it is the candidate; else it lingers, and served before.
+    Switch {
+        on: GenerationKey,
+        proved: bool,
+    },
+    /// The switch was not seen to be done. Where do connections go?
+    AwaitSwitch {
+        on: GenerationKey,
+        proved: bool,
+    },
+    /// Back: the candidate is ended, the second time without mercy.
+    AbortCandidate {
+        on: GenerationKey,
+        kill: bool,
+    },
     /// Back: does the goal come up? An image that nothing serves from and that has not changed by `settle_by` is hung.
     Settle {
         settle_by: Moment,
@@ -200,6 +242,8 @@ pub(super) struct Spread {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Verify {
     pub(crate) watch: Watch,
+    /// It is about the candidate; else about the live server.
+    pub(crate) candidate: bool,
     /// Taken up from the journal, where it is not known whether the signal was ever sent: with no
     /// trace of it by then, the restart is asked for again.
     pub(crate) ask_again: Option<Moment>,
@@ -215,7 +259,7 @@ impl Verify {
 
 impl From<Watch> for MoveStep {
     fn from(watch: Watch) -> Self {
-        Self::Verify(Verify { watch, ask_again: None, unwell_until: None })
+        Self::Verify(Verify { watch, candidate: false, ask_again: None, unwell_until: None })
     }
 }
 
@@ -273,12 +317,22 @@ impl Move {
             | MoveStep::TakenUp { .. }
             | MoveStep::Plan { .. }
             | MoveStep::Lacking { .. }
+            | MoveStep::Room(_)
             | MoveStep::Spread(_)
             | MoveStep::Requests => Stage::Checking,
             MoveStep::RecordAttempt | MoveStep::Flip => Stage::Publishing,
             MoveStep::Assess | MoveStep::RecordSignal(_) | MoveStep::Signal(_) => Stage::Restarting,
-            MoveStep::Verify(_) | MoveStep::Settle { .. } | MoveStep::Recover(_) => Stage::Verifying,
-            MoveStep::RecordEnd
+            MoveStep::Verify(_)
+            | MoveStep::AbortCandidate { .. }
+            | MoveStep::Settle { .. }
+            | MoveStep::Recover(_) => Stage::Verifying,
+            // A server that served before is proved after the switch.
+            MoveStep::Switch { proved: false, .. } | MoveStep::AwaitSwitch { proved: false, .. } => {
+                Stage::Restarting
+            }
+            MoveStep::Switch { .. }
+            | MoveStep::AwaitSwitch { .. }
+            | MoveStep::RecordEnd
             | MoveStep::FindOld
             | MoveStep::EndOther(_)
             | MoveStep::AwaitEnd
@@ -292,6 +346,21 @@ impl Move {
             self.step,
             MoveStep::Reject(_) | MoveStep::Fetch | MoveStep::Look | MoveStep::RecordAttempt | MoveStep::Flip
         )
+    }
+
+    /// The release is proved in a slot of its own, or comes from one.
+    pub(crate) fn beside(&self) -> bool {
+        self.mode == Mode::Beside
+    }
+
+    /// The candidate that is to be proved is there, or has ended.
+    pub(crate) fn sees_candidate(&self, server: &AppServer) -> bool {
+        matches!(&self.step, MoveStep::Verify(verify) if verify.watch.candidate(server).is_some())
+    }
+
+    /// A candidate is to be proved.
+    pub(crate) fn watches_candidate(&self) -> bool {
+        matches!(&self.step, MoveStep::Verify(verify) if verify.candidate)
     }
 
     /// When something is due though nothing happens.

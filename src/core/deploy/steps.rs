@@ -5,10 +5,12 @@
 //!   Fetch ─► Look ─► Plan ─► Spread ─► Requests ─► RecordAttempt ─► Flip      check.rs
 //!     ─► Assess ─► RecordSignal ─► Signal ─► Verify ─► RecordEnd              restart.rs
 //!     ─► FindOld ─► EndOther ─► AwaitEnd ─► Steady                            restart.rs
+//!                     beside:    Verify ─► Switch ─► RecordEnd                beside.rs
 //!
 //!   Reject ─► Fetch ─► Look ─► Flip ─► Assess ─► RecordSignal ─► Signal       back.rs
 //!     ─► Settle ─► RecordEnd ─► Steady (the release before, the move rejected)
 //!           └─ EndOther, Recover, or Stranded
+//!   Reject ─► Flip ─► Assess ─► AbortCandidate ─► Assess ─► RecordEnd         beside.rs
 //! ```
 
 use super::*;
@@ -33,16 +35,18 @@ impl Deploy {
             }
             MoveStep::Plan { .. } => self.plan(turn, &m),
             MoveStep::Lacking { images } => return self.wait_for_image(turn, m, images),
+            MoveStep::Room(ending) => return self.make_room(turn, m, ending),
             MoveStep::Spread(spread) => return self.wait_for_turn(turn, m, spread),
             MoveStep::Requests => return self.wait_for_requests(turn, m),
             MoveStep::RecordAttempt => {
                 if let Some(goal) = m.goal() {
-                    self.record(turn, Record::new(RecordEvent::Attempt, goal));
+                    let mode = m.beside().then_some(m.mode);
+                    self.record(turn, Record { mode, ..Record::new(RecordEvent::Attempt, goal) });
                 }
             }
+            MoveStep::Flip if self.has_gone(turn, &m) => return m.then(MoveStep::Look),
             MoveStep::Flip => self.flip(turn, &m),
-            MoveStep::Assess if m.back().is_some() => return self.assess_way_back(turn, m),
-            MoveStep::Assess => return self.assess(turn, m),
+            MoveStep::Assess => return self.assess_step(turn, m),
             MoveStep::RecordSignal(baseline) => {
                 let revision = m.on_trial().unwrap_or(m.target.revision.clone());
                 let line = Record::new(RecordEvent::Signalled, revision);
@@ -50,7 +54,14 @@ impl Deploy {
             }
             MoveStep::Signal(baseline) => self.signal(turn, &m, &baseline),
             MoveStep::Verify(verify) if m.back().is_some() => return self.try_goal(turn, m, verify),
+            MoveStep::Verify(verify) if verify.candidate => return self.verify_candidate(turn, m, verify),
             MoveStep::Verify(verify) => return self.verify(turn, m, verify),
+            MoveStep::Switch { on, .. } => self.perform(turn, ServerCommand::Switch, on),
+            MoveStep::AwaitSwitch { on, proved } => return self.await_switch(turn, m, on, proved),
+            MoveStep::AbortCandidate { on, kill: false } => {
+                self.perform(turn, ServerCommand::Abort(Mode::Beside), on);
+            }
+            MoveStep::AbortCandidate { on, kill: true } => self.perform(turn, ServerCommand::Kill, on),
             MoveStep::Settle { settle_by } => return self.settle(turn, m, settle_by),
             MoveStep::Recover(on) => self.perform(turn, ServerCommand::Recover, on),
             MoveStep::RecordEnd => self.record_end(turn, &m),
@@ -76,6 +87,8 @@ impl Deploy {
             return false;
         }
         match (&m.direction, &m.step) {
+            // The server that serves is left as it is by this, and boots from `current` when it is started anew.
+            (Direction::Back(_), MoveStep::Flip) if m.beside() => true,
             (Direction::Back(_), MoveStep::RecordAttempt | MoveStep::Flip | MoveStep::Signal(_)) => {
                 !(turn.gate.draining && self.barred(turn, m))
             }
@@ -87,6 +100,15 @@ impl Deploy {
                 Stage::Fetching | Stage::Checking => !self.pauses(),
                 _ => true,
             },
+        }
+    }
+
+    fn assess_step(&mut self, turn: &Turn<'_>, m: Move) -> State {
+        match (&m.direction, m.beside()) {
+            (Direction::Forward, false) => self.assess(turn, m),
+            (Direction::Forward, true) => self.assess_beside(turn, m),
+            (Direction::Back(_), false) => self.assess_way_back(turn, m),
+            (Direction::Back(_), true) => self.assess_candidate(turn, m),
         }
     }
 
@@ -106,7 +128,7 @@ impl Deploy {
             release: m.target.revision.release.clone(),
             running: self.releases.running.clone(),
             trial: self.wants_trial(&m.target),
-            beside: true,
+            beside: self.may_be_beside(&m.target),
         });
     }
 
@@ -137,7 +159,9 @@ impl Deploy {
             Direction::Back(back) => {
                 let release = back.goal.clone().unwrap_or(revision.release);
                 let line = Record::new(RecordEvent::Reverted, Revision { release, sequence: None });
-                Record { reason: Some(back.why.reason), ..line }
+                // A newer move says nothing against the one before it.
+                let reason = (back.next != Next::Newer).then_some(back.why.reason);
+                Record { reason, ..line }
             }
         };
         self.record(turn, line);
@@ -168,6 +192,8 @@ impl Deploy {
             }
             (MoveStep::RecordSignal(baseline), None) => m.then(MoveStep::Signal(baseline)),
             (MoveStep::Signal(baseline), None) => self.signalled(turn, m, baseline),
+            (MoveStep::Signal(_), Some(problem)) if m.beside() => self.not_started(turn, m, problem),
+            (MoveStep::Switch { on, proved }, _) => self.switch_ended(turn, m, (on, proved), outcome),
             (MoveStep::RecordSignal(_) | MoveStep::Signal(_), Some(problem)) => {
                 self.restart_failed(turn, m, problem)
             }
@@ -215,6 +241,7 @@ impl Deploy {
                 State::Moving(Move::forward(m.target, MoveStep::Fetch))
             }
             // One time for both: whatever did not move before the flip need not be waited for again.
+            (MoveStep::Flip, None) if m.beside() => m.then(MoveStep::Assess),
             (MoveStep::Flip, None) => m.on_to(MoveStep::Assess),
             (MoveStep::Flip, Some(problem)) if problem.reason == Reason::ReleaseCorrupt => {
                 m.then(MoveStep::Fetch)
@@ -229,7 +256,9 @@ impl Deploy {
                 self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
                 m.then_until(MoveStep::Assess, settled)
             }
-            (MoveStep::Recover(_), _) => {
+            // Whether it ends is seen.
+            (MoveStep::AbortCandidate { .. }, _) => m.then_until(MoveStep::Assess, settled),
+            (MoveStep::Recover(_) | MoveStep::Switch { .. }, _) => {
                 self.restart_in_flight = None;
                 m.then_until(settle, watched)
             }
@@ -239,7 +268,7 @@ impl Deploy {
                 }
                 m.then_until(settle, watched)
             }
-            (MoveStep::RecordEnd, _) => self.reverted(turn, m.target, back, failed),
+            (MoveStep::RecordEnd, _) => self.reverted(turn, (m.target, m.mode == Mode::Beside), back, failed),
             (_, None) => State::Moving(m),
             (_, Some(problem)) => {
                 self.retry(turn.now, problem);

@@ -1,5 +1,6 @@
 //! What no walk shows: how much evidence a verdict takes.
 
+mod beside;
 mod looks;
 mod newborn;
 mod refused;
@@ -25,6 +26,7 @@ pub(in crate::core) fn policy() -> Policy {
         phased_timeout_ms: 10_000,
         phased_worker_ms: 0,
         second_master: false,
+        beside_only: false,
         in_place: true,
         settle_ms: 100,
         soak_ms: 100,
@@ -203,6 +205,7 @@ fn proven() -> Agent {
         revision: pointer.revision,
         reason: None,
         baseline: None,
+        mode: None,
     };
     let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
     let current = Some("v1".parse().unwrap());
@@ -221,7 +224,11 @@ fn checked(mode: Mode) -> Agent {
 }
 
 fn planned(attempt: u64, mode: Mode) -> Event {
-    Event::Finished { attempt: Attempt(attempt), step: Step::Check, outcome: Outcome::Checked(Plan { mode }) }
+    Event::Finished {
+        attempt: Attempt(attempt),
+        step: Step::Check,
+        outcome: Outcome::Checked(Plan::new(mode)),
+    }
 }
 
 #[test]
@@ -418,6 +425,7 @@ fn checking_v2() -> (Agent, Vec<Effect>) {
         revision: at("v1", 1).revision,
         reason: None,
         baseline: None,
+        mode: None,
     });
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: lines.to_vec(), ..Recovered::default() };
@@ -486,6 +494,7 @@ fn the_way_back_to_a_release_that_was_proved_here_needs_no_trial() {
         revision: at(release, sequence).revision,
         reason: None,
         baseline: None,
+        mode: None,
     };
     let records = vec![verified("v1", 1), verified("v2", 2)];
     let recovered = Recovered { current: Some("v2".parse().unwrap()), records, ..Recovered::default() };

@@ -19,6 +19,10 @@ impl Deploy {
         let Some(m) = self.state.moving() else { return true };
         match (&m.direction, &m.step) {
             (Direction::Back(_), _) => !m.before_flip(),
+            // `current` leads to what is not proved, or may.
+            (_, MoveStep::Flip) if m.beside() => self.busy.is_none(),
+            (_, MoveStep::TakenUp { .. } | MoveStep::Assess | MoveStep::RecordSignal(_)) => !m.beside(),
+            (_, MoveStep::Switch { .. } | MoveStep::AwaitSwitch { .. }) => false,
             (_, MoveStep::Signal(_) | MoveStep::RecordEnd) => false,
             (_, MoveStep::Verify(verify)) => !verify.watch.signalled(),
             _ => true,

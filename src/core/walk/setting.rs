@@ -39,6 +39,7 @@ pub(crate) fn policy() -> Policy {
         phased_timeout_ms: 200,
         phased_worker_ms: 0,
         second_master: false,
+        beside_only: false,
         in_place: true,
         settle_ms: 20,
         soak_ms: 5,

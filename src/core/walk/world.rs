@@ -137,7 +137,8 @@ pub(crate) type Next = Result<World, String>;
 impl World {
     /// v1 runs, verified; the pointer has just moved to v2.
     pub(crate) fn start(setting: Setting) -> Self {
-        let verified = |event| Record { event, revision: revision(1), reason: None, baseline: None };
+        let verified =
+            |event| Record { event, revision: revision(1), reason: None, baseline: None, mode: None };
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
         let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, ..Disk::default() };
         let served = Pod::serving(setting.kind, 1);
@@ -148,6 +149,7 @@ impl World {
                     revision: revision(2),
                     reason: None,
                     baseline: None,
+                    mode: None,
                 };
                 let log = vec![(attempt, true); 3];
                 let disk =
@@ -192,8 +194,8 @@ impl World {
             boot_id: String::new(),
             neighbours: Default::default(),
         };
-        let beside = self.setting.kind.beside;
-        let policy = Policy { second_master: beside, in_place: !beside, ..policy() };
+        let second_master = self.setting.kind.second_master;
+        let policy = Policy { second_master, in_place: !second_master, ..policy() };
         let journal = self.disk.journal.clone();
         let mut agent =
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
@@ -395,7 +397,7 @@ impl World {
                 let why = Problem::new(Reason::HookFailed, "it raises");
                 return Ok(Outcome::Condemned(why));
             }
-            Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan { mode: self.setting.mode })),
+            Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan::new(self.setting.mode))),
             Effect::Record { record, .. } if done => self.disk.log.push((record.clone(), true)),
             Effect::Publish { release, .. } if done => self.disk.current = Some(number(release)),
             Effect::Perform { command, on, .. } => return Ok(self.perform(*command, on.0)),
@@ -406,14 +408,16 @@ impl World {
 
     fn perform(&mut self, command: ServerCommand, on: u64) -> Outcome {
         let gone = || Outcome::Failed(Problem::new(Reason::MasterGone, "the image meant is gone"));
-        if self.pod.kind.beside {
+        if self.pod.kind.second_master {
             return if self.pod.told(command, on) { Outcome::Done } else { gone() };
         }
         let signal = match command {
             ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
             ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
             ServerCommand::Recover => Signal::Kill,
-            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End => return Outcome::Done,
+            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => {
+                return Outcome::Done;
+            }
             ServerCommand::Restart(Mode::Beside) | ServerCommand::Abort(Mode::Beside) => return gone(),
         };
         // The adapter sees that workers which served at its last look do no longer.

@@ -5,9 +5,14 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
-    path::PathBuf,
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -28,6 +33,7 @@ pub const PUMA: &str = r#"cd "$CURRENT" && exec puma -C config/puma.rb"#;
 
 pub struct Parent {
     container: Option<Container>,
+    pub agent: FakeAgent,
     pub puma: PumaRig,
     pub script: String,
     /// Further variables of the container.
@@ -47,8 +53,9 @@ impl Parent {
         puma.release("v2", App::Good);
         let listen = format!("tcp://{host}:{}", puma.port());
         let env = vec![("PITSTOP_EXEC_LISTEN".into(), listen)];
-        fs::create_dir(puma.scratch().join("state")).expect("the directory of the state");
-        Self { container: None, puma, script: PUMA.into(), env }
+        let state_dir = puma.scratch().join("state");
+        fs::create_dir(&state_dir).expect("the directory of the state");
+        Self { container: None, agent: FakeAgent::start(&state_dir), puma, script: PUMA.into(), env }
     }
 
     /// And it serves `v1` in slot a.
@@ -192,6 +199,11 @@ impl Parent {
         until("the server's end", || (self.run(slot)["ended"] != Value::Null).then_some(()));
     }
 
+    /// The only server, as this side sees it.
+    pub fn server(&self) -> i32 {
+        until("the server", || children(self.first()).first().copied())
+    }
+
     /// A connection that says nothing yet.
     pub fn connect(&self, from: Ipv4Addr) -> Option<TcpStream> {
         let socket =
@@ -205,19 +217,59 @@ impl Parent {
 
     /// The release that answers a fresh connection from there.
     pub fn get(&self, from: Ipv4Addr) -> Option<String> {
-        let mut stream = self.connect(from)?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (_, body) = answer.split_once("\r\n\r\n")?;
-        let body: Value = serde_json::from_str(body.trim()).ok()?;
-        body["release"].as_str().map(str::to_owned)
+        read(self.asking(from)?)
     }
 
+    /// A request whose answer is not read yet.
+    pub fn asking(&self, from: Ipv4Addr) -> Option<TcpStream> {
+        let mut stream = self.connect(from)?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        Some(stream)
+    }
     /// Each of several fresh connections is answered by this release.
     #[track_caller]
     pub fn assert_answers(&self, from: Ipv4Addr, release: &str) {
         let answers: Vec<_> = (0..20).map(|_| self.get(from)).collect();
         assert!(answers.iter().all(|answer| answer.as_deref() == Some(release)), "{from}: {answers:?}");
+    }
+}
+
+/// The release that answers.
+pub fn read(mut stream: impl Read) -> Option<String> {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let body: Value = serde_json::from_str(body.trim()).ok()?;
+    body["release"].as_str().map(str::to_owned)
+}
+
+/// Answers what a parent asks an agent: yes, or not yet.
+pub struct FakeAgent {
+    yes: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl FakeAgent {
+    fn start(state_dir: &Path) -> Self {
+        let listener = UnixListener::bind(state_dir.join("admin.sock")).expect("the admin socket");
+        let agent = Self { yes: Arc::new(AtomicBool::new(true)), asked: Arc::default() };
+        let (yes, asked) = (agent.yes.clone(), agent.asked.clone());
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 512]);
+                let status = if yes.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
+                let _ = stream.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes());
+                asked.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        agent
+    }
+
+    pub fn says(&self, yes: bool) {
+        self.yes.store(yes, Ordering::SeqCst);
+    }
+
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
     }
 }

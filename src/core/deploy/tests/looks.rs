@@ -5,7 +5,7 @@ use super::*;
 /// How the effect ends, when all is well.
 fn ended(effect: &Effect) -> Option<Event> {
     let outcome = match effect {
-        Effect::Check { .. } => Outcome::Checked(Plan { mode: Mode::Phased }),
+        Effect::Check { .. } => Outcome::Checked(Plan::new(Mode::Phased)),
         _ => Outcome::Done,
     };
     let (attempt, step) = match effect {

@@ -74,6 +74,7 @@ fn woken(events: &[RecordEvent]) -> Agent {
         revision: at("v1", 1).revision,
         reason: None,
         baseline: None,
+        mode: None,
     };
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: events.iter().map(line).collect(), ..Recovered::default() };

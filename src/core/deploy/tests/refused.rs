@@ -25,6 +25,7 @@ fn the_journal_remembers_the_highest_number_and_what_an_operator_accepted() {
         revision: at(release, sequence).revision,
         reason: None,
         baseline: None,
+        mode: None,
     };
     let pod = |records: Vec<Record>| {
         let recovered = Recovered { current: Some("v1".parse().unwrap()), records, ..Recovered::default() };

@@ -39,7 +39,7 @@ fn live(
             let (attempt, step) = match effect {
                 Effect::Fetch { attempt, .. } => (attempt, Step::Fetch),
                 Effect::Check { attempt, .. } => {
-                    outcome = Outcome::Checked(Plan { mode: Mode::Hot });
+                    outcome = Outcome::Checked(Plan::new(Mode::Hot));
                     (attempt, Step::Check)
                 }
                 Effect::Record { attempt, record } => (attempt, Step::Record(record.event)),

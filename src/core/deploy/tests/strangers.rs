@@ -57,7 +57,7 @@ fn a_signal_that_the_kernel_refuses_is_tried_ever_more_seldom() {
             let denied = || Outcome::Failed(Problem::new(Reason::NotPermitted, "EACCES"));
             let outcome = match step {
                 Step::Perform(ServerCommand::Restart(_)) => denied(),
-                Step::Check => Outcome::Checked(Plan { mode: Mode::Phased }),
+                Step::Check => Outcome::Checked(Plan::new(Mode::Phased)),
                 _ => Outcome::Done,
             };
             effects.extend(agent.step(Moment(now), Event::Finished { attempt, step, outcome }));
