@@ -67,6 +67,8 @@ pub struct Answer {
     pub(crate) release: Option<String>,
     /// The process that gave it, where that is known.
     pub(crate) by: Option<ProcessKey>,
+    /// It came from none of the workers that were meant.
+    pub(crate) astray: bool,
     /// How its text begins, for people.
     pub(crate) begins: Option<String>,
 }
@@ -77,6 +79,8 @@ pub(crate) struct Said {
     pub(crate) answer: core::Answer,
     /// What was asked and what came instead of a good answer.
     pub(crate) failure: Option<String>,
+    /// Another server than the one that was meant has answered: it proves nothing.
+    pub(crate) astray: bool,
 }
 
 impl Prober {
@@ -110,14 +114,22 @@ impl Prober {
     ) -> Said {
         let asked = self.ask(whom, workers).await;
         let by = asked.as_ref().ok().and_then(|answer| answer.by);
+        // Of the live server it is known by the port alone.
+        let astray = whom == Whom::Candidate && asked.as_ref().is_ok_and(|answer| answer.astray);
         match asked {
+            Ok(_) if astray => {
+                let place = self.url.place();
+                let failure =
+                    Some(format!("{place} was answered by another process than the second server's"));
+                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure, astray }
+            }
             Ok(answer) if answer.status.is_success() => {
                 let probe = self.compare(&answer, release);
-                Said { answer: core::Answer { by, probe }, failure: None }
+                Said { answer: core::Answer { by, probe }, failure: None, astray }
             }
             asked => {
                 let failure = Some(self.failure(&asked));
-                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure }
+                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure, astray }
             }
         }
     }
@@ -179,14 +191,14 @@ impl Prober {
         let (go_on, gate) = oneshot::channel();
         let by_kernel = OnceLock::new();
         let early = async {
-            if let Some(key) = acceptor(ends, workers.to_vec(), BEFORE_THE_REQUEST).await {
+            if let Some(Some(key)) = acceptor(ends, workers.to_vec(), BEFORE_THE_REQUEST).await {
                 let _ = by_kernel.set(key);
             }
             let _ = go_on.send(());
         };
         let late = async {
             match by_kernel.get() {
-                Some(key) => Some(*key),
+                Some(key) => Some(Some(*key)),
                 None => acceptor(ends, workers.to_vec(), AFTER_THE_ANSWER).await,
             }
         };
@@ -204,7 +216,9 @@ impl Prober {
         let release = self.named_release(&answer, json.as_ref());
         let named = || named_process(json.as_ref()?, self.pid_field.as_ref()?, workers);
         let begins = beginning(answer.body());
-        Ok(Answer { status: answer.status(), release, by: by_kernel.or_else(named), begins })
+        let astray = by_kernel == Some(None);
+        let by = by_kernel.flatten().or_else(named);
+        Ok(Answer { status: answer.status(), release, by, astray, begins })
     }
 
     fn request(&self, path: &str) -> Result<Request<Full<Bytes>>, String> {
@@ -258,13 +272,14 @@ fn key_of(workers: &[(i32, ProcessKey)], pid: i32) -> Option<ProcessKey> {
     workers.iter().find(|(worker, _)| *worker == pid).map(|(_, key)| *key)
 }
 
-/// Which of the workers has accepted the connection between these ends; looked for after each pause.
+/// Which of the workers has accepted the connection between these ends, or that none of them has; looked for after each
+/// pause.
 /// The files of /proc are read on a thread for that.
 async fn acceptor(
     ends: Option<Ends>,
     workers: Vec<(i32, ProcessKey)>,
     pauses: &'static [Duration],
-) -> Option<ProcessKey> {
+) -> Option<Option<ProcessKey>> {
     let (ours, theirs) = ends?;
     let pids: Vec<i32> = workers.iter().map(|(pid, _)| *pid).collect();
     let look = move || {
@@ -277,7 +292,7 @@ async fn acceptor(
             }
         })
     };
-    tokio::task::spawn_blocking(look).await.ok()?.flatten()
+    tokio::task::spawn_blocking(look).await.ok()?
 }
 
 #[cfg(test)]

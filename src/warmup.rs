@@ -23,7 +23,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
 
 /// What a server is asked before clients reach it.
 #[derive(Debug, Clone)]
-pub(crate) struct Warmup {
+pub struct Warmup {
     prober: Prober,
     paths: Arc<[String]>,
     /// How often each path is asked.

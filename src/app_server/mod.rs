@@ -73,6 +73,9 @@ pub struct Description {
     pub mode: Option<String>,
     /// Its workers.
     pub workers: Vec<WorkerDescription>,
+    /// The processes of the candidate beside it that serve.
+    #[serde(skip)]
+    pub(crate) candidate: Vec<(i32, ProcessKey)>,
     /// It and the servers beside it, where a parent has slots for them.
     pub(crate) slots: Vec<SlotDescription>,
 }

@@ -22,7 +22,7 @@ use crate::{
     core::{Detection, Problem, Reason},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
-    fleet::Reporter,
+    fleet::{About, Reporter},
     handle::{Requests, SupervisorHandle},
     hook::Hook,
     init::{self, Agent},
@@ -35,6 +35,7 @@ use crate::{
     store::{self, Blocking, Store},
     supervisor::{self, Inputs, boottime},
     telemetry::{self, DeployIds},
+    warmup::Warmup,
 };
 
 /// How long the store may be silent.
@@ -253,7 +254,15 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
         Some(_) => store::open(config.source.as_deref(), &config.s3).ok()?,
         None => shared.clone(),
     };
-    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), snapshots })
+    let about = About {
+        app: config.app.clone(),
+        node: config.node.clone(),
+        zone: config.zone.clone(),
+        image: config.image.clone(),
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        poll_s: Some(config.poll_interval.as_secs()),
+    };
+    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), about, snapshots })
 }
 
 /// On the parent's port; where it has none, on one of our own.
@@ -301,6 +310,7 @@ fn inputs(
         invalid,
         effects: Effects::start(tools)?,
         app_server,
+        warmup: Warmup::new(&config.warmup, parts.prober.as_ref()),
         prober: parts.prober,
         pointer,
         fleet: None,
