@@ -15,7 +15,7 @@ use crate::{
 
 const BAD: [(App, &str, &[&str]); 3] = [
     (App::RaisesOnBoot, "w2", &["boot_failed", "boot_loop"]),
-    (App::HangsOnBoot, "w3", &["boot_timeout", "restart_timeout"]),
+    (App::HangsOnBoot, "w3", &["boot_failed", "boot_timeout"]),
     (App::UnhealthyPath, "w4", &["probe_failed"]),
 ];
 const LONG: &str = "/slow?s=6";

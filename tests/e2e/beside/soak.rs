@@ -46,7 +46,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn e2e_beside_soak_only_what_a_killed_worker_had_in_work_is_lost() {
-    let (deploys, seed) = (number("DEPLOYS", 10), number("SEED", 1));
+    let (deploys, seed) = (number("DEPLOYS", 8), number("SEED", 1));
     let mut pod = started();
     let plan = Plan {
         keep_alive: CLIENTS / 2,
