@@ -32,7 +32,10 @@ use crate::{
     config::{DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
     core::Moment,
     procs::ProcessId,
-    slots::{Ended, List, PROTOCOL, Reply, Request, Run, Slot, listen::Group},
+    slots::{
+        Ended, List, PROTOCOL, Reply, Request, Run, Slot,
+        listen::{Group, ListenError},
+    },
 };
 
 /// The descriptors that a server inherits begin here: a Puma that restarts itself may close some of them by their
@@ -49,8 +52,6 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// What servers say when they cannot have their address, in small letters.
 const IN_USE: &str = "address already in use";
 
-const UNKNOWN: &str = "what the app server listens on is not known: set exec.listen to what Puma binds";
-
 #[derive(Debug)]
 pub(crate) struct Servers {
     slots: Slots,
@@ -58,6 +59,8 @@ pub(crate) struct Servers {
     outputs: Outputs,
     tails: HashMap<u64, Tail>,
     command_line: Vec<OsString>,
+    listen: Vec<ListenAddress>,
+    current: PathBuf,
     state_dir: PathBuf,
     json_log: bool,
     aside: Aside,
@@ -67,17 +70,16 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Opens the addresses, if any are known. Where that fails, the command is started without slots.
     pub(crate) fn new(settings: &Settings, events: Sender<Event>) -> Self {
-        let (groups, unfit) = open(&learnt::choose(&settings.listen, &settings.state_dir));
-        let addresses = groups.iter().map(|group| group.address().text().to_owned()).collect();
         Self {
-            slots: Slots::new(addresses, unfit),
-            groups,
+            slots: Slots::new(),
+            groups: Vec::new(),
             outputs: Outputs::new(),
             tails: HashMap::new(),
             command_line: settings.command.clone(),
+            listen: settings.listen.clone(),
             state_dir: settings.state_dir.clone(),
+            current: settings.current.clone(),
             json_log: settings.json_log,
             aside: Aside::new(events),
             processes_at: Moment(0),
@@ -87,8 +89,26 @@ impl Servers {
 
     /// Starts the container's first server. `Some` whenever the container's end has come: the exit code.
     pub(crate) fn begin(&mut self, now: Moment) -> Option<u8> {
-        let orders = self.slots.begin(now);
+        match self.open() {
+            Ok(groups) => self.groups = groups,
+            Err(why) => self.slots.unfit(why),
+        }
+        let addresses = self.groups.iter().map(|group| group.address().text().to_owned()).collect();
+        let orders = self.slots.begin(now, addresses);
         self.perform(now, orders)
+    }
+
+    /// The sockets, where it is known what the server binds. Where not, the command is started without slots.
+    fn open(&self) -> Result<Vec<Group>, String> {
+        let known = learnt::choose(&self.listen, &self.state_dir);
+        let addresses =
+            if known.is_empty() { learnt::from_files(&self.command_line, &self.current)? } else { known };
+        let groups = addresses.iter().map(|address| Group::open(address, Slot::A)).collect();
+        let groups: Result<Vec<Group>, ListenError> = groups;
+        groups.map_err(|error| {
+            tracing::error!(%error, "no server can be started beside the first");
+            error.to_string()
+        })
     }
 
     /// Takes a start for which files have to go aside first: it comes back as [`Event::Prepared`].
@@ -202,7 +222,7 @@ impl Servers {
     }
 
     fn learn(&mut self) -> Option<u8> {
-        let binds = seen::binds(self.slots.live_pid()?)?;
+        let binds = seen::binds_of(self.slots.live_pid()?)?;
         self.learnt = true;
         let unfit = learnt::keep(&binds, &self.state_dir);
         tracing::info!("{unfit}");
@@ -338,21 +358,6 @@ impl Servers {
     /// The last of what was written goes on.
     pub(crate) fn finish(self) {
         self.outputs.finish(LAST_OUTPUT);
-    }
-}
-
-fn open(addresses: &[ListenAddress]) -> (Vec<Group>, Option<String>) {
-    if addresses.is_empty() {
-        return (Vec::new(), Some(UNKNOWN.into()));
-    }
-    let groups: Result<Vec<Group>, _> =
-        addresses.iter().map(|address| Group::open(address, Slot::A)).collect();
-    match groups {
-        Ok(groups) => (groups, None),
-        Err(error) => {
-            tracing::error!(%error, "a second server cannot be started beside the first");
-            (Vec::new(), Some(error.to_string()))
-        }
     }
 }
 
