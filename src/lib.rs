@@ -65,3 +65,5 @@ pub mod telemetry;
 pub mod user_command;
 // What is said of a volume that is full.
 pub mod volume;
+// What warms up a server before clients reach it.
+pub mod warmup;

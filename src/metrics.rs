@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::{
+    app_server::SlotDescription,
     core::{
         AppServer, DeployResult, Detection, Mode, Observation, ProcessKey, Reason, Stage, View, WorkerLoad,
         drain::{Answer, DrainResult},
@@ -61,6 +62,8 @@ pub struct Metrics {
     drains: IntCounterVec,
     drain_duration: Histogram,
     drain_requests_left: IntGaugeVec,
+    slot_weight: IntGaugeVec,
+    slot_memory: IntGaugeVec,
     puma: Puma,
 }
 
@@ -152,6 +155,16 @@ impl Metrics {
                 "Requests in flight when the last drain was answered.",
                 &[],
             ),
+            slot_weight: b.gauges(
+                "pitstop_slot_weight",
+                "Of 1000 new connections: how many the server in this slot gets.",
+                &["slot"],
+            ),
+            slot_memory: b.gauges(
+                "pitstop_slot_memory_bytes",
+                "Memory of the server in this slot, what its processes share counted once.",
+                &["slot"],
+            ),
             puma: Puma::new(&b),
             families: b.families.take(),
             registry,
@@ -224,6 +237,20 @@ impl Metrics {
     /// A look at the app server.
     pub(crate) fn observed(&self, observation: &Observation) {
         self.puma.observed(observation);
+    }
+
+    /// The servers side by side, as the last look showed them.
+    pub(crate) fn slots(&self, slots: &[SlotDescription]) {
+        self.slot_weight.reset();
+        self.slot_memory.reset();
+        for SlotDescription { slot, weight, memory_bytes, .. } in slots {
+            self.slot_weight.with_label_values(&[slot.name()]).set(i64::from(*weight));
+            if let Some(bytes) = memory_bytes {
+                self.slot_memory
+                    .with_label_values(&[slot.name()])
+                    .set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+            }
+        }
     }
 
     /// The pointer was read; `failure` says why not. `at` is the wall clock in seconds since the epoch.

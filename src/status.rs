@@ -312,10 +312,11 @@ mod tests {
             pid: Some(17),
             mode: Some("cluster".into()),
             workers: vec![worker(21), worker(22)],
+            candidate: Vec::new(),
             slots: vec![SlotDescription {
                 slot: Slot::A,
                 role: Role::Live,
-                release: "v42".into(),
+                release: Some(release("v42")),
                 pid: 17,
                 weight: 1000,
                 memory_bytes: Some(300 << 20),

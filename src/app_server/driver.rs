@@ -219,6 +219,7 @@ impl<S: Server> Driver<S> {
                         pid: Some(snapshot.image().process.pid),
                         mode: snapshot.mode().map(Into::into),
                         workers: snapshot.workers(),
+                        candidate: snapshot.candidate(),
                         slots: snapshot.slots(),
                     },
                     findings: finding::findings(&self.checks(&snapshot).await),

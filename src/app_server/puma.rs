@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
     finding::Check,
     lane::Lane,
-    procs::{Entry, Image, ProcessId, loaded},
+    procs::{self, Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
     slots::{List, Role},
 };
@@ -60,6 +60,9 @@ use slot_order::Order;
 use snapshot::Snapshot;
 use started_by::StartedBy;
 
+/// The kernel walks through all of a process's memory to tell what it takes.
+const BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(10);
+
 /// A Puma in this pod.
 struct Puma {
     told: config::Puma,
@@ -69,6 +72,10 @@ struct Puma {
     loaded: Lane,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
+    /// What each server of the parent takes, by the number of its run, and when that was asked for last.
+    taken: Arc<Mutex<HashMap<u64, u64>>>,
+    measuring: Lane,
+    measured: Mutex<Option<Instant>>,
     /// What it writes since it was told to restart, where that can be read.
     output: tokio::sync::Mutex<Option<Arc<Output>>>,
 }
@@ -85,6 +92,9 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
         starting: Mutex::default(),
+        taken: Arc::default(),
+        measuring: Lane::one_at_a_time("memory")?,
+        measured: Mutex::default(),
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
@@ -125,6 +135,8 @@ struct Memory {
     beside: HashMap<ProcessId, Self>,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
+    /// What each server of the parent took when that was asked for last, in bytes.
+    taken: HashMap<u64, u64>,
 }
 
 impl Server for Puma {
@@ -183,6 +195,7 @@ impl Server for Puma {
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
         let (mode, told) = (self.mode, self.told.clone());
+        memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {
             processes,
@@ -237,7 +250,8 @@ impl Server for Puma {
         driver.send(move |_| order::signals(command, &target)).await
     }
 
-    async fn after_look(&self, _: &Driver<Self>, _: &Snapshot) {
+    async fn after_look(&self, _: &Driver<Self>, snapshot: &Snapshot) {
+        self.measure(snapshot).await;
         let _ = self.output.lock().await.take_if(|output| output.is_old());
     }
 
@@ -279,6 +293,29 @@ impl Puma {
         memory.follow(master, &self.starting.lock().unwrap_or_else(PoisonError::into_inner));
         memory.learn(&processes, control, &surroundings.cwd(master.pid));
         processes
+    }
+
+    /// Asks now and then what the servers of the parent take. Nobody waits for the answer.
+    async fn measure(&self, snapshot: &Snapshot) {
+        let trees = beside::processes(snapshot);
+        let due = {
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = measured.is_none_or(|last| last.elapsed() >= BETWEEN_MEASUREMENTS);
+            if due && !trees.is_empty() {
+                *measured = Some(Instant::now());
+            }
+            due
+        };
+        if !due || trees.is_empty() {
+            return;
+        }
+        let taken = self.taken.clone();
+        let measure = move || {
+            let bytes = |(run, pids): (u64, Vec<i32>)| Some((run, procs::memory::taken_by(&pids)?));
+            let now = trees.into_iter().filter_map(bytes).collect();
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        };
+        let _ = self.measuring.look(Duration::ZERO, measure).await;
     }
 
     /// Looks at the servers beside the live one, which listens on these ports.

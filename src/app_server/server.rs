@@ -182,6 +182,11 @@ pub(super) trait Snapshot: Send + Sync {
 
     fn workers(&self) -> Vec<WorkerDescription>;
 
+    /// The processes of a candidate that serve.
+    fn candidate(&self) -> Vec<(i32, ProcessKey)> {
+        Vec::new()
+    }
+
     /// The servers that stand side by side, where a parent has slots for them.
     fn slots(&self) -> Vec<SlotDescription> {
         Vec::new()

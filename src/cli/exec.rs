@@ -65,7 +65,8 @@ fn settings(config: &Config, file: Option<&Path>, exec: Exec, no_deploys: bool) 
         current: config.current(),
         json_log: config.log.format == LogFormat::Json,
         state_dir,
-        no_deploys,
+        // A sidecar has a configuration of its own, and says when its deploys allow a start.
+        no_deploys: no_deploys && !exec.sidecar,
         stop_is_success: config.exec.stop_is_success,
         hold_ms: config.budget().max_ms,
         grace_ms: ms(config.grace_period),
@@ -90,4 +91,21 @@ fn usable(state_dir: &Path) -> (PathBuf, bool) {
          PITSTOP_STATE_DIR set to that directory. Make state_dir writable for this user"
     );
     (other, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It knows nothing of the store, and its configuration is no more than a part of the agent's.
+    #[test]
+    fn what_a_sidecar_is_told_is_not_known_here() {
+        let no_deploys = |sidecar| {
+            let exec = Exec { child_of: None, sidecar, command: vec!["puma".into()] };
+            let dir = tempfile::tempdir().unwrap();
+            let config = Config { state_dir: dir.path().to_owned(), ..Config::default() };
+            settings(&config, None, exec, true).no_deploys
+        };
+        assert_eq!([no_deploys(false), no_deploys(true)], [true, false]);
+    }
 }

@@ -35,6 +35,7 @@ use crate::{
     store::{self, Blocking, Store},
     supervisor::{self, Inputs, boottime},
     telemetry::{self, DeployIds},
+    warmup::Warmup,
 };
 
 /// How long the store may be silent.
@@ -301,6 +302,7 @@ fn inputs(
         invalid,
         effects: Effects::start(tools)?,
         app_server,
+        warmup: Warmup::new(&config.warmup, parts.prober.as_ref()),
         prober: parts.prober,
         pointer,
         fleet: None,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET,
-    names::name, parse_header, places,
+    names::name, parse_header, places, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,7 +40,7 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    checks.complaints
+    checks.complaints.into_iter().chain(warmup::complaints(config)).collect()
 }
 
 struct Checks {

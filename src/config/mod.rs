@@ -24,6 +24,7 @@ mod places;
 mod secrets;
 mod server_facts;
 mod source;
+mod warmup;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
@@ -36,6 +37,7 @@ pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, lo
 pub(crate) use names::pointer_name;
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
+pub(crate) use warmup::Warmup;
 
 /// In `state_dir`; there while the pod drains, so that the app can know.
 pub(crate) const DRAIN_FILE: &str = "draining";
@@ -97,6 +99,8 @@ pub struct Config {
     pub(crate) hooks: Hooks,
     /// Proof.
     pub(crate) verify: Verify,
+    /// Requests that warm up a server before clients reach it.
+    pub(crate) warmup: Warmup,
     /// The drain.
     pub(crate) drain: DrainKeys,
     /// The pod's terminationGracePeriodSeconds.
@@ -474,6 +478,7 @@ impl Default for Config {
             restart: Restart::default(),
             hooks: Hooks::default(),
             verify: Verify::default(),
+            warmup: Warmup::default(),
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,

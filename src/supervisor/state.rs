@@ -69,7 +69,8 @@ impl State {
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,
-            beside: false,
+            candidate_for: None,
+            second_master: false,
             wants_files: false,
             awaited: Moment(0),
         };
@@ -210,6 +211,7 @@ impl State {
         self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
         self.seen_booted |= verdict::any_booted(&observation.detection);
         if observation.detection != Detection::Unclear {
+            self.inputs.metrics.slots(&seen.description.slots);
             self.last.description = seen.description;
             self.last.findings = seen.findings;
         }
@@ -358,7 +360,8 @@ impl State {
         let wanted = Attention {
             watchfulness: self.agent.watchfulness(),
             probe_for: self.agent.probe_for(),
-            beside: self.inputs.policy.second_master,
+            candidate_for: self.agent.probe_candidate_for(),
+            second_master: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
             // While an effect is under way there is no news in it that a look would be due for.
             awaited: self.agent.look_awaited().unwrap_or(self.attention.borrow().awaited),

@@ -8,7 +8,7 @@ use crate::{
         observation::{Beside, Candidate, Lingering},
     },
     procs,
-    slots::{List, Role, Run},
+    slots::{List, Role, Run, SlotState},
 };
 
 /// A server that is not the live one.
@@ -96,26 +96,34 @@ fn new_lines<'a>(known: &[String], now: &'a [String]) -> &'a [String] {
 }
 
 /// For /status.
-pub(super) fn describe(
-    snapshot: &Snapshot,
-    memory_bytes: impl Fn(u64) -> Option<u64>,
-) -> Vec<SlotDescription> {
-    let masters = |run: &Run| match run.role {
-        Role::Live => Some(snapshot.master()),
-        _ => {
-            let it = snapshot.beside.iter().find(|one| one.run().number == run.number)?;
-            it.snapshot.as_ref().map(Snapshot::master)
+pub(super) fn describe(snapshot: &Snapshot) -> Vec<SlotDescription> {
+    let seen = |run: &Run| match run.role {
+        Role::Live => Some(snapshot),
+        _ => snapshot.beside.iter().find(|one| one.run().number == run.number)?.snapshot.as_ref(),
+    };
+    let describe = |(slot, run): (&SlotState, &Run)| {
+        let works_in = seen(run).map(|seen| seen.surroundings.cwd(seen.master()));
+        SlotDescription {
+            slot: slot.slot,
+            role: run.role,
+            release: match works_in {
+                Some(Cwd::Release(release)) => Some(release),
+                _ => run.release.parse().ok(),
+            },
+            pid: seen(run).map_or(run.pid, Snapshot::master),
+            weight: slot.weight,
+            memory_bytes: snapshot.memory.taken.get(&run.number).copied(),
         }
     };
-    let describe = |(slot, run): (&crate::slots::SlotState, &Run)| SlotDescription {
-        slot: slot.slot,
-        role: run.role,
-        release: run.release.clone(),
-        pid: masters(run).unwrap_or(run.pid),
-        weight: slot.weight,
-        memory_bytes: memory_bytes(run.number),
-    };
     snapshot.parent.iter().flat_map(List::runs).map(describe).collect()
+}
+
+/// Those of each server of the parent that has some, by the number of its run.
+pub(super) fn processes(snapshot: &Snapshot) -> Vec<(u64, Vec<i32>)> {
+    let live = snapshot.parent.iter().flat_map(List::runs).find(|(_, run)| run.role == Role::Live);
+    let live = live.map(|(_, run)| (run.number, snapshot.processes.pids()));
+    let beside = snapshot.beside.iter().map(|one| (one.run().number, one.tree.pids.clone()));
+    live.into_iter().chain(beside).filter(|(_, pids)| !pids.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(super) struct Proven {
     processes: BTreeSet<ProcessKey>,
     evidence: ReleaseEvidence,
     /// A generation that was seen to come up beside it, where a server can have two.
-    beside: Option<GenerationKey>,
+    second_master: Option<GenerationKey>,
     /// As long as this, and no longer, the app is asked to name its release.
     until: Option<Moment>,
 }
@@ -33,7 +33,7 @@ impl Proven {
             master: newest.master,
             processes: verdict::keys(newest),
             evidence,
-            beside: None,
+            second_master: None,
             until: None,
         })
     }
@@ -52,12 +52,12 @@ impl Proven {
     }
 
     /// While no deploy is under way, only others have a second generation come up.
-    fn look_beside(&mut self, detection: &Detection) {
+    fn look_for_second_master(&mut self, detection: &Detection) {
         let Detection::Seen(server) = detection else { return };
         let is_there = server.generations.iter().any(|generation| generation.key == self.image);
         let newest = server.generations.last().map(|generation| generation.key);
         if is_there {
-            self.beside = newest.filter(|key| *key != self.image);
+            self.second_master = newest.filter(|key| *key != self.image);
         }
     }
 
@@ -69,7 +69,7 @@ impl Proven {
             (true, _) => all_new.then_some(Mode::Phased),
             (false, true) => Some(Mode::Hot),
             // A second master took over. One that nobody saw beside the first is a new container's.
-            (false, false) => (before.beside == Some(self.image)).then_some(Mode::Hot),
+            (false, false) => (before.second_master == Some(self.image)).then_some(Mode::Hot),
         }
     }
 }
@@ -145,7 +145,7 @@ impl Deploy {
     /// What stands there now, and what was heard of it. Processes that are new have to be heard anew.
     fn stand(&mut self, turn: &mut Turn<'_>, look: &Observation, settled: Option<&ReleaseId>) {
         if let Some(proven) = &mut self.releases.proven {
-            proven.look_beside(&look.detection);
+            proven.look_for_second_master(&look.detection);
         }
         let new = settled.and_then(|release| Proven::proved(release, look, ReleaseEvidence::default()));
         let Some(mut new) = new else { return };
@@ -222,8 +222,8 @@ mod tests {
         let (old, new) = (generation(1, 100), generation(2, 200));
         let mut before = proven(old.clone());
         assert_eq!(proven(new.clone()).restarted_since(&before), None);
-        before.look_beside(&seen(vec![old, new.clone()]));
-        before.look_beside(&seen(vec![new.clone()]));
+        before.look_for_second_master(&seen(vec![old, new.clone()]));
+        before.look_for_second_master(&seen(vec![new.clone()]));
         assert_eq!(proven(new).restarted_since(&before), Some(Mode::Hot));
         assert_eq!(
             proven(generation(3, 300)).restarted_since(&before),

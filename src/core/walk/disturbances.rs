@@ -148,7 +148,7 @@ impl World {
             next.push(stuck.note("Puma hangs in its stop"));
         }
         // A second master of other hands stays until those hands end it.
-        if !self.pod.kind.beside
+        if !self.pod.kind.second_master
             && master.stage == PumaStage::Running
             && self.pod.booted() == self.pod.kind.workers
         {

@@ -6,11 +6,11 @@
 //! restarts from other hands, killed masters, drains, slow boots. In each state the safety rules
 //! are checked; from each state the world, left alone, must come to rest.
 
-mod beside;
 mod disturbances;
 mod looks;
 mod pod;
 mod rules;
+mod second_master;
 mod setting;
 mod world;
 
@@ -24,15 +24,21 @@ use world::World;
 
 use super::Moment;
 
-const CLUSTER: Kind =
-    Kind { workers: 2, single: false, preload: false, pinnable: false, absolute: false, beside: false };
+const CLUSTER: Kind = Kind {
+    workers: 2,
+    single: false,
+    preload: false,
+    pinnable: false,
+    absolute: false,
+    second_master: false,
+};
 const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
 const PINNABLE: Kind = Kind { pinnable: true, ..CLUSTER };
 const ABSOLUTE: Kind = Kind { absolute: true, ..CLUSTER };
 /// One worker each: two masters of two have more states than a test has time.
-const BESIDE: Kind = Kind { beside: true, workers: 1, ..CLUSTER };
-const BESIDE_PRELOAD: Kind = Kind { preload: true, ..BESIDE };
+const SECOND_MASTER: Kind = Kind { second_master: true, workers: 1, ..CLUSTER };
+const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
 
 const SICK: Birth = Birth { sick: true, barred: None, deaths: false };
 const DEATHS: Birth = Birth { sick: false, barred: None, deaths: true };
@@ -213,12 +219,12 @@ fn a_trial_boot_that_fails() {
 
 #[test]
 fn second_masters_beside_the_first() {
-    every_release(BESIDE, super::Mode::Hot);
+    every_release(SECOND_MASTER, super::Mode::Hot);
 }
 
 #[test]
 fn second_masters_that_preload_beside_the_first() {
-    every_release(BESIDE_PRELOAD, super::Mode::Hot);
+    every_release(SECOND_MASTER_PRELOAD, super::Mode::Hot);
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(crate) struct Kind {
     /// Started with an absolute rackup path into v1: that code runs, wherever the processes work.
     pub(crate) absolute: bool,
     /// A hot restart starts a second master beside the first.
-    pub(crate) beside: bool,
+    pub(crate) second_master: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -194,8 +194,8 @@ impl Pod {
         let Some(master) = &self.master else {
             return if self.alive { self.respawn(current, keys) } else { vec![] };
         };
-        if self.kind.beside {
-            return self.moves_beside(master, current, nature, keys);
+        if self.kind.second_master {
+            return self.moves_with_second(master, current, nature, keys);
         }
         self.moves_alone(master, current, nature, keys)
     }
@@ -223,7 +223,7 @@ impl Pod {
         for worker in &mut master.workers {
             let hung =
                 |w: &Worker| !w.booted && matches!(nature(w.rel), Nature::Hangs | Nature::HangsBeforeTitle);
-            if !self.kind.single && !self.kind.beside && worker.as_ref().is_some_and(hung) {
+            if !self.kind.single && !self.kind.second_master && worker.as_ref().is_some_and(hung) {
                 *worker = None;
             }
         }

@@ -128,7 +128,7 @@ fn signalled_in_peace(world: &World, command: ServerCommand, on: u64) -> Result<
         return broken(world, "signalled without its intent on disk");
     }
     // Whoever has a second master refuses a third.
-    if world.pod.kind.beside {
+    if world.pod.kind.second_master {
         return Ok(());
     }
     // Another image is there: the adapter sends nothing.
@@ -166,7 +166,7 @@ pub(crate) fn holds(world: &World) -> Result<(), String> {
         return broken(world, "`current` does not resolve to a complete release");
     }
     let touched = world.disturbed.iter().any(|d| matches!(d, Disturbance::Killed));
-    if world.setting.kind.beside
+    if world.setting.kind.second_master
         && world.setting.birth.is_none()
         && !touched
         && world.pod.alive

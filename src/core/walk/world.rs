@@ -194,8 +194,8 @@ impl World {
             boot_id: String::new(),
             neighbours: Default::default(),
         };
-        let beside = self.setting.kind.beside;
-        let policy = Policy { second_master: beside, in_place: !beside, ..policy() };
+        let second_master = self.setting.kind.second_master;
+        let policy = Policy { second_master, in_place: !second_master, ..policy() };
         let journal = self.disk.journal.clone();
         let mut agent =
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
@@ -408,7 +408,7 @@ impl World {
 
     fn perform(&mut self, command: ServerCommand, on: u64) -> Outcome {
         let gone = || Outcome::Failed(Problem::new(Reason::MasterGone, "the image meant is gone"));
-        if self.pod.kind.beside {
+        if self.pod.kind.second_master {
             return if self.pod.told(command, on) { Outcome::Done } else { gone() };
         }
         let signal = match command {

@@ -1,4 +1,5 @@
 //! A second server beside the first, in the same container.
 
+mod cells;
 mod container;
 mod parent;

@@ -1,7 +1,5 @@
 //! A pod from its first release on.
 
-use std::fs;
-
 use pitstop_rig::{
     App,
     containers::{Manifest, What},
@@ -43,7 +41,7 @@ fn e2e_pod_puma_waits_for_the_first_release_then_deploys_and_reverts() {
     pitstop_rig::needs_root!();
     let shop = lives(native(), "bookworm");
     for container in ["pitstop", "app"] {
-        assert_restricted(&shop, container);
+        shop.assert_restricted(container);
     }
     // The control server's socket is on an emptyDir, in another mount namespace at the same path.
     // As the chart's notes say it.
@@ -77,23 +75,4 @@ fn e2e_pod_the_agent_runs_in_the_apps_image() {
     assert!(ruby.status.success(), "hooks have Ruby: {ruby:?}");
     shop.deploy(App::Good, "v2");
     shop.wait_in_sync("v2");
-}
-
-/// What the kernel says about a container's first process, and what it may write.
-#[track_caller]
-fn assert_restricted(shop: &Shop, container: &str) {
-    let status = fs::read_to_string(format!("/proc/{}/status", shop.pod.pid(container).unwrap())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(field("Uid:"), "1000 1000 1000 1000", "{container}");
-    assert_eq!(field("Gid:"), "1000 1000 1000 1000", "{container}");
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-        assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 0, "{container} {set}");
-    }
-    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()), "{container}");
-    let mounts = fs::read_to_string(format!("/proc/{}/mounts", shop.pod.pid(container).unwrap())).unwrap();
-    let root = mounts.lines().find(|line| line.split(' ').nth(1) == Some("/")).unwrap();
-    assert!(root.split(' ').nth(3).unwrap().split(',').any(|option| option == "ro"), "{container}: {root}");
 }

@@ -30,7 +30,7 @@ activate_control_app 'unix:///run/puma/control.sock', { auth_token: 'rig-token' 
 threads 1, 3
 if ENV.fetch('SHOP_WORKERS', '2').to_i > 0
   workers ENV.fetch('SHOP_WORKERS', '2').to_i
-  preload_app! false
+  preload_app! ENV['SHOP_PRELOADS'] == 'yes'
   worker_shutdown_timeout 5
 end
 ";
@@ -145,6 +145,30 @@ impl Shop {
             What::Answered(Some(body)) if event.container == "app" => serde_json::from_str(&body).ok(),
             _ => None,
         })
+    }
+
+    /// What the kernel says about a container's first process, and what it may write.
+    #[track_caller]
+    pub fn assert_restricted(&self, container: &str) {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pod.pid(container).unwrap())).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(field("Uid:"), "1000 1000 1000 1000", "{container}");
+        assert_eq!(field("Gid:"), "1000 1000 1000 1000", "{container}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 0, "{container} {set}");
+        }
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()), "{container}");
+        let mounts =
+            fs::read_to_string(format!("/proc/{}/mounts", self.pod.pid(container).unwrap())).unwrap();
+        let root = mounts.lines().find(|line| line.split(' ').nth(1) == Some("/")).unwrap();
+        assert!(
+            root.split(' ').nth(3).unwrap().split(',').any(|option| option == "ro"),
+            "{container}: {root}"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! A container and what a kubelet does for it: start, probes, start again, the end.
 
 use std::{
-    fs,
+    fs, mem,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -154,9 +154,13 @@ impl Keeper {
         let mut probing = Probing::of(&self.spec);
         while !process.ended() {
             let verdict = probing.look(&self.spec, &shared.network);
-            {
+            let was = {
                 let mut state = self.state();
-                (state.started, state.ready) = (probing.started(), probing.ready);
+                state.started = probing.started();
+                mem::replace(&mut state.ready, probing.ready)
+            };
+            if was != probing.ready {
+                shared.say(&self.spec.name, What::Ready(probing.ready));
             }
             if verdict == Verdict::Unwell && !shared.is_deleted() {
                 shared.say(&self.spec.name, What::Unwell);

@@ -52,6 +52,8 @@ pub enum What {
     Exited(i32),
     /// A probe has failed for good.
     Unwell,
+    /// From now on it gets traffic, or none.
+    Ready(bool),
 }
 
 /// Something that happened, since the pod began.

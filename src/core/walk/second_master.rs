@@ -26,7 +26,7 @@ impl Pod {
     }
 
     /// Everything that it may do next by itself, where two masters can be.
-    pub(crate) fn moves_beside(
+    pub(crate) fn moves_with_second(
         &self,
         master: &Master,
         current: Option<Rel>,
