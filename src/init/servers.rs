@@ -45,8 +45,9 @@ const FIRST_DESCRIPTOR: i32 = 200;
 const QUEUES_EVERY_MS: u64 = 15;
 /// Between two looks at what a server listens on, while that is not known.
 const PROCESSES_EVERY_MS: u64 = 200;
-/// Between two looks for what the server binds, while that is not known.
-const BINDS_EVERY_MS: u64 = 1_000;
+/// Between two looks for what the server binds, while that is not known: in its first minute, and later.
+const BINDS_EVERY_MS: [u64; 2] = [1_000, 30_000];
+const FIRST_MINUTE_MS: u64 = 60_000;
 /// For what was written to go on, at the end.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// What servers say when they cannot have their address, in small letters.
@@ -217,7 +218,12 @@ impl Servers {
         let unknown = self.slots.alive().any(|(_, run)| run.inherited.is_none());
         match self.slots.holds() {
             true => unknown.then_some(PROCESSES_EVERY_MS),
-            false => (!self.learnt && self.slots.live_pid().is_some()).then_some(BINDS_EVERY_MS),
+            false => {
+                let live =
+                    self.slots.run(self.slots.live()).filter(|run| !self.learnt && run.ended.is_none())?;
+                let young = self.processes_at.0.saturating_sub(live.started_ms) < FIRST_MINUTE_MS;
+                Some(BINDS_EVERY_MS[usize::from(!young)])
+            }
         }
     }
 

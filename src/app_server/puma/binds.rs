@@ -167,7 +167,6 @@ mod tests {
         for config in [
             "port ENV.fetch(\"PORT\") { 3000 }",
             "port ENV.fetch(\"PORT\", 3000)",
-            "port(ENV['PORT'] || 3000)",
             "port ENV.fetch('PORT', '3000').to_i",
             "bind \"tcp://0.0.0.0:#{ENV.fetch('PORT', 3000)}\"",
             "bind \"tcp://0.0.0.0:#{ENV.fetch(\"PORT\") { 3000 }}\"",
@@ -194,6 +193,7 @@ mod tests {
         for config in [
             "if ENV['X']\n  port 3000\nend",
             "port 3000 if ENV['X']",
+            "port(ENV['PORT'] || 3000)",
             "port 3000, '::'",
             "bind address",
             "bind \"tcp://#{host}:3000\"",
