@@ -26,6 +26,7 @@ use crate::{
 
 mod aside;
 mod beside;
+pub(crate) mod binds;
 mod checks;
 mod command_line;
 mod config_file;
@@ -102,14 +103,6 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
-}
-
-/// What a process with this title listens on, in the words of its configuration; `None` when it is no Puma's master.
-pub(crate) fn binds(title: &str) -> Option<Vec<String>> {
-    match title::Title::parse(title)? {
-        title::Title::Master(master) => Some(master.binds),
-        title::Title::Worker { .. } => None,
-    }
 }
 
 /// What a Puma can do.
