@@ -11,7 +11,7 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -24,6 +24,7 @@ const LONGEST_LINE: usize = 500;
 /// A line that is not ended goes on as it is after this.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const CHUNK: usize = 64 << 10;
+const A_MOMENT: Duration = Duration::from_millis(2);
 
 /// The last lines of one server.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,15 @@ pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
 impl Tail {
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Waits until all that the server wrote is here, once it has ended; for so long at most, since a process that it
+    /// left behind may go on writing.
+    pub(crate) fn wait_for_last(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while Arc::strong_count(&self.0) > 1 && Instant::now() < end {
+            thread::sleep(A_MOMENT);
+        }
     }
 
     fn add(&self, line: &[u8]) {
@@ -179,6 +189,21 @@ mod tests {
         let (all, tail) = copied(&[b"one\ntw", b"o\n", b"three"]);
         assert_eq!(all, b"one\ntwo\nthree");
         assert_eq!(tail, ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn the_last_lines_of_a_server_that_has_ended_are_waited_for() {
+        let tail = Tail::default();
+        let writes = tail.clone();
+        let writing = thread::spawn(move || {
+            thread::sleep(A_MOMENT * 10);
+            writes.add(b"why it ended");
+        });
+        tail.wait_for_last(Duration::from_secs(60));
+        assert_eq!(tail.lines(), ["why it ended"]);
+        writing.join().unwrap();
+        let _left_behind = tail.clone();
+        tail.wait_for_last(A_MOMENT);
     }
 
     #[test]

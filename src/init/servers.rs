@@ -50,6 +50,8 @@ const BINDS_EVERY_MS: [u64; 2] = [1_000, 30_000];
 const FIRST_MINUTE_MS: u64 = 60_000;
 /// For what was written to go on, at the end.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// For what a server wrote last to be read, once it has ended.
+const LAST_LINES: Duration = Duration::from_millis(300);
 /// What servers say when they cannot have their address, in small letters.
 const IN_USE: &str = "address already in use";
 
@@ -161,6 +163,9 @@ impl Servers {
     pub(crate) fn ended(&mut self, now: Moment, pid: i32, how: Ended) -> Option<u8> {
         let run = self.slots.alive().find(|(_, run)| run.pid == pid).map(|(_, run)| run.clone())?;
         explain_end(&run, how);
+        if let Some(tail) = self.tails.get(&run.number) {
+            tail.wait_for_last(LAST_LINES);
+        }
         let collided = run.inherited.is_none() && self.slots.holds() && self.said(&run, IN_USE);
         let orders = self.slots.ended(now, pid, how, collided)?;
         self.perform(now, orders)

@@ -1,16 +1,19 @@
 //! Each set-up of a Puma, with a second one beside it: what stands in front of it, how it is told where to listen, and
 //! how many processes it is.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use pitstop_rig::{
-    App, ExecPod, Image, Load, Setup, Wrapper, load::Plan, pod::rejection, puma::children, side_by_side,
-    until,
+    App, Directory, ExecPod, Image, Load, Setup, Wrapper, load::Plan, pod::rejection, puma::children,
+    side_by_side, until, until_within,
 };
 use serde_json::Value;
 
 use super::container::{CLIENT, PROBE_SOURCE, Parent, plain};
 use crate::PITSTOP;
+
+/// How long a deploy may take on a busy machine.
+const RECOVERY: Duration = Duration::from_secs(120);
 
 /// A way to start Puma.
 struct Cell {
@@ -44,6 +47,16 @@ fn cells() -> Vec<Cell> {
             "-b",
             r#"cd "$CURRENT" && exec puma -C config/puma.rb -b "tcp://0.0.0.0:$RIG_PORT""#,
             silent(""),
+        ),
+        // The directory of a restart is of no consequence.
+        cell(
+            "pinned",
+            PUMA,
+            Setup {
+                directory: Directory::Pwd,
+                config: "directory File.expand_path('..', __dir__)".into(),
+                ..plain()
+            },
         ),
         Cell { listen: "tcp://127.0.0.1", ..cell("localhost", PUMA, host("localhost")) },
         Cell { listen: "tcp://[::]", ..cell("IPv6 and IPv4", PUMA, host("[::]")) },
@@ -125,11 +138,11 @@ fn is_deployed_beside(cell: Cell) {
     let port = pod.puma.port();
     let load = Load::start(Plan::modest(port), "deploys");
     pod.deploy(App::Good, "v2");
-    pod.agent.wait_in_sync("v2");
+    pod.agent.wait_in_sync_within(RECOVERY, "v2");
     assert_eq!(mode(&pod, "v2"), "beside", "{}", pod.status());
     pod.deploy(App::RaisesOnBoot, "v3");
-    until("v3 is rejected", || rejection(&pod.agent.status()?, "v3"));
-    until("v2 is steady", || (pod.agent.status()?["stage"] == "steady").then_some(()));
+    until_within(RECOVERY, "v3 is rejected", || rejection(&pod.agent.status()?, "v3"));
+    until_within(RECOVERY, "v2 is steady", || (pod.agent.status()?["stage"] == "steady").then_some(()));
     pod.assert_runs("v2");
     let records = load.finish();
     records.assert_nothing_lost();
@@ -158,9 +171,28 @@ fn served(cell: &Cell) -> ExecPod {
 fn mode(pod: &ExecPod, release: &str) -> String {
     let log = pod.revisions_log();
     let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut modes = records.filter(|record| record["release"] == release && record["mode"].is_string());
-    let mode = modes.find_map(|record| record["mode"].as_str().map(str::to_owned));
+    let mut signalled =
+        records.filter(|record| record["release"] == release && record["event"] == "signalled");
+    let mode = signalled.find_map(|record| record["baseline"]["mode"].as_str().map(str::to_owned));
     mode.unwrap_or_else(|| panic!("no mode of {release}: {log}"))
+}
+
+/// What `rails server` needs, and nothing more.
+const APPLICATION: &str = r#"require 'rails'
+class Shop < Rails::Application
+  config.eager_load = false
+  config.secret_key_base = 'x' * 64
+  config.hosts = []
+end
+"#;
+const RAILS: &str = "APP_PATH = File.expand_path('application', __dir__)\nrequire 'rails/commands'\n";
+
+/// It refuses to start while its pid file names a process that lives.
+fn rails_server() -> Cell {
+    let script = r#"cd "$CURRENT" && PIDFILE="$RIG_RUN/server.pid" exec ruby config/rails.rb server -e production -b 0.0.0.0 -p "$RIG_PORT""#;
+    let cell = cell("rails server", script, silent(""));
+    let files = vec![("config/application.rb", APPLICATION.into()), ("config/rails.rb", RAILS.into())];
+    Cell { setup: Setup { files, image: Image::Rails, control: true, ..cell.setup }, ..cell }
 }
 
 /// Set-ups in which a second server cannot stand: deployed as without one, and a finding says why.
@@ -175,12 +207,11 @@ fn set_ups_that_cannot() -> Vec<Cell> {
             Setup {
                 control: false,
                 ..with(
-                    "activate_control_app 'tcp://127.0.0.1:'.concat((ENV.fetch('RIG_PORT').to_i - 1000).to_s), { auth_token: 'x' }",
+                    "activate_control_app 'tcp://127.0.0.1:'.concat((ENV.fetch('RIG_PORT').to_i + 1).to_s), { auth_token: 'x' }",
                 )
             },
         ),
         cell("an absolute rackup file", PUMA, with("rackup '{current}/config.ru'")),
-        cell("tmp_restart with a shared tmp", PUMA, with("plugin :tmp_restart")),
     ]
 }
 
@@ -188,7 +219,7 @@ fn is_deployed_otherwise(cell: Cell) {
     let pod = served(&cell);
     until("the finding", || pod.found("BESIDE_UNAVAILABLE").then_some(()));
     pod.deploy(App::Good, "v2");
-    pod.agent.wait_in_sync("v2");
+    pod.agent.wait_in_sync_within(RECOVERY, "v2");
     assert_ne!(mode(&pod, "v2"), "beside");
 }
 
@@ -215,6 +246,11 @@ fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind_on_6_6
 #[test]
 fn e2e_beside_each_set_up_is_deployed() {
     rows(cells(), Image::of_this_run(), is_deployed_beside);
+}
+
+#[test]
+fn e2e_beside_rails_server_is_deployed_on_6_6() {
+    is_deployed_beside(rails_server());
 }
 
 #[test]
