@@ -2,5 +2,6 @@
 
 mod cells;
 mod container;
+mod fit;
 mod parent;
 mod soak;
