@@ -32,6 +32,7 @@ mod config_file;
 mod control;
 mod discovery;
 mod evidence;
+mod fit;
 mod loads;
 mod order;
 mod plan;
@@ -61,6 +62,7 @@ use started_by::StartedBy;
 
 /// The kernel walks through all of a process's memory to tell what it takes.
 const BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(10);
+const WITH_A_SECOND_SERVER: Duration = Duration::from_secs(2);
 
 /// A Puma in this pod.
 struct Puma {
@@ -69,6 +71,8 @@ struct Puma {
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
+    /// What the last second server took.
+    last: fit::Last,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
     /// What each server of the parent takes, by the number of its run, and when that was asked for last.
@@ -90,6 +94,7 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         mode,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
+        last: fit::Last::of(&location.state_dir),
         starting: Mutex::default(),
         taken: Arc::default(),
         measuring: Lane::one_at_a_time("memory")?,
@@ -140,6 +145,8 @@ struct Memory {
     started_by: Option<StartedBy>,
     /// The same of the masters of the servers beside it.
     beside: HashMap<ProcessId, Self>,
+    /// Whether another server could stand beside it.
+    around: fit::Around,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
     /// What each server of the parent took when that was asked for last, in bytes.
@@ -201,8 +208,16 @@ impl Server for Puma {
             memory.started_by = self.control.started_by(&whose).await;
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
-        let (mode, told) = (self.mode, self.told.clone());
         memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(list) = &parent {
+            let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
+            let all: Vec<fit::Server<'_>> =
+                run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
+            let servers =
+                fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
+            memory.around.look(&driver.inspector.processes, &self.last, servers).await;
+        }
+        let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {
             processes,
@@ -307,7 +322,8 @@ impl Puma {
         let trees = beside::processes(snapshot);
         let due = {
             let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = measured.is_none_or(|last| last.elapsed() >= BETWEEN_MEASUREMENTS);
+            let pause = if trees.len() > 1 { WITH_A_SECOND_SERVER } else { BETWEEN_MEASUREMENTS };
+            let due = measured.is_none_or(|last| last.elapsed() >= pause);
             if due && !trees.is_empty() {
                 *measured = Some(Instant::now());
             }
