@@ -32,7 +32,9 @@ fn slot(pod: &ExecPod, role: &str) -> Option<Value> {
 }
 
 fn master(pod: &ExecPod) -> Value {
-    until("the master", || Some(pod.agent.status()?["app_server"]["pid"].clone()).filter(|pid| !pid.is_null()))
+    until("the master", || {
+        Some(pod.agent.status()?["app_server"]["pid"].clone()).filter(|pid| !pid.is_null())
+    })
 }
 
 fn load(pod: &ExecPod) -> Load {
@@ -127,7 +129,9 @@ fn killed_agent(sidecar: bool) {
     pod.kill_agent();
     pod.agent.wait_in_sync("v3");
     assert_eq!(request.join().unwrap(), Some(200));
-    until_within(RECOVERY, "the end of the second server", || slot(&pod, "lingering").is_none().then_some(()));
+    until_within(RECOVERY, "the end of the second server", || {
+        slot(&pod, "lingering").is_none().then_some(())
+    });
     assert_eq!(pod.starts(), 1);
     assert_unnoticed(load, &["v1", "v2", "v3"]);
     assert!(!pod.revisions_log().contains("rejected"), "{}", pod.revisions_log());
