@@ -263,14 +263,8 @@ impl Metrics {
 
     /// A deploy ended after so many seconds.
     pub(crate) fn concluded(&self, result: &DeployResult, seconds: f64) {
-        let (result, problem) = match result {
-            DeployResult::Verified => ("verified", None),
-            DeployResult::Reverted(problem) => ("reverted", Some(problem)),
-            DeployResult::Stranded(problem) => ("stranded", Some(problem)),
-            DeployResult::Refused(problem) => ("refused", Some(problem)),
-            DeployResult::Superseded => ("superseded", None),
-        };
-        let reason = problem.map_or("", |problem| problem.reason.code());
+        let (result, reason) = result_names(result);
+        let reason = reason.map_or("", Reason::code);
         self.deploys.with_label_values(&[result, reason]).inc();
         self.deploy_duration.observe(seconds);
     }
@@ -368,6 +362,17 @@ impl Puma {
         self.in_flight.reset();
         self.backlog.reset();
         self.threads.reset();
+    }
+}
+
+/// How a deploy ended, as the contract spells it, and why it did not succeed.
+pub(crate) fn result_names(result: &DeployResult) -> (&'static str, Option<Reason>) {
+    match result {
+        DeployResult::Verified => ("verified", None),
+        DeployResult::Reverted(problem) => ("reverted", Some(problem.reason)),
+        DeployResult::Stranded(problem) => ("stranded", Some(problem.reason)),
+        DeployResult::Refused(problem) => ("refused", Some(problem.reason)),
+        DeployResult::Superseded => ("superseded", None),
     }
 }
 

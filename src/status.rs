@@ -1,5 +1,6 @@
 //! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
 
+mod last_deploy;
 mod story;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -16,6 +17,7 @@ use crate::{
     revision::{ReleaseId, Revision},
 };
 
+pub(crate) use last_deploy::LastDeploy;
 pub(crate) use story::{ForSeconds, Since};
 
 /// Everything that the supervisor lets the outside know, replaced as a whole after each event.
@@ -39,6 +41,10 @@ pub struct Snapshot {
     pub(crate) findings: Vec<Finding>,
     /// Another pod of the volume, whose fetch of the release this pod waits for.
     pub(crate) fetching_pod: Option<String>,
+    /// The last deploy that ended, as far as this process knows.
+    pub(crate) last_deploy: Option<LastDeploy>,
+    /// Requests that are served or wait at the last look; `None` when nothing can tell.
+    pub(crate) in_flight: Option<u32>,
     /// When moves were rejected, by the wall clock (RFC 3339).
     pub(crate) rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
@@ -64,6 +70,8 @@ impl Snapshot {
             app_server: Arc::default(),
             findings: Vec::new(),
             fetching_pod: None,
+            last_deploy: None,
+            in_flight: None,
             rejected_at: Arc::default(),
             current_complete: false,
             settled: false,

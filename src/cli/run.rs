@@ -22,7 +22,7 @@ use crate::{
     core::{Detection, Problem, Reason},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
-    fleet::Reporter,
+    fleet::{About, Reporter},
     handle::{Requests, SupervisorHandle},
     hook::Hook,
     init::{self, Agent},
@@ -254,7 +254,15 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
         Some(_) => store::open(config.source.as_deref(), &config.s3).ok()?,
         None => shared.clone(),
     };
-    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), snapshots })
+    let about = About {
+        app: config.app.clone(),
+        node: config.node.clone(),
+        zone: config.zone.clone(),
+        image: config.image.clone(),
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        poll_s: Some(config.poll_interval.as_secs()),
+    };
+    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), about, snapshots })
 }
 
 /// On the parent's port; where it has none, on one of our own.

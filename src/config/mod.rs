@@ -58,6 +58,14 @@ pub struct Config {
     pub(crate) pointer: String,
     /// This pod's name; the host name by default.
     pub(crate) pod: Option<String>,
+    /// What the app is called, for people who look at several.
+    pub(crate) app: Option<String>,
+    /// The node that the pod is on.
+    pub(crate) node: Option<String>,
+    /// The zone of that node.
+    pub(crate) zone: Option<String>,
+    /// The image of the app's container.
+    pub(crate) image: Option<String>,
     /// The volume's root.
     pub(crate) deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
@@ -458,6 +466,10 @@ impl Default for Config {
             s3: S3::default(),
             pointer: "production".into(),
             pod: None,
+            app: None,
+            node: None,
+            zone: None,
+            image: None,
             deploy_to: "/srv/app".into(),
             current: None,
             fallback_dir: None,

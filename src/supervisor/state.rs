@@ -54,6 +54,7 @@ struct Term {
 struct Last {
     description: Arc<Description>,
     findings: Vec<Finding>,
+    in_flight: Option<u32>,
     /// The app server was found to be gone by a look that began then.
     gone: Option<Moment>,
 }
@@ -214,6 +215,7 @@ impl State {
             self.inputs.metrics.slots(&seen.description.slots);
             self.last.description = seen.description;
             self.last.findings = seen.findings;
+            self.last.in_flight = observation.traffic.in_flight();
         }
         let now = self.now();
         let cut = self.cuts.look(now, observation, self.agent.cuts());
@@ -385,6 +387,8 @@ impl State {
             app_server: self.last.description.clone(),
             findings: self.findings(),
             fetching_pod: self.inputs.effects.fetching_pod(),
+            last_deploy: self.timings.last(),
+            in_flight: self.last.in_flight,
             rejected_at: self.inputs.effects.rejected_at(),
             current_complete: self.current_complete,
             // With a configuration that cannot work nothing is ever moved.

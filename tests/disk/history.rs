@@ -87,7 +87,7 @@ fn who_waits_or_moves_next_writes_how_a_move_ended_and_nobody_writes_it_again() 
     let expected = [(7, "current"), (6, "rejected"), (5, "superseded"), (4, "verified"), (3, "verified")];
     let history = rig.json(&["history"]);
     assert_eq!(ends(&history)[..5], expected.map(|(sequence, word)| (sequence, word.to_owned())));
-    assert_eq!(history["moves"][0]["message"], "0 of 1 pods run it");
+    assert_eq!(history["moves"][0]["message"], "1 of 1 pods run it");
 }
 
 #[test]

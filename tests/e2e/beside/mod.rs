@@ -1,5 +1,6 @@
 //! A second server beside the first, in the same container.
 
+mod cells;
 mod container;
 mod deploys;
 mod parent;
