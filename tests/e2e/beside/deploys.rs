@@ -1,22 +1,28 @@
 //! Deploys by a second server: nobody waits for a boot, and no client meets a release before it passed its check. In
 //! both shapes: the agent below `pitstop exec`, and as a sidecar beside it.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    thread::{JoinHandle, spawn},
+    time::Duration,
+};
 
-use pitstop_rig::{App, ExecPod, Load, PATIENCE, Setup, load::Plan, until, until_within};
+use pitstop_rig::{App, ExecPod, Load, Setup, http, load::Plan, until, until_within};
 use serde_json::Value;
 
 use crate::PITSTOP;
 
-/// How long a release that hangs may take to be given up on a busy machine.
-const RECOVERY: std::time::Duration = std::time::Duration::from_secs(120);
+/// How long the end of a server may take on a busy machine.
+const RECOVERY: Duration = Duration::from_secs(120);
 
 /// `v1` serves, and preloads: without a second server every deploy would be a hot restart. Control socket and state
 /// file have fixed names, which two servers would fight over.
 fn pod(sidecar: bool) -> ExecPod {
     let mut pod = ExecPod::prepare(Path::new(PITSTOP), Setup::preloading())
         .with("PITSTOP_RESTART_MODE", "beside")
-        .with("PITSTOP_RESTART_TIMEOUT", "20s");
+        .with("PITSTOP_RESTART_TIMEOUT", "20s")
+        .with("PITSTOP_WARMUP_REQUESTS", "/");
     pod.sidecar = sidecar;
     let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
     pod.set("PITSTOP_EXEC_LISTEN", listen);
@@ -35,6 +41,37 @@ fn master(pod: &ExecPod) -> Value {
     until("the master", || {
         Some(pod.agent.status()?["app_server"]["pid"].clone()).filter(|pid| !pid.is_null())
     })
+}
+
+/// A request that the server has, and answers when it is let go.
+struct Held(JoinHandle<Option<u16>>);
+
+impl Held {
+    fn at(pod: &ExecPod) -> Self {
+        let _ = fs::remove_file(pod.puma.run_dir().join("go"));
+        let port = pod.puma.port();
+        let ask = move || http::get_within(port, "/slow?s=0&after=go", Duration::from_secs(240)).ok();
+        let request = spawn(move || Some(ask()?.status));
+        until("the request in flight", || {
+            (pod.metric("pitstop_puma_requests_in_flight")? >= 1.0).then_some(())
+        });
+        Self(request)
+    }
+
+    #[track_caller]
+    fn let_go(self, pod: &ExecPod) {
+        assert!(!self.0.is_finished(), "it was not waited for");
+        fs::write(pod.puma.run_dir().join("go"), "").expect("the rig's own directory takes a file");
+        assert_eq!(self.0.join().unwrap(), Some(200));
+    }
+}
+
+fn wait_until_no_server_is(pod: &ExecPod, role: &str) {
+    until_within(RECOVERY, "the server's end", || {
+        let status = pod.agent.status()?;
+        let slots = status["app_server"]["slots"].as_array()?;
+        (!slots.is_empty() && slots.iter().all(|slot| slot["role"] != role)).then_some(())
+    });
 }
 
 fn load(pod: &ExecPod) -> Load {
@@ -56,15 +93,30 @@ fn assert_unnoticed(load: Load, releases: &[&str]) {
 
 fn good_release(sidecar: bool) {
     let pod = pod(sidecar);
-    let (load, request) = (load(&pod), pod.slow_request(6));
+    assert_eq!(slot(&pod, "live").unwrap()["weight"], 1000);
+    let request = Held::at(&pod);
+    let load = load(&pod);
     pod.deploy(App::SlowBoot, "v2");
     pod.agent.wait_in_sync("v2");
-    assert!(!request.is_finished(), "a request holds up no deploy");
     assert!(slot(&pod, "lingering").is_some(), "{}", pod.status());
-    assert_eq!(request.join().unwrap(), Some(200));
-    until_within(RECOVERY, "the end of the first server", || slot(&pod, "lingering").is_none().then_some(()));
+    request.let_go(&pod);
+    wait_until_no_server_is(&pod, "lingering");
     assert_eq!(pod.starts(), 1);
     assert_unnoticed(load, &["v1", "v2"]);
+    let log = if sidecar { pod.log() } else { pod.said() };
+    let mut rest = log.as_str();
+    for part in [
+        "starting a second server beside the one that serves",
+        "the second server boots",
+        "the second server has booted",
+        "the second server is warmed up",
+        "the second server passed its check",
+        "the earlier server (v1) gets no new connection",
+        "the earlier server (v1) is being stopped",
+        "the earlier server (v1) has ended",
+    ] {
+        rest = rest.split_once(part).unwrap_or_else(|| panic!("{part} is not said, or too early:\n{log}")).1;
+    }
     // Once more, with what the first deploy has left behind.
     pod.deploy(App::Good, "v3");
     pod.agent.wait_in_sync("v3");
@@ -88,7 +140,7 @@ fn bad_releases(sidecar: bool, apps: &[(App, &str)]) {
         pod.deploy(*app, &id);
         assert_eq!(pod.wait_for_rejection(&id), *reason, "{app:?}");
         assert_eq!(master(&pod), before, "{app:?}");
-        until("the end of the candidate", || slot(&pod, "candidate").is_none().then_some(()));
+        wait_until_no_server_is(&pod, "candidate");
         assert!(pod.current().ends_with("v1"));
     }
     assert_eq!(pod.starts(), 1);
@@ -99,7 +151,7 @@ fn bad_releases(sidecar: bool, apps: &[(App, &str)]) {
 
 #[test]
 fn e2e_beside_a_release_that_does_not_boot_is_met_by_nobody() {
-    bad_releases(false, &[(App::RaisesOnBoot, "boot_failed"), (App::HangsOnBoot, "boot_timeout")]);
+    bad_releases(false, &[(App::RaisesOnBoot, "boot_failed"), (App::HangsOnBoot, "boot_failed")]);
 }
 
 #[test]
@@ -123,7 +175,8 @@ fn killed_agent(sidecar: bool) {
     until("the candidate", || slot(&pod, "candidate"));
     pod.kill_agent();
     pod.agent.wait_in_sync("v2");
-    let request = pod.slow_request(6);
+    wait_until_no_server_is(&pod, "lingering");
+    let request = Held::at(&pod);
     pod.deploy(App::Good, "v3");
     until("the switch", || slot(&pod, "lingering"));
     pod.kill_agent();
@@ -151,16 +204,15 @@ fn e2e_beside_a_sidecar_that_is_killed_in_mid_deploy_goes_on() {
 #[test]
 fn e2e_beside_the_way_back_to_a_server_that_lingers_needs_no_boot() {
     let pod = pod(false);
-    let (load, before, request) = (load(&pod), master(&pod), pod.slow_request(20));
+    let (request, before) = (Held::at(&pod), master(&pod));
+    let load = load(&pod);
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
     assert_ne!(master(&pod), before);
     pod.agent.promote("v1");
     pod.agent.wait_in_sync("v1");
     assert_eq!(master(&pod), before);
-    assert!(!request.is_finished(), "it is still the server from before");
-    assert_eq!(request.join().unwrap(), Some(200));
+    request.let_go(&pod);
     assert_unnoticed(load, &["v1", "v2"]);
     assert_eq!(pod.starts(), 1);
-    let _ = PATIENCE;
 }
