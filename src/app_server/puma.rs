@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, RestartMode, ServerFacts},
-    core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
+    core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand},
     finding::Check,
     lane::Lane,
     procs::{self, Entry, Image, ProcessId, loaded},
@@ -26,6 +26,7 @@ use crate::{
 
 mod aside;
 mod beside;
+pub(crate) mod binds;
 mod checks;
 mod command_line;
 mod config_file;
@@ -102,14 +103,6 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
-}
-
-/// What a process with this title listens on, in the words of its configuration; `None` when it is no Puma's master.
-pub(crate) fn binds(title: &str) -> Option<Vec<String>> {
-    match title::Title::parse(title)? {
-        title::Title::Master(master) => Some(master.binds),
-        title::Title::Worker { .. } => None,
-    }
 }
 
 /// What a Puma can do.
@@ -244,7 +237,7 @@ impl Server for Puma {
         driver: &Driver<Self>,
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
-    ) -> Result<Mode, Problem> {
+    ) -> Result<Plan, Problem> {
         plan::restart(driver, snapshot, wanted).await
     }
 

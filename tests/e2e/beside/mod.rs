@@ -4,3 +4,4 @@ mod cells;
 mod container;
 mod deploys;
 mod parent;
+mod soak;
