@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, ServerFacts},
-    core::{Detection, GenerationKey, Mode, Problem, ServerCommand},
+    core::{Detection, GenerationKey, Mode, Plan, Problem, ServerCommand},
     finding::Check,
     procs::ProcessId,
 };
@@ -131,9 +131,9 @@ impl Server for Passenger {
         checks::of(snapshot)
     }
 
-    async fn plan(&self, _: &Driver<Self>, snapshot: &Snapshot, wanted: Wanted<'_>) -> Result<Mode, Problem> {
+    async fn plan(&self, _: &Driver<Self>, snapshot: &Snapshot, wanted: Wanted<'_>) -> Result<Plan, Problem> {
         plan::refuse_what_is_pinned(snapshot, wanted.release)?;
-        Ok(Mode::Hot)
+        Ok(Plan::new(Mode::Hot))
     }
 
     async fn order(

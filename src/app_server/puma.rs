@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, RestartMode, ServerFacts},
-    core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
+    core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand},
     finding::Check,
     lane::Lane,
     procs::{self, Entry, Image, ProcessId, loaded},
@@ -26,12 +26,14 @@ use crate::{
 
 mod aside;
 mod beside;
+pub(crate) mod binds;
 mod checks;
 mod command_line;
 mod config_file;
 mod control;
 mod discovery;
 mod evidence;
+mod fit;
 mod loads;
 mod order;
 mod plan;
@@ -61,6 +63,7 @@ use started_by::StartedBy;
 
 /// The kernel walks through all of a process's memory to tell what it takes.
 const BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(10);
+const WITH_A_SECOND_SERVER: Duration = Duration::from_secs(2);
 
 /// A Puma in this pod.
 struct Puma {
@@ -69,6 +72,8 @@ struct Puma {
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
+    /// What the last second server took.
+    last: fit::Last,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
     /// What each server of the parent takes, by the number of its run, and when that was asked for last.
@@ -90,6 +95,7 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         mode,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
+        last: fit::Last::of(&location.state_dir),
         starting: Mutex::default(),
         taken: Arc::default(),
         measuring: Lane::one_at_a_time("memory")?,
@@ -97,14 +103,6 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
-}
-
-/// What a process with this title listens on, in the words of its configuration; `None` when it is no Puma's master.
-pub(crate) fn binds(title: &str) -> Option<Vec<String>> {
-    match title::Title::parse(title)? {
-        title::Title::Master(master) => Some(master.binds),
-        title::Title::Worker { .. } => None,
-    }
 }
 
 /// What a Puma can do.
@@ -140,6 +138,8 @@ struct Memory {
     started_by: Option<StartedBy>,
     /// The same of the masters of the servers beside it.
     beside: HashMap<ProcessId, Self>,
+    /// Whether another server could stand beside it.
+    around: fit::Around,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
     /// What each server of the parent took when that was asked for last, in bytes.
@@ -201,8 +201,16 @@ impl Server for Puma {
             memory.started_by = self.control.started_by(&whose).await;
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
-        let (mode, told) = (self.mode, self.told.clone());
         memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(list) = &parent {
+            let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
+            let all: Vec<fit::Server<'_>> =
+                run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
+            let servers =
+                fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
+            memory.around.look(&driver.inspector.processes, &self.last, servers).await;
+        }
+        let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {
             processes,
@@ -229,7 +237,7 @@ impl Server for Puma {
         driver: &Driver<Self>,
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
-    ) -> Result<Mode, Problem> {
+    ) -> Result<Plan, Problem> {
         plan::restart(driver, snapshot, wanted).await
     }
 
@@ -307,7 +315,8 @@ impl Puma {
         let trees = beside::processes(snapshot);
         let due = {
             let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = measured.is_none_or(|last| last.elapsed() >= BETWEEN_MEASUREMENTS);
+            let pause = if trees.len() > 1 { WITH_A_SECOND_SERVER } else { BETWEEN_MEASUREMENTS };
+            let due = measured.is_none_or(|last| last.elapsed() >= pause);
             if due && !trees.is_empty() {
                 *measured = Some(Instant::now());
             }

@@ -142,7 +142,7 @@ mod tests {
 
     fn answer(events: &Receiver<Event>) -> Request {
         let Event::Asked(Asked { request, answer }) = events.recv().unwrap() else { panic!("a question") };
-        let list = Slots::new(Vec::new(), None).list(Moment(0));
+        let list = Slots::new().list(Moment(0));
         answer.send(Reply { v: PROTOCOL, error: None, list }).unwrap();
         request
     }

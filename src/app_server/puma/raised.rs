@@ -63,19 +63,25 @@ fn tail(file: &File, from: u64) -> Option<String> {
 
 /// The last exception in what Puma and Ruby write: `LoadError: cannot load such file -- a_gem (config.ru:3)`.
 pub(super) fn exception(text: &str) -> Option<String> {
-    let lines: Vec<&str> = text.lines().map(without_pid).collect();
-    let found = (0..lines.len()).rev().find_map(|at| {
-        let (head, below) = (*lines.get(at)?, lines.get(at + 1..)?);
-        if head == "! Unable to start worker" {
-            return of_worker(below);
-        }
-        let loading = || head.strip_prefix("! Unable to load application: ").map(str::to_owned);
-        uncaught(head, below).or_else(loading)
-    })?;
+    let lines: Vec<&str> = text.lines().collect();
+    let (_, found) = last(&lines)?;
     let plain: String = found.chars().filter(|c| !c.is_control()).collect();
     Some(match plain.char_indices().nth(CHARACTERS_MAX) {
         None => plain,
         Some(_) => plain.chars().take(CHARACTERS_MAX - 1).chain(['…']).collect(),
+    })
+}
+
+/// The line where the last exception begins, and the exception.
+pub(super) fn last(lines: &[&str]) -> Option<(usize, String)> {
+    let lines: Vec<&str> = lines.iter().copied().map(without_pid).collect();
+    (0..lines.len()).rev().find_map(|at| {
+        let (head, below) = (*lines.get(at)?, lines.get(at + 1..)?);
+        if head == "! Unable to start worker" {
+            return Some((at, of_worker(below)?));
+        }
+        let loading = || head.strip_prefix("! Unable to load application: ").map(str::to_owned);
+        Some((at, uncaught(head, below).or_else(loading)?))
     })
 }
 

@@ -41,7 +41,7 @@ impl server::Snapshot for Snapshot {
         };
         let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
         let all = self.surroundings.sockets.as_ref();
-        let beside = beside::of(self.parent.as_ref(), &self.beside, all);
+        let beside = beside::of(self.parent.as_ref(), &self.beside, all, self.memory.around.trouble.as_ref());
         AppServer { generations: vec![generation], old_workers, beside }
     }
 

@@ -3,3 +3,4 @@
 mod cells;
 mod container;
 mod parent;
+mod soak;

@@ -72,6 +72,8 @@ impl App {
             "require 'json'\n\
              {boot}\n\
              sleep ENV.fetch('RIG_BOOT_SECONDS', '0').to_f\n\
+             BURNT = Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) + ENV.fetch('RIG_BOOT_BURNS', '0').to_f\n\
+             1 until Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) >= BURNT\n\
              HEALTH = {health}\nSTATUS = {status}\nRELEASE = '{named}'\n{APP}"
         )
     }

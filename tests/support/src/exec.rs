@@ -1,11 +1,14 @@
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     ops::{Deref, DerefMut},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use rustix::process::{Signal, geteuid};
+use serde_json::Value;
 
 use crate::{Container, Image, PATIENCE, Pod, Setup, poll, puma::children, signal, until};
 
@@ -162,6 +165,28 @@ impl ExecPod {
         })
     }
 
+    /// The servers that run, as `pitstop exec` says itself at this moment; none while it gives no answer.
+    pub fn servers(&self) -> Vec<Server> {
+        self.list().unwrap_or_default()
+    }
+
+    fn list(&self) -> Option<Vec<Server>> {
+        let mut parent = UnixStream::connect(self.agent.state_dir().join("parent.sock")).ok()?;
+        parent.write_all(b"{\"do\":\"list\"}\n").ok()?;
+        let mut line = String::new();
+        BufReader::new(parent).read_line(&mut line).ok()?;
+        let reply: Value = serde_json::from_str(&line).ok()?;
+        let runs = reply["list"]["slots"].as_array()?.iter().map(|slot| &slot["run"]);
+        let running = runs.filter(|run| run.is_object() && run["ended"].is_null());
+        let text = |run: &Value, key: &str| run[key].as_str().unwrap_or_default().to_owned();
+        let server = |run: &Value| Server {
+            role: text(run, "role"),
+            release: text(run, "release"),
+            pid: run["pid"].as_i64().unwrap_or_default(),
+        };
+        Some(running.map(server).collect())
+    }
+
     /// The end of the whole container, as by the platform when its patience is over.
     pub fn kill(&mut self) {
         self.container = None;
@@ -182,6 +207,17 @@ impl ExecPod {
     pub fn said(&self) -> String {
         fs::read_to_string(self.puma.log()).unwrap_or_default()
     }
+}
+
+/// A server below `pitstop exec`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `live`, `candidate` or `lingering`.
+    pub role: String,
+    /// What it was started for.
+    pub release: String,
+    /// Its first process, by its name in the container ([`ExecPod::outside`]).
+    pub pid: i64,
 }
 
 /// The children of a process, theirs, and so on.
