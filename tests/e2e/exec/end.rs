@@ -30,7 +30,7 @@ fn e2e_exec_sigterm_waits_for_a_long_request_behind_a_shell() {
 
 #[test]
 fn e2e_exec_the_drain_survives_its_agent() {
-    let mut pod = Pod::in_sync(Setup::default(), exec_puma());
+    let pod = Pod::in_sync(Setup::default(), exec_puma());
     let request = pod.slow_request(6);
     pod.term();
     let drain = until("the drain", || pod.agent.status()?["drain"]["drain_id"].as_str().map(str::to_owned));

@@ -156,14 +156,15 @@ impl ExecPod {
         until("the agent", || children(first).into_iter().find(agent))
     }
 
-    /// SIGKILL to the agent, which `pitstop exec`, or the platform, starts again.
-    pub fn kill_agent(&mut self) {
-        if self.sidecar {
-            self.pod.agent.kill();
-            self.pod.agent.start();
-        } else {
-            signal(self.agent_pid(), Signal::KILL);
-        }
+    /// SIGKILL to the agent, which `pitstop exec` starts again.
+    pub fn kill_agent(&self) {
+        signal(self.agent_pid(), Signal::KILL);
+    }
+
+    /// SIGKILL to an agent that is a sidecar, which the platform starts again.
+    pub fn kill_sidecar(&mut self) {
+        self.pod.agent.kill();
+        self.pod.agent.start();
     }
 
     /// A process of the container by its name inside, as this side sees it; `None` when it is gone.
