@@ -2,5 +2,6 @@
 
 mod cells;
 mod container;
+mod deploys;
 mod parent;
 mod soak;
