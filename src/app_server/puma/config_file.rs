@@ -25,6 +25,7 @@ pub(super) struct Settings {
     /// Its address, where that is plain text.
     pub(crate) control_app: Evidence<Option<String>>,
     pub(crate) state_path: Evidence<String>,
+    pub(crate) pid_file: Evidence<String>,
     pub(crate) worker_shutdown_timeout: Evidence<Duration>,
     pub(crate) worker_check_interval: Evidence<Duration>,
     pub(crate) worker_timeout: Evidence<Duration>,
@@ -68,6 +69,7 @@ impl Settings {
             // Its address, as it comes to be, and its token are in the state file.
             control_app: source.find("activate_control_app", |rest| Ok(literal(rest))),
             state_path: source.find("state_path", text),
+            pid_file: source.find("pidfile", text),
             worker_shutdown_timeout: source.find("worker_shutdown_timeout", seconds),
             worker_check_interval: source.find("worker_check_interval", seconds),
             worker_timeout: source.find("worker_timeout", seconds),

@@ -48,8 +48,8 @@ pub(super) struct Setup {
     pub(crate) app_in_master: Option<&'static str>,
     /// What its configuration loads, where that cannot be told.
     pub(crate) unclear: Option<String>,
-    /// A file below the release that has this process's number.
-    pub(crate) pid_file: Option<String>,
+    /// Files that have this process's number, as Puma names them.
+    pub(crate) pid_files: Vec<String>,
 }
 
 /// Where a restart goes to.
@@ -107,7 +107,7 @@ impl Setup {
             app_in_master: started_by::extension_of_an_app(pid),
             unclear,
             tmp: if settings.tmp_restart == Evidence::Default { Tmp::Own } else { tmp(pid) },
-            pid_file: pid_file(pid),
+            pid_files: pid_files(pid, settings.pid_file.known().cloned()),
             settings,
             command_line,
         }
@@ -129,9 +129,17 @@ impl Setup {
             command_line: CommandLine::default(),
             app_in_master: None,
             unclear: None,
-            pid_file: None,
+            pid_files: Vec::new(),
             settings,
         }
+    }
+
+    /// Files that a second Puma would take from this one, as it names them. Without a state file nobody else tells of
+    /// the control socket.
+    pub(super) fn shared_files(&self) -> Vec<String> {
+        let control = self.settings.control_app.known().and_then(Option::as_deref);
+        let socket = control.and_then(|url| url.strip_prefix("unix://"));
+        self.pid_files.iter().cloned().chain(socket.map(str::to_owned)).collect()
     }
 
     /// Whether the app is loaded before the workers are forked: there is no phased restart then.
@@ -253,14 +261,18 @@ fn unclear(pid: i32, file: &Path) -> Option<String> {
     Loads::of(&release, &[named]).ok()?.unclear
 }
 
-/// Where `rails server` keeps its number, unless an absolute path takes that elsewhere.
-fn pid_file(pid: i32) -> Option<String> {
+/// Where `rails server` keeps its number, and Puma.
+fn pid_files(pid: i32, of_puma: Option<String>) -> Vec<String> {
+    let Ok(cwd) = WorkingDirectory::of(pid) else { return Vec::new() };
     let given = procs::environment(pid, "PIDFILE").filter(|path| !path.is_empty());
-    let name = given.unwrap_or_else(|| USUAL_PID_FILE.into());
-    let cwd = WorkingDirectory::of(pid).ok().filter(|_| Path::new(&name).is_relative())?;
-    let number =
-        plain_file::read_to_string(&procs::in_root_of(pid, &cwd.name.join(&name)), LARGEST_NUMBER).ok()?;
-    (number.trim().parse().ok() == own_number(pid)).then_some(name)
+    let mut names = vec![given.unwrap_or_else(|| USUAL_PID_FILE.into())];
+    names.extend(of_puma.filter(|name| !names.contains(name)));
+    let number = |name: &String| {
+        let file = procs::in_root_of(pid, &cwd.name.join(name));
+        plain_file::read_to_string(&file, LARGEST_NUMBER).ok()?.trim().parse().ok()
+    };
+    names.retain(|name| number(name).is_some_and(|number: i32| Some(number) == own_number(pid)));
+    names
 }
 
 /// A process's number as it knows it itself, in the innermost of its namespaces.

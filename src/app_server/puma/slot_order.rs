@@ -82,11 +82,13 @@ async fn start(
     let run = list.runs().map(|(_, run)| run).find(|run| run.role == Role::Live);
     let whose = Whose { master: live.pid, aside: Aside::of(run) };
     let mut files = puma.control.shared_files(&whose).await;
-    let pid_file = memory.own.setup.and_then(|setup| setup.pid_file);
-    if let Some(name) = pid_file {
-        let look = move || aside::shared_name(live.pid, name.as_ref());
-        files.extend(driver.inspector.files.look(LIMIT, look).await.flatten());
-    }
+    let names = memory.own.setup.map(|setup| setup.shared_files()).unwrap_or_default();
+    let shared = move || -> Vec<_> {
+        names.iter().filter_map(|name| aside::shared_name(live.pid, name.as_ref())).collect()
+    };
+    files.extend(driver.inspector.files.look(LIMIT, shared).await.unwrap_or_default());
+    files.sort();
+    files.dedup();
     Ok(Request::Start { slot, release: release.unwrap_or_default(), aside: files })
 }
 

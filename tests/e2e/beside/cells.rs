@@ -3,10 +3,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use pitstop_rig::{
-    App, Directory, ExecPod, Image, Load, Setup, Wrapper, load::Plan, pod::rejection, puma::children,
-    side_by_side, until, until_within,
-};
+use pitstop_rig::{App, Directory, ExecPod, Image, Setup, Wrapper, puma::children, side_by_side, until};
 use serde_json::Value;
 
 use super::container::{CLIENT, PROBE_SOURCE, Parent, plain};
@@ -132,25 +129,6 @@ fn stands_beside(cell: Cell) {
     assert!(parent.get(CLIENT).is_none(), "nobody listens any more");
 }
 
-/// With the agent: a good release goes beside and is met by clients after its check, one that raises by nobody.
-fn is_deployed_beside(cell: Cell) {
-    let pod = served(&cell);
-    let port = pod.puma.port();
-    let load = Load::start(Plan::modest(port), "deploys");
-    pod.deploy(App::Good, "v2");
-    pod.agent.wait_in_sync_within(RECOVERY, "v2");
-    assert_eq!(mode(&pod, "v2"), "beside", "{}", pod.status());
-    pod.deploy(App::RaisesOnBoot, "v3");
-    until_within(RECOVERY, "v3 is rejected", || rejection(&pod.agent.status()?, "v3"));
-    until_within(RECOVERY, "v2 is steady", || (pod.agent.status()?["stage"] == "steady").then_some(()));
-    pod.assert_runs("v2");
-    let records = load.finish();
-    records.assert_nothing_lost();
-    let strange = |release: Option<&str>| !matches!(release, Some("v1" | "v2"));
-    assert!(!records.requests().iter().any(|one| strange(one.release.as_deref())), "nobody has met v3");
-    assert_eq!(pod.starts(), 1);
-}
-
 /// `v1` is served by the first server of `pitstop exec`.
 fn served(cell: &Cell) -> ExecPod {
     let mut pod =
@@ -175,24 +153,6 @@ fn mode(pod: &ExecPod, release: &str) -> String {
         records.filter(|record| record["release"] == release && record["event"] == "signalled");
     let mode = signalled.find_map(|record| record["baseline"]["mode"].as_str().map(str::to_owned));
     mode.unwrap_or_else(|| panic!("no mode of {release}: {log}"))
-}
-
-/// What `rails server` needs, and nothing more.
-const APPLICATION: &str = r#"require 'rails'
-class Shop < Rails::Application
-  config.eager_load = false
-  config.secret_key_base = 'x' * 64
-  config.hosts = []
-end
-"#;
-const RAILS: &str = "APP_PATH = File.expand_path('application', __dir__)\nrequire 'rails/commands'\n";
-
-/// It refuses to start while its pid file names a process that lives.
-fn rails_server() -> Cell {
-    let script = r#"cd "$CURRENT" && PIDFILE="$RIG_RUN/server.pid" exec ruby config/rails.rb server -e production -b 0.0.0.0 -p "$RIG_PORT""#;
-    let cell = cell("rails server", script, silent(""));
-    let files = vec![("config/application.rb", APPLICATION.into()), ("config/rails.rb", RAILS.into())];
-    Cell { setup: Setup { files, image: Image::Rails, control: true, ..cell.setup }, ..cell }
 }
 
 /// Set-ups in which a second server cannot stand: deployed as without one, and a finding says why.
@@ -241,16 +201,6 @@ fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind() {
 #[test]
 fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind_on_6_6() {
     rows(cells(), Image::Trixie, stands_beside);
-}
-
-#[test]
-fn e2e_beside_each_set_up_is_deployed() {
-    rows(cells(), Image::of_this_run(), is_deployed_beside);
-}
-
-#[test]
-fn e2e_beside_rails_server_is_deployed_on_6_6() {
-    is_deployed_beside(rails_server());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What only a running Puma shows of its start: who started it, and who stands in front.
 
+use std::path::Path;
+
 use super::{PUMA, RESTARTS};
 use crate::{
     app_server::puma::{
@@ -52,7 +54,8 @@ fn rackup(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
 
 /// Only `rails server` asks for it before it starts. Its hot restarts take it away first.
 fn rails_pid_file(snapshot: &Snapshot, setup: &Setup) -> Option<Check> {
-    let path = setup.pid_file.as_deref()?;
+    // An absolute path leads out of what containers have in common.
+    let path = setup.pid_files.iter().find(|path| Path::new(path).is_relative())?;
     let command = snapshot.memory.command_line.as_deref();
     let by_rails = snapshot.memory.started_by == Some(StartedBy::RailsServer)
         || command.is_some_and(|command| names(command, "rails") && !names(command, "puma"));

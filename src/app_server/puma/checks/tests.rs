@@ -161,7 +161,7 @@ fn who_has_started_it() {
 #[test]
 fn a_number_that_rails_keeps_where_the_next_container_finds_it() {
     let keeps = |snapshot: &mut Snapshot| {
-        with(snapshot, |setup| setup.pid_file = Some("tmp/pids/server.pid".into()));
+        with(snapshot, |setup| setup.pid_files = vec!["tmp/pids/server.pid".into()]);
         snapshot.memory.image = Some((snapshot.processes.image, Some(false)));
         snapshot.mode = RestartMode::Hot;
     };

@@ -46,7 +46,7 @@ const SIGNS: [(&str, Trouble); 16] = [
 pub(crate) fn of(run: &Run, addresses: &[String]) -> Option<Problem> {
     let lines: Vec<&str> = run.tail.iter().map(String::as_str).collect();
     let told = match (raised::last(&lines), &run.ended) {
-        (Some((at, _)), _) => lines.get(at..).unwrap_or_default(),
+        (Some((at, _)), _) => lines.get(with_what_it_caused(&lines, at)..).unwrap_or_default(),
         (None, Some(_)) => &lines[..],
         (None, None) => &[],
     };
@@ -61,6 +61,18 @@ pub(crate) fn of(run: &Run, addresses: &[String]) -> Option<Problem> {
         )),
         (None, None) => None,
     }
+}
+
+/// Ruby writes an exception before the one that caused it, each with the lines of where it came from.
+fn with_what_it_caused(lines: &[&str], mut at: usize) -> usize {
+    let came_from = |line: usize| lines.get(line).is_some_and(|line| line.trim_start().starts_with("from "));
+    while at > 0 && came_from(at - 1) {
+        while at > 0 && came_from(at - 1) {
+            at -= 1;
+        }
+        at = at.saturating_sub(1);
+    }
+    at
 }
 
 fn sign(line: &str) -> Option<Trouble> {
@@ -164,6 +176,10 @@ mod tests {
 /usr/lib/ruby/vendor_ruby/puma/binder.rb:416:in `add_unix_listener': There is already a server bound to: /run/puma/control.sock (RuntimeError)
 \tfrom /usr/lib/ruby/vendor_ruby/puma/runner.rb:78:in `start_control'";
         is(control, Reason::ConfigInvalid, "/run/puma/control.sock");
+        let caused = format!(
+            "{control}\nconfig/rails.rb:2:in `require': cannot load such file -- rails/commands (LoadError)\n\tfrom config/rails.rb:2:in `<main>'"
+        );
+        is(&caused, Reason::ConfigInvalid, "/run/puma/control.sock");
         let rails = "=> Booting Puma\nA server is already running. Check /app/tmp/pids/server.pid.\nExiting";
         is(rails, Reason::ConfigInvalid, "the pid file of the first one");
         is(
