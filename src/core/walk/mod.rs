@@ -12,6 +12,8 @@ mod pod;
 mod rules;
 mod second_master;
 mod setting;
+mod slot_rules;
+mod slots;
 mod world;
 
 use std::collections::HashSet;
@@ -31,6 +33,7 @@ const CLUSTER: Kind = Kind {
     pinnable: false,
     absolute: false,
     second_master: false,
+    slots: false,
 };
 const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
@@ -39,6 +42,11 @@ const ABSOLUTE: Kind = Kind { absolute: true, ..CLUSTER };
 /// One worker each: two masters of two have more states than a test has time.
 const SECOND_MASTER: Kind = Kind { second_master: true, workers: 1, ..CLUSTER };
 const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
+
+/// One worker in each slot.
+const SLOTS: Kind = Kind { slots: true, workers: 1, ..CLUSTER };
+const SLOTS_PRELOAD: Kind = Kind { preload: true, ..SLOTS };
+const SLOTS_ABSOLUTE: Kind = Kind { absolute: true, ..SLOTS };
 
 const SICK: Birth = Birth { sick: true, barred: None, deaths: false };
 const DEATHS: Birth = Birth { sick: false, barred: None, deaths: true };
@@ -225,6 +233,36 @@ fn second_masters_beside_the_first() {
 #[test]
 fn second_masters_that_preload_beside_the_first() {
     every_release(SECOND_MASTER_PRELOAD, super::Mode::Hot);
+}
+
+#[test]
+fn servers_in_slots_that_come_up() {
+    passes(SLOTS, super::Mode::Beside, Nature::Good);
+}
+
+#[test]
+fn servers_in_slots_that_raise_or_hang() {
+    for second in [Nature::Raises, Nature::Hangs, Nature::HangsBeforeTitle] {
+        passes(SLOTS, super::Mode::Beside, second);
+    }
+}
+
+#[test]
+fn servers_in_slots_that_are_not_what_they_should_be() {
+    passes(SLOTS, super::Mode::Beside, Nature::Unhealthy);
+    passes(SLOTS_ABSOLUTE, super::Mode::Beside, Nature::Good);
+}
+
+#[test]
+fn servers_in_slots_that_preload() {
+    for second in [Nature::Good, Nature::Raises, Nature::Hangs] {
+        passes(SLOTS_PRELOAD, super::Mode::Beside, second);
+    }
+}
+
+#[test]
+fn servers_in_slots_that_do_not_go_together() {
+    passes(SLOTS, super::Mode::Beside, Nature::Fights);
 }
 
 #[test]
