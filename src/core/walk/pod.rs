@@ -41,6 +41,8 @@ pub(crate) struct Kind {
     pub(crate) second_master: bool,
     /// It has a parent that can start another one in a slot of its own.
     pub(crate) slots: bool,
+    /// The pointer's last move is back to the first release.
+    pub(crate) rolled_back: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -335,6 +335,7 @@ fn at_rest(world: &World) -> Result<(), String> {
         return broken(world, "a rejection is not on disk, though the volume takes it");
     }
     let wanted = match (world.setting.birth.is_some(), world.setting.second) {
+        (false, _) if world.setting.kind.rolled_back => 1,
         (false, _) => 3,
         (true, Nature::Good) => 2,
         (true, _) => 1,

@@ -227,6 +227,10 @@ fn lingers_on(one: &Server) -> Vec<Option<Server>> {
         (Queue::Waiting, false) => vec![with(Queue::Quiet)],
         _ => vec![],
     };
+    // One after the other: what they mean for the end does not depend on their order.
+    if one.queue != Queue::Quiet {
+        return next;
+    }
     if one.busy {
         next.push(Some(Server { busy: false, ..one.clone() }));
     } else if one.told {

@@ -335,7 +335,11 @@ impl World {
         let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
         let back = (self.barred() == Some(Barred::RolledBack)).then(|| name(1));
         let rolled_back = back.into_iter().collect();
-        let pointer = Pointer { previous, rolled_back, ..revision(self.pointer).into() };
+        let mut revision = revision(self.pointer);
+        if self.setting.kind.rolled_back && self.pointer == 3 {
+            revision.release = name(1);
+        }
+        let pointer = Pointer { previous, rolled_back, ..revision.into() };
         World { announced: true, ..self.clone() }.feed(Event::Pointer(Ok(pointer)))
     }
 
