@@ -105,7 +105,7 @@ impl Server for Passenger {
             Ok(Some(group)) => group,
             // It boots from `current` with the first request that comes.
             Ok(None) => return Err(not_found(Detection::Missing, Some(checks::not_started()))),
-            Err(detection) => return Err(not_found(detection, None)),
+            Err(()) => return Err(not_found(Detection::Ambiguous, None)),
         };
         memory.follow(core.image.process);
         memory.boots.look(&core.children, &group);
@@ -154,8 +154,9 @@ impl Server for Passenger {
 }
 
 impl Passenger {
-    /// The app that is named, the only one, or else the one that is started in `current`.
-    fn choose(&self, pool: &Pool, matching: Option<&str>) -> Result<Option<Group>, Detection> {
+    /// The app that is named, the only one, or else the one that is started in `current`. An error: several could be
+    /// meant.
+    fn choose(&self, pool: &Pool, matching: Option<&str>) -> Result<Option<Group>, ()> {
         let named = |group: &&Group| matching.is_none_or(|text| group.name.contains(text));
         let groups: Vec<&Group> = pool.groups().filter(named).collect();
         let in_current = |group: &&&Group| Path::new(&group.app_root) == self.current;
@@ -163,7 +164,7 @@ impl Passenger {
             ([], _) => Ok(None),
             ([only], _) => Ok(Some((*only).clone())),
             (_, Some(ours)) => Ok(Some((**ours).clone())),
-            _ => Err(Detection::Ambiguous),
+            _ => Err(()),
         }
     }
 
