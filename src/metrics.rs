@@ -62,9 +62,15 @@ pub struct Metrics {
     drains: IntCounterVec,
     drain_duration: Histogram,
     drain_requests_left: IntGaugeVec,
-    slot_weight: IntGaugeVec,
-    slot_memory: IntGaugeVec,
+    slots: Slots,
     puma: Puma,
+}
+
+/// The servers side by side, as the last look showed them.
+#[derive(Debug)]
+struct Slots {
+    weight: IntGaugeVec,
+    memory: IntGaugeVec,
 }
 
 /// The app server's load, as the last look showed it.
@@ -155,16 +161,7 @@ impl Metrics {
                 "Requests in flight when the last drain was answered.",
                 &[],
             ),
-            slot_weight: b.gauges(
-                "pitstop_slot_weight",
-                "Of 1000 new connections: how many the server in this slot gets.",
-                &["slot"],
-            ),
-            slot_memory: b.gauges(
-                "pitstop_slot_memory_bytes",
-                "Memory of the server in this slot, what its processes share counted once.",
-                &["slot"],
-            ),
+            slots: Slots::new(&b),
             puma: Puma::new(&b),
             families: b.families.take(),
             registry,
@@ -241,14 +238,13 @@ impl Metrics {
 
     /// The servers side by side, as the last look showed them.
     pub(crate) fn slots(&self, slots: &[SlotDescription]) {
-        self.slot_weight.reset();
-        self.slot_memory.reset();
+        let Slots { weight: weights, memory } = &self.slots;
+        weights.reset();
+        memory.reset();
         for SlotDescription { slot, weight, memory_bytes, .. } in slots {
-            self.slot_weight.with_label_values(&[slot.name()]).set(i64::from(*weight));
+            weights.with_label_values(&[slot.name()]).set(i64::from(*weight));
             if let Some(bytes) = memory_bytes {
-                self.slot_memory
-                    .with_label_values(&[slot.name()])
-                    .set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+                memory.with_label_values(&[slot.name()]).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
             }
         }
     }
@@ -305,6 +301,23 @@ impl Metrics {
         self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
+    }
+}
+
+impl Slots {
+    fn new(b: &Builder<'_>) -> Self {
+        Self {
+            weight: b.gauges(
+                "pitstop_slot_weight",
+                "Of 1000 new connections: how many the server in this slot gets.",
+                &["slot"],
+            ),
+            memory: b.gauges(
+                "pitstop_slot_memory_bytes",
+                "Memory of the server in this slot, what its processes share counted once.",
+                &["slot"],
+            ),
+        }
     }
 }
 

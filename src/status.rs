@@ -315,27 +315,27 @@ mod tests {
     fn puma() -> Description {
         let worker =
             |pid| WorkerDescription { pid, key: ProcessKey(1), release: Some(release("v42")), booted: true };
+        let live = SlotDescription {
+            slot: Slot::A,
+            role: Role::Live,
+            release: Some(release("v42")),
+            pid: 17,
+            weight: 1000,
+            memory_bytes: Some(300 << 20),
+        };
         Description {
             kind: "puma".into(),
             pid: Some(17),
             mode: Some("cluster".into()),
             workers: vec![worker(21), worker(22)],
             candidate: Vec::new(),
-            slots: vec![SlotDescription {
-                slot: Slot::A,
-                role: Role::Live,
-                release: Some(release("v42")),
-                pid: 17,
-                weight: 1000,
-                memory_bytes: Some(300 << 20),
-            }],
+            slots: vec![live],
         }
     }
 
     #[test]
     fn status_of_a_pod_that_rejected_a_move() {
-        let status = Status::of("web-0", &rejected_move(), Moment(60_000));
-        insta::assert_json_snapshot!(status, @r#"
+        insta::assert_json_snapshot!(Status::of("web-0", &rejected_move(), Moment(60_000)), @r#"
         {
           "pod": "web-0",
           "stage": "steady",

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, RestartMode, ServerFacts},
-    core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
+    core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand},
     finding::Check,
     lane::Lane,
     procs::{self, Entry, Image, ProcessId, loaded},
@@ -237,7 +237,7 @@ impl Server for Puma {
         driver: &Driver<Self>,
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
-    ) -> Result<Mode, Problem> {
+    ) -> Result<Plan, Problem> {
         plan::restart(driver, snapshot, wanted).await
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     core::{
-        AppServer, Detection, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand, Traffic,
+        AppServer, Detection, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, Traffic,
         WorkerLoad,
     },
     finding::Check,
@@ -76,7 +76,7 @@ pub(super) trait Server: Send + Sync + Sized + 'static {
         driver: &Driver<Self>,
         snapshot: &Self::Snapshot,
         wanted: Wanted<'_>,
-    ) -> impl Future<Output = Result<Mode, Problem>> + Send;
+    ) -> impl Future<Output = Result<Plan, Problem>> + Send;
 
     /// Carries out a command, by [`Driver::send`] where that means signals. If the image `on` is gone or has
     /// changed, it sends nothing and fails.

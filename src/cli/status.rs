@@ -129,7 +129,11 @@ fn app_server(f: &mut fmt::Formatter<'_>, server: &Value) -> fmt::Result {
 /// Of 1000, in percent.
 fn share(weight: &Value) -> String {
     let weight = weight.as_u64().unwrap_or_default();
-    if weight % 10 == 0 { format!("{} %", weight / 10) } else { format!("{}.{} %", weight / 10, weight % 10) }
+    if weight.is_multiple_of(10) {
+        format!("{} %", weight / 10)
+    } else {
+        format!("{}.{} %", weight / 10, weight % 10)
+    }
 }
 
 fn drain(f: &mut fmt::Formatter<'_>, drain: &Value) -> fmt::Result {

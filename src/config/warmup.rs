@@ -87,9 +87,9 @@ mod tests {
 
     #[test]
     fn numbers_that_mean_nothing_are_refused() {
-        let mut config = Config::default();
-        config.warmup =
+        let warmup =
             Warmup { count: 0, timeout: Duration::ZERO, limit: Some(Duration::MAX), requests: vec![] };
+        let config = Config { warmup, ..Config::default() };
         let keys: Vec<_> = complaints(&config).into_iter().map(|complaint| complaint.key).collect();
         assert_eq!(keys, ["warmup.count", "warmup.timeout", "warmup.limit"]);
     }

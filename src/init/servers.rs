@@ -262,9 +262,25 @@ impl Servers {
                 );
                 let orders = self.slots.inherited(number, inherited);
                 over = over.or(self.perform(now, orders));
+                self.check_binds(slot, pid);
             }
         }
         over
+    }
+
+    /// Where the live server listens besides, a second one could not.
+    fn check_binds(&mut self, slot: Slot, pid: i32) {
+        if slot != self.slots.live() || !self.slots.holds() {
+            return;
+        }
+        let names: Vec<String> = self.groups.iter().flat_map(|group| group.address().names()).collect();
+        let binds = seen::binds_of(pid).unwrap_or_default();
+        if let Some(other) = binds.into_iter().find(|bind| !names.contains(bind)) {
+            self.slots.unfit(format!(
+                "the app server also listens on {other}, where a second one could not: name all of its addresses in \
+                 exec.listen, and let it listen on TCP only"
+            ));
+        }
     }
 
     fn perform(&mut self, now: Moment, orders: Vec<Order>) -> Option<u8> {

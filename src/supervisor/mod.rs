@@ -12,6 +12,7 @@ mod deploy_log;
 mod foreign_restarts;
 mod observer;
 mod operator;
+mod slots_log;
 mod timings;
 
 mod state;

@@ -118,6 +118,27 @@ fn rollback_goes_to_the_last_release_that_the_fleet_ran() {
 }
 
 #[test]
+fn many_pods_and_many_moves_are_read_without_a_complaint() {
+    let rig = promoted(&["v1", "v2"]);
+    for release in ["v1", "v2"].iter().cycle().take(20) {
+        rig.ok(&["promote", release]);
+    }
+    for pod in 0..20 {
+        rig.report(&format!("web-{pod}"), json!({ "running": "v2" }));
+    }
+    let output = rig.run(&["rollback"]);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(rig.pointer()["release"], "v1");
+    assert_eq!(rig.written("22.end")["message"], "20 of 20 pods ran it");
+    let fleet = rig.json(&["fleet", "production"]);
+    assert_eq!(fleet["pointers"][0]["pods"].as_array().map(Vec::len), Some(20));
+}
+
+#[test]
 fn a_move_that_was_not_written_down_is_by_the_next_one() {
     let rig = promoted(&["v1", "v2"]);
     fs::remove_file(rig.moves("2")).unwrap();

@@ -18,7 +18,7 @@ use crate::{
         Wanted, addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server,
     },
     config::RestartMode,
-    core::{Cwd, Mode, Problem, Reason},
+    core::{Cwd, Mode, Plan, Problem, Reason},
     procs,
     revision::ReleaseId,
 };
@@ -31,15 +31,15 @@ pub(super) async fn restart(
     driver: &Driver<Puma>,
     snapshot: &Snapshot,
     Wanted { running, release, beside }: Wanted<'_>,
-) -> Result<Mode, Problem> {
+) -> Result<Plan, Problem> {
     let change = change(driver, snapshot, running, release).await?;
     let change = change.as_ref();
     driver.remember(|memory| memory.next_puma = change.and_then(|change| change.puma.clone())).await;
     let beside = may_stand_beside(snapshot, beside, release)?;
     refuse_what_no_start_loads(snapshot, change, release)?;
     refuse_another_ruby(driver, snapshot, change, release).await?;
-    if beside.is_some() {
-        return Ok(Mode::Beside);
+    if let Some(Fit { make_room, .. }) = beside {
+        return Ok(Plan { mode: Mode::Beside, make_room });
     }
     refuse_what_no_restart_loads(snapshot, release)?;
     let mode = match snapshot.mode {
@@ -50,7 +50,7 @@ pub(super) async fn restart(
         RestartMode::Auto | RestartMode::Beside => choose_mode(snapshot, change),
     };
     may_be_told(snapshot, mode)?;
-    Ok(mode)
+    Ok(Plan::new(mode))
 }
 
 /// A second server beside this one, where the configuration wants it; `wanted`: nothing speaks against it so far.

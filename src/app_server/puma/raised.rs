@@ -80,7 +80,12 @@ pub(super) fn last(lines: &[&str]) -> Option<(usize, String)> {
         if head == "! Unable to start worker" {
             return Some((at, of_worker(below)?));
         }
-        let loading = || head.strip_prefix("! Unable to load application: ").map(str::to_owned);
+        let loading = || {
+            let text = head.strip_prefix("! Unable to load application: ")?;
+            // The two come by different pipes, so that the one that says where may be the first.
+            let fuller = (0..at).rev().find_map(|at| uncaught(lines.get(at)?, lines.get(at + 1..)?));
+            Some(fuller.filter(|fuller| fuller.starts_with(text)).unwrap_or_else(|| text.to_owned()))
+        };
         Some((at, uncaught(head, below).or_else(loading)?))
     })
 }
@@ -214,6 +219,11 @@ mod tests {
             (
                 "config.ru:1:in 'Object#boot': divided by 0 (ZeroDivisionError)\n",
                 "ZeroDivisionError: divided by 0 (config.ru:1)",
+            ),
+            (
+                "config.ru:2:in `block in <main>': no way (KeyError)\n\tfrom x.rb:1:in `y'\n\
+                 [7] ! Unable to load application: KeyError: no way\n",
+                "KeyError: no way (config.ru:2)",
             ),
             (
                 "[7] ! Unable to load application: LoadError: cannot load such file -- a_gem\n",

@@ -2,5 +2,7 @@
 
 mod cells;
 mod container;
+mod deploys;
+mod fit;
 mod parent;
 mod soak;

@@ -186,6 +186,30 @@ fn e2e_parent_learns_where_a_server_listens_for_the_next_start() {
 }
 
 #[test]
+fn e2e_parent_names_an_address_that_it_does_not_hold() {
+    let config = "bind 'unix://{run}/shop.sock'".into();
+    let parent = Parent::serving(Setup { config, ..plain() });
+    let list = parent.list();
+    assert!(list["unfit"].as_str().is_some_and(|why| why.contains("shop.sock")), "{list}");
+    parent.assert_answers(CLIENT, "v1");
+}
+
+/// By other hands, say: `docker kill --signal USR2`.
+#[test]
+fn e2e_parent_keeps_a_server_in_its_slot_that_restarts_itself() {
+    let parent = Parent::serving(plain());
+    parent.puma.flip("v2");
+    signal(parent.first(), Signal::USR2);
+    until("v2 in the same slot", || (parent.get(CLIENT)? == "v2").then_some(()));
+    assert_eq!(parent.run("a")["number"], 1);
+    let run = parent.candidate_in("b");
+    parent.steer(run);
+    parent.stop(1);
+    parent.wait_until_ended("a");
+    parent.assert_answers(CLIENT, "v2");
+}
+
+#[test]
 fn e2e_parent_reads_what_pumas_configuration_says_plainly() {
     let mut parent = Parent::prepare(plain());
     parent.env = vec![("PITSTOP_DEPLOY_TO".into(), parent.puma.deploy_to().display().to_string())];

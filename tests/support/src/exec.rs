@@ -19,6 +19,8 @@ pub struct ExecPod {
     binary: PathBuf,
     /// What the shell that `pitstop exec` starts is told.
     pub script: String,
+    /// The agent is beside it, in a container of its own that shares its processes.
+    pub sidecar: bool,
     pod: Pod,
 }
 
@@ -40,7 +42,7 @@ impl ExecPod {
     /// The volume and the store are empty. Nothing runs. `binary` is the built pitstop.
     pub fn prepare(binary: &Path, setup: Setup) -> Self {
         let pod = Pod::prepare(binary, setup);
-        Self { container: None, binary: binary.to_owned(), script: exec_puma(), pod }
+        Self { container: None, binary: binary.to_owned(), script: exec_puma(), sidecar: false, pod }
     }
 
     /// Sets a variable of the container's environment, for its next start.
@@ -81,22 +83,25 @@ impl ExecPod {
         let (config, current, env) = (self.agent.config(), self.puma.current(), self.agent.env.clone());
         let (setup, port) = (self.puma.setup().clone(), self.puma.port());
         let (script, run) = (self.script.clone(), self.puma.inside(&self.puma.run_dir()));
-        let (pitstop, image) = (self.pitstop(), self.puma.entrance());
+        let (pitstop, image, sidecar) = (self.pitstop(), self.puma.entrance(), self.sidecar);
         let recipe = Box::new(move || {
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL", "--"]);
-            if geteuid().is_root() {
+            if geteuid().is_root() && !sidecar {
                 command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
             }
             image(&mut command);
             command.arg(&pitstop).arg("--config").arg(&config);
-            command.args(["exec", "--", "sh", "-c", &script]);
+            command.arg("exec").args(sidecar.then_some("--sidecar")).args(["--", "sh", "-c", &script]);
             command.env("CURRENT", &current).env("RIG_RUN", &run).env("RIG_PORT", port.to_string());
             command.env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string());
             command.envs(setup.env.iter().cloned()).envs(env.iter().cloned());
             command
         });
         self.container = Some(Container::start(recipe, self.puma.log(), restart));
+        if self.sidecar {
+            self.pod.agent.start();
+        }
         // A port that was taken meanwhile is the test's bad luck; nothing here depends on it.
         until("the agent answers", || self.agent.get("/live").ok());
     }
@@ -129,7 +134,7 @@ impl ExecPod {
     pub fn first(&self) -> i32 {
         until("pitstop exec", || {
             let outer = self.container().pid()?;
-            if geteuid().is_root() { children(outer).first().copied() } else { Some(outer) }
+            if geteuid().is_root() && !self.sidecar { children(outer).first().copied() } else { Some(outer) }
         })
     }
 
@@ -154,6 +159,12 @@ impl ExecPod {
     /// SIGKILL to the agent, which `pitstop exec` starts again.
     pub fn kill_agent(&self) {
         signal(self.agent_pid(), Signal::KILL);
+    }
+
+    /// SIGKILL to an agent that is a sidecar, which the platform starts again.
+    pub fn kill_sidecar(&mut self) {
+        self.pod.agent.kill();
+        self.pod.agent.start();
     }
 
     /// A process of the container by its name inside, as this side sees it; `None` when it is gone.

@@ -76,7 +76,8 @@ fn without_a_parent_it_is_offered_and_no_fault() {
 
 #[test]
 fn what_speaks_against_it_is_found_with_what_happens_instead() {
-    let changes: [(&str, fn(&mut Snapshot)); 6] = [
+    type Change = (&'static str, fn(&mut Snapshot));
+    let changes: [Change; 6] = [
         ("this kernel refuses", |snapshot| {
             let list = snapshot.parent.as_mut().unwrap();
             list.unfit = Some("this kernel refuses the program that steers connections".into());
