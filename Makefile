@@ -1,7 +1,7 @@
 # `make` lists the targets. Each target installs what it needs, where it is absent.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-edge bench lint image manifests setup
+.PHONY: help demo soak test test-edge bench lint image manifests setup
 
 # Pumas of other versions run in roots of their own, which only root can make and enter.
 ROOTS = $(shell [ "$$(id -u)" = 0 ] && echo trixie rails kustomize)
@@ -31,6 +31,10 @@ test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newes
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
 	@.ci/setup puma bench $(filter trixie,$(ROOTS))
 	.ci/alone cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
+
+soak: ## deploys beside under load, with kills that a seed decides: DEPLOYS=200 SEED=1
+	@.ci/setup puma nextest
+	DEPLOYS=$(or $(DEPLOYS),200) SEED=$(or $(SEED),1) .ci/alone cargo nextest run --no-capture --test e2e -E 'test(e2e_beside_soak)'
 
 lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies
 	@.ci/setup deny

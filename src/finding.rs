@@ -199,6 +199,10 @@ codes! {
     HotRestartUnavailable = "HOT_RESTART_UNAVAILABLE",
     /// Every restart is a hot one.
     PhasedRestartUnavailable = "PHASED_RESTART_UNAVAILABLE",
+    /// No second server can be started beside the first.
+    BesideUnavailable = "BESIDE_UNAVAILABLE",
+    /// There is no memory for a second server beside the first.
+    BesideNoMemory = "BESIDE_NO_MEMORY",
     /// A restart is asked for by a file that comes with the release.
     RestartFileShipped = "RESTART_FILE_SHIPPED",
     /// Requests that wait for a boot are refused from some number on.

@@ -6,11 +6,16 @@
 //!
 //! Reports can be forged by whoever may write them. A pod that reads them waits or tries once more because of them,
 //! and goes nowhere. A report is written when it changes and now and then in between, so that
-//! who reads it can tell a pod that lives from one that is gone; `promote --wait` reads it.
+//! who reads it can tell a pod that lives from one that is gone; `promote --wait` and `pitstop fleet` read it.
 
 pub(crate) mod moves;
+mod report;
 mod reports;
 
+pub(crate) use report::LIVE;
+#[cfg(test)]
+pub(crate) use report::Rejected;
+pub use report::{About, Report};
 pub(crate) use reports::Reports;
 
 use std::{
@@ -18,21 +23,21 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::order,
     core::{Event, Fleet, Reason, Stage},
-    revision::{ReleaseId, Revision},
     status::Snapshot,
     store::{Body, Condition, Store, StoreError},
 };
 
-/// A report that says nothing new is written so often.
-const REFRESH: Duration = Duration::from_secs(120);
-/// A pod that has not been heard of for so long is gone.
-pub(crate) const LIVE: Duration = Duration::from_secs(360);
+/// A pod that runs what it should repeats its report so often, give or take a fifth,
+const AT_REST: Duration = Duration::from_secs(600);
+/// and is gone when two of them are missing.
+const GOOD_AT_REST: Duration = Duration::from_secs(1500);
+/// Any other pod repeats it so often, since somebody may be waiting for it.
+const AT_WORK: Duration = Duration::from_secs(120);
 /// Several changes in a row are one report.
 const SETTLE: Duration = Duration::from_secs(1);
 /// After a failure.
@@ -45,93 +50,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const READ_AT_MOST: usize = 100;
 /// A report is some hundred bytes.
 pub(crate) const LIMIT_BYTES: u64 = 64 << 10;
-
-/// What one pod says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    pub(crate) v: u32,
-    /// Which pod.
-    pub pod: String,
-    /// What it was proved to run.
-    pub(crate) running: Option<ReleaseId>,
-    /// What its pointer names.
-    pub desired: Option<Revision>,
-    /// The desired release runs, proven.
-    pub in_sync: bool,
-    /// The stage of the deploy, as on /status.
-    pub(crate) stage: String,
-    /// The reason, as on /status.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// The same for people.
-    #[serde(default)]
-    pub(crate) message: String,
-    /// Moves that are not tried again.
-    #[serde(default)]
-    pub(crate) rejected: Vec<Rejected>,
-    /// The pod is about to end, or its agent has ended: it deploys no more.
-    #[serde(default)]
-    pub leaving: bool,
-    /// When it was written, by the pod's wall clock (RFC 3339).
-    pub(crate) at: String,
-}
-
-/// A move that a pod does not try again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Rejected {
-    #[serde(flatten)]
-    pub(crate) revision: Revision,
-    pub(crate) reason: String,
-}
-
-impl Report {
-    fn of(pod: &str, snapshot: &Snapshot) -> Self {
-        let view = &snapshot.view;
-        let rejected = |(revision, reason): &(Revision, Reason)| Rejected {
-            revision: revision.clone(),
-            reason: reason.code().into(),
-        };
-        Self {
-            v: 1,
-            pod: pod.into(),
-            running: view.running.clone(),
-            desired: view.desired.clone(),
-            in_sync: view.in_sync,
-            stage: view.stage.name().into(),
-            reason: view.problem.as_ref().map(|problem| problem.reason.code().into()),
-            message: view.problem.as_ref().map(|problem| problem.message.clone()).unwrap_or_default(),
-            rejected: view.rejected.iter().map(rejected).collect(),
-            leaving: snapshot.drain.is_some(),
-            at: String::new(),
-        }
-    }
-
-    /// For how long nothing was heard of the pod, by the reader's clock.
-    pub(crate) fn age(&self, now: SystemTime) -> Duration {
-        let at = humantime::parse_rfc3339_weak(&self.at).unwrap_or(SystemTime::UNIX_EPOCH);
-        now.duration_since(at).unwrap_or_default()
-    }
-
-    /// Whether the pod is there and follows the pointer.
-    pub(crate) fn is_live(&self, now: SystemTime) -> bool {
-        !self.leaving && self.age(now) <= LIVE
-    }
-
-    /// Whether it runs what this move names.
-    pub(crate) fn has_arrived(&self, revision: &Revision) -> bool {
-        self.in_sync && self.desired.as_ref() == Some(revision)
-    }
-
-    /// Why it does not try this move again, if so.
-    pub(crate) fn rejection(&self, revision: &Revision) -> Option<&str> {
-        let rejected = self.rejected.iter().find(|rejected| rejected.revision == *revision);
-        let stranded = || {
-            let stuck = self.stage == Stage::Stranded.name() && self.desired.as_ref() == Some(revision);
-            self.reason.as_deref().filter(|_| stuck)
-        };
-        rejected.map(|rejected| rejected.reason.as_str()).or_else(stranded)
-    }
-}
 
 /// The prefix of all reports of the pods that follow a pointer.
 pub(crate) fn prefix(pointer: &str) -> String {
@@ -146,6 +64,8 @@ pub struct Reporter {
     pub pointer: String,
     /// This pod.
     pub pod: String,
+    /// Where it is, and what it is made of.
+    pub about: About,
     /// What it does.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
 }
@@ -159,13 +79,18 @@ impl Reporter {
     /// Reports until the agent ends, and that it ends. Failures are said once, and tried again later.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut said: Option<(Report, Instant)> = None;
+        // A fleet that starts at once does not repeat itself at once.
+        let mut pauses = Pauses::default();
         let mut refused: Option<(StoreError, Instant)> = None;
         while !*stop.borrow_and_update() {
-            let due = self.due(&said, &refused);
+            let due = self.due(&said, &refused, &pauses);
             let writes = due.is_some();
             if let Some(report) = due {
                 match self.write(report.clone()).await {
-                    Ok(()) => (said, refused) = (Some((report, Instant::now())), None),
+                    Ok(()) => {
+                        (said, refused) = (Some((report, Instant::now())), None);
+                        pauses = Pauses::default();
+                    }
                     Err(error) => {
                         tell(&error, refused.as_ref().map(|(error, _)| error));
                         refused = Some((error, Instant::now()));
@@ -186,7 +111,7 @@ impl Reporter {
     }
 
     fn now(&mut self) -> Report {
-        Report::of(&self.pod, &self.snapshots.borrow_and_update())
+        Report::of(&self.pod, &self.about, &self.snapshots.borrow_and_update())
     }
 
     /// What is to be written now, if anything.
@@ -194,6 +119,7 @@ impl Reporter {
         &mut self,
         said: &Option<(Report, Instant)>,
         refused: &Option<(StoreError, Instant)>,
+        pauses: &Pauses,
     ) -> Option<Report> {
         let pause =
             |error: &StoreError| if matches!(error, StoreError::Denied(_)) { RETRY_DENIED } else { RETRY };
@@ -201,15 +127,33 @@ impl Reporter {
             return None;
         }
         let report = self.now();
-        let known = |(last, at): &(Report, Instant)| *last == report && at.elapsed() < REFRESH;
+        let known = |(last, at): &(Report, Instant)| last.says(&report) && at.elapsed() < pauses.after(last);
         (!said.as_ref().is_some_and(known)).then_some(report)
     }
 
     async fn write(&self, mut report: Report) -> Result<(), StoreError> {
+        report.good_for_s = Some(if report.in_sync { GOOD_AT_REST } else { LIVE }.as_secs());
         report.at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let text = serde_json::to_vec(&report).map_err(|e| StoreError::Source(e.to_string()))?;
         let key = format!("{}{}", prefix(&self.pointer), self.pod);
         self.store.put(&key, Body::Bytes(text), Condition::Any).await.map(drop)
+    }
+}
+
+/// Until a report is repeated.
+struct Pauses {
+    at_rest: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { at_rest: AT_REST.mul_f64(0.8 + 0.4 * fastrand::f64()) }
+    }
+}
+
+impl Pauses {
+    fn after(&self, said: &Report) -> Duration {
+        if said.in_sync { self.at_rest } else { AT_WORK }
     }
 }
 
@@ -299,20 +243,17 @@ fn tell(error: &StoreError, before: Option<&StoreError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::revision::Revision;
 
     fn report(in_sync: bool, sequence: u64) -> Report {
         Report {
             v: 1,
             pod: "web-0".into(),
-            running: None,
             desired: Some(moved(sequence)),
             in_sync,
             stage: "steady".into(),
-            reason: None,
-            message: String::new(),
-            rejected: Vec::new(),
-            leaving: false,
             at: "2026-11-21T10:00:00Z".into(),
+            ..Report::default()
         }
     }
 
@@ -356,30 +297,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_has_arrived_when_it_proved_this_very_move() {
-        assert!(report(true, 7).has_arrived(&moved(7)));
-        assert!(!report(false, 7).has_arrived(&moved(7)));
-        assert!(!report(true, 6).has_arrived(&moved(7)), "the same release, an earlier move");
-    }
-
-    #[test]
-    fn a_pod_that_is_silent_or_leaves_is_waited_for_no_more() {
-        let at = |seconds| {
-            humantime::parse_rfc3339("2026-11-21T10:00:00Z").unwrap() + Duration::from_secs(seconds)
-        };
-        assert!(report(true, 7).is_live(at(300)));
-        assert!(!report(true, 7).is_live(at(361)));
-        assert!(!Report { leaving: true, ..report(true, 7) }.is_live(at(1)));
-    }
-
-    #[test]
-    fn a_rejection_belongs_to_one_move() {
-        let rejected = vec![Rejected { revision: moved(7), reason: "boot_failed".into() }];
-        let failed = Report { rejected, ..report(false, 7) };
-        assert_eq!(failed.rejection(&moved(7)), Some("boot_failed"));
-        assert_eq!(failed.rejection(&moved(8)), None);
-        let stranded =
-            Report { stage: "stranded".into(), reason: Some("master_gone".into()), ..report(false, 7) };
-        assert_eq!(stranded.rejection(&moved(7)), Some("master_gone"));
+    fn a_report_outlives_two_that_are_missing() {
+        let pauses: Vec<_> = (0..100).map(|_| Pauses::default().after(&report(true, 7))).collect();
+        assert!(pauses.iter().all(|pause| *pause * 2 < GOOD_AT_REST));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]), "not all pods at once");
+        assert!(AT_WORK * 2 < LIVE && Pauses::default().after(&report(false, 7)) == AT_WORK);
     }
 }

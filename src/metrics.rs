@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::{
+    app_server::SlotDescription,
     core::{
         AppServer, DeployResult, Detection, Mode, Observation, ProcessKey, Reason, Stage, View, WorkerLoad,
         drain::{Answer, DrainResult},
@@ -61,7 +62,15 @@ pub struct Metrics {
     drains: IntCounterVec,
     drain_duration: Histogram,
     drain_requests_left: IntGaugeVec,
+    slots: Slots,
     puma: Puma,
+}
+
+/// The servers side by side, as the last look showed them.
+#[derive(Debug)]
+struct Slots {
+    weight: IntGaugeVec,
+    memory: IntGaugeVec,
 }
 
 /// The app server's load, as the last look showed it.
@@ -152,6 +161,7 @@ impl Metrics {
                 "Requests in flight when the last drain was answered.",
                 &[],
             ),
+            slots: Slots::new(&b),
             puma: Puma::new(&b),
             families: b.families.take(),
             registry,
@@ -226,6 +236,19 @@ impl Metrics {
         self.puma.observed(observation);
     }
 
+    /// The servers side by side, as the last look showed them.
+    pub(crate) fn slots(&self, slots: &[SlotDescription]) {
+        let Slots { weight: weights, memory } = &self.slots;
+        weights.reset();
+        memory.reset();
+        for SlotDescription { slot, weight, memory_bytes, .. } in slots {
+            weights.with_label_values(&[slot.name()]).set(i64::from(*weight));
+            if let Some(bytes) = memory_bytes {
+                memory.with_label_values(&[slot.name()]).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
     /// The pointer was read; `failure` says why not. `at` is the wall clock in seconds since the epoch.
     pub(crate) fn pointer_checked(&self, failure: Option<Reason>, at: f64) {
         self.pointer_checks.with_label_values(&[failure.map_or("ok", Reason::code)]).inc();
@@ -236,14 +259,8 @@ impl Metrics {
 
     /// A deploy ended after so many seconds.
     pub(crate) fn concluded(&self, result: &DeployResult, seconds: f64) {
-        let (result, problem) = match result {
-            DeployResult::Verified => ("verified", None),
-            DeployResult::Reverted(problem) => ("reverted", Some(problem)),
-            DeployResult::Stranded(problem) => ("stranded", Some(problem)),
-            DeployResult::Refused(problem) => ("refused", Some(problem)),
-            DeployResult::Superseded => ("superseded", None),
-        };
-        let reason = problem.map_or("", |problem| problem.reason.code());
+        let (result, reason) = result_names(result);
+        let reason = reason.map_or("", Reason::code);
         self.deploys.with_label_values(&[result, reason]).inc();
         self.deploy_duration.observe(seconds);
     }
@@ -284,6 +301,23 @@ impl Metrics {
         self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
+    }
+}
+
+impl Slots {
+    fn new(b: &Builder<'_>) -> Self {
+        Self {
+            weight: b.gauges(
+                "pitstop_slot_weight",
+                "Of 1000 new connections: how many the server in this slot gets.",
+                &["slot"],
+            ),
+            memory: b.gauges(
+                "pitstop_slot_memory_bytes",
+                "Memory of the server in this slot, what its processes share counted once.",
+                &["slot"],
+            ),
+        }
     }
 }
 
@@ -341,6 +375,17 @@ impl Puma {
         self.in_flight.reset();
         self.backlog.reset();
         self.threads.reset();
+    }
+}
+
+/// How a deploy ended, as the contract spells it, and why it did not succeed.
+pub(crate) fn result_names(result: &DeployResult) -> (&'static str, Option<Reason>) {
+    match result {
+        DeployResult::Verified => ("verified", None),
+        DeployResult::Reverted(problem) => ("reverted", Some(problem.reason)),
+        DeployResult::Stranded(problem) => ("stranded", Some(problem.reason)),
+        DeployResult::Refused(problem) => ("refused", Some(problem.reason)),
+        DeployResult::Superseded => ("superseded", None),
     }
 }
 

@@ -20,6 +20,7 @@ mod dial;
 mod paused;
 
 use dial::Dialled;
+pub(crate) use dial::Whom;
 
 /// A server that has a thread free accepts at once; one that has none is asked all the same. Some servers
 /// close the connection with their answer, so that this is the time to look.
@@ -66,6 +67,8 @@ pub struct Answer {
     pub(crate) release: Option<String>,
     /// The process that gave it, where that is known.
     pub(crate) by: Option<ProcessKey>,
+    /// It came from none of the workers that were meant.
+    pub(crate) astray: bool,
     /// How its text begins, for people.
     pub(crate) begins: Option<String>,
 }
@@ -76,6 +79,8 @@ pub(crate) struct Said {
     pub(crate) answer: core::Answer,
     /// What was asked and what came instead of a good answer.
     pub(crate) failure: Option<String>,
+    /// Another server than the one that was meant has answered: it proves nothing.
+    pub(crate) astray: bool,
 }
 
 impl Prober {
@@ -101,17 +106,30 @@ impl Prober {
     /// answered is found out as well, where it can be.
     ///
     /// Healthy is any 2xx, as Rails' own `/up` answers; a redirect may lead anywhere and proves nothing.
-    pub(crate) async fn probe(&self, release: Option<&ReleaseId>, workers: &[(i32, ProcessKey)]) -> Said {
-        let asked = self.ask(workers).await;
+    pub(crate) async fn probe(
+        &self,
+        whom: Whom,
+        release: Option<&ReleaseId>,
+        workers: &[(i32, ProcessKey)],
+    ) -> Said {
+        let asked = self.ask(whom, workers).await;
         let by = asked.as_ref().ok().and_then(|answer| answer.by);
+        // Of the live server it is known by the port alone.
+        let astray = whom == Whom::Candidate && asked.as_ref().is_ok_and(|answer| answer.astray);
         match asked {
+            Ok(_) if astray => {
+                let place = self.url.place();
+                let failure =
+                    Some(format!("{place} was answered by another process than the second server's"));
+                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure, astray }
+            }
             Ok(answer) if answer.status.is_success() => {
                 let probe = self.compare(&answer, release);
-                Said { answer: core::Answer { by, probe }, failure: None }
+                Said { answer: core::Answer { by, probe }, failure: None, astray }
             }
             asked => {
                 let failure = Some(self.failure(&asked));
-                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure }
+                Said { answer: core::Answer { by, probe: Probe::Unhealthy }, failure, astray }
             }
         }
     }
@@ -133,29 +151,54 @@ impl Prober {
     /// # Errors
     /// Why there was no answer, in words.
     pub(crate) async fn answer(&self) -> Result<Answer, String> {
-        self.ask(&[]).await
+        self.ask(Whom::Live, &[]).await
     }
 
-    async fn ask(&self, workers: &[(i32, ProcessKey)]) -> Result<Answer, String> {
+    /// The status of an answer to a request for another path.
+    ///
+    /// # Errors
+    /// Why there was no answer within `limit`, in words.
+    pub(crate) async fn status(&self, whom: Whom, path: &str, limit: Duration) -> Result<u16, String> {
         let begun = Instant::now();
-        let connected = tokio::time::timeout(self.limit, Dialled::to(&self.url.at)).await;
-        let late = |_| format!("no connection within {:?}", self.limit);
-        let stream = connected.map_err(late)??;
+        let stream = self.dial(whom, limit).await?;
+        // Nothing is held back.
+        let (go_on, gate) = oneshot::channel();
+        let _ = go_on.send(());
+        let left = limit.saturating_sub(begun.elapsed());
+        let asked = async {
+            let stream = stream.paused(gate).await?;
+            let answer = http_get::send(stream, &self.url.host, self.request(path)?, left).await;
+            answer.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string())
+        };
+        tokio::time::timeout(left, asked)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {limit:.1?}")))
+    }
+
+    async fn dial(&self, whom: Whom, limit: Duration) -> Result<Dialled, String> {
+        let connected = tokio::time::timeout(limit, Dialled::to(&self.url.at, whom)).await;
+        let stream = connected.map_err(|_| format!("no connection within {limit:.1?}"))??;
         if let Some((local, _)) = stream.ends() {
             sockets::own::remember(local);
         }
+        Ok(stream)
+    }
+
+    async fn ask(&self, whom: Whom, workers: &[(i32, ProcessKey)]) -> Result<Answer, String> {
+        let begun = Instant::now();
+        let stream = self.dial(whom, self.limit).await?;
         let ends = stream.ends().filter(|_| !workers.is_empty());
         let (go_on, gate) = oneshot::channel();
         let by_kernel = OnceLock::new();
         let early = async {
-            if let Some(key) = acceptor(ends, workers.to_vec(), BEFORE_THE_REQUEST).await {
+            if let Some(Some(key)) = acceptor(ends, workers.to_vec(), BEFORE_THE_REQUEST).await {
                 let _ = by_kernel.set(key);
             }
             let _ = go_on.send(());
         };
         let late = async {
             match by_kernel.get() {
-                Some(key) => Some(*key),
+                Some(key) => Some(Some(*key)),
                 None => acceptor(ends, workers.to_vec(), AFTER_THE_ANSWER).await,
             }
         };
@@ -163,7 +206,7 @@ impl Prober {
         let asked = async {
             let stream = tokio::time::timeout(left, stream.paused(gate)).await;
             let stream = stream.map_err(|_| format!("no answer within {left:?}"))??;
-            let asked = http_get::get_and(stream, &self.url.host, self.request()?, left, late);
+            let asked = http_get::get_and(stream, &self.url.host, self.request(&self.url.path)?, left, late);
             asked.await.map_err(|error| error.to_string())
         };
         let ((), asked) = tokio::join!(early, asked);
@@ -173,11 +216,13 @@ impl Prober {
         let release = self.named_release(&answer, json.as_ref());
         let named = || named_process(json.as_ref()?, self.pid_field.as_ref()?, workers);
         let begins = beginning(answer.body());
-        Ok(Answer { status: answer.status(), release, by: by_kernel.or_else(named), begins })
+        let astray = by_kernel == Some(None);
+        let by = by_kernel.flatten().or_else(named);
+        Ok(Answer { status: answer.status(), release, by, astray, begins })
     }
 
-    fn request(&self) -> Result<Request<Full<Bytes>>, String> {
-        let request = Request::builder().uri(&self.url.path).body(Full::default());
+    fn request(&self, path: &str) -> Result<Request<Full<Bytes>>, String> {
+        let request = Request::builder().uri(path).body(Full::default());
         let mut request = request.map_err(|error| error.to_string())?;
         request.headers_mut().extend(self.headers.clone());
         Ok(request)
@@ -227,13 +272,14 @@ fn key_of(workers: &[(i32, ProcessKey)], pid: i32) -> Option<ProcessKey> {
     workers.iter().find(|(worker, _)| *worker == pid).map(|(_, key)| *key)
 }
 
-/// Which of the workers has accepted the connection between these ends; looked for after each pause.
+/// Which of the workers has accepted the connection between these ends, or that none of them has; looked for after each
+/// pause.
 /// The files of /proc are read on a thread for that.
 async fn acceptor(
     ends: Option<Ends>,
     workers: Vec<(i32, ProcessKey)>,
     pauses: &'static [Duration],
-) -> Option<ProcessKey> {
+) -> Option<Option<ProcessKey>> {
     let (ours, theirs) = ends?;
     let pids: Vec<i32> = workers.iter().map(|(pid, _)| *pid).collect();
     let look = move || {
@@ -246,7 +292,7 @@ async fn acceptor(
             }
         })
     };
-    tokio::task::spawn_blocking(look).await.ok()?.flatten()
+    tokio::task::spawn_blocking(look).await.ok()?
 }
 
 #[cfg(test)]
@@ -273,7 +319,7 @@ mod tests {
 
     async fn told(path: &str, section: Verify, release: &str, workers: &[(i32, ProcessKey)]) -> core::Answer {
         let prober = Prober::new(&format!("{}{path}", app().await), &section).unwrap();
-        prober.probe(Some(&release.parse().unwrap()), workers).await.answer
+        prober.probe(Whom::Live, Some(&release.parse().unwrap()), workers).await.answer
     }
 
     async fn ask(path: &str, header: Option<&str>, release: &str, timeout: Duration) -> Probe {
@@ -311,7 +357,7 @@ mod tests {
         assert_eq!(ask("/hangs", None, "v2", Duration::from_millis(50)).await, Probe::Unhealthy);
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let nobody = Prober::new(&format!("http://{free}/up"), &Verify::default()).unwrap();
-        let said = nobody.probe(None, &[]).await;
+        let said = nobody.probe(Whom::Live, None, &[]).await;
         assert_eq!(said.answer, core::Answer { by: None, probe: Probe::Unhealthy });
         let failure = said.failure.unwrap();
         assert!(failure.starts_with(&format!("GET /up on {free} failed: Connection refused")), "{failure}");
@@ -373,7 +419,7 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, app).await });
         let url = format!("http://{address}/up");
         let ask = async |headers: &[&str]| {
-            Prober::new(&url, &with_headers(headers)).unwrap().probe(None, &[]).await
+            Prober::new(&url, &with_headers(headers)).unwrap().probe(Whom::Live, None, &[]).await
         };
         let blocked = ask(&[]).await;
         let expected = format!(
@@ -395,8 +441,11 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, app).await });
         let url = format!("unix://{}:/up", socket.display());
         let section = with_headers(&["Host: shop.example.com", "X-Forwarded-Proto: https"]);
-        assert_eq!(Prober::new(&url, &section).unwrap().probe(None, &[]).await.answer.probe, Probe::Healthy);
-        let said = Prober::new(&url, &Verify::default()).unwrap().probe(None, &[]).await;
+        assert_eq!(
+            Prober::new(&url, &section).unwrap().probe(Whom::Live, None, &[]).await.answer.probe,
+            Probe::Healthy
+        );
+        let said = Prober::new(&url, &Verify::default()).unwrap().probe(Whom::Live, None, &[]).await;
         assert!(said.failure.unwrap().contains("app.sock answered 403"));
     }
 
@@ -424,7 +473,7 @@ mod tests {
         });
         let prober = Prober::new(&format!("https://{address}/up"), &Verify::default()).unwrap();
         let us = (i32::try_from(std::process::id()).unwrap(), ProcessKey(7));
-        let said = prober.probe(None, &[us]).await;
+        let said = prober.probe(Whom::Live, None, &[us]).await;
         assert_eq!((said.answer.probe, said.failure, said.answer.by), (Probe::Healthy, None, Some(us.1)));
     }
 

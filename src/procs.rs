@@ -290,14 +290,19 @@ pub fn environment(pid: i32, name: &str) -> Option<String> {
 
 /// The ports that a process itself listens on over TCP.
 pub(crate) fn listening_ports(pid: i32) -> Vec<u16> {
-    let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
     let sockets = sockets_of(pid);
+    ports_in_network_of(pid, |socket| sockets.contains(&socket))
+}
+
+/// The ports that anybody listens on over TCP in the network of this process, whose sockets pass.
+pub(crate) fn ports_in_network_of(pid: i32, wanted: impl Fn(u64) -> bool) -> Vec<u16> {
+    let Ok(dir) = ProcDir::new(pid) else { return Vec::new() };
     let tables = [dir.tcp(), dir.tcp6()];
     let listening = tables
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.state == procfs::net::TcpState::Listen && sockets.contains(&entry.inode));
+        .filter(|entry| entry.state == procfs::net::TcpState::Listen && wanted(entry.inode));
     let mut ports: Vec<u16> = listening.map(|entry| entry.local_address.port()).collect();
     ports.sort_unstable();
     ports.dedup();

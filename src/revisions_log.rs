@@ -404,6 +404,27 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_the_version_before_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("revisions.log");
+        let lines = [
+            r#"{"v":1,"at":"2026-11-20T10:00:00Z","event":"attempt","release":"v2","sequence":7,"reason":null}"#,
+            r#"{"v":1,"at":"2026-11-20T10:00:01Z","event":"signalled","release":"v2","sequence":7,"reason":null,"baseline":{"at":5,"boot_id":"b","mode":"phased","generations":[1],"processes":[2,3],"healthy":true}}"#,
+            r#"{"v":1,"at":"2026-11-20T10:00:31Z","event":"rejected","release":"v2","sequence":7,"reason":"boot_failed"}"#,
+        ];
+        fs::write(&path, lines.map(|l| format!("{l}\n")).concat()).unwrap();
+        let [attempt, signalled, rejected] = &Log::open(path).unwrap().1[..] else {
+            panic!("a line is lost")
+        };
+        assert_eq!(*attempt, record(RecordEvent::Attempt, "v2", 7));
+        let baseline = signalled.baseline.as_ref().unwrap();
+        assert!(
+            baseline.mode == crate::core::Mode::Phased && baseline.healthy && baseline.processes.len() == 2
+        );
+        assert_eq!(rejected.reason, Some(Reason::BootFailed));
+    }
+
+    #[test]
     fn a_long_journal_keeps_what_decisions_need() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = Log::open(dir.path().join("revisions.log")).unwrap();

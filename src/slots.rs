@@ -11,6 +11,7 @@ pub(crate) mod program;
 mod protocol;
 
 pub(crate) use client::{Client, NoList};
+pub(crate) use program::PROBE_TRAFFIC_CLASS;
 pub(crate) use protocol::{
     Ended, List, PROBE_SOURCE, PROTOCOL, Reply, Request, Role, Run, SOCKET_NAME, Slot, SlotState,
 };

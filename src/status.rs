@@ -1,5 +1,6 @@
 //! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
 
+mod last_deploy;
 mod story;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -16,6 +17,7 @@ use crate::{
     revision::{ReleaseId, Revision},
 };
 
+pub(crate) use last_deploy::LastDeploy;
 pub(crate) use story::{ForSeconds, Since};
 
 /// Everything that the supervisor lets the outside know, replaced as a whole after each event.
@@ -39,6 +41,10 @@ pub struct Snapshot {
     pub(crate) findings: Vec<Finding>,
     /// Another pod of the volume, whose fetch of the release this pod waits for.
     pub(crate) fetching_pod: Option<String>,
+    /// The last deploy that ended, as far as this process knows.
+    pub(crate) last_deploy: Option<LastDeploy>,
+    /// Requests that are served or wait at the last look; `None` when nothing can tell.
+    pub(crate) in_flight: Option<u32>,
     /// When moves were rejected, by the wall clock (RFC 3339).
     pub(crate) rejected_at: Arc<HashMap<Revision, String>>,
     /// `current` resolves to a complete release, as far as this process knows.
@@ -64,6 +70,8 @@ impl Snapshot {
             app_server: Arc::default(),
             findings: Vec::new(),
             fetching_pod: None,
+            last_deploy: None,
+            in_flight: None,
             rejected_at: Arc::default(),
             current_complete: false,
             settled: false,
@@ -307,26 +315,27 @@ mod tests {
     fn puma() -> Description {
         let worker =
             |pid| WorkerDescription { pid, key: ProcessKey(1), release: Some(release("v42")), booted: true };
+        let live = SlotDescription {
+            slot: Slot::A,
+            role: Role::Live,
+            release: Some(release("v42")),
+            pid: 17,
+            weight: 1000,
+            memory_bytes: Some(300 << 20),
+        };
         Description {
             kind: "puma".into(),
             pid: Some(17),
             mode: Some("cluster".into()),
             workers: vec![worker(21), worker(22)],
-            slots: vec![SlotDescription {
-                slot: Slot::A,
-                role: Role::Live,
-                release: "v42".into(),
-                pid: 17,
-                weight: 1000,
-                memory_bytes: Some(300 << 20),
-            }],
+            candidate: Vec::new(),
+            slots: vec![live],
         }
     }
 
     #[test]
     fn status_of_a_pod_that_rejected_a_move() {
-        let status = Status::of("web-0", &rejected_move(), Moment(60_000));
-        insta::assert_json_snapshot!(status, @r#"
+        insta::assert_json_snapshot!(Status::of("web-0", &rejected_move(), Moment(60_000)), @r#"
         {
           "pod": "web-0",
           "stage": "steady",

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{self, ServerFacts},
-    core::{Cwd, Detection, Generation, GenerationKey, Mode, Problem, Process, Reason, ServerCommand},
+    core::{Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, Reason, ServerCommand},
     finding::{Check, Code, Finding},
     procs::{Image, ProcessId},
     user_command::UserCommand,
@@ -157,10 +157,10 @@ impl Server for CommandServer {
         ]
     }
 
-    async fn plan(&self, _: &Driver<Self>, _: &Snapshot, _: Wanted<'_>) -> Result<Mode, Problem> {
+    async fn plan(&self, _: &Driver<Self>, _: &Snapshot, _: Wanted<'_>) -> Result<Plan, Problem> {
         let message = "command.restart cannot be run: there is no /bin/sh in the agent's container";
         if UserCommand::can_run() {
-            Ok(Mode::Phased)
+            Ok(Plan::new(Mode::Phased))
         } else {
             Err(Problem::new(Reason::ConfigInvalid, message))
         }

@@ -219,6 +219,7 @@ impl<S: Server> Driver<S> {
                         pid: Some(snapshot.image().process.pid),
                         mode: snapshot.mode().map(Into::into),
                         workers: snapshot.workers(),
+                        candidate: snapshot.candidate(),
                         slots: snapshot.slots(),
                     },
                     findings: finding::findings(&self.checks(&snapshot).await),
@@ -303,9 +304,9 @@ impl<S: Server> Driver<S> {
     async fn plan_restart(&self, wanted: Wanted<'_>) -> Result<Plan, Problem> {
         let snapshot = self.see_settled().await.map_err(|not_found| not_found.problem(&S::KIND))?;
         self.refuse_a_stranger(&snapshot).await?;
-        let mode = self.server.plan(self, &snapshot, wanted).await?;
+        let plan = self.server.plan(self, &snapshot, wanted).await?;
         self.try_signal(snapshot.image()).await?;
-        Ok(Plan::new(mode))
+        Ok(plan)
     }
 
     /// One that was never seen in a release of ours may be a sidecar's.

@@ -73,6 +73,9 @@ pub struct Description {
     pub mode: Option<String>,
     /// Its workers.
     pub workers: Vec<WorkerDescription>,
+    /// The processes of the candidate beside it that serve.
+    #[serde(skip)]
+    pub(crate) candidate: Vec<(i32, ProcessKey)>,
     /// It and the servers beside it, where a parent has slots for them.
     pub(crate) slots: Vec<SlotDescription>,
 }
@@ -82,8 +85,8 @@ pub struct Description {
 pub(crate) struct SlotDescription {
     pub(crate) slot: Slot,
     pub(crate) role: Role,
-    /// What its server was started for.
-    pub(crate) release: String,
+    /// The release that its server runs or was started for.
+    pub(crate) release: Option<ReleaseId>,
     /// Its master, or the process that was started.
     pub(crate) pid: i32,
     /// Of 1000 new connections: how many it gets.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, ServerFacts},
-    core::{Detection, GenerationKey, Mode, Problem, ServerCommand},
+    core::{Detection, GenerationKey, Mode, Plan, Problem, ServerCommand},
     finding::Check,
     procs::ProcessId,
 };
@@ -105,7 +105,7 @@ impl Server for Passenger {
             Ok(Some(group)) => group,
             // It boots from `current` with the first request that comes.
             Ok(None) => return Err(not_found(Detection::Missing, Some(checks::not_started()))),
-            Err(detection) => return Err(not_found(detection, None)),
+            Err(()) => return Err(not_found(Detection::Ambiguous, None)),
         };
         memory.follow(core.image.process);
         memory.boots.look(&core.children, &group);
@@ -131,9 +131,9 @@ impl Server for Passenger {
         checks::of(snapshot)
     }
 
-    async fn plan(&self, _: &Driver<Self>, snapshot: &Snapshot, wanted: Wanted<'_>) -> Result<Mode, Problem> {
+    async fn plan(&self, _: &Driver<Self>, snapshot: &Snapshot, wanted: Wanted<'_>) -> Result<Plan, Problem> {
         plan::refuse_what_is_pinned(snapshot, wanted.release)?;
-        Ok(Mode::Hot)
+        Ok(Plan::new(Mode::Hot))
     }
 
     async fn order(
@@ -154,8 +154,9 @@ impl Server for Passenger {
 }
 
 impl Passenger {
-    /// The app that is named, the only one, or else the one that is started in `current`.
-    fn choose(&self, pool: &Pool, matching: Option<&str>) -> Result<Option<Group>, Detection> {
+    /// The app that is named, the only one, or else the one that is started in `current`. An error: several could be
+    /// meant.
+    fn choose(&self, pool: &Pool, matching: Option<&str>) -> Result<Option<Group>, ()> {
         let named = |group: &&Group| matching.is_none_or(|text| group.name.contains(text));
         let groups: Vec<&Group> = pool.groups().filter(named).collect();
         let in_current = |group: &&&Group| Path::new(&group.app_root) == self.current;
@@ -163,7 +164,7 @@ impl Passenger {
             ([], _) => Ok(None),
             ([only], _) => Ok(Some((*only).clone())),
             (_, Some(ours)) => Ok(Some((**ours).clone())),
-            _ => Err(Detection::Ambiguous),
+            _ => Err(()),
         }
     }
 

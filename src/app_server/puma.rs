@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -16,22 +16,24 @@ use super::{
 };
 use crate::{
     config::{self, RestartMode, ServerFacts},
-    core::{Cwd, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand},
+    core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand},
     finding::Check,
     lane::Lane,
-    procs::{Entry, Image, ProcessId, loaded},
+    procs::{self, Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
     slots::{List, Role},
 };
 
 mod aside;
 mod beside;
+pub(crate) mod binds;
 mod checks;
 mod command_line;
 mod config_file;
 mod control;
 mod discovery;
 mod evidence;
+mod fit;
 mod loads;
 mod order;
 mod plan;
@@ -59,6 +61,10 @@ use slot_order::Order;
 use snapshot::Snapshot;
 use started_by::StartedBy;
 
+/// The kernel walks through all of a process's memory to tell what it takes.
+const BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(10);
+const WITH_A_SECOND_SERVER: Duration = Duration::from_secs(2);
+
 /// A Puma in this pod.
 struct Puma {
     told: config::Puma,
@@ -66,8 +72,14 @@ struct Puma {
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
+    /// What the last second server took.
+    last: fit::Last,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
+    /// What each server of the parent takes, by the number of its run, and when that was asked for last.
+    taken: Arc<Mutex<HashMap<u64, u64>>>,
+    measuring: Lane,
+    measured: Mutex<Option<Instant>>,
     /// What it writes since it was told to restart, where that can be read.
     output: tokio::sync::Mutex<Option<Arc<Output>>>,
 }
@@ -83,18 +95,14 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
         mode,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
+        last: fit::Last::of(&location.state_dir),
         starting: Mutex::default(),
+        taken: Arc::default(),
+        measuring: Lane::one_at_a_time("memory")?,
+        measured: Mutex::default(),
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
-}
-
-/// What a process with this title listens on, in the words of its configuration; `None` when it is no Puma's master.
-pub(crate) fn binds(title: &str) -> Option<Vec<String>> {
-    match title::Title::parse(title)? {
-        title::Title::Master(master) => Some(master.binds),
-        title::Title::Worker { .. } => None,
-    }
 }
 
 /// What a Puma can do.
@@ -130,8 +138,12 @@ struct Memory {
     started_by: Option<StartedBy>,
     /// The same of the masters of the servers beside it.
     beside: HashMap<ProcessId, Self>,
+    /// Whether another server could stand beside it.
+    around: fit::Around,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
+    /// What each server of the parent took when that was asked for last, in bytes.
+    taken: HashMap<u64, u64>,
 }
 
 impl Server for Puma {
@@ -189,6 +201,15 @@ impl Server for Puma {
             memory.started_by = self.control.started_by(&whose).await;
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
+        memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(list) = &parent {
+            let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
+            let all: Vec<fit::Server<'_>> =
+                run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
+            let servers =
+                fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
+            memory.around.look(&driver.inspector.processes, &self.last, servers).await;
+        }
         let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {
@@ -216,7 +237,7 @@ impl Server for Puma {
         driver: &Driver<Self>,
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
-    ) -> Result<Mode, Problem> {
+    ) -> Result<Plan, Problem> {
         plan::restart(driver, snapshot, wanted).await
     }
 
@@ -244,7 +265,8 @@ impl Server for Puma {
         driver.send(move |_| order::signals(command, &target)).await
     }
 
-    async fn after_look(&self, _: &Driver<Self>, _: &Snapshot) {
+    async fn after_look(&self, _: &Driver<Self>, snapshot: &Snapshot) {
+        self.measure(snapshot).await;
         let _ = self.output.lock().await.take_if(|output| output.is_old());
     }
 
@@ -286,6 +308,30 @@ impl Puma {
         memory.follow(master, &self.starting.lock().unwrap_or_else(PoisonError::into_inner));
         memory.learn(&processes, control, &surroundings.cwd(master.pid));
         processes
+    }
+
+    /// Asks now and then what the servers of the parent take. Nobody waits for the answer.
+    async fn measure(&self, snapshot: &Snapshot) {
+        let trees = beside::processes(snapshot);
+        let due = {
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let pause = if trees.len() > 1 { WITH_A_SECOND_SERVER } else { BETWEEN_MEASUREMENTS };
+            let due = measured.is_none_or(|last| last.elapsed() >= pause);
+            if due && !trees.is_empty() {
+                *measured = Some(Instant::now());
+            }
+            due
+        };
+        if !due || trees.is_empty() {
+            return;
+        }
+        let taken = self.taken.clone();
+        let measure = move || {
+            let bytes = |(run, pids): (u64, Vec<i32>)| Some((run, procs::memory::taken_by(&pids)?));
+            let now = trees.into_iter().filter_map(bytes).collect();
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        };
+        let _ = self.measuring.look(Duration::ZERO, measure).await;
     }
 
     /// Looks at the servers beside the live one, which listens on these ports.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     core::{
-        AppServer, Detection, Files, GenerationKey, Mode, Problem, ProcessKey, ServerCommand, Traffic,
+        AppServer, Detection, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, Traffic,
         WorkerLoad,
     },
     finding::Check,
@@ -76,7 +76,7 @@ pub(super) trait Server: Send + Sync + Sized + 'static {
         driver: &Driver<Self>,
         snapshot: &Self::Snapshot,
         wanted: Wanted<'_>,
-    ) -> impl Future<Output = Result<Mode, Problem>> + Send;
+    ) -> impl Future<Output = Result<Plan, Problem>> + Send;
 
     /// Carries out a command, by [`Driver::send`] where that means signals. If the image `on` is gone or has
     /// changed, it sends nothing and fails.
@@ -181,6 +181,11 @@ pub(super) trait Snapshot: Send + Sync {
     }
 
     fn workers(&self) -> Vec<WorkerDescription>;
+
+    /// The processes of a candidate that serve.
+    fn candidate(&self) -> Vec<(i32, ProcessKey)> {
+        Vec::new()
+    }
 
     /// The servers that stand side by side, where a parent has slots for them.
     fn slots(&self) -> Vec<SlotDescription> {

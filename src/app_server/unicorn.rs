@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{self, ServerFacts},
-    core::{GenerationKey, Mode, Problem, ServerCommand},
+    core::{GenerationKey, Mode, Plan, Problem, ServerCommand},
     finding::{Check, Code, Finding},
     procs::Image,
 };
@@ -134,9 +134,9 @@ impl Server for Unicorn {
         driver: &Driver<Self>,
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
-    ) -> Result<Mode, Problem> {
+    ) -> Result<Plan, Problem> {
         plan::refuse_what_cannot_work(driver, snapshot, wanted.running, wanted.release).await?;
-        Ok(Mode::Hot)
+        Ok(Plan::new(Mode::Hot))
     }
 
     async fn order(

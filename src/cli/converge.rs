@@ -112,7 +112,8 @@ pub(super) async fn wait(
     let mut said = None;
     loop {
         let looked = reports.look().await;
-        let mut progress = judge(reports.all(), moved, SystemTime::now());
+        let heard = reports.with_silence().filter(|(report, silent)| !is_lost(report, moved, *silent));
+        let mut progress = judge(heard.map(|(report, _)| report), moved, SystemTime::now());
         match looked {
             // A store that does not answer for a while is no reason to give up.
             Err(error) => {
@@ -138,6 +139,13 @@ pub(super) async fn wait(
         console.pulse(&format!("  for {}s so far", began.elapsed().as_secs()));
         tokio::time::sleep(PAUSE.min(wait.timeout.saturating_sub(began.elapsed()))).await;
     }
+}
+
+/// A pod that lives reads the pointer, and says so. One that ended without a word is not waited for until its last
+/// report is too old.
+fn is_lost(report: &Report, moved: &Revision, silent: Duration) -> bool {
+    let reads_each = Duration::from_secs(report.about.poll_s.unwrap_or_default().min(3600));
+    report.desired.as_ref() != Some(moved) && silent > fleet::LIVE.max(reads_each * 3)
 }
 
 /// Nobody is there to be waited for, or nobody can say so. `ever`: some pod has reported at some time.
@@ -219,15 +227,11 @@ mod tests {
         Report {
             v: 1,
             pod: pod.into(),
-            running: None,
             desired: Some(moved(sequence)),
             in_sync,
             stage: "restarting".into(),
-            reason: None,
-            message: String::new(),
-            rejected: Vec::new(),
-            leaving: false,
             at: "2026-11-21T10:00:00Z".into(),
+            ..Report::default()
         }
     }
 
@@ -246,6 +250,16 @@ mod tests {
         let leaves = Report { leaving: true, ..report("c", 6, false) };
         let progress = judge([report("a", 7, true), gone, leaves].iter(), &moved(7), now());
         assert!(progress.converged, "{progress:?}");
+    }
+
+    #[test]
+    fn a_pod_that_has_not_read_the_pointer_for_too_long_is_lost() {
+        let seconds = Duration::from_secs;
+        let behind = report("a", 6, true);
+        assert!(!is_lost(&behind, &moved(7), seconds(360)) && is_lost(&behind, &moved(7), seconds(361)));
+        let seldom = fleet::About { poll_s: Some(300), ..fleet::About::default() };
+        assert!(!is_lost(&Report { about: seldom, ..behind }, &moved(7), seconds(361)));
+        assert!(!is_lost(&report("a", 7, false), &moved(7), seconds(3600)), "it is at work");
     }
 
     #[test]

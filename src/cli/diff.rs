@@ -48,8 +48,10 @@ struct Names {
 /// How Puma would be restarted, as far as the files tell.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Restart {
-    /// `phased`, `hot`, or none where the app server is no Puma.
+    /// `beside`, `phased`, `hot`, or none where the app server is no Puma.
     mode: Option<&'static str>,
+    /// It is a second server beside the first wherever Puma was started by `pitstop exec` and that is possible.
+    beside: bool,
     why: String,
 }
 
@@ -73,7 +75,12 @@ impl fmt::Display for Answer {
         let changes = |changes| if changes { "changes" } else { "unchanged" };
         writeln!(f, "bundle (Gemfile.lock): {}", changes(self.gemfile_lock))?;
         writeln!(f, "{PUMA_CONFIG}: {}", changes(self.puma_config))?;
-        write!(f, "restart: {} ({})", self.restart.mode.unwrap_or("-"), self.restart.why)
+        let Restart { mode, beside, why } = &self.restart;
+        let mode = mode.unwrap_or("-");
+        match beside {
+            true => write!(f, "restart: beside where Puma runs under `pitstop exec`, else {mode} ({why})"),
+            false => write!(f, "restart: {mode} ({why})"),
+        }
     }
 }
 
@@ -172,7 +179,8 @@ fn same(old: &Entry, new: &Entry) -> bool {
 
 /// By the files alone: what the master was started with and how its workers behave, only the agent sees.
 fn restart(config: &Config, changes: &Changes) -> Restart {
-    let mode = |mode, why: &str| Restart { mode, why: why.to_owned() };
+    let beside = config.restart.mode == RestartMode::Auto && config.app_server == AppServerKind::Puma;
+    let mode = |mode, why: &str| Restart { mode, beside, why: why.to_owned() };
     if config.app_server != AppServerKind::Puma {
         return mode(None, "only of Puma the files say more");
     }
@@ -184,7 +192,7 @@ fn restart(config: &Config, changes: &Changes) -> Restart {
         }
         (RestartMode::Phased, None) => mode(Some("phased"), "restart.mode is phased"),
         (RestartMode::Auto, Some(file)) => {
-            mode(Some("hot"), &format!("{file} differs, which a phased restart does not load anew"))
+            mode(Some("hot"), &format!("{file} differs, which a phased restart does not load"))
         }
         (RestartMode::Auto, None) => mode(
             Some("phased"),
@@ -207,8 +215,12 @@ mod tests {
         for file in ["Gemfile.lock", "config/puma.rb", "config/puma/production.rb", ".ruby-version"] {
             assert_eq!(mode(&config, file), Some("hot"), "{file}");
         }
+        assert!(restart(&config, &Changes::default()).beside);
+        config.restart.mode = RestartMode::Beside;
+        assert_eq!(mode(&config, "Gemfile.lock"), Some("beside"));
         config.restart.mode = RestartMode::Phased;
         assert_eq!(mode(&config, "Gemfile.lock"), Some("phased"));
+        assert!(!restart(&config, &Changes::default()).beside);
         config.app_server = AppServerKind::Unicorn;
         assert_eq!(mode(&config, "Gemfile.lock"), None);
     }

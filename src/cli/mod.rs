@@ -21,6 +21,7 @@ pub(crate) mod doctor;
 mod drain;
 pub mod exec;
 pub(crate) mod fetch;
+mod fleet;
 mod freeze;
 mod history;
 pub(crate) mod install;
@@ -99,6 +100,12 @@ pub enum Command {
         /// And the fleet?
         #[command(flatten)]
         wait: Waiting,
+    },
+    /// What each pointer names, and which pods run what: who is behind or rejected it, and why.
+    Fleet {
+        /// This pointer only; all of the store when absent.
+        #[arg(value_name = "NAME", value_parser = config::pointer_name)]
+        name: Option<String>,
     },
     /// The last moves of a pointer: who, when, why, and how each ended.
     History {
@@ -222,7 +229,8 @@ impl Command {
             Self::VerifyTree { .. } | Self::Diff { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
-            Self::History { .. } | Self::Pointers | Self::Freeze { .. } | Self::Unfreeze { .. } => true,
+            Self::Fleet { .. } | Self::History { .. } | Self::Pointers => true,
+            Self::Freeze { .. } | Self::Unfreeze { .. } => true,
             Self::Pause { fleet, .. } | Self::Resume { fleet } => {
                 *fleet && !config.pointer.starts_with("file:")
             }
@@ -421,6 +429,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
             let back = rollback::Back { to: to.or(id), if_current };
             rollback::run(config, back, &said, wait.asked(), console).await
         }
+        Command::Fleet { name } => fleet::run(config, name, console).await,
         Command::History { name, limit } => history::run(config, name.as_deref(), limit, console).await,
         Command::Pointers => pointers::run(config, console).await,
         Command::Freeze { name, why, by } => {

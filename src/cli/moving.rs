@@ -27,7 +27,7 @@ use crate::{
 /// So many releases that somebody rolled back from are remembered.
 const ROLLED_BACK_MAX: usize = 20;
 /// What is written down of the move before holds up no move longer than this.
-const LOOK_BACK: Duration = Duration::from_secs(10);
+const LOOK_BACK: Duration = Duration::from_secs(20);
 
 /// A pointer that is about to move.
 pub(super) struct Moving {

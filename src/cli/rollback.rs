@@ -72,7 +72,8 @@ async fn found(moving: &Moving) -> Result<ReleaseId, Failure> {
             "{name} is not a valid pointer, so the previous release is unknown; {SAY_WHICH}"
         )));
     };
-    let (reports, history) = tokio::join!(moving.reports(), history(moving));
+    // One after the other: a directory's thread refuses more than a few calls at a time.
+    let (reports, history) = (moving.reports().await, history(moving).await);
     let current = &now.revision.release;
     let back = way_back(current, &earlier(now, history), moving.rolled_back(), &reports);
     back.map_err(|passed| Failure::failed(nowhere(name, current, &passed)))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::OptionFuture};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
@@ -22,11 +22,12 @@ use crate::{
     core::{Detection, Problem, Reason},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
-    fleet::Reporter,
+    fleet::{About, Reporter},
     handle::{Requests, SupervisorHandle},
     hook::Hook,
     init::{self, Agent},
     metrics::Metrics,
+    notify::{Notifier, Sender},
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
     revisions_log,
@@ -35,6 +36,7 @@ use crate::{
     store::{self, Blocking, Store},
     supervisor::{self, Inputs, boottime},
     telemetry::{self, DeployIds},
+    warmup::Warmup,
 };
 
 /// How long the store may be silent.
@@ -226,17 +228,21 @@ async fn serve(
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());
+    let notifier = Notifier::new(&config.notify, sender(config), handles.snapshots.clone());
     let mut inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
     inputs.fleet = reporter.as_ref().map(Reporter::reader);
     let (stop, stopped) = watch::channel(false);
     let reports = reporter.map(|reporter| tokio::spawn(reporter.run(stopped.clone())));
+    let notes = notifier.map(|notifier| tokio::spawn(notifier.run(stopped.clone())));
     let endpoints = tokio::spawn(endpoints(config.listen, handles.clone(), stopped));
     let admin = tokio::spawn(serve_admin(config.state_dir.clone(), handles));
     supervisor::supervise(inputs).await;
     admin.abort();
     stop.send_replace(true);
     // What is still open then was not waiting for us.
-    let last_words = async { tokio::join!(endpoints, futures_util::future::OptionFuture::from(reports)) };
+    let last_words = async {
+        tokio::join!(endpoints, OptionFuture::from(reports), OptionFuture::from(notes));
+    };
     let _ = tokio::time::timeout(LAST_ANSWERS, last_words).await;
     tracing::info!("ends");
     Ok(())
@@ -253,7 +259,20 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
         Some(_) => store::open(config.source.as_deref(), &config.s3).ok()?,
         None => shared.clone(),
     };
-    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), snapshots })
+    let about = About {
+        app: config.app.clone(),
+        node: config.node.clone(),
+        zone: config.zone.clone(),
+        image: config.image.clone(),
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        poll_s: Some(config.poll_interval.as_secs()),
+    };
+    Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), about, snapshots })
+}
+
+/// Whom a notification is about.
+fn sender(config: &Config) -> Sender {
+    Sender { pod: config.pod(), app: config.app.clone(), pointer: config.pointer.clone() }
 }
 
 /// On the parent's port; where it has none, on one of our own.
@@ -301,6 +320,7 @@ fn inputs(
         invalid,
         effects: Effects::start(tools)?,
         app_server,
+        warmup: Warmup::new(&config.warmup, parts.prober.as_ref()),
         prober: parts.prober,
         pointer,
         fleet: None,

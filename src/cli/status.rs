@@ -115,7 +115,25 @@ fn app_server(f: &mut fmt::Formatter<'_>, server: &Value) -> fmt::Result {
         let state = if worker["booted"] == true { "booted" } else { "booting" };
         write!(f, "\n    worker {} on {}, {state}", worker["pid"], plain(&worker["release"]))?;
     }
+    for slot in server["slots"].as_array().into_iter().flatten() {
+        let (name, role, release) = (plain(&slot["slot"]), plain(&slot["role"]), plain(&slot["release"]));
+        write!(f, "\n    slot {name}: {role}, {release}, process {}", slot["pid"])?;
+        write!(f, ", {} of new connections", share(&slot["weight"]))?;
+        if let Some(bytes) = slot["memory_bytes"].as_u64() {
+            write!(f, ", {} MiB", bytes >> 20)?;
+        }
+    }
     Ok(())
+}
+
+/// Of 1000, in percent.
+fn share(weight: &Value) -> String {
+    let weight = weight.as_u64().unwrap_or_default();
+    if weight.is_multiple_of(10) {
+        format!("{} %", weight / 10)
+    } else {
+        format!("{}.{} %", weight / 10, weight % 10)
+    }
 }
 
 fn drain(f: &mut fmt::Formatter<'_>, drain: &Value) -> fmt::Result {
@@ -162,7 +180,11 @@ mod tests {
             "rejected": [{"release": "v43", "sequence": 7, "reason": "boot_loop", "at": "2026-11-21T10:00:00Z"}],
             "drain": {"result": null, "seconds": 2.5, "seconds_left": 15.5},
             "app_server": {"kind": "puma", "pid": 17, "mode": "cluster",
-                           "workers": [{"pid": 21, "release": "v42", "booted": true}]},
+                           "workers": [{"pid": 21, "release": "v42", "booted": true}],
+                           "slots": [{"slot": "a", "role": "live", "release": "v42", "pid": 17, "weight": 995,
+                                      "memory_bytes": 314_572_800},
+                                     {"slot": "b", "role": "candidate", "release": null, "pid": 31, "weight": 5,
+                                      "memory_bytes": null}]},
             "findings": [{"code": "HOT_RESTART_UNAVAILABLE", "severity": "broken", "message": "it would end Puma",
                           "fix": "unset PUMA_SKIP_SIGUSR2"},
                          {"code": "HEALTH_PATH_UNSET", "severity": "note", "message": "m", "fix": "f"}],
@@ -177,6 +199,8 @@ mod tests {
           next      nothing until the pointer moves
           puma 17 (cluster)
             worker 21 on v42, booted
+            slot a: live, v42, process 17, 99.5 % of new connections, 300 MiB
+            slot b: candidate, unknown, process 31, 0.5 % of new connections
           rejected  v43 (move 7): boot_loop, 2026-11-21T10:00:00Z
           draining for 2.5s, 15.5s left
           broken    HOT_RESTART_UNAVAILABLE: it would end Puma

@@ -63,8 +63,10 @@ struct Ci {
     /// Who began the job.
     person: &'static [&'static str],
     /// Where to read more.
-    job: fn(&dyn Fn(&str) -> Option<String>) -> Option<String>,
+    job: fn(&Variables<'_>) -> Option<String>,
 }
+
+type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 const SYSTEMS: [Ci; 5] = [
     Ci {

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{Config, LongRequests, ServerFacts, derived::KUBELET};
+use super::{AppServerKind, Config, LongRequests, RestartMode, ServerFacts, derived::KUBELET};
 use crate::finding::{Check, Code, Finding};
 
 /// Everything that the keys tell.
@@ -16,7 +16,7 @@ pub(crate) fn of(config: &Config, server: &ServerFacts) -> Vec<Check> {
         long_requests(config, server),
         restart_time(config, server),
     ];
-    checks.into_iter().chain(server.advice.clone()).chain(plain_http(config)).collect()
+    checks.into_iter().chain(beside(config)).chain(server.advice.clone()).chain(plain_http(config)).collect()
 }
 
 /// What comes over plain HTTP is what anybody on the way makes of it, the digests as well.
@@ -182,6 +182,22 @@ fn restart_time(config: &Config, server: &ServerFacts) -> Check {
     Check::found(ABOUT, Finding::risky(Code::RestartTimeoutShort, message, remedy))
 }
 
+/// Puma's own set-up says the rest.
+fn beside(config: &Config) -> Option<Check> {
+    const ABOUT: &str = "restarts";
+    let title = config.app_server.title();
+    let text = match (config.app_server, config.restart.mode) {
+        (AppServerKind::Puma, RestartMode::Beside) => {
+            "beside: each deploy needs the memory and the database connections of two servers until the old one has \
+             ended; a deploy for which that is not possible waits (restart.mode is beside)"
+                .to_owned()
+        }
+        (AppServerKind::Puma, _) => return None,
+        _ => format!("beside: not possible with {title} yet; deploys are as ever"),
+    };
+    Some(Check::fine(ABOUT, text))
+}
+
 fn show(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
@@ -189,7 +205,7 @@ fn show(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::{Severity, findings};
+    use crate::finding::{Outcome, Severity, findings};
 
     fn found(change: impl FnOnce(&mut Config)) -> Vec<(&'static str, Severity)> {
         let mut config = Config::default();
@@ -264,6 +280,21 @@ mod tests {
     fn a_health_path_without_a_name_for_the_release_is_noted() {
         let codes = found(|config| config.verify.url = Some("http://127.0.0.1:3000/up".into()));
         assert!(codes.contains(&("RELEASE_HEADER_UNSET", Severity::Note)), "{codes:?}");
+    }
+
+    #[test]
+    fn what_beside_needs_is_said_where_it_is_asked_for_and_where_it_is_not_to_be_had() {
+        let said = |kind, mode| {
+            let mut config = Config { app_server: kind, ..Config::default() };
+            config.restart.mode = mode;
+            beside(&config).map(|check| match check.outcome {
+                Outcome::Fine(text) => text,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(said(AppServerKind::Puma, RestartMode::Auto), None);
+        assert!(said(AppServerKind::Puma, RestartMode::Beside).unwrap().contains("database connections"));
+        assert!(said(AppServerKind::Unicorn, RestartMode::Auto).unwrap().contains("Unicorn yet"));
     }
 
     #[test]

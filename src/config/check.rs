@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET,
-    names::name, parse_header, places,
+    AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET, headers,
+    names::name, notify, parse_header, places, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,7 +40,8 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    checks.complaints
+    let sections = warmup::complaints(config).into_iter().chain(notify::complaints(config));
+    checks.complaints.into_iter().chain(sections).collect()
 }
 
 struct Checks {
@@ -90,9 +91,13 @@ impl Checks {
     }
 
     fn kind(&mut self, config: &Config) {
-        let possible = config.restart.mode != RestartMode::Phased || config.app_server == AppServerKind::Puma;
-        let message = || format!("{} has no phased restart: remove this key", config.app_server.title());
-        self.together("restart.mode", ensure(possible, message));
+        let what = match config.restart.mode {
+            RestartMode::Phased => "has no phased restart",
+            RestartMode::Beside => "cannot be deployed beside yet",
+            RestartMode::Auto | RestartMode::Hot => return,
+        };
+        let message = || format!("{} {what}: remove this key", config.app_server.title());
+        self.together("restart.mode", ensure(config.app_server == AppServerKind::Puma, message));
     }
 
     fn commands(&mut self, config: &Config) {
@@ -187,7 +192,7 @@ impl Checks {
 
     fn release(&mut self, verify: &Verify) {
         if let Some(header) = &verify.release_header {
-            self.alone("verify.release_header", header_name(header));
+            self.alone("verify.release_header", headers::name(header).map(drop));
         }
         for (key, given) in [
             ("verify.headers", !verify.headers.is_empty()),
@@ -327,11 +332,6 @@ fn control_url(url: &str) -> Result<(), String> {
     ensure(unix || tcp, || format!("\"{url}\" is neither unix:///path nor tcp://host:port"))
 }
 
-fn header_name(text: &str) -> Result<(), String> {
-    let valid = hyper::header::HeaderName::from_bytes(text.as_bytes()).is_ok();
-    ensure(valid, || format!("\"{text}\" is not a valid header name"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,11 +355,14 @@ mod tests {
     }
 
     #[test]
-    fn restart_mode_phased_is_for_puma_alone() {
-        let phased =
-            |kind| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, RestartMode::Phased);
-        refused("restart.mode", "Passenger has no phased restart", phased(AppServerKind::Passenger));
-        assert_eq!(with(phased(AppServerKind::Puma)), []);
+    fn restart_modes_phased_and_beside_are_for_puma_alone() {
+        let with_mode = |kind, mode| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, mode);
+        for (mode, refusal) in
+            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "beside yet")]
+        {
+            refused("restart.mode", refusal, with_mode(AppServerKind::Unicorn, mode));
+            assert_eq!(with(with_mode(AppServerKind::Puma, mode)), []);
+        }
     }
 
     #[test]
@@ -481,9 +484,6 @@ mod tests {
     #[test]
     fn a_kind_of_server_has_what_it_needs_and_nothing_it_cannot_do() {
         assert_eq!(with(|c| c.app_server = AppServerKind::Unicorn), []);
-        refused("restart.mode", "Unicorn has no phased restart", |c| {
-            (c.app_server, c.restart.mode) = (AppServerKind::Unicorn, RestartMode::Phased);
-        });
         let command = |c: &mut Config| c.app_server = AppServerKind::Command;
         refused("command.restart", "requires a command that restarts it", command);
         refused("command.match", "to find the server's processes", command);

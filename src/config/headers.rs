@@ -10,14 +10,21 @@ pub(crate) fn parse(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text
         .split_once(':')
         .ok_or_else(|| "must be `Name: value`, like `Host: shop.example.com`".to_owned())?;
-    let name = HeaderName::from_bytes(name.trim().as_bytes())
-        .map_err(|_| format!("\"{}\" is not a valid header name", name.trim()))?;
+    let name = self::name(name.trim())?;
     if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name) {
         return Err(format!("pitstop sets {name} itself"));
     }
     let value = HeaderValue::from_str(value.trim())
         .map_err(|_| format!("the value of {name} is not valid in a header"))?;
     Ok((name, value))
+}
+
+/// A header's name.
+///
+/// # Errors
+/// When it cannot be one.
+pub(super) fn name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("\"{text}\" is not a valid header name"))
 }
 
 #[cfg(test)]

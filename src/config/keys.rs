@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(refused("keep_releases", one("five")), "expected a whole number, found \"five\"");
         assert_eq!(refused("s3.path_style", one("yes")), "expected true or false, found \"yes\"");
         assert!(refused("drain.min", one("soon")).contains("duration"));
-        assert!(refused("restart.mode", one("warm")).contains("expected one of `auto`, `hot`, `phased`"));
+        assert!(refused("restart.mode", one("warm")).contains("expected one of `auto`, `beside`, `hot`"));
         assert!(refused("listen", one("9750")).contains("socket address"));
         assert!(refused("drain.ignore_peers", one("10.0.0.1,somebody")).contains("IP address"));
         assert_eq!(refused("strip_prefix", one("yes")), "expected true or false, found \"yes\"");

@@ -20,10 +20,13 @@ mod keys;
 mod listen_address;
 mod load;
 mod names;
+mod notify;
 mod places;
 mod secrets;
 mod server_facts;
 mod source;
+mod storage;
+mod warmup;
 mod yaml;
 
 pub use crate::core::drain::Upgraded;
@@ -34,8 +37,12 @@ pub(crate) use keys::nearest;
 pub(crate) use listen_address::ListenAddress;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub(crate) use names::pointer_name;
+pub(crate) use notify::{Notify, NotifyFormat};
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
+pub(crate) use storage::Fetch;
+pub use storage::S3;
+pub(crate) use warmup::Warmup;
 
 /// In `state_dir`; there while the pod drains, so that the app can know.
 pub(crate) const DRAIN_FILE: &str = "draining";
@@ -56,6 +63,14 @@ pub struct Config {
     pub(crate) pointer: String,
     /// This pod's name; the host name by default.
     pub(crate) pod: Option<String>,
+    /// What the app is called, for people who look at several.
+    pub(crate) app: Option<String>,
+    /// The node that the pod is on.
+    pub(crate) node: Option<String>,
+    /// The zone of that node.
+    pub(crate) zone: Option<String>,
+    /// The image of the app's container.
+    pub(crate) image: Option<String>,
     /// The volume's root.
     pub(crate) deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
@@ -97,6 +112,10 @@ pub struct Config {
     pub(crate) hooks: Hooks,
     /// Proof.
     pub(crate) verify: Verify,
+    /// Requests that warm up a server before clients reach it.
+    pub(crate) warmup: Warmup,
+    /// Who is told when a pod needs somebody.
+    pub(crate) notify: Notify,
     /// The drain.
     pub(crate) drain: DrainKeys,
     /// The pod's terminationGracePeriodSeconds.
@@ -110,34 +129,6 @@ pub struct Config {
     pub(crate) listen: SocketAddr,
     /// Logs.
     pub(crate) log: Log,
-}
-
-/// How S3 is reached. Credentials are no keys: they come as for every tool of AWS.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct S3 {
-    /// The bucket's region; as for every tool of AWS (AWS_REGION and so on) when absent.
-    pub region: Option<String>,
-    /// `https://host:port` of another store that speaks S3's protocol.
-    pub endpoint: Option<String>,
-    /// The bucket in the path of the URL instead of in its host name.
-    pub path_style: bool,
-}
-
-/// How releases are written to the volume.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Fetch {
-    /// How many operations at once; 0: as many as suit the volume's file system.
-    pub(crate) in_flight: u8,
-    /// Keep a spare tree on the volume, so that the next fetch writes only what differs.
-    pub(crate) spare: bool,
-}
-
-impl Default for Fetch {
-    fn default() -> Self {
-        Self { in_flight: 0, spare: true }
-    }
 }
 
 /// The kinds of app servers.
@@ -454,6 +445,10 @@ impl Default for Config {
             s3: S3::default(),
             pointer: "production".into(),
             pod: None,
+            app: None,
+            node: None,
+            zone: None,
+            image: None,
             deploy_to: "/srv/app".into(),
             current: None,
             fallback_dir: None,
@@ -474,6 +469,8 @@ impl Default for Config {
             restart: Restart::default(),
             hooks: Hooks::default(),
             verify: Verify::default(),
+            warmup: Warmup::default(),
+            notify: Notify::default(),
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,

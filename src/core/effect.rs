@@ -30,6 +30,7 @@ pub enum Mode {
 }
 
 /// Something that happened.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and most of them are looks")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The pointer was read.

@@ -350,6 +350,20 @@ impl Traffic {
         }
     }
 
+    /// Requests that are served or wait, by the workers' own numbers, else by the socket table; `None` when nothing
+    /// can tell.
+    pub(crate) fn in_flight(&self) -> Option<u32> {
+        let told = self.workers.as_ref().filter(|workers| !workers.is_empty());
+        let told =
+            told.map(|workers| workers.iter().map(|worker| worker.busy.saturating_add(worker.backlog)).sum());
+        let shown = || {
+            let sockets = self.sockets.as_ref()?;
+            let busy = sockets.connections.iter().filter(|connection| connection.busy()).count();
+            Some(u32::try_from(busy).unwrap_or(u32::MAX).saturating_add(sockets.accept_queue))
+        };
+        told.or_else(shown)
+    }
+
     /// For how long the oldest request in flight has been there, in milliseconds, as far as the
     /// socket table tells; `None` when none seems to be. Where workers say that they are busy with
     /// more requests than the table shows, ambiguous connections count as well.

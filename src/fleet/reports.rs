@@ -1,6 +1,10 @@
 //! Reading the pods' reports.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
 
@@ -17,7 +21,16 @@ const AT_ONCE: usize = 8;
 pub(crate) struct Reports {
     store: Arc<dyn Store>,
     prefix: String,
-    known: BTreeMap<String, (Version, Option<Report>)>,
+    known: BTreeMap<String, Known>,
+}
+
+/// A report as last read.
+struct Known {
+    version: Version,
+    /// `None`: it is none.
+    report: Option<Report>,
+    /// It has been the same since.
+    since: Instant,
 }
 
 impl Reports {
@@ -27,7 +40,12 @@ impl Reports {
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Report> {
-        self.known.values().filter_map(|(_, report)| report.as_ref())
+        self.known.values().filter_map(|known| known.report.as_ref())
+    }
+
+    /// Each with the time for which it has been the same, by this reader's clock and since it first looked.
+    pub(crate) fn with_silence(&self) -> impl Iterator<Item = (&Report, Duration)> {
+        self.known.values().filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed())))
     }
 
     /// Reads what has changed.
@@ -52,7 +70,7 @@ impl Reports {
         let known = &self.known;
         let store = &self.store;
         let reads = stream::iter(keys).map(|key| async move {
-            let version = known.get(&key).map(|(version, _)| version.clone());
+            let version = known.get(&key).map(|known| known.version.clone());
             let found = store.get(&key, version.as_ref(), LIMIT_BYTES).await;
             (key, found)
         });
@@ -61,7 +79,7 @@ impl Reports {
             match found {
                 Ok(Found::Object { version, bytes }) => {
                     let report = key.strip_prefix(&self.prefix).and_then(|pod| report(pod, &bytes));
-                    self.known.insert(key, (version, report));
+                    self.known.insert(key, Known { version, report, since: Instant::now() });
                 }
                 // No agent of ours writes so much: it is no report, and must not hide the others.
                 Ok(Found::Absent | Found::NotModified) | Err(StoreError::TooLarge { .. }) => {}

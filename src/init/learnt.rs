@@ -1,18 +1,24 @@
-//! What the app server listens on, where nobody has said it: learnt from the one that runs, for the container's next
-//! start.
+//! What the app server listens on, where nobody has said it: read from its files, or learnt from the one that runs,
+//! for the container's next start.
 
 use std::{
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::ListenAddress, plain_file};
+use crate::{app_server::puma::binds, config::ListenAddress, plain_file};
 
 /// In `state_dir`.
 const FILE: &str = "listen.json";
 const LARGEST_BYTES: u64 = 64 << 10;
+/// A volume gets so long to give a file.
+const READ_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Learnt {
@@ -32,6 +38,37 @@ pub(crate) fn choose(configured: &[ListenAddress], state_dir: &Path) -> Vec<List
     if same { learnt } else { configured.to_vec() }
 }
 
+/// What Puma's command line and configuration say plainly.
+///
+/// # Errors
+/// Why no second server can be started beside it.
+pub(crate) fn from_files(command: &[OsString], current: &Path) -> Result<Vec<ListenAddress>, String> {
+    let unknown = || {
+        "what the app server listens on is not known before it runs: set exec.listen to what Puma binds"
+            .to_owned()
+    };
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let command = words.join(" ");
+    let file = current.join(binds::config_file(&command).ok_or_else(unknown)?);
+    let text = read_text(file.clone()).ok_or_else(unknown)?;
+    let binds = binds::expected(&command, &text, &|name| std::env::var(name).ok()).ok_or_else(unknown)?;
+    tracing::info!(file = %file.display(), binds = binds.join(", "), "found what the app server is going to listen on");
+    addresses(&binds)
+}
+
+/// A volume that hangs holds up a thread.
+fn read_text(file: PathBuf) -> Option<String> {
+    let (send, text) = mpsc::channel();
+    let read = move || send.send(plain_file::read_to_string(&file, LARGEST_BYTES));
+    thread::Builder::new().name("files".into()).spawn(read).ok()?;
+    text.recv_timeout(READ_WITHIN).ok()?.ok()
+}
+
+fn addresses(binds: &[String]) -> Result<Vec<ListenAddress>, String> {
+    let all: Result<Vec<ListenAddress>, String> = binds.iter().cloned().map(TryFrom::try_from).collect();
+    all.map_err(|why| format!("the app server listens where two servers cannot: {why}"))
+}
+
 fn read(path: &Path) -> Option<Vec<ListenAddress>> {
     let text = plain_file::read_to_string(path, LARGEST_BYTES).ok()?;
     serde_json::from_str::<Learnt>(&text).ok().map(|learnt| learnt.addresses)
@@ -44,16 +81,18 @@ fn path(state_dir: &Path) -> PathBuf {
 /// Keeps what a server binds. Returns why no second server can be started beside this one.
 pub(crate) fn keep(binds: &[String], state_dir: &Path) -> String {
     let all = binds.join(", ");
-    let parsed: Result<Vec<ListenAddress>, String> = binds.iter().cloned().map(TryFrom::try_from).collect();
-    match parsed.map(|addresses| write(&path(state_dir), &Learnt { addresses })) {
-        Ok(Ok(())) => format!(
+    let addresses = match addresses(binds) {
+        Ok(addresses) => addresses,
+        Err(why) => return why,
+    };
+    match write(&path(state_dir), &Learnt { addresses }) {
+        Ok(()) => format!(
             "what the app server listens on ({all}) was not known before its start: a second one can be started beside \
              it from the next start of this container on; to have that at once, set exec.listen to {all}"
         ),
-        Ok(Err(error)) => {
+        Err(error) => {
             format!("what the app server listens on cannot be kept ({error}): set exec.listen to {all}")
         }
-        Err(why) => format!("the app server listens where two servers cannot: {why}"),
     }
 }
 
@@ -94,6 +133,24 @@ mod tests {
         let why = kept(dir.path(), &["tcp://0.0.0.0:3000", "unix:///run/puma.sock"]);
         assert!(why.contains("unix:///run/puma.sock"), "{why}");
         assert!(chosen(dir.path(), &[]).is_empty());
+    }
+
+    #[test]
+    fn a_plain_configuration_is_read_before_the_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("config")).unwrap();
+        let found = |config: &str, command: &[&str]| {
+            fs::write(dir.path().join("config/puma.rb"), config).unwrap();
+            let command: Vec<OsString> = command.iter().map(OsString::from).collect();
+            from_files(&command, dir.path())
+                .map(|found| found.iter().map(|a| a.text().to_owned()).collect::<Vec<_>>())
+        };
+        let shell = ["sh", "-c", "cd /srv/app/current && exec bundle exec puma -C config/puma.rb"];
+        assert_eq!(found("port 3000", &shell), Ok(vec!["tcp://0.0.0.0:3000".into()]));
+        let why = found("bind 'unix:///run/shop.sock'", &shell).unwrap_err();
+        assert!(why.contains("unix:///run/shop.sock"), "{why}");
+        assert!(found("port 3000 if x", &shell).unwrap_err().contains("exec.listen"));
+        assert!(found("port 3000", &["unicorn"]).unwrap_err().contains("exec.listen"));
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub struct Settings {
     /// What the command listens on, as far as that is configured.
     pub(crate) listen: Vec<ListenAddress>,
     pub(crate) json_log: bool,
+    /// The link that the app server serves.
+    pub(crate) current: PathBuf,
     /// Where the agent's admin socket is.
     pub(crate) state_dir: PathBuf,
     /// The configuration allows no deploys, so that the command need not wait for a first release.

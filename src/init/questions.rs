@@ -4,9 +4,12 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::{
-        fs::PermissionsExt,
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::Path,
     sync::{
@@ -62,7 +65,9 @@ pub(crate) fn listen(state_dir: &Path, events: Sender<Event>) -> io::Result<()> 
 fn bound(state_dir: &Path) -> io::Result<UnixListener> {
     let private = tempfile::Builder::new().prefix(".parent").tempdir_in(state_dir)?;
     let fresh = private.path().join(SOCKET_NAME);
-    let listener = UnixListener::bind(&fresh)?;
+    // A socket's address has room for 107 bytes; through a short name of its directory any path fits.
+    let dir = fs::File::open(private.path())?;
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd()))?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
     fs::rename(&fresh, state_dir.join(SOCKET_NAME))?;
     Ok(listener)
@@ -142,7 +147,7 @@ mod tests {
 
     fn answer(events: &Receiver<Event>) -> Request {
         let Event::Asked(Asked { request, answer }) = events.recv().unwrap() else { panic!("a question") };
-        let list = Slots::new(Vec::new(), None).list(Moment(0));
+        let list = Slots::new().list(Moment(0));
         answer.send(Reply { v: PROTOCOL, error: None, list }).unwrap();
         request
     }

@@ -1,7 +1,7 @@
 //! What is seen of a server's sockets, in /proc.
 
 use super::reach::Tree;
-use crate::{app_server::puma, procs};
+use crate::{app_server::puma::binds, procs};
 
 /// Whether the server that was started as this process listens on the sockets that it was given: each an inode, and
 /// how many descriptors of it. `None`: not known yet.
@@ -12,18 +12,18 @@ pub(crate) fn inherited(root: i32, given: &[(u64, usize)]) -> Option<bool> {
     let tree = Tree::now().ok()?;
     let processes = std::iter::once(root).chain(tree.below(root));
     let seen: Vec<Held> = processes.map(|pid| Held::of(pid, given)).collect();
-    if seen.iter().any(|held| *held == Held::OneOfEach) {
+    if seen.contains(&Held::OneOfEach) {
         return Some(true);
     }
     seen.contains(&Held::NoneOfSome).then_some(false)
 }
 
 /// What a Puma below this process binds, in its own words, once it listens; `None` for any other server.
-pub(crate) fn binds(root: i32) -> Option<Vec<String>> {
+pub(crate) fn binds_of(root: i32) -> Option<Vec<String>> {
     let tree = Tree::now().ok()?;
     let mut processes = std::iter::once(root).chain(tree.below(root));
     let listens = |pid: &i32| !procs::listening_ports(*pid).is_empty();
-    processes.find_map(|pid| puma::binds(&procs::Entry::read(pid).ok()?.title).filter(|_| listens(&pid)))
+    processes.find_map(|pid| binds::of_title(&procs::Entry::read(pid).ok()?.title).filter(|_| listens(&pid)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Held {
             return Self::OneOfEach;
         }
         let lacks = given.iter().any(|(inode, _)| held(*inode) == 0);
-        let is_puma = || procs::Entry::read(pid).is_ok_and(|entry| puma::binds(&entry.title).is_some());
+        let is_puma = || procs::Entry::read(pid).is_ok_and(|entry| binds::of_title(&entry.title).is_some());
         if lacks && is_puma() && !procs::listening_ports(pid).is_empty() {
             Self::NoneOfSome
         } else {

@@ -32,7 +32,10 @@ use crate::{
     config::{DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
     core::Moment,
     procs::ProcessId,
-    slots::{Ended, List, PROTOCOL, Reply, Request, Run, Slot, listen::Group},
+    slots::{
+        Ended, List, PROTOCOL, Reply, Request, Run, Slot,
+        listen::{Group, ListenError},
+    },
 };
 
 /// The descriptors that a server inherits begin here: a Puma that restarts itself may close some of them by their
@@ -42,14 +45,13 @@ const FIRST_DESCRIPTOR: i32 = 200;
 const QUEUES_EVERY_MS: u64 = 15;
 /// Between two looks at what a server listens on, while that is not known.
 const PROCESSES_EVERY_MS: u64 = 200;
-/// Between two looks for what the server binds, while that is not known.
-const BINDS_EVERY_MS: u64 = 1_000;
+/// Between two looks for what the server binds, while that is not known: in its first minute, and later.
+const BINDS_EVERY_MS: [u64; 2] = [1_000, 30_000];
+const FIRST_MINUTE_MS: u64 = 60_000;
 /// For what was written to go on, at the end.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// What servers say when they cannot have their address, in small letters.
 const IN_USE: &str = "address already in use";
-
-const UNKNOWN: &str = "what the app server listens on is not known: set exec.listen to what Puma binds";
 
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -58,6 +60,8 @@ pub(crate) struct Servers {
     outputs: Outputs,
     tails: HashMap<u64, Tail>,
     command_line: Vec<OsString>,
+    listen: Vec<ListenAddress>,
+    current: PathBuf,
     state_dir: PathBuf,
     json_log: bool,
     aside: Aside,
@@ -67,17 +71,16 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Opens the addresses, if any are known. Where that fails, the command is started without slots.
     pub(crate) fn new(settings: &Settings, events: Sender<Event>) -> Self {
-        let (groups, unfit) = open(&learnt::choose(&settings.listen, &settings.state_dir));
-        let addresses = groups.iter().map(|group| group.address().text().to_owned()).collect();
         Self {
-            slots: Slots::new(addresses, unfit),
-            groups,
+            slots: Slots::new(),
+            groups: Vec::new(),
             outputs: Outputs::new(),
             tails: HashMap::new(),
             command_line: settings.command.clone(),
+            listen: settings.listen.clone(),
             state_dir: settings.state_dir.clone(),
+            current: settings.current.clone(),
             json_log: settings.json_log,
             aside: Aside::new(events),
             processes_at: Moment(0),
@@ -87,8 +90,26 @@ impl Servers {
 
     /// Starts the container's first server. `Some` whenever the container's end has come: the exit code.
     pub(crate) fn begin(&mut self, now: Moment) -> Option<u8> {
-        let orders = self.slots.begin(now);
+        match self.open() {
+            Ok(groups) => self.groups = groups,
+            Err(why) => self.slots.unfit(why),
+        }
+        let addresses = self.groups.iter().map(|group| group.address().text().to_owned()).collect();
+        let orders = self.slots.begin(now, addresses);
         self.perform(now, orders)
+    }
+
+    /// The sockets, where it is known what the server binds. Where not, the command is started without slots.
+    fn open(&self) -> Result<Vec<Group>, String> {
+        let known = learnt::choose(&self.listen, &self.state_dir);
+        let addresses =
+            if known.is_empty() { learnt::from_files(&self.command_line, &self.current)? } else { known };
+        let groups = addresses.iter().map(|address| Group::open(address, Slot::A)).collect();
+        let groups: Result<Vec<Group>, ListenError> = groups;
+        groups.map_err(|error| {
+            tracing::error!(%error, "no server can be started beside the first");
+            error.to_string()
+        })
     }
 
     /// Takes a start for which files have to go aside first: it comes back as [`Event::Prepared`].
@@ -197,12 +218,17 @@ impl Servers {
         let unknown = self.slots.alive().any(|(_, run)| run.inherited.is_none());
         match self.slots.holds() {
             true => unknown.then_some(PROCESSES_EVERY_MS),
-            false => (!self.learnt && self.slots.live_pid().is_some()).then_some(BINDS_EVERY_MS),
+            false => {
+                let live =
+                    self.slots.run(self.slots.live()).filter(|run| !self.learnt && run.ended.is_none())?;
+                let young = self.processes_at.0.saturating_sub(live.started_ms) < FIRST_MINUTE_MS;
+                Some(BINDS_EVERY_MS[usize::from(!young)])
+            }
         }
     }
 
     fn learn(&mut self) -> Option<u8> {
-        let binds = seen::binds(self.slots.live_pid()?)?;
+        let binds = seen::binds_of(self.slots.live_pid()?)?;
         self.learnt = true;
         let unfit = learnt::keep(&binds, &self.state_dir);
         tracing::info!("{unfit}");
@@ -236,9 +262,25 @@ impl Servers {
                 );
                 let orders = self.slots.inherited(number, inherited);
                 over = over.or(self.perform(now, orders));
+                self.check_binds(slot, pid);
             }
         }
         over
+    }
+
+    /// Where the live server listens besides, a second one could not.
+    fn check_binds(&mut self, slot: Slot, pid: i32) {
+        if slot != self.slots.live() || !self.slots.holds() {
+            return;
+        }
+        let names: Vec<String> = self.groups.iter().flat_map(|group| group.address().names()).collect();
+        let binds = seen::binds_of(pid).unwrap_or_default();
+        if let Some(other) = binds.into_iter().find(|bind| !names.contains(bind)) {
+            self.slots.unfit(format!(
+                "the app server also listens on {other}, where a second one could not: name all of its addresses in \
+                 exec.listen, and let it listen on TCP only"
+            ));
+        }
     }
 
     fn perform(&mut self, now: Moment, orders: Vec<Order>) -> Option<u8> {
@@ -338,21 +380,6 @@ impl Servers {
     /// The last of what was written goes on.
     pub(crate) fn finish(self) {
         self.outputs.finish(LAST_OUTPUT);
-    }
-}
-
-fn open(addresses: &[ListenAddress]) -> (Vec<Group>, Option<String>) {
-    if addresses.is_empty() {
-        return (Vec::new(), Some(UNKNOWN.into()));
-    }
-    let groups: Result<Vec<Group>, _> =
-        addresses.iter().map(|address| Group::open(address, Slot::A)).collect();
-    match groups {
-        Ok(groups) => (groups, None),
-        Err(error) => {
-            tracing::error!(%error, "a second server cannot be started beside the first");
-            (Vec::new(), Some(error.to_string()))
-        }
     }
 }
 

@@ -70,14 +70,13 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Sockets are held for these addresses, or it is unfit.
-    pub(crate) fn new(addresses: Vec<String>, unfit: Option<String>) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             places: Default::default(),
             live: Slot::A,
             started: 0,
-            addresses,
-            unfit,
+            addresses: Vec::new(),
+            unfit: None,
             stopping: false,
             told: false,
             orphaned: None,
@@ -122,8 +121,9 @@ impl Slots {
         !self.over && (self.orphaned.is_some() || self.alive().count() > 1)
     }
 
-    /// The container's first server.
-    pub(crate) fn begin(&mut self, now: Moment) -> Vec<Order> {
+    /// The container's first server. Sockets are held for these addresses; for none where it is unfit.
+    pub(crate) fn begin(&mut self, now: Moment, addresses: Vec<String>) -> Vec<Order> {
+        self.addresses = addresses;
         self.prepare(self.live, Role::Live, String::new(), now)
     }
 
@@ -393,5 +393,7 @@ fn gone(number: u64) -> String {
     format!("run {number} has ended or was never started")
 }
 
+#[cfg(test)]
+mod any_order;
 #[cfg(test)]
 mod tests;

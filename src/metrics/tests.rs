@@ -5,10 +5,11 @@ use crate::{
         drain::{DrainResult, Evidence},
     },
     revision::Revision,
+    slots::{Role, Slot},
 };
 
 /// The contract's names, less those that nothing feeds yet.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: [(&str, &str); 24] = [
     ("pitstop_release_info", "gauge"),
     ("pitstop_in_sync", "gauge"),
     ("pitstop_stage", "gauge"),
@@ -26,6 +27,8 @@ const NAMES: [(&str, &str); 22] = [
     ("pitstop_drains_total", "counter"),
     ("pitstop_drain_duration_seconds", "histogram"),
     ("pitstop_drain_requests_left", "gauge"),
+    ("pitstop_slot_weight", "gauge"),
+    ("pitstop_slot_memory_bytes", "gauge"),
     ("pitstop_puma_requests_in_flight", "gauge"),
     ("pitstop_puma_requests_total", "counter"),
     ("pitstop_puma_backlog", "gauge"),
@@ -82,6 +85,14 @@ fn fed() -> Metrics {
     let metrics = Metrics::new();
     metrics.view(&view());
     metrics.observed(&look(Some(vec![worker(1, 10)])));
+    metrics.slots(&[SlotDescription {
+        slot: Slot::B,
+        role: Role::Candidate,
+        release: None,
+        pid: 7,
+        weight: 5,
+        memory_bytes: Some(1 << 20),
+    }]);
     metrics.pointer_checked(None, 1.5e9);
     metrics.concluded(&DeployResult::Refused(Problem::new(Reason::NoSpace, "full")), 3.0);
     metrics.stage_left(Stage::Fetching, 1.0);

@@ -1,6 +1,12 @@
 //! A connection to the app: TCP, TLS over it, or a unix socket.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -10,13 +16,25 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
     sync::oneshot,
 };
 use tokio_rustls::TlsConnector;
 
 use super::paused::Paused;
-use crate::config::HealthAddress;
+use crate::{
+    config::HealthAddress,
+    slots::{PROBE_SOURCE, PROBE_TRAFFIC_CLASS},
+};
+
+/// Who is asked, where several servers stand side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// Who gets the clients' connections.
+    Live,
+    /// The server that gets none but ours.
+    Candidate,
+}
 
 /// Anything that HTTP can be spoken on.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -31,8 +49,14 @@ pub(super) enum Dialled {
 }
 
 impl Dialled {
-    pub(crate) async fn to(address: &HealthAddress) -> Result<Self, String> {
-        let tcp = async |address: &str| TcpStream::connect(address).await.map_err(|error| error.to_string());
+    pub(crate) async fn to(address: &HealthAddress, whom: Whom) -> Result<Self, String> {
+        let tcp = async |address: &str| {
+            let stream = match whom {
+                Whom::Live => TcpStream::connect(address).await,
+                Whom::Candidate => to_candidate(address).await,
+            };
+            stream.map_err(|error| error.to_string())
+        };
         Ok(match address {
             HealthAddress::Tcp(address) => Self::Tcp(tcp(address).await?),
             HealthAddress::Tls(address) => {
@@ -40,6 +64,11 @@ impl Dialled {
                 let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
                 Self::Tls(tcp(address).await?, Box::new(name))
+            }
+            HealthAddress::Unix(_) if whom == Whom::Candidate => {
+                return Err(
+                    "a second server cannot be reached by a unix socket: set verify.url to http://".into()
+                );
             }
             HealthAddress::Unix(socket) => {
                 let dialled = UnixStream::connect(socket).await;
@@ -68,6 +97,32 @@ impl Dialled {
             }
         })
     }
+}
+
+/// From the address, or with the mark, of which the parent's program knows connections for the candidate.
+async fn to_candidate(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for target in tokio::net::lookup_host(address).await? {
+        match from_probe_source(target).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn from_probe_source(target: SocketAddr) -> io::Result<TcpStream> {
+    let target = SocketAddr::new(target.ip().to_canonical(), target.port());
+    let (socket, source) = match target {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(PROBE_SOURCE)),
+        SocketAddr::V6(_) => {
+            let socket = TcpSocket::new_v6()?;
+            setsockopt(&socket, sockopt::Ipv6TClass, &PROBE_TRAFFIC_CLASS.into())?;
+            (socket, Ipv6Addr::LOCALHOST.into())
+        }
+    };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(target).await
 }
 
 fn config() -> Result<ClientConfig, String> {
@@ -116,5 +171,35 @@ impl ServerCertVerifier for OurOwnApp {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_candidate_is_asked_from_its_own_address_and_the_live_server_from_any_other() {
+        for (listen, url, source) in [
+            ("127.0.0.1:0", "127.0.0.1", IpAddr::from(PROBE_SOURCE)),
+            ("[::]:0", "127.0.0.1", IpAddr::from(PROBE_SOURCE)),
+            ("[::]:0", "[::ffff:127.0.0.1]", IpAddr::from(PROBE_SOURCE)),
+            ("[::1]:0", "[::1]", IpAddr::from(Ipv6Addr::LOCALHOST)),
+            ("127.0.0.1:0", "localhost", IpAddr::from(PROBE_SOURCE)),
+        ] {
+            let listener = tokio::net::TcpListener::bind(listen).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let address = HealthAddress::Tcp(format!("{url}:{port}"));
+            let _candidate =
+                Dialled::to(&address, Whom::Candidate).await.unwrap_or_else(|e| panic!("{url}: {e}"));
+            let (_, peer) = listener.accept().await.unwrap();
+            assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
+            let _live = Dialled::to(&address, Whom::Live).await.unwrap_or_else(|e| panic!("{url}: {e}"));
+            let (_, peer) = listener.accept().await.unwrap();
+            assert_ne!(peer.ip().to_canonical(), IpAddr::from(PROBE_SOURCE), "{listen} at {url}");
+        }
+        let socket = HealthAddress::Unix("/run/app.sock".into());
+        let refused = Dialled::to(&socket, Whom::Candidate).await.err().unwrap();
+        assert!(refused.contains("verify.url"), "{refused}");
     }
 }

@@ -3,9 +3,13 @@
 use serde::Serialize;
 
 use super::{Snapshot, seconds};
-use crate::core::{
-    Hold, Moment, Reason, Stage, View,
-    drain::{DrainView, InWork, WaitsFor},
+use crate::{
+    app_server::SlotDescription,
+    core::{
+        Hold, Moment, Reason, Stage, View,
+        drain::{DrainView, InWork, WaitsFor},
+    },
+    slots::Role,
 };
 
 /// Since when things are as they are, as far as this process has seen it.
@@ -62,7 +66,10 @@ pub(crate) fn doing(snapshot: &Snapshot) -> String {
     }
     let to = goal(view);
     match view.stage {
-        Stage::Steady => "idle: following the pointer".into(),
+        Stage::Steady => match with_role(snapshot, Role::Lingering) {
+            Some(_) => "idle: following the pointer, while the earlier server finishes its requests".into(),
+            None => "idle: following the pointer".into(),
+        },
         Stage::Fetching => match &snapshot.fetching_pod {
             Some(pod) => format!("waiting for pod {pod}, which is fetching {to}"),
             None => format!("fetching {to}"),
@@ -71,11 +78,18 @@ pub(crate) fn doing(snapshot: &Snapshot) -> String {
         Stage::Checking => format!("checking whether the app server can be restarted onto {to}"),
         Stage::Publishing => format!("switching `current` to {to}"),
         Stage::Restarting => format!("restarting the app server onto {to}"),
+        Stage::Verifying if with_role(snapshot, Role::Candidate).is_some() => {
+            format!("checking {to} in a second server, which no client reaches yet")
+        }
         Stage::Verifying => format!("verifying that the app server runs {to}{}", progress(snapshot)),
         Stage::Committing => format!("recording that {to} runs"),
         Stage::Reverting => format!("rolling back from {to}"),
         Stage::Stranded => format!("stranded: neither {to} nor the previous release boots"),
     }
+}
+
+fn with_role(snapshot: &Snapshot, role: Role) -> Option<&SlotDescription> {
+    snapshot.app_server.slots.iter().find(|slot| slot.role == role)
 }
 
 /// Where the move that is under way goes.
@@ -251,6 +265,26 @@ mod tests {
             let snapshot = snapshot(|view| view.stage = stage);
             assert!(!doing(&snapshot).is_empty() && !next(&snapshot, Moment(0)).is_empty(), "{stage:?}");
         }
+    }
+
+    #[test]
+    fn of_two_servers_it_is_said_which_is_checked_and_which_ends() {
+        let told = |stage, role| {
+            let mut snapshot = snapshot(|view| view.stage = stage);
+            let description = std::sync::Arc::make_mut(&mut snapshot.app_server);
+            let (slot, memory_bytes) = (crate::slots::Slot::B, None);
+            description.slots.push(SlotDescription {
+                slot,
+                role,
+                release: None,
+                pid: 7,
+                weight: 0,
+                memory_bytes,
+            });
+            doing(&snapshot)
+        };
+        assert!(told(Stage::Verifying, Role::Candidate).contains("no client reaches"));
+        assert!(told(Stage::Steady, Role::Lingering).contains("the earlier server finishes its requests"));
     }
 
     #[test]

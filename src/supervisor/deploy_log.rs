@@ -3,7 +3,7 @@
 
 use tracing::Span;
 
-use super::state;
+use super::{slots_log::SlotsLog, state};
 use crate::{
     core::{
         Attempt, DeployResult, Effect, Event, Mode, Moment, Moving, Outcome, Problem, Reason, ServerCommand,
@@ -25,6 +25,7 @@ pub(crate) struct DeployLog {
     /// The deploy under way, and since when.
     deploy: Option<(Attempt, Moving, Moment)>,
     told: Option<Told>,
+    slots: SlotsLog,
 }
 
 /// A problem that was said.
@@ -37,7 +38,14 @@ struct Told {
 
 impl DeployLog {
     pub(crate) fn new(ids: DeployIds, now: Moment) -> Self {
-        Self { ids, stage: Stage::Steady, stage_since: now, deploy: None, told: None }
+        Self {
+            ids,
+            stage: Stage::Steady,
+            stage_since: now,
+            deploy: None,
+            told: None,
+            slots: SlotsLog::default(),
+        }
     }
 
     /// What is logged inside belongs to the deploy that the effect is for.
@@ -69,6 +77,10 @@ impl DeployLog {
 
     /// A result has come in.
     pub(crate) fn event(&mut self, now: Moment, event: &Event) {
+        if let Event::Observed(observation) = event {
+            let here = self.here();
+            here.in_scope(|| self.slots.look(observation));
+        }
         let Event::Finished { attempt, step, outcome } = event else { return };
         if self.deploy.as_ref().is_none_or(|(ours, ..)| ours != attempt) {
             return;
@@ -108,19 +120,19 @@ impl DeployLog {
             if let Effect::Perform { command: ServerCommand::Restart(mode), .. } = effect {
                 self.here().in_scope(|| self.restarting(now, *mode));
             }
+            let here = self.here();
+            here.in_scope(|| self.slots.order(effect));
         }
     }
 
     /// The stage alone does not say that anything is restarted: it may turn out that all runs the release already.
     fn restarting(&mut self, now: Moment, mode: Mode) {
         let ((after, after_seconds), stage) = (self.before(now), Stage::Restarting);
-        tracing::info!(
-            stage = stage.name(),
-            after,
-            after_seconds,
-            "restarting the app server ({})",
-            word(mode)
-        );
+        let what = match mode {
+            Mode::Beside => "starting a second server beside the one that serves".into(),
+            mode => format!("restarting the app server ({})", word(mode)),
+        };
+        tracing::info!(stage = stage.name(), after, after_seconds, "{what}");
         (self.stage, self.stage_since) = (stage, now);
     }
 

@@ -5,12 +5,14 @@
 //! volume, no app server, no client can hold it up. If it is lost to a panic all the same, a new one
 //! takes over from what is on disk, and who waits on /prestop goes on waiting.
 
+mod asking;
 mod cuts;
 mod deploy_log;
 
 mod foreign_restarts;
 mod observer;
 mod operator;
+mod slots_log;
 mod timings;
 
 mod state;
@@ -31,6 +33,7 @@ use crate::{
     pointer::{Kick, Latest},
     probe::Prober,
     status::Snapshot,
+    warmup::Warmup,
 };
 
 use observer::{Attention, Observer, Seen};
@@ -60,6 +63,8 @@ pub struct Inputs {
     pub app_server: Arc<dyn AppServer>,
     /// How the app is asked, where it can be.
     pub prober: Option<Prober>,
+    /// What a second server is asked before its check.
+    pub warmup: Option<Warmup>,
     /// What the pointer says, where there is one that can be followed.
     pub pointer: Option<(watch::Receiver<Latest>, Kick)>,
     /// Who reads the other pods' reports, where there are any.
@@ -131,6 +136,7 @@ impl Loop {
         let observer = Observer {
             app_server: inputs.app_server.clone(),
             prober: inputs.prober.clone(),
+            warmup: inputs.warmup.clone(),
             attention: state.attention(),
             looks: send,
             clock: inputs.clock,

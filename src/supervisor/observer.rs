@@ -4,20 +4,24 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
+use super::asking::{Asking, Questions, UNHEALTHY, Warming, answered, warmed};
 use crate::{
     app_server::{AppServer, Description, Look},
     core::{
-        Answer, Detection, Files, Moment, Observation, Probe, ProcessKey, Traffic, Watchfulness, pace::Pace,
+        Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Traffic, Watchfulness,
+        observation::Candidate, pace::Pace,
     },
     finding::Finding,
-    probe::{Prober, Said},
+    probe::{Prober, Said, Whom},
     revision::ReleaseId,
+    warmup::Warmup,
 };
 
+/// Between two probes of the live server while a candidate stands beside it.
+const BETWEEN_PROBES_BESIDE: Duration = Duration::from_secs(1);
 /// Between two probes: an app's health path is no place for a load.
 const BETWEEN_PROBES: Duration = Duration::from_millis(250);
 /// Asked together, so many requests go to different workers; a larger cluster is heard in several turns.
@@ -38,6 +42,8 @@ pub(crate) struct Attention {
     pub(crate) watchfulness: Watchfulness,
     /// Which release the app should be when it is probed; `None`: no probe.
     pub(crate) probe_for: Option<ReleaseId>,
+    /// Which release the candidate should be when it is probed; `None`: no probe.
+    pub(crate) candidate_for: Option<ReleaseId>,
     /// Another master may serve beside the one that is proved.
     pub(crate) second_master: bool,
     /// Whether the files that processes have loaded are wanted.
@@ -61,6 +67,8 @@ pub(crate) struct Observer {
     pub(crate) app_server: Arc<dyn AppServer>,
     /// How the app is asked, where it can be.
     pub(crate) prober: Option<Prober>,
+    /// What a candidate is asked before its check, where there is anything.
+    pub(crate) warmup: Option<Warmup>,
     /// What the core wants.
     pub(crate) attention: watch::Receiver<Attention>,
     /// Where the looks go; one that is not taken yet holds the next back.
@@ -72,23 +80,11 @@ pub(crate) struct Observer {
 #[derive(Default)]
 struct Ongoing {
     asking: Option<Asking>,
+    /// The same of the candidate, and its warm-up.
+    candidate: Option<Asking>,
+    warming: Option<Warming>,
     /// When files were last looked at.
     files: Option<Instant>,
-}
-
-/// The last probes. They may take long, and looks go on meanwhile.
-struct Asking {
-    release: ReleaseId,
-    began: Moment,
-    since: Instant,
-    answers: Answers,
-}
-
-enum Answers {
-    Awaited(JoinHandle<Vec<Said>>),
-    There(Vec<Said>),
-    /// Part of a look.
-    Seen,
 }
 
 impl Observer {
@@ -108,7 +104,7 @@ impl Observer {
             let pause = Duration::from_millis(pace.pause_ms(watchfulness, began < awaited));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = answered(&mut ongoing.asking), if watchfulness == Watchfulness::Close => {}
+                () = news(&mut ongoing), if watchfulness == Watchfulness::Close => {}
                 changed = self.attention.changed() => if changed.is_err() { return },
             }
         }
@@ -124,24 +120,29 @@ impl Observer {
 
     async fn look(&self, ongoing: &mut Ongoing) -> Seen {
         let began = (self.clock)();
-        let look = self.observe().await;
-        let probed = self.probe(&mut ongoing.asking, &look.description).await;
+        let mut look = self.observe().await;
+        let of_candidate = self.probe_candidate(ongoing, &mut look).await;
+        let probed = self.probe(ongoing, &look).await;
         let files = self.files(&mut ongoing.files).await;
-        let verifying = self.attention.borrow().probe_for.is_some();
+        let verifying = {
+            let attention = self.attention.borrow();
+            attention.probe_for.is_some() || attention.candidate_for.is_some()
+        };
         let raised = if verifying { self.app_server.raised().await } else { None };
         // Nothing in an observation may be older than its beginning.
-        let (began, probed) = match probed {
-            Some((since, probed)) => (began.min(since), probed),
-            None => (began, Vec::new()),
-        };
-        let said = probed.iter().find_map(|probed| probed.failure.clone());
-        let answers = probed.into_iter().map(|probed| probed.answer).collect();
+        let since = [&probed, &of_candidate].into_iter().flatten().map(|(since, _)| *since);
+        let began = since.fold(began, Moment::min);
+        let heard = |of: Option<(Moment, Vec<Said>)>| of.map(|(_, said)| said).unwrap_or_default();
+        let (probed, of_candidate) = (heard(probed), heard(of_candidate));
+        let said = of_candidate.iter().chain(&probed).find_map(|probed| probed.failure.clone());
+        let answers =
+            |said: Vec<Said>| said.into_iter().filter(|one| !one.astray).map(|one| one.answer).collect();
         Seen {
             observation: Observation {
                 began,
                 detection: look.detection,
-                answers,
-                candidate_answers: Vec::new(),
+                answers: answers(probed),
+                candidate_answers: answers(of_candidate),
                 said,
                 raised,
                 files,
@@ -184,11 +185,73 @@ impl Observer {
 
     /// The answers of probes that have ended, and when they began. Sees to it that some are under way
     /// while the core wants to know.
-    async fn probe(&self, asking: &mut Option<Asking>, server: &Description) -> Option<(Moment, Vec<Said>)> {
-        let (wanted, second_master) = {
+    async fn probe(&self, ongoing: &mut Ongoing, look: &Look) -> Option<(Moment, Vec<Said>)> {
+        let (wanted, candidate, second_master) = {
             let attention = self.attention.borrow();
-            (attention.probe_for.clone(), attention.second_master)
+            (attention.probe_for.clone(), attention.candidate_for.is_some(), attention.second_master)
         };
+        let Some(prober) = &self.prober else { return None };
+        let workers = &look.description.workers;
+        let workers: Vec<_> = workers.iter().map(|worker| (worker.pid, worker.key)).collect();
+        // One request tells whether the app is healthy; to hear each worker takes more. Where two masters share a
+        // socket, an idle one may never get to answer a single question: the worker that was awake last takes it.
+        let count = match second_master {
+            true => workers.len().clamp(1, PROBES_OF_TWO),
+            false if prober.names_release() => workers.len().clamp(1, PROBES_AT_ONCE),
+            false => 1,
+        };
+        // Beside a candidate only the live server's health is asked for.
+        let pause = if candidate { BETWEEN_PROBES_BESIDE } else { BETWEEN_PROBES };
+        let questions = Questions { whom: Whom::Live, count, workers: workers.into() };
+        self.keep_asking(&mut ongoing.asking, wanted, questions, pause).await
+    }
+
+    /// The same of the candidate, once it is warm. A warm-up that failed counts as an answer.
+    async fn probe_candidate(&self, ongoing: &mut Ongoing, look: &mut Look) -> Option<(Moment, Vec<Said>)> {
+        let wanted = self.attention.borrow().candidate_for.clone();
+        let (key, warm, generation) = match standing(&mut look.detection) {
+            Standing::There(key, warm, generation) if wanted.is_some() => (key, warm, generation),
+            // One that is between two images, or not seen this time, is still the same.
+            Standing::Unseen if wanted.is_some() => return None,
+            _ => {
+                (ongoing.candidate, ongoing.warming) = (None, None);
+                return None;
+            }
+        };
+        if let Some(warmup) = &self.warmup {
+            let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
+            if !known {
+                let booted = generation.processes.iter().filter(|process| process.booted).count();
+                let all = booted > 0 && booted >= generation.expected;
+                ongoing.warming = all.then(|| Warming::begin(key, warmup.clone(), booted));
+            }
+            let warmed = match &mut ongoing.warming {
+                Some(warming) => warming.ended().await,
+                None => None,
+            };
+            *warm = matches!(warmed, Some(Ok(())));
+            match warmed {
+                Some(Ok(())) => {}
+                Some(Err(why)) => {
+                    let failed = Said { failure: Some(why), ..UNHEALTHY };
+                    return Some(((self.clock)(), vec![failed]));
+                }
+                None => return None,
+            }
+        }
+        let workers: Arc<[_]> = look.description.candidate.clone().into();
+        let questions =
+            Questions { whom: Whom::Candidate, count: (workers.len() * 2).clamp(1, PROBES_OF_TWO), workers };
+        self.keep_asking(&mut ongoing.candidate, wanted, questions, BETWEEN_PROBES).await
+    }
+
+    async fn keep_asking(
+        &self,
+        asking: &mut Option<Asking>,
+        wanted: Option<ReleaseId>,
+        questions: Questions,
+        pause: Duration,
+    ) -> Option<(Moment, Vec<Said>)> {
         if asking.as_ref().is_some_and(|asking| Some(&asking.release) != wanted.as_ref()) {
             *asking = None;
         }
@@ -196,83 +259,38 @@ impl Observer {
             Some(asking) => asking.take().await,
             None => None,
         };
-        let due = asking.as_ref().is_none_or(Asking::is_over);
+        let due = asking.as_ref().is_none_or(|asking| asking.is_over(pause));
         if let (true, Some(release), Some(prober)) = (due, wanted, &self.prober) {
-            *asking = Some(self.ask(prober.clone(), release, server, second_master));
+            *asking = Some(Asking::begin((self.clock)(), prober.clone(), release, questions));
         }
         ended
     }
+}
 
-    /// One request tells whether the app is healthy; to hear each worker takes more. Where two masters share a
-    /// socket, an idle one may never get to answer a single question: the worker that was awake last takes it.
-    fn ask(&self, prober: Prober, release: ReleaseId, server: &Description, second_master: bool) -> Asking {
-        let began = (self.clock)();
-        // The image's code names whatever release it was built as.
-        let named = Some(release.clone()).filter(|release| !release.is_fallback());
-        let workers: Arc<[_]> = server.workers.iter().map(|worker| (worker.pid, worker.key)).collect();
-        let count = match second_master {
-            true => workers.len().clamp(1, PROBES_OF_TWO),
-            false if prober.names_release() => workers.len().clamp(1, PROBES_AT_ONCE),
-            false => 1,
-        };
-        let answers = tokio::spawn(async move {
-            let mut probes = JoinSet::new();
-            for _ in 0..count {
-                let (prober, named, workers) = (prober.clone(), named.clone(), workers.clone());
-                probes.spawn(async move { prober.probe(named.as_ref(), &workers).await });
-            }
-            probes.join_all().await
-        });
-        Asking { release, began, since: Instant::now(), answers: Answers::Awaited(answers) }
+/// The candidate that could be asked.
+enum Standing<'a> {
+    /// Its run, whether it is warm, and its processes.
+    There(GenerationKey, &'a mut bool, &'a Generation),
+    Unseen,
+    Nobody,
+}
+
+fn standing(detection: &mut Detection) -> Standing<'_> {
+    let Detection::Seen(server) = detection else { return Standing::Unseen };
+    match server.beside.candidate.as_mut().filter(|candidate| !candidate.ended) {
+        Some(Candidate { key, warm, generation: Some(generation), .. }) => {
+            Standing::There(*key, warm, generation)
+        }
+        Some(_) => Standing::Unseen,
+        None => Standing::Nobody,
     }
 }
 
-impl Asking {
-    /// The answers, once they are there, and when they were asked for.
-    async fn take(&mut self) -> Option<(Moment, Vec<Said>)> {
-        if matches!(&self.answers, Answers::Awaited(task) if task.is_finished()) {
-            self.answered().await;
-        }
-        match std::mem::replace(&mut self.answers, Answers::Seen) {
-            Answers::There(said) => Some((self.began, said)),
-            other => {
-                self.answers = other;
-                None
-            }
-        }
-    }
-
-    /// Waits for answers that nobody has seen yet; for ever, where there are none to come.
-    async fn answered(&mut self) {
-        match &mut self.answers {
-            Answers::Awaited(task) => {
-                self.answers = Answers::There(task.await.unwrap_or_else(|_| vec![UNHEALTHY]));
-            }
-            Answers::There(_) => {}
-            Answers::Seen => std::future::pending().await,
-        }
-    }
-
-    /// The next may be asked.
-    fn is_over(&self) -> bool {
-        matches!(self.answers, Answers::Seen) && self.since.elapsed() >= BETWEEN_PROBES
-    }
-}
-
-async fn answered(asking: &mut Option<Asking>) {
-    match asking {
-        Some(asking) => asking.answered().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What a probe that panicked is taken for.
-const UNHEALTHY: Said = Said { answer: Answer { by: None, probe: Probe::Unhealthy }, failure: None };
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        if let Answers::Awaited(task) = &self.answers {
-            task.abort();
-        }
+/// Waits for answers, or for the end of a warm-up, that nobody has seen yet.
+async fn news(ongoing: &mut Ongoing) {
+    tokio::select! {
+        () = answered(&mut ongoing.asking) => {}
+        () = answered(&mut ongoing.candidate) => {}
+        () = warmed(&mut ongoing.warming) => {}
     }
 }

@@ -54,6 +54,7 @@ struct Term {
 struct Last {
     description: Arc<Description>,
     findings: Vec<Finding>,
+    in_flight: Option<u32>,
     /// The app server was found to be gone by a look that began then.
     gone: Option<Moment>,
 }
@@ -69,6 +70,7 @@ impl State {
         let calm = Attention {
             watchfulness: Watchfulness::Calm,
             probe_for: None,
+            candidate_for: None,
             second_master: false,
             wants_files: false,
             awaited: Moment(0),
@@ -210,8 +212,10 @@ impl State {
         self.last.gone = (observation.detection == Detection::Missing).then_some(observation.began);
         self.seen_booted |= verdict::any_booted(&observation.detection);
         if observation.detection != Detection::Unclear {
+            self.inputs.metrics.slots(&seen.description.slots);
             self.last.description = seen.description;
             self.last.findings = seen.findings;
+            self.last.in_flight = observation.traffic.in_flight();
         }
         let now = self.now();
         let cut = self.cuts.look(now, observation, self.agent.cuts());
@@ -358,6 +362,7 @@ impl State {
         let wanted = Attention {
             watchfulness: self.agent.watchfulness(),
             probe_for: self.agent.probe_for(),
+            candidate_for: self.agent.probe_candidate_for(),
             second_master: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
             // While an effect is under way there is no news in it that a look would be due for.
@@ -382,6 +387,8 @@ impl State {
             app_server: self.last.description.clone(),
             findings: self.findings(),
             fetching_pod: self.inputs.effects.fetching_pod(),
+            last_deploy: self.timings.last(),
+            in_flight: self.last.in_flight,
             rejected_at: self.inputs.effects.rejected_at(),
             current_complete: self.current_complete,
             // With a configuration that cannot work nothing is ever moved.

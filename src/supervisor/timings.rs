@@ -1,10 +1,12 @@
-//! How long things took: for the metrics only, nothing is decided by it.
+//! How long things took: for the metrics and for people, nothing is decided by it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use crate::{
     core::{Attempt, DeployResult, Effect, Event, Mode, Moment, Outcome, ServerCommand, Stage, Step, View},
-    metrics::Metrics,
+    metrics::{self, Metrics},
+    revision::Revision,
+    status::LastDeploy,
 };
 
 pub(crate) struct DeployTimings {
@@ -14,11 +16,13 @@ pub(crate) struct DeployTimings {
     told: Option<View>,
     begun: HashMap<Attempt, Moment>,
     signal: Option<(Attempt, Mode, Moment)>,
+    last: Option<LastDeploy>,
 }
 
 impl DeployTimings {
     pub(crate) fn new(metrics: Arc<Metrics>, now: Moment) -> Self {
-        Self { metrics, stage: (Stage::Steady, now), told: None, begun: HashMap::new(), signal: None }
+        let stage = (Stage::Steady, now);
+        Self { metrics, stage, told: None, begun: HashMap::new(), signal: None, last: None }
     }
 
     /// The state after an event.
@@ -50,7 +54,7 @@ impl DeployTimings {
             } => {
                 self.signal = Some((*attempt, *mode, now));
             }
-            Effect::Conclude { attempt, result, .. } => self.conclude(now, *attempt, result),
+            Effect::Conclude { attempt, revision, result } => self.conclude(now, *attempt, revision, result),
             _ => {}
         }
     }
@@ -67,10 +71,23 @@ impl DeployTimings {
         }
     }
 
-    fn conclude(&mut self, now: Moment, attempt: Attempt, result: &DeployResult) {
+    /// The deploy that ended last.
+    pub(crate) fn last(&self) -> Option<LastDeploy> {
+        self.last.clone()
+    }
+
+    fn conclude(&mut self, now: Moment, attempt: Attempt, revision: &Revision, result: &DeployResult) {
         let begun = self.begun.remove(&attempt).unwrap_or(now);
         self.begun.clear();
         self.metrics.concluded(result, seconds(now, begun));
+        let (word, reason) = metrics::result_names(result);
+        self.last = Some(LastDeploy {
+            revision: revision.clone(),
+            result: word.into(),
+            reason: reason.map(|reason| reason.code().into()),
+            seconds: seconds(now, begun),
+            at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        });
         match self.signal.take() {
             Some((ours, mode, sent)) if ours == attempt && *result == DeployResult::Verified => {
                 self.metrics.restart_proved(mode, seconds(now, sent));

@@ -98,6 +98,7 @@ fn inputs(dir: &Path, requests: Requests) -> (Inputs, watch::Sender<u32>) {
         effects: Effects::start(tools).unwrap(),
         app_server,
         prober: None,
+        warmup: None,
         pointer: None,
         fleet: None,
         requests,

@@ -6,7 +6,7 @@ use pitstop_rig::{App, load::Record, pod::rejection, poll};
 use serde_json::Value;
 
 use crate::{
-    birth, end,
+    beside, birth, end,
     narrator::{act, say},
     pod::{Pod, Stopped, in_sync},
     report::{BAD, Report, phase},
@@ -25,7 +25,9 @@ pub fn play(report: &mut Report) -> Result<(), Stopped> {
         .and_then(|()| end::end_of_the_pod(&mut pod, report))
         .and_then(|()| birth::beside_a_sick_dependency(&mut pod, report));
     report.records = pod.load.finish();
-    played
+    // Both would be too much for two cores.
+    drop((pod.agent, pod.puma));
+    played.and_then(|()| beside::beside(report))
 }
 
 fn deploys(pod: &mut Pod, report: &mut Report) -> Result<(), Stopped> {

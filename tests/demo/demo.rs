@@ -1,11 +1,12 @@
 //! `make demo`: one pod with a real Puma under load, deployed to, broken, killed, ended and replaced,
-//! and a count of what its clients noticed.
+//! and a count of what its clients noticed. With `beside` as its argument only the last act is played.
 
 use std::{any::Any, panic, process::ExitCode};
 
 use pitstop_rig::Interrupted;
 
 mod acts;
+mod beside;
 mod birth;
 mod end;
 mod narrator;
@@ -17,7 +18,9 @@ use report::Report;
 fn main() -> ExitCode {
     watch_for_ctrl_c();
     let mut report = Report::default();
-    let played = panic::catch_unwind(panic::AssertUnwindSafe(|| acts::play(&mut report)));
+    let only_the_last = std::env::args().nth(1).as_deref() == Some("beside");
+    let story = if only_the_last { beside::beside } else { acts::play };
+    let played = panic::catch_unwind(panic::AssertUnwindSafe(|| story(&mut report)));
     let ended = match played {
         Ok(ended) => ended,
         Err(cause) => return broken_off(&*cause),

@@ -103,18 +103,7 @@ impl Pod {
 
     /// Follows /status, telling each new stage, until it is as wanted.
     pub fn watch(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, Stopped> {
-        let (began, mut told) = (Instant::now(), Told::default());
-        let mut last = Value::Null;
-        let found = poll(PATIENCE, || {
-            let status = self.agent.status()?;
-            tell_news(&status, began, &mut told);
-            last = status;
-            wanted(&last).then_some(())
-        });
-        match found {
-            Some(()) => Ok(last),
-            None => Err(Stopped(format!("waited {PATIENCE:?} without success: {what}; /status: {last}"))),
-        }
+        watch(&self.agent, what, wanted)
     }
 
     /// Until the agent has proved that every worker runs this release.
@@ -134,7 +123,7 @@ impl Pod {
 
     /// Lets the load go on for a while.
     pub fn pass(&self, seconds: f64) {
-        poll(Duration::from_secs_f64(seconds), || None::<()>);
+        pass(seconds);
     }
 
     /// A counter of /metrics with all of these labels, summed; 0 when there is none.
@@ -144,6 +133,27 @@ impl Pod {
             line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label))
         });
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+/// Lets whatever runs go on for a while.
+pub fn pass(seconds: f64) {
+    poll(Duration::from_secs_f64(seconds), || None::<()>);
+}
+
+/// Follows /status, telling each new stage, until it is as wanted.
+pub fn watch(agent: &AgentRig, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, Stopped> {
+    let (began, mut told) = (Instant::now(), Told::default());
+    let mut last = Value::Null;
+    let found = poll(PATIENCE, || {
+        let status = agent.status()?;
+        tell_news(&status, began, &mut told);
+        last = status;
+        wanted(&last).then_some(())
+    });
+    match found {
+        Some(()) => Ok(last),
+        None => Err(Stopped(format!("waited {PATIENCE:?} without success: {what}; /status: {last}"))),
     }
 }
 
@@ -157,6 +167,19 @@ fn workers(status: &Value) -> Vec<String> {
     listed.iter().map(|worker| worker["release"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
+/// Each server, where there may be a second one beside the first.
+fn servers(status: &Value) -> Option<String> {
+    let slots = status["app_server"]["slots"].as_array().filter(|slots| !slots.is_empty())?;
+    let text = |slot: &Value, key: &str| slot[key].as_str().unwrap_or("?").to_owned();
+    let told = slots.iter().map(|slot| match slot["role"].as_str() {
+        Some("live") => format!("{} serves", text(slot, "release")),
+        Some("candidate") => format!("{} boots or is checked, nobody meets it", text(slot, "release")),
+        Some("lingering") => format!("{} finishes its requests", text(slot, "release")),
+        _ => format!("{} {}", text(slot, "release"), text(slot, "role")),
+    });
+    Some(told.collect::<Vec<_>>().join("; "))
+}
+
 /// What was told last.
 #[derive(Default)]
 struct Told {
@@ -165,9 +188,10 @@ struct Told {
 }
 
 fn tell_news(status: &Value, began: Instant, told: &mut Told) {
-    let (stage, serving) = (status["stage"].as_str().unwrap_or("-"), workers(status).join(" "));
+    let stage = status["stage"].as_str().unwrap_or("-");
+    let serving = servers(status).unwrap_or_else(|| format!("workers: {:<6}", workers(status).join(" ")));
     let reason = status["reason"].as_str().unwrap_or_default();
-    let news = format!("{stage:<11} workers: {serving:<6}");
+    let news = format!("{stage:<11} {serving}");
     if news == told.news && reason == told.reason {
         return;
     }
@@ -181,20 +205,22 @@ fn tell_news(status: &Value, began: Instant, told: &mut Told) {
     *told = Told { news, reason: reason.to_owned() };
 }
 
-fn publish(agent: &AgentRig, dir: &Path, id: &str) -> Result<(), Stopped> {
+/// Publishes what was built, as a user's CI would.
+pub fn publish(agent: &AgentRig, dir: &Path, id: &str) -> Result<(), Stopped> {
     let printed = agent.try_to(&["publish", &dir.to_string_lossy(), "--release", id])?;
     narrator::command(&format!("publish build/{id} --release {id}"), &printed);
     Ok(())
 }
 
-fn run(agent: &AgentRig, args: &[&str]) -> Result<(), Stopped> {
+/// Runs a command of pitstop's, and shows it.
+pub fn run(agent: &AgentRig, args: &[&str]) -> Result<(), Stopped> {
     let printed = agent.try_to(args)?;
     narrator::command(&args.join(" "), &printed);
     Ok(())
 }
 
 /// The pitstop that was built together with this demo.
-fn binary() -> Result<PathBuf, Stopped> {
+pub fn binary() -> Result<PathBuf, Stopped> {
     let demo = std::env::current_exe()?;
     let profile = demo.parent().and_then(|examples| examples.parent());
     let found = profile.map(|dir| dir.join("pitstop")).filter(|path| path.exists());

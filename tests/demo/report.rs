@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use pitstop_rig::load::Records;
+use pitstop_rig::load::{Record, Records};
 use serde_json::json;
 
 use crate::narrator;
@@ -20,6 +20,10 @@ pub mod phase {
     pub const HOT: &str = "hot";
     /// A bad release, and the way back.
     pub const BAD: &str = "bad release";
+    /// A pod whose servers stand beside each other, without a deploy.
+    pub const ALONE: &str = "beside, without a deploy";
+    /// All deploys of that pod, bad and good.
+    pub const BESIDE: &str = "beside";
     /// Everything else that is worth a name of its own.
     pub const OTHER: &str = "other";
 }
@@ -38,6 +42,10 @@ pub struct Report {
     pub drain_seconds: Option<f64>,
     /// How long the pod that was born beside a sick dependency needed once that was back.
     pub birth_seconds: Option<f64>,
+    /// Answers that a bad release gave which booted beside the one that serves.
+    pub served_by_bad_release_beside: Option<usize>,
+    /// Every act was played.
+    pub played: bool,
 }
 
 impl Report {
@@ -47,11 +55,20 @@ impl Report {
         self.expectations.push((what.to_owned(), held));
     }
 
+    /// Takes in what the clients of the last act saw, and how many of them met a bad release.
+    pub fn beside(&mut self, records: Records, bad: &[&str]) {
+        let met = |record: &&Record| record.release.as_deref().is_some_and(|by| bad.contains(&by));
+        let met = records.requests().iter().filter(met).count();
+        self.served_by_bad_release_beside = Some(met);
+        self.expect("no client met a bad release", met == 0, format!("{met} answers"));
+        self.records.append(records);
+    }
+
     /// Prints and writes the summary; whether everything held.
     pub fn conclude(&mut self) -> io::Result<bool> {
         let tally = self.records.tally(&BAD);
         narrator::act("Summary", "");
-        self.expect("the demo was played to its end", self.birth_seconds.is_some(), "");
+        self.expect("the demo was played to its end", self.played, "");
         self.expect(
             "no request failed",
             tally.failed == 0,
@@ -92,6 +109,8 @@ impl Report {
             ("during a phased deploy", self.records.during(phase::PHASED)),
             ("during a hot deploy", self.records.during(phase::HOT)),
             ("bad releases and the way back", self.records.during(phase::BAD)),
+            ("beside, without a deploy", self.records.within(phase::ALONE)),
+            ("beside, bad and good releases", self.records.during(phase::BESIDE)),
         ];
         println!("\n   {:<32}{:>9}{:>10}{:>10}{:>10}", "answers", "count", "p50 ms", "p99 ms", "max ms");
         for (name, times) in times {
@@ -104,6 +123,12 @@ impl Report {
         if let Some(seconds) = self.birth_seconds {
             println!(
                 "   the pod that was born while the database was away was in sync {seconds:.1} s after it was back"
+            );
+        }
+        if let Some(met) = self.served_by_bad_release_beside {
+            let longest = self.records.during(phase::BESIDE).max_ms();
+            println!(
+                "   beside: the longest wait of a client was {longest:.0} ms, and {met} answers came from a bad release"
             );
         }
         println!();
@@ -121,6 +146,8 @@ impl Report {
             "p99_ms_baseline": self.records.within(phase::BASELINE).percentile_ms(0.99),
             "p99_ms_during_phased": self.records.during(phase::PHASED).percentile_ms(0.99),
             "p99_ms_during_hot": self.records.during(phase::HOT).percentile_ms(0.99),
+            "max_ms_during_beside": self.records.during(phase::BESIDE).max_ms(),
+            "served_by_bad_release_beside": self.served_by_bad_release_beside,
             "drain_seconds": self.drain_seconds,
             "birth_seconds": self.birth_seconds,
         });

@@ -46,7 +46,7 @@ fn what_changes_from_one_release_to_another_is_named_and_so_is_the_restart() {
       - old
     bundle (Gemfile.lock): changes
     config/puma.rb: unchanged
-    restart: hot (Gemfile.lock differs, which a phased restart does not load anew)
+    restart: beside where Puma runs under `pitstop exec`, else hot (Gemfile.lock differs, which a phased restart does not load)
     ");
 }
 

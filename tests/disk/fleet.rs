@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use pitstop::{
     config::S3,
     core::{Moment, Problem, Reason},
-    fleet::{Report, Reporter},
+    fleet::{About, Report, Reporter},
     revision::Revision,
     status::Snapshot,
     store::{self, Body, Condition, StoreError},
@@ -39,12 +39,19 @@ async fn a_pod_reports_what_changes_and_that_it_leaves() {
     let store = store::open(rig.store_dir().to_str(), &S3::default()).unwrap();
     let (snapshots, seen) = watch::channel(snapshot("v1", false));
     let (stop, stopped) = watch::channel(false);
-    let reporter = Reporter { store, pointer: "production".into(), pod: "web-0".into(), snapshots: seen };
+    let about = About { node: Some("node-1".into()), poll_s: Some(30), ..About::default() };
+    let reporter = Reporter {
+        store,
+        pointer: "production".into(),
+        pod: "web-0".into(),
+        about: about.clone(),
+        snapshots: seen,
+    };
     let running = tokio::spawn(reporter.run(stopped));
     let path = rig.store_dir().join("fleet/production/web-0");
     let first = read_until(&path, "the first report", |_| true).await;
     assert_eq!((first.pod.as_str(), first.in_sync, first.leaving), ("web-0", false, false));
-    assert_eq!(first.reason.as_deref(), Some("rejected"));
+    assert_eq!((first.reason.as_deref(), &first.about), (Some("rejected"), &about));
     snapshots.send_replace(snapshot("v2", true));
     let next = read_until(&path, "the change", |report| report.in_sync).await;
     assert_eq!(next.desired.unwrap().to_string(), "v2#7");
@@ -76,7 +83,13 @@ async fn a_store_that_takes_no_report_holds_up_nothing() {
     assert!(matches!(put, Err(StoreError::Denied(_))), "{put:?}");
     let (_snapshots, seen) = watch::channel(snapshot("v1", true));
     let (stop, stopped) = watch::channel(false);
-    let reporter = Reporter { store, pointer: "production".into(), pod: "web-0".into(), snapshots: seen };
+    let reporter = Reporter {
+        store,
+        pointer: "production".into(),
+        pod: "web-0".into(),
+        about: About::default(),
+        snapshots: seen,
+    };
     let running = tokio::spawn(reporter.run(stopped));
     stop.send_replace(true);
     tokio::time::timeout(Duration::from_secs(20), running).await.expect("it ends").unwrap();

@@ -87,7 +87,7 @@ fn who_waits_or_moves_next_writes_how_a_move_ended_and_nobody_writes_it_again() 
     let expected = [(7, "current"), (6, "rejected"), (5, "superseded"), (4, "verified"), (3, "verified")];
     let history = rig.json(&["history"]);
     assert_eq!(ends(&history)[..5], expected.map(|(sequence, word)| (sequence, word.to_owned())));
-    assert_eq!(history["moves"][0]["message"], "0 of 1 pods run it");
+    assert_eq!(history["moves"][0]["message"], "1 of 1 pods run it");
 }
 
 #[test]
@@ -115,6 +115,27 @@ fn rollback_goes_to_the_last_release_that_the_fleet_ran() {
     assert_eq!(rig.ok(&["rollback"]), "production now points to v1 (move 6), was v3\n");
     rig.moves_nothing(&["rollback"], 1, "v2: another move came before most pods ran it");
     assert_eq!(rig.pointer()["rolled_back"], json!(["v3", "v4"]));
+}
+
+#[test]
+fn many_pods_and_many_moves_are_read_without_a_complaint() {
+    let rig = promoted(&["v1", "v2"]);
+    for release in ["v1", "v2"].iter().cycle().take(20) {
+        rig.ok(&["promote", release]);
+    }
+    for pod in 0..20 {
+        rig.report(&format!("web-{pod}"), json!({ "running": "v2" }));
+    }
+    let output = rig.run(&["rollback"]);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(rig.pointer()["release"], "v1");
+    assert_eq!(rig.written("22.end")["message"], "20 of 20 pods ran it");
+    let fleet = rig.json(&["fleet", "production"]);
+    assert_eq!(fleet["pointers"][0]["pods"].as_array().map(Vec::len), Some(20));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod crash;
 mod diff;
 mod exhaust;
 mod fleet;
+mod fleet_command;
 mod frozen;
 mod history;
 mod linked;

@@ -54,8 +54,8 @@ impl Server for Fake {
         Vec::new()
     }
 
-    async fn plan(&self, _: &Driver<Self>, _: &Seen, _: Wanted<'_>) -> Result<Mode, Problem> {
-        Ok(Mode::Hot)
+    async fn plan(&self, _: &Driver<Self>, _: &Seen, _: Wanted<'_>) -> Result<Plan, Problem> {
+        Ok(Plan::new(Mode::Hot))
     }
 
     async fn order(&self, _: &Driver<Self>, _: ServerCommand, _: GenerationKey) -> Result<(), Problem> {

@@ -1,14 +1,14 @@
 //! The servers that stand beside the live one, in the core's words.
 
-use super::{raised, slots::Tree, snapshot::Snapshot};
+use super::{fit, raised, slots::Tree, snapshot::Snapshot};
 use crate::{
     app_server::{SlotDescription, server::Snapshot as _},
     core::{
-        Cwd, GenerationKey, Sockets, Traffic,
+        Cwd, GenerationKey, Problem, Sockets, Traffic,
         observation::{Beside, Candidate, Lingering},
     },
     procs,
-    slots::{List, Role, Run},
+    slots::{List, Role, Run, SlotState},
 };
 
 /// A server that is not the live one.
@@ -25,15 +25,16 @@ impl Neighbour {
         &self.tree.run
     }
 
-    fn candidate(&self, parent: i32) -> Candidate {
+    /// `trouble`: what the look at the container found.
+    fn candidate(&self, parent: &List, trouble: Option<&Problem>) -> Candidate {
         let ended = self.run().ended.is_some();
         let seen = self.snapshot.as_ref().filter(|_| !ended);
         Candidate {
-            key: key_of(parent, self.run()),
+            key: key_of(parent.pid, self.run()),
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
             warm: true,
             ended,
-            trouble: None,
+            trouble: trouble.cloned().or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
         }
     }
 
@@ -61,14 +62,20 @@ pub(super) fn key_of(parent: i32, run: &Run) -> GenerationKey {
     procs::run_key(parent, run.number, run.start_time)
 }
 
-pub(super) fn of(parent: Option<&List>, beside: &[Neighbour], all: Option<&Sockets>) -> Beside {
+/// `trouble`: why the candidate has to go, whatever it does.
+pub(super) fn of(
+    parent: Option<&List>,
+    beside: &[Neighbour],
+    all: Option<&Sockets>,
+    trouble: Option<&Problem>,
+) -> Beside {
     let Some(parent) = parent else { return Beside::default() };
     let with = |role: Role| beside.iter().filter(move |one| one.run().role == role);
     // What has ended is known until its slot is used again.
     let candidate = with(Role::Candidate).max_by_key(|one| (one.run().ended.is_none(), one.run().number));
     let lingering = with(Role::Lingering).filter(|one| one.run().ended.is_none()).rev();
     Beside {
-        candidate: candidate.map(|one| one.candidate(parent.pid)),
+        candidate: candidate.map(|one| one.candidate(parent, trouble)),
         lingering: lingering.map(|one| one.lingering(parent.pid, all)).collect(),
     }
 }
@@ -96,26 +103,34 @@ fn new_lines<'a>(known: &[String], now: &'a [String]) -> &'a [String] {
 }
 
 /// For /status.
-pub(super) fn describe(
-    snapshot: &Snapshot,
-    memory_bytes: impl Fn(u64) -> Option<u64>,
-) -> Vec<SlotDescription> {
-    let masters = |run: &Run| match run.role {
-        Role::Live => Some(snapshot.master()),
-        _ => {
-            let it = snapshot.beside.iter().find(|one| one.run().number == run.number)?;
-            it.snapshot.as_ref().map(Snapshot::master)
+pub(super) fn describe(snapshot: &Snapshot) -> Vec<SlotDescription> {
+    let seen = |run: &Run| match run.role {
+        Role::Live => Some(snapshot),
+        _ => snapshot.beside.iter().find(|one| one.run().number == run.number)?.snapshot.as_ref(),
+    };
+    let describe = |(slot, run): (&SlotState, &Run)| {
+        let works_in = seen(run).map(|seen| seen.surroundings.cwd(seen.master()));
+        SlotDescription {
+            slot: slot.slot,
+            role: run.role,
+            release: match works_in {
+                Some(Cwd::Release(release)) => Some(release),
+                _ => run.release.parse().ok(),
+            },
+            pid: seen(run).map_or(run.pid, Snapshot::master),
+            weight: slot.weight,
+            memory_bytes: snapshot.memory.taken.get(&run.number).copied(),
         }
     };
-    let describe = |(slot, run): (&crate::slots::SlotState, &Run)| SlotDescription {
-        slot: slot.slot,
-        role: run.role,
-        release: run.release.clone(),
-        pid: masters(run).unwrap_or(run.pid),
-        weight: slot.weight,
-        memory_bytes: memory_bytes(run.number),
-    };
     snapshot.parent.iter().flat_map(List::runs).map(describe).collect()
+}
+
+/// Those of each server of the parent that has some, by the number of its run.
+pub(super) fn processes(snapshot: &Snapshot) -> Vec<(u64, Vec<i32>)> {
+    let live = snapshot.parent.iter().flat_map(List::runs).find(|(_, run)| run.role == Role::Live);
+    let live = live.map(|(_, run)| (run.number, snapshot.processes.pids()));
+    let beside = snapshot.beside.iter().map(|one| (one.run().number, one.tree.pids.clone()));
+    live.into_iter().chain(beside).filter(|(_, pids)| !pids.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -151,15 +166,15 @@ mod tests {
             neighbour(4, Role::Candidate, true),
         ];
         let list = list(serde_json::json!([]));
-        let found = of(Some(&list), &beside, None);
+        let found = of(Some(&list), &beside, None, None);
         let candidate = found.candidate.unwrap();
         assert_eq!((candidate.ended, candidate.key), (true, procs::run_key(1, 4, 4)));
         let keys: Vec<_> = found.lingering.iter().map(|one| one.key).collect();
         assert_eq!(keys, [procs::run_key(1, 3, 3), procs::run_key(1, 2, 2)]);
         assert_eq!(found.lingering[0].release, "v1".parse().ok());
         let next = [neighbour(4, Role::Candidate, false), neighbour(5, Role::Candidate, true)];
-        assert!(!of(Some(&list), &next, None).candidate.unwrap().ended);
-        assert_eq!(of(None, &beside, None), Beside::default());
+        assert!(!of(Some(&list), &next, None, None).candidate.unwrap().ended);
+        assert_eq!(of(None, &beside, None, None), Beside::default());
     }
 
     #[test]

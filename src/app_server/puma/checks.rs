@@ -3,6 +3,7 @@
 //! The rules on what Puma was given stand in `given` and `time_outs`, for a running Puma as for an app's files in CI.
 //! `live` has what only a running Puma shows, `files` what only the files and pitstop's own configuration say.
 
+mod beside;
 pub(super) mod files;
 mod given;
 mod live;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use super::{
     control::Control,
     evidence::{Evidence, Place},
+    fit,
     restart_modes::{self, Phased, can_be_phased},
     snapshot::Snapshot,
 };
@@ -45,7 +47,13 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
     checks.push(hot(snapshot));
     checks.extend(phased(snapshot));
     checks.extend(kept_child(snapshot));
-    checks.extend(next_puma(snapshot));
+    let fit = fit::of(snapshot, None);
+    let goes_beside = fit.is_ok() && matches!(snapshot.mode, RestartMode::Auto | RestartMode::Beside);
+    checks.extend(next_puma(snapshot, goes_beside));
+    if goes_beside {
+        checks = checks.into_iter().filter_map(beside::weighed).collect();
+    }
+    checks.push(beside::check(&fit, snapshot.mode));
     checks.push(random_addresses(PUMA));
     checks
 }
@@ -156,7 +164,7 @@ fn kept_child(snapshot: &Snapshot) -> Option<Check> {
 }
 
 /// What the plan of a restart has found in the bundles.
-fn next_puma(snapshot: &Snapshot) -> Option<Check> {
+fn next_puma(snapshot: &Snapshot, goes_beside: bool) -> Option<Check> {
     let (old, new) = snapshot.memory.next_puma.as_ref()?;
     let (severity, so, fix) = match snapshot.mode {
         RestartMode::Phased => (
@@ -166,7 +174,9 @@ fn next_puma(snapshot: &Snapshot) -> Option<Check> {
         ),
         RestartMode::Auto | RestartMode::Beside | RestartMode::Hot => (
             Severity::Note,
-            "the restart is a hot one, and the new Puma has other defaults".into(),
+            if goes_beside { "the new Puma" } else { "the restart is a hot one, and the new Puma" }
+                .to_owned()
+                + " has other defaults",
             "read Puma's upgrade notes first: from 7.0 on a cluster preloads unless `preload_app! false`",
         ),
     };

@@ -22,7 +22,8 @@ pub(super) struct Settings {
     /// The plugin that restarts Puma when `tmp/restart.txt` is touched.
     pub(crate) tmp_restart: Evidence<()>,
     pub(crate) workers: Evidence<u64>,
-    pub(crate) control_app: Evidence<()>,
+    /// Its address, where that is plain text.
+    pub(crate) control_app: Evidence<Option<String>>,
     pub(crate) state_path: Evidence<String>,
     pub(crate) worker_shutdown_timeout: Evidence<Duration>,
     pub(crate) worker_check_interval: Evidence<Duration>,
@@ -64,8 +65,8 @@ impl Settings {
             restart_command: source.find("restart_command", |rest| literal(rest).ok_or(Some(rest.into()))),
             tmp_restart: source.find("tmp_restart", |_| Ok(())),
             workers: source.find("workers", |rest| number(rest).ok_or(None)),
-            // Its address and its token are in the state file.
-            control_app: source.find("activate_control_app", |_| Ok(())),
+            // Its address, as it comes to be, and its token are in the state file.
+            control_app: source.find("activate_control_app", |rest| Ok(literal(rest))),
             state_path: source.find("state_path", text),
             worker_shutdown_timeout: source.find("worker_shutdown_timeout", seconds),
             worker_check_interval: source.find("worker_check_interval", seconds),

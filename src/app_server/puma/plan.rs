@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Puma,
+    fit::{self, Fit},
     release_diff::ReleaseDiff,
     restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
     setup::RestartDir,
@@ -17,7 +18,7 @@ use crate::{
         Wanted, addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server,
     },
     config::RestartMode,
-    core::{Cwd, Mode, Problem, Reason},
+    core::{Cwd, Mode, Plan, Problem, Reason},
     procs,
     revision::ReleaseId,
 };
@@ -29,13 +30,18 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(super) async fn restart(
     driver: &Driver<Puma>,
     snapshot: &Snapshot,
-    Wanted { running, release, .. }: Wanted<'_>,
-) -> Result<Mode, Problem> {
+    Wanted { running, release, beside }: Wanted<'_>,
+) -> Result<Plan, Problem> {
     let change = change(driver, snapshot, running, release).await?;
     let change = change.as_ref();
     driver.remember(|memory| memory.next_puma = change.and_then(|change| change.puma.clone())).await;
-    refuse_what_no_restart_loads(snapshot, change, release)?;
+    let beside = may_stand_beside(snapshot, beside, release)?;
+    refuse_what_no_start_loads(snapshot, change, release)?;
     refuse_another_ruby(driver, snapshot, change, release).await?;
+    if let Some(Fit { make_room, .. }) = beside {
+        return Ok(Plan { mode: Mode::Beside, make_room });
+    }
+    refuse_what_no_restart_loads(snapshot, release)?;
     let mode = match snapshot.mode {
         RestartMode::Hot => Mode::Hot,
         RestartMode::Phased if can_be_phased(snapshot) && !surely_preloads(snapshot) => Mode::Phased,
@@ -44,7 +50,26 @@ pub(super) async fn restart(
         RestartMode::Auto | RestartMode::Beside => choose_mode(snapshot, change),
     };
     may_be_told(snapshot, mode)?;
-    Ok(mode)
+    Ok(Plan::new(mode))
+}
+
+/// A second server beside this one, where the configuration wants it; `wanted`: nothing speaks against it so far.
+fn may_stand_beside(snapshot: &Snapshot, wanted: bool, release: &ReleaseId) -> Result<Option<Fit>, Problem> {
+    match (snapshot.mode, wanted) {
+        (RestartMode::Auto, true) => match fit::of(snapshot, Some(release)) {
+            Ok(fit) => Ok(Some(fit)),
+            Err(misfit) => {
+                if !misfit.not_offered {
+                    tracing::info!(why = misfit.why, "restarting without a second server beside the first");
+                }
+                Ok(None)
+            }
+        },
+        (RestartMode::Beside, _) => {
+            fit::of(snapshot, Some(release)).map(Some).map_err(|misfit| misfit.refusal())
+        }
+        (RestartMode::Auto | RestartMode::Hot | RestartMode::Phased, _) => Ok(None),
+    }
 }
 
 /// What differs between what was started and what is to be; `None` where that cannot be compared.
@@ -117,7 +142,20 @@ fn choose_mode(snapshot: &Snapshot, change: Option<&ReleaseDiff>) -> Mode {
 }
 
 /// Neither kind of restart would bring the release: nothing is to be moved.
-fn refuse_what_no_restart_loads(
+fn refuse_what_no_restart_loads(snapshot: &Snapshot, release: &ReleaseId) -> Result<(), Problem> {
+    let setup = snapshot.memory.setup.as_ref().filter(|_| !release.is_fallback() && !snapshot.memory.moved);
+    let Some(Some(RestartDir::Never(evidence))) = setup.map(|setup| &setup.restart_dir) else {
+        return Ok(());
+    };
+    let why = format!(
+        "every restart of this Puma goes to the release in which it was started: {evidence}. In Puma's configuration, \
+         set `directory` to the link's path as a literal, and restart the container once"
+    );
+    Err(Problem::new(Reason::RestartDirPinned, why))
+}
+
+/// No Puma that is started like this one would bring the release: nothing is to be moved.
+fn refuse_what_no_start_loads(
     snapshot: &Snapshot,
     change: Option<&ReleaseDiff>,
     release: &ReleaseId,
@@ -132,16 +170,12 @@ fn refuse_what_no_restart_loads(
     let rackup = rackup.or(change.and_then(|change| change.rackup.as_deref()));
     let changed = change.is_some_and(|change| change.bundle);
     let gemfile = setup.command_line.gemfile.as_deref().filter(another).filter(|_| changed);
-    let why = match (&setup.restart_dir, rackup, gemfile) {
-        (Some(RestartDir::Never(evidence)), ..) if !snapshot.memory.moved => format!(
-            "every restart of this Puma goes to the release in which it was started: {evidence}. In Puma's configuration, \
-             set `directory` to the link's path as a literal, and restart the container once"
-        ),
-        (_, Some(path), _) => format!(
+    let why = match (rackup, gemfile) {
+        (Some(path), _) => format!(
             "every restart of this Puma loads {path}, in every release: give Puma the rackup file by a path through the \
              link, or by a relative path"
         ),
-        (_, _, Some(path)) => format!(
+        (None, Some(path)) => format!(
             "every restart of this Puma takes its bundle from {path}, and {release} has another bundle: set \
              BUNDLE_GEMFILE to the Gemfile behind the link, and restart the container once"
         ),

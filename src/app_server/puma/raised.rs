@@ -63,19 +63,30 @@ fn tail(file: &File, from: u64) -> Option<String> {
 
 /// The last exception in what Puma and Ruby write: `LoadError: cannot load such file -- a_gem (config.ru:3)`.
 pub(super) fn exception(text: &str) -> Option<String> {
-    let lines: Vec<&str> = text.lines().map(without_pid).collect();
-    let found = (0..lines.len()).rev().find_map(|at| {
-        let (head, below) = (*lines.get(at)?, lines.get(at + 1..)?);
-        if head == "! Unable to start worker" {
-            return of_worker(below);
-        }
-        let loading = || head.strip_prefix("! Unable to load application: ").map(str::to_owned);
-        uncaught(head, below).or_else(loading)
-    })?;
+    let lines: Vec<&str> = text.lines().collect();
+    let (_, found) = last(&lines)?;
     let plain: String = found.chars().filter(|c| !c.is_control()).collect();
     Some(match plain.char_indices().nth(CHARACTERS_MAX) {
         None => plain,
         Some(_) => plain.chars().take(CHARACTERS_MAX - 1).chain(['…']).collect(),
+    })
+}
+
+/// The line where the last exception begins, and the exception.
+pub(super) fn last(lines: &[&str]) -> Option<(usize, String)> {
+    let lines: Vec<&str> = lines.iter().copied().map(without_pid).collect();
+    (0..lines.len()).rev().find_map(|at| {
+        let (head, below) = (*lines.get(at)?, lines.get(at + 1..)?);
+        if head == "! Unable to start worker" {
+            return Some((at, of_worker(below)?));
+        }
+        let loading = || {
+            let text = head.strip_prefix("! Unable to load application: ")?;
+            // The two come by different pipes, so that the one that says where may be the first.
+            let fuller = (0..at).rev().find_map(|at| uncaught(lines.get(at)?, lines.get(at + 1..)?));
+            Some(fuller.filter(|fuller| fuller.starts_with(text)).unwrap_or_else(|| text.to_owned()))
+        };
+        Some((at, uncaught(head, below).or_else(loading)?))
     })
 }
 
@@ -208,6 +219,11 @@ mod tests {
             (
                 "config.ru:1:in 'Object#boot': divided by 0 (ZeroDivisionError)\n",
                 "ZeroDivisionError: divided by 0 (config.ru:1)",
+            ),
+            (
+                "config.ru:2:in `block in <main>': no way (KeyError)\n\tfrom x.rb:1:in `y'\n\
+                 [7] ! Unable to load application: KeyError: no way\n",
+                "KeyError: no way (config.ru:2)",
             ),
             (
                 "[7] ! Unable to load application: LoadError: cannot load such file -- a_gem\n",

@@ -69,7 +69,7 @@ async fn start(
     let memory = driver.memory().await;
     let live = *memory.known.first().ok_or_else(|| gone("no Puma was seen yet"))?;
     let image = driver.inspector.processes.look(LIMIT, move || Image::of(live.pid)).await;
-    if !image.and_then(Result::ok).is_some_and(|image| image.generation_key() == on) {
+    if image.and_then(Result::ok).is_none_or(|image| image.generation_key() != on) {
         return Err(gone(&format!("Puma's master {} has ended or was restarted meanwhile", live.pid)));
     }
     if let Some(why) = &list.unfit {

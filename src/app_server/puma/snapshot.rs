@@ -41,7 +41,7 @@ impl server::Snapshot for Snapshot {
         };
         let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
         let all = self.surroundings.sockets.as_ref();
-        let beside = beside::of(self.parent.as_ref(), &self.beside, all);
+        let beside = beside::of(self.parent.as_ref(), &self.beside, all, self.memory.around.trouble.as_ref());
         AppServer { generations: vec![generation], old_workers, beside }
     }
 
@@ -70,8 +70,13 @@ impl server::Snapshot for Snapshot {
         self.processes.workers.iter().map(describe).collect()
     }
 
+    fn candidate(&self) -> Vec<(i32, ProcessKey)> {
+        let mut beside = self.beside.iter().filter(|one| one.tree.run.role == Role::Candidate);
+        beside.find_map(|one| one.snapshot.as_ref()).map(Self::serving).unwrap_or_default()
+    }
+
     fn slots(&self) -> Vec<SlotDescription> {
-        beside::describe(self, |_| None)
+        beside::describe(self)
     }
 
     /// Of a server that lingers as well: its requests are this pod's. A worker that has not reported yet is left out:
@@ -87,6 +92,13 @@ impl server::Snapshot for Snapshot {
 }
 
 impl Snapshot {
+    fn serving(&self) -> Vec<(i32, ProcessKey)> {
+        if self.cluster() == Some(false) {
+            return vec![(self.master(), self.processes.image.process_key())];
+        }
+        self.processes.workers.iter().map(|worker| (worker.id.pid, worker.id.key())).collect()
+    }
+
     fn own_loads(&self) -> Option<Vec<WorkerLoad>> {
         self.stats().map(|stats| match stats.workers {
             Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),

@@ -59,7 +59,7 @@ impl Master {
     }
 }
 
-fn port(bind: &str) -> Option<u16> {
+pub(super) fn port(bind: &str) -> Option<u16> {
     let (scheme, address) = bind.split_once("://")?;
     let address = address.split(['?', '/']).next()?;
     let (_, port) = address.rsplit_once(':').filter(|_| matches!(scheme, "tcp" | "ssl"))?;

@@ -11,8 +11,9 @@ struct Life {
 
 impl Life {
     fn with(addresses: Vec<String>, unfit: Option<String>) -> Self {
-        let mut life = Self { slots: Slots::new(addresses, unfit), now: Moment(1_000), pids: 10 };
-        let orders = life.slots.begin(life.now);
+        let mut life = Self { slots: Slots::new(), now: Moment(1_000), pids: 10 };
+        unfit.into_iter().for_each(|why| life.slots.unfit(why));
+        let orders = life.slots.begin(life.now, addresses);
         assert_eq!(life.spawned(orders), [Order::Empty(Slot::A), Order::Steer, Order::Spawn(Slot::A)]);
         life
     }

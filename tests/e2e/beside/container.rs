@@ -132,14 +132,7 @@ impl Parent {
 
     /// One request to the parent, as an agent would send it.
     pub fn ask(&self, request: &Value) -> Value {
-        until("an answer of the parent", || {
-            let mut stream = UnixStream::connect(self.state_dir().join("parent.sock")).ok()?;
-            stream.set_read_timeout(Some(PATIENCE)).ok()?;
-            stream.write_all(format!("{request}\n").as_bytes()).ok()?;
-            let mut line = String::new();
-            BufReader::new(stream).read_line(&mut line).ok()?;
-            serde_json::from_str(&line).ok()
-        })
+        ask(&self.state_dir(), request)
     }
 
     /// One that has to be done; what is there afterwards.
@@ -232,6 +225,18 @@ impl Parent {
         let answers: Vec<_> = (0..20).map(|_| self.get(from)).collect();
         assert!(answers.iter().all(|answer| answer.as_deref() == Some(release)), "{from}: {answers:?}");
     }
+}
+
+/// One request to the parent whose `state_dir` this is, as an agent would send it.
+pub fn ask(state_dir: &Path, request: &Value) -> Value {
+    until("an answer of the parent", || {
+        let mut stream = UnixStream::connect(state_dir.join("parent.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(format!("{request}\n").as_bytes()).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    })
 }
 
 /// The release that answers.

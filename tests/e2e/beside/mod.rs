@@ -1,4 +1,8 @@
 //! A second server beside the first, in the same container.
 
+mod cells;
 mod container;
+mod deploys;
+mod fit;
 mod parent;
+mod soak;

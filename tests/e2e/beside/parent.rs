@@ -9,11 +9,12 @@ use std::{
     process::Command,
 };
 
-use pitstop_rig::{App, Image, Setup, Signal, needs_root, signal, until};
+use pitstop_rig::{App, ExecPod, Image, Setup, Signal, needs_root, signal, until};
 use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use serde_json::{Value, json};
 
-use super::container::{CLIENT, PROBE_SOURCE, Parent, plain, read};
+use super::container::{CLIENT, PROBE_SOURCE, Parent, ask, plain, read};
+use crate::PITSTOP;
 
 fn switches(parent: &Parent) {
     let run = parent.candidate_in("b");
@@ -140,11 +141,11 @@ fn e2e_parent_names_an_address_that_another_process_has_also_where_it_would_shar
         net::listen(&other, 1).unwrap();
         parent.script = "exec sleep 600".into();
         parent.start();
+        until("the command runs", || (parent.run("a")["pid"].as_u64()? > 0).then_some(()));
         let list = parent.list();
         let unfit = list["unfit"].as_str().unwrap();
         assert!(unfit.contains(&format!("tcp://0.0.0.0:{}", parent.puma.port())), "{unfit}");
         assert_eq!(list["addresses"], json!([]));
-        until("the command runs", || (parent.run("a")["pid"].as_u64()? > 0).then_some(()));
     }
 }
 
@@ -172,11 +173,46 @@ fn e2e_parent_starts_a_server_without_slots_that_knows_its_address_by_another_na
 fn e2e_parent_learns_where_a_server_listens_for_the_next_start() {
     let mut parent = Parent::prepare(plain());
     parent.env.clear();
+    // Nothing that could be read before.
+    parent.script = r#"cd "$CURRENT" && exec puma -C "$CURRENT/config/puma.rb""#.into();
     parent.start();
     parent.puma.wait_for_release("v1");
     until("it is learnt", || parent.list()["unfit"].as_str()?.contains("next start").then_some(()));
     parent.term();
     parent.wait_for_end();
+    parent.start();
+    until("it takes its sockets", || (parent.run("a")["inherited"] == true).then_some(()));
+    switches(&parent);
+}
+
+#[test]
+fn e2e_parent_names_an_address_that_it_does_not_hold() {
+    let config = "bind 'unix://{run}/shop.sock'".into();
+    let parent = Parent::serving(Setup { config, ..plain() });
+    let list = parent.list();
+    assert!(list["unfit"].as_str().is_some_and(|why| why.contains("shop.sock")), "{list}");
+    parent.assert_answers(CLIENT, "v1");
+}
+
+/// By other hands, say: `docker kill --signal USR2`.
+#[test]
+fn e2e_parent_keeps_a_server_in_its_slot_that_restarts_itself() {
+    let parent = Parent::serving(plain());
+    parent.puma.flip("v2");
+    signal(parent.first(), Signal::USR2);
+    until("v2 in the same slot", || (parent.get(CLIENT)? == "v2").then_some(()));
+    assert_eq!(parent.run("a")["number"], 1);
+    let run = parent.candidate_in("b");
+    parent.steer(run);
+    parent.stop(1);
+    parent.wait_until_ended("a");
+    parent.assert_answers(CLIENT, "v2");
+}
+
+#[test]
+fn e2e_parent_reads_what_pumas_configuration_says_plainly() {
+    let mut parent = Parent::prepare(plain());
+    parent.env = vec![("PITSTOP_DEPLOY_TO".into(), parent.puma.deploy_to().display().to_string())];
     parent.start();
     until("it takes its sockets", || (parent.run("a")["inherited"] == true).then_some(()));
     switches(&parent);
@@ -267,6 +303,30 @@ fn controls(socket: &Path) -> bool {
     stream.write_all(request.as_bytes()).is_ok()
         && stream.read_to_string(&mut answer).is_ok()
         && answer.contains("started_at")
+}
+
+/// It is a child of the parent's here, which starts another one.
+#[test]
+fn e2e_parent_and_its_servers_survive_the_agent() {
+    let pod = ExecPod::prepare(PITSTOP.as_ref(), Setup { workers: 0, ..plain() });
+    let listen = format!("tcp://0.0.0.0:{}", pod.puma.port());
+    let pod = pod.with("PITSTOP_EXEC_LISTEN", listen).in_sync();
+    let list = || ask(&pod.agent.state_dir(), &json!({ "do": "list" }))["list"]["slots"].clone();
+    until("it takes its sockets", || (list()[0]["run"]["inherited"] == true).then_some(()));
+    let start = json!({ "do": "start", "slot": "b", "release": "v1", "aside": [] });
+    let killed = pod.agent_pid();
+    assert_eq!(ask(&pod.agent.state_dir(), &start)["error"], Value::Null);
+    let pids = |slots: &Value| [0, 1].map(|slot: usize| slots[slot]["run"]["pid"].clone());
+    let before = pids(&list());
+    pod.kill_agent();
+    let after = list();
+    assert_eq!(pids(&after), before);
+    assert_eq!([0, 1].map(|slot: usize| after[slot]["run"]["ended"].clone()), [Value::Null, Value::Null]);
+    until("another agent", || (pod.agent_pid() != killed).then_some(()));
+    pod.agent.wait_in_sync("v1");
+    assert_eq!(pids(&list())[0], before[0]);
+    pod.term();
+    pod.wait_for_end();
 }
 
 /// Whatever happens to clients that say nothing.

@@ -10,11 +10,6 @@ use crate::PITSTOP;
 pub struct Pod(ExecPod);
 
 impl Pod {
-    /// `v1` is in the store and the pointer names it; nothing runs, the volume is empty.
-    pub fn unborn(setup: Setup) -> Self {
-        Self(ExecPod::prepare(PITSTOP.as_ref(), setup).published())
-    }
-
     /// The agent has proved that `v1` runs.
     pub fn in_sync(setup: Setup, script: String) -> Self {
         let mut pod = ExecPod::prepare(PITSTOP.as_ref(), setup);

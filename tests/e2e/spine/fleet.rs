@@ -34,6 +34,35 @@ fn e2e_promote_waits_until_the_fleet_has_arrived_or_a_pod_gives_up() {
     assert_eq!(output.status.code(), Some(3), "nobody is there");
 }
 
+#[test]
+fn e2e_a_paused_fleet_starts_no_deploy_and_whoever_asks_sees_why() {
+    let pod = new_pod(Setup::default()).in_sync();
+    let said = |args: &[&str]| -> Value { serde_json::from_str(&pod.agent.must(args)).unwrap() };
+    pod.agent.must(&["pause", "--fleet", "--why", "database", "--by", "ann"]);
+    pod.deploy(App::Good, "v2");
+    let held = |status: Value| {
+        let named = status["desired"]["release"] == "v2" && status["reason"] == "held";
+        (named && status["message"].as_str()?.contains("by ann: database")).then_some(())
+    };
+    until("the pause", || held(pod.status()));
+    let asked = || said(&["fleet", "production", "--json"])["pointers"][0]["pods"][0].clone();
+    let told = |pod: Value| pod["message"].as_str()?.contains("by ann: database").then_some(pod);
+    let told = until("the report", || told(asked()));
+    assert_eq!((&told["state"], &told["running"]), (&"behind".into(), &"v1".into()));
+    assert_eq!(pod.attempts("v2"), 0);
+    pod.agent.must(&["freeze", "production", "--why", "audit"]);
+    assert_eq!(pod.agent.command(&["promote", "v1"]).unwrap().status.code(), Some(4));
+    pod.agent.must(&["resume", "--fleet"]);
+    pod.agent.wait_in_sync("v2");
+    pod.assert_runs("v2");
+    let deployed = |pod: Value| (pod["last_deploy"]["release"] == "v2").then_some(pod);
+    let deployed = until("the deploy's report", || deployed(asked()));
+    assert_eq!(
+        (&deployed["state"], &deployed["last_deploy"]["result"]),
+        (&"in_sync".into(), &"verified".into())
+    );
+}
+
 /// Another pod of the fleet is played by its report: that is all that pods know of each other.
 fn other_pod_says(pod: &Pod, more: Value) {
     let mut report = serde_json::json!({

@@ -1,11 +1,14 @@
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     ops::{Deref, DerefMut},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use rustix::process::{Signal, geteuid};
+use serde_json::Value;
 
 use crate::{Container, Image, PATIENCE, Pod, Setup, poll, puma::children, signal, until};
 
@@ -16,6 +19,8 @@ pub struct ExecPod {
     binary: PathBuf,
     /// What the shell that `pitstop exec` starts is told.
     pub script: String,
+    /// The agent is beside it, in a container of its own that shares its processes.
+    pub sidecar: bool,
     pod: Pod,
 }
 
@@ -37,7 +42,7 @@ impl ExecPod {
     /// The volume and the store are empty. Nothing runs. `binary` is the built pitstop.
     pub fn prepare(binary: &Path, setup: Setup) -> Self {
         let pod = Pod::prepare(binary, setup);
-        Self { container: None, binary: binary.to_owned(), script: exec_puma(), pod }
+        Self { container: None, binary: binary.to_owned(), script: exec_puma(), sidecar: false, pod }
     }
 
     /// Sets a variable of the container's environment, for its next start.
@@ -78,22 +83,25 @@ impl ExecPod {
         let (config, current, env) = (self.agent.config(), self.puma.current(), self.agent.env.clone());
         let (setup, port) = (self.puma.setup().clone(), self.puma.port());
         let (script, run) = (self.script.clone(), self.puma.inside(&self.puma.run_dir()));
-        let (pitstop, image) = (self.pitstop(), self.puma.entrance());
+        let (pitstop, image, sidecar) = (self.pitstop(), self.puma.entrance(), self.sidecar);
         let recipe = Box::new(move || {
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL", "--"]);
-            if geteuid().is_root() {
+            if geteuid().is_root() && !sidecar {
                 command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
             }
             image(&mut command);
             command.arg(&pitstop).arg("--config").arg(&config);
-            command.args(["exec", "--", "sh", "-c", &script]);
+            command.arg("exec").args(sidecar.then_some("--sidecar")).args(["--", "sh", "-c", &script]);
             command.env("CURRENT", &current).env("RIG_RUN", &run).env("RIG_PORT", port.to_string());
             command.env("RIG_BOOT_SECONDS", setup.boot_seconds.to_string());
             command.envs(setup.env.iter().cloned()).envs(env.iter().cloned());
             command
         });
         self.container = Some(Container::start(recipe, self.puma.log(), restart));
+        if self.sidecar {
+            self.pod.agent.start();
+        }
         // A port that was taken meanwhile is the test's bad luck; nothing here depends on it.
         until("the agent answers", || self.agent.get("/live").ok());
     }
@@ -126,7 +134,7 @@ impl ExecPod {
     pub fn first(&self) -> i32 {
         until("pitstop exec", || {
             let outer = self.container().pid()?;
-            if geteuid().is_root() { children(outer).first().copied() } else { Some(outer) }
+            if geteuid().is_root() && !self.sidecar { children(outer).first().copied() } else { Some(outer) }
         })
     }
 
@@ -153,6 +161,12 @@ impl ExecPod {
         signal(self.agent_pid(), Signal::KILL);
     }
 
+    /// SIGKILL to an agent that is a sidecar, which the platform starts again.
+    pub fn kill_sidecar(&mut self) {
+        self.pod.agent.kill();
+        self.pod.agent.start();
+    }
+
     /// A process of the container by its name inside, as this side sees it; `None` when it is gone.
     pub fn outside(&self, inside: i64) -> Option<i32> {
         descendants(self.first()).into_iter().find(|pid| {
@@ -160,6 +174,28 @@ impl ExecPod {
             let names = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
             names.and_then(|names| names.split_whitespace().last()?.parse().ok()) == Some(inside)
         })
+    }
+
+    /// The servers that run, as `pitstop exec` says itself at this moment; none while it gives no answer.
+    pub fn servers(&self) -> Vec<Server> {
+        self.list().unwrap_or_default()
+    }
+
+    fn list(&self) -> Option<Vec<Server>> {
+        let mut parent = UnixStream::connect(self.agent.state_dir().join("parent.sock")).ok()?;
+        parent.write_all(b"{\"do\":\"list\"}\n").ok()?;
+        let mut line = String::new();
+        BufReader::new(parent).read_line(&mut line).ok()?;
+        let reply: Value = serde_json::from_str(&line).ok()?;
+        let runs = reply["list"]["slots"].as_array()?.iter().map(|slot| &slot["run"]);
+        let running = runs.filter(|run| run.is_object() && run["ended"].is_null());
+        let text = |run: &Value, key: &str| run[key].as_str().unwrap_or_default().to_owned();
+        let server = |run: &Value| Server {
+            role: text(run, "role"),
+            release: text(run, "release"),
+            pid: run["pid"].as_i64().unwrap_or_default(),
+        };
+        Some(running.map(server).collect())
     }
 
     /// The end of the whole container, as by the platform when its patience is over.
@@ -182,6 +218,17 @@ impl ExecPod {
     pub fn said(&self) -> String {
         fs::read_to_string(self.puma.log()).unwrap_or_default()
     }
+}
+
+/// A server below `pitstop exec`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `live`, `candidate` or `lingering`.
+    pub role: String,
+    /// What it was started for.
+    pub release: String,
+    /// Its first process, by its name in the container ([`ExecPod::outside`]).
+    pub pid: i64,
 }
 
 /// The children of a process, theirs, and so on.

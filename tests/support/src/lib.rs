@@ -11,6 +11,8 @@ pub mod app;
 pub mod container;
 /// A pod of real containers, from Kubernetes' own YAML.
 pub mod containers;
+/// How many cores a group of processes may use.
+pub mod cpu_limit;
 /// Numbers that a seed decides.
 pub mod dice;
 /// The project's documents, block by block.
@@ -53,6 +55,7 @@ pub mod volume;
 pub use agent::AgentRig;
 pub use app::App;
 pub use container::Container;
+pub use cpu_limit::CpuLimit;
 pub use dice::Dice;
 pub use exec::ExecPod;
 pub use launch::{Image, Wrapper};

@@ -9,7 +9,7 @@ use std::{
 use humantime::format_duration as show;
 
 use super::{
-    CONTROL, PUMA, control_absent,
+    CONTROL, PUMA, beside, control_absent,
     given::{self, unclear},
     time_outs,
 };
@@ -60,6 +60,7 @@ impl Files<'_> {
         ];
         checks.extend(given::paths(setup));
         checks.push(given::phased(restart_modes::phased(Some(setup), &settings.workers, None), told.mode));
+        checks.extend(beside::of_files(setup, told.mode));
         checks.push(self.control());
         let single = settings.workers.known() == Some(&0);
         checks.extend(time_outs::of(setup, told.puma.worker_shutdown_timeout, !single, Duration::ZERO));

@@ -28,7 +28,7 @@ use crate::{
 const MASTER: i32 = 100;
 
 /// A cluster of two that is set up well, seen to work in v1.
-fn well(version: &str) -> Snapshot {
+pub(super) fn well(version: &str) -> Snapshot {
     let id = |pid| ProcessId { pid, start: 1 };
     let image = Image { process: id(MASTER), at_random: 7 };
     let workers = [101, 102].map(|pid| Worker { id: id(pid), serves: true });
@@ -74,7 +74,7 @@ fn setup(version: &str) -> Setup {
     Setup { restart_dir: Some(RestartDir::Follows), web_concurrency: Evidence::Default, ..files }
 }
 
-fn found(snapshot: &Snapshot) -> Vec<(&'static str, Severity)> {
+pub(super) fn found(snapshot: &Snapshot) -> Vec<(&'static str, Severity)> {
     findings(&of(snapshot)).into_iter().map(|finding| (finding.code.code(), finding.severity)).collect()
 }
 
@@ -89,11 +89,11 @@ fn finds(expected: (&'static str, Severity), change: impl FnOnce(&mut Snapshot))
     }
 }
 
-fn with(snapshot: &mut Snapshot, change: impl FnOnce(&mut Setup)) {
+pub(super) fn with(snapshot: &mut Snapshot, change: impl FnOnce(&mut Setup)) {
     change(snapshot.memory.setup.as_mut().unwrap());
 }
 
-fn configured(snapshot: &mut Snapshot, text: &str) {
+pub(super) fn configured(snapshot: &mut Snapshot, text: &str) {
     with(snapshot, |setup| setup.settings = settings(&format!("{WELL}\n{text}")));
 }
 
