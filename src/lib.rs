@@ -33,6 +33,8 @@ pub mod init;
 pub mod lane;
 // Prometheus metrics by the contract.
 pub mod metrics;
+// Telling somebody when a pod needs them.
+pub mod notify;
 // Opening what somebody else may have written: regular files only, with a limit.
 pub mod plain_file;
 // Watching the release pointer, in a file or in the store.

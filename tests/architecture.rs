@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["init"],
     &["supervisor", "server"],
-    &["effects", "fleet"],
+    &["effects", "fleet", "notify"],
     &["handle", "telemetry"],
     &["status", "metrics"],
     &["app_server", "pointer", "releases", "warmup"],

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::OptionFuture};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 
@@ -27,6 +27,7 @@ use crate::{
     hook::Hook,
     init::{self, Agent},
     metrics::Metrics,
+    notify::{Notifier, Sender},
     pointer::{self, Check, Kick, Latest, Settings, Source},
     probe::Prober,
     revisions_log,
@@ -227,17 +228,21 @@ async fn serve(
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());
+    let notifier = Notifier::new(&config.notify, sender(config), handles.snapshots.clone());
     let mut inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
     inputs.fleet = reporter.as_ref().map(Reporter::reader);
     let (stop, stopped) = watch::channel(false);
     let reports = reporter.map(|reporter| tokio::spawn(reporter.run(stopped.clone())));
+    let notes = notifier.map(|notifier| tokio::spawn(notifier.run(stopped.clone())));
     let endpoints = tokio::spawn(endpoints(config.listen, handles.clone(), stopped));
     let admin = tokio::spawn(serve_admin(config.state_dir.clone(), handles));
     supervisor::supervise(inputs).await;
     admin.abort();
     stop.send_replace(true);
     // What is still open then was not waiting for us.
-    let last_words = async { tokio::join!(endpoints, futures_util::future::OptionFuture::from(reports)) };
+    let last_words = async {
+        tokio::join!(endpoints, OptionFuture::from(reports), OptionFuture::from(notes));
+    };
     let _ = tokio::time::timeout(LAST_ANSWERS, last_words).await;
     tracing::info!("ends");
     Ok(())
@@ -263,6 +268,11 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
         poll_s: Some(config.poll_interval.as_secs()),
     };
     Some(Reporter { store, pointer: pointer.clone(), pod: config.pod(), about, snapshots })
+}
+
+/// Whom a notification is about.
+fn sender(config: &Config) -> Sender {
+    Sender { pod: config.pod(), app: config.app.clone(), pointer: config.pointer.clone() }
 }
 
 /// On the parent's port; where it has none, on one of our own.

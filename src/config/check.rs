@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET, headers,
-    names::name, parse_header, places, warmup,
+    names::name, notify, parse_header, places, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,7 +40,8 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    checks.complaints.into_iter().chain(warmup::complaints(config)).collect()
+    let sections = warmup::complaints(config).into_iter().chain(notify::complaints(config));
+    checks.complaints.into_iter().chain(sections).collect()
 }
 
 struct Checks {

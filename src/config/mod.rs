@@ -20,6 +20,7 @@ mod keys;
 mod listen_address;
 mod load;
 mod names;
+mod notify;
 mod places;
 mod secrets;
 mod server_facts;
@@ -36,6 +37,7 @@ pub(crate) use keys::nearest;
 pub(crate) use listen_address::ListenAddress;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub(crate) use names::pointer_name;
+pub(crate) use notify::{Notify, NotifyFormat};
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
 pub(crate) use storage::Fetch;
@@ -112,6 +114,8 @@ pub struct Config {
     pub(crate) verify: Verify,
     /// Requests that warm up a server before clients reach it.
     pub(crate) warmup: Warmup,
+    /// Who is told when a pod needs somebody.
+    pub(crate) notify: Notify,
     /// The drain.
     pub(crate) drain: DrainKeys,
     /// The pod's terminationGracePeriodSeconds.
@@ -466,6 +470,7 @@ impl Default for Config {
             hooks: Hooks::default(),
             verify: Verify::default(),
             warmup: Warmup::default(),
+            notify: Notify::default(),
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,

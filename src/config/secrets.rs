@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// Their values are never shown.
-const SECRETS: [&str; 1] = ["puma.control_token"];
+const SECRETS: [&str; 2] = ["puma.control_token", "notify.url"];
 /// Request headers whose values everybody may see.
 const PLAIN_HEADERS: [&str; 2] = ["host", "x-forwarded-"];
 

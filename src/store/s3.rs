@@ -27,7 +27,7 @@ use crate::config::S3Location;
 
 mod connection;
 mod failure;
-mod http;
+pub(crate) mod http;
 mod reading;
 mod writing;
 

@@ -12,7 +12,7 @@ use crate::{
     app_server::{AppServer, Description, Look},
     core::{
         Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Traffic, Watchfulness,
-        pace::Pace,
+        observation::Candidate, pace::Pace,
     },
     finding::Finding,
     probe::{Prober, Said, Whom},
@@ -186,9 +186,9 @@ impl Observer {
     /// The answers of probes that have ended, and when they began. Sees to it that some are under way
     /// while the core wants to know.
     async fn probe(&self, ongoing: &mut Ongoing, look: &Look) -> Option<(Moment, Vec<Said>)> {
-        let (wanted, second_master) = {
+        let (wanted, candidate, second_master) = {
             let attention = self.attention.borrow();
-            (attention.probe_for.clone(), attention.second_master)
+            (attention.probe_for.clone(), attention.candidate_for.is_some(), attention.second_master)
         };
         let Some(prober) = &self.prober else { return None };
         let workers = &look.description.workers;
@@ -201,7 +201,7 @@ impl Observer {
             false => 1,
         };
         // Beside a candidate only the live server's health is asked for.
-        let pause = if ongoing.candidate.is_some() { BETWEEN_PROBES_BESIDE } else { BETWEEN_PROBES };
+        let pause = if candidate { BETWEEN_PROBES_BESIDE } else { BETWEEN_PROBES };
         let questions = Questions { whom: Whom::Live, count, workers: workers.into() };
         self.keep_asking(&mut ongoing.asking, wanted, questions, pause).await
     }
@@ -209,10 +209,14 @@ impl Observer {
     /// The same of the candidate, once it is warm. A warm-up that failed counts as an answer.
     async fn probe_candidate(&self, ongoing: &mut Ongoing, look: &mut Look) -> Option<(Moment, Vec<Said>)> {
         let wanted = self.attention.borrow().candidate_for.clone();
-        let candidate = wanted.as_ref().and_then(|_| standing(&mut look.detection));
-        let Some((key, warm, generation)) = candidate else {
-            (ongoing.candidate, ongoing.warming) = (None, None);
-            return None;
+        let (key, warm, generation) = match standing(&mut look.detection) {
+            Standing::There(key, warm, generation) if wanted.is_some() => (key, warm, generation),
+            // One that is between two images, or not seen this time, is still the same.
+            Standing::Unseen if wanted.is_some() => return None,
+            _ => {
+                (ongoing.candidate, ongoing.warming) = (None, None);
+                return None;
+            }
         };
         if let Some(warmup) = &self.warmup {
             let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
@@ -263,11 +267,23 @@ impl Observer {
     }
 }
 
-/// The candidate that could be asked: its run, whether it is warm, and its processes.
-fn standing(detection: &mut Detection) -> Option<(GenerationKey, &mut bool, &Generation)> {
-    let Detection::Seen(server) = detection else { return None };
-    let candidate = server.beside.candidate.as_mut().filter(|candidate| !candidate.ended)?;
-    Some((candidate.key, &mut candidate.warm, candidate.generation.as_ref()?))
+/// The candidate that could be asked.
+enum Standing<'a> {
+    /// Its run, whether it is warm, and its processes.
+    There(GenerationKey, &'a mut bool, &'a Generation),
+    Unseen,
+    Nobody,
+}
+
+fn standing(detection: &mut Detection) -> Standing<'_> {
+    let Detection::Seen(server) = detection else { return Standing::Unseen };
+    match server.beside.candidate.as_mut().filter(|candidate| !candidate.ended) {
+        Some(Candidate { key, warm, generation: Some(generation), .. }) => {
+            Standing::There(*key, warm, generation)
+        }
+        Some(_) => Standing::Unseen,
+        None => Standing::Nobody,
+    }
 }
 
 /// Waits for answers, or for the end of a warm-up, that nobody has seen yet.

@@ -101,11 +101,7 @@ impl SlotsLog {
             );
             Lingers { release: seen.release.clone(), since: now, told: false }
         });
-        if seen.told && !known.told {
-            known.told = true;
-            let after_seconds = seconds(now.since(known.since));
-            tracing::info!(after_seconds, "the earlier server{} is being stopped", of(release));
-        }
+        known.told |= seen.told;
     }
 
     /// An order is about to be given.
@@ -122,6 +118,12 @@ impl SlotsLog {
             ServerCommand::Switch => {
                 let release = self.lingering.get(&on).and_then(|known| known.release.as_ref());
                 tracing::info!("new connections go back to the earlier server{}", of(release));
+            }
+            ServerCommand::End => {
+                if let Some(known) = self.lingering.get_mut(&on) {
+                    known.told = true;
+                    tracing::info!("stopping the earlier server{}", of(known.release.as_ref()));
+                }
             }
             ServerCommand::Abort(Mode::Beside) => tracing::info!("stopping the second server"),
             ServerCommand::Kill => {

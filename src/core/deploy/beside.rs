@@ -117,7 +117,16 @@ impl Deploy {
             return self.abort(target, agent_ended(), Next::AtOnce);
         }
         let why = "the second server was started, and the parent of the app server does not list it";
-        self.in_trouble(target, Problem::new(Reason::Internal, why))
+        let why = Problem::new(Reason::Internal, why);
+        match self.lost_before(&target) {
+            false => self.abort(target, why, Next::AtOnce),
+            true => self.in_trouble(target, why),
+        }
+    }
+
+    /// A candidate of this move was lost before, by nobody's fault that is known. From now on one was.
+    fn lost_before(&mut self, target: &Target) -> bool {
+        self.slots.lost.replace(target.revision.clone()).as_ref() == Some(&target.revision)
     }
 
     /// Two servers side by side do not go together here. The release is not to blame.
@@ -131,8 +140,7 @@ impl Deploy {
 
     /// One that has booted may have been ended by anybody: it gets another chance. A second end is the release's.
     fn candidate_ended(&mut self, target: Target, watch: &Watch) -> State {
-        if watch.served() && self.slots.ended.as_ref() != Some(&target.revision) {
-            self.slots.ended = Some(target.revision.clone());
+        if watch.served() && !self.lost_before(&target) {
             let why = "the second server ended after it had booted: it is started once more";
             return self.abort(target, Problem::new(Reason::MasterGone, why), Next::AtOnce);
         }

@@ -14,8 +14,10 @@ impl Deploy {
     /// Without an app server there is nothing to plan: at the pod's birth the release is published
     /// at once and the server boots from it. Where good code is in place already, the server is
     /// given time to come back first: a flip while it boots could bind it to the wrong directory.
-    pub(super) fn look_before_moving(&mut self, turn: &Turn<'_>, m: Move) -> State {
+    pub(super) fn look_before_moving(&mut self, turn: &Turn<'_>, mut m: Move) -> State {
         let (now, Some(look)) = (turn.now, turn.look) else { return State::Moving(m) };
+        // What was planned was planned for another server.
+        m.mode = Mode::Hot;
         if m.target.stand_in.is_some() {
             return self.check_stand_in(now, m, &look.detection);
         }
@@ -27,7 +29,13 @@ impl Deploy {
                 // It was proved here, and is there to be gone back to.
                 Move { mode: Mode::Beside, ..m }.then(MoveStep::RecordAttempt)
             }
-            Detection::Seen(server) => m.then(MoveStep::Plan { images: images(server) }),
+            Detection::Seen(server) => {
+                // The pointer may have been read before the first look.
+                let verified = self.releases.history.verified.clone();
+                let proved = verified.filter(|release| verdict::boots(server, release));
+                m.target.from = m.target.from.take().or(proved);
+                m.then(MoveStep::Plan { images: images(server) })
+            }
             Detection::Missing => {
                 let until = m.until.unwrap_or(now.plus(self.policy.hot_timeout_ms));
                 if self.releases.trusts_current() && now < until {

@@ -21,8 +21,8 @@ pub(super) struct Slots {
     stray_told: Option<Moment>,
     /// The move that is made without a second server, since that got into trouble.
     pub(crate) alone: Option<Revision>,
-    /// The move whose candidate has ended once after it had booted.
-    pub(crate) ended: Option<Revision>,
+    /// The move whose candidate was lost once: it ended after it had booted, or nobody knows of it.
+    pub(crate) lost: Option<Revision>,
     /// How often in a row the live server has answered badly while a candidate stood.
     pub(crate) live_failed: u32,
     /// How often in a row a candidate was given up, and its move is to be tried again later.
@@ -40,7 +40,7 @@ struct Lingers {
 impl Slots {
     /// Another move is wanted, or this one went well.
     pub(crate) fn forget_trouble(&mut self) {
-        (self.alone, self.ended, self.given_up) = (None, None, 0);
+        (self.alone, self.lost, self.given_up) = (None, None, 0);
     }
 
     /// How often the pause before the next try is doubled.
@@ -108,7 +108,8 @@ impl Deploy {
         let empty = one.queue_empty_ms >= QUEUE_EMPTY_MS;
         let wanted = one.release.as_ref().is_some_and(|release| self.may_return_to(release));
         let urgent = matches!(self.state.step(), Some(MoveStep::Room(Some(key))) if *key == one.key);
-        !one.told && empty && !wanted && (urgent || !waits) && self.again(now, lingers.told)
+        let due = urgent || !(wanted || waits);
+        !one.told && empty && due && self.again(now, lingers.told)
     }
 
     /// Where the move goes, or may go back to.
@@ -140,15 +141,17 @@ impl Deploy {
             Detection::Ambiguous | Detection::NotPermitted | Detection::Unclear => return State::Moving(m),
         };
         let until = turn.now.plus(self.policy.hot_timeout_ms);
-        let there = |key: &GenerationKey| lingering.iter().any(|one| one.key == *key);
+        let there = |key| lingering.iter().find(|one| one.key == key);
         match ending {
             None => match lingering.last() {
                 Some(longest) => m.then_until(MoveStep::Room(Some(longest.key)), until),
                 None => m.then(MoveStep::Look),
             },
-            Some(key) if !there(&key) => m.then(MoveStep::Look),
+            Some(key) if there(key).is_none() => m.then(MoveStep::Look),
             Some(key) if m.over(turn.now) => {
-                self.perform(turn, ServerCommand::Kill, key);
+                if there(key).is_some_and(|one| one.told) {
+                    self.perform(turn, ServerCommand::Kill, key);
+                }
                 m.then_until(MoveStep::Room(Some(key)), until)
             }
             Some(_) => {

@@ -31,6 +31,7 @@ impl World {
         }
         next.extend(self.bad_ends());
         next.extend(self.moves_of_others().into_iter().map(Ok));
+        next.extend(self.ends_in_slots().into_iter().map(Ok));
         next
     }
 
@@ -134,6 +135,27 @@ impl World {
             _ => {}
         }
         world.happen(index, failed)
+    }
+
+    /// The candidate is killed; or what the live server depends on fails for a while, and it alone.
+    fn ends_in_slots(&self) -> Vec<World> {
+        let Some(slots) = &self.pod.slots else { return vec![] };
+        let mut next = vec![];
+        if slots.standing().is_some() {
+            let mut killed = self.clone().disturb(Disturbance::Killed);
+            killed
+                .pod
+                .slots
+                .iter_mut()
+                .flat_map(|slots| &mut slots.candidate)
+                .for_each(|one| one.master = None);
+            next.push(killed.note("the candidate is killed"));
+        }
+        if self.agent.is_some() && !self.sick {
+            let sick = World { sick: true, ..self.clone() }.disturb(Disturbance::Sick);
+            next.push(sick.note("the live server's health falls"));
+        }
+        next
     }
 
     /// Others restart or kill Puma.

@@ -12,6 +12,8 @@ mod pod;
 mod rules;
 mod second_master;
 mod setting;
+mod slot_rules;
+mod slots;
 mod world;
 
 use std::collections::HashSet;
@@ -31,6 +33,8 @@ const CLUSTER: Kind = Kind {
     pinnable: false,
     absolute: false,
     second_master: false,
+    slots: false,
+    rolled_back: false,
 };
 const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
@@ -39,6 +43,12 @@ const ABSOLUTE: Kind = Kind { absolute: true, ..CLUSTER };
 /// One worker each: two masters of two have more states than a test has time.
 const SECOND_MASTER: Kind = Kind { second_master: true, workers: 1, ..CLUSTER };
 const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
+
+/// One worker in each slot.
+const SLOTS: Kind = Kind { slots: true, workers: 1, ..CLUSTER };
+const SLOTS_BACK: Kind = Kind { rolled_back: true, ..SLOTS };
+const SLOTS_PRELOAD: Kind = Kind { preload: true, ..SLOTS };
+const SLOTS_ABSOLUTE: Kind = Kind { absolute: true, ..SLOTS };
 
 const SICK: Birth = Birth { sick: true, barred: None, deaths: false };
 const DEATHS: Birth = Birth { sick: false, barred: None, deaths: true };
@@ -225,6 +235,38 @@ fn second_masters_beside_the_first() {
 #[test]
 fn second_masters_that_preload_beside_the_first() {
     every_release(SECOND_MASTER_PRELOAD, super::Mode::Hot);
+}
+
+#[test]
+fn servers_in_slots_that_come_up() {
+    passes(SLOTS, super::Mode::Beside, Nature::Good);
+}
+
+#[test]
+fn servers_in_slots_that_are_gone_back_to() {
+    passes(SLOTS_BACK, super::Mode::Beside, Nature::Good);
+}
+
+#[test]
+fn servers_in_slots_that_raise() {
+    passes(SLOTS, super::Mode::Beside, Nature::Raises);
+}
+
+#[test]
+fn servers_in_slots_that_do_not_go_together() {
+    passes(SLOTS, super::Mode::Beside, Nature::Fights);
+}
+
+/// What disturbs them is walked with the others: their way back is the same.
+#[test]
+fn servers_in_slots_that_fail_in_other_ways() {
+    use Nature::{Good, Hangs, HangsBeforeTitle, Raises, Unhealthy};
+    for kind in [SLOTS, SLOTS_BACK, SLOTS_PRELOAD, SLOTS_ABSOLUTE] {
+        for second in [Good, Raises, Hangs, HangsBeforeTitle, Unhealthy] {
+            let walk = walk(start(kind, super::Mode::Beside, second), 0);
+            assert_eq!(walk.violation, None, "{kind:?} {second:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The model of the pod: Puma as it was measured, and the container around it. It moves by itself.
 
 use super::KEYS;
+use super::slots::Slots;
 use crate::core::{AppServer, Cwd, Detection, Generation, GenerationKey, Process, ProcessKey};
 
 /// A release of the model, by number.
@@ -20,6 +21,8 @@ pub(crate) enum Nature {
     Unhealthy,
     /// It cannot be fetched.
     Corrupt,
+    /// It does not go together with another server; alone it is good.
+    Fights,
     /// Its trial boot fails; restarted onto, its workers would die.
     FailsTrial,
 }
@@ -36,6 +39,10 @@ pub(crate) struct Kind {
     pub(crate) absolute: bool,
     /// A hot restart starts a second master beside the first.
     pub(crate) second_master: bool,
+    /// It has a parent that can start another one in a slot of its own.
+    pub(crate) slots: bool,
+    /// The pointer's last move is back to the first release.
+    pub(crate) rolled_back: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,6 +90,7 @@ pub(crate) struct Pod {
     pub(crate) master: Option<Master>,
     /// The one that was started beside it.
     pub(crate) second: Option<Master>,
+    pub(crate) slots: Option<Slots>,
     /// The kubelet starts the container again when Puma ends.
     pub(crate) alive: bool,
 }
@@ -114,20 +122,21 @@ impl Pod {
             foreign: false,
             pinned: false,
         };
-        Self { kind, master: Some(master), second: None, alive: true }
+        let slots = kind.slots.then(|| Slots::new(KEYS + 100));
+        Self { kind, master: Some(master), second: None, slots, alive: true }
     }
 
-    pub(crate) fn detection(&self, name: impl Fn(Rel) -> Cwd) -> Detection {
+    pub(crate) fn detection(&self, name: impl Fn(Rel) -> Cwd + Copy) -> Detection {
         let masters: Vec<&Master> = self.master.iter().chain(&self.second).collect();
         if masters.is_empty() {
             return Detection::Missing;
         }
         let old_workers = masters.iter().any(|master| matches!(master.stage, Stage::Phased { .. }));
-        let generations = masters.into_iter().map(|master| self.generation(master, &name)).collect();
-        Detection::Seen(AppServer { generations, old_workers, ..Default::default() })
+        let generations = masters.into_iter().map(|master| self.generation(master, name)).collect();
+        Detection::Seen(AppServer { generations, old_workers, beside: self.beside(name) })
     }
 
-    fn generation(&self, master: &Master, name: impl Fn(Rel) -> Cwd) -> Generation {
+    pub(super) fn generation(&self, master: &Master, name: impl Fn(Rel) -> Cwd) -> Generation {
         let processes: Vec<_> = master
             .workers
             .iter()
@@ -191,9 +200,17 @@ impl Pod {
         nature: impl Fn(Rel) -> Nature + Copy,
         keys: &mut impl Keys,
     ) -> Vec<Self> {
+        if self.ends_with_its_server() {
+            return self.moves_in_slots(current, nature, keys);
+        }
         let Some(master) = &self.master else {
             return if self.alive { self.respawn(current, keys) } else { vec![] };
         };
+        if self.kind.slots {
+            let mut next = self.moves_alone(master, current, nature, keys);
+            next.extend(self.moves_in_slots(current, nature, keys));
+            return next;
+        }
         if self.kind.second_master {
             return self.moves_with_second(master, current, nature, keys);
         }
@@ -268,7 +285,7 @@ impl Pod {
         match nature(master.dir) {
             Nature::Raises | Nature::FailsTrial => vec![self.with(None)],
             Nature::Hangs | Nature::HangsBeforeTitle => vec![],
-            Nature::Good | Nature::Unhealthy | Nature::Corrupt => {
+            Nature::Good | Nature::Unhealthy | Nature::Corrupt | Nature::Fights => {
                 vec![self.with(Some(Master { stage: Stage::Running, ..master.clone() }))]
             }
         }
@@ -291,7 +308,7 @@ impl Pod {
                     true
                 }
                 Some(w) if !w.booted => match nature(w.rel) {
-                    Nature::Good | Nature::Unhealthy | Nature::Corrupt => {
+                    Nature::Good | Nature::Unhealthy | Nature::Corrupt | Nature::Fights => {
                         changed.workers[index] = Some(Worker { booted: true, ..w.clone() });
                         true
                     }

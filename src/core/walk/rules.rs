@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use super::fingerprint;
 use super::pod::{Master, Nature, Stage as PumaStage};
+use super::slot_rules;
 use super::world::{Disturbance, PreStop, World, name, number};
 use crate::core::effect::{Effect, Mode, ServerCommand};
 use crate::core::{Agent, Event, Outcome, Reason, Stage, View};
 use crate::revision::RecordEvent;
 
-fn broken(world: &World, rule: &str) -> Result<(), String> {
+pub(super) fn broken(world: &World, rule: &str) -> Result<(), String> {
     Err(format!(
         "{rule}\n  {}\n  world: {:?}\n  view: {:?}",
         world.story(),
@@ -58,7 +59,8 @@ fn proven(world: &World, rel: u8) -> Result<(), String> {
     let workers = world.pod.newest().into_iter().flat_map(|m| m.workers.iter());
     let true_now = world.pod.master.is_some()
         && workers.clone().all(|w| w.as_ref().is_some_and(|w| world.pod.code(w) == rel));
-    if true_now || late || world.setting.second == Nature::Raises {
+    // What was proved is proved, though the pod has ended since.
+    if true_now || late || !world.pod.alive || world.setting.second == Nature::Raises {
         return Ok(());
     }
     broken(world, "verified, but not every worker runs the release")
@@ -92,7 +94,10 @@ pub(crate) fn may_happen(world: &World, effect: &Effect) -> Result<(), String> {
             }
             published_by_intent(world, number(release))
         }
-        Effect::Perform { command, on, .. } => signalled_in_peace(world, *command, on.0),
+        Effect::Perform { command, on, .. } => {
+            slot_rules::ordered(world, *command, on.0)?;
+            signalled_in_peace(world, *command, on.0)
+        }
         _ => Ok(()),
     }
 }
@@ -121,7 +126,10 @@ fn signalled_in_peace(world: &World, command: ServerCommand, on: u64) -> Result<
     let forgiven = world.disturbed.contains(&Disturbance::WriteFailed);
     let announced = world.disk.log.last().is_some_and(|(r, _)| r.event == RecordEvent::Signalled);
     let back = matches!(command, ServerCommand::Abort(_));
-    if matches!(command, ServerCommand::Restart(_) | ServerCommand::Abort(_))
+    // The candidate was announced before it was started.
+    let announces = command != ServerCommand::Abort(Mode::Beside);
+    if announces
+        && matches!(command, ServerCommand::Restart(_) | ServerCommand::Abort(_))
         && !announced
         && !(back && forgiven)
     {
@@ -160,13 +168,18 @@ fn signalled_in_peace(world: &World, command: ServerCommand, on: u64) -> Result<
 
 /// Rules on every state.
 pub(crate) fn holds(world: &World) -> Result<(), String> {
-    let current = world.disk.current;
+    let (kind, current) = (world.setting.kind, world.disk.current);
     let unborn = world.setting.birth.is_some() && current.is_none();
     if !unborn && current.is_none_or(|rel| !world.disk.complete.contains(&rel)) {
         return broken(world, "`current` does not resolve to a complete release");
     }
-    let touched = world.disturbed.iter().any(|d| matches!(d, Disturbance::Killed));
-    if world.setting.kind.second_master
+    let others = |d: &Disturbance| {
+        matches!(d, Disturbance::Killed) || (kind.slots && matches!(d, Disturbance::Foreign))
+    };
+    let touched = world.disturbed.iter().any(others);
+    slot_rules::hold(world)?;
+    let beside = kind.slots && world.setting.second != Nature::Fights;
+    if (kind.second_master || beside)
         && world.setting.birth.is_none()
         && !touched
         && world.pod.alive
@@ -179,14 +192,13 @@ pub(crate) fn holds(world: &World) -> Result<(), String> {
     }
     let Some(agent) = &world.agent else { return Ok(()) };
     leased(world, &agent.view())?;
-    let good = |rel: u8| world.nature(rel) == Nature::Good;
+    let good = |rel: u8| matches!(world.nature(rel), Nature::Good | Nature::Fights);
     let blamed = agent.view().rejected.into_iter().find(|(r, _)| good(number(&r.release)));
     // What others restart in the middle is no fault of the release's either, unless its time was over.
     let in_time = |reason: Reason| !matches!(reason, Reason::BootTimeout | Reason::BootFailed);
     let others = world.disturbed.iter().all(|d| *d == Disturbance::Foreign);
     let peaceful =
         world.disturbed.is_empty() || (others && blamed.as_ref().is_some_and(|(_, r)| in_time(*r)));
-    let kind = world.setting.kind;
     if blamed.is_some() && peaceful && !kind.pinnable && !kind.absolute {
         return broken(world, "a good release was rejected though nothing went wrong");
     }
@@ -195,7 +207,9 @@ pub(crate) fn holds(world: &World) -> Result<(), String> {
 
 /// Whatever this pod runs, ran, wants or may boot is named in its lease: others delete the rest.
 fn leased(world: &World, view: &View) -> Result<(), String> {
-    let masters = world.pod.master.iter().chain(&world.pod.second);
+    let in_slots =
+        world.pod.slots.iter().flat_map(|slots| slots.servers()).filter_map(|one| one.master.as_ref());
+    let masters = world.pod.master.iter().chain(&world.pod.second).chain(in_slots);
     let runs = masters.flat_map(|m| m.workers.iter().flatten().map(|worker| worker.rel).chain([m.dir]));
     let desired = view.desired.as_ref().map(|revision| &revision.release);
     let moving = view.moving.iter().flat_map(|m| m.back_to.iter().chain([&m.revision.release]));
@@ -252,7 +266,7 @@ fn quiet_step(world: &World, turn: u32) -> Result<Option<World>, String> {
     if world.prestop == PreStop::Answered && world.pod.alive {
         helped_in_time(world)?;
         let mut ended = world.clone();
-        (ended.pod.alive, ended.pod.master, ended.pod.second) = (false, None, None);
+        (ended.pod.alive, ended.pod.master, ended.pod.second, ended.pod.slots) = (false, None, None, None);
         return Ok(Some(ended));
     }
     if world.agent.is_none() {
@@ -321,6 +335,7 @@ fn at_rest(world: &World) -> Result<(), String> {
         return broken(world, "a rejection is not on disk, though the volume takes it");
     }
     let wanted = match (world.setting.birth.is_some(), world.setting.second) {
+        (false, _) if world.setting.kind.rolled_back => 1,
         (false, _) => 3,
         (true, Nature::Good) => 2,
         (true, _) => 1,
@@ -329,6 +344,7 @@ fn at_rest(world: &World) -> Result<(), String> {
     if world.pod.second.is_some() && world.disturbed.is_empty() {
         return broken(world, "it rests with two masters");
     }
+    slot_rules::rest(world)?;
     let settled = view.stage == Stage::Steady || waits;
     if world.pod.alive && world.pod.booted() == 0 && view.running.is_some() {
         return broken(world, "it says what runs, and nobody serves");

@@ -26,6 +26,7 @@ pub(crate) enum Disturbance {
     Foreign,
     Killed,
     Stuck,
+    Sick,
     Drain,
     Slow,
 }
@@ -292,6 +293,11 @@ impl World {
 
     pub(crate) fn pod_moves(&self) -> Vec<World> {
         let mut keys = self.unused();
+        // The parent starts nothing before `current` leads to what may be booted; without an agent to ask, after a while.
+        let asks = self.pod.kind.slots && self.pod.master.is_none() && !self.pod.ends_with_its_server();
+        if asks && self.agent.as_ref().is_some_and(|agent| !agent.settled()) {
+            return vec![];
+        }
         let pods = self.pod.moves(self.disk.current, |rel| self.nature(rel), &mut keys);
         pods.into_iter().map(|pod| World { pod, ..self.clone() }.note("the pod moves")).collect()
     }
@@ -329,7 +335,11 @@ impl World {
         let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
         let back = (self.barred() == Some(Barred::RolledBack)).then(|| name(1));
         let rolled_back = back.into_iter().collect();
-        let pointer = Pointer { previous, rolled_back, ..revision(self.pointer).into() };
+        let mut revision = revision(self.pointer);
+        if self.setting.kind.rolled_back && self.pointer == 3 {
+            revision.release = name(1);
+        }
+        let pointer = Pointer { previous, rolled_back, ..revision.into() };
         World { announced: true, ..self.clone() }.feed(Event::Pointer(Ok(pointer)))
     }
 
@@ -397,6 +407,11 @@ impl World {
                 let why = Problem::new(Reason::HookFailed, "it raises");
                 return Ok(Outcome::Condemned(why));
             }
+            Effect::Check { beside, .. } if done && self.pod.kind.slots => {
+                let lingers = self.pod.slots.as_ref().is_some_and(|slots| !slots.lingering.is_empty());
+                let mode = if *beside { Mode::Beside } else { Mode::Hot };
+                return Ok(Outcome::Checked(Plan { mode, make_room: *beside && lingers }));
+            }
             Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan::new(self.setting.mode))),
             Effect::Record { record, .. } if done => self.disk.log.push((record.clone(), true)),
             Effect::Publish { release, .. } if done => self.disk.current = Some(number(release)),
@@ -408,6 +423,12 @@ impl World {
 
     fn perform(&mut self, command: ServerCommand, on: u64) -> Outcome {
         let gone = || Outcome::Failed(Problem::new(Reason::MasterGone, "the image meant is gone"));
+        let mut keys = self.unused();
+        let current = self.disk.current;
+        if let (true, Some(outcome)) = (self.pod.kind.slots, self.pod.order(command, on, current, &mut keys))
+        {
+            return outcome;
+        }
         if self.pod.kind.second_master {
             return if self.pod.told(command, on) { Outcome::Done } else { gone() };
         }

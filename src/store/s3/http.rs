@@ -45,6 +45,14 @@ pub(super) fn client() -> SharedHttpClient {
     SharedHttpClient::new(Client { proxy: proxy(|name| env::var(name).ok()), connectors: Mutex::default() })
 }
 
+/// For requests to others than the store. Who sends one limits its time.
+pub(crate) fn connector() -> SharedHttpConnector {
+    let proxy = proxy(|name| env::var(name).ok());
+    let connector =
+        Connector::builder().proxy_config(proxy).tls_provider(Provider::Rustls(CryptoMode::Ring)).build();
+    SharedHttpConnector::new(Bounded(SharedHttpConnector::new(connector)))
+}
+
 impl HttpClient for Client {
     fn http_connector(
         &self,

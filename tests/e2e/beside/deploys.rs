@@ -112,7 +112,7 @@ fn good_release(sidecar: bool) {
         "the second server is warmed up",
         "the second server passed its check",
         "the earlier server (v1) gets no new connection",
-        "the earlier server (v1) is being stopped",
+        "stopping the earlier server (v1)",
         "the earlier server (v1) has ended",
     ] {
         rest = rest.split_once(part).unwrap_or_else(|| panic!("{part} is not said, or too early:\n{log}")).1;

@@ -3,5 +3,6 @@
 mod cells;
 mod container;
 mod deploys;
+mod fit;
 mod parent;
 mod soak;

@@ -123,7 +123,7 @@ impl Soak {
     fn kill(&mut self, pod: &ExecPod, whom: Whom, delay: Duration, dice: &mut Dice) -> bool {
         let of_role = |role: &'static str| move |server: &Server| server.role == role;
         if whom == Whom::Candidate {
-            until("a candidate", || pod.servers().into_iter().find(of_role("candidate")));
+            until_within(PATIENCE, "a candidate", || pod.servers().into_iter().find(of_role("candidate")));
         }
         sleep(delay);
         let server = |role| pod.servers().into_iter().find(of_role(role)).and_then(|s| pod.outside(s.pid));

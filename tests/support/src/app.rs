@@ -72,13 +72,16 @@ impl App {
             "require 'json'\n\
              {boot}\n\
              sleep ENV.fetch('RIG_BOOT_SECONDS', '0').to_f\n\
-             BURNT = Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) + ENV.fetch('RIG_BOOT_BURNS', '0').to_f\n\
+             BURNS = '{named}' == 'v1' ? 0 : ENV.fetch('RIG_BOOT_BURNS', '0').to_f\n\
+             BURNT = Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) + BURNS\n\
              1 until Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) >= BURNT\n\
              HEALTH = {health}\nSTATUS = {status}\nRELEASE = '{named}'\n{APP}"
         )
     }
 }
 
+/// While it boots it sleeps for `RIG_BOOT_SECONDS`, and as any release but `v1` it uses `RIG_BOOT_BURNS` seconds of a core.
+///
 /// `/up` health (503 while there is a file `outage` where the sockets are: what it depends on is away), `/slow?s=N` (`after=FILE`: once there is such a file where the sockets are), `/stream?n=N` (one chunk per 100 ms), `/socket?s=N` (hijacked), `POST /upload`,
 /// anything else.
 const APP: &str = r#"
