@@ -8,10 +8,10 @@ mod window;
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{setup::Setup, snapshot::Snapshot, title};
+use super::{Puma, setup::Setup, snapshot::Snapshot, title};
 use crate::{
+    app_server::driver::Driver,
     core::{Problem, Reason},
-    lane::Lane,
     procs::memory::Container,
     revision::ReleaseId,
     slots::{List, Role, Run},
@@ -191,10 +191,12 @@ pub(super) struct Servers<'a> {
 
 impl Around {
     /// Looks again at what may have changed.
-    pub(crate) async fn look(&mut self, lane: &Lane, last: &Last, servers: Servers<'_>) {
-        let (parent, live) = (servers.parent, servers.live);
+    pub(crate) async fn look(&mut self, driver: &Driver<Puma>, last: &Last, servers: Servers<'_>) {
+        let (parent, live, lane) = (servers.parent, servers.live, &driver.inspector.processes);
         if !self.start.as_ref().is_some_and(|start| start.is_of(parent, live)) {
-            self.start = lane.look(LIMIT, move || Start::of(parent, live)).await.flatten();
+            let current = driver.current.clone();
+            let look = move || Start::of(parent, live, &current);
+            self.start = driver.inspector.files.look(LIMIT, look).await.flatten();
         }
         self.container = lane.look(LIMIT, move || Container::of(live)).await.flatten();
         if self.last.is_none() {
