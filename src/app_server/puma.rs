@@ -208,7 +208,7 @@ impl Server for Puma {
                 run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
             let servers =
                 fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
-            memory.around.look(&driver.inspector.processes, &self.last, servers).await;
+            memory.around.look(driver, &self.last, servers).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
         let memory_now = memory.clone();

@@ -5,6 +5,7 @@
 //! named it. A failure is recognised as early as it can be told from slowness: a master that is gone, processes
 //! that vanish, a server in another directory, failed probes, another release's name.
 
+mod candidate;
 mod crash_loop;
 mod probe_results;
 #[cfg(test)]
@@ -16,8 +17,7 @@ use super::{
     Policy,
     effect::{Baseline, Mode},
     observation::{
-        AppServer, Candidate, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation,
-        ProcessKey,
+        AppServer, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey,
     },
     proof::ReleaseEvidence,
     reason::Reason,
@@ -137,27 +137,6 @@ impl Watch {
     /// No process of it was ever seen, so nothing depends on it.
     pub(crate) fn unseen(&self) -> bool {
         self.shape == Shape::Unseen && self.baseline.is_none()
-    }
-
-    /// The candidate that it watches, of those in other slots the one that was not there before.
-    pub(crate) fn candidate<'a>(&self, server: &'a AppServer) -> Option<&'a Candidate> {
-        let old = |key| self.baseline.as_ref().is_some_and(|b| b.generations.contains(key));
-        server.beside.candidate.as_ref().filter(|candidate| !old(&candidate.key))
-    }
-
-    /// Its time has run out.
-    pub(crate) fn over(&self, now: Moment) -> bool {
-        self.until.is_some_and(|until| now >= until)
-    }
-
-    /// The health path answered well before the restart.
-    pub(crate) fn was_healthy(&self) -> bool {
-        self.baseline.as_ref().is_some_and(|b| b.healthy)
-    }
-
-    /// A process of the release was seen to be booted.
-    pub(crate) fn served(&self) -> bool {
-        self.served
     }
 
     /// A restart was asked for, whose outcome is being watched.

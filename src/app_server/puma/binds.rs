@@ -19,7 +19,7 @@ pub(crate) fn of_title(title: &str) -> Option<Vec<String>> {
 
 /// The configuration file that this command line names, or the usual one; `None` of what is no plain start of Puma.
 pub(crate) fn config_file(command: &str) -> Option<String> {
-    let named = Arguments::of(command)?.config;
+    let named = Arguments::of(&up_to_its_end(command))?.config;
     Some(named.unwrap_or_else(|| "config/puma.rb".into())).filter(|path| path != "-")
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn expected(
     config: &str,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Option<Vec<String>> {
-    let given = of_command(command)?;
+    let given = of_command(&up_to_its_end(command))?;
     if !given.is_empty() {
         return Some(given);
     }
@@ -60,6 +60,13 @@ pub(crate) fn expected(
         }
     }
     Some(if binds.is_empty() { vec![DEFAULT.into()] } else { binds })
+}
+
+/// Without what a shell does when Puma has ended: `puma …; exit $?`.
+fn up_to_its_end(command: &str) -> String {
+    let at = command.find("puma").unwrap_or(0);
+    let end = command[at..].find(';').map_or(command.len(), |end| at + end);
+    command[..end].to_owned()
 }
 
 /// Those of the command line count instead of the file's.
@@ -183,6 +190,7 @@ mod tests {
         assert_eq!(found("sh -c cd /app && exec bundle exec puma -p 3000"), one("tcp://0.0.0.0:3000"));
         assert_eq!(found("puma --bind=tcp://[::]:80 -C x"), one("tcp://[::]:80"));
         assert_eq!(found("puma -b tcp://0.0.0.0:80 -p 81").map(|binds| binds.len()), Some(2));
+        assert_eq!(found("sh -c puma -p 3000; exit $?"), one("tcp://0.0.0.0:3000"));
         assert_eq!(found("puma -p $PORT"), None);
         assert_eq!(found("puma -p3000"), None, "not plain");
         assert_eq!(found("bin/rails server"), None, "no plain start of Puma");
@@ -209,6 +217,7 @@ mod tests {
     fn the_file_is_named_by_the_command_or_the_usual_one() {
         let file = |command: &str| config_file(command);
         assert_eq!(file("bundle exec puma -C config/shop.rb").as_deref(), Some("config/shop.rb"));
+        assert_eq!(file("sh -c cd /x && puma -C a.rb; exit $?").as_deref(), Some("a.rb"));
         assert_eq!(file("puma").as_deref(), Some("config/puma.rb"));
         assert_eq!(file("puma -C -"), None);
         assert_eq!(file("sleep 1"), None);

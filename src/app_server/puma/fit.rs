@@ -8,11 +8,11 @@ mod window;
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{setup::Setup, snapshot::Snapshot, title};
+use super::{Puma, setup::Setup, snapshot::Snapshot, title};
 use crate::{
+    app_server::driver::Driver,
     core::{Problem, Reason},
-    lane::Lane,
-    procs::memory::Container,
+    procs::{self, ProcessId, memory::Container},
     revision::ReleaseId,
     slots::{List, Role, Run},
 };
@@ -23,6 +23,9 @@ use start::Start;
 
 /// /proc answers at once, unless a process hangs in the kernel with its memory locked.
 const LIMIT: Duration = Duration::from_secs(1);
+/// A first boot is waited for so long, as in the time that a phased restart has for each worker. A Puma that takes longer may
+/// hang in a release that has to be replaced.
+const BOOT: Duration = Duration::from_secs(60);
 
 /// Why a second server cannot stand beside the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub(super) struct Misfit {
     pub(crate) fix: String,
     /// There is no parent at all, so nobody may have wanted it.
     pub(crate) not_offered: bool,
+    /// Puma is booting for the first time: wait for that, instead of another restart in the middle of it.
+    pub(crate) booting: bool,
 }
 
 impl Misfit {
@@ -41,7 +46,7 @@ impl Misfit {
     }
 
     fn because(reason: Reason, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { reason, why: why.into(), fix: fix.into(), not_offered: false }
+        Self { reason, why: why.into(), fix: fix.into(), not_offered: false, booting: false }
     }
 
     /// Where nothing else is wanted.
@@ -52,6 +57,11 @@ impl Misfit {
              fix it, {fix}; or set restart.mode to auto"
         );
         Problem::new(reason, message)
+    }
+
+    /// What a deploy waits for where any kind of restart would do.
+    pub(crate) fn wait(self) -> Result<Self, Problem> {
+        if self.booting { Err(Problem::new(self.reason, self.why)) } else { Ok(self) }
     }
 
     fn not_offered() -> Self {
@@ -75,7 +85,8 @@ pub(super) struct Fit {
 pub(super) fn of(snapshot: &Snapshot, release: Option<&ReleaseId>) -> Result<Fit, Misfit> {
     let list = snapshot.parent.as_ref().ok_or_else(Misfit::not_offered)?;
     let around = &snapshot.memory.around;
-    parent_is_able(list)?;
+    let age_ms = live(list).and_then(|run| procs::age_ms(ProcessId { pid: run.pid, start: run.start_time }));
+    parent_is_able(list, age_ms)?;
     let title = snapshot.processes.title.as_ref();
     binds_can_be_shared(title.map_or(&[], |title| &title.binds[..]), &list.addresses)?;
     let setup = snapshot.memory.setup.as_ref().ok_or_else(|| {
@@ -95,7 +106,12 @@ pub(super) fn of_files(setup: &Setup) -> Option<Misfit> {
     window::of(setup, true, None)
 }
 
-fn parent_is_able(list: &List) -> Result<(), Misfit> {
+fn live(list: &List) -> Option<&Run> {
+    list.runs().map(|(_, run)| run).find(|run| run.role == Role::Live)
+}
+
+/// `age_ms`: for how long the live server has been there.
+fn parent_is_able(list: &List, age_ms: Option<u64>) -> Result<(), Misfit> {
     if let Some(why) = &list.unfit {
         return Err(Misfit::new(why, "docs/beside.md has what a second server needs"));
     }
@@ -106,19 +122,21 @@ fn parent_is_able(list: &List) -> Result<(), Misfit> {
             "wait for the next pod",
         ));
     }
-    let live = list.runs().map(|(_, run)| run).find(|run| run.role == Role::Live);
-    match live.map(|run| run.inherited) {
+    match live(list).map(|run| run.inherited) {
         Some(Some(true)) => Ok(()),
         Some(Some(false)) => Err(Misfit::because(
             Reason::NotInherited,
             "Puma did not take the listening sockets that it was given",
             "set exec.listen to the addresses as Puma's boot log names them, then restart the container once",
         )),
-        Some(None) => Err(Misfit::because(
-            Reason::NotInherited,
-            "it is not known yet whether Puma took the listening sockets that it was given",
-            "wait until Puma has booted",
-        )),
+        Some(None) => Err(Misfit {
+            booting: age_ms.is_some_and(|age| u128::from(age) < BOOT.as_millis()),
+            ..Misfit::because(
+                Reason::NotInherited,
+                "Puma has not booted yet, so it is not known whether it takes the listening sockets that it was given",
+                "wait until Puma has booted",
+            )
+        }),
         None => Err(Misfit::new("`pitstop exec` has no server that serves", "wait until Puma has booted")),
     }
 }
@@ -191,10 +209,12 @@ pub(super) struct Servers<'a> {
 
 impl Around {
     /// Looks again at what may have changed.
-    pub(crate) async fn look(&mut self, lane: &Lane, last: &Last, servers: Servers<'_>) {
-        let (parent, live) = (servers.parent, servers.live);
+    pub(crate) async fn look(&mut self, driver: &Driver<Puma>, last: &Last, servers: Servers<'_>) {
+        let (parent, live, lane) = (servers.parent, servers.live, &driver.inspector.processes);
         if !self.start.as_ref().is_some_and(|start| start.is_of(parent, live)) {
-            self.start = lane.look(LIMIT, move || Start::of(parent, live)).await.flatten();
+            let current = driver.current.clone();
+            let look = move || Start::of(parent, live, &current);
+            self.start = driver.inspector.files.look(LIMIT, look).await.flatten();
         }
         self.container = lane.look(LIMIT, move || Container::of(live)).await.flatten();
         if self.last.is_none() {
@@ -282,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_the_parent_says_counts_first() {
-        let able = |list: &List| parent_is_able(list).map_err(|misfit| (misfit.reason, misfit.why));
+        let able = |list: &List| parent_is_able(list, None).map_err(|misfit| (misfit.reason, misfit.why));
         assert_eq!(able(&list(&[LIVE])), Ok(()));
         let unfit = List { unfit: Some("the kernel refuses the program".into()), ..list(&[LIVE]) };
         assert_eq!(able(&unfit), Err((Reason::ConfigInvalid, "the kernel refuses the program".into())));
@@ -291,6 +311,16 @@ mod tests {
             assert_eq!(able(&list(&[("live", inherited)])).unwrap_err().0, Reason::NotInherited);
         }
         assert!(able(&list(&[])).is_err());
+    }
+
+    #[test]
+    fn a_first_boot_is_waited_for_and_not_for_ever() {
+        let waits = |inherited, age_ms| {
+            parent_is_able(&list(&[("live", inherited)]), Some(age_ms)).unwrap_err().wait().is_err()
+        };
+        assert!(waits(None, 59_999));
+        assert!(!waits(None, 60_000), "it may hang in a bad release");
+        assert!(!waits(Some(false), 2), "that is known");
     }
 
     #[test]

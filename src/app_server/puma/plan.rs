@@ -59,6 +59,7 @@ fn may_stand_beside(snapshot: &Snapshot, wanted: bool, release: &ReleaseId) -> R
         (RestartMode::Auto, true) => match fit::of(snapshot, Some(release)) {
             Ok(fit) => Ok(Some(fit)),
             Err(misfit) => {
+                let misfit = misfit.wait()?;
                 if !misfit.not_offered {
                     tracing::info!(why = misfit.why, "restarting without a second server beside the first");
                 }

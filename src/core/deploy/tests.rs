@@ -1,6 +1,7 @@
 //! What no walk shows: how much evidence a verdict takes.
 
 mod beside;
+mod lingering;
 mod looks;
 mod newborn;
 mod refused;
@@ -200,13 +201,7 @@ fn at(release: &str, sequence: u64) -> Pointer {
 
 /// A pod that serves v1, proven, and v0 before it.
 fn proven() -> Agent {
-    let verified = |pointer: Pointer| Record {
-        event: RecordEvent::Verified,
-        revision: pointer.revision,
-        reason: None,
-        baseline: None,
-        mode: None,
-    };
+    let verified = |pointer: Pointer| Record::new(RecordEvent::Verified, pointer.revision);
     let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records, ..Recovered::default() };
@@ -420,13 +415,8 @@ fn nothing_stands_in_that_failed_here_or_elsewhere() {
 
 /// v1 is proved and runs; v2 is on the volume, and the check of it is under way.
 fn checking_v2() -> (Agent, Vec<Effect>) {
-    let lines = [RecordEvent::Attempt, RecordEvent::Verified].map(|event| Record {
-        event,
-        revision: at("v1", 1).revision,
-        reason: None,
-        baseline: None,
-        mode: None,
-    });
+    let lines =
+        [RecordEvent::Attempt, RecordEvent::Verified].map(|event| Record::new(event, at("v1", 1).revision));
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: lines.to_vec(), ..Recovered::default() };
     let mut agent = recovered_agent(policy(), &recovered);
@@ -489,13 +479,8 @@ fn what_was_condemned_is_written_down_even_while_the_pod_drains() {
 
 #[test]
 fn the_way_back_to_a_release_that_was_proved_here_needs_no_trial() {
-    let verified = |release: &str, sequence| Record {
-        event: RecordEvent::Verified,
-        revision: at(release, sequence).revision,
-        reason: None,
-        baseline: None,
-        mode: None,
-    };
+    let verified =
+        |release: &str, sequence| Record::new(RecordEvent::Verified, at(release, sequence).revision);
     let records = vec![verified("v1", 1), verified("v2", 2)];
     let recovered = Recovered { current: Some("v2".parse().unwrap()), records, ..Recovered::default() };
     let mut agent = recovered_agent(policy(), &recovered);

@@ -3,7 +3,7 @@
 
 use super::pod::{Keys, Master, Nature, Pod, Rel, Stage};
 use crate::core::{
-    Cwd, Outcome, Problem, Reason, ServerCommand,
+    Cwd, Outcome, Plan, Problem, Reason, ServerCommand,
     effect::Mode,
     observation::{Beside, Candidate, GenerationKey, Lingering},
 };
@@ -91,6 +91,13 @@ impl Pod {
             told: one.told,
         };
         Beside { candidate, lingering: slots.lingering.iter().map(lingering).collect() }
+    }
+
+    /// There is room for two servers.
+    pub(crate) fn plan(&self, beside: bool) -> Plan {
+        let lingers = self.slots.as_ref().is_some_and(|slots| !slots.lingering.is_empty());
+        let mode = if beside { Mode::Beside } else { Mode::Hot };
+        Plan { mode, make_room: beside && lingers }
     }
 
     /// What the parent does about a command; `None` where it is not for the parent.

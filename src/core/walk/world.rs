@@ -138,20 +138,13 @@ pub(crate) type Next = Result<World, String>;
 impl World {
     /// v1 runs, verified; the pointer has just moved to v2.
     pub(crate) fn start(setting: Setting) -> Self {
-        let verified =
-            |event| Record { event, revision: revision(1), reason: None, baseline: None, mode: None };
+        let verified = |event| Record::new(event, revision(1));
         let log = vec![(verified(RecordEvent::Attempt), true), (verified(RecordEvent::Verified), true)];
         let disk = Disk { current: Some(1), complete: BTreeSet::from([1]), log, ..Disk::default() };
         let served = Pod::serving(setting.kind, 1);
         let (disk, pod) = match setting.birth {
             Some(Birth { deaths: true, .. }) => {
-                let attempt = Record {
-                    event: RecordEvent::Attempt,
-                    revision: revision(2),
-                    reason: None,
-                    baseline: None,
-                    mode: None,
-                };
+                let attempt = Record::new(RecordEvent::Attempt, revision(2));
                 let log = vec![(attempt, true); 3];
                 let disk =
                     Disk { current: Some(2), complete: BTreeSet::from([1, 2]), log, ..Disk::default() };
@@ -408,9 +401,7 @@ impl World {
                 return Ok(Outcome::Condemned(why));
             }
             Effect::Check { beside, .. } if done && self.pod.kind.slots => {
-                let lingers = self.pod.slots.as_ref().is_some_and(|slots| !slots.lingering.is_empty());
-                let mode = if *beside { Mode::Beside } else { Mode::Hot };
-                return Ok(Outcome::Checked(Plan { mode, make_room: *beside && lingers }));
+                return Ok(Outcome::Checked(self.pod.plan(*beside)));
             }
             Effect::Check { .. } if done => return Ok(Outcome::Checked(Plan::new(self.setting.mode))),
             Effect::Record { record, .. } if done => self.disk.log.push((record.clone(), true)),

@@ -1,8 +1,9 @@
 //! Deploys below `pitstop exec`.
 
-use pitstop_rig::{App, Setup, until};
+use pitstop_rig::{App, ExecPod, Setup, until};
 
 use super::container::{Pod, puma_behind_a_shell};
+use crate::PITSTOP;
 
 #[test]
 fn e2e_exec_boots_the_first_release_and_deploys_the_next_behind_a_shell() {
@@ -19,7 +20,10 @@ fn e2e_exec_boots_the_first_release_and_deploys_the_next_behind_a_shell() {
 /// release from before when the platform starts it again.
 #[test]
 fn e2e_exec_puts_current_back_before_the_container_ends() {
-    let mut pod = Pod::in_sync(Setup::preloading(), puma_behind_a_shell());
+    // Beside the first one it would harm nobody.
+    let mut pod = ExecPod::prepare(PITSTOP.as_ref(), Setup::preloading()).with("PITSTOP_RESTART_MODE", "hot");
+    pod.script = puma_behind_a_shell();
+    let mut pod = pod.in_sync();
     pod.deploy(App::RaisesOnBoot, "v2");
     assert_eq!(pod.wait_for_end(), Some(1), "Puma's exit code");
     assert!(pod.current().ends_with("v1"));

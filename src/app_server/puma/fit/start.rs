@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -30,15 +31,16 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// `live` is the Puma that the parent has started. `None` where the parent may not be looked into.
-    pub(crate) fn of(parent: i32, live: i32) -> Option<Self> {
+    /// `live` is the Puma that the parent has started, `current` the link that deploys move. `None` where the parent may
+    /// not be looked into. Asks the volume.
+    pub(crate) fn of(parent: i32, live: i32, current: &Path) -> Option<Self> {
         let raw = fs::read(format!("/proc/{parent}/cmdline")).ok()?;
         let words = raw.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
         Some(Self {
             of: (parent, live),
             in_slot: procs::environment(live, "PITSTOP_SLOT").is_some(),
             command: command(words.filter(|word| !word.is_empty()).collect()),
-            stays_in: stays_in(parent, live)?,
+            stays_in: stays_in(parent, live, current)?,
             on_node: is_on_node(&procs::ports_in_network_of(parent, |_| true)),
         })
     }
@@ -92,21 +94,27 @@ fn command(words: Vec<String>) -> Vec<String> {
 
 /// The parent starts a server in `X/current` where it stands in `X/releases/ID` itself, else where it stands. Whoever
 /// has left that place was led on by something.
-fn stays_in(parent: i32, live: i32) -> Option<Option<PathBuf>> {
+fn stays_in(parent: i32, live: i32, current: &Path) -> Option<Option<PathBuf>> {
     let (stands, runs) = (WorkingDirectory::of(parent).ok()?, WorkingDirectory::of(live).ok()?);
-    let moves_on = current_of(&stands.name).is_some_and(|current| {
-        let place = |path: &Path| procs::in_root_of(parent, path);
-        let link = current.parent().map(place).map(|dir| dir.join("current"));
-        link.is_some_and(|link| link.is_symlink())
-    });
+    let beside_releases =
+        root_of_releases(&stands.name).map(|dir| procs::in_root_of(parent, dir).join("current"));
+    let moves_on = beside_releases.is_some_and(|link| is_same_link(&link, current));
     Some((!moves_on && stands == runs).then_some(stands.name))
 }
 
-/// `/srv/app/current`, of a place in `/srv/app/releases/v1`.
-fn current_of(stands: &Path) -> Option<PathBuf> {
-    let release = release_named(stands)?;
-    let place = stands.ancestors().find(|place| place.file_name().is_some_and(|name| name == release))?;
-    Some(place.parent()?.parent()?.join("current"))
+/// `/srv/app`, of a place in `/srv/app/releases/v1`.
+fn root_of_releases(stands: &Path) -> Option<&Path> {
+    release_named(stands)?;
+    stands.ancestors().find(|place| place.ends_with("releases"))?.parent()
+}
+
+/// Two names of one link, which may be replaced in between.
+fn is_same_link(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let link = fs::symlink_metadata(path).ok().filter(|found| found.is_symlink())?;
+        Some((link.dev(), link.ino()))
+    };
+    (0..3).any(|_| identity(one).is_some_and(|one| identity(other) == Some(one)))
 }
 
 fn is_on_node(ports: &[u16]) -> bool {
@@ -167,11 +175,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         let (v1, image) = (dir.join("releases/v1"), dir.join("app"));
+        let current = dir.join("current");
         fs::create_dir_all(v1.join("web")).unwrap();
         fs::create_dir(&image).unwrap();
         let stays = |parent: &Path, live: &Path| {
             let (parent, live) = (Sleeper::start(parent, false), Sleeper::start(live, true));
-            let start = Start::of(parent.pid(), live.pid()).unwrap();
+            let start = Start::of(parent.pid(), live.pid(), &current).unwrap();
             assert!(
                 start.is_of(parent.pid(), live.pid())
                     && !start.is_of(parent.pid(), 1)
@@ -180,17 +189,22 @@ mod tests {
             start.stays_in
         };
         assert_eq!(stays(&v1, &v1), Some(v1.clone()), "there is no link to go through");
-        symlink("releases/v1", dir.join("current")).unwrap();
+        symlink("releases/v1", &current).unwrap();
         assert_eq!(stays(&v1, &v1), None);
         assert_eq!(stays(&v1.join("web"), &v1.join("web")), None);
         assert_eq!(stays(&image, &image), Some(image.clone()), "as where `current` leads into the image");
         assert_eq!(stays(&dir, &v1), None, "its command goes there by itself");
+        fs::rename(&current, dir.join("pod-0")).unwrap();
+        symlink("pod-0", &current).unwrap();
+        let (parent, live) = (Sleeper::start(&v1, false), Sleeper::start(&v1, true));
+        let other = Start::of(parent.pid(), live.pid(), &dir.join("pod-0")).unwrap();
+        assert_eq!(other.stays_in, Some(v1), "deploys move another link than the one beside the releases");
     }
 
     #[test]
     fn a_puma_of_somebody_elses_is_told_from_the_parents() {
         let other = Sleeper::start(Path::new("/"), false);
-        let refused = Start::of(other.pid(), other.pid()).unwrap().is_able().unwrap_err();
+        let refused = Start::of(other.pid(), other.pid(), Path::new("/")).unwrap().is_able().unwrap_err();
         assert!(refused.why.contains(&other.pid().to_string()), "{refused:?}");
     }
 

@@ -6,56 +6,56 @@ use crate::core::{
     observation::{Beside, Candidate, Lingering},
 };
 
-const LIVE: u64 = 1;
-const NEW: u64 = 100;
-const OLD: u64 = 200;
+pub(super) const LIVE: u64 = 1;
+pub(super) const NEW: u64 = 100;
+pub(super) const OLD: u64 = 200;
 
 /// An agent whose effects are done at once, and what stands in the slots.
-struct Rig {
-    agent: Agent,
-    now: u64,
-    server: Option<AppServer>,
-    answers: Option<Probe>,
-    candidate_answers: Option<Probe>,
-    plan: Plan,
+pub(super) struct Rig {
+    pub(super) agent: Agent,
+    pub(super) now: u64,
+    pub(super) server: Option<AppServer>,
+    pub(super) answers: Option<Probe>,
+    pub(super) candidate_answers: Option<Probe>,
+    pub(super) plan: Plan,
     /// What was asked for, in words.
-    done: Vec<String>,
+    pub(super) done: Vec<String>,
     /// What could not be done.
-    fails: Option<(ServerCommand, Problem)>,
-    records: Vec<Record>,
-    starts: u64,
-    current: ReleaseId,
+    pub(super) fails: Option<(ServerCommand, Problem)>,
+    pub(super) records: Vec<Record>,
+    pub(super) starts: u64,
+    pub(super) current: ReleaseId,
 }
 
-fn id(release: &str) -> ReleaseId {
+pub(super) fn id(release: &str) -> ReleaseId {
     release.parse().unwrap()
 }
 
-fn generation(image: u64, release: &str, booted: bool) -> Generation {
+pub(super) fn generation(image: u64, release: &str, booted: bool) -> Generation {
     let cwd = Cwd::Release(id(release));
     let processes = vec![Process { key: ProcessKey(image + 1), cwd: cwd.clone(), booted }];
     let (key, master) = (GenerationKey(image), ProcessKey(image));
     Generation { key, master, signalable: true, cwd, expected: 1, processes }
 }
 
-fn candidate(generation: Option<Generation>) -> Candidate {
+pub(super) fn candidate(generation: Option<Generation>) -> Candidate {
     Candidate { key: GenerationKey(NEW + 50), generation, warm: true, ended: false, trouble: None }
 }
 
-fn lingering(release: &str) -> Lingering {
+pub(super) fn lingering(release: &str) -> Lingering {
     let (key, release) = (GenerationKey(OLD), Some(id(release)));
     Lingering { key, release, queue_empty_ms: 1_000, oldest_request_ms: None, told: false }
 }
 
 impl Rig {
-    fn new(policy: Policy) -> Self {
+    pub(super) fn new(policy: Policy) -> Self {
         let verified = |pointer: Pointer| Record::new(RecordEvent::Verified, pointer.revision);
         let records = vec![verified(at("v0", 0)), verified(at("v1", 1))];
         let server = AppServer { generations: vec![generation(LIVE, "v1", true)], ..AppServer::default() };
         Self::started(policy, records, "v1", server)
     }
 
-    fn started(policy: Policy, records: Vec<Record>, current: &str, server: AppServer) -> Self {
+    pub(super) fn started(policy: Policy, records: Vec<Record>, current: &str, server: AppServer) -> Self {
         let recovered =
             Recovered { current: Some(id(current)), records: records.clone(), ..Recovered::default() };
         let mut rig = Self {
@@ -75,12 +75,12 @@ impl Rig {
         rig
     }
 
-    fn quick() -> Policy {
+    pub(super) fn quick() -> Policy {
         Policy { spread_ms: None, wait_in_flight_ms: 60_000, ..policy() }
     }
 
     /// v2 is promoted, and its candidate is there and has not booted.
-    fn candidate_boots(policy: Policy) -> Self {
+    pub(super) fn candidate_boots(policy: Policy) -> Self {
         let mut rig = Self::new(policy);
         rig.point("v2", 2);
         rig.looks(4);
@@ -90,7 +90,7 @@ impl Rig {
         rig
     }
 
-    fn feed(&mut self, event: Event) {
+    pub(super) fn feed(&mut self, event: Event) {
         let mut effects = self.agent.step(Moment(self.now), event);
         while !effects.is_empty() {
             let mut next = vec![];
@@ -104,7 +104,7 @@ impl Rig {
         }
     }
 
-    fn perform(&mut self, effect: Effect) -> Option<Event> {
+    pub(super) fn perform(&mut self, effect: Effect) -> Option<Event> {
         let mut outcome = Outcome::Done;
         let (attempt, step) = match effect {
             Effect::Fetch { attempt, release, .. } => {
@@ -153,11 +153,11 @@ impl Rig {
         Some(Event::Finished { attempt, step, outcome })
     }
 
-    fn point(&mut self, release: &str, sequence: u64) {
+    pub(super) fn point(&mut self, release: &str, sequence: u64) {
         self.feed(Event::Pointer(Ok(at(release, sequence))));
     }
 
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         self.now += 50;
         let one = |probe| vec![Answer { by: None, probe }];
         let answers = self.answers.filter(|_| self.agent.probe_for().is_some()).map_or(vec![], one);
@@ -168,24 +168,24 @@ impl Rig {
         self.feed(Event::Observed(Observation { answers, candidate_answers, ..look }));
     }
 
-    fn looks(&mut self, count: usize) {
+    pub(super) fn looks(&mut self, count: usize) {
         (0..count).for_each(|_| self.look());
     }
 
-    fn beside(&mut self) -> &mut Beside {
+    pub(super) fn beside(&mut self) -> &mut Beside {
         &mut self.server.as_mut().unwrap().beside
     }
 
-    fn set_candidate(&mut self, candidate: Option<Candidate>) {
+    pub(super) fn set_candidate(&mut self, candidate: Option<Candidate>) {
         self.beside().candidate = candidate;
     }
 
-    fn boots(&mut self) {
+    pub(super) fn boots(&mut self) {
         self.set_candidate(Some(candidate(Some(generation(NEW, "v2", true)))));
     }
 
     /// New connections go to another server, and the one that was live lingers.
-    fn switch(&mut self, to: GenerationKey) {
+    pub(super) fn switch(&mut self, to: GenerationKey) {
         let (image, live, before) = if to.0 == OLD { (LIVE, "v1", "v2") } else { (NEW, "v2", "v1") };
         let key = GenerationKey(if to.0 == OLD { NEW + 50 } else { OLD });
         let beside = Beside {
@@ -197,7 +197,7 @@ impl Rig {
     }
 
     /// v2 is proved and live; v1 lingers.
-    fn deployed(policy: Policy) -> Self {
+    pub(super) fn deployed(policy: Policy) -> Self {
         let mut rig = Self::candidate_boots(policy);
         rig.boots();
         rig.looks(6);
@@ -206,14 +206,14 @@ impl Rig {
         rig
     }
 
-    fn restart(self, policy: Policy) -> Self {
+    pub(super) fn restart(self, policy: Policy) -> Self {
         let current = self.current.to_string();
         let mut rig = Self::started(policy, self.records, &current, self.server.unwrap());
         rig.now += self.now;
         rig
     }
 
-    fn done(&mut self) -> Vec<String> {
+    pub(super) fn done(&mut self) -> Vec<String> {
         std::mem::take(&mut self.done)
     }
 }
@@ -397,178 +397,4 @@ fn when_the_live_server_ends_before_the_verdict_current_leads_back_before_its_co
     rig.server = Some(AppServer { generations: vec![generation(7, "v1", true)], ..AppServer::default() });
     rig.looks(3);
     assert_eq!(rig.done()[..2], ["reverted v1", "= Reverted"]);
-}
-
-/// v1 lingers: for how long nobody has waited in its queues, how old its oldest request is, how long ago the switch
-/// was, and whether it is told to end.
-#[test]
-fn the_earlier_server_ends_when_what_ran_at_the_switch_is_answered_and_nobody_waits() {
-    for (empty, request, after, ends) in [
-        (1_000, None, 0, true),
-        (299, None, 0, false),
-        (0, None, 100_000, false),
-        (1_000, Some(5_000), 500, false),
-        (1_000, Some(200), 500, true),
-        (1_000, Some(70_000), 60_000, true),
-        (200, Some(70_000), 60_000, false),
-    ] {
-        let mut rig = Rig::deployed(Rig::quick());
-        rig.look();
-        rig.now += after;
-        (rig.beside().lingering[0].queue_empty_ms, rig.beside().lingering[0].oldest_request_ms) =
-            (empty, request);
-        rig.look();
-        let wanted = if ends { vec!["End 200".to_owned()] } else { vec![] };
-        assert_eq!(rig.done(), wanted, "{empty} {request:?} {after}");
-    }
-}
-
-#[test]
-fn a_server_that_was_not_told_is_told_again_and_one_that_was_is_left_alone() {
-    let mut rig = Rig::deployed(Rig::quick());
-    rig.beside().lingering[0].queue_empty_ms = 1_000;
-    rig.looks(5);
-    assert_eq!(rig.done(), ["End 200"; 3]);
-    rig.beside().lingering[0].told = true;
-    rig.looks(10);
-    assert_eq!(rig.done(), [""; 0]);
-    assert!(rig.agent.cuts(), "what ends now without an answer was cut by us");
-}
-
-/// v2 is live, and v1 lingers with a request.
-fn lingers_with_work() -> Rig {
-    let mut rig = Rig::deployed(Rig::quick());
-    (rig.beside().lingering[0].queue_empty_ms, rig.beside().lingering[0].oldest_request_ms) =
-        (1_000, Some(50_000));
-    rig.look();
-    rig
-}
-
-#[test]
-fn the_way_back_to_a_server_that_lingers_is_a_switch() {
-    let mut rig = lingers_with_work();
-    rig.point("v1", 3);
-    rig.looks(3);
-    assert_eq!(rig.done(), ["fetch v1", "attempt v1", "current v1", "Switch 200"]);
-    rig.looks(6);
-    assert_eq!(rig.done()[..2], ["verified v1", "= Verified"]);
-    assert_eq!((rig.agent.view().running, rig.agent.view().in_sync), (Some(id("v1")), true));
-}
-
-#[test]
-fn a_server_that_was_told_to_end_is_no_way_back() {
-    let mut rig = lingers_with_work();
-    rig.beside().lingering[0].told = true;
-    rig.point("v1", 3);
-    rig.look();
-    assert_eq!(rig.done()[..2], ["fetch v1", "check beside=true"]);
-}
-
-#[test]
-fn an_operators_revert_goes_back_by_a_switch_as_well() {
-    let mut rig = lingers_with_work();
-    rig.feed(Event::Operator(Operator::Revert));
-    rig.looks(3);
-    assert_eq!(rig.done(), ["fetch v1", "attempt v1", "current v1", "Switch 200"]);
-}
-
-#[test]
-fn where_there_is_no_room_the_server_that_has_lingered_longest_ends_first() {
-    let mut rig = lingers_with_work();
-    rig.plan.make_room = true;
-    rig.point("v3", 3);
-    rig.looks(3);
-    assert_eq!(rig.done(), ["fetch v3", "check beside=true", "End 200"], "whatever it has in work");
-    rig.beside().lingering[0].told = true;
-    rig.look();
-    assert_eq!(reason(&rig.agent), Some(Reason::LongRequests));
-    rig.now += 20_000;
-    rig.look();
-    assert_eq!(rig.done(), ["Kill 200"]);
-    rig.beside().lingering.clear();
-    rig.plan.make_room = false;
-    rig.looks(4);
-    assert_eq!(rig.done()[..2], ["check beside=true", "attempt v3"]);
-}
-
-#[test]
-fn a_failed_switch_is_repeated_as_long_as_the_candidate_is_there() {
-    let mut rig = Rig::candidate_boots(Rig::quick());
-    rig.boots();
-    rig.done.clear();
-    rig.fails = Some((ServerCommand::Switch, Problem::new(Reason::Internal, "no answer")));
-    rig.looks(8);
-    assert_eq!(rig.done(), ["Switch 150"; 3]);
-    assert!(!rig.agent.settled());
-    rig.switch(GenerationKey(150));
-    rig.looks(4);
-    assert_eq!(rig.done()[..2], ["verified v2", "= Verified"]);
-}
-
-#[test]
-fn an_agent_that_is_started_anew_goes_on_with_the_candidate_that_is_there() {
-    let rig = Rig::candidate_boots(Rig::quick()).restart(Rig::quick());
-    let mut rig = rig;
-    rig.point("v2", 2);
-    rig.look();
-    assert_eq!((rig.agent.view().stage, rig.agent.settled()), (Stage::Verifying, false));
-    rig.boots();
-    rig.looks(6);
-    assert_eq!(rig.done(), ["Switch 150", "verified v2", "= Verified"]);
-}
-
-#[test]
-fn an_agent_that_is_started_anew_without_a_candidate_puts_current_back_and_starts_over() {
-    let mut rig = Rig::candidate_boots(Rig::quick());
-    rig.set_candidate(None);
-    for cut in [3, 4] {
-        // Between the flip and `signalled`, and between `signalled` and the start.
-        let mut records = rig.records.clone();
-        records.truncate(cut);
-        let mut rig = Rig::started(Rig::quick(), records, "v2", rig.server.clone().unwrap());
-        assert_eq!(rig.done(), ["current v1"], "{cut}");
-        rig.point("v2", 2);
-        rig.looks(5);
-        let over = ["reverted v1", "= Reverted", "fetch v2", "check beside=true", "attempt v2", "current v2"];
-        assert_eq!(rig.done()[..6], over, "{cut}");
-    }
-}
-
-#[test]
-fn an_agent_that_is_started_anew_after_the_switch_proves_what_serves() {
-    let mut rig = Rig::candidate_boots(Rig::quick());
-    rig.switch(GenerationKey(150));
-    let mut rig = rig.restart(Rig::quick());
-    rig.point("v2", 2);
-    rig.looks(6);
-    assert_eq!(rig.done()[..2], ["verified v2", "= Verified"]);
-}
-
-#[test]
-fn what_fails_after_such_a_start_goes_back_to_the_server_that_lingers() {
-    let mut rig = Rig::candidate_boots(Rig::quick());
-    rig.switch(GenerationKey(150));
-    let mut rig = rig.restart(Rig::quick());
-    rig.point("v2", 2);
-    rig.answers = Some(Probe::Unhealthy);
-    rig.looks(10);
-    assert_eq!(rig.done()[..3], ["rejected v2", "current v1", "Switch 200"]);
-}
-
-#[test]
-fn a_candidate_that_nobody_waits_for_is_ended() {
-    let mut rig = Rig::new(Rig::quick());
-    rig.point("v1", 1);
-    rig.set_candidate(Some(candidate(Some(generation(NEW, "v2", true)))));
-    rig.look();
-    assert_eq!(rig.done(), ["End 150"]);
-}
-
-#[test]
-fn a_pod_without_anything_proved_is_planned_without_a_second_server() {
-    let mut agent = recovered_agent(policy(), &Recovered::default());
-    agent.step(Moment(1), Event::Pointer(Ok(at("v1", 1))));
-    agent.step(Moment(2), done(Step::Fetch));
-    let effects = agent.step(Moment(4), look(4, serving_from("v9"), None));
-    assert!(matches!(&effects[..], [Effect::Check { beside: false, .. }]), "{effects:?}");
 }

@@ -69,13 +69,7 @@ fn a_newer_move_ends_the_wait() {
 
 /// A pod whose journal says this, and that serves v1 from `current`.
 fn woken(events: &[RecordEvent]) -> Agent {
-    let line = |event: &RecordEvent| Record {
-        event: *event,
-        revision: at("v1", 1).revision,
-        reason: None,
-        baseline: None,
-        mode: None,
-    };
+    let line = |event: &RecordEvent| Record::new(*event, at("v1", 1).revision);
     let current = Some("v1".parse().unwrap());
     let recovered = Recovered { current, records: events.iter().map(line).collect(), ..Recovered::default() };
     recovered_agent(policy(), &recovered)

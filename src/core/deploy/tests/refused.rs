@@ -20,13 +20,7 @@ fn a_pointer_with_a_lower_number_than_one_that_was_seen_is_refused_until_an_oper
 
 #[test]
 fn the_journal_remembers_the_highest_number_and_what_an_operator_accepted() {
-    let line = |release, sequence| Record {
-        event: RecordEvent::Verified,
-        revision: at(release, sequence).revision,
-        reason: None,
-        baseline: None,
-        mode: None,
-    };
+    let line = |release, sequence| Record::new(RecordEvent::Verified, at(release, sequence).revision);
     let pod = |records: Vec<Record>| {
         let recovered = Recovered { current: Some("v1".parse().unwrap()), records, ..Recovered::default() };
         let mut agent = recovered_agent(policy(), &recovered);
