@@ -241,7 +241,8 @@ async fn serve(
     stop.send_replace(true);
     // What is still open then was not waiting for us.
     let last_words = async {
-        let _ = tokio::join!(endpoints, OptionFuture::from(reports), OptionFuture::from(notes));
+        let (_endpoints, _reports, _notes) =
+            tokio::join!(endpoints, OptionFuture::from(reports), OptionFuture::from(notes));
     };
     let _ = tokio::time::timeout(LAST_ANSWERS, last_words).await;
     tracing::info!("ends");

@@ -314,7 +314,7 @@ impl Servers {
     fn empty(&self, slot: Slot) {
         let found: usize = self.groups.iter().map(|group| group.empty(slot)).sum();
         if found > 0 {
-            tracing::warn!(slot = slot.name(), found, "closed connections that nobody would have accepted");
+            tracing::info!(slot = slot.name(), found, "closed connections that nobody would have accepted");
         }
     }
 

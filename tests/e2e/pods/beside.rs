@@ -124,5 +124,6 @@ fn e2e_pod_a_release_boots_beside_the_one_that_serves_with_the_agent_in_the_same
     let shop = born(beside_exec(), "trixie");
     shop.assert_restricted("app");
     releases(&shop);
-    deleted(&shop, 1);
+    killed(&shop);
+    deleted(&shop, 2);
 }
