@@ -32,6 +32,8 @@ const BEFORE_THE_REQUEST: &[Duration] = &[
     Duration::from_millis(80),
 ];
 const AFTER_THE_ANSWER: &[Duration] = &[Duration::ZERO];
+/// On a busy machine the looks take long: the request then goes on without them.
+const HELD_BACK_AT_MOST: Duration = Duration::from_millis(500);
 
 /// So many bytes of an answer are looked at for people, and so many characters shown.
 const LOOKED_AT: usize = 4096;
@@ -191,7 +193,8 @@ impl Prober {
         let (go_on, gate) = oneshot::channel();
         let by_kernel = OnceLock::new();
         let early = async {
-            if let Some(Some(key)) = acceptor(ends, workers.to_vec(), BEFORE_THE_REQUEST).await {
+            let looked = acceptor(ends, workers.to_vec(), BEFORE_THE_REQUEST);
+            if let Ok(Some(Some(key))) = tokio::time::timeout(HELD_BACK_AT_MOST, looked).await {
                 let _ = by_kernel.set(key);
             }
             let _ = go_on.send(());
@@ -285,8 +288,8 @@ async fn acceptor(
     let look = move || {
         pauses.iter().find_map(|pause| {
             std::thread::sleep(*pause);
-            match procs::acceptor(ours, theirs, &pids) {
-                Acceptor::Nobody => None,
+            let inode = sockets::accepted(theirs, ours)?;
+            match procs::acceptor(inode, &pids) {
                 Acceptor::Process(process) => Some(key_of(&workers, process.pid)),
                 Acceptor::Another => Some(None),
             }

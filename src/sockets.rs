@@ -17,7 +17,7 @@ pub use ends::Ends;
 use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use procfs::net::{TcpNetEntry, TcpState};
@@ -55,6 +55,22 @@ pub fn observe(ports: &[u16]) -> Result<Sockets, SocketsError> {
 /// As [`observe`].
 pub(crate) fn observe_held(ports: &[u16], inodes: &HashSet<u64>) -> Result<Sockets, SocketsError> {
     table(ports).map(|table| table.only(inodes).finish())
+}
+
+/// The inode of the socket at `local` that has the connection from `remote`; `None` before it was accepted, after its
+/// end, and where nothing tells. With netlink its cost does not grow with the number of connections.
+pub(crate) fn accepted(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    diag::inode(local, remote).unwrap_or_else(|_| {
+        let of = |one: SocketAddr, other: SocketAddr| {
+            (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
+        };
+        let tables = [procfs::net::tcp(), procfs::net::tcp6()];
+        let mut entries = tables.into_iter().flatten().flatten();
+        let is_it = |entry: &TcpNetEntry| {
+            of(entry.local_address, local) && of(entry.remote_address, remote) && entry.inode != 0
+        };
+        entries.find(is_it).map(|entry| entry.inode)
+    })
 }
 
 fn table(ports: &[u16]) -> Result<Table, SocketsError> {
@@ -181,5 +197,32 @@ fn address(bytes: [u8; 16], v6: bool) -> IpAddr {
         IpAddr::from(bytes).to_canonical()
     } else {
         IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::procs::{Acceptor, ProcessId, acceptor};
+
+    #[test]
+    fn the_process_that_accepted_is_found_on_either_family_from_then_until_it_closes() {
+        let us = i32::try_from(std::process::id()).unwrap();
+        for (bound, host) in [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::1]:0", "::1")] {
+            let listener = TcpListener::bind(bound).unwrap();
+            let ours = TcpStream::connect((host, listener.local_addr().unwrap().port())).unwrap();
+            let (here, there) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+            assert_eq!(accepted(there, here), None, "{bound}: not yet");
+            let (stream, _) = listener.accept().unwrap();
+            let inode = accepted(there, here).unwrap();
+            assert_eq!(diag::inode(there, here).unwrap(), Some(inode), "{bound}: no table was read for it");
+            let found = Acceptor::Process(ProcessId::of(us).unwrap());
+            assert_eq!(acceptor(inode, &[1, us]), found, "{bound}");
+            assert_eq!(acceptor(inode, &[1]), Acceptor::Another, "{bound}");
+            drop(stream);
+            assert_eq!(accepted(there, here), None, "{bound}: closed");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! `linux/netlink.h` and `linux/tcp.h`.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -21,7 +21,8 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const TCPDIAG_GETSOCK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST_DUMP: u16 = 0x1 | 0x300;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_REQUEST_DUMP: u16 = NLM_F_REQUEST | 0x300;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
@@ -55,7 +56,25 @@ pub(super) fn table(ports: &[u16]) -> Result<Table, SocketsError> {
     ask(&[of_both(ports)], ports).or_else(|_| of_each())
 }
 
-fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Table, SocketsError> {
+/// The inode of the socket that has this connection at `local`: the kernel looks it up, and walks no table. `None`
+/// before it was accepted, and when there is none.
+pub(super) fn inode(local: SocketAddr, remote: SocketAddr) -> Result<Option<u64>, SocketsError> {
+    let netlink = netlink()?;
+    send(netlink.as_raw_fd(), &of_connection(local, remote), MsgFlags::empty())?;
+    let mut buffer = vec![0; BUFFER];
+    let len = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    let mut found = None;
+    match rows(&buffer[..len], |_, row| found = Some(row)) {
+        Err(SocketsError::Netlink(nix::Error::ENOENT)) => Ok(None),
+        // Without such a connection the listener is what the kernel finds.
+        told => told.map(|_| {
+            let connection = found.filter(|row| row.state != State::Listening);
+            connection.map(|row| row.inode).filter(|inode| *inode != 0)
+        }),
+    }
+}
+
+fn netlink() -> Result<OwnedFd, SocketsError> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -64,6 +83,11 @@ fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Table, SocketsError> {
     )?;
     // The kernel answers in the same call; this is for one that never does.
     setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(1, 0))?;
+    Ok(netlink)
+}
+
+fn ask(requests: &[Vec<u8>], ports: &[u16]) -> Result<Table, SocketsError> {
+    let netlink = netlink()?;
     let mut table = Table::default();
     for request in requests {
         dump(&netlink, request, ports, &mut table)?;
@@ -93,17 +117,43 @@ fn of_both(ports: &[u16]) -> Vec<u8> {
     request(TCPDIAG_GETSOCK, &[0, 0, 0, 1 << (INET_DIAG_INFO - 1)], ports, &tail)
 }
 
+/// `inet_diag_req_v2` with a whole `inet_diag_sockid`. A v6 socket is found by the IPv4 addresses that it serves.
+fn of_connection(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let (local, remote) = (canonical(local), canonical(remote));
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+    let head = [family, IPPROTO_TCP, 0, 0];
+    let mut id = [local.port().to_be_bytes(), remote.port().to_be_bytes()].concat();
+    for address in [local.ip(), remote.ip()] {
+        let mut place = [0; 16];
+        match address {
+            IpAddr::V4(address) => place[..4].copy_from_slice(&address.octets()),
+            IpAddr::V6(address) => place.copy_from_slice(&address.octets()),
+        }
+        id.extend(place);
+    }
+    // Whichever interface and cookie.
+    id.extend([0; 4]);
+    id.extend([0xff; 8]);
+    message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, &[&head, &u32::MAX.to_ne_bytes(), &id[..]])
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// `nlmsghdr`, and between head and tail `inet_diag_sockid`. A single port is filtered by the kernel.
 fn request(kind: u16, head: &[u8], ports: &[u16], tail: &[u8]) -> Vec<u8> {
     let port = if let [port] = ports { *port } else { 0 };
+    let id = [&port.to_be_bytes()[..], &[0; SOCKET_ID - 2]].concat();
+    message(kind, NLM_F_REQUEST_DUMP, &[head, &id, tail])
+}
+
+fn message(kind: u16, flags: u16, parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     bytes.extend(kind.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
-    bytes.extend(head);
-    bytes.extend(port.to_be_bytes());
-    bytes.resize(bytes.len() + SOCKET_ID - 2, 0);
-    bytes.extend(tail);
+    parts.iter().for_each(|part| bytes.extend(*part));
     let len = u32::try_from(bytes.len()).unwrap_or_default();
     bytes[..4].copy_from_slice(&len.to_ne_bytes());
     bytes
