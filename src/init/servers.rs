@@ -370,7 +370,9 @@ impl Servers {
         for group in &self.groups {
             let Some(socket) = group.socket(slot) else { continue };
             for name in group.address().names() {
-                let copy = fcntl_dupfd_cloexec(socket, FIRST_DESCRIPTOR)?;
+                // Where so many may not be open, any number does.
+                let copy = fcntl_dupfd_cloexec(socket, FIRST_DESCRIPTOR)
+                    .or_else(|_| fcntl_dupfd_cloexec(socket, 3))?;
                 fcntl_setfd(&copy, FdFlags::empty())?;
                 command.env(format!("PUMA_INHERIT_{}", given.len()), format!("{}:{name}", copy.as_raw_fd()));
                 given.push(copy);

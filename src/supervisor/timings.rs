@@ -61,9 +61,14 @@ impl DeployTimings {
 
     pub(crate) fn event(&self, event: &Event) {
         match (event, self.signal) {
-            (Event::Finished { attempt, step: Step::Perform(_), outcome }, Some((ours, mode, _)))
-                if *attempt == ours && *outcome != Outcome::Unknown =>
-            {
+            (
+                Event::Finished {
+                    attempt,
+                    step: Step::Perform(ServerCommand::Restart(_) | ServerCommand::Abort(_)),
+                    outcome,
+                },
+                Some((ours, mode, _)),
+            ) if *attempt == ours && *outcome != Outcome::Unknown => {
                 self.metrics.restart_sent(mode, *outcome == Outcome::Done);
             }
             (Event::Observed(observation), _) => self.metrics.observed(observation),

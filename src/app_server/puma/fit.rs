@@ -93,8 +93,9 @@ pub(super) fn of(snapshot: &Snapshot, release: Option<&ReleaseId>) -> Result<Fit
         Misfit::new("Puma's configuration could not be read in time", "run `pitstop doctor` again")
     })?;
     let start = around.start.as_ref().ok_or_else(|| {
-        let why = format!("the agent may not look into process {}, which started Puma", list.pid);
-        Misfit::new(why, "run the agent and Puma's container as the same user and group")
+        let why = format!("process {}, which started Puma, could not be looked into", list.pid);
+        let fix = "if this stays, run the agent and Puma's container as the same user and group";
+        Misfit::new(why, fix)
     })?;
     start.is_able()?;
     window::of(setup, snapshot.cluster() != Some(false), Some(start)).map_or(Ok(()), Err)?;

@@ -15,6 +15,10 @@
 
 use super::*;
 
+/// A candidate has no client, so nothing is lost when it is killed; and the next one waits for its end. Some Pumas need
+/// `worker_shutdown_timeout` to end when they have never had a request.
+const CANDIDATE_STOP_MS: u64 = 3_000;
+
 impl Deploy {
     /// Starts the step that is wanted, if it may start now.
     pub(super) fn take(&mut self, turn: &mut Turn<'_>, m: Move) -> State {
@@ -257,6 +261,10 @@ impl Deploy {
                 m.then_until(MoveStep::Assess, settled)
             }
             // Whether it ends is seen.
+            (MoveStep::AbortCandidate { kill: false, .. }, _) => {
+                let stop = self.policy.settle_ms.min(CANDIDATE_STOP_MS);
+                m.then_until(MoveStep::Assess, turn.now.plus(stop))
+            }
             (MoveStep::AbortCandidate { .. }, _) => m.then_until(MoveStep::Assess, settled),
             (MoveStep::Recover(_) | MoveStep::Switch { .. }, _) => {
                 self.restart_in_flight = None;

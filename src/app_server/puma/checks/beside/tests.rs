@@ -92,7 +92,7 @@ fn what_speaks_against_it_is_found_with_what_happens_instead() {
             configured(snapshot, "activate_control_app 'tcp://127.0.0.1:9293'");
         }),
         ("configuration could not be read", |snapshot| snapshot.memory.setup = None),
-        ("may not look into", |snapshot| snapshot.memory.around = Around::default()),
+        ("could not be looked into", |snapshot| snapshot.memory.around = Around::default()),
     ];
     for (words, change) in changes {
         let mut snapshot = under_parent();
