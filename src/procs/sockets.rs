@@ -54,6 +54,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_some_processes_the_one_that_has_a_socket_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+        let us = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(acceptor(inode, &[1, us]), Acceptor::Process(ProcessId::of(us).unwrap()));
+        assert_eq!(acceptor(inode, &[1]), Acceptor::Another);
+    }
+
+    #[test]
     fn a_bound_socket_is_known_by_its_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("core_api");

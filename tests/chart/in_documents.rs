@@ -137,7 +137,12 @@ fn variables_in_the_documents_are_taken_by_the_agent() {
     let Some(read) = ask(blocks.iter().map(|block| block.text.clone())) else { return };
     for (block, parsed) in blocks.iter().zip(&read.texts) {
         assert_eq!(parsed.error, None, "{}", block.place);
-        let container = json!({ "env": parsed.objects[0].object });
+        let mut env = parsed.objects[0].object.clone();
+        // What a pod gets from elsewhere.
+        for variable in env.as_array_mut().unwrap().iter_mut().filter(|one| !one["valueFrom"].is_null()) {
+            variable["value"] = "https://example.com/".into();
+        }
+        let container = json!({ "env": env });
         let nothing = super::rig::Rendered { error: None, files: Default::default(), objects: Vec::new() };
         let (code, said) = pitstop(&["config"], &variables(&nothing, &container));
         assert_eq!(code, Some(0), "{}: {said}", block.place);

@@ -7,7 +7,12 @@ use super::{dashboard, path};
 
 const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
 /// Nothing to be seen in a pod that is well, and was never drained.
-const EMPTY: [&str; 2] = ["Why pods wait or stopped", "Requests left when a drain was answered"];
+const EMPTY: [&str; 4] = [
+    "Why pods wait or stopped",
+    "Requests left when a drain was answered",
+    "Pods by the slot whose server gets the connections",
+    "Memory of a server in a slot, largest",
+];
 
 /// A real Prometheus that scrapes one agent each second.
 struct Prometheus {

@@ -218,7 +218,7 @@ impl Deploy {
         m.then(watch.into())
     }
 
-    pub(super) fn await_switch(
+    pub(super) fn wait_for_switch(
         &mut self,
         turn: &Turn<'_>,
         m: Move,

@@ -61,7 +61,7 @@ impl Deploy {
             MoveStep::Verify(verify) if verify.candidate => return self.verify_candidate(turn, m, verify),
             MoveStep::Verify(verify) => return self.verify(turn, m, verify),
             MoveStep::Switch { on, .. } => self.perform(turn, ServerCommand::Switch, on),
-            MoveStep::AwaitSwitch { on, proved } => return self.await_switch(turn, m, on, proved),
+            MoveStep::AwaitSwitch { on, proved } => return self.wait_for_switch(turn, m, on, proved),
             MoveStep::AbortCandidate { on, kill: false } => {
                 self.perform(turn, ServerCommand::Abort(Mode::Beside), on);
             }
