@@ -106,7 +106,8 @@ fn earlier(now: &Pointer, history: Vec<Entry>) -> Vec<Earlier> {
     previous.into_iter().chain(history.into_iter().map(|entry| (entry.made.release, entry.end))).collect()
 }
 
-/// The last release that is a way back; else which ones are none, and why. What no pod has reported on is one.
+/// The last release that the fleet ran, or that no pod has reported on; else the one just before this, if all that is
+/// known is that it was superseded: reports lag behind a quick second move. Else which ones are no way back, and why.
 fn way_back(
     current: &ReleaseId,
     earlier: &[Earlier],
@@ -135,7 +136,10 @@ fn way_back(
         passed.retain(|(known, _)| known != release);
         passed.push((release.clone(), why));
     }
-    Err(passed)
+    let just_before = earlier.first().map(|(release, _)| release);
+    let only_superseded =
+        |release: &&ReleaseId| passed.contains(&((*release).clone(), SUPERSEDED.to_owned()));
+    just_before.filter(only_superseded).cloned().ok_or(passed)
 }
 
 fn nowhere(name: &str, current: &ReleaseId, passed: &[(ReleaseId, String)]) -> String {
@@ -185,11 +189,18 @@ mod tests {
         assert_eq!(back(&history, &[]), Ok("v6".into()));
         assert_eq!(back(&history, &["v6"]), Ok("v5".into()));
         assert_eq!(
-            back(&history[..2], &[]).unwrap_err(),
-            "production points to v9, and no earlier release is a way back (v8: another move came before most pods \
-             ran it; v7: it was rejected (web-1: boot_failed))"
+            back(&history[1..2], &[]).unwrap_err(),
+            "production points to v9, and no earlier release is a way back (v7: it was rejected (web-1: boot_failed))"
         );
         assert_eq!(back(&[], &[]).unwrap_err(), "production points to v9, and no earlier release is known");
+    }
+
+    #[test]
+    fn where_no_release_is_known_to_have_run_the_one_just_before_is_the_way_back_unless_it_was_bad() {
+        let (v8, v7) = (ended("v8", Ended::Superseded), ended("v7", Ended::Superseded));
+        assert_eq!(back(&[v8.clone(), v7.clone()], &[]), Ok("v8".into()));
+        assert!(back(&[v8.clone(), v7], &["v8"]).is_err(), "nobody knows whether v7 is any good");
+        assert!(back(&[v8, ended("v8", Ended::Rejected)], &[]).is_err(), "the only thing known of it is bad");
     }
 
     #[test]
