@@ -33,8 +33,8 @@ bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.js
 	.ci/alone cargo bench $(if $(BENCH),--bench $(BENCH),--benches)
 
 soak: ## deploys beside under load, with kills that a seed decides: DEPLOYS=200 SEED=1
-	@.ci/setup puma nextest
-	DEPLOYS=$(or $(DEPLOYS),200) SEED=$(or $(SEED),1) .ci/alone cargo nextest run --no-capture --test e2e -E 'test(e2e_beside_soak)'
+	@.ci/setup puma
+	DEPLOYS=$(or $(DEPLOYS),200) SEED=$(or $(SEED),1) .ci/alone cargo test --test e2e e2e_beside_soak -- --nocapture
 
 lint: ## formatting, clippy, rustdoc, and the licences and sources of dependencies
 	@.ci/setup deny
