@@ -242,24 +242,10 @@ fn tell(error: &StoreError, before: Option<&StoreError>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::revision::Revision;
-
-    fn report(in_sync: bool, sequence: u64) -> Report {
-        Report {
-            v: 1,
-            pod: "web-0".into(),
-            desired: Some(moved(sequence)),
-            in_sync,
-            stage: "steady".into(),
-            at: "2026-11-21T10:00:00Z".into(),
-            ..Report::default()
-        }
-    }
-
-    fn moved(sequence: u64) -> Revision {
-        Revision { release: "v2".parse().unwrap(), sequence: Some(sequence) }
-    }
+    use super::{
+        report::tests::{moved, report},
+        *,
+    };
 
     #[test]
     fn live_reports_of_other_pods_add_up() {

@@ -154,10 +154,10 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn report(in_sync: bool, sequence: u64) -> Report {
+    pub(crate) fn report(in_sync: bool, sequence: u64) -> Report {
         Report {
             v: 1,
             pod: "web-0".into(),
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    fn moved(sequence: u64) -> Revision {
+    pub(crate) fn moved(sequence: u64) -> Revision {
         Revision { release: "v2".parse().unwrap(), sequence: Some(sequence) }
     }
 

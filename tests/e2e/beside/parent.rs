@@ -162,11 +162,15 @@ fn e2e_parent_starts_a_server_without_slots_that_knows_its_address_by_another_na
     });
     assert!(listed["unfit"].as_str().unwrap().contains(&format!("tcp://0.0.0.0:{port}")), "{listed}");
     parent.refused(&json!({ "do": "start", "slot": "b", "release": "v2", "aside": [] }));
+    is_offered_from_the_next_start_on(&mut parent);
+}
+
+fn is_offered_from_the_next_start_on(parent: &mut Parent) {
     parent.term();
     parent.wait_for_end();
     parent.start();
     until("it takes its sockets", || (parent.run("a")["inherited"] == true).then_some(()));
-    switches(&parent);
+    switches(parent);
 }
 
 #[test]
@@ -178,11 +182,7 @@ fn e2e_parent_learns_where_a_server_listens_for_the_next_start() {
     parent.start();
     parent.puma.wait_for_release("v1");
     until("it is learnt", || parent.list()["unfit"].as_str()?.contains("next start").then_some(()));
-    parent.term();
-    parent.wait_for_end();
-    parent.start();
-    until("it takes its sockets", || (parent.run("a")["inherited"] == true).then_some(()));
-    switches(&parent);
+    is_offered_from_the_next_start_on(&mut parent);
 }
 
 #[test]
