@@ -140,11 +140,19 @@ pub(crate) struct Candidate {
     /// live server.
     pub(crate) generation: Option<Generation>,
     /// It was asked what it is to be warmed up with, or there is nothing to be asked. No verdict comes before that.
-    pub(crate) warm: bool,
+    pub(crate) warm: Option<Warmed>,
     /// It has ended.
     pub(crate) ended: bool,
     /// What two servers side by side have to do with its failure, so that its release is not to blame.
     pub(crate) trouble: Option<super::effect::Problem>,
+}
+
+/// How a warm-up went, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Warmed {
+    pub(crate) requests: usize,
+    /// 95 % of the last answers came within this, in milliseconds.
+    pub(crate) p95_ms: u64,
 }
 
 /// A server that was live before.
@@ -180,6 +188,14 @@ pub struct Generation {
     pub expected: usize,
     /// Those that it has.
     pub processes: Vec<Process>,
+}
+
+impl Generation {
+    /// How many of its processes have booted, once all have that it should have.
+    pub(crate) fn all_booted(&self) -> Option<usize> {
+        let booted = self.processes.iter().filter(|process| process.booted).count();
+        (self.expected > 0 && booted >= self.expected).then_some(booted)
+    }
 }
 
 /// One serving process.

@@ -5,7 +5,7 @@ use crate::{
     app_server::{SlotDescription, server::Snapshot as _},
     core::{
         Cwd, GenerationKey, Problem, Sockets, Traffic,
-        observation::{Beside, Candidate, Lingering},
+        observation::{Beside, Candidate, Lingering, Warmed},
     },
     procs,
     slots::{List, Role, Run, SlotState},
@@ -32,7 +32,7 @@ impl Neighbour {
         Candidate {
             key: key_of(parent.pid, self.run()),
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
-            warm: true,
+            warm: Some(Warmed::default()),
             ended,
             trouble: trouble.cloned().or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
         }
