@@ -39,12 +39,15 @@ pub(super) fn generation(image: u64, release: &str, booted: bool) -> Generation 
 }
 
 pub(super) fn candidate(generation: Option<Generation>) -> Candidate {
+    let key = GenerationKey(NEW + 50);
     Candidate {
-        key: GenerationKey(NEW + 50),
+        key,
         generation,
         warm: Some(Warmed::default()),
         ended: false,
         trouble: None,
+        share: 0,
+        served: None,
     }
 }
 
@@ -197,6 +200,7 @@ impl Rig {
         let beside = Beside {
             candidate: None,
             lingering: vec![Lingering { key, queue_empty_ms: 0, ..lingering(before) }],
+            served_by_live: None,
         };
         let generations = vec![generation(image, live, true)];
         self.server = Some(AppServer { generations, beside, ..AppServer::default() });
