@@ -7,7 +7,7 @@ use crate::{
     app_server::{SlotDescription, server::Snapshot as _},
     core::{
         Cwd, GenerationKey, Sockets, Traffic,
-        observation::{Beside, Candidate, Lingering, Served},
+        observation::{Beside, Candidate, Lingering, Served, Warmed},
     },
     procs,
     slots::{List, Role, Run, SlotState},
@@ -34,7 +34,7 @@ impl Neighbour {
         Candidate {
             key: key_of(parent.pid, self.run()),
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
-            warm: true,
+            warm: Some(Warmed::default()),
             ended,
             trouble: memory
                 .around
