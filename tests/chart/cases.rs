@@ -112,7 +112,7 @@ fn warmed_and_told() -> Value {
             "image": "another:1",
         },
         "agent": { "kind": "classic", "readiness": { "periodSeconds": 3 } },
-        "notify": { "existingSecret": "shop-notify", "signed": true },
+        "notifications": { "existingSecret": "shop-notify", "signed": true },
     })
 }
 

@@ -67,7 +67,7 @@ seccompProfile:
       fieldPath: {{ $path }}
 {{- end }}
 {{- end }}
-{{- with $v.notify.existingSecret }}
+{{- with $v.notifications.existingSecret }}
 - name: PITSTOP_NOTIFY_URL
   valueFrom:
     secretKeyRef:

@@ -51,7 +51,7 @@
 {{- if and $v.app.image (not $config.image) -}}
 {{- $_ := set $config "image" $v.app.image -}}
 {{- end -}}
-{{- if $v.notify.signed -}}
+{{- if $v.notifications.signed -}}
 {{- $_ := set $config "notify" (merge (dict "secret_file" "/run/pitstop-notify/key") (default dict $config.notify)) -}}
 {{- end -}}
 {{- with $v.pointer.configMap.name -}}

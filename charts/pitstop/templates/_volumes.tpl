@@ -51,7 +51,7 @@
   mountPath: /run/pitstop-token
   readOnly: true
 {{- end }}
-{{- if $v.notify.signed }}
+{{- if $v.notifications.signed }}
 - name: pitstop-notify
   mountPath: /run/pitstop-notify
   readOnly: true
@@ -111,10 +111,10 @@
           apiVersion: v1
           fieldPath: metadata.annotations['pitstop/token']
 {{- end }}
-{{- if $v.notify.signed }}
+{{- if $v.notifications.signed }}
 - name: pitstop-notify
   secret:
-    secretName: {{ $v.notify.existingSecret }}
+    secretName: {{ $v.notifications.existingSecret }}
     items:
       - { key: key, path: key }
 {{- end }}
