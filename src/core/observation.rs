@@ -110,6 +110,8 @@ pub struct Beside {
     pub(crate) candidate: Option<Candidate>,
     /// These have had their last new connection, the one that was live last first.
     pub(crate) lingering: Vec<Lingering>,
+    /// What the live server has served since its start; `None`: nobody counts, or it could not be read.
+    pub(crate) served_by_live: Option<Served>,
 }
 
 impl Beside {
@@ -145,6 +147,21 @@ pub(crate) struct Candidate {
     pub(crate) ended: bool,
     /// What two servers side by side have to do with its failure, so that its release is not to blame.
     pub(crate) trouble: Option<super::effect::Problem>,
+    /// So many of 1000 new connections go to it.
+    pub(crate) share: u32,
+    /// What it has served since its start, by the same count as the live server; `None` as there.
+    pub(crate) served: Option<Served>,
+}
+
+/// What a server has answered since its start, all its processes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Served {
+    /// Requests that were answered, or ended by an exception.
+    pub(crate) requests: u64,
+    /// Those of them that were answered with 5xx, or ended by an exception; `None` where only requests are counted.
+    pub(crate) errors: Option<u64>,
+    /// 95 of 100 requests took no longer than this, in milliseconds; `None` where nobody measures.
+    pub(crate) p95_ms: Option<u64>,
 }
 
 /// A server that was live before.

@@ -39,7 +39,7 @@ impl SlotsLog {
     /// A look. What it does not show, as in a restart, is not over.
     pub(crate) fn look(&mut self, observation: &Observation) {
         let Detection::Seen(server) = &observation.detection else { return };
-        let Beside { candidate, lingering } = &server.beside;
+        let Beside { candidate, lingering, .. } = &server.beside;
         match candidate {
             Some(candidate) => self.candidate(observation.began, candidate),
             None => self.candidate = None,

@@ -35,6 +35,8 @@ impl Neighbour {
             warm: true,
             ended,
             trouble: trouble.cloned().or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
+            share: self.tree.weight,
+            served: None,
         }
     }
 
@@ -77,6 +79,7 @@ pub(super) fn of(
     Beside {
         candidate: candidate.map(|one| one.candidate(parent, trouble)),
         lingering: lingering.map(|one| one.lingering(parent.pid, all)).collect(),
+        served_by_live: None,
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
         });
         let mut run: Run = serde_json::from_value(raw).unwrap();
         run.ended = ended.then_some(Ended::Code(1));
-        let tree = Tree { run, queue_empty_ms: 40, pids: vec![] };
+        let tree = Tree { run, weight: 0, queue_empty_ms: 40, pids: vec![] };
         Neighbour { tree, snapshot: None, held: None }
     }
 

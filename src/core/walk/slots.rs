@@ -75,6 +75,8 @@ impl Pod {
             warm: true,
             ended: one.master.is_none(),
             trouble: one.in_trouble.then(|| Problem::new(Reason::NoMemory, "there is no room for two")),
+            share: 0,
+            served: None,
         });
         let lingering = |one: &Server| Lingering {
             key: GenerationKey(one.run),
@@ -90,7 +92,7 @@ impl Pod {
             oldest_request_ms: one.busy.then_some(u64::MAX),
             told: one.told,
         };
-        Beside { candidate, lingering: slots.lingering.iter().map(lingering).collect() }
+        Beside { candidate, lingering: slots.lingering.iter().map(lingering).collect(), served_by_live: None }
     }
 
     /// There is room for two servers.

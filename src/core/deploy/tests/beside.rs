@@ -39,7 +39,8 @@ pub(super) fn generation(image: u64, release: &str, booted: bool) -> Generation 
 }
 
 pub(super) fn candidate(generation: Option<Generation>) -> Candidate {
-    Candidate { key: GenerationKey(NEW + 50), generation, warm: true, ended: false, trouble: None }
+    let key = GenerationKey(NEW + 50);
+    Candidate { key, generation, warm: true, ended: false, trouble: None, share: 0, served: None }
 }
 
 pub(super) fn lingering(release: &str) -> Lingering {
@@ -191,6 +192,7 @@ impl Rig {
         let beside = Beside {
             candidate: None,
             lingering: vec![Lingering { key, queue_empty_ms: 0, ..lingering(before) }],
+            served_by_live: None,
         };
         let generations = vec![generation(image, live, true)];
         self.server = Some(AppServer { generations, beside, ..AppServer::default() });
