@@ -230,6 +230,11 @@ pub enum ServerCommand {
     Restart(Mode),
     /// All new connections go to this server from now on: to the candidate, or back to one that lingers.
     Switch,
+    /// The candidate gets so many of 1000 new connections; 0: none any more.
+    Share {
+        /// So many.
+        permille: u32,
+    },
     /// The server that lingers, or a candidate that nobody waits for, is ended: SIGTERM once nobody waits in its
     /// queues. Reports nothing that is waited for: that it was told is seen.
     End,
