@@ -56,6 +56,7 @@ fn view() -> View {
         back: None,
         retry_at: None,
         moving: None,
+        sharing: None,
     }
 }
 

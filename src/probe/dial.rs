@@ -199,6 +199,11 @@ mod tests {
                 Dialled::to(&address, Whom::Candidate).await.unwrap_or_else(|e| panic!("{url}: {e}"));
             let (_, peer) = listener.accept().await.unwrap();
             assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
+            let beside = Dialled::to(&address, Whom::LiveBeside).await;
+            let _live = beside.unwrap_or_else(|e| panic!("{url}: {e}"));
+            let (_, peer) = listener.accept().await.unwrap();
+            let source = if source.is_ipv6() { source } else { IpAddr::from(LIVE_SOURCE) };
+            assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
             let _live = Dialled::to(&address, Whom::Live).await.unwrap_or_else(|e| panic!("{url}: {e}"));
             let (_, peer) = listener.accept().await.unwrap();
             assert_ne!(peer.ip().to_canonical(), IpAddr::from(PROBE_SOURCE), "{listen} at {url}");

@@ -72,11 +72,7 @@ impl Count {
     /// What could not be read then counts from now on.
     fn of(known: Option<Self>, now: Moment, candidate: Option<Served>, live: Option<Served>) -> Self {
         let known = known.unwrap_or(Self { at: now, candidate: None, both: None });
-        Self {
-            candidate: known.candidate.or(candidate),
-            both: known.both.or(candidate.zip(live)),
-            ..known
-        }
+        Self { candidate: known.candidate.or(candidate), both: known.both.or(candidate.zip(live)), ..known }
     }
 }
 
@@ -121,7 +117,8 @@ impl Share {
     fn is_over(&self, now: Moment, served: Option<Served>, shift: &Shift) -> bool {
         let Some(since) = self.since else { return false };
         let lasted = now.since(since.at);
-        let requests = served.zip(since.candidate).map(|(now, then)| now.requests.saturating_sub(then.requests));
+        let requests =
+            served.zip(since.candidate).map(|(now, then)| now.requests.saturating_sub(then.requests));
         let enough = requests.is_some_and(|requests| requests >= shift.requests);
         (enough && lasted >= shift.bake_ms) || lasted >= shift.timeout_ms
     }
@@ -225,7 +222,9 @@ impl Deploy {
     /// One bad answer, or a process that is gone: no client meets it while its check goes on.
     fn doubt(&mut self, turn: &Turn<'_>, m: Move, share: Share, reason: Reason) -> State {
         let words = match reason {
-            Reason::ProbeFailed => "the health path failed while the second server had a share of the traffic",
+            Reason::ProbeFailed => {
+                "the health path failed while the second server had a share of the traffic"
+            }
             _ => "a worker of the second server ended while it had a share of the traffic: see its log",
         };
         self.slots.doubts += 1;

@@ -2,7 +2,7 @@
 
 use super::pod::{Kind, Nature};
 use crate::core::drain::Budget;
-use crate::core::{Mode, Policy};
+use crate::core::{Mode, Policy, Shift};
 
 /// How a walk is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +40,7 @@ pub(crate) fn policy() -> Policy {
         phased_worker_ms: 0,
         second_master: false,
         beside_only: false,
+        shift: Shift::default(),
         in_place: true,
         settle_ms: 20,
         soak_ms: 5,

@@ -427,9 +427,11 @@ impl World {
             ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
             ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
             ServerCommand::Recover => Signal::Kill,
-            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => {
-                return Outcome::Done;
-            }
+            ServerCommand::Commit
+            | ServerCommand::Switch
+            | ServerCommand::Share { .. }
+            | ServerCommand::End
+            | ServerCommand::Kill => return Outcome::Done,
             ServerCommand::Restart(Mode::Beside) | ServerCommand::Abort(Mode::Beside) => return gone(),
         };
         // The adapter sees that workers which served at its last look do no longer.
