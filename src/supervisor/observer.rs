@@ -12,7 +12,8 @@ use crate::{
     app_server::{AppServer, Description, Look},
     core::{
         Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Traffic, Watchfulness,
-        observation::Candidate, pace::Pace,
+        observation::{Candidate, Warmed},
+        pace::Pace,
     },
     finding::Finding,
     probe::{Prober, Said, Whom},
@@ -226,17 +227,16 @@ impl Observer {
         if let Some(warmup) = &self.warmup {
             let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
             if !known {
-                let booted = generation.processes.iter().filter(|process| process.booted).count();
-                let all = booted > 0 && booted >= generation.expected;
-                ongoing.warming = all.then(|| Warming::begin(key, warmup.clone(), booted));
+                let workers = generation.all_booted();
+                ongoing.warming = workers.map(|workers| Warming::begin(key, warmup.clone(), workers));
             }
             let warmed = match &mut ongoing.warming {
                 Some(warming) => warming.ended().await,
                 None => None,
             };
-            *warm = matches!(warmed, Some(Ok(())));
+            *warm = None;
             match warmed {
-                Some(Ok(())) => {}
+                Some(Ok(warmed)) => *warm = Some(warmed),
                 Some(Err(why)) => {
                     let failed = Said { failure: Some(why), ..UNHEALTHY };
                     return Some(((self.clock)(), vec![failed]));
@@ -281,7 +281,7 @@ enum Standing<'a> {
     There {
         /// Its run.
         key: GenerationKey,
-        warm: &'a mut bool,
+        warm: &'a mut Option<Warmed>,
         /// Of 1000 new connections.
         share: u32,
         generation: &'a Generation,

@@ -90,7 +90,7 @@ impl Deploy {
         let seen = alone(look, candidate);
         let of_it = seen.as_ref().map(|seen| verify.watch.observe(now, seen, &self.policy));
         match (of_it.unwrap_or(Verdict::Undecided), verify.watch.expired(now)) {
-            (Verdict::Proven, _) if candidate.warm => {
+            (Verdict::Proven, _) if candidate.warm.is_some() => {
                 seen.iter().for_each(|seen| self.note_proof(&m, &verify.watch, seen));
                 self.share_or_switch(m, verify.watch, candidate)
             }

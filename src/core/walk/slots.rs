@@ -5,7 +5,7 @@ use super::pod::{Keys, Master, Nature, Pod, Rel, Stage};
 use crate::core::{
     Cwd, Outcome, Plan, Problem, Reason, ServerCommand,
     effect::Mode,
-    observation::{Beside, Candidate, GenerationKey, Lingering},
+    observation::{Beside, Candidate, GenerationKey, Lingering, Warmed},
 };
 
 /// What the parent has besides the live server.
@@ -72,7 +72,7 @@ impl Pod {
         let candidate = slots.candidate.as_ref().map(|one| Candidate {
             key: GenerationKey(one.run),
             generation: one.master.as_ref().map(|master| self.generation(master, name)),
-            warm: true,
+            warm: Some(Warmed::default()),
             ended: one.master.is_none(),
             trouble: one.in_trouble.then(|| Problem::new(Reason::NoMemory, "there is no room for two")),
             share: 0,
