@@ -221,6 +221,13 @@ pub enum Notice {
     },
     /// Its master ended during a restart of ours, after processes of the release had booted.
     MasterEnded,
+    /// A step of `restart.shift` ended by its time-out: the second server has not served enough requests in it.
+    StepTimedOut {
+        /// So many; `None`: nobody counts.
+        requests: Option<u64>,
+        /// Of so many.
+        wanted: u64,
+    },
 }
 
 /// What the app server can be told.

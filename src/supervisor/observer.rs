@@ -224,7 +224,8 @@ impl Observer {
                 return None;
             }
         };
-        if let Some(warmup) = &self.warmup {
+        // One with a share that an agent before this one gave it needs no warm-up any more.
+        if let Some(warmup) = self.warmup.as_ref().filter(|_| share == 0) {
             let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
             if !known {
                 let workers = generation.all_booted();

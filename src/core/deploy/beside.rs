@@ -230,6 +230,7 @@ impl Deploy {
     }
 
     fn switched(&mut self, now: Moment, m: Move, proved: bool) -> State {
+        self.slots.sharing = None;
         if proved {
             return self.proved(m);
         }

@@ -59,20 +59,36 @@ pub(super) struct Share {
     first: Option<Count>,
     /// The same of this step.
     since: Option<Count>,
+    /// What the candidate has served in this step.
+    requests: Option<u64>,
+    /// So many of those were our own, where all are counted.
+    asked: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Count {
     at: Moment,
     candidate: Option<Served>,
-    both: Option<(Served, Served)>,
+    live: Option<Served>,
 }
 
 impl Count {
-    /// What could not be read then counts from now on.
+    /// What could not be read then counts from now on. Whoever counts errors begins with the first request: where there
+    /// is no such count yet, the candidate has served none.
     fn of(known: Option<Self>, now: Moment, candidate: Option<Served>, live: Option<Served>) -> Self {
-        let known = known.unwrap_or(Self { at: now, candidate: None, both: None });
-        Self { candidate: known.candidate.or(candidate), both: known.both.or(candidate.zip(live)), ..known }
+        let Some(known) = known else { return Self { at: now, candidate, live } };
+        let counts_errors = |served: Option<Served>| served.is_some_and(|served| served.errors.is_some());
+        let starts = |then, now| counts_errors(now) && !counts_errors(then);
+        let none = Served { requests: 0, errors: Some(0), p95_ms: None };
+        Self {
+            at: known.at,
+            candidate: if starts(known.candidate, candidate) {
+                Some(none)
+            } else {
+                known.candidate.or(candidate)
+            },
+            live: if starts(known.live, live) { live } else { known.live.or(live) },
+        }
     }
 }
 
@@ -86,8 +102,14 @@ pub(crate) struct Sharing {
     pub(crate) steps: usize,
     /// When it started.
     pub(crate) since: Moment,
-    /// What the candidate had served by then; `None`: that is not counted.
-    pub(crate) requests_before: Option<u64>,
+    /// What the candidate has served in it; `None`: nobody counts.
+    pub(crate) requests: Option<u64>,
+    /// How much that has to be.
+    pub(crate) requests_wanted: u64,
+    /// How long it lasts at least.
+    pub(crate) bake_ms: u64,
+    /// And at most.
+    pub(crate) timeout_ms: u64,
 }
 
 impl Share {
@@ -103,24 +125,41 @@ impl Share {
         self.missing > 1
     }
 
-    fn count(&mut self, now: Moment, candidate: Option<Served>, live: Option<Served>) {
+    /// Puma's own count has our probes in it, the middleware's has not.
+    fn count(&mut self, look: &Observation, now: Moment, candidate: Option<Served>, live: Option<Served>) {
         self.first = Some(Count::of(self.first, now, candidate, live));
-        self.since = Some(Count::of(self.since, now, candidate, live));
+        let since = Count::of(self.since, now, candidate, live);
+        self.asked += look.candidate_answers.len() as u64;
+        let requests = |then: Served, now: Served| {
+            let all = now.requests.saturating_sub(then.requests);
+            match (then.errors, now.errors) {
+                (None, None) => Some(all.saturating_sub(self.asked)),
+                (Some(_), Some(_)) => Some(all),
+                _ => None,
+            }
+        };
+        self.requests =
+            candidate.zip(since.candidate).and_then(|(now, then)| requests(then, now)).or(self.requests);
+        self.since = Some(since);
     }
 
     /// What is wrong with its answers, in words, by all that both have served since the first share.
     fn errs(&self, candidate: Option<Served>, live: Option<Served>) -> Option<String> {
-        let (candidate_then, live_then) = self.first?.both?;
-        worse(Counts::between(candidate_then, candidate?)?, Counts::between(live_then, live?)?)
+        let first = self.first?;
+        worse(Counts::between(first.candidate?, candidate?)?, Counts::between(first.live?, live?)?)
     }
 
-    fn is_over(&self, now: Moment, served: Option<Served>, shift: &Shift) -> bool {
-        let Some(since) = self.since else { return false };
-        let lasted = now.since(since.at);
-        let requests =
-            served.zip(since.candidate).map(|(now, then)| now.requests.saturating_sub(then.requests));
-        let enough = requests.is_some_and(|requests| requests >= shift.requests);
-        (enough && lasted >= shift.bake_ms) || lasted >= shift.timeout_ms
+    fn served_enough(&self, shift: &Shift) -> bool {
+        self.requests.is_some_and(|requests| requests >= shift.requests)
+    }
+
+    fn is_over(&self, now: Moment, shift: &Shift) -> bool {
+        let lasted = self.since.map_or(0, |since| now.since(since.at));
+        (self.served_enough(shift) && lasted >= shift.bake_ms) || lasted >= shift.timeout_ms
+    }
+
+    fn next_step(self) -> Self {
+        Self { step: self.step + 1, since: None, requests: None, asked: 0, ..self }
     }
 
     pub(crate) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
@@ -136,7 +175,10 @@ impl Share {
             step: self.step + 1,
             steps: policy.shift.steps.len(),
             since: since.at,
-            requests_before: since.candidate.map(|served| served.requests),
+            requests: self.requests,
+            requests_wanted: policy.shift.requests,
+            bake_ms: policy.shift.bake_ms,
+            timeout_ms: policy.shift.timeout_ms,
         })
     }
 }
@@ -148,7 +190,8 @@ impl Deploy {
         let step = self.policy.shift.step_of(candidate.share);
         let on = candidate.key;
         self.restart_in_flight = None;
-        self.share_step(m, Share { on, step, watch, processes, missing: 0, first: None, since: None })
+        let (first, since, requests) = (None, None, None);
+        self.share_step(m, Share { on, step, watch, processes, missing: 0, first, since, requests, asked: 0 })
     }
 
     fn share_step(&self, m: Move, share: Share) -> State {
@@ -180,7 +223,7 @@ impl Deploy {
     }
 
     /// The candidate has a share. Is all well, and is the step over?
-    pub(super) fn bake(&mut self, turn: &Turn<'_>, m: Move, mut share: Share) -> State {
+    pub(super) fn bake(&mut self, turn: &mut Turn<'_>, m: Move, mut share: Share) -> State {
         let (now, Some(look)) = (turn.now, turn.look) else { return m.then(MoveStep::Bake(share)) };
         let server = match &look.detection {
             Detection::Seen(server) => server,
@@ -207,14 +250,17 @@ impl Deploy {
             return m.then(MoveStep::Share(share));
         }
         let live = server.beside.served_by_live;
-        share.count(now, candidate.served, live);
+        share.count(look, now, candidate.served, live);
         if let Some(words) = share.errs(candidate.served, live) {
             return self.abort_and_reject(m.target, Problem::new(Reason::ProbeFailed, words));
         }
-        if share.is_over(now, candidate.served, &self.policy.shift) && !self.pauses() {
-            (share.step, share.since) = (share.step + 1, None);
+        if share.is_over(now, &self.policy.shift) && !self.pauses() {
+            if !share.served_enough(&self.policy.shift) {
+                let (requests, wanted) = (share.requests, self.policy.shift.requests);
+                turn.out.push(Effect::Notice(Notice::StepTimedOut { requests, wanted }));
+            }
             self.note_proof(&m, &share.watch, &seen);
-            return self.share_step(m, share);
+            return self.share_step(m, share.next_step());
         }
         m.then(MoveStep::Bake(share))
     }

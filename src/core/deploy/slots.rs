@@ -46,8 +46,7 @@ struct Lingers {
 impl Slots {
     /// Another move is wanted, or this one went well.
     pub(crate) fn forget_trouble(&mut self) {
-        (self.alone, self.lost, self.sharing) = (None, None, None);
-        (self.given_up, self.doubts) = (0, 0);
+        (self.alone, self.lost, self.given_up, self.doubts) = (None, None, 0, 0);
     }
 
     /// How often the pause before the next try is doubled.

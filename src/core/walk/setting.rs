@@ -33,7 +33,17 @@ pub(crate) enum Barred {
     ByFleet,
 }
 
-pub(crate) fn policy() -> Policy {
+impl Setting {
+    pub(crate) fn policy(&self) -> Policy {
+        let second_master = self.kind.second_master;
+        // One step, which one look at what was served ends.
+        let step = Shift { steps: vec![500], bake_ms: 0, requests: 1, timeout_ms: 30 };
+        let shift = if self.kind.shares { step } else { Shift::default() };
+        Policy { second_master, in_place: !second_master, shift, ..policy() }
+    }
+}
+
+fn policy() -> Policy {
     Policy {
         hot_timeout_ms: 100,
         phased_timeout_ms: 200,

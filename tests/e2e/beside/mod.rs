@@ -5,4 +5,5 @@ mod container;
 mod deploys;
 mod fit;
 mod parent;
+mod shift;
 mod soak;

@@ -83,7 +83,7 @@ fn a_step_lasts_its_time_though_enough_was_served_and_ends_by_its_time_out() {
     while rig.done.is_empty() {
         rig.look();
     }
-    assert!(rig.now - since >= TIMEOUT_MS - 200, "nothing was served: {}", rig.now - since);
+    assert!(rig.now - since >= TIMEOUT_MS - 600, "nothing was served: {}", rig.now - since);
     assert_eq!(rig.done()[0], "Switch 150");
 }
 
