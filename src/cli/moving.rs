@@ -19,8 +19,8 @@ use crate::{
         Report, Reports,
         moves::{self, End, Ended, Move, Moves, Tally},
     },
-    pointer::document::{Document, FROZEN, PAUSED},
-    revision::{Note, Pointer, ReleaseId, Revision},
+    pointer::document::{ABORTED, CANARY, Document, FROZEN, PAUSED},
+    revision::{Aborted, Canary, Note, Pointer, ReleaseId, Revision},
     store::{StoreError, archive},
 };
 
@@ -92,7 +92,8 @@ impl Moving {
             )));
         }
         let rolled_back = document.get("rolled_back").unwrap_or_default();
-        let sequence = next_sequence(document);
+        let (moves, next) = (Moves::of(&swap.store, &swap.name), document.next_sequence());
+        let sequence = tokio::time::timeout(LOOK_BACK, moves.unused(next)).await.unwrap_or(next);
         Ok(Self { how, sequence, rolled_back, note: said.note(), swap })
     }
 
@@ -198,6 +199,9 @@ impl Moving {
         document.set("moved_by", self.note.by.as_ref());
         document.set("moved_at", self.note.at.as_ref());
         document.set("why", self.note.why.as_ref());
+        // Whoever moves the pointer for all pods ends whatever some of them were to try.
+        document.set(CANARY, None::<Canary>);
+        document.set(ABORTED, None::<Aborted>);
         document
     }
 
@@ -297,11 +301,6 @@ pub(super) fn made_before(document: &Document) -> Option<Move> {
     })
 }
 
-/// One more than the last; for garbage whatever number can be saved, so that no move looks like an old one.
-fn next_sequence(document: &Document) -> u64 {
-    document.get::<u64>("sequence").unwrap_or(0).saturating_add(1)
-}
-
 /// A history with a gap stops nobody.
 pub(super) fn told(pointer: &str, written: Result<(), StoreError>) {
     let Err(error) = written else { return };
@@ -312,18 +311,4 @@ pub(super) fn told(pointer: &str, written: Result<(), StoreError>) {
         _ => String::new(),
     };
     eprintln!("pitstop: {pointer} was moved, but the history was not written{right}: {error}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_number_of_a_move_always_grows() {
-        let next = |text: &str| next_sequence(&Document::of(text.as_bytes()));
-        assert_eq!(next(r#"{"release":"v1","sequence":7}"#), 8);
-        assert_eq!(next("v1"), 1);
-        assert_eq!(next(r#"{"release":"no id","sequence":7}"#), 8);
-        assert_eq!(next(""), 1);
-    }
 }

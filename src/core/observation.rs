@@ -110,6 +110,8 @@ pub struct Beside {
     pub(crate) candidate: Option<Candidate>,
     /// These have had their last new connection, the one that was live last first.
     pub(crate) lingering: Vec<Lingering>,
+    /// What the live server has served since its start; `None`: nobody counts, or it could not be read.
+    pub(crate) served_by_live: Option<Served>,
 }
 
 impl Beside {
@@ -140,11 +142,34 @@ pub(crate) struct Candidate {
     /// live server.
     pub(crate) generation: Option<Generation>,
     /// It was asked what it is to be warmed up with, or there is nothing to be asked. No verdict comes before that.
-    pub(crate) warm: bool,
+    pub(crate) warm: Option<Warmed>,
     /// It has ended.
     pub(crate) ended: bool,
     /// What two servers side by side have to do with its failure, so that its release is not to blame.
     pub(crate) trouble: Option<super::effect::Problem>,
+    /// So many of 1000 new connections go to it.
+    pub(crate) share: u32,
+    /// What it has served since its start, by the same count as the live server; `None` as there.
+    pub(crate) served: Option<Served>,
+}
+
+/// What a server has answered since its start, all its processes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Served {
+    /// Requests that were answered, or ended by an exception.
+    pub(crate) requests: u64,
+    /// Those of them that were answered with 5xx, or ended by an exception; `None` where only requests are counted.
+    pub(crate) errors: Option<u64>,
+    /// 95 of 100 requests took no longer than this, in milliseconds; `None` where nobody measures.
+    pub(crate) p95_ms: Option<u64>,
+}
+
+/// How a warm-up went, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Warmed {
+    pub(crate) requests: usize,
+    /// 95 % of the last answers came within this, in milliseconds.
+    pub(crate) p95_ms: u64,
 }
 
 /// A server that was live before.
@@ -180,6 +205,14 @@ pub struct Generation {
     pub expected: usize,
     /// Those that it has.
     pub processes: Vec<Process>,
+}
+
+impl Generation {
+    /// How many of its processes have booted, once all have that it should have.
+    pub(crate) fn all_booted(&self) -> Option<usize> {
+        let booted = self.processes.iter().filter(|process| process.booted).count();
+        (self.expected > 0 && booted >= self.expected).then_some(booted)
+    }
 }
 
 /// One serving process.

@@ -12,7 +12,8 @@ use crate::{
     app_server::{AppServer, Description, Look},
     core::{
         Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Traffic, Watchfulness,
-        observation::Candidate, pace::Pace,
+        observation::{Candidate, Warmed},
+        pace::Pace,
     },
     finding::Finding,
     probe::{Prober, Said, Whom},
@@ -221,17 +222,16 @@ impl Observer {
         if let Some(warmup) = &self.warmup {
             let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
             if !known {
-                let booted = generation.processes.iter().filter(|process| process.booted).count();
-                let all = booted > 0 && booted >= generation.expected;
-                ongoing.warming = all.then(|| Warming::begin(key, warmup.clone(), booted));
+                let workers = generation.all_booted();
+                ongoing.warming = workers.map(|workers| Warming::begin(key, warmup.clone(), workers));
             }
             let warmed = match &mut ongoing.warming {
                 Some(warming) => warming.ended().await,
                 None => None,
             };
-            *warm = matches!(warmed, Some(Ok(())));
+            *warm = None;
             match warmed {
-                Some(Ok(())) => {}
+                Some(Ok(warmed)) => *warm = Some(warmed),
                 Some(Err(why)) => {
                     let failed = Said { failure: Some(why), ..UNHEALTHY };
                     return Some(((self.clock)(), vec![failed]));
@@ -270,7 +270,7 @@ impl Observer {
 /// The candidate that could be asked.
 enum Standing<'a> {
     /// Its run, whether it is warm, and its processes.
-    There(GenerationKey, &'a mut bool, &'a Generation),
+    There(GenerationKey, &'a mut Option<Warmed>, &'a Generation),
     Unseen,
     Nobody,
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     core::{
-        Detection, Effect, GenerationKey, Mode, Moment, Observation, ServerCommand,
-        observation::{Beside, Candidate, Lingering},
+        Detection, Effect, Generation, GenerationKey, Mode, Moment, Observation, ServerCommand,
+        observation::{Beside, Candidate, Lingering, Warmed},
     },
     revision::ReleaseId,
     telemetry::seconds,
@@ -25,6 +25,7 @@ struct Known {
     key: GenerationKey,
     since: Moment,
     booted: bool,
+    warmed: bool,
     ended: bool,
 }
 
@@ -39,7 +40,7 @@ impl SlotsLog {
     /// A look. What it does not show, as in a restart, is not over.
     pub(crate) fn look(&mut self, observation: &Observation) {
         let Detection::Seen(server) = &observation.detection else { return };
-        let Beside { candidate, lingering } = &server.beside;
+        let Beside { candidate, lingering, .. } = &server.beside;
         match candidate {
             Some(candidate) => self.candidate(observation.began, candidate),
             None => self.candidate = None,
@@ -70,18 +71,25 @@ impl SlotsLog {
             if !seen.ended {
                 tracing::info!("the second server boots: no client reaches it");
             }
-            Known { key: seen.key, since: now, booted: false, ended: seen.ended }
+            Known { key: seen.key, since: now, booted: false, warmed: false, ended: seen.ended }
         });
         let after_seconds = seconds(now.since(known.since));
-        let generation = seen.generation.as_ref();
-        let workers = generation.map_or(0, |seen| seen.processes.iter().filter(|one| one.booted).count());
-        if !known.booted && generation.is_some_and(|seen| seen.expected > 0 && workers >= seen.expected) {
+        if let Some(workers) = seen.generation.as_ref().and_then(Generation::all_booted)
+            && !known.booted
+        {
             known.booted = true;
             tracing::info!(
                 after_seconds,
                 workers,
                 "the second server has booted: it is checked before clients reach it"
             );
+        }
+        if let Some(Warmed { requests: requests @ 1.., p95_ms }) = seen.warm
+            && known.booted
+            && !known.warmed
+        {
+            known.warmed = true;
+            tracing::info!(requests, p95_ms, "the second server is warmed up");
         }
         if seen.ended && !known.ended {
             known.ended = true;

@@ -5,7 +5,7 @@ use crate::{
     app_server::{SlotDescription, server::Snapshot as _},
     core::{
         Cwd, GenerationKey, Problem, Sockets, Traffic,
-        observation::{Beside, Candidate, Lingering},
+        observation::{Beside, Candidate, Lingering, Warmed},
     },
     procs,
     slots::{List, Role, Run, SlotState},
@@ -32,9 +32,11 @@ impl Neighbour {
         Candidate {
             key: key_of(parent.pid, self.run()),
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
-            warm: true,
+            warm: Some(Warmed::default()),
             ended,
             trouble: trouble.cloned().or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
+            share: self.tree.weight,
+            served: None,
         }
     }
 
@@ -77,6 +79,7 @@ pub(super) fn of(
     Beside {
         candidate: candidate.map(|one| one.candidate(parent, trouble)),
         lingering: lingering.map(|one| one.lingering(parent.pid, all)).collect(),
+        served_by_live: None,
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
         });
         let mut run: Run = serde_json::from_value(raw).unwrap();
         run.ended = ended.then_some(Ended::Code(1));
-        let tree = Tree { run, queue_empty_ms: 40, pids: vec![] };
+        let tree = Tree { run, weight: 0, queue_empty_ms: 40, pids: vec![] };
         Neighbour { tree, snapshot: None, held: None }
     }
 

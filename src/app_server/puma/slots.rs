@@ -10,6 +10,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     pub(crate) run: Run,
+    /// So many of 1000 new connections go to it.
+    pub(crate) weight: u32,
     /// For how long nobody has waited in its queues, in milliseconds.
     pub(crate) queue_empty_ms: u64,
     pub(crate) pids: Vec<i32>,
@@ -31,7 +33,7 @@ impl Trees {
             .filter_map(|slot| {
                 let run = slot.run.clone()?;
                 let pids = processes(&run, entries, descent);
-                Some(Tree { run, queue_empty_ms: slot.queue_empty_ms, pids })
+                Some(Tree { run, weight: slot.weight, queue_empty_ms: slot.queue_empty_ms, pids })
             })
             .collect();
         trees.sort_by_key(|tree| tree.run.number);

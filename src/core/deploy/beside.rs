@@ -97,7 +97,7 @@ impl Deploy {
         let seen = alone(look, candidate);
         let of_it = seen.as_ref().map(|seen| verify.watch.observe(now, seen, &self.policy));
         match (of_it.unwrap_or(Verdict::Undecided), verify.watch.expired(now)) {
-            (Verdict::Proven, _) if candidate.warm => {
+            (Verdict::Proven, _) if candidate.warm.is_some() => {
                 let evidence = verify.watch.evidence().clone();
                 let release = &m.target.revision.release;
                 self.releases.proven = seen.and_then(|seen| Proven::proved(release, &seen, evidence));

@@ -5,7 +5,7 @@ use super::pod::{Keys, Master, Nature, Pod, Rel, Stage};
 use crate::core::{
     Cwd, Outcome, Plan, Problem, Reason, ServerCommand,
     effect::Mode,
-    observation::{Beside, Candidate, GenerationKey, Lingering},
+    observation::{Beside, Candidate, GenerationKey, Lingering, Warmed},
 };
 
 /// What the parent has besides the live server.
@@ -72,9 +72,11 @@ impl Pod {
         let candidate = slots.candidate.as_ref().map(|one| Candidate {
             key: GenerationKey(one.run),
             generation: one.master.as_ref().map(|master| self.generation(master, name)),
-            warm: true,
+            warm: Some(Warmed::default()),
             ended: one.master.is_none(),
             trouble: one.in_trouble.then(|| Problem::new(Reason::NoMemory, "there is no room for two")),
+            share: 0,
+            served: None,
         });
         let lingering = |one: &Server| Lingering {
             key: GenerationKey(one.run),
@@ -90,7 +92,7 @@ impl Pod {
             oldest_request_ms: one.busy.then_some(u64::MAX),
             told: one.told,
         };
-        Beside { candidate, lingering: slots.lingering.iter().map(lingering).collect() }
+        Beside { candidate, lingering: slots.lingering.iter().map(lingering).collect(), served_by_live: None }
     }
 
     /// There is room for two servers.

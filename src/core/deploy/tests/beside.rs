@@ -3,7 +3,7 @@
 use super::*;
 use crate::core::{
     ServerCommand,
-    observation::{Beside, Candidate, Lingering},
+    observation::{Beside, Candidate, Lingering, Warmed},
 };
 
 pub(super) const LIVE: u64 = 1;
@@ -39,7 +39,16 @@ pub(super) fn generation(image: u64, release: &str, booted: bool) -> Generation 
 }
 
 pub(super) fn candidate(generation: Option<Generation>) -> Candidate {
-    Candidate { key: GenerationKey(NEW + 50), generation, warm: true, ended: false, trouble: None }
+    let key = GenerationKey(NEW + 50);
+    Candidate {
+        key,
+        generation,
+        warm: Some(Warmed::default()),
+        ended: false,
+        trouble: None,
+        share: 0,
+        served: None,
+    }
 }
 
 pub(super) fn lingering(release: &str) -> Lingering {
@@ -191,6 +200,7 @@ impl Rig {
         let beside = Beside {
             candidate: None,
             lingering: vec![Lingering { key, queue_empty_ms: 0, ..lingering(before) }],
+            served_by_live: None,
         };
         let generations = vec![generation(image, live, true)];
         self.server = Some(AppServer { generations, beside, ..AppServer::default() });
@@ -245,11 +255,11 @@ fn the_candidate_is_proved_before_the_switch_and_nothing_is_restarted() {
 fn no_verdict_comes_before_the_warm_up_is_over_and_its_time_condemns_nobody() {
     let mut rig = Rig::candidate_boots(Rig::quick());
     rig.boots();
-    rig.beside().candidate.as_mut().unwrap().warm = false;
+    rig.beside().candidate.as_mut().unwrap().warm = None;
     rig.done.clear();
     rig.looks(400);
     assert_eq!(rig.done(), [""; 0]);
-    rig.beside().candidate.as_mut().unwrap().warm = true;
+    rig.beside().candidate.as_mut().unwrap().warm = Some(Warmed::default());
     rig.look();
     assert_eq!(rig.done(), ["Switch 150", "verified v2"]);
 }
