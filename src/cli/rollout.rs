@@ -2,25 +2,17 @@
 //! looks at them, and more follow; all of them go back when too many fail. What the store has of it is enough to go on
 //! after this process has died.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{
-    Console, Exit, Failure,
-    moving::{self, Moving},
-    publish::failure,
-    swap::Swap,
-    who::{self, Said},
-};
+use super::{Console, Exit, Failure, swap::Swap, who::Said};
 use crate::{
     config::Config,
-    fleet::{Reports, moves::Moves},
+    fleet::Reports,
     notify::{self, Announcer},
-    pointer::document::PAUSED,
-    revision::ReleaseId,
-    store::{Store, StoreError, archive},
+    revision::{PodCount, ReleaseId},
 };
 
 mod command;
@@ -30,14 +22,15 @@ mod lease;
 mod machine;
 mod seen;
 mod show;
+mod start;
 
 use command::Commands;
 use drive::{Clock, Drive, Ending};
-pub use journal::Share;
-use journal::{Before, Journal, Options, Outcome, State};
-use lease::{Lease, NotWritten, Read};
+use journal::{ALL, Journal, Options, Outcome, named, some_pods};
+use lease::Lease;
 use machine::Machine;
 use show::Show;
+use start::{Begun, Start, refused};
 
 /// Notifications that are not delivered yet hold up the end no longer than this.
 const FAREWELL: Duration = Duration::from_secs(20);
@@ -55,8 +48,8 @@ pub struct Rollout {
     #[arg(long, value_name = "COMMAND", conflicts_with = "abort")]
     smoke: Option<String>,
     /// Which pods take the release in each step, as counts or percentages; the last step is all pods [default: 1,25%,100%].
-    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "abort")]
-    step: Option<Vec<Share>>,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = some_pods, conflicts_with = "abort")]
+    step: Option<Vec<PodCount>>,
     /// So long the pods of each step have to stay well before the next one [default: 0s].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "abort")]
     bake: Option<Duration>,
@@ -64,8 +57,8 @@ pub struct Rollout {
     #[arg(long, value_name = "N", conflicts_with = "abort")]
     max_failed: Option<usize>,
     /// So many pods may restart at once, as 2 or 25%, where a restart exposes or stalls; what their agents say when absent.
-    #[arg(long, value_name = "N", conflicts_with = "abort")]
-    max_unavailable: Option<Share>,
+    #[arg(long, value_name = "N", value_parser = some_pods, conflicts_with = "abort")]
+    max_unavailable: Option<PodCount>,
     /// All pods go back when a step makes no progress for so long [default: 30m].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
@@ -90,9 +83,9 @@ impl Rollout {
     /// For a rollout that starts.
     fn options(&self) -> Options {
         let mut steps =
-            self.step.clone().unwrap_or_else(|| vec![Share::Pods(1), Share::Percent(25), Share::ALL]);
-        if steps.last() != Some(&Share::ALL) {
-            steps.push(Share::ALL);
+            self.step.clone().unwrap_or_else(|| vec![PodCount::Pods(1), PodCount::Percent(25), ALL]);
+        if steps.last() != Some(&ALL) {
+            steps.push(ALL);
         }
         Options {
             steps,
@@ -141,197 +134,7 @@ pub(crate) async fn run(config: &Config, args: Rollout, console: Console) -> Res
     start.drive(begun).await
 }
 
-/// A rollout that this process has just taken into its hands.
-struct Begun {
-    lease: Lease,
-    /// It did not exist before.
-    is_new: bool,
-    note: Option<String>,
-}
-
-struct Start<'a> {
-    config: &'a Config,
-    args: &'a Rollout,
-    swap: &'a Swap,
-    key: &'a str,
-    console: Console,
-}
-
 impl Start<'_> {
-    fn store(&self) -> &Arc<dyn Store> {
-        &self.swap.store
-    }
-
-    /// A new one.
-    async fn begin(&self, over: Read) -> Result<Begun, Failure> {
-        let name = &self.swap.name;
-        let id = self.args.id.clone().ok_or_else(|| Failure::usage("which release is to be rolled out?"))?;
-        let moving = Moving::begin(self.config, Some(&id), "rollout", &self.args.said).await?;
-        let Some(now) = moving.now() else {
-            return Err(Failure::failed(format!(
-                "{name} is not a valid pointer, so nothing was moved; `pitstop promote ID` writes it anew"
-            )));
-        };
-        let sha256 = archive::require(self.store().as_ref(), &id).await?.sha256;
-        let before = self.args.before.as_ref().map(|_| Before::Pending);
-        let journal = Journal {
-            v: 1,
-            id: format!("{:016x}", fastrand::u64(..)),
-            release: id,
-            sequence: moving.sequence(),
-            sha256,
-            base: now.revision.clone(),
-            replaces: moving.swap.document.get("canary"),
-            state: if before.is_some() { State::Before } else { State::Canary },
-            step: usize::from(before.is_none()),
-            since: who::now(),
-            fence: 1,
-            holder: Some(holder()),
-            heartbeat: 1,
-            options: self.args.options(),
-            before,
-            started: self.args.said.note(),
-            result: None,
-            why: None,
-        };
-        let lease = self.take(&over, journal.clone()).await?;
-        let moves = Moves::of(self.store(), name);
-        let made = moving.made(&journal.release, journal.sha256);
-        moving::told(name, moving.write_down(&moves, moving.before().await, &made).await);
-        let paused = moving.swap.document.note(PAUSED);
-        let note = paused.map(|note| {
-            format!("the pods of {name} are paused ({note}): `pitstop resume --fleet` lets them deploy")
-        });
-        Ok(Begun { lease, is_new: true, note })
-    }
-
-    /// One that is unfinished, and whose holder is dead.
-    async fn go_on(&self, found: &Journal) -> Result<Begun, Failure> {
-        let (name, release) = (&self.swap.name, &found.release);
-        let holder = found.holder.clone().unwrap_or_else(|| "nobody".into());
-        if self.args.id.as_ref() != Some(release) {
-            return Err(Failure::lost(format!(
-                "a rollout of {release} to {name} is unfinished ({}; driven by {holder}), so nothing was moved. \
-                 `pitstop rollout {release}` goes on with it if that process has died, and `pitstop rollout \
-                 --abort` takes it back",
-                found.place()
-            )));
-        }
-        let asked =
-            found.options.smoke && matches!(found.state, State::Before | State::Canary | State::Smoke);
-        let pending = matches!(found.before, Some(Before::Pending | Before::Running));
-        for (missing, flag) in [
-            (pending && self.args.before.is_none(), "--before"),
-            (asked && self.args.smoke.is_none(), "--smoke"),
-        ] {
-            if missing {
-                return Err(Failure::usage(format!(
-                    "the unfinished rollout of {release} has a command {flag} that did not end yet: give it again \
-                     (the store keeps no commands)"
-                )));
-            }
-        }
-        if found.holder.is_some() {
-            let lease = humantime::format_duration(found.options.lease);
-            self.say(&format!(
-                "a rollout of {release} is unfinished; waiting {lease} to see whether {holder} lives"
-            ));
-            let now = lease::watch(self.store(), self.key, found).await.map_err(failure)?;
-            if now.as_ref() != Some(found) && now.as_ref().is_none_or(|now| now.holder.is_some()) {
-                return Err(Failure::lost(format!(
-                    "a rollout of {release} to {name} is under way: {holder} drives it; nothing was moved by this call"
-                )));
-            }
-        }
-        let again = found.before == Some(Before::Running);
-        let again = if again { "; --before was interrupted, so it runs again" } else { "" };
-        let note = format!("going on with the rollout of {release}: {}{again}", found.place());
-        let lease = self
-            .take_over(|journal| Journal { options: self.args.options_over(&journal.options), ..journal });
-        Ok(Begun { lease: lease.await?, is_new: false, note: Some(note) })
-    }
-
-    /// One that is unfinished, or that has left pods on its release.
-    async fn abort(&self, there: Read) -> Result<Begun, Failure> {
-        let name = &self.swap.name;
-        let left = |journal: &Journal| {
-            let standing = seen::standing(&self.swap.document, journal);
-            !journal.state.is_final() || matches!(standing, seen::Standing::Canary { .. })
-        };
-        let Some(journal) = there.journal.filter(left) else {
-            return Err(Failure::failed(format!("there is no unfinished rollout of {name}")));
-        };
-        if self.args.id.as_ref().is_some_and(|id| *id != journal.release) {
-            let release = &journal.release;
-            return Err(Failure::lost(format!(
-                "the unfinished rollout of {name} is of {release}: nothing was changed"
-            )));
-        }
-        let note = self.args.said.note();
-        let by = note.by.unwrap_or_default();
-        let why =
-            note.why.map_or_else(|| format!("aborted by {by}"), |why| format!("aborted by {by}: {why}"));
-        let lease = self.take_over(|journal| Journal {
-            why: Some(why.clone()),
-            result: None,
-            options: Options {
-                timeout: self.args.timeout.unwrap_or(journal.options.timeout),
-                lease: self.args.lease.unwrap_or(journal.options.lease),
-                ..journal.options.clone()
-            },
-            ..journal.entering(State::Aborting, journal.step)
-        });
-        Ok(Begun { lease: lease.await?, is_new: false, note: None })
-    }
-
-    /// What is in the store now, changed, in this process' hands.
-    async fn take_over(&self, change: impl Fn(Journal) -> Journal) -> Result<Lease, Failure> {
-        // The one who had it may still write: a heartbeat, or its last word.
-        for _ in 0..10 {
-            let there = lease::read(self.store(), self.key).await.map_err(failure)?;
-            let Some(journal) = there.journal.clone() else { break };
-            if journal.state.is_final() && !self.args.abort {
-                break;
-            }
-            let next = Journal {
-                fence: journal.fence + 1,
-                holder: Some(holder()),
-                since: who::now(),
-                heartbeat: journal.heartbeat + 1,
-                ..change(journal)
-            };
-            match Lease::take(self.store(), self.key, &there, next).await {
-                Err(NotWritten::Lost(_)) if self.args.abort => {}
-                taken => return taken.map_err(|error| self.not_taken(error)),
-            }
-        }
-        Err(self.not_taken(NotWritten::Lost(None)))
-    }
-
-    async fn take(&self, over: &Read, journal: Journal) -> Result<Lease, Failure> {
-        Lease::take(self.store(), self.key, over, journal).await.map_err(|error| self.not_taken(error))
-    }
-
-    fn not_taken(&self, error: NotWritten) -> Failure {
-        let name = &self.swap.name;
-        match error {
-            NotWritten::Store(error) => refused(self.key, error),
-            NotWritten::Lost(by) => {
-                let by =
-                    by.and_then(|journal| journal.holder).map(|by| format!(" ({by})")).unwrap_or_default();
-                Failure::lost(format!(
-                    "another rollout of {name} started at the same time{by}; nothing was moved by this call"
-                ))
-            }
-        }
-    }
-
-    fn say(&self, message: &str) {
-        if !self.console.json {
-            self.console.tell(&message);
-        }
-    }
-
     async fn drive(&self, begun: Begun) -> Result<Exit, Failure> {
         let Begun { lease, is_new, note } = begun;
         let journal = lease.journal().await;
@@ -340,19 +143,16 @@ impl Start<'_> {
         note.iter().for_each(|note| show.note(note));
         let sender = notify::Sender { pod: None, app: self.config.app.clone(), pointer: name.clone() };
         let mut announcer = Announcer::new(&self.config.notify, self.args.notify.clone(), sender);
-        let mut announce = |event, message: String, reason| {
-            announcer.announce(event, &journal.revision(), reason, message);
-        };
         if is_new {
-            let steps: Vec<_> = journal.options.steps.iter().map(ToString::to_string).collect();
+            let steps: Vec<_> = journal.options.steps.iter().copied().map(named).collect();
             let by = journal.started.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
             let text = format!("rollout of {} started{by}: {}", journal.revision(), steps.join(", "));
-            announce("rollout_started", text, None);
+            announcer.announce("rollout_started", &journal.revision(), None, text);
         }
         let mut drive = Drive {
             commands: Commands { before: self.args.before.clone(), smoke: self.args.smoke.clone() },
-            reports: Reports::of(self.store(), &name),
-            store: self.store().clone(),
+            reports: Reports::of(&self.swap.store, &name),
+            store: self.swap.store.clone(),
             machine: Machine::default(),
             clock: Clock::default(),
             name: name.clone(),
@@ -362,50 +162,62 @@ impl Start<'_> {
         let ending = until_told(&mut drive).await?;
         let Drive { lease, show, .. } = drive;
         let stands = lease.journal().await;
-        let result = match ending {
+        let outcome = match &ending {
             Told::Ended(Ending::Ended(outcome, why)) => {
-                let (exit, message) = summary(outcome, &stands, &name, &why);
+                Some((*outcome, summary(*outcome, &stands, &name, why)))
+            }
+            _ => None,
+        };
+        if let Some((outcome, (_, message))) = &outcome {
+            let event = if *outcome == Outcome::Done { "rollout_done" } else { "rollout_aborted" };
+            announcer.announce(event, &stands.revision(), Some(outcome.word()), message.clone());
+        }
+        let result = match (outcome, ending) {
+            (Some((outcome, (exit, message))), _) => {
                 // Taken back is what was asked for.
                 let exit = if self.args.abort && outcome == Outcome::TakenBack { Exit::Done } else { exit };
-                let event = if outcome == Outcome::Done { "rollout_done" } else { "rollout_aborted" };
-                announce(event, message.clone(), Some(outcome.word()));
                 show.end(outcome, exit.code(), &message);
                 Ok(exit)
             }
-            Told::Ended(Ending::Stopped(why)) => {
+            (None, ending) => {
                 drop(show);
-                let _ = lease.release().await;
-                Err(Failure::lost(format!(
-                    "{why}, so the rollout of {} stops: {}; {}",
-                    stands.release,
-                    stands.place(),
-                    ways_out(&stands)
-                )))
-            }
-            Told::Ended(Ending::TakenOver(by)) => {
-                drop(show);
-                let by =
-                    by.and_then(|journal| Some(format!("{} ({})", journal.holder.clone()?, journal.place())));
-                Err(Failure::lost(format!(
-                    "the rollout of {} was taken over by {}, and goes on there",
-                    stands.release,
-                    by.unwrap_or_else(|| "somebody else".into())
-                )))
-            }
-            Told::Signal(signal) => {
-                drop(show);
-                let _ = lease.release().await;
-                self.say(&format!(
-                    "interrupted; the rollout of {} stands: {}; {}",
-                    stands.release,
-                    stands.place(),
-                    ways_out(&stands)
-                ));
-                Ok(Exit::Code(128 + signal))
+                self.left(lease, &stands, ending).await
             }
         };
         announcer.finish(FAREWELL).await;
         result
+    }
+
+    /// It has not ended, and is not driven here any more.
+    async fn left(&self, lease: Lease, stands: &Journal, ending: Told) -> Result<Exit, Failure> {
+        let (release, place) = (&stands.release, stands.place());
+        let ways =
+            format!("`pitstop rollout {release}` goes on with it, `pitstop rollout --abort` takes it back");
+        match ending {
+            Told::Ended(Ending::TakenOver(by)) => {
+                let by = match by {
+                    Some(by) => Some(*by),
+                    None => {
+                        lease::read(&self.swap.store, self.key).await.ok().and_then(|there| there.journal)
+                    }
+                };
+                let by = by.and_then(|by| Some(format!("{} ({})", by.holder.clone()?, by.place())));
+                let by = by.unwrap_or_else(|| "somebody else".into());
+                Err(Failure::lost(format!(
+                    "the rollout of {release} was taken over by {by}, and goes on there"
+                )))
+            }
+            Told::Ended(Ending::Stopped(why)) => {
+                let _ = lease.release().await;
+                Err(Failure::lost(format!("{why}, so the rollout of {release} stops: {place}; {ways}")))
+            }
+            Told::Ended(Ending::Ended(..)) => unreachable!("told before"),
+            Told::Signal(signal) => {
+                let _ = lease.release().await;
+                self.say(&format!("interrupted; the rollout of {release} stands: {place}; {ways}"));
+                Ok(Exit::Code(128 + signal))
+            }
+        }
     }
 }
 
@@ -424,10 +236,6 @@ async fn until_told(drive: &mut Drive) -> Result<Told, Failure> {
         _ = terminate.recv() => Ok(Told::Signal(15)),
         _ = interrupt.recv() => Ok(Told::Signal(2)),
     }
-}
-
-fn ways_out(journal: &Journal) -> String {
-    format!("`pitstop rollout {}` goes on with it, `pitstop rollout --abort` takes it back", journal.release)
 }
 
 fn summary(outcome: Outcome, journal: &Journal, pointer: &str, why: &str) -> (Exit, String) {
@@ -454,21 +262,6 @@ fn stays(journal: &Journal, pointer: &str, why: &str) -> String {
     format!(
         "failed: {why}; by --no-revert {} stay on {release}, the others on {base}. `pitstop promote ID` moves all pods \
          of {pointer} to a release, `pitstop rollout --abort` takes it back",
-        journal.share()
+        named(journal.share())
     )
-}
-
-fn refused(key: &str, error: StoreError) -> Failure {
-    match error {
-        StoreError::Denied(why) => Failure::failed(format!(
-            "the store refuses access to {key}, where rollouts are kept: give this role the right to read and write \
-             it (docs/s3.md): {why}"
-        )),
-        error => failure(error),
-    }
-}
-
-/// Who drives it: processes in containers have the same numbers.
-fn holder() -> String {
-    format!("{}:{}-{:04x}", who::user_at_host(), std::process::id(), fastrand::u16(..))
 }

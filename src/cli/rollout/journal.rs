@@ -1,10 +1,10 @@
 //! What the store has of a rollout, `rollouts/<pointer>`: how far it is, and who drives it.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::revision::{Note, ReleaseId, Revision};
+use crate::revision::{Canary, Note, PodCount, ReleaseId, Revision};
 
 /// One rollout. Written by its holder only, each time on condition that nobody else has written it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub(super) struct Journal {
     pub(super) base: Revision,
     /// A canary that was in the pointer before, of nobody who is at work: this rollout takes its place.
     #[serde(default)]
-    pub(super) replaces: Option<serde_json::Value>,
+    pub(super) replaces: Option<Canary>,
     pub(super) state: State,
     /// From 1.
     pub(super) step: usize,
@@ -140,7 +140,7 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Options {
     /// Each step's pods; the last one's are all.
-    pub(super) steps: Vec<Share>,
+    pub(super) steps: Vec<PodCount>,
     /// There is a smoke test.
     #[serde(default)]
     pub(super) smoke: bool,
@@ -156,7 +156,7 @@ pub(super) struct Options {
     pub(super) revert: bool,
     /// So many pods may restart at once, instead of what their agents say.
     #[serde(default)]
-    pub(super) max_unavailable: Option<Share>,
+    pub(super) max_unavailable: Option<PodCount>,
     /// A holder whose heartbeat does not change for so long is dead.
     #[serde(with = "humantime_serde")]
     pub(super) lease: Duration,
@@ -164,77 +164,32 @@ pub(super) struct Options {
 
 impl Options {
     /// The pods of a step, counted from 1.
-    pub(super) fn share(&self, step: usize) -> Share {
-        self.steps.get(step.saturating_sub(1)).copied().unwrap_or(Share::ALL)
+    pub(super) fn share(&self, step: usize) -> PodCount {
+        self.steps.get(step.saturating_sub(1)).copied().unwrap_or(ALL)
     }
 }
 
-/// Some of the pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Share {
-    /// So many.
-    Pods(u32),
-    /// So many of a hundred, rounded up.
-    Percent(u32),
-}
+/// Every pod.
+pub(super) const ALL: PodCount = PodCount::Percent(100);
 
-impl Share {
-    /// Every pod.
-    pub(super) const ALL: Self = Self::Percent(100);
-
-    /// How many of so many pods.
-    pub(super) fn of(self, pods: usize) -> usize {
-        match self {
-            Self::Pods(count) => pods.min(count as usize),
-            Self::Percent(percent) => (pods * percent as usize).div_ceil(100),
-        }
+/// Some pods as users name them, at least one.
+///
+/// # Errors
+/// What it is instead, for the user.
+pub(super) fn some_pods(text: &str) -> Result<PodCount, String> {
+    match text.parse()? {
+        PodCount::Pods(0) | PodCount::Percent(0) => Err(format!("\"{text}\" is no pod at all")),
+        count => Ok(count),
     }
 }
 
-impl FromStr for Share {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || format!("{text:?} is neither a count of pods, as 1, nor a share of them, as 25%");
-        let (number, percent) = match text.trim().strip_suffix('%') {
-            Some(number) => (number, true),
-            None => (text.trim(), false),
-        };
-        match (number.parse::<u32>().map_err(|_| invalid())?, percent) {
-            (0, _) => Err(format!("{text:?} is no pod at all")),
-            (number, true) if number <= 100 => Ok(Self::Percent(number)),
-            (_, true) => Err(invalid()),
-            (number, false) => Ok(Self::Pods(number)),
-        }
-    }
-}
-
-impl TryFrom<String> for Share {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Share> for String {
-    fn from(share: Share) -> Self {
-        match share {
-            Share::Pods(count) => count.to_string(),
-            Share::Percent(percent) => format!("{percent}%"),
-        }
-    }
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pods(1) => f.write_str("1 pod"),
-            Self::Pods(count) => write!(f, "{count} pods"),
-            Self::Percent(100) => f.write_str("all pods"),
-            Self::Percent(percent) => write!(f, "{percent}% of the pods"),
-        }
+/// For people.
+pub(super) fn named(count: PodCount) -> String {
+    match count {
+        PodCount::Pods(1) => "1 pod".into(),
+        PodCount::Pods(count) => format!("{count} pods"),
+        ALL => "all pods".into(),
+        PodCount::Percent(percent) => format!("{percent}% of the pods"),
     }
 }
 
@@ -250,14 +205,14 @@ impl Journal {
     }
 
     /// The pods that have the release, or are about to.
-    pub(super) fn share(&self) -> Share {
+    pub(super) fn share(&self) -> PodCount {
         self.options.share(self.step)
     }
 
     /// Where it stands, for people.
     pub(super) fn place(&self) -> String {
         let (step, steps) = (self.step, self.options.steps.len());
-        let pods = || format!("step {step} of {steps} ({})", self.share());
+        let pods = || format!("step {step} of {steps} ({})", named(self.share()));
         match self.state {
             State::Before => "--before runs; no pod has the release yet".into(),
             State::Canary | State::Step => pods(),
@@ -270,23 +225,5 @@ impl Journal {
             State::Done => "done".into(),
             State::Aborted => "aborted".into(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_a_count_or_a_percentage_rounded_up() {
-        let share = |text: &str| text.parse::<Share>();
-        assert_eq!(share("1"), Ok(Share::Pods(1)));
-        assert_eq!(share(" 25% "), Ok(Share::Percent(25)));
-        for bad in ["", "0", "0%", "101%", "-1", "1.5", "all", "%"] {
-            assert!(share(bad).is_err(), "{bad}");
-        }
-        let of = |text: &str, pods| share(text).unwrap().of(pods);
-        assert_eq!([of("25%", 4), of("25%", 5), of("1%", 3), of("100%", 7), of("50%", 0)], [1, 2, 1, 7, 0]);
-        assert_eq!([of("2", 7), of("9", 7), of("1", 0)], [2, 7, 0]);
     }
 }

@@ -2,9 +2,10 @@
 //! no clock and asks nobody, so that every order of events can be tried out.
 
 use super::{
-    journal::{Before, Journal, Outcome, Share, State},
+    journal::{Before, Journal, Outcome, State},
     seen::{Place, Pod, Seen, Standing},
 };
+use crate::revision::PodCount;
 
 /// Where no pod has ever reported for so long, none can, or there is none.
 const NEVER_MS: u64 = 120_000;
@@ -28,7 +29,7 @@ pub(super) enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Point {
     /// These pods are to run the release.
-    Canary(Share),
+    Canary(PodCount),
     /// All are, from now on.
     Finish,
     /// None is any more.
@@ -68,7 +69,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn of(share: Share, pods: &[Pod], waited_ms: u64) -> Self {
+    fn of(share: PodCount, pods: &[Pod], waited_ms: u64) -> Self {
         let mut tally = Self::default();
         let mut lost = 0;
         for pod in pods {
@@ -82,7 +83,7 @@ impl Tally {
                 }
             }
         }
-        tally.expected = share.of(pods.len()).saturating_sub(lost).max(1);
+        tally.expected = share.up(pods.len()).saturating_sub(lost).max(1);
         tally
     }
 

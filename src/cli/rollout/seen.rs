@@ -2,26 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Value, json};
-
-use super::{
-    journal::{Journal, Share},
-    machine::Point,
-};
+use super::{journal::Journal, machine::Point};
 use crate::{
     fleet::{LIVE, Report, Reports},
-    pointer::document::{Document, FROZEN},
-    revision::{ReleaseId, Revision},
+    pointer::document::{ABORTED, CANARY, Document, FROZEN},
+    revision::{Aborted, Canary, Leader, PodCount, ReleaseId, Revision},
 };
 
 /// The clocks of pods may be so far off.
 const SKEW: Duration = Duration::from_secs(600);
 /// So many releases that somebody rolled back from are remembered.
 const ROLLED_BACK_MAX: usize = 20;
-/// A part of the fleet is to run another release.
-const CANARY: &str = "canary";
-/// The last rollout that was taken back.
-const ABORTED: &str = "aborted";
 
 /// One look.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +34,7 @@ pub(super) enum Standing {
     /// Some pods are to run it.
     Canary {
         /// Which.
-        share: Share,
+        share: PodCount,
         /// Whose write that was.
         fence: u64,
     },
@@ -139,41 +130,27 @@ pub(super) fn standing(document: &Document, journal: &Journal) -> Standing {
     let Some(pointer) = &document.pointer else {
         return Standing::Moved("it is no valid pointer now".into());
     };
-    let canary: Option<Value> = document.get(CANARY);
     if pointer.revision == journal.revision() {
         return Standing::Finished;
     }
     if pointer.revision != journal.base {
         return Standing::Moved(format!("it names {} now", pointer.revision));
     }
-    match canary {
-        Some(canary) if canary["rollout"]["id"] == *journal.id => {
-            let fence = canary["rollout"]["fence"].as_u64().unwrap_or_default();
-            match (share(&canary), fence > journal.fence) {
-                (_, true) => Standing::Moved("the rollout was taken over".into()),
-                (Some(share), false) => Standing::Canary { share, fence },
-                (None, false) => Standing::Before,
+    match pointer.canary.as_deref() {
+        Some(canary @ Canary { rollout: Some(Leader { id, fence }), .. }) if *id == journal.id => {
+            match *fence > journal.fence {
+                true => Standing::Moved("the rollout was taken over".into()),
+                false => Standing::Canary { share: canary.share, fence: *fence },
             }
         }
-        Some(canary) if Some(&canary) != journal.replaces.as_ref() => {
-            let names = canary["release"].as_str().and_then(|text| text.parse::<ReleaseId>().ok());
-            let names =
-                names.map_or_else(|| "another canary".into(), |release| format!("the canary {release}"));
-            Standing::Moved(format!("it has {names} now"))
+        Some(canary) if Some(canary) != journal.replaces.as_ref() => {
+            Standing::Moved(format!("it has the canary {} now", canary.release))
         }
-        _ if document
-            .get::<Value>(ABORTED)
-            .is_some_and(|aborted| aborted["sequence"] == journal.sequence) =>
-        {
+        _ if pointer.aborted.as_ref().and_then(|aborted| aborted.sequence) == Some(journal.sequence) => {
             Standing::Aborted
         }
         _ => Standing::Before,
     }
-}
-
-fn share(canary: &Value) -> Option<Share> {
-    let number = |field: &str| canary[field].as_u64().and_then(|number| u32::try_from(number).ok());
-    number("pods").map(Share::Pods).or_else(|| number("percent").map(Share::Percent))
 }
 
 /// The pointer's document after a change; `at` is the time now, by this machine's clock.
@@ -187,19 +164,16 @@ pub(super) fn changed(document: &Document, journal: &Journal, point: Point, at: 
     Document::of(document.text().as_bytes())
 }
 
-fn canary(journal: &Journal, share: Share) -> Value {
-    let mut canary = json!({
-        "release": journal.release, "sequence": journal.sequence, "sha256": journal.sha256,
-        "rollout": { "id": journal.id, "fence": journal.fence },
-    });
-    match share {
-        Share::Pods(count) => canary["pods"] = count.into(),
-        Share::Percent(percent) => canary["percent"] = percent.into(),
+fn canary(journal: &Journal, share: PodCount) -> Canary {
+    Canary {
+        release: journal.release.clone(),
+        sequence: Some(journal.sequence),
+        sha256: Some(journal.sha256.clone()),
+        share,
+        max_unavailable: journal.options.max_unavailable,
+        rollout: Some(Leader { id: journal.id.clone(), fence: journal.fence }),
+        chosen: false,
     }
-    if let Some(most) = journal.options.max_unavailable {
-        canary["max_unavailable"] = String::from(most).into();
-    }
-    canary
 }
 
 fn finish(document: &mut Document, journal: &Journal, at: &str) {
@@ -216,15 +190,18 @@ fn finish(document: &mut Document, journal: &Journal, at: &str) {
     document.set("moved_by", journal.started.by.as_ref());
     document.set("moved_at", Some(at));
     document.set("why", journal.started.why.as_ref());
-    document.set(CANARY, None::<Value>);
-    document.set(ABORTED, None::<Value>);
+    document.set(CANARY, None::<()>);
+    document.set(ABORTED, None::<()>);
 }
 
 fn back(document: &mut Document, journal: &Journal, at: &str) {
-    document.set(CANARY, None::<Value>);
-    let aborted = json!({
-        "release": journal.release, "sequence": journal.sequence, "why": journal.why, "at": at,
-    });
+    document.set(CANARY, None::<()>);
+    let aborted = Aborted {
+        release: journal.release.clone(),
+        sequence: Some(journal.sequence),
+        why: journal.why.clone(),
+        at: Some(at.into()),
+    };
     document.set(ABORTED, Some(aborted));
     // The same release again may only have been restarted: it is what runs.
     if journal.base.release != journal.release {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        journal::{Options, Share},
+        journal::{ALL, Options},
         seen::{changed, standing},
     },
     *,
@@ -38,7 +38,7 @@ pub(super) const BASE: &[u8] = br#"{"release":"v41","sequence":7,"previous":"v40
 
 pub(super) fn options() -> Options {
     Options {
-        steps: vec![Share::Pods(1), Share::Percent(50), Share::ALL],
+        steps: vec![PodCount::Pods(1), PodCount::Percent(50), ALL],
         smoke: true,
         bake: Duration::from_secs(10),
         max_failed: 1,
@@ -226,7 +226,7 @@ fn a_pod_that_falls_during_the_bake_starts_it_anew() {
 
 #[test]
 fn a_step_without_progress_is_taken_back_and_a_slow_one_is_not() {
-    let mut story = Story::in_canary(Options { steps: vec![Share::Pods(1), Share::ALL], ..options() });
+    let mut story = Story::in_canary(Options { steps: vec![PodCount::Pods(1), ALL], ..options() });
     story.on();
     story.after(10);
     for pod in 1..3 {
@@ -292,7 +292,7 @@ fn seen(story: &Story) -> Seen {
 
 #[test]
 fn a_pod_that_never_reports_again_is_waited_for_no_longer_than_it_may_be_silent() {
-    let mut story = Story::in_canary(Options { steps: vec![Share::Pods(1), Share::ALL], ..options() });
+    let mut story = Story::in_canary(Options { steps: vec![PodCount::Pods(1), ALL], ..options() });
     story.on();
     story.after(10);
     (1..3).for_each(|pod| story.arrives(pod));

@@ -61,9 +61,9 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let (steps, bad) = (rng.u8(0..3), rng.u8(0..4));
         let steps = match steps {
-            0 => vec![Share::Pods(1), Share::Percent(25), Share::ALL],
-            1 => vec![Share::Pods(2), Share::ALL],
-            _ => vec![Share::ALL],
+            0 => vec![PodCount::Pods(1), PodCount::Percent(25), ALL],
+            1 => vec![PodCount::Pods(2), ALL],
+            _ => vec![ALL],
         };
         let options = Options { steps, bake: Duration::from_secs(rng.u64(0..3) * 5), ..options() };
         let journal = journal(options);
@@ -126,7 +126,7 @@ impl World {
                 let claimed = self.is_in.len() < count as usize;
                 claimed || self.claim.as_deref() == Some(name)
             }
-            None => rank < Share::Percent(canary["percent"].as_u64().unwrap() as u32).of(live),
+            None => rank < PodCount::Percent(canary["percent"].as_u64().unwrap() as u8).up(live),
         });
         let desired = match canary.is_some() && (joins || self.is_in.contains(name)) {
             true => {
