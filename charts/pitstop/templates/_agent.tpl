@@ -73,6 +73,7 @@ seccompProfile:
     secretKeyRef:
       name: {{ . }}
       key: url
+      optional: true
 {{- end }}
 {{- with $v.agent.env }}
 {{ toYaml . }}

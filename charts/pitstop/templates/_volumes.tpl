@@ -115,6 +115,7 @@
 - name: pitstop-notify
   secret:
     secretName: {{ $v.notifications.existingSecret }}
+    optional: true
     items:
       - { key: key, path: key }
 {{- end }}
