@@ -88,11 +88,13 @@ impl Deploy {
         if let Some(trouble) = &candidate.trouble {
             return self.in_trouble(m.target, trouble.clone());
         }
+        let fell = self.live_fell(look, &verify.watch);
+        // A candidate that ends while the live server fails as well has the same cause, as far as anybody can tell.
+        if fell || candidate.ended && self.slots.live_failed > 0 {
+            return self.abort(m.target, live_fell(), Next::Later);
+        }
         if candidate.ended {
             return self.candidate_ended(m.target, &verify.watch);
-        }
-        if self.live_fell(look, &verify.watch) {
-            return self.abort(m.target, live_fell(), Next::Later);
         }
         let seen = alone(look, candidate);
         let of_it = seen.as_ref().map(|seen| verify.watch.observe(now, seen, &self.policy));
@@ -131,7 +133,8 @@ impl Deploy {
 
     /// Two servers side by side do not go together here. The release is not to blame.
     fn in_trouble(&mut self, target: Target, why: Problem) -> State {
-        if self.policy.beside_only {
+        // What the release needs is not there: it would boot alone as little, and the live server must not be ended for it.
+        if self.policy.beside_only || why.reason == Reason::BootFailed {
             return self.abort(target, why, Next::Later);
         }
         self.slots.alone = Some(target.revision.clone());
