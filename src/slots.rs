@@ -6,6 +6,7 @@
 //! there.
 
 mod client;
+pub(crate) mod counts;
 pub(crate) mod listen;
 pub(crate) mod program;
 mod protocol;

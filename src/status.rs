@@ -322,6 +322,9 @@ mod tests {
             pid: 17,
             weight: 1000,
             memory_bytes: Some(300 << 20),
+            requests: Some(930),
+            errors: Some(3),
+            p95_ms: Some(63),
         };
         Description {
             kind: "puma".into(),
@@ -390,7 +393,10 @@ mod tests {
                 "release": "v42",
                 "pid": 17,
                 "weight": 1000,
-                "memory_bytes": 314572800
+                "memory_bytes": 314572800,
+                "requests": 930,
+                "errors": 3,
+                "p95_ms": 63
               }
             ]
           },

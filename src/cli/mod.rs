@@ -25,6 +25,7 @@ mod fleet;
 mod freeze;
 mod history;
 pub(crate) mod install;
+mod middleware;
 mod moving;
 pub(crate) mod operator;
 mod pointers;
@@ -206,6 +207,8 @@ pub enum Command {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Print pitstop_counts.rb, the Rack middleware that counts an app's requests and errors.
+    Middleware,
     /// Is this pod set up so that the promises hold? Each finding with its remedy; changes nothing.
     Doctor {
         /// In a pod before its Puma starts (an init container): neither Puma nor the agent is expected.
@@ -236,7 +239,7 @@ impl Command {
             }
             Self::Status | Self::Sync { .. } => false,
             Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
-            Self::Prune { .. } | Self::Install { .. } => false,
+            Self::Prune { .. } | Self::Install { .. } | Self::Middleware => false,
         }
     }
 }
@@ -297,6 +300,7 @@ fn layout(config: &Config) -> Layout {
         linked_files: config.linked_files.clone(),
         pod_dirs: config.pod_dirs.clone(),
         pod_dir: config.pod_dir.clone(),
+        asset_dirs: config.asset_dirs.clone(),
     }
 }
 
@@ -401,6 +405,9 @@ pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     if let Command::Install { dest } = &cli.command {
         return install::run(dest, console);
     }
+    if let Command::Middleware = cli.command {
+        return Ok(middleware::run(console));
+    }
     let loaded = config::load(file, config::environment())?;
     if cli.command.needs_source(&loaded.config) {
         loaded.require_source()?;
@@ -417,9 +424,11 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
     let hold =
         async |ask, why: Option<String>| operator::run(&config.state_dir, ask, why.as_deref(), console).await;
     match command {
-        Command::Run(_) | Command::Config | Command::Exec(_) | Command::Install { .. } => {
-            unreachable!("dispatched before")
-        }
+        Command::Run(_)
+        | Command::Config
+        | Command::Exec(_)
+        | Command::Install { .. }
+        | Command::Middleware => unreachable!("dispatched before"),
         Command::Fetch => fetch::run(config, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
         Command::Promote { id, create, said, wait } => {

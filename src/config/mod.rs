@@ -50,6 +50,8 @@ pub(crate) const DRAIN_FILE: &str = "draining";
 pub(crate) const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
 /// Tells a server in which slot `pitstop exec` has started it. No key either.
 pub(crate) const SLOT_VARIABLE: &str = "PITSTOP_SLOT";
+/// Tells the app's middleware where it counts. No key either.
+pub(crate) const COUNTS_VARIABLE: &str = "PITSTOP_COUNTS";
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,6 +98,8 @@ pub struct Config {
     pub(crate) pod_dirs: Vec<PathBuf>,
     /// A place of the pod's own (an emptyDir), mounted at the same path in the app's container.
     pub(crate) pod_dir: PathBuf,
+    /// Directories of the releases whose files are reachable below `deploy_to/shared`, those of all releases together.
+    pub(crate) asset_dirs: Vec<PathBuf>,
     /// Which kind of server.
     pub(crate) app_server: AppServerKind,
     /// Puma's section.
@@ -461,6 +465,7 @@ impl Default for Config {
             linked_files: Vec::new(),
             pod_dirs: Vec::new(),
             pod_dir: "/srv/pod".into(),
+            asset_dirs: ["public/assets", "public/packs", "public/vite"].map(Into::into).to_vec(),
             app_server: AppServerKind::Puma,
             puma: Puma::default(),
             passenger: Passenger::default(),

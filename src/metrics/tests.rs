@@ -92,6 +92,9 @@ fn fed() -> Metrics {
         pid: 7,
         weight: 5,
         memory_bytes: Some(1 << 20),
+        requests: None,
+        errors: None,
+        p95_ms: None,
     }]);
     metrics.pointer_checked(None, 1.5e9);
     metrics.concluded(&DeployResult::Refused(Problem::new(Reason::NoSpace, "full")), 3.0);

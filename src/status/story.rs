@@ -280,6 +280,9 @@ mod tests {
                 pid: 7,
                 weight: 0,
                 memory_bytes,
+                requests: None,
+                errors: None,
+                p95_ms: None,
             });
             doing(&snapshot)
         };
