@@ -95,6 +95,8 @@ pub(super) struct Move {
     pub(crate) mode: Mode,
     /// The step waits no longer than this.
     pub(crate) until: Option<Moment>,
+    /// The last plan was refused, and that was said.
+    pub(crate) refused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -265,7 +267,7 @@ impl From<Watch> for MoveStep {
 
 impl Move {
     pub(crate) fn forward(target: Target, step: MoveStep) -> Self {
-        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None }
+        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None, refused: false }
     }
 
     pub(crate) fn back(&self) -> Option<&Back> {
