@@ -13,4 +13,3 @@ mod refused;
 mod rendered;
 mod rig;
 mod same_limits;
-mod watching;
