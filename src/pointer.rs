@@ -18,7 +18,7 @@ use crate::{
     core::{Problem, Reason},
     lane::Lane,
     plain_file,
-    revision::{Pointer, ReleaseId, Revision},
+    revision::{Canary, Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version, archive},
 };
 
@@ -153,12 +153,22 @@ fn of_json(text: &str) -> Result<Pointer, Problem> {
     if release.parse::<ReleaseId>().is_err() {
         return Err(no_id());
     }
+    if let Some(canary) = json.get("canary").filter(|canary| !canary.is_null()) {
+        let read = serde_json::from_value::<Canary>(canary.clone());
+        read.map_err(|_| {
+            invalid(
+                "has a \"canary\" field that is not valid: it needs \"release\" and either \"pods\" or \"percent\""
+                    .into(),
+            )
+        })?;
+    }
     let mut pointer: Pointer = serde_json::from_value(json)
         .map_err(|_| invalid("has fields of the wrong type (docs/fleet.md lists them)".into()))?;
     if pointer.previous.iter().chain(&pointer.rolled_back).any(ReleaseId::is_fallback) {
         return Err(invalid("names no release".into()));
     }
-    if let Some(sha256) = &mut pointer.sha256 {
+    let canary = pointer.canary.as_mut().and_then(|canary| canary.sha256.as_mut());
+    for sha256 in pointer.sha256.as_mut().into_iter().chain(canary) {
         sha256.make_ascii_lowercase();
         if !archive::is_sha256(sha256) {
             return Err(invalid(
@@ -358,12 +368,32 @@ mod tests {
     #[test]
     fn a_pointer_is_json_or_a_plain_id() {
         let json =
-            parse(br#"{"release":"v42","sequence":7,"previous":"v41","canary":{"release":"v43"}}"#).unwrap();
+            parse(br#"{"release":"v42","sequence":7,"previous":"v41","canary":{"release":"v43","pods":1}}"#)
+                .unwrap();
         assert_eq!(json.revision.to_string(), "v42#7");
         assert_eq!(json.previous.unwrap().as_str(), "v41");
         let plain = parse(b"v42\n").unwrap();
         assert_eq!((plain.revision.to_string().as_str(), plain.previous), ("v42", None));
         assert_eq!(parse(br#"{"release":"v42"}"#).unwrap().revision.sequence, None);
+    }
+
+    #[test]
+    fn a_canary_is_whole_or_the_pointer_is_not_followed() {
+        let parsed = |canary: &str| parse(format!(r#"{{"release":"v1","sequence":7,{canary}}}"#).as_bytes());
+        let pointer = parsed(r#""canary":{"release":"v2","percent":25}"#).unwrap();
+        assert_eq!(pointer.canary().unwrap().to_string(), "v2#8");
+        assert_eq!((pointer.latest(), pointer.revision.sequence), (Some(8), Some(7)));
+        let aborted = parsed(r#""aborted":{"release":"v2","sequence":9,"why":"p95"}"#).unwrap();
+        assert_eq!((aborted.latest(), aborted.canary), (Some(9), None));
+        for none in [r#""canary":null"#, r#""aborted":7"#, r#""aborted":{"sequence":9}"#] {
+            let pointer = parsed(none).unwrap();
+            assert_eq!((pointer.canary.is_none(), pointer.latest()), (true, Some(7)), "{none}");
+        }
+        for wrong in [r#"{"release":"v2"}"#, "7", r#"{"release":"a secret","pods":1}"#] {
+            let problem = parsed(&format!("\"canary\":{wrong}")).unwrap_err();
+            let named = problem.message.contains("\"canary\" field") && !problem.message.contains("secret");
+            assert!(named, "{}", problem.message);
+        }
     }
 
     #[test]

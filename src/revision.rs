@@ -4,6 +4,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
+mod canary;
+
+pub(crate) use canary::{Aborted, Canary, Leader, PodCount};
+
 /// The name of a release: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -115,12 +119,40 @@ pub struct Pointer {
     /// No pod that follows the pointer starts a deploy, until this is taken away.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "note")]
     pub(crate) paused: Option<Note>,
+    /// Some pods are to run another release already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) canary: Option<Box<Canary>>,
+    /// The last canary that was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "canary::aborted")]
+    pub(crate) aborted: Option<Aborted>,
 }
 
 impl From<Revision> for Pointer {
     /// What nothing else is known of.
     fn from(revision: Revision) -> Self {
-        Self { revision, previous: None, rolled_back: Vec::new(), sha256: None, paused: None }
+        Self {
+            revision,
+            previous: None,
+            rolled_back: Vec::new(),
+            sha256: None,
+            paused: None,
+            canary: None,
+            aborted: None,
+        }
+    }
+}
+
+impl Pointer {
+    /// The move that its canary is, if it has one.
+    pub(crate) fn canary(&self) -> Option<Revision> {
+        Some(self.canary.as_ref()?.revision(self.revision.sequence))
+    }
+
+    /// The highest number of a move that it knows.
+    pub(crate) fn latest(&self) -> Option<u64> {
+        let canary = self.canary().and_then(|canary| canary.sequence);
+        let aborted = self.aborted.as_ref().and_then(|aborted| aborted.sequence);
+        self.revision.sequence.max(canary).max(aborted)
     }
 }
 

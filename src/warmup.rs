@@ -13,6 +13,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     config,
+    core::observation::Warmed,
     probe::{Prober, Whom},
 };
 
@@ -30,14 +31,6 @@ pub struct Warmup {
     count: usize,
     timeout: Duration,
     limit: Option<Duration>,
-}
-
-/// How it went, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Warmed {
-    pub(crate) requests: usize,
-    /// 95 % of the last answers came within this.
-    pub(crate) p95: Duration,
 }
 
 /// The answers of one round.
@@ -75,7 +68,10 @@ impl Warmup {
             let round = self.round(whom, workers.clamp(1, AT_ONCE), left).await;
             requests += round.took.len();
             match round.verdict(self.limit) {
-                Ok(p95) => return Ok(Warmed { requests, p95 }),
+                Ok(p95) => {
+                    let p95_ms = u64::try_from(p95.as_millis()).unwrap_or(u64::MAX);
+                    return Ok(Warmed { requests, p95_ms });
+                }
                 Err(why) if begun.elapsed() >= self.timeout => {
                     // The last round was cut off; what was wrong with it says less.
                     let why = before.unwrap_or(why);

@@ -19,8 +19,8 @@ use crate::{
         Report, Reports,
         moves::{self, End, Ended, Move, Moves, Tally},
     },
-    pointer::document::{Document, FROZEN, PAUSED},
-    revision::{Note, Pointer, ReleaseId, Revision},
+    pointer::document::{ABORTED, CANARY, Document, FROZEN, PAUSED},
+    revision::{Aborted, Canary, Note, Pointer, ReleaseId, Revision},
     store::{StoreError, archive},
 };
 
@@ -92,13 +92,19 @@ impl Moving {
             )));
         }
         let rolled_back = document.get("rolled_back").unwrap_or_default();
-        let sequence = next_sequence(document);
+        let (moves, next) = (Moves::of(&swap.store, &swap.name), document.next_sequence());
+        let sequence = tokio::time::timeout(LOOK_BACK, moves.unused(next)).await.unwrap_or(next);
         Ok(Self { how, sequence, rolled_back, note: said.note(), swap })
     }
 
     /// What it says; `None` when it is absent or garbage.
     pub(super) fn now(&self) -> Option<&Pointer> {
         self.swap.document.pointer.as_ref()
+    }
+
+    /// The number of the move.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// What nobody rolled back from, or promoted since.
@@ -193,10 +199,13 @@ impl Moving {
         document.set("moved_by", self.note.by.as_ref());
         document.set("moved_at", self.note.at.as_ref());
         document.set("why", self.note.why.as_ref());
+        // Whoever moves the pointer for all pods ends whatever some of them were to try.
+        document.set(CANARY, None::<Canary>);
+        document.set(ABORTED, None::<Aborted>);
         document
     }
 
-    fn made(&self, id: &ReleaseId, sha256: String) -> Move {
+    pub(super) fn made(&self, id: &ReleaseId, sha256: String) -> Move {
         Move {
             v: 1,
             release: id.clone(),
@@ -232,7 +241,7 @@ impl Moving {
     }
 
     /// How the move ends that is about to be replaced, unless that is known: afterwards the pods speak of the next one.
-    async fn before(&self) -> Option<(Ended, String)> {
+    pub(super) async fn before(&self) -> Option<(Ended, String)> {
         let revision = &self.now()?.revision;
         let moves = Moves::of(&self.swap.store, &self.swap.name);
         let known = tokio::time::timeout(LOOK_BACK, moves.end(revision.sequence?)).await;
@@ -242,7 +251,7 @@ impl Moving {
         }
     }
 
-    async fn write_down(
+    pub(super) async fn write_down(
         &self,
         moves: &Moves,
         before: Option<(Ended, String)>,
@@ -292,13 +301,8 @@ pub(super) fn made_before(document: &Document) -> Option<Move> {
     })
 }
 
-/// One more than the last; for garbage whatever number can be saved, so that no move looks like an old one.
-fn next_sequence(document: &Document) -> u64 {
-    document.get::<u64>("sequence").unwrap_or(0).saturating_add(1)
-}
-
 /// A history with a gap stops nobody.
-fn told(pointer: &str, written: Result<(), StoreError>) {
+pub(super) fn told(pointer: &str, written: Result<(), StoreError>) {
     let Err(error) = written else { return };
     let right = match error {
         StoreError::Denied(_) => {
@@ -307,18 +311,4 @@ fn told(pointer: &str, written: Result<(), StoreError>) {
         _ => String::new(),
     };
     eprintln!("pitstop: {pointer} was moved, but the history was not written{right}: {error}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_number_of_a_move_always_grows() {
-        let next = |text: &str| next_sequence(&Document::of(text.as_bytes()));
-        assert_eq!(next(r#"{"release":"v1","sequence":7}"#), 8);
-        assert_eq!(next("v1"), 1);
-        assert_eq!(next(r#"{"release":"no id","sequence":7}"#), 8);
-        assert_eq!(next(""), 1);
-    }
 }

@@ -142,7 +142,7 @@ pub(crate) struct Candidate {
     /// live server.
     pub(crate) generation: Option<Generation>,
     /// It was asked what it is to be warmed up with, or there is nothing to be asked. No verdict comes before that.
-    pub(crate) warm: bool,
+    pub(crate) warm: Option<Warmed>,
     /// It has ended.
     pub(crate) ended: bool,
     /// What two servers side by side have to do with its failure, so that its release is not to blame.
@@ -162,6 +162,14 @@ pub(crate) struct Served {
     pub(crate) errors: Option<u64>,
     /// 95 of 100 requests took no longer than this, in milliseconds; `None` where nobody measures.
     pub(crate) p95_ms: Option<u64>,
+}
+
+/// How a warm-up went, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Warmed {
+    pub(crate) requests: usize,
+    /// 95 % of the last answers came within this, in milliseconds.
+    pub(crate) p95_ms: u64,
 }
 
 /// A server that was live before.
@@ -197,6 +205,14 @@ pub struct Generation {
     pub expected: usize,
     /// Those that it has.
     pub processes: Vec<Process>,
+}
+
+impl Generation {
+    /// How many of its processes have booted, once all have that it should have.
+    pub(crate) fn all_booted(&self) -> Option<usize> {
+        let booted = self.processes.iter().filter(|process| process.booted).count();
+        (self.expected > 0 && booted >= self.expected).then_some(booted)
+    }
 }
 
 /// One serving process.

@@ -164,6 +164,15 @@ impl Moves {
         format!("{}{sequence}", prefix(&self.pointer))
     }
 
+    /// The first number from this one on that no move has. Where the history does not tell, this one.
+    pub(crate) async fn unused(&self, from: u64) -> u64 {
+        let mut sequence = from;
+        while let Ok(Found::Object { .. }) = self.store.get(&self.key(sequence), None, LIMIT_BYTES).await {
+            sequence = sequence.saturating_add(1);
+        }
+        sequence
+    }
+
     /// Writes a move that is not there yet.
     ///
     /// # Errors

@@ -4,10 +4,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::parse;
-use crate::revision::{Note, Pointer, note};
+use crate::revision::{Aborted, Canary, Note, Pointer, note};
 
 /// In this order they are easy to read.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "release",
     "sequence",
     "sha256",
@@ -18,12 +18,17 @@ const ORDER: [&str; 11] = [
     "rolled_back",
     FROZEN,
     PAUSED,
-    "canary",
+    CANARY,
+    ABORTED,
 ];
 /// Nobody moves the pointer.
 pub(crate) const FROZEN: &str = "frozen";
 /// No pod starts a deploy.
 pub(crate) const PAUSED: &str = "paused";
+/// Some pods are to run another release already: a [`Canary`].
+pub(crate) const CANARY: &str = "canary";
+/// The last canary that was taken back: an [`Aborted`].
+pub(crate) const ABORTED: &str = "aborted";
 
 /// The object of a pointer. Fields that nobody sets stay as they are.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +59,15 @@ impl Document {
     /// The note in a field, also one that was written by hand.
     pub(crate) fn note(&self, field: &str) -> Option<Note> {
         note(self.fields.get(field)?.clone()).ok().flatten()
+    }
+
+    /// The number that the next move gets: one more than every number that it knows, so that none is used twice. For
+    /// garbage whatever can be saved.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        let own = self.get::<u64>("sequence");
+        let canary = self.get::<Canary>(CANARY).and_then(|canary| canary.revision(own).sequence);
+        let aborted = self.get::<Aborted>(ABORTED).and_then(|aborted| aborted.sequence);
+        own.max(canary).max(aborted).unwrap_or(0).saturating_add(1)
     }
 
     /// Writes a field, or takes it away.
@@ -95,6 +109,21 @@ mod tests {
             document.text(),
             "{\"release\":\"v2\",\"sequence\":8,\"frozen\":{\"why\":\"audit\"},\"canary\":{\"pods\":2},\"a\\\"b\":[1,null]}\n"
         );
+    }
+
+    #[test]
+    fn the_number_of_a_move_always_grows() {
+        let next = |text: &str| Document::of(text.as_bytes()).next_sequence();
+        assert_eq!(next(r#"{"release":"v1","sequence":7}"#), 8);
+        assert_eq!(next("v1"), 1);
+        assert_eq!(next(r#"{"release":"no id","sequence":7}"#), 8);
+        assert_eq!(next(""), 1);
+        assert_eq!(
+            next(r#"{"release":"v1","sequence":7,"canary":{"release":"v2","sequence":9,"pods":1}}"#),
+            10
+        );
+        assert_eq!(next(r#"{"release":"v1","sequence":7,"canary":{"release":"v2","pods":1}}"#), 9);
+        assert_eq!(next(r#"{"release":"v1","sequence":7,"aborted":{"release":"v2","sequence":8}}"#), 9);
     }
 
     #[test]

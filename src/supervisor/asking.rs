@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    core::{Answer, GenerationKey, Moment, Probe, ProcessKey},
+    core::{Answer, GenerationKey, Moment, Probe, ProcessKey, observation::Warmed},
     probe::{Prober, Said, Whom},
     revision::ReleaseId,
     warmup::Warmup,
@@ -106,24 +106,19 @@ impl Drop for Asking {
 pub(super) struct Warming {
     /// Its run.
     pub(crate) of: GenerationKey,
-    task: JoinHandle<Result<(), String>>,
-    ended: Option<Result<(), String>>,
+    task: JoinHandle<Result<Warmed, String>>,
+    ended: Option<Result<Warmed, String>>,
 }
 
 impl Warming {
     /// Begins to ask a candidate that has so many workers.
     pub(crate) fn begin(of: GenerationKey, warmup: Warmup, workers: usize) -> Self {
-        let task = tokio::spawn(async move {
-            let warmed = warmup.run(Whom::Candidate, workers).await?;
-            let (requests, p95_ms) = (warmed.requests, warmed.p95.as_millis());
-            tracing::info!(requests, p95_ms, "the second server is warmed up");
-            Ok(())
-        });
+        let task = tokio::spawn(async move { warmup.run(Whom::Candidate, workers).await });
         Self { of, task, ended: None }
     }
 
     /// How it ended, once it has.
-    pub(crate) async fn ended(&mut self) -> Option<Result<(), String>> {
+    pub(crate) async fn ended(&mut self) -> Option<Result<Warmed, String>> {
         if self.ended.is_none() && self.task.is_finished() {
             self.wait().await;
         }

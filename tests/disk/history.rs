@@ -181,17 +181,34 @@ fn a_pointer_as_the_version_before_wrote_it_moves_on() {
 fn what_later_versions_write_into_the_pointer_stays_there() {
     let rig = promoted(&["v1", "v2"]);
     let mut pointer: Value = serde_json::from_str(&rig.pointer_text()).unwrap();
-    let later = json!({ "release": "v3", "percent": 5, "until": { "p95": "200ms" } });
-    pointer["canary"] = later.clone();
     pointer["approvals"] = json!(["ann", { "by": "bob" }]);
     fs::write(rig.store_dir().join("pointers/production"), pointer.to_string()).unwrap();
     rig.ok(&["promote", "v1"]);
     rig.ok(&["freeze", "production", "--why", "audit"]);
     rig.ok(&["unfreeze", "production"]);
     rig.ok(&["rollback"]);
-    let now = rig.pointer();
-    assert_eq!((&now["canary"], &now["approvals"]), (&later, &pointer["approvals"]));
+    assert_eq!(rig.pointer()["approvals"], pointer["approvals"]);
     assert!(rig.ok(&["fetch"]).contains("current is v2"), "agents make nothing of it");
+}
+
+#[test]
+fn a_move_ends_a_canary_and_takes_a_number_above_its_own() {
+    let rig = promoted(&["v1", "v2"]);
+    rig.publish("v3");
+    let mut pointer: Value = serde_json::from_str(&rig.pointer_text()).unwrap();
+    let canary = json!({ "release": "v3", "sequence": 5, "percent": 5, "until": { "p95": "200ms" } });
+    pointer["canary"] = canary.clone();
+    fs::write(rig.store_dir().join("pointers/production"), pointer.to_string()).unwrap();
+    rig.ok(&["freeze", "production", "--why", "audit"]);
+    assert_eq!(rig.pointer()["canary"], canary, "who holds the pointer up takes nothing away");
+    rig.ok(&["unfreeze", "production"]);
+    // Whoever writes the history first takes the number, also where the pointer was never written.
+    let taken = json!({ "v": 1, "release": "v9", "sequence": 6 });
+    fs::write(rig.moves("6"), taken.to_string()).unwrap();
+    rig.ok(&["promote", "v1"]);
+    let now = rig.pointer();
+    assert_eq!((&now["release"], &now["sequence"], &now["canary"]), (&json!("v1"), &json!(7), &Value::Null));
+    assert_eq!(rig.written("7")["previous"], "v2");
 }
 
 #[test]

@@ -140,14 +140,27 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
 }
 
-/// Sends a signal to a process that is there.
+/// Sends a signal to a process that is there. After SIGSTOP none of its threads runs any more.
 ///
 /// # Panics
 /// When it cannot be sent.
 #[track_caller]
 pub fn signal(pid: i32, signal: Signal) {
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
-    rustix::process::kill_process(pid, signal).expect("the signal is sent");
+    let process = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(process, signal).expect("the signal is sent");
+    if signal == Signal::STOP {
+        wait_until("all its threads are stopped", || stopped(pid));
+    }
+}
+
+/// The kernel stops each thread by itself, some time after the signal was sent. One that ends meanwhile is gone or a zombie.
+fn stopped(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
+    })
 }
 
 /// Whether the test may change users and mount namespaces.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::core::{
     ServerCommand,
-    observation::{Beside, Candidate, Lingering},
+    observation::{Beside, Candidate, Lingering, Warmed},
 };
 
 pub(super) const LIVE: u64 = 1;
@@ -40,7 +40,15 @@ pub(super) fn generation(image: u64, release: &str, booted: bool) -> Generation 
 
 pub(super) fn candidate(generation: Option<Generation>) -> Candidate {
     let key = GenerationKey(NEW + 50);
-    Candidate { key, generation, warm: true, ended: false, trouble: None, share: 0, served: None }
+    Candidate {
+        key,
+        generation,
+        warm: Some(Warmed::default()),
+        ended: false,
+        trouble: None,
+        share: 0,
+        served: None,
+    }
 }
 
 pub(super) fn lingering(release: &str) -> Lingering {
@@ -141,6 +149,9 @@ impl Rig {
                     self.set_candidate(Some(Candidate { key, ..candidate(None) }));
                 } else if command == ServerCommand::Switch {
                     self.switch(on);
+                } else if let (ServerCommand::Share { permille }, Some(server)) = (command, &mut self.server)
+                {
+                    server.beside.candidate.iter_mut().for_each(|candidate| candidate.share = permille);
                 }
                 (attempt, Step::Perform(command))
             }
@@ -247,11 +258,11 @@ fn the_candidate_is_proved_before_the_switch_and_nothing_is_restarted() {
 fn no_verdict_comes_before_the_warm_up_is_over_and_its_time_condemns_nobody() {
     let mut rig = Rig::candidate_boots(Rig::quick());
     rig.boots();
-    rig.beside().candidate.as_mut().unwrap().warm = false;
+    rig.beside().candidate.as_mut().unwrap().warm = None;
     rig.done.clear();
     rig.looks(400);
     assert_eq!(rig.done(), [""; 0]);
-    rig.beside().candidate.as_mut().unwrap().warm = true;
+    rig.beside().candidate.as_mut().unwrap().warm = Some(Warmed::default());
     rig.look();
     assert_eq!(rig.done(), ["Switch 150", "verified v2"]);
 }
