@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use super::paused::Paused;
 use crate::{
     config::HealthAddress,
-    slots::{LIVE_SOURCE, LIVE_TRAFFIC_CLASS, PROBE_SOURCE, PROBE_TRAFFIC_CLASS},
+    slots::{PROBE_SOURCE, PROBE_TRAFFIC_CLASS},
 };
 
 /// Who is asked, where several servers stand side by side.
@@ -32,9 +32,7 @@ use crate::{
 pub(crate) enum Whom {
     /// Who gets the clients' connections.
     Live,
-    /// The same, where a candidate may have a share of those.
-    LiveBeside,
-    /// The server that was started beside the live one.
+    /// The server that gets none but ours.
     Candidate,
 }
 
@@ -55,8 +53,7 @@ impl Dialled {
         let tcp = async |address: &str| {
             let stream = match whom {
                 Whom::Live => TcpStream::connect(address).await,
-                Whom::LiveBeside => marked(address, (LIVE_SOURCE, LIVE_TRAFFIC_CLASS)).await,
-                Whom::Candidate => marked(address, (PROBE_SOURCE, PROBE_TRAFFIC_CLASS)).await,
+                Whom::Candidate => to_candidate(address).await,
             };
             stream.map_err(|error| error.to_string())
         };
@@ -102,13 +99,11 @@ impl Dialled {
     }
 }
 
-/// The address, or the traffic class, of which the parent's program knows whom a connection is for.
-type Mark = (Ipv4Addr, u8);
-
-async fn marked(address: &str, mark: Mark) -> io::Result<TcpStream> {
+/// From the address, or with the mark, of which the parent's program knows connections for the candidate.
+async fn to_candidate(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for target in tokio::net::lookup_host(address).await? {
-        match from_marked_source(target, mark).await {
+        match from_probe_source(target).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
@@ -116,13 +111,13 @@ async fn marked(address: &str, mark: Mark) -> io::Result<TcpStream> {
     Err(last)
 }
 
-async fn from_marked_source(target: SocketAddr, (source, class): Mark) -> io::Result<TcpStream> {
+async fn from_probe_source(target: SocketAddr) -> io::Result<TcpStream> {
     let target = SocketAddr::new(target.ip().to_canonical(), target.port());
     let (socket, source) = match target {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(source)),
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(PROBE_SOURCE)),
         SocketAddr::V6(_) => {
             let socket = TcpSocket::new_v6()?;
-            setsockopt(&socket, sockopt::Ipv6TClass, &class.into())?;
+            setsockopt(&socket, sockopt::Ipv6TClass, &PROBE_TRAFFIC_CLASS.into())?;
             (socket, Ipv6Addr::LOCALHOST.into())
         }
     };
@@ -198,11 +193,6 @@ mod tests {
             let _candidate =
                 Dialled::to(&address, Whom::Candidate).await.unwrap_or_else(|e| panic!("{url}: {e}"));
             let (_, peer) = listener.accept().await.unwrap();
-            assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
-            let beside = Dialled::to(&address, Whom::LiveBeside).await;
-            let _live = beside.unwrap_or_else(|e| panic!("{url}: {e}"));
-            let (_, peer) = listener.accept().await.unwrap();
-            let source = if source.is_ipv6() { source } else { IpAddr::from(LIVE_SOURCE) };
             assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
             let _live = Dialled::to(&address, Whom::Live).await.unwrap_or_else(|e| panic!("{url}: {e}"));
             let (_, peer) = listener.accept().await.unwrap();

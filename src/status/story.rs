@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Snapshot, seconds, shift};
+use super::{Snapshot, seconds};
 use crate::{
     app_server::SlotDescription,
     core::{
@@ -78,7 +78,6 @@ pub(crate) fn doing(snapshot: &Snapshot) -> String {
         Stage::Checking => format!("checking whether the app server can be restarted onto {to}"),
         Stage::Publishing => format!("switching `current` to {to}"),
         Stage::Restarting => format!("restarting the app server onto {to}"),
-        Stage::Verifying if let Some(sharing) = &view.sharing => shift::doing(&to, sharing),
         Stage::Verifying if with_role(snapshot, Role::Candidate).is_some() => {
             format!("checking {to} in a second server, which no client reaches yet")
         }
@@ -162,12 +161,6 @@ pub(crate) fn next(snapshot: &Snapshot, now: Moment) -> String {
     if let (Some(at), false) = (view.retry_at, view.stage == Stage::Steady) {
         return format!("retry in {}", in_seconds(at));
     }
-    if let Some(sharing) = &view.sharing {
-        return match view.hold {
-            Some(_) => "nothing until `pitstop resume`: the share stays as it is".into(),
-            None => shift::next(sharing, now),
-        };
-    }
     match view.stage {
         Stage::Steady | Stage::Stranded => at_rest(view),
         Stage::Fetching | Stage::Checking if view.hold == Some(Hold::Paused) => {
@@ -175,6 +168,9 @@ pub(crate) fn next(snapshot: &Snapshot, now: Moment) -> String {
         }
         Stage::Fetching | Stage::Checking if matches!(view.hold, Some(Hold::FleetPaused(_))) => {
             "nothing until `pitstop resume --fleet`".into()
+        }
+        Stage::Fetching | Stage::Checking if matches!(view.hold, Some(Hold::SignatureExpired(_))) => {
+            "nothing until the pointer is signed again".into()
         }
         Stage::Fetching => "the release is verified and unpacked, then the app server restarts onto it".into(),
         Stage::Checking => match view.turn {
@@ -209,6 +205,7 @@ fn at_rest(view: &View) -> String {
     match (&view.hold, reason, view.stage) {
         (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
         (Some(Hold::FleetPaused(_)), ..) => "nothing until `pitstop resume --fleet`".into(),
+        (Some(Hold::SignatureExpired(_)), ..) => "nothing until the pointer is signed again".into(),
         (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves or `pitstop resume` is run".into(),
         (None, _, Stage::Stranded) => {
             "the agent waits until the pointer moves or the app server boots".into()

@@ -9,9 +9,6 @@ class PitstopCounts
 
   def initialize(app, dir = ENV["PITSTOP_COUNTS"])
     @app, @dir, @lock = app, dir, Mutex.new
-    take_file if dir # none was counted: that is known too
-  rescue SystemCallError, IOError
-    nil # the app goes on, uncounted
   end
 
   def call(env)
@@ -39,7 +36,7 @@ class PitstopCounts
       @file.pwrite(format(LINE, *@counts, @counts.sum), 0)
     end
   rescue SystemCallError, IOError
-    nil
+    nil # the app goes on, uncounted
   end
 
   # The first that no process holds: what an earlier one has counted goes on.

@@ -28,7 +28,6 @@ mod pointer;
 mod recover;
 mod releases;
 mod restart;
-mod share;
 mod slots;
 mod spread;
 mod stand_in;
@@ -41,8 +40,6 @@ mod strangers;
 pub(super) mod tests;
 mod view;
 
-pub(crate) use share::Sharing;
-pub use share::Shift;
 pub(crate) use stand_in::stand_ins;
 
 use super::{
@@ -52,7 +49,7 @@ use super::{
         Record, ServerCommand, Step,
     },
     history::{History, Neighbours},
-    observation::{AppServer, Detection, Generation, GenerationKey, Moment, Observation, Probe},
+    observation::{AppServer, Detection, GenerationKey, Moment, Observation, Probe},
     reason::Reason,
     verdict::{self, Verdict, Watch},
 };
@@ -365,7 +362,6 @@ impl Deploy {
     pub(crate) fn watchfulness(&self) -> Watchfulness {
         match self.state.step() {
             None | Some(MoveStep::Spread(_) | MoveStep::Lacking { .. }) => Watchfulness::Calm,
-            Some(MoveStep::Bake(_)) => Watchfulness::Steady,
             Some(_) if self.state.stage() == Stage::Fetching => Watchfulness::Calm,
             Some(_) => Watchfulness::Close,
         }

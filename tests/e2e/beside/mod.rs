@@ -2,9 +2,7 @@
 
 mod cells;
 mod container;
-mod counts;
 mod deploys;
 mod fit;
 mod parent;
-mod shift;
 mod soak;

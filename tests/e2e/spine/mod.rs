@@ -12,6 +12,7 @@ mod log;
 mod needs_image;
 mod on_6_6;
 mod restart_dir;
+mod signed;
 mod surroundings;
 mod troubles;
 

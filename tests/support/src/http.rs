@@ -1,10 +1,8 @@
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     time::Duration,
 };
-
-use crate::ports::loopback;
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +28,7 @@ pub fn get(port: u16, path: &str) -> io::Result<Answer> {
 /// # Errors
 /// When there is no connection, or no whole answer.
 pub fn get_within(port: u16, path: &str, patience: Duration) -> io::Result<Answer> {
-    get_from(SocketAddr::from((loopback(), port)), path, &[], patience)
+    get_from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path, &[], patience)
 }
 
 /// [`get_within`] from any address, with more headers.

@@ -1,7 +1,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::Ipv4Addr,
     pin::Pin,
     sync::{
         Arc,
@@ -44,18 +44,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub async fn open(from: IpAddr, port: u16) -> Result<Self, Lost> {
+    pub async fn open(from: Ipv4Addr, port: u16) -> Result<Self, Lost> {
         let refused = |error: &dyn std::fmt::Display| Lost {
             why: format!("no connection: {error}"),
             before_any_byte: true,
         };
         let connect = async {
-            let (socket, to): (_, IpAddr) = match from {
-                IpAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::LOCALHOST.into()),
-                IpAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::LOCALHOST.into()),
-            };
+            let socket = TcpSocket::new_v4()?;
             socket.bind((from, 0).into())?;
-            socket.connect((to, port).into()).await
+            socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
         };
         let stream = connect.await.map_err(|e| refused(&e))?;
         let received = Arc::new(AtomicU64::new(0));

@@ -1,5 +1,5 @@
 use std::{
-    net::IpAddr,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,8 +15,6 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use crate::ports::loopback;
-
 mod client;
 mod connection;
 #[cfg(test)]
@@ -30,9 +28,9 @@ pub use records::{Latencies, Record, Records, Tally};
 /// Who sends what, and how often.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The address that the clients have, of this machine.
-    pub from: IpAddr,
-    /// Where the app listens, on loopback.
+    /// The address that the clients have, one of 127.0.0.0/8.
+    pub from: Ipv4Addr,
+    /// Where the app listens, on 127.0.0.1.
     pub port: u16,
     /// What every request of the steady load asks for.
     pub path: String,
@@ -54,7 +52,7 @@ impl Plan {
     /// About 100 requests a second, half of them on kept connections.
     pub fn modest(port: u16) -> Self {
         Self {
-            from: loopback(),
+            from: Ipv4Addr::LOCALHOST,
             port,
             path: "/".into(),
             keep_alive: 3,
