@@ -11,6 +11,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::revision::PodCount;
+
 pub(crate) mod advice;
 mod check;
 mod derived;
@@ -71,6 +73,8 @@ pub struct Config {
     pub(crate) zone: Option<String>,
     /// The image of the app's container.
     pub(crate) image: Option<String>,
+    /// Where the other end of a connection reaches this pod.
+    pub(crate) address: Option<String>,
     /// The volume's root.
     pub(crate) deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
@@ -281,6 +285,19 @@ pub(crate) struct Restart {
     /// `timeout` by default, and 0s: they wait for nobody.
     #[serde(with = "humantime_serde")]
     pub(crate) spread: Option<Duration>,
+    /// So many pods of a fleet may be in a restart at once that exposes or stalls its clients before its check.
+    pub(crate) max_unavailable: AtOnce,
+}
+
+/// A number of pods; a quarter of them by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct AtOnce(pub(crate) PodCount);
+
+impl Default for AtOnce {
+    fn default() -> Self {
+        Self(PodCount::Percent(25))
+    }
 }
 
 /// Commands of the user's.
@@ -449,6 +466,7 @@ impl Default for Config {
             node: None,
             zone: None,
             image: None,
+            address: None,
             deploy_to: "/srv/app".into(),
             current: None,
             fallback_dir: None,

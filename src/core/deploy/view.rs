@@ -42,6 +42,7 @@ impl Deploy {
             stage: self.state.stage(),
             attempt: self.attempt,
             desired,
+            canary: self.canary(),
             running,
             proof,
             previous: self.releases.previous().cloned(),
@@ -54,6 +55,11 @@ impl Deploy {
             retry_at: self.retry_at,
             moving: self.moving(),
         }
+    }
+
+    fn canary(&self) -> Option<(Option<u64>, bool)> {
+        let desired = self.desired.as_ref()?;
+        Some((desired.canary()?.sequence, desired.is_canary()))
     }
 
     /// The app server is being moved, or `current` for it.
