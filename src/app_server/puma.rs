@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,12 +17,12 @@ use super::{
 };
 use crate::{
     config::{self, RestartMode, ServerFacts},
-    core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand},
+    core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, observation::Served},
     finding::Check,
     lane::Lane,
     procs::{self, Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
-    slots::{List, Role},
+    slots::{List, Role, counts},
 };
 
 mod aside;
@@ -68,6 +69,8 @@ const WITH_A_SECOND_SERVER: Duration = Duration::from_secs(2);
 /// A Puma in this pod.
 struct Puma {
     told: config::Puma,
+    /// Where the app's middleware counts.
+    state_dir: PathBuf,
     mode: RestartMode,
     control: ControlServer,
     /// The files that processes have loaded.
@@ -92,6 +95,7 @@ pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io
     let matching = section.r#match.clone();
     let puma = Puma {
         told: section.clone(),
+        state_dir: location.state_dir.clone(),
         mode,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
@@ -144,6 +148,8 @@ struct Memory {
     written: Option<Vec<String>>,
     /// What each server of the parent took when that was asked for last, in bytes.
     taken: HashMap<u64, u64>,
+    /// What the app's middleware has counted in each of them, by the number of its run.
+    counted: HashMap<u64, Served>,
 }
 
 impl Server for Puma {
@@ -203,6 +209,7 @@ impl Server for Puma {
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
         memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(list) = &parent {
+            memory.counted = self.counted(driver, list).await;
             let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
             let all: Vec<fit::Server<'_>> =
                 run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
@@ -332,6 +339,14 @@ impl Puma {
             *taken.lock().unwrap_or_else(PoisonError::into_inner) = now;
         };
         let _ = self.measuring.look(Duration::ZERO, measure).await;
+    }
+
+    async fn counted(&self, driver: &Driver<Self>, list: &List) -> HashMap<u64, Served> {
+        let runs: Vec<u64> = list.runs().map(|(_, run)| run.number).collect();
+        let state_dir = self.state_dir.clone();
+        let read =
+            move || runs.into_iter().filter_map(|run| Some((run, counts::read(&state_dir, run)?))).collect();
+        driver.inspector.processes.look(LIMIT, read).await.unwrap_or_default()
     }
 
     /// Looks at the servers beside the live one, which listens on these ports.

@@ -25,6 +25,7 @@ mod fleet;
 mod freeze;
 mod history;
 pub(crate) mod install;
+mod middleware;
 mod moving;
 pub(crate) mod operator;
 mod pointers;
@@ -33,6 +34,7 @@ pub(crate) mod prune;
 pub(crate) mod publish;
 pub(crate) mod releases;
 pub(crate) mod rollback;
+mod rollout;
 pub mod run;
 pub(crate) mod status;
 mod swap;
@@ -101,6 +103,8 @@ pub enum Command {
         #[command(flatten)]
         wait: Waiting,
     },
+    /// Move the pointer to a release step by step: migrations, a canary, a smoke test, then all pods; and back when it fails.
+    Rollout(rollout::Rollout),
     /// What each pointer names, and which pods run what: who is behind or rejected it, and why.
     Fleet {
         /// This pointer only; all of the store when absent.
@@ -206,6 +210,8 @@ pub enum Command {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Print pitstop_counts.rb, the Rack middleware that counts an app's requests and errors.
+    Middleware,
     /// Is this pod set up so that the promises hold? Each finding with its remedy; changes nothing.
     Doctor {
         /// In a pod before its Puma starts (an init container): neither Puma nor the agent is expected.
@@ -228,7 +234,9 @@ impl Command {
             Self::Run(_) | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
             Self::VerifyTree { .. } | Self::Diff { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
-            Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
+            Self::Promote { .. } | Self::Rollback { .. } | Self::Rollout(_) => {
+                !config.pointer.starts_with("file:")
+            }
             Self::Fleet { .. } | Self::History { .. } | Self::Pointers => true,
             Self::Freeze { .. } | Self::Unfreeze { .. } => true,
             Self::Pause { fleet, .. } | Self::Resume { fleet } => {
@@ -236,7 +244,7 @@ impl Command {
             }
             Self::Status | Self::Sync { .. } => false,
             Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
-            Self::Prune { .. } | Self::Install { .. } => false,
+            Self::Prune { .. } | Self::Install { .. } | Self::Middleware => false,
         }
     }
 }
@@ -297,6 +305,7 @@ fn layout(config: &Config) -> Layout {
         linked_files: config.linked_files.clone(),
         pod_dirs: config.pod_dirs.clone(),
         pod_dir: config.pod_dir.clone(),
+        asset_dirs: config.asset_dirs.clone(),
     }
 }
 
@@ -401,6 +410,9 @@ pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     if let Command::Install { dest } = &cli.command {
         return install::run(dest, console);
     }
+    if let Command::Middleware = cli.command {
+        return Ok(middleware::run(console));
+    }
     let loaded = config::load(file, config::environment())?;
     if cli.command.needs_source(&loaded.config) {
         loaded.require_source()?;
@@ -417,9 +429,11 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
     let hold =
         async |ask, why: Option<String>| operator::run(&config.state_dir, ask, why.as_deref(), console).await;
     match command {
-        Command::Run(_) | Command::Config | Command::Exec(_) | Command::Install { .. } => {
-            unreachable!("dispatched before")
-        }
+        Command::Run(_)
+        | Command::Config
+        | Command::Exec(_)
+        | Command::Install { .. }
+        | Command::Middleware => unreachable!("dispatched before"),
         Command::Fetch => fetch::run(config, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
         Command::Promote { id, create, said, wait } => {
@@ -429,6 +443,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
             let back = rollback::Back { to: to.or(id), if_current };
             rollback::run(config, back, &said, wait.asked(), console).await
         }
+        Command::Rollout(args) => rollout::run(config, args, console).await,
         Command::Fleet { name } => fleet::run(config, name, console).await,
         Command::History { name, limit } => history::run(config, name.as_deref(), limit, console).await,
         Command::Pointers => pointers::run(config, console).await,

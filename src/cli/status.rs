@@ -122,6 +122,12 @@ fn app_server(f: &mut fmt::Formatter<'_>, server: &Value) -> fmt::Result {
         if let Some(bytes) = slot["memory_bytes"].as_u64() {
             write!(f, ", {} MiB", bytes >> 20)?;
         }
+        if let Some(requests) = slot["requests"].as_u64() {
+            write!(f, ", {requests} requests")?;
+        }
+        if let Some(errors) = slot["errors"].as_u64() {
+            write!(f, ", {errors} failed")?;
+        }
     }
     Ok(())
 }

@@ -6,13 +6,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    AppServerKind, Config, DRAIN_FILE_VARIABLE, SLOT_VARIABLE, check, keys, secrets,
+    AppServerKind, COUNTS_VARIABLE, Config, DRAIN_FILE_VARIABLE, SLOT_VARIABLE, check, keys, secrets,
     yaml::{self, Given, Raw},
 };
 
 /// Belong to the fail points of debug builds, or to the app, not to the configuration.
-const NO_KEYS: [&str; 4] =
-    ["PITSTOP_FAILPOINTS", "PITSTOP_FAILPOINT_DIR", DRAIN_FILE_VARIABLE, SLOT_VARIABLE];
+const NO_KEYS: [&str; 5] =
+    ["PITSTOP_FAILPOINTS", "PITSTOP_FAILPOINT_DIR", DRAIN_FILE_VARIABLE, SLOT_VARIABLE, COUNTS_VARIABLE];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -24,6 +24,7 @@ mod load;
 mod names;
 mod notify;
 mod places;
+mod restart;
 mod secrets;
 mod server_facts;
 mod source;
@@ -40,6 +41,8 @@ pub(crate) use listen_address::ListenAddress;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub(crate) use names::pointer_name;
 pub(crate) use notify::{Notify, NotifyFormat};
+pub use restart::RestartMode;
+pub(crate) use restart::{LongRequests, Restart};
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
 pub(crate) use storage::Fetch;
@@ -52,6 +55,8 @@ pub(crate) const DRAIN_FILE: &str = "draining";
 pub(crate) const DRAIN_FILE_VARIABLE: &str = "PITSTOP_DRAIN_FILE";
 /// Tells a server in which slot `pitstop exec` has started it. No key either.
 pub(crate) const SLOT_VARIABLE: &str = "PITSTOP_SLOT";
+/// Tells the app's middleware where it counts. No key either.
+pub(crate) const COUNTS_VARIABLE: &str = "PITSTOP_COUNTS";
 
 /// The whole configuration. Each part of the program gets its own section only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,6 +105,8 @@ pub struct Config {
     pub(crate) pod_dirs: Vec<PathBuf>,
     /// A place of the pod's own (an emptyDir), mounted at the same path in the app's container.
     pub(crate) pod_dir: PathBuf,
+    /// Directories of the releases whose files are reachable below `deploy_to/shared`, those of all releases together.
+    pub(crate) asset_dirs: Vec<PathBuf>,
     /// Which kind of server.
     pub(crate) app_server: AppServerKind,
     /// Puma's section.
@@ -240,6 +247,7 @@ impl Default for Command {
     }
 }
 
+<<<<<<< HEAD
 /// How restarts are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -300,6 +308,8 @@ impl Default for AtOnce {
     }
 }
 
+=======
+>>>>>>> main
 /// Commands of the user's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -479,6 +489,7 @@ impl Default for Config {
             linked_files: Vec::new(),
             pod_dirs: Vec::new(),
             pod_dir: "/srv/pod".into(),
+            asset_dirs: ["public/assets", "public/packs", "public/vite"].map(Into::into).to_vec(),
             app_server: AppServerKind::Puma,
             puma: Puma::default(),
             passenger: Passenger::default(),

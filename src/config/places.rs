@@ -1,8 +1,9 @@
 //! Directories that must not be what they are set to: one in the place of another, or the root of everything.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use super::Config;
+use crate::beneath;
 
 /// The names in `deploy_to` that are pitstop's own.
 const OWN: [&str; 2] = ["releases", ".pitstop"];
@@ -16,6 +17,7 @@ pub(crate) fn check(config: &Config) -> Vec<(&'static str, String)> {
     roots(config, &mut wrong);
     current(config, &mut wrong);
     marker(config, &mut wrong);
+    assets(config, &mut wrong);
     wrong
 }
 
@@ -84,6 +86,13 @@ fn marker(config: &Config, wrong: &mut Wrong) {
     }
 }
 
+fn assets(config: &Config, wrong: &mut Wrong) {
+    let is_inside = |dir: &PathBuf| beneath::plain(dir).is_ok_and(|names| !names.is_empty());
+    if !config.asset_dirs.iter().all(is_inside) {
+        wrong.push(("asset_dirs", "each must be a relative path inside the release, without `..`".into()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +126,9 @@ mod tests {
         assert_eq!(wrong(|c| c.pod_dir = "/srv/app".into()), ["pod_dir"]);
         assert_eq!(wrong(|c| c.deploy_to = "/".into()), ["deploy_to"]);
         assert_eq!(wrong(|c| c.fallback_dir = Some("/app/../srv/app/current".into())), ["fallback_dir"]);
+        for path in ["/assets", "../assets", ""] {
+            assert_eq!(wrong(|c| c.asset_dirs = vec![path.into()]), ["asset_dirs"], "{path}");
+        }
         for path in [".pitstop-release", ".pitstop-release/x"] {
             assert_eq!(wrong(|c| c.linked_dirs = vec![path.into()]), ["linked_dirs"], "{path}");
         }

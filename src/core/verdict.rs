@@ -7,6 +7,7 @@
 
 mod candidate;
 mod crash_loop;
+pub(crate) mod errors;
 mod probe_results;
 #[cfg(test)]
 mod tests;

@@ -176,6 +176,12 @@ impl Effects {
                 return Ok((cleaned, Pruned::default()));
             }
             let pruned = tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace);
+            if let Err(problem) = tools.releases.share_assets() {
+                tracing::warn!(
+                    detail = problem.message,
+                    "links to assets of old releases could not be deleted"
+                );
+            }
             if let Err(problem) = tools.releases.clean_caches(&pace) {
                 tracing::warn!(detail = problem.message, "a cache of an old release could not be deleted");
             }

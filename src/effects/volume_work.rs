@@ -59,8 +59,22 @@ impl Effects {
         if let Some(fetched) = fetched? {
             self.tools.metrics.fetched(&fetched);
         }
+        self.share_assets().await?;
         pause_at("effects.after_fetch").await;
         Ok(Outcome::Done)
+    }
+
+    /// Before any page of the release is out.
+    async fn share_assets(&self) -> Result<(), Problem> {
+        let tools = self.tools.clone();
+        let shared = on(&self.volume, move || tools.releases.share_assets()).await?;
+        if let Err(problem) = shared {
+            tracing::warn!(
+                detail = problem.message,
+                "the assets of all releases are not in one place: a page may not find those of its release"
+            );
+        }
+        Ok(())
     }
 
     /// Answers how it came onto the volume; nothing where there is no store that it could have come from.

@@ -21,6 +21,7 @@ const AT_ONCE: usize = 8;
 pub(crate) struct Reports {
     store: Arc<dyn Store>,
     prefix: String,
+    looked: bool,
     known: BTreeMap<String, Known>,
 }
 
@@ -31,12 +32,14 @@ struct Known {
     report: Option<Report>,
     /// It has been the same since.
     since: Instant,
+    /// It was written while this reader looked.
+    news: bool,
 }
 
 impl Reports {
     /// Those of the pods that follow this pointer. None is read yet.
     pub(crate) fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
-        Self { store: store.clone(), prefix: prefix(pointer), known: BTreeMap::new() }
+        Self { store: store.clone(), prefix: prefix(pointer), looked: false, known: BTreeMap::new() }
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Report> {
@@ -53,6 +56,12 @@ impl Reports {
         self.known.values().filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed())))
     }
 
+    /// The same, and whether it was written while this reader looked: then that time says more than the pod's clock.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = (&Report, Duration, bool)> {
+        let known = self.known.values();
+        known.filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed(), known.news)))
+    }
+
     /// Reads what has changed, of all pods.
     ///
     /// # Errors
@@ -60,7 +69,9 @@ impl Reports {
     pub(crate) async fn look(&mut self) -> Result<(), StoreError> {
         let pods: Vec<_> = self.list().await?.into_iter().map(|listed| listed.key).collect();
         self.known.retain(|pod, _| pods.contains(pod));
-        self.read(&pods).await
+        self.read(&pods).await?;
+        self.looked = true;
+        Ok(())
     }
 
     /// The names of all pods that have ever reported, in the place of the keys, and when they last did.
@@ -103,7 +114,8 @@ impl Reports {
             match found {
                 Ok(Found::Object { version, bytes }) => {
                     let report = report(&pod, &bytes);
-                    self.known.insert(pod, Known { version, report, since: Instant::now() });
+                    let known = Known { version, report, since: Instant::now(), news: self.looked };
+                    self.known.insert(pod, known);
                 }
                 Ok(Found::Absent) => drop(self.known.remove(&pod)),
                 // No agent of ours writes so much: it is no report, and must not hide the others.

@@ -29,11 +29,11 @@ use super::{
     slots::{Order, Slots},
 };
 use crate::{
-    config::{DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
+    config::{COUNTS_VARIABLE, DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
     core::Moment,
     procs::ProcessId,
     slots::{
-        Ended, List, PROTOCOL, Reply, Request, Run, Slot,
+        Ended, List, PROTOCOL, Reply, Request, Run, Slot, counts,
         listen::{Group, ListenError},
     },
 };
@@ -139,6 +139,9 @@ impl Servers {
         let mut over = self.look_at_queues(now);
         let error = match self.slots.ask(now, request) {
             Ok(orders) => {
+                if let Request::Share { run, permille } = request {
+                    tracing::info!(run, permille, "the second server's share of new connections was set");
+                }
                 over = over.or(self.perform(now, orders));
                 None
             }
@@ -342,6 +345,12 @@ impl Servers {
         // Open until the child has them.
         let _given = self.give_sockets(&mut command, slot).map_err(not_run)?;
         if self.slots.holds() {
+            match counts::prepare(&self.state_dir, number, |number| self.slots.knows(number)) {
+                Ok(dir) => {
+                    command.env(COUNTS_VARIABLE, dir);
+                }
+                Err(error) => tracing::warn!(%error, "the requests of this server are not counted"),
+            }
             let tail = self.outputs.take(&mut command).map_err(not_run)?;
             self.tails.retain(|number, _| self.slots.knows(*number));
             self.tails.insert(number, tail);

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Where the directories and files of the volume are that releases share.
-const SHARED: &str = "shared";
+pub(super) const SHARED: &str = "shared";
 
 /// How a release is laid out, beyond what its archive says.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct Layout {
     pub pod_dirs: Vec<PathBuf>,
     /// Where each pod has those of its own.
     pub pod_dir: PathBuf,
+    /// Directories whose files are reachable for all releases, relative.
+    pub asset_dirs: Vec<PathBuf>,
 }
 
 impl Default for Layout {
@@ -50,6 +52,7 @@ impl Default for Layout {
             linked_files: none(),
             pod_dirs: none(),
             pod_dir: "/srv/pod".into(),
+            asset_dirs: none(),
         }
     }
 }
@@ -90,6 +93,11 @@ pub struct Link {
 }
 
 impl Layout {
+    /// Whether it is the same for all releases already, or a part of it.
+    pub(super) fn is_linked(&self, dir: &Path) -> bool {
+        self.links().iter().any(|link| link.path.starts_with(dir) || dir.starts_with(&link.path))
+    }
+
     /// The links that every release gets.
     pub(crate) fn links(&self) -> Vec<Link> {
         // Without a slash at the end.

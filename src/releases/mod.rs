@@ -5,7 +5,7 @@
 //! deploy_to/releases/<id>/.pitstop-release  the marker: which archive it was made from
 //! deploy_to/releases/<id>/.pitstop-manifest what is in it, file by file
 //! deploy_to/current -> releases/<id>
-//! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to
+//! deploy_to/shared/                         what linked_dirs and linked_files of every release lead to; the assets of all
 //! deploy_to/.pitstop/staging/               what is being made
 //! deploy_to/.pitstop/fetching/<id>          which pod makes it for all of them
 //! deploy_to/.pitstop/spare/                 a tree that the next one is made from
@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod archive_manifest;
+mod assets;
 mod caches;
 mod decoder;
 mod delete;

@@ -30,6 +30,7 @@ impl Linked {
             linked_files: paths(linked_files),
             pod_dirs: paths(pod_dirs),
             pod_dir,
+            asset_dirs: Vec::new(),
         };
         Self { rig, layout }
     }

@@ -1,6 +1,7 @@
 //! The disk: what may be unpacked, what is published, and that a kill at any moment harms nothing.
 
 mod against_tar;
+mod assets;
 mod commands;
 mod crash;
 mod diff;

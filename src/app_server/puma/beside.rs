@@ -1,11 +1,13 @@
 //! The servers that stand beside the live one, in the core's words.
 
-use super::{fit, raised, slots::Tree, snapshot::Snapshot};
+use std::collections::HashMap;
+
+use super::{Memory, fit, raised, slots::Tree, snapshot::Snapshot};
 use crate::{
     app_server::{SlotDescription, server::Snapshot as _},
     core::{
-        Cwd, GenerationKey, Problem, Sockets, Traffic,
-        observation::{Beside, Candidate, Lingering, Warmed},
+        Cwd, GenerationKey, Sockets, Traffic,
+        observation::{Beside, Candidate, Lingering, Served, Warmed},
     },
     procs,
     slots::{List, Role, Run, SlotState},
@@ -25,8 +27,8 @@ impl Neighbour {
         &self.tree.run
     }
 
-    /// `trouble`: what the look at the container found.
-    fn candidate(&self, parent: &List, trouble: Option<&Problem>) -> Candidate {
+    /// `memory`: that of the look, by which the container may be in trouble.
+    fn candidate(&self, parent: &List, memory: &Memory) -> Candidate {
         let ended = self.run().ended.is_some();
         let seen = self.snapshot.as_ref().filter(|_| !ended);
         Candidate {
@@ -34,10 +36,19 @@ impl Neighbour {
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
             warm: Some(Warmed::default()),
             ended,
-            trouble: trouble.cloned().or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
+            trouble: memory
+                .around
+                .trouble
+                .clone()
+                .or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
             share: self.tree.weight,
-            served: None,
+            served: self.served(&memory.counted),
         }
+    }
+
+    fn served(&self, counted: &HashMap<u64, Served>) -> Option<Served> {
+        let run = self.run().number;
+        counted.get(&run).copied().or_else(|| self.snapshot.as_ref()?.served(run, counted))
     }
 
     /// `all`: the connections of all servers, for when its own cannot be told from those of others.
@@ -64,20 +75,24 @@ pub(super) fn key_of(parent: i32, run: &Run) -> GenerationKey {
     procs::run_key(parent, run.number, run.start_time)
 }
 
-/// `trouble`: why the candidate has to go, whatever it does.
-pub(super) fn of(
-    parent: Option<&List>,
-    beside: &[Neighbour],
-    all: Option<&Sockets>,
-    trouble: Option<&Problem>,
-) -> Beside {
-    let Some(parent) = parent else { return Beside::default() };
+/// The servers beside this one.
+pub(super) fn of(snapshot: &Snapshot) -> Beside {
+    let Some(parent) = &snapshot.parent else { return Beside::default() };
+    let (memory, all) = (&snapshot.memory, snapshot.surroundings.sockets.as_ref());
+    let live = parent.runs().find(|(_, run)| run.role == Role::Live).map(|(_, run)| run.number);
+    Beside {
+        served_by_live: live.and_then(|run| snapshot.served(run, &memory.counted)),
+        ..around(parent, &snapshot.beside, all, memory)
+    }
+}
+
+fn around(parent: &List, beside: &[Neighbour], all: Option<&Sockets>, memory: &Memory) -> Beside {
     let with = |role: Role| beside.iter().filter(move |one| one.run().role == role);
     // What has ended is known until its slot is used again.
     let candidate = with(Role::Candidate).max_by_key(|one| (one.run().ended.is_none(), one.run().number));
     let lingering = with(Role::Lingering).filter(|one| one.run().ended.is_none()).rev();
     Beside {
-        candidate: candidate.map(|one| one.candidate(parent, trouble)),
+        candidate: candidate.map(|one| one.candidate(parent, memory)),
         lingering: lingering.map(|one| one.lingering(parent.pid, all)).collect(),
         served_by_live: None,
     }
@@ -107,12 +122,14 @@ fn new_lines<'a>(known: &[String], now: &'a [String]) -> &'a [String] {
 
 /// For /status.
 pub(super) fn describe(snapshot: &Snapshot) -> Vec<SlotDescription> {
+    let counted = &snapshot.memory.counted;
     let seen = |run: &Run| match run.role {
         Role::Live => Some(snapshot),
         _ => snapshot.beside.iter().find(|one| one.run().number == run.number)?.snapshot.as_ref(),
     };
     let describe = |(slot, run): (&SlotState, &Run)| {
         let works_in = seen(run).map(|seen| seen.surroundings.cwd(seen.master()));
+        let served = seen(run).and_then(|seen| seen.served(run.number, counted));
         SlotDescription {
             slot: slot.slot,
             role: run.role,
@@ -123,6 +140,9 @@ pub(super) fn describe(snapshot: &Snapshot) -> Vec<SlotDescription> {
             pid: seen(run).map_or(run.pid, Snapshot::master),
             weight: slot.weight,
             memory_bytes: snapshot.memory.taken.get(&run.number).copied(),
+            requests: served.map(|served| served.requests),
+            errors: served.and_then(|served| served.errors),
+            p95_ms: served.and_then(|served| served.p95_ms),
         }
     };
     snapshot.parent.iter().flat_map(List::runs).map(describe).collect()
@@ -169,15 +189,14 @@ mod tests {
             neighbour(4, Role::Candidate, true),
         ];
         let list = list(serde_json::json!([]));
-        let found = of(Some(&list), &beside, None, None);
+        let found = around(&list, &beside, None, &Memory::default());
         let candidate = found.candidate.unwrap();
         assert_eq!((candidate.ended, candidate.key), (true, procs::run_key(1, 4, 4)));
         let keys: Vec<_> = found.lingering.iter().map(|one| one.key).collect();
         assert_eq!(keys, [procs::run_key(1, 3, 3), procs::run_key(1, 2, 2)]);
         assert_eq!(found.lingering[0].release, "v1".parse().ok());
         let next = [neighbour(4, Role::Candidate, false), neighbour(5, Role::Candidate, true)];
-        assert!(!of(Some(&list), &next, None, None).candidate.unwrap().ended);
-        assert_eq!(of(None, &beside, None, None), Beside::default());
+        assert!(!around(&list, &next, None, &Memory::default()).candidate.unwrap().ended);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A look, put into the core's words.
 
+use std::collections::HashMap;
+
 use super::{
     Memory,
     beside::{self, Neighbour},
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     app_server::{SlotDescription, WorkerDescription, inspector::Surroundings, server},
     config::{self, RestartMode},
-    core::{AppServer, Generation, Process, ProcessKey, WorkerLoad},
+    core::{AppServer, Generation, Process, ProcessKey, WorkerLoad, observation::Served},
     procs::Image,
     slots::{List, Role},
 };
@@ -40,8 +42,7 @@ impl server::Snapshot for Snapshot {
             processes: self.processes(),
         };
         let old_workers = self.stats().is_some_and(|stats| stats.old_workers > 0);
-        let all = self.surroundings.sockets.as_ref();
-        let beside = beside::of(self.parent.as_ref(), &self.beside, all, self.memory.around.trouble.as_ref());
+        let beside = beside::of(self);
         AppServer { generations: vec![generation], old_workers, beside }
     }
 
@@ -104,6 +105,16 @@ impl Snapshot {
             Some(_) => self.processes.workers.iter().filter_map(|worker| load(worker, stats)).collect(),
             None => single_load(self.processes.image.process_key(), stats).into_iter().collect(),
         })
+    }
+
+    /// By the app's middleware, which counts errors; else by Puma, whose count starts anew with each worker. `counted`:
+    /// of each run.
+    pub(crate) fn served(&self, run: u64, counted: &HashMap<u64, Served>) -> Option<Served> {
+        let by_puma = || {
+            let requests = self.own_loads()?.iter().map(|load| load.requests).sum();
+            Some(Served { requests, errors: None, p95_ms: None })
+        };
+        counted.get(&run).copied().or_else(by_puma)
     }
 
     pub(crate) fn master(&self) -> i32 {
