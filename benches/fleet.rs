@@ -152,9 +152,19 @@ fn main() -> io::Result<ExitCode> {
     let linear = |name: &str, ours: f64, peer: f64, unit: &str, what: &str| {
         Comparison::smaller_is_better(name, (ours, peer), unit).against("linear growth", &how(what))
     };
-    let day = Asked { gets: large.rest.gets * 1_440.0, puts: large.rest.puts * 1_440.0, lists: large.rest.lists * 1_440.0 };
+    let day = Asked {
+        gets: large.rest.gets * 1_440.0,
+        puts: large.rest.puts * 1_440.0,
+        lists: large.rest.lists * 1_440.0,
+    };
     let comparisons = [
-        linear("convergence", large.seconds, small.seconds * growth, "s", "from promote to the last pod's report"),
+        linear(
+            "convergence",
+            large.seconds,
+            small.seconds * growth,
+            "s",
+            "from promote to the last pod's report",
+        ),
         linear(
             "requests of a pod for a deploy",
             large.deploy.all(),
@@ -164,8 +174,12 @@ fn main() -> io::Result<ExitCode> {
         ),
         Comparison::smaller_is_better("1,000 pods at rest", (day.dollars() * 1_000.0, 2.0), "dollars a day")
             .against("budget", &how("at list prices, by a minute at rest")),
-        Comparison::smaller_is_better("1,000 pods, a deploy", (large.deploy.dollars() * 1_000.0, 0.2), "dollars")
-            .against("budget", &how("at list prices, beyond what they ask at rest")),
+        Comparison::smaller_is_better(
+            "1,000 pods, a deploy",
+            (large.deploy.dollars() * 1_000.0, 0.2),
+            "dollars",
+        )
+        .against("budget", &how("at list prices, beyond what they ask at rest")),
     ];
     publish(Path::new(env!("CARGO_MANIFEST_DIR")), "fleet", &comparisons)?;
     Ok(ExitCode::SUCCESS)

@@ -106,7 +106,14 @@ impl Listed {
             };
             format!("canary {} in {pods}", canary.revision(self.sequence))
         });
-        self.error.clone().into_iter().chain(canary).chain(frozen).chain(paused).chain(self.why.clone()).collect()
+        self.error
+            .clone()
+            .into_iter()
+            .chain(canary)
+            .chain(frozen)
+            .chain(paused)
+            .chain(self.why.clone())
+            .collect()
     }
 }
 

@@ -19,8 +19,8 @@ use pitstop::{
     cli::run,
     config,
     core::{
-        self, Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, ProcessKey, ServerCommand,
-        Traffic,
+        self, Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, ProcessKey,
+        ServerCommand, Traffic,
     },
     revision::ReleaseId,
 };

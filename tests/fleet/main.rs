@@ -99,7 +99,8 @@ fn a_fleet_of_agents_follows_canaries_aborts_and_moves() {
         assert!(runs(pods, "v2") <= 3);
         runs(pods, "v2") == 3 && know(pods, 2) == PODS
     });
-    let first: Vec<_> = pods.iter().filter(|pod| pod["running"] == "v2").map(|pod| pod["pod"].clone()).collect();
+    let first: Vec<_> =
+        pods.iter().filter(|pod| pod["running"] == "v2").map(|pod| pod["pod"].clone()).collect();
     // Half of them: those three stay.
     hand.point(&canary("v2", 2, ("percent", 50)));
     let pods = fleet.until("half of the pods run v2", |pods| runs(pods, "v2") >= PODS / 2);

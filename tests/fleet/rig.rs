@@ -64,7 +64,6 @@ impl Fleet {
         told["pointers"][0]["pods"].as_array().unwrap().clone()
     }
 
-
     #[track_caller]
     pub fn until(&self, what: &str, mut holds: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
         let since = Instant::now();
