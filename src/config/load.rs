@@ -10,9 +10,19 @@ use super::{
     yaml::{self, Given, Raw},
 };
 
-/// Belong to the fail points of debug builds, or to the app, not to the configuration.
-const NO_KEYS: [&str; 5] =
-    ["PITSTOP_FAILPOINTS", "PITSTOP_FAILPOINT_DIR", DRAIN_FILE_VARIABLE, SLOT_VARIABLE, COUNTS_VARIABLE];
+/// Belong to the fail points of debug builds, to the app, or to who signs, not to the configuration.
+const NO_KEYS: [&str; 10] = [
+    "PITSTOP_FAILPOINTS",
+    "PITSTOP_FAILPOINT_DIR",
+    DRAIN_FILE_VARIABLE,
+    SLOT_VARIABLE,
+    COUNTS_VARIABLE,
+    "PITSTOP_RELEASE_KEY",
+    "PITSTOP_RELEASE_KEY_COMMAND",
+    "PITSTOP_POINTER_KEY",
+    "PITSTOP_POINTER_KEY_COMMAND",
+    "PITSTOP_KEY_PASSWORD",
+];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -13,6 +13,7 @@ mod needs_image;
 mod notify;
 mod on_6_6;
 mod restart_dir;
+mod signed;
 mod surroundings;
 mod troubles;
 mod warmup;
