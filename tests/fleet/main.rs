@@ -4,7 +4,11 @@
 mod agents;
 mod rig;
 
-use std::{process::Command, sync::Arc};
+use std::{
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use pitstop::{
@@ -15,7 +19,7 @@ use pitstop::{
     },
 };
 use pitstop_rig::s3::Moto;
-use rig::Fleet;
+use rig::{Fleet, PATIENCE};
 use serde_json::{Value, json};
 
 const PODS: usize = 30;
@@ -61,6 +65,39 @@ impl Hand {
             Found::Object { bytes, .. } => serde_json::from_slice(&bytes).ok(),
             _ => None,
         }
+    }
+}
+
+trait Pods {
+    /// What `pitstop fleet --json` says of them.
+    fn pods(&self) -> Vec<Value>;
+
+    #[track_caller]
+    fn until(&self, what: &str, mut holds: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
+        let since = Instant::now();
+        loop {
+            let pods = self.pods();
+            if holds(&pods) {
+                return pods;
+            }
+            assert!(since.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{pods:#?}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// All of so many pods run this, proved.
+    #[track_caller]
+    fn all_run(&self, pods: usize, release: &str) -> Vec<Value> {
+        self.until(&format!("{pods} pods run {release}"), |all| {
+            all.iter().filter(|pod| pod["running"] == release && pod["state"] == "in_sync").count() == pods
+        })
+    }
+}
+
+impl Pods for Fleet {
+    fn pods(&self) -> Vec<Value> {
+        let told: Value = serde_json::from_str(&self.pitstop(&["fleet", "production", "--json"])).unwrap();
+        told["pointers"][0]["pods"].as_array().unwrap().clone()
     }
 }
 
@@ -131,7 +168,7 @@ fn a_fleet_of_agents_follows_canaries_aborts_and_moves() {
     assert_eq!((&end["result"], &end["message"]), (&json!("verified"), &json!("30 of 30 pods ran it")));
 
     // Agents that are lost hold nobody up for ever.
-    (0..5).for_each(|pod| fleet.kill(&format!("web-{pod}")));
+    (0..5).for_each(|pod| fleet.tell(&format!("kill web-{pod}")));
     fleet.pitstop(&["promote", "v4"]);
     fleet.all_run(PODS - 5, "v4");
     assert_eq!(hand.read("moves/production/5.end"), None, "five pods have not arrived");
