@@ -19,9 +19,9 @@ mod reports;
 mod steward;
 
 pub(crate) use canary::Chooser;
-pub use neighbours::Reader;
 pub use glance::Glance;
 pub(crate) use glance::Overview;
+pub use neighbours::Reader;
 pub(crate) use report::LIVE;
 #[cfg(test)]
 pub(crate) use report::Rejected;
