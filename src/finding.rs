@@ -274,6 +274,8 @@ codes! {
     LongRequestsCut = "LONG_REQUESTS_CUT",
     /// A restart counts as failed before Puma has had its time.
     RestartTimeoutShort = "RESTART_TIMEOUT_SHORT",
+    /// The pod got requests before its first server was warm.
+    WarmupFailed = "WARMUP_FAILED",
     /// What the trial boot needs is not in the agent's container.
     HookNoRuntime = "HOOK_NO_RUNTIME",
     /// The grace period leaves the drain little time.

@@ -1,6 +1,7 @@
 //! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
 
 mod last_deploy;
+mod shift;
 mod story;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub seen_current: bool,
     /// This process has seen an app server that accepts requests, whatever came later.
     pub seen_booted: bool,
+    /// The warm-up of its first server is awaited.
+    pub warms: bool,
 }
 
 impl Snapshot {
@@ -77,12 +80,14 @@ impl Snapshot {
             settled: false,
             seen_current: false,
             seen_booted: false,
+            warms: false,
         }
     }
 
     /// What /ready still waits for: names, none of which comes back once it is gone.
     pub(crate) fn pending(&self) -> Vec<&'static str> {
-        let names = [("current", self.seen_current), ("app_server", self.seen_booted)];
+        let names =
+            [("current", self.seen_current), ("app_server", self.seen_booted), ("warmup", !self.warms)];
         names.into_iter().filter(|(_, seen)| !seen).map(|(name, _)| name).collect()
     }
 }
@@ -120,6 +125,8 @@ pub struct Status {
     pub(crate) deploy_id: Option<String>,
     /// The end of the pod, once it has begun.
     pub(crate) drain: Option<DrainStatus>,
+    /// A second server has a share of the traffic.
+    pub(crate) shift: Option<shift::ShiftStatus>,
     pub(crate) app_server: Description,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
@@ -202,6 +209,7 @@ impl Status {
             rejected: rejections(snapshot),
             deploy_id: snapshot.deploy_id.clone(),
             drain: snapshot.drain.as_ref().map(|drain| DrainStatus::of(drain, snapshot.answer.as_ref(), now)),
+            shift: view.sharing.as_ref().map(|sharing| shift::ShiftStatus::of(sharing, now)),
             app_server: (*snapshot.app_server).clone(),
             findings: snapshot.findings.clone(),
         }
@@ -333,6 +341,7 @@ mod tests {
             workers: vec![worker(21), worker(22)],
             candidate: Vec::new(),
             slots: vec![live],
+            warmup: None,
         }
     }
 
@@ -370,6 +379,7 @@ mod tests {
           ],
           "deploy_id": "6740a1b2-3",
           "drain": null,
+          "shift": null,
           "app_server": {
             "kind": "puma",
             "pid": 17,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET, headers,
-    names::name, notify, parse_header, places, trust, warmup,
+    names::name, notify, parse_header, places, restart, trust, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,9 +40,13 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    let sections =
-        [warmup::complaints(config), notify::complaints(config), trust::complaints(config)].concat();
-    checks.complaints.into_iter().chain(sections).collect()
+    let sections = [
+        warmup::complaints(config),
+        restart::complaints(config),
+        notify::complaints(config),
+        trust::complaints(config),
+    ];
+    checks.complaints.into_iter().chain(sections.into_iter().flatten()).collect()
 }
 
 struct Checks {
@@ -74,6 +78,8 @@ impl Checks {
             ("restart.timeout", config.restart.timeout, least),
             ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
             ("restart.spread", config.restart.spread, zero),
+            ("restart.bake", Some(config.restart.bake), zero),
+            ("restart.shift_timeout", Some(config.restart.shift_timeout), least),
             ("hooks.check_timeout", Some(config.hooks.check_timeout), least),
             ("verify.soak", Some(config.verify.soak), zero),
             ("verify.timeout", Some(config.verify.timeout), least),
