@@ -2,6 +2,7 @@
 //! in common, `server.rs` what each kind states.
 
 mod addresses;
+mod aside;
 pub(crate) mod command;
 mod connections;
 mod driver;
@@ -11,9 +12,13 @@ mod inspector;
 mod not_found;
 pub(crate) mod passenger;
 pub mod puma;
+mod raised;
 mod ruby;
 mod server;
 mod signaller;
+mod slot_order;
+mod trees;
+mod trouble;
 pub(crate) mod unicorn;
 mod worker_count;
 mod working_dir;

@@ -3,7 +3,6 @@
 
 mod room;
 mod start;
-pub(super) mod trouble;
 mod window;
 
 use std::{collections::HashMap, time::Duration};

@@ -7,3 +7,4 @@ mod deploys;
 mod fit;
 mod parent;
 mod soak;
+mod unicorn;
