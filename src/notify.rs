@@ -22,7 +22,7 @@ use crate::{
     config::{self, NotifyFormat},
     core::drain::{Answer, DrainResult},
     plain_file,
-    revision::ReleaseId,
+    revision::{ReleaseId, Revision},
     status::{LastDeploy, Snapshot},
     store::{dir::hex, s3::http},
 };
@@ -46,8 +46,8 @@ const SIGNATURE: &str = "x-pitstop-signature";
 /// Whom it is about.
 #[derive(Debug, Clone)]
 pub struct Sender {
-    /// The pod.
-    pub pod: String,
+    /// The pod, where it is about one.
+    pub pod: Option<String>,
     /// What its app is called.
     pub app: Option<String>,
     /// What it follows.
@@ -66,7 +66,7 @@ pub struct Notifier {
 struct News {
     v: u32,
     event: &'static str,
-    pod: String,
+    pod: Option<String>,
     app: Option<String>,
     pointer: String,
     release: Option<ReleaseId>,
@@ -90,9 +90,7 @@ impl Notifier {
         sender: Sender,
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Option<Self> {
-        let (url, format, secret_file) = (section.url.clone()?, section.format, section.secret_file.clone());
-        let target = Target { url, format, secret_file, pauses: &PAUSES, connector: http::connector() };
-        Some(Self { target: target.into(), sender, snapshots })
+        Some(Self { target: Target::of(section)?.into(), sender, snapshots })
     }
 
     /// Until the agent ends.
@@ -176,10 +174,52 @@ impl News {
 
     fn text(&self) -> String {
         let app = self.app.as_ref().map(|app| format!("{app}: ")).unwrap_or_default();
-        let text = format!("{app}pod {} of {}: {}", self.pod, self.pointer, self.message);
+        let pod = self.pod.as_ref().map(|pod| format!("pod {pod} of ")).unwrap_or_default();
+        let text = format!("{app}{pod}{}: {}", self.pointer, self.message);
         // Slack reads these as links and commands.
         let plain = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         plain.chars().take(TEXT_CHARS).collect()
+    }
+}
+
+/// Posts what a command does to a fleet.
+pub(crate) struct Announcer {
+    target: Option<Arc<Target>>,
+    sender: Sender,
+    posts: JoinSet<()>,
+}
+
+impl Announcer {
+    /// To `url`, or to where the configuration says; to nobody where neither does.
+    pub(crate) fn new(section: &config::Notify, url: Option<String>, sender: Sender) -> Self {
+        let section = config::Notify { url: url.or_else(|| section.url.clone()), ..section.clone() };
+        Self { target: Target::of(&section).map(Arc::new), sender, posts: JoinSet::new() }
+    }
+
+    /// Nothing waits for it.
+    pub(crate) fn announce(
+        &mut self,
+        event: &'static str,
+        revision: &Revision,
+        reason: Option<&str>,
+        message: String,
+    ) {
+        let Some(target) = self.target.clone() else { return };
+        let news = News {
+            release: Some(revision.release.clone()),
+            sequence: revision.sequence,
+            reason: reason.map(Into::into),
+            ..News::of(event, message, &self.sender)
+        };
+        self.posts.spawn(target.tell(news));
+    }
+
+    /// Waits for those under way, and says what was not delivered.
+    pub(crate) async fn finish(mut self, limit: Duration) {
+        let all = async { while self.posts.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            eprintln!("pitstop: a notification was not delivered; check notify.url");
+        }
     }
 }
 
@@ -204,6 +244,11 @@ enum PostError {
 }
 
 impl Target {
+    fn of(section: &config::Notify) -> Option<Self> {
+        let (url, format, secret_file) = (section.url.clone()?, section.format, section.secret_file.clone());
+        Some(Self { url, format, secret_file, pauses: &PAUSES, connector: http::connector() })
+    }
+
     /// The address is a secret: no message has it.
     async fn tell(self: Arc<Self>, news: News) {
         let event = news.event;

@@ -34,6 +34,7 @@ pub(crate) mod prune;
 pub(crate) mod publish;
 pub(crate) mod releases;
 pub(crate) mod rollback;
+mod rollout;
 pub mod run;
 pub(crate) mod status;
 mod swap;
@@ -102,6 +103,8 @@ pub enum Command {
         #[command(flatten)]
         wait: Waiting,
     },
+    /// Move the pointer to a release step by step: migrations, a canary, a smoke test, then all pods; and back when it fails.
+    Rollout(rollout::Rollout),
     /// What each pointer names, and which pods run what: who is behind or rejected it, and why.
     Fleet {
         /// This pointer only; all of the store when absent.
@@ -231,7 +234,9 @@ impl Command {
             Self::Run(_) | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
             Self::VerifyTree { .. } | Self::Diff { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
-            Self::Promote { .. } | Self::Rollback { .. } => !config.pointer.starts_with("file:"),
+            Self::Promote { .. } | Self::Rollback { .. } | Self::Rollout(_) => {
+                !config.pointer.starts_with("file:")
+            }
             Self::Fleet { .. } | Self::History { .. } | Self::Pointers => true,
             Self::Freeze { .. } | Self::Unfreeze { .. } => true,
             Self::Pause { fleet, .. } | Self::Resume { fleet } => {
@@ -438,6 +443,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
             let back = rollback::Back { to: to.or(id), if_current };
             rollback::run(config, back, &said, wait.asked(), console).await
         }
+        Command::Rollout(args) => rollout::run(config, args, console).await,
         Command::Fleet { name } => fleet::run(config, name, console).await,
         Command::History { name, limit } => history::run(config, name.as_deref(), limit, console).await,
         Command::Pointers => pointers::run(config, console).await,

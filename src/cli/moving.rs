@@ -102,6 +102,11 @@ impl Moving {
         self.swap.document.pointer.as_ref()
     }
 
+    /// The number of the move.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// What nobody rolled back from, or promoted since.
     pub(super) fn rolled_back(&self) -> &[ReleaseId] {
         &self.rolled_back
@@ -200,7 +205,7 @@ impl Moving {
         document
     }
 
-    fn made(&self, id: &ReleaseId, sha256: String) -> Move {
+    pub(super) fn made(&self, id: &ReleaseId, sha256: String) -> Move {
         Move {
             v: 1,
             release: id.clone(),
@@ -236,7 +241,7 @@ impl Moving {
     }
 
     /// How the move ends that is about to be replaced, unless that is known: afterwards the pods speak of the next one.
-    async fn before(&self) -> Option<(Ended, String)> {
+    pub(super) async fn before(&self) -> Option<(Ended, String)> {
         let revision = &self.now()?.revision;
         let moves = Moves::of(&self.swap.store, &self.swap.name);
         let known = tokio::time::timeout(LOOK_BACK, moves.end(revision.sequence?)).await;
@@ -246,7 +251,7 @@ impl Moving {
         }
     }
 
-    async fn write_down(
+    pub(super) async fn write_down(
         &self,
         moves: &Moves,
         before: Option<(Ended, String)>,
@@ -297,7 +302,7 @@ pub(super) fn made_before(document: &Document) -> Option<Move> {
 }
 
 /// A history with a gap stops nobody.
-fn told(pointer: &str, written: Result<(), StoreError>) {
+pub(super) fn told(pointer: &str, written: Result<(), StoreError>) {
     let Err(error) = written else { return };
     let right = match error {
         StoreError::Denied(_) => {

@@ -273,7 +273,7 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
 
 /// Whom a notification is about.
 fn sender(config: &Config) -> Sender {
-    Sender { pod: config.pod(), app: config.app.clone(), pointer: config.pointer.clone() }
+    Sender { pod: Some(config.pod()), app: config.app.clone(), pointer: config.pointer.clone() }
 }
 
 /// On the parent's port; where it has none, on one of our own.

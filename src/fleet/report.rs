@@ -128,8 +128,12 @@ impl Report {
 
     /// Whether nothing was heard of the pod for longer than it promised.
     pub(crate) fn is_gone(&self, now: SystemTime) -> bool {
-        let good_for = self.good_for_s.map_or(LIVE, Duration::from_secs);
-        self.age(now) > good_for.min(LIVE_AT_MOST)
+        self.age(now) > self.promised()
+    }
+
+    /// The next one comes sooner than this, if the pod is there.
+    pub(crate) fn promised(&self) -> Duration {
+        self.good_for_s.map_or(LIVE, Duration::from_secs).min(LIVE_AT_MOST)
     }
 
     /// Whether the pod is there and follows the pointer.

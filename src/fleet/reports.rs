@@ -21,6 +21,7 @@ const AT_ONCE: usize = 8;
 pub(crate) struct Reports {
     store: Arc<dyn Store>,
     prefix: String,
+    looked: bool,
     known: BTreeMap<String, Known>,
 }
 
@@ -31,12 +32,14 @@ struct Known {
     report: Option<Report>,
     /// It has been the same since.
     since: Instant,
+    /// It was written while this reader looked.
+    news: bool,
 }
 
 impl Reports {
     /// Those of the pods that follow this pointer. None is read yet.
     pub(crate) fn of(store: &Arc<dyn Store>, pointer: &str) -> Self {
-        Self { store: store.clone(), prefix: prefix(pointer), known: BTreeMap::new() }
+        Self { store: store.clone(), prefix: prefix(pointer), looked: false, known: BTreeMap::new() }
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Report> {
@@ -46,6 +49,12 @@ impl Reports {
     /// Each with the time for which it has been the same, by this reader's clock and since it first looked.
     pub(crate) fn with_silence(&self) -> impl Iterator<Item = (&Report, Duration)> {
         self.known.values().filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed())))
+    }
+
+    /// The same, and whether it was written while this reader looked: then that time says more than the pod's clock.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = (&Report, Duration, bool)> {
+        let known = self.known.values();
+        known.filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed(), known.news)))
     }
 
     /// Reads what has changed.
@@ -79,13 +88,15 @@ impl Reports {
             match found {
                 Ok(Found::Object { version, bytes }) => {
                     let report = key.strip_prefix(&self.prefix).and_then(|pod| report(pod, &bytes));
-                    self.known.insert(key, Known { version, report, since: Instant::now() });
+                    let known = Known { version, report, since: Instant::now(), news: self.looked };
+                    self.known.insert(key, known);
                 }
                 // No agent of ours writes so much: it is no report, and must not hide the others.
                 Ok(Found::Absent | Found::NotModified) | Err(StoreError::TooLarge { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
+        self.looked = true;
         Ok(pods)
     }
 }

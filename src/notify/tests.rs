@@ -14,7 +14,7 @@ use crate::{
 const SHORT: [Duration; 4] = [Duration::from_millis(1); 4];
 
 fn sender() -> Sender {
-    Sender { pod: "web-2".into(), app: Some("shop".into()), pointer: "production".into() }
+    Sender { pod: Some("web-2".into()), app: Some("shop".into()), pointer: "production".into() }
 }
 
 fn revision() -> Revision {

@@ -6,5 +6,6 @@ mod counts;
 mod deploys;
 mod fit;
 mod parent;
+mod shift;
 mod soak;
 mod unicorn;
