@@ -6,6 +6,7 @@ mod aside;
 pub(crate) mod command;
 mod connections;
 mod driver;
+mod error_counts;
 mod files;
 mod image;
 mod inspector;

@@ -68,6 +68,8 @@ struct Puma {
     /// Where the app's middleware counts.
     state_dir: PathBuf,
     mode: RestartMode,
+    /// A new release gets its traffic by shares.
+    shifts: bool,
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
@@ -83,16 +85,22 @@ struct Puma {
     output: tokio::sync::Mutex<Option<Arc<Output>>>,
 }
 
-/// Will look for a Puma that serves releases of this location.
+/// Will look for a Puma that serves releases of this location. `shifts`: a new release gets its traffic by shares.
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io::Result<Arc<dyn AppServer>> {
+pub fn start(
+    section: config::Puma,
+    mode: RestartMode,
+    shifts: bool,
+    location: Location,
+) -> io::Result<Arc<dyn AppServer>> {
     let matching = section.r#match.clone();
     let puma = Puma {
         told: section.clone(),
         state_dir: location.state_dir.clone(),
         mode,
+        shifts,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
         last: fit::Last::of(&location.state_dir),
@@ -222,6 +230,7 @@ impl Server for Puma {
             memory: memory_now,
             mode,
             told,
+            shifts: self.shifts,
             beside: neighbours,
             parent,
         };
@@ -395,6 +404,7 @@ impl Puma {
                 memory: own,
                 mode: self.mode,
                 told: self.told.clone(),
+                shifts: false,
                 beside: Vec::new(),
                 parent: None,
             };

@@ -11,6 +11,7 @@ use std::{
 use super::{
     AppServer, Wanted, aside,
     driver::{self, Driver},
+    error_counts,
     inspector::{LIMIT, Location},
     not_found::{NotFound, ServerKind},
     server::{Discovery, Search, Server},
@@ -47,14 +48,20 @@ const ALONE: Duration = Duration::from_secs(3);
 struct Unicorn {
     /// Where the app's middleware counts.
     state_dir: PathBuf,
+    /// A new release gets its traffic by shares.
+    shifts: bool,
 }
 
-/// Will look for a Unicorn that serves releases of this location.
+/// Will look for a Unicorn that serves releases of this location. `shifts`: a new release gets its traffic by shares.
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub(crate) fn start(section: &config::Unicorn, location: Location) -> io::Result<Arc<dyn AppServer>> {
-    let unicorn = Unicorn { state_dir: location.state_dir.clone() };
+pub(crate) fn start(
+    section: &config::Unicorn,
+    shifts: bool,
+    location: Location,
+) -> io::Result<Arc<dyn AppServer>> {
+    let unicorn = Unicorn { state_dir: location.state_dir.clone(), shifts };
     Driver::start(unicorn, section.r#match.as_deref(), location)
 }
 
@@ -151,7 +158,12 @@ impl Server for Unicorn {
     }
 
     fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
-        checks::of(snapshot)
+        let mut checks = checks::of(snapshot);
+        if self.shifts && plan::may_stand_beside(snapshot).is_some() {
+            let served = beside::of(snapshot).served_by_live;
+            checks.push(error_counts::check(served.and_then(|served| served.errors)));
+        }
+        checks
     }
 
     async fn plan(

@@ -1,6 +1,6 @@
 //! Unicorn beside Unicorn: it takes its sockets over by `UNICORN_FD`, and finishes its requests on SIGQUIT.
 
-use std::{fs, path::Path, thread::spawn, time::Duration};
+use std::{path::Path, thread::spawn, time::Duration};
 
 use pitstop_rig::{App, ExecPod, Load, http, load::Plan, unicorn, until, until_within};
 use serde_json::{Value, json};
@@ -63,16 +63,14 @@ fn e2e_beside_unicorn_a_good_release_is_met_by_nobody_before_its_check() {
     let pod = pod(&format!("pid '{}'\n", dir.path().join("unicorn.pid").display()));
     let load = Load::start(Plan::modest(pod.puma.port()), "deploys");
     let port = pod.puma.port();
-    let request = spawn(move || http::get_within(port, "/slow?s=0&after=go", RECOVERY).ok());
     for id in ["v2", "v3"] {
         pod.deploy(App::SlowBoot, id);
-        pod.agent.wait_in_sync(id);
-        assert_eq!(slot(&pod, "live").unwrap()["weight"], 1000);
-        // Unicorn itself would end the request after its timeout of 20 s.
-        fs::write(pod.puma.run_dir().join("go"), "").expect("the rig's own directory takes a file");
+        until("the candidate", || slot(&pod, "candidate"));
+        let request = spawn(move || http::get_within(port, "/slow?s=6", RECOVERY).ok());
+        until_within(RECOVERY, "the switch", || (pod.agent.status()?["running"] == id).then_some(()));
         wait_until_no_server_is(&pod, "lingering");
+        assert_eq!(request.join().unwrap().map(|answer| answer.status), Some(200), "SIGQUIT let it finish");
     }
-    assert_eq!(request.join().unwrap().map(|answer| answer.status), Some(200), "SIGQUIT let it finish");
     assert_eq!(pod.starts(), 1);
     assert_eq!(unicorn::masters().len(), 1, "no master stays for the container's sake");
     assert!(!pod.found("UNICORN_FIRST_MASTER_STAYS"), "{:?}", pod.findings());
