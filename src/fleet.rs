@@ -8,10 +8,13 @@
 //! and goes nowhere. A report is written when it changes and now and then in between, so that
 //! who reads it can tell a pod that lives from one that is gone; `promote --wait` and `pitstop fleet` read it.
 
+mod glance;
 pub(crate) mod moves;
 mod report;
 mod reports;
 
+pub use glance::Glance;
+pub(crate) use glance::Overview;
 pub(crate) use report::LIVE;
 #[cfg(test)]
 pub(crate) use report::Rejected;
@@ -74,6 +77,11 @@ impl Reporter {
     /// Who reads what the others write.
     pub(crate) fn reader(&self) -> Reader {
         Reader { store: self.store.clone(), pointer: self.pointer.clone(), pod: self.pod.clone() }
+    }
+
+    /// What the page shows of the others.
+    pub(crate) fn glance(&self) -> Glance {
+        Glance::at(self.store.clone(), &self.pointer)
     }
 
     /// Reports until the agent ends, and that it ends. Failures are said once, and tried again later.

@@ -20,6 +20,7 @@ use crate::{
     revision::{Pointer, ReleaseId, Revision},
     revisions_log::{self, Log},
     store::{self, Blocking},
+    trust::Noted,
 };
 
 /// How long the store may be silent.
@@ -58,9 +59,10 @@ pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failu
         Some(path) => Source::File(path),
         None => Source::Store(store.clone(), config.pointer.clone()),
     };
-    let pointer = pointer::read(&source).await;
+    let trust = super::trust_with_memory(config, Noted::default());
+    let pointer = pointer::read(&source, &trust).await;
     let birth = Birth {
-        releases: super::on_volume(config),
+        releases: super::on_volume(config).trusting(trust),
         store: Blocking::new(store, Handle::current(), IDLE),
         fallback: config.fallback_dir.is_some(),
         pod: config.pod(),
