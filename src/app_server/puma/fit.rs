@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{Puma, setup::Setup, snapshot::Snapshot, title};
 use crate::{
-    app_server::driver::Driver,
+    app_server::{driver::Driver, trouble},
     core::{Problem, Reason},
     procs::{self, ProcessId, memory::Container},
     revision::ReleaseId,
