@@ -1,6 +1,6 @@
 //! What is seen of a server's sockets, in /proc.
 
-use super::reach::Tree;
+use super::{children::own_pid, reach::Tree};
 use crate::{
     app_server::{puma::binds, unicorn},
     procs,
@@ -28,6 +28,15 @@ pub(crate) fn inherited_by_unicorn(root: i32, given: &[(u64, usize)]) -> Option<
     let master = std::iter::once(root).chain(tree.below(root)).find(is_master)?;
     let held = procs::sockets_of(master);
     Some(given.iter().all(|(inode, _)| held.contains(inode)))
+}
+
+/// Processes that hold one of these sockets, and are of no server that runs: an earlier one has left them behind.
+pub(crate) fn left_behind(sockets: &[u64], servers: &[i32]) -> Vec<i32> {
+    let Ok(tree) = Tree::now() else { return Vec::new() };
+    let running: Vec<i32> =
+        servers.iter().flat_map(|server| std::iter::once(*server).chain(tree.below(*server))).collect();
+    let holds = |pid: &i32| procs::sockets_of(*pid).iter().any(|socket| sockets.contains(socket));
+    tree.below(own_pid()).into_iter().filter(|pid| !running.contains(pid) && holds(pid)).collect()
 }
 
 /// What a Puma below this process binds, in its own words, once it listens; `None` for any other server.

@@ -193,7 +193,10 @@ impl Deploy {
             }
             (MoveStep::Fetch, Some(problem)) => self.fetch_failed(turn, m, problem, outcome),
             (MoveStep::Plan { images }, _) => self.planned(turn, m, images, outcome),
-            (MoveStep::RecordAttempt, None) => m.then_until(MoveStep::Flip, hot_timeout),
+            (MoveStep::RecordAttempt, None) => {
+                self.releases.history.try_out(&m.target.revision);
+                m.then_until(MoveStep::Flip, hot_timeout)
+            }
             (MoveStep::Flip, None) => {
                 self.problem = None;
                 m.then_until(MoveStep::Assess, hot_timeout)
@@ -201,7 +204,7 @@ impl Deploy {
             (MoveStep::RecordSignal(baseline), None) => m.then(MoveStep::Signal(baseline)),
             (MoveStep::Signal(baseline), None) => self.signalled(turn, m, baseline),
             (MoveStep::Signal(_), Some(problem)) if m.beside() => self.not_started(turn, m, problem),
-            (MoveStep::Share(share), _) => self.share_given(turn, m, share, outcome),
+            (MoveStep::Share(share), _) => Self::share_given(m, share, outcome),
             (MoveStep::Unshare { then, .. }, _) => self.share_taken_back(m, *then),
             (MoveStep::Switch { on, proved }, _) => self.switch_ended(turn, m, (on, proved), outcome),
             (MoveStep::RecordSignal(_) | MoveStep::Signal(_), Some(problem)) => {
