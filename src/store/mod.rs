@@ -7,6 +7,7 @@
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! moves/<pointer>/<sequence>         each move of it, written once; and `.end`, how that ended
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
+//! rollouts/<pointer>                 how far a rollout is, and who drives it
 //! ```
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

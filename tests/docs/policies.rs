@@ -71,9 +71,11 @@ fn the_roles_together_may_do_what_the_code_calls_and_no_more() {
 
 #[test]
 fn each_role_writes_in_its_own_place_only() {
-    for (role, places) in
-        [("agent", &["fleet/POINTER"][..]), ("ci", &["releases"]), ("promoter", &["moves", "pointers"])]
-    {
+    for (role, places) in [
+        ("agent", &["fleet/POINTER"][..]),
+        ("ci", &["releases"]),
+        ("promoter", &["moves", "pointers", "rollouts"]),
+    ] {
         let allowed = allowed(role);
         let writes = allowed.iter().filter(|(action, _)| action == "s3:PutObject");
         let writes: Vec<_> = writes.map(|(_, resource)| resource.clone()).collect();
