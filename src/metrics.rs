@@ -21,9 +21,11 @@ use crate::{
 };
 
 mod build;
+mod slots;
 
 pub use build::Family;
 use build::{Builder, DEPLOY_SECONDS, DRAIN_SECONDS};
+use slots::Slots;
 
 /// So many processes are remembered until the ended ones are forgotten.
 const MOST_REMEMBERED: usize = 4096;
@@ -64,13 +66,6 @@ pub struct Metrics {
     drain_requests_left: IntGaugeVec,
     slots: Slots,
     puma: Puma,
-}
-
-/// The servers side by side, as the last look showed them.
-#[derive(Debug)]
-struct Slots {
-    weight: IntGaugeVec,
-    memory: IntGaugeVec,
 }
 
 /// The app server's load, as the last look showed it.
@@ -238,15 +233,7 @@ impl Metrics {
 
     /// The servers side by side, as the last look showed them.
     pub(crate) fn slots(&self, slots: &[SlotDescription]) {
-        let Slots { weight: weights, memory } = &self.slots;
-        weights.reset();
-        memory.reset();
-        for SlotDescription { slot, weight, memory_bytes, .. } in slots {
-            weights.with_label_values(&[slot.name()]).set(i64::from(*weight));
-            if let Some(bytes) = memory_bytes {
-                memory.with_label_values(&[slot.name()]).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
-            }
-        }
+        self.slots.observed(slots);
     }
 
     /// The pointer was read; `failure` says why not. `at` is the wall clock in seconds since the epoch.
@@ -301,23 +288,6 @@ impl Metrics {
         self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
-    }
-}
-
-impl Slots {
-    fn new(b: &Builder<'_>) -> Self {
-        Self {
-            weight: b.gauges(
-                "pitstop_slot_weight",
-                "Of 1000 new connections: how many the server in this slot gets.",
-                &["slot"],
-            ),
-            memory: b.gauges(
-                "pitstop_slot_memory_bytes",
-                "Memory of the server in this slot, what its processes share counted once.",
-                &["slot"],
-            ),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
 
 mod last_deploy;
+mod shift;
 mod story;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -120,6 +121,8 @@ pub struct Status {
     pub(crate) deploy_id: Option<String>,
     /// The end of the pod, once it has begun.
     pub(crate) drain: Option<DrainStatus>,
+    /// A second server has a share of the traffic.
+    pub(crate) shift: Option<shift::ShiftStatus>,
     pub(crate) app_server: Description,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
@@ -202,6 +205,7 @@ impl Status {
             rejected: rejections(snapshot),
             deploy_id: snapshot.deploy_id.clone(),
             drain: snapshot.drain.as_ref().map(|drain| DrainStatus::of(drain, snapshot.answer.as_ref(), now)),
+            shift: view.sharing.as_ref().map(|sharing| shift::ShiftStatus::of(sharing, now)),
             app_server: (*snapshot.app_server).clone(),
             findings: snapshot.findings.clone(),
         }
@@ -370,6 +374,7 @@ mod tests {
           ],
           "deploy_id": "6740a1b2-3",
           "drain": null,
+          "shift": null,
           "app_server": {
             "kind": "puma",
             "pid": 17,

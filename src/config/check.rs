@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET, headers,
-    names::name, notify, parse_header, places, warmup,
+    names::name, notify, parse_header, places, restart, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,8 +40,8 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    let sections = warmup::complaints(config).into_iter().chain(notify::complaints(config));
-    checks.complaints.into_iter().chain(sections).collect()
+    let sections = [warmup::complaints(config), restart::complaints(config), notify::complaints(config)];
+    checks.complaints.into_iter().chain(sections.into_iter().flatten()).collect()
 }
 
 struct Checks {
@@ -73,6 +73,8 @@ impl Checks {
             ("restart.timeout", config.restart.timeout, least),
             ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
             ("restart.spread", config.restart.spread, zero),
+            ("restart.bake", Some(config.restart.bake), zero),
+            ("restart.shift_timeout", Some(config.restart.shift_timeout), least),
             ("hooks.check_timeout", Some(config.hooks.check_timeout), least),
             ("verify.soak", Some(config.verify.soak), zero),
             ("verify.timeout", Some(config.verify.timeout), least),

@@ -52,6 +52,7 @@ impl Config {
             phased_worker_ms: server.restart_timeout.map_or_else(|| ms(each_worker()), |_| 0),
             second_master: server.second_master,
             beside_only: self.restart.mode == RestartMode::Beside,
+            shift: self.restart.steps(),
             in_place: server.in_place,
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),

@@ -18,6 +18,8 @@ pub use reason::Reason;
 pub(crate) mod effect;
 pub(crate) mod observation;
 pub(crate) mod pace;
+pub(crate) use deploy::Sharing;
+pub use deploy::Shift;
 pub(crate) use effect::Protected;
 pub use effect::{
     Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Problem, Record,
@@ -49,6 +51,8 @@ pub struct Policy {
     pub second_master: bool,
     /// Nothing but a second server in a slot of its own will do (`restart.mode` is `beside`).
     pub beside_only: bool,
+    /// How a candidate gets its first clients.
+    pub shift: Shift,
     /// Others can restart the server in its process, image after image.
     pub in_place: bool,
     /// On the way back: how long an image that serves nothing may take to show that it moves.
@@ -178,6 +182,8 @@ pub struct View {
     pub(crate) retry_at: Option<Moment>,
     /// The deploy that is under way; the pointer may name another move by now.
     pub(crate) moving: Option<Moving>,
+    /// The candidate has a share of the traffic.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 impl View {
@@ -198,6 +204,7 @@ impl View {
             back: None,
             retry_at: None,
             moving: None,
+            sharing: None,
         }
     }
 }
@@ -226,6 +233,8 @@ pub(crate) enum Hold {
 pub(crate) enum Watchfulness {
     /// Nothing is going on: once a second or so, and down to every five seconds at rest.
     Calm,
+    /// A new server has a share of the traffic, for hours perhaps: twice a second, so that it is taken back within one.
+    Steady,
     /// A restart or a drain is under way: ten times a second or so.
     Close,
 }

@@ -139,6 +139,9 @@ impl Servers {
         let mut over = self.look_at_queues(now);
         let error = match self.slots.ask(now, request) {
             Ok(orders) => {
+                if let Request::Share { run, permille } = request {
+                    tracing::info!(run, permille, "the second server's share of new connections was set");
+                }
                 over = over.or(self.perform(now, orders));
                 None
             }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The contract's names, less those that nothing feeds yet.
-const NAMES: [(&str, &str); 24] = [
+const NAMES: [(&str, &str); 26] = [
     ("pitstop_release_info", "gauge"),
     ("pitstop_in_sync", "gauge"),
     ("pitstop_stage", "gauge"),
@@ -29,6 +29,8 @@ const NAMES: [(&str, &str); 24] = [
     ("pitstop_drain_requests_left", "gauge"),
     ("pitstop_slot_weight", "gauge"),
     ("pitstop_slot_memory_bytes", "gauge"),
+    ("pitstop_slot_requests_total", "counter"),
+    ("pitstop_slot_errors_total", "counter"),
     ("pitstop_puma_requests_in_flight", "gauge"),
     ("pitstop_puma_requests_total", "counter"),
     ("pitstop_puma_backlog", "gauge"),
@@ -56,6 +58,7 @@ fn view() -> View {
         back: None,
         retry_at: None,
         moving: None,
+        sharing: None,
     }
 }
 
@@ -92,9 +95,9 @@ fn fed() -> Metrics {
         pid: 7,
         weight: 5,
         memory_bytes: Some(1 << 20),
-        requests: None,
-        errors: None,
-        p95_ms: None,
+        requests: Some(97),
+        errors: Some(5),
+        p95_ms: Some(63),
     }]);
     metrics.pointer_checked(None, 1.5e9);
     metrics.concluded(&DeployResult::Refused(Problem::new(Reason::NoSpace, "full")), 3.0);

@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{
     Slot,
-    program::{self, Steering},
+    program::{self, Candidate, Steering},
 };
 use crate::config::ListenAddress;
 
@@ -78,17 +78,18 @@ impl Group {
         net::listen(socket, self.address.backlog()).map_err(|error| failed(&self.address, error.into()))
     }
 
-    /// From the next connection on.
+    /// From the next connection on. The candidate gets so many of 1000.
     ///
     /// # Errors
     /// The kernel's; the program from before stays.
-    pub(crate) fn steer(&self, live: Slot, candidate: Option<Slot>) -> io::Result<()> {
+    pub(crate) fn steer(&self, live: Slot, candidate: Option<(Slot, u32)>) -> io::Result<()> {
         let index = |slot: Slot| {
             let at = self.sockets.iter().position(|(of, _)| *of == slot)?;
             u32::try_from(at).ok()
         };
         let live = index(live).ok_or_else(|| io::Error::other("its sockets are closed"))?;
-        self.attach(Steering { live, candidate: candidate.and_then(index) })
+        let candidate = candidate.and_then(|(slot, share)| Some(Candidate { index: index(slot)?, share }));
+        self.attach(Steering { live, candidate })
     }
 
     fn attach(&self, steering: Steering) -> io::Result<()> {
@@ -212,12 +213,37 @@ mod tests {
             reached(&group)
         };
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::A], vec![Slot::A]));
-        group.steer(Slot::A, Some(Slot::C)).unwrap();
+        group.steer(Slot::A, Some((Slot::C, 0))).unwrap();
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::A], vec![Slot::C]));
         group.steer(Slot::C, None).unwrap();
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::C], vec![Slot::C]));
-        group.steer(Slot::C, Some(Slot::B)).unwrap();
+        group.steer(Slot::C, Some((Slot::B, 0))).unwrap();
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::C], vec![Slot::B]));
+    }
+
+    /// Five standard deviations: of a million such tests one fails.
+    #[test]
+    fn the_candidate_gets_its_share_of_new_connections() {
+        const CONNECTIONS: u32 = 1_000;
+        for (host, client) in [("0.0.0.0", "127.0.0.1"), ("[::]", "::1")] {
+            let address = free(host);
+            let group = Group::open(&address, Slot::A).unwrap();
+            for permille in [50, 250, 500, 1_000, 0] {
+                group.steer(Slot::A, Some((Slot::B, permille))).unwrap();
+                let reached: usize = (0..CONNECTIONS / 100)
+                    .map(|_| {
+                        let _connections: Vec<_> = (0..100).map(|_| connect(&address, client, 0)).collect();
+                        let [live, reached, idle] = Slot::ALL.map(|slot| group.empty(slot));
+                        assert_eq!((live + reached, idle), (100, 0), "nobody waits elsewhere");
+                        reached
+                    })
+                    .sum();
+                let share = f64::from(permille) / 1000.0;
+                let deviation = (f64::from(CONNECTIONS) * share * (1.0 - share)).sqrt();
+                let off = (reached as f64 - f64::from(CONNECTIONS) * share).abs();
+                assert!(off <= 5.0 * deviation, "{reached} of {CONNECTIONS} at {permille} of 1000");
+            }
+        }
     }
 
     #[test]

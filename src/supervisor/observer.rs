@@ -105,7 +105,7 @@ impl Observer {
             let pause = Duration::from_millis(pace.pause_ms(watchfulness, began < awaited));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = news(&mut ongoing), if watchfulness == Watchfulness::Close => {}
+                () = news(&mut ongoing), if watchfulness != Watchfulness::Calm => {}
                 changed = self.attention.changed() => if changed.is_err() { return },
             }
         }
@@ -202,16 +202,21 @@ impl Observer {
             false => 1,
         };
         // Beside a candidate only the live server's health is asked for.
-        let pause = if candidate { BETWEEN_PROBES_BESIDE } else { BETWEEN_PROBES };
-        let questions = Questions { whom: Whom::Live, count, workers: workers.into() };
+        let (whom, pause) = match candidate {
+            true => (Whom::LiveBeside, BETWEEN_PROBES_BESIDE),
+            false => (Whom::Live, BETWEEN_PROBES),
+        };
+        let questions = Questions { whom, count, workers: workers.into() };
         self.keep_asking(&mut ongoing.asking, wanted, questions, pause).await
     }
 
     /// The same of the candidate, once it is warm. A warm-up that failed counts as an answer.
     async fn probe_candidate(&self, ongoing: &mut Ongoing, look: &mut Look) -> Option<(Moment, Vec<Said>)> {
         let wanted = self.attention.borrow().candidate_for.clone();
-        let (key, warm, generation) = match standing(&mut look.detection) {
-            Standing::There(key, warm, generation) if wanted.is_some() => (key, warm, generation),
+        let (key, warm, share, generation) = match standing(&mut look.detection) {
+            Standing::There { key, warm, share, generation } if wanted.is_some() => {
+                (key, warm, share, generation)
+            }
             // One that is between two images, or not seen this time, is still the same.
             Standing::Unseen if wanted.is_some() => return None,
             _ => {
@@ -219,7 +224,8 @@ impl Observer {
                 return None;
             }
         };
-        if let Some(warmup) = &self.warmup {
+        // One with a share that an agent before this one gave it needs no warm-up any more.
+        if let Some(warmup) = self.warmup.as_ref().filter(|_| share == 0) {
             let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
             if !known {
                 let workers = generation.all_booted();
@@ -240,9 +246,13 @@ impl Observer {
             }
         }
         let workers: Arc<[_]> = look.description.candidate.clone().into();
-        let questions =
-            Questions { whom: Whom::Candidate, count: (workers.len() * 2).clamp(1, PROBES_OF_TWO), workers };
-        self.keep_asking(&mut ongoing.candidate, wanted, questions, BETWEEN_PROBES).await
+        // With a share it serves clients, and has passed its check.
+        let (count, pause) = match share {
+            0 => ((workers.len() * 2).clamp(1, PROBES_OF_TWO), BETWEEN_PROBES),
+            _ => (workers.len().clamp(1, PROBES_AT_ONCE), BETWEEN_PROBES_BESIDE),
+        };
+        let questions = Questions { whom: Whom::Candidate, count, workers };
+        self.keep_asking(&mut ongoing.candidate, wanted, questions, pause).await
     }
 
     async fn keep_asking(
@@ -269,8 +279,14 @@ impl Observer {
 
 /// The candidate that could be asked.
 enum Standing<'a> {
-    /// Its run, whether it is warm, and its processes.
-    There(GenerationKey, &'a mut Option<Warmed>, &'a Generation),
+    There {
+        /// Its run.
+        key: GenerationKey,
+        warm: &'a mut Option<Warmed>,
+        /// Of 1000 new connections.
+        share: u32,
+        generation: &'a Generation,
+    },
     Unseen,
     Nobody,
 }
@@ -278,8 +294,8 @@ enum Standing<'a> {
 fn standing(detection: &mut Detection) -> Standing<'_> {
     let Detection::Seen(server) = detection else { return Standing::Unseen };
     match server.beside.candidate.as_mut().filter(|candidate| !candidate.ended) {
-        Some(Candidate { key, warm, generation: Some(generation), .. }) => {
-            Standing::There(*key, warm, generation)
+        Some(Candidate { key, warm, share, generation: Some(generation), .. }) => {
+            Standing::There { key: *key, warm, share: *share, generation }
         }
         Some(_) => Standing::Unseen,
         None => Standing::Nobody,

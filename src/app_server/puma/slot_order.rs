@@ -18,6 +18,7 @@ use crate::{
 pub(super) enum Order {
     Start,
     Steer,
+    Share(u32),
     Stop,
     Kill,
 }
@@ -27,6 +28,7 @@ impl Order {
         match command {
             ServerCommand::Restart(Mode::Beside) => Some(Self::Start),
             ServerCommand::Switch => Some(Self::Steer),
+            ServerCommand::Share { permille } => Some(Self::Share(permille)),
             ServerCommand::Abort(Mode::Beside) | ServerCommand::End => Some(Self::Stop),
             ServerCommand::Kill => Some(Self::Kill),
             _ => None,
@@ -45,6 +47,8 @@ pub(super) async fn give(
     let request = match order {
         Order::Start => start(puma, driver, &list, on).await?,
         Order::Steer => Request::Steer { run: alive(&list, on)?.number },
+        Order::Share(_) if !list.shares => return Err(no_shares()),
+        Order::Share(permille) => Request::Share { run: alive(&list, on)?.number, permille },
         Order::Stop | Order::Kill => match alive(&list, on) {
             Ok(run) => Request::Stop { run: run.number, kill: order == Order::Kill },
             // It has ended already.
@@ -52,6 +56,12 @@ pub(super) async fn give(
         },
     };
     driver.parent.order(&request).await.map(|_| ()).map_err(|error| problem(&error))
+}
+
+fn no_shares() -> Problem {
+    let message = "the parent of the app server is of an earlier version, which gives a server all connections or none: use \
+                   the same image of pitstop in both containers";
+    Problem::new(Reason::ConfigInvalid, message)
 }
 
 /// The server that this key means.
@@ -163,6 +173,7 @@ mod tests {
         let commands = [
             (ServerCommand::Restart(Mode::Beside), Some(Order::Start)),
             (ServerCommand::Switch, Some(Order::Steer)),
+            (ServerCommand::Share { permille: 100 }, Some(Order::Share(100))),
             (ServerCommand::End, Some(Order::Stop)),
             (ServerCommand::Kill, Some(Order::Kill)),
             (ServerCommand::Abort(Mode::Beside), Some(Order::Stop)),

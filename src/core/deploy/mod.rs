@@ -28,6 +28,7 @@ mod pointer;
 mod recover;
 mod releases;
 mod restart;
+mod share;
 mod slots;
 mod spread;
 mod stand_in;
@@ -40,6 +41,8 @@ mod strangers;
 pub(super) mod tests;
 mod view;
 
+pub(crate) use share::Sharing;
+pub use share::Shift;
 pub(crate) use stand_in::stand_ins;
 
 use super::{
@@ -49,7 +52,7 @@ use super::{
         Record, ServerCommand, Step,
     },
     history::{History, Neighbours},
-    observation::{AppServer, Detection, GenerationKey, Moment, Observation, Probe},
+    observation::{AppServer, Detection, Generation, GenerationKey, Moment, Observation, Probe},
     reason::Reason,
     verdict::{self, Verdict, Watch},
 };
@@ -362,6 +365,7 @@ impl Deploy {
     pub(crate) fn watchfulness(&self) -> Watchfulness {
         match self.state.step() {
             None | Some(MoveStep::Spread(_) | MoveStep::Lacking { .. }) => Watchfulness::Calm,
+            Some(MoveStep::Bake(_)) => Watchfulness::Steady,
             Some(_) if self.state.stage() == Stage::Fetching => Watchfulness::Calm,
             Some(_) => Watchfulness::Close,
         }

@@ -1,5 +1,6 @@
 //! Where a deploy is: at rest, in a move, or stranded.
 
+use super::share::Share;
 use crate::core::{
     Policy, Stage,
     effect::{Baseline, Mode, Problem},
@@ -200,6 +201,15 @@ pub(super) enum MoveStep {
         on: GenerationKey,
         proved: bool,
     },
+    /// The candidate, which has passed its check, gets a share of the new connections.
+    Share(Share),
+    /// Is it well with its share, and has it served enough?
+    Bake(Share),
+    /// The candidate gets no new connection any more. Then this step comes.
+    Unshare {
+        on: GenerationKey,
+        then: Box<MoveStep>,
+    },
     /// The switch was not seen to be done. Where do connections go?
     AwaitSwitch {
         on: GenerationKey,
@@ -259,7 +269,13 @@ impl Verify {
 
 impl From<Watch> for MoveStep {
     fn from(watch: Watch) -> Self {
-        Self::Verify(Verify { watch, candidate: false, ask_again: None, unwell_until: None })
+        Verify { watch, candidate: false, ask_again: None, unwell_until: None }.into()
+    }
+}
+
+impl From<Verify> for MoveStep {
+    fn from(verify: Verify) -> Self {
+        Self::Verify(verify)
     }
 }
 
@@ -323,6 +339,9 @@ impl Move {
             MoveStep::RecordAttempt | MoveStep::Flip => Stage::Publishing,
             MoveStep::Assess | MoveStep::RecordSignal(_) | MoveStep::Signal(_) => Stage::Restarting,
             MoveStep::Verify(_)
+            | MoveStep::Share(_)
+            | MoveStep::Bake(_)
+            | MoveStep::Unshare { .. }
             | MoveStep::AbortCandidate { .. }
             | MoveStep::Settle { .. }
             | MoveStep::Recover(_) => Stage::Verifying,
@@ -342,8 +361,12 @@ impl Move {
 
     /// Nothing was moved yet.
     pub(crate) fn before_flip(&self) -> bool {
+        let step = match &self.step {
+            MoveStep::Unshare { then, .. } => then,
+            step => step,
+        };
         matches!(
-            self.step,
+            step,
             MoveStep::Reject(_) | MoveStep::Fetch | MoveStep::Look | MoveStep::RecordAttempt | MoveStep::Flip
         )
     }
@@ -358,9 +381,13 @@ impl Move {
         matches!(&self.step, MoveStep::Verify(verify) if verify.watch.candidate(server).is_some())
     }
 
-    /// A candidate is to be proved.
+    /// A candidate is to be proved, or to stay well with its share.
     pub(crate) fn watches_candidate(&self) -> bool {
-        matches!(&self.step, MoveStep::Verify(verify) if verify.candidate)
+        match &self.step {
+            MoveStep::Verify(verify) => verify.candidate,
+            MoveStep::Share(_) | MoveStep::Bake(_) => true,
+            _ => false,
+        }
     }
 
     /// When something is due though nothing happens.
@@ -369,6 +396,7 @@ impl Move {
             MoveStep::RecordAttempt | MoveStep::Flip if self.back().is_some() => return vec![],
             MoveStep::Spread(spread) => vec![spread.place, spread.last],
             MoveStep::Settle { settle_by } => vec![*settle_by],
+            MoveStep::Bake(share) => share.deadlines(policy),
             MoveStep::Verify(verify) => {
                 let own = verify.ask_again.into_iter().chain(verify.unwell_until);
                 verify.watch.deadlines(policy).into_iter().chain(own).collect()

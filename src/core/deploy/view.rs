@@ -23,6 +23,7 @@ impl Deploy {
             (_, MoveStep::Flip) if m.beside() => self.busy.is_none(),
             (_, MoveStep::TakenUp { .. } | MoveStep::Assess | MoveStep::RecordSignal(_)) => !m.beside(),
             (_, MoveStep::Switch { .. } | MoveStep::AwaitSwitch { .. }) => false,
+            (_, MoveStep::Share(_) | MoveStep::Bake(_) | MoveStep::Unshare { .. }) => false,
             (_, MoveStep::Signal(_) | MoveStep::RecordEnd) => false,
             (_, MoveStep::Verify(verify)) => !verify.watch.signalled(),
             _ => true,
@@ -53,6 +54,7 @@ impl Deploy {
             back: self.way_back_for_operators(),
             retry_at: self.retry_at,
             moving: self.moving(),
+            sharing: self.sharing(),
         }
     }
 

@@ -32,6 +32,7 @@ const CLUSTER: Kind = Kind {
     preload: false,
     pinnable: false,
     absolute: false,
+    shares: false,
     second_master: false,
     slots: false,
     rolled_back: false,
@@ -47,6 +48,7 @@ const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
 /// One worker in each slot.
 const SLOTS: Kind = Kind { slots: true, workers: 1, ..CLUSTER };
 const SLOTS_BACK: Kind = Kind { rolled_back: true, ..SLOTS };
+const SLOTS_SHARES: Kind = Kind { shares: true, ..SLOTS };
 const SLOTS_PRELOAD: Kind = Kind { preload: true, ..SLOTS };
 const SLOTS_ABSOLUTE: Kind = Kind { absolute: true, ..SLOTS };
 
@@ -255,6 +257,16 @@ fn servers_in_slots_that_raise() {
 #[test]
 fn servers_in_slots_that_do_not_go_together() {
     passes(SLOTS, super::Mode::Beside, Nature::Fights);
+}
+
+#[test]
+fn servers_in_slots_that_get_a_share_first() {
+    passes(SLOTS_SHARES, super::Mode::Beside, Nature::Good);
+}
+
+#[test]
+fn servers_in_slots_whose_share_is_taken_back() {
+    passes(SLOTS_SHARES, super::Mode::Beside, Nature::Errs);
 }
 
 /// What disturbs them is walked with the others: their way back is the same.

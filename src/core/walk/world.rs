@@ -5,13 +5,13 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use super::pod::{Keys, Nature, Pod, Rel, Signal, Stage as PumaStage};
-use super::setting::{Barred, Birth, Setting, policy};
+use super::setting::{Barred, Birth, Setting};
 use super::{KEYS, LONG_AGO_MS, MOMENTS, keys_in, rules};
 use crate::core::drain::{DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::history::History;
 use crate::core::{
-    Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Policy, Problem, Reason,
-    Record, Recovered, ServerCommand, Step,
+    Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Problem, Reason, Record,
+    Recovered, ServerCommand, Step,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
@@ -188,8 +188,7 @@ impl World {
             boot_id: String::new(),
             neighbours: Default::default(),
         };
-        let second_master = self.setting.kind.second_master;
-        let policy = Policy { second_master, in_place: !second_master, ..policy() };
+        let policy = self.setting.policy();
         let journal = self.disk.journal.clone();
         let mut agent =
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
@@ -427,9 +426,11 @@ impl World {
             ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
             ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
             ServerCommand::Recover => Signal::Kill,
-            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => {
-                return Outcome::Done;
-            }
+            ServerCommand::Commit
+            | ServerCommand::Switch
+            | ServerCommand::Share { .. }
+            | ServerCommand::End
+            | ServerCommand::Kill => return Outcome::Done,
             ServerCommand::Restart(Mode::Beside) | ServerCommand::Abort(Mode::Beside) => return gone(),
         };
         // The adapter sees that workers which served at its last look do no longer.

@@ -2,7 +2,9 @@
 
 mod cells;
 mod container;
+mod counts;
 mod deploys;
 mod fit;
 mod parent;
+mod shift;
 mod soak;

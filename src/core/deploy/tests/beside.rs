@@ -149,6 +149,9 @@ impl Rig {
                     self.set_candidate(Some(Candidate { key, ..candidate(None) }));
                 } else if command == ServerCommand::Switch {
                     self.switch(on);
+                } else if let (ServerCommand::Share { permille }, Some(server)) = (command, &mut self.server)
+                {
+                    server.beside.candidate.iter_mut().for_each(|candidate| candidate.share = permille);
                 }
                 (attempt, Step::Perform(command))
             }
