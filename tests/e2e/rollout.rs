@@ -19,7 +19,7 @@ use crate::{PITSTOP, new_pod};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The same release runs in every pod, so each finds its own places by its environment.
-const PUMA_CONFIG: &str = r#"
+const PUMA_CONFIG: &str = r##"
 run = ENV.fetch('RIG_RUN')
 bind "tcp://127.0.0.1:#{ENV.fetch('RIG_PORT')}"
 threads 1, 3
@@ -31,7 +31,7 @@ preload_app! false
 persistent_timeout 75
 activate_control_app "unix://#{run}/control.sock", { auth_token: 'rig-token' }
 state_path "#{run}/puma.state"
-"#;
+"##;
 
 /// Four pods of one Deployment.
 struct Shop {
@@ -63,7 +63,8 @@ impl Shop {
             let plan = Plan { keep_alive: 2, fresh_per_second: 10, ..Plan::modest(pod.puma.port()) };
             Load::start(plan, "rollout")
         };
-        let shop = Self { loads: pods.iter().map(load).collect(), pods, s3, dir: tempfile::tempdir().unwrap() };
+        let shop =
+            Self { loads: pods.iter().map(load).collect(), pods, s3, dir: tempfile::tempdir().unwrap() };
         // Whoever does not report takes no part.
         let reported = |n: usize| shop.s3.object(&format!("fleet/production/web-{n}")).is_some();
         wait_until("four reports", || (0..4).all(reported));
@@ -73,7 +74,11 @@ impl Shop {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(PITSTOP);
         command.args(["rollout", "--lease", "3s"]).args(args).current_dir(&self.dir);
-        command.env_clear().envs(self.s3.env()).env("PITSTOP_POINTER", "production").env("PATH", "/usr/bin:/bin");
+        command
+            .env_clear()
+            .envs(self.s3.env())
+            .env("PITSTOP_POINTER", "production")
+            .env("PATH", "/usr/bin:/bin");
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -112,7 +117,7 @@ impl Shop {
     /// No request was lost, and at least as many as this were sent.
     fn assert_no_request_failed(self) {
         for (pod, load) in self.loads.into_iter().enumerate() {
-            let tally = load.finish().tally();
+            let tally = load.finish().tally(&[]);
             assert_eq!(tally.failed, 0, "web-{pod}: {tally:?}");
             assert!(tally.requests > 100, "web-{pod}: {tally:?}");
         }
@@ -161,7 +166,9 @@ impl Hook {
                 if reader.read_exact(&mut body).is_ok() {
                     shared.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
                 }
-                let _ = reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = reader
+                    .get_mut()
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             }
         });
         Self { port, posted }
@@ -198,14 +205,18 @@ fn e2e_a_rollout_moves_nothing_or_one_pod_and_back_or_all_pods_without_a_failed_
     let looked = fs::read_to_string(shop.dir.path().join("looked")).unwrap();
     assert_eq!(looked, format!("web-{0} 10.0.0.{0}\n", canary[0]));
     shop.all_run("v1");
-    assert!(shop.pods[canary[0]].status()["rejected"].as_array().is_some_and(Vec::is_empty), "it is no rejection");
+    assert!(
+        shop.pods[canary[0]].status()["rejected"].as_array().is_some_and(Vec::is_empty),
+        "it is no rejection"
+    );
     // The canary rejects the release itself.
     let said = shop.ends(&["v4", "--notify", &hook.url()], 2);
     assert!(said.contains("taken back: rejected by web-"), "{said}");
     assert_eq!(shop.attempts("v4").iter().sum::<usize>(), 1);
     shop.all_run("v1");
     // A good one.
-    let said = shop.ends(&["v3", "--smoke", "true", "--bake", "2s", "--step", "1,50%", "--notify", &hook.url()], 0);
+    let said =
+        shop.ends(&["v3", "--smoke", "true", "--bake", "2s", "--step", "1,50%", "--notify", &hook.url()], 0);
     assert!(said.contains("production now points to v3"), "{said}");
     shop.all_run("v3");
     assert_eq!(shop.attempts("v3"), [1; 4], "the pointer's move is no second deploy");
@@ -243,7 +254,17 @@ impl Drop for Killed {
 fn e2e_a_rollout_that_is_killed_at_every_step_goes_on_and_outages_of_the_store_delay_it_only() {
     let shop = Shop::new();
     publish(&shop.pods[0], App::Good, "v2");
-    let args = ["v2", "--before", "echo before >> log", "--smoke", "echo smoke >> log", "--bake", "1s", "--step", "1"];
+    let args = [
+        "v2",
+        "--before",
+        "echo before >> log",
+        "--smoke",
+        "echo smoke >> log",
+        "--bake",
+        "1s",
+        "--step",
+        "1",
+    ];
     let points = [
         "rollout.before.0",
         "rollout.ran.before",
@@ -271,7 +292,10 @@ fn e2e_a_rollout_that_is_killed_at_every_step_goes_on_and_outages_of_the_store_d
     shop.all_run("v2");
     assert_eq!(shop.attempts("v2"), [1; 4]);
     let pointer = shop.pointer();
-    assert_eq!((&pointer["release"], &pointer["sequence"], &pointer["canary"]), (&"v2".into(), &2.into(), &Value::Null));
+    assert_eq!(
+        (&pointer["release"], &pointer["sequence"], &pointer["canary"]),
+        (&"v2".into(), &2.into(), &Value::Null)
+    );
     assert_eq!(fs::read_to_string(shop.dir.path().join("log")).unwrap(), "before\nbefore\nsmoke\nsmoke\n");
     shop.assert_no_request_failed();
 }
