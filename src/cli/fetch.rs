@@ -65,7 +65,7 @@ pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failu
             store: store.clone(),
             pointer: config.pointer.clone(),
             pod: config.pod(),
-            max_unavailable: config.restart.max_unavailable.0,
+            max_unavailable: config.restart.max_unavailable,
         });
         Chooser::new(config.pod(), fleet).choose(pointer, false).await;
         *pointer = pointer.named();

@@ -238,7 +238,7 @@ async fn serve(
     let reporter = reporter(config, &parts, handles.snapshots.clone());
     let notifier = Notifier::new(&config.notify, sender(config), handles.snapshots.clone());
     let mut inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
-    let reader = reporter.as_ref().map(|reporter| reporter.reader(config.restart.max_unavailable.0));
+    let reader = reporter.as_ref().map(|reporter| reporter.reader(config.restart.max_unavailable));
     let chooser = Chooser::new(config.pod(), reader.clone());
     inputs.pointer = inputs.pointer.map(|(latest, kick)| (chooser.follow(latest), kick));
     inputs.fleet = reader;

@@ -68,7 +68,7 @@ impl Config {
             fallback: self.fallback_dir.is_some(),
             spread_ms: self.spread(stop).map(|spread| place(&self.pod(), ms(spread))),
             reports: !self.pointer.starts_with("file:"),
-            wave: wave(&self.pod(), self.restart.max_unavailable.0),
+            wave: wave(&self.pod(), self.restart.max_unavailable),
             unwell_ms: ms(self.restart.hot_timeout(stop) / 4),
             unwell_max_ms: ms(self.restart.hot_timeout(stop) * 4),
             retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),

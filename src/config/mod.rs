@@ -11,8 +11,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::revision::PodCount;
-
 pub(crate) mod advice;
 mod check;
 mod derived;
@@ -247,69 +245,6 @@ impl Default for Command {
     }
 }
 
-<<<<<<< HEAD
-/// How restarts are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RestartMode {
-    /// Beside where the parent of the app server offers it and it fits, else phased where that loads everything that
-    /// changed, else hot.
-    #[default]
-    Auto,
-    /// Always a second server beside the first, in the same container.
-    Beside,
-    /// Always SIGUSR2.
-    Hot,
-    /// Always SIGUSR1.
-    Phased,
-}
-
-/// What to do about requests that would not survive the restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LongRequests {
-    /// Wait for them, up to `restart.wait_in_flight`.
-    #[default]
-    Wait,
-    /// Restart all the same.
-    Proceed,
-}
-
-/// Restarts.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Restart {
-    /// Which kind.
-    pub(crate) mode: RestartMode,
-    /// Until a restart counts as failed; derived when absent.
-    #[serde(with = "humantime_serde")]
-    pub(crate) timeout: Option<Duration>,
-    /// Wait for requests that would not survive?
-    pub(crate) long_requests: LongRequests,
-    /// For how long; 10m by default.
-    #[serde(with = "humantime_serde")]
-    pub(crate) wait_in_flight: Option<Duration>,
-    /// Over how long the restarts of a fleet are spread, each pod at its own place; half of a hot restart's
-    /// `timeout` by default, and 0s: they wait for nobody.
-    #[serde(with = "humantime_serde")]
-    pub(crate) spread: Option<Duration>,
-    /// So many pods of a fleet may be in a restart at once that exposes or stalls its clients before its check.
-    pub(crate) max_unavailable: AtOnce,
-}
-
-/// A number of pods; a quarter of them by default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct AtOnce(pub(crate) PodCount);
-
-impl Default for AtOnce {
-    fn default() -> Self {
-        Self(PodCount::Percent(25))
-    }
-}
-
-=======
->>>>>>> main
 /// Commands of the user's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

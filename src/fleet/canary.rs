@@ -296,7 +296,9 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            ["releases", "pointers"].iter().for_each(|name| std::fs::create_dir(dir.path().join(name)).unwrap());
+            ["releases", "pointers"]
+                .iter()
+                .for_each(|name| std::fs::create_dir(dir.path().join(name)).unwrap());
             let store = Arc::new(DirStore::new(dir.path().to_owned()).unwrap());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             Self { _dir: dir, store, runtime }

@@ -49,12 +49,9 @@ const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
 /// One worker in each slot.
 const SLOTS: Kind = Kind { slots: true, workers: 1, ..CLUSTER };
 const SLOTS_BACK: Kind = Kind { rolled_back: true, ..SLOTS };
-<<<<<<< HEAD
 const CANARY: Kind = Kind { canary: true, rolled_back: true, ..CLUSTER };
 const SLOTS_CANARY: Kind = Kind { canary: true, ..SLOTS_BACK };
-=======
 const SLOTS_SHARES: Kind = Kind { shares: true, ..SLOTS };
->>>>>>> main
 const SLOTS_PRELOAD: Kind = Kind { preload: true, ..SLOTS };
 const SLOTS_ABSOLUTE: Kind = Kind { absolute: true, ..SLOTS };
 
