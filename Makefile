@@ -18,12 +18,12 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
-	@.ci/setup puma passenger unicorn fuse init archivers moto charts prometheus jobs nextest $(ROOTS) $(PODS)
+	@.ci/setup puma passenger unicorn fuse init archivers minisign moto charts prometheus jobs nextest $(ROOTS) $(PODS)
 	$(if $(PODS),.ci/pod-images)
 	.ci/alone cargo nextest run --workspace
 
 test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newest, 8.0 or later (as root)
-	@.ci/setup puma passenger unicorn fuse init archivers jobs nextest trixie sid rails
+	@.ci/setup puma passenger unicorn fuse init archivers minisign jobs nextest trixie sid rails
 	for puma in trixie sid; do \
 		RIG_TERMINATIONS=100 RIG_OTHERS=50 RIG_PUMA=$$puma .ci/alone cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
 	done
@@ -56,4 +56,4 @@ manifests: ## what is made of the chart: its README's table, its schema, the pla
 	PITSTOP_WRITE=1 cargo nextest run --test chart -E 'test(/^(documented|plain)/)'
 
 setup: ## install all that the other targets need (Debian 12, as root)
-	@.ci/setup puma passenger unicorn fuse init archivers moto charts prometheus jobs nextest deny trixie rails kustomize pods image
+	@.ci/setup puma passenger unicorn fuse init archivers minisign moto charts prometheus jobs nextest deny trixie rails kustomize pods image

@@ -251,12 +251,20 @@ codes! {
     CommandCheckFails = "COMMAND_CHECK_FAILS",
     /// There is no shell for the user's commands.
     CommandNoShell = "COMMAND_NO_SHELL",
+    /// The pointer is not signed, or its signature does not hold; and it is followed.
+    PointerNotSigned = "POINTER_NOT_SIGNED",
+    /// A release is not signed, or its signature does not hold; and it is used.
+    ReleaseNotSigned = "RELEASE_NOT_SIGNED",
+    /// The signature of the pointer expires soon, or has expired.
+    SignatureExpires = "SIGNATURE_EXPIRES",
     /// A request in flight would not survive a restart.
     LongRequests = "LONG_REQUESTS",
     /// Long requests are cut by restarts, as configured.
     LongRequestsCut = "LONG_REQUESTS_CUT",
     /// A restart counts as failed before Puma has had its time.
     RestartTimeoutShort = "RESTART_TIMEOUT_SHORT",
+    /// The pod got requests before its first server was warm.
+    WarmupFailed = "WARMUP_FAILED",
     /// What the trial boot needs is not in the agent's container.
     HookNoRuntime = "HOOK_NO_RUNTIME",
     /// The grace period leaves the drain little time.

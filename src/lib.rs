@@ -63,6 +63,8 @@ pub mod slots;
 pub mod supervisor;
 // Logs.
 pub mod telemetry;
+// Signed releases and pointers: whose signatures count.
+pub mod trust;
 // A command line of the user's, with a limit.
 pub mod user_command;
 // What is said of a volume that is full.

@@ -24,7 +24,7 @@ mod build;
 mod slots;
 
 pub use build::Family;
-use build::{Builder, DEPLOY_SECONDS, DRAIN_SECONDS};
+use build::{Builder, DEPLOY_SECONDS, DRAIN_SECONDS, RESTART_SECONDS, STAGE_SECONDS};
 use slots::Slots;
 
 /// So many processes are remembered until the ended ones are forgotten.
@@ -47,6 +47,7 @@ const UNDONE_FOR: [Reason; 8] = [
 pub struct Metrics {
     registry: Registry,
     families: Vec<Family>,
+    build_info: IntGaugeVec,
     release_info: IntGaugeVec,
     in_sync: IntGauge,
     stage: IntGaugeVec,
@@ -95,6 +96,7 @@ impl Metrics {
         let registry = Registry::new();
         let b = Builder::new(&registry);
         Self {
+            build_info: b.gauges("pitstop_build_info", "1, with the agent's version.", &["version"]),
             release_info: b.gauges(
                 "pitstop_release_info",
                 "1 for the release in each role: running (proven), desired, previous.",
@@ -122,7 +124,12 @@ impl Metrics {
                 "From the start of a deploy to its end.",
                 DEPLOY_SECONDS,
             ),
-            stage_duration: b.histograms("pitstop_stage_duration_seconds", "Time in each stage.", "stage"),
+            stage_duration: b.histograms(
+                "pitstop_stage_duration_seconds",
+                "Time in each stage.",
+                "stage",
+                STAGE_SECONDS,
+            ),
             restarts: b.counters(
                 "pitstop_restarts_total",
                 "Restart signals: sent, or failed when none could be sent.",
@@ -132,6 +139,7 @@ impl Metrics {
                 "pitstop_restart_duration_seconds",
                 "From the restart signal to the proof that every worker runs the release.",
                 "mode",
+                RESTART_SECONDS,
             ),
             restart_requests_cut: b
                 .counter("pitstop_restart_requests_cut_total", "Requests cut by our restarts."),
@@ -166,6 +174,7 @@ impl Metrics {
 
     /// A counter that has not counted yet is 0, not absent: rate() and increase() need the first step.
     fn with_closed_lists(self) -> Self {
+        self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         self.pointer_checks.with_label_values(&["ok"]);
         for result in ["verified", "superseded"] {
             self.deploys.with_label_values(&[result, ""]);
@@ -173,7 +182,7 @@ impl Metrics {
         for reason in UNDONE_FOR {
             self.deploys.with_label_values(&["reverted", reason.code()]);
         }
-        for stage in Stage::ALL {
+        for stage in Stage::ALL.iter().filter(|stage| !matches!(stage, Stage::Steady | Stage::Stranded)) {
             self.stage_duration.with_label_values(&[stage.name()]);
         }
         for result in DrainResult::ALL {
@@ -209,9 +218,9 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage.with_label_values(&[stage.name()]).set(i64::from(stage == view.stage));
         }
-        let held = view.problem.as_ref().map(|problem| problem.reason);
-        for reason in Reason::ALL {
-            self.reason.with_label_values(&[reason.code()]).set(i64::from(Some(*reason) == held));
+        self.reason.reset();
+        if let Some(problem) = &view.problem {
+            self.reason.with_label_values(&[problem.reason.code()]).set(1);
         }
         self.release_info.reset();
         let desired = view.desired.as_ref().map(|revision| &revision.release);

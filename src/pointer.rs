@@ -20,6 +20,7 @@ use crate::{
     plain_file,
     revision::{Canary, Pointer, ReleaseId, Revision},
     store::{self, Found, Store, Version, archive},
+    trust::Trust,
 };
 
 pub(crate) mod document;
@@ -78,6 +79,8 @@ pub enum Check {
 pub struct Settings {
     /// Where it is.
     pub source: Source,
+    /// Whose signatures on it count.
+    pub trust: Arc<Trust>,
     /// Pause between two looks, give or take a fifth.
     pub poll_interval: Duration,
     /// Hears of every look.
@@ -92,8 +95,7 @@ pub struct Settings {
 pub fn watch(settings: Settings) -> io::Result<(watch::Receiver<Latest>, Kick)> {
     let kick = Kick::default();
     let (latest, receiver) = watch::channel(None);
-    let looker =
-        Looker { source: settings.source.clone(), lane: Lane::start("pointer")?, seen: None, read: None };
+    let looker = Looker::new(settings.source.clone(), settings.trust.clone())?;
     let watching = Watching { settings, looker, latest, kick: kick.clone(), watcher: None, failures: 0 };
     tokio::spawn(watching.run());
     Ok((receiver, kick))
@@ -102,13 +104,12 @@ pub fn watch(settings: Settings) -> io::Result<(watch::Receiver<Latest>, Kick)> 
 /// Looks once.
 ///
 /// # Errors
-/// [`Problem`] when it cannot be read or understood.
-pub async fn read(source: &Source) -> Result<Pointer, Problem> {
+/// [`Problem`] when it cannot be read or understood, or is not signed where it has to be.
+pub async fn read(source: &Source, trust: &Arc<Trust>) -> Result<Pointer, Problem> {
     let no_thread = |e| {
         Problem::new(Reason::Internal, format!("the thread that reads the pointer could not be started: {e}"))
     };
-    let lane = Lane::start("pointer").map_err(no_thread)?;
-    Looker { source: source.clone(), lane, seen: None, read: None }.look().await
+    Looker::new(source.clone(), trust.clone()).map_err(no_thread)?.look().await
 }
 
 /// What the bytes of a pointer mean: JSON, or the plain id of a release, also as a JSON string. A byte order mark in
@@ -197,12 +198,29 @@ fn invalid(why: String) -> Problem {
 /// Reads the pointer, and remembers what it need not read again.
 struct Looker {
     source: Source,
+    trust: Arc<Trust>,
     lane: Lane,
     seen: Option<Version>,
-    read: Option<Result<Pointer, Problem>>,
+    read: Option<Vec<u8>>,
 }
 
 impl Looker {
+    fn new(source: Source, trust: Arc<Trust>) -> io::Result<Self> {
+        Ok(Self { source, trust, lane: Lane::start("pointer")?, seen: None, read: None })
+    }
+
+    /// What the bytes mean. Also those that were read before: signatures expire, and keys are revoked.
+    async fn understand(&self, bytes: Vec<u8>) -> Result<Pointer, Problem> {
+        let trust = self.trust.clone();
+        // It remembers the newest in a file.
+        let understood = self.lane.run(LOOK_LIMIT, move || {
+            let pointer = parse(&bytes)?;
+            Ok(Pointer { expired: trust.admit(&bytes)?, ..pointer })
+        });
+        let hangs = |_| Err(Problem::new(Reason::PointerUnreadable, "state_dir does not answer".to_owned()));
+        understood.await.unwrap_or_else(hangs).map_err(|problem| named(&self.source, problem))
+    }
+
     async fn look(&mut self) -> Result<Pointer, Problem> {
         let found = match &self.source {
             Source::File(path) => return self.look_at_file(path.clone()).await,
@@ -218,11 +236,10 @@ impl Looker {
             }
         };
         match (found, &self.read) {
-            (Found::NotModified, Some(read)) => read.clone(),
+            (Found::NotModified, Some(read)) => self.understand(read.clone()).await,
             (Found::Object { version, bytes }, _) => {
-                let read = parse(&bytes).map_err(|t| named(&self.source, t));
-                (self.seen, self.read) = (Some(version), Some(read.clone()));
-                read
+                (self.seen, self.read) = (Some(version), Some(bytes.clone()));
+                self.understand(bytes).await
             }
             (Found::Absent | Found::NotModified, _) => {
                 (self.seen, self.read) = (None, None);
@@ -237,8 +254,7 @@ impl Looker {
         let hangs = || Problem::new(Reason::PointerUnreadable, format!("{} does not answer", path.display()));
         let file = path.clone();
         let read = self.lane.run(LOOK_LIMIT, move || read_file(&file)).await;
-        let bytes = read.unwrap_or_else(|_| Err(hangs()))?;
-        parse(&bytes).map_err(|t| named(&self.source, t))
+        self.understand(read.unwrap_or_else(|_| Err(hangs()))?).await
     }
 }
 

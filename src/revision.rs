@@ -119,6 +119,9 @@ pub struct Pointer {
     /// No pod that follows the pointer starts a deploy, until this is taken away.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "note")]
     pub(crate) paused: Option<Note>,
+    /// Since when its signature does not hold any more (RFC 3339): then no pod starts a deploy, either.
+    #[serde(skip)]
+    pub(crate) expired: Option<String>,
     /// Some pods are to run another release already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) canary: Option<Box<Canary>>,
@@ -138,6 +141,7 @@ impl From<Revision> for Pointer {
             paused: None,
             canary: None,
             aborted: None,
+            expired: None,
         }
     }
 }

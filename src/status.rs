@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub seen_current: bool,
     /// This process has seen an app server that accepts requests, whatever came later.
     pub seen_booted: bool,
+    /// The warm-up of its first server is awaited.
+    pub warms: bool,
 }
 
 impl Snapshot {
@@ -78,12 +80,14 @@ impl Snapshot {
             settled: false,
             seen_current: false,
             seen_booted: false,
+            warms: false,
         }
     }
 
     /// What /ready still waits for: names, none of which comes back once it is gone.
     pub(crate) fn pending(&self) -> Vec<&'static str> {
-        let names = [("current", self.seen_current), ("app_server", self.seen_booted)];
+        let names =
+            [("current", self.seen_current), ("app_server", self.seen_booted), ("warmup", !self.warms)];
         names.into_iter().filter(|(_, seen)| !seen).map(|(name, _)| name).collect()
     }
 }
@@ -337,6 +341,7 @@ mod tests {
             workers: vec![worker(21), worker(22)],
             candidate: Vec::new(),
             slots: vec![live],
+            warmup: None,
         }
     }
 

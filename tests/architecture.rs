@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["handle", "telemetry"],
     &["status", "metrics"],
     &["app_server", "pointer", "releases", "warmup"],
+    &["trust"],
     &["store", "probe", "hook", "revisions_log"],
     &["slots", "user_command"],
     &["http_get", "procs", "lane", "sockets", "volume"],

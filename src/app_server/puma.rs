@@ -213,8 +213,13 @@ impl Server for Puma {
             let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
             let all: Vec<fit::Server<'_>> =
                 run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
-            let servers =
-                fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
+            let servers = fit::Servers {
+                parent: list.pid,
+                live: master.pid,
+                all: &all,
+                addresses: &list.addresses,
+                taken: &memory.taken,
+            };
             memory.around.look(driver, &self.last, servers).await;
         }
         let (mode, told) = (self.mode, self.told.clone());

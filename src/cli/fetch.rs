@@ -21,6 +21,7 @@ use crate::{
     revision::{Pointer, ReleaseId, Revision},
     revisions_log::{self, Log},
     store::{self, Blocking},
+    trust::Noted,
 };
 
 /// How long the store may be silent.
@@ -59,7 +60,8 @@ pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failu
         Some(path) => Source::File(path),
         None => Source::Store(store.clone(), config.pointer.clone()),
     };
-    let mut pointer = pointer::read(&source).await;
+    let trust = super::trust_with_memory(config, Noted::default());
+    let mut pointer = pointer::read(&source, &trust).await;
     if let Ok(pointer) = &mut pointer {
         let fleet = matches!(source, Source::Store(..)).then(|| Reader {
             store: store.clone(),
@@ -71,7 +73,7 @@ pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failu
         *pointer = pointer.named();
     }
     let birth = Birth {
-        releases: super::on_volume(config),
+        releases: super::on_volume(config).trusting(trust),
         store: Blocking::new(store, Handle::current(), IDLE),
         fallback: config.fallback_dir.is_some(),
         pod: config.pod(),

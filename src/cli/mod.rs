@@ -1,14 +1,14 @@
 //! The commands, one file each: what is asked, the dispatch, and how a command ends.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{self, Config, ConfigError},
-    core::{Problem, Reason},
-    releases::{Limits, Releases, layout::Layout, pack},
+    config::{self, Config},
+    releases::{Limits, Releases, layout::Layout},
     revision::ReleaseId,
+    trust::{Noted, Role, Trust},
 };
 
 pub(crate) mod agent_socket;
@@ -25,24 +25,34 @@ mod fleet;
 mod freeze;
 mod history;
 pub(crate) mod install;
+pub(crate) mod keygen;
 mod middleware;
 mod moving;
 pub(crate) mod operator;
+mod outcome;
 mod pointers;
 pub(crate) mod promote;
 pub(crate) mod prune;
 pub(crate) mod publish;
 pub(crate) mod releases;
+pub(crate) mod revoke;
 pub(crate) mod rollback;
 mod rollout;
 pub mod run;
+pub(crate) mod sign;
+mod signing;
 pub(crate) mod status;
 mod swap;
 mod table;
+pub(crate) mod verify;
 pub(crate) mod verify_tree;
 mod who;
 
+/// In `state_dir`: the newest signature of the pointer that was seen.
+const TRUST_FILE: &str = "trust.json";
+
 pub(crate) use console::Console;
+pub use outcome::{Exit, Failure};
 use who::Said;
 
 /// Deploys Rails releases into running Puma pods and drains them without losing a request.
@@ -70,7 +80,7 @@ pub enum Command {
     /// Once: fetch and publish what the pointer names, then exit (for init containers).
     Fetch,
     /// Pack a directory and put it into the store under a release id.
-    Publish(Publish),
+    Publish(publish::Publish),
     /// Move the pointer to a release, for every pod that follows it.
     Promote {
         /// The release.
@@ -140,6 +150,20 @@ pub enum Command {
         #[arg(value_name = "NAME", value_parser = config::pointer_name)]
         name: String,
     },
+    /// A pair of keys to sign with, in minisign's format.
+    Keygen {
+        /// What the key is for.
+        role: Role,
+        /// The file of the secret key; the public one is beside it, with the extension .pub.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Sign a release that is in the store, or the pointer.
+    Sign(sign::Sign),
+    /// Would an agent with this configuration accept the signature of a release, or of the pointer?
+    Verify(verify::Verify),
+    /// Let the pods of a pointer trust a key or a release no more.
+    Revoke(revoke::Revoke),
     /// What this pod runs and why; exit code 1 when it is not in sync.
     Status,
     /// Look at the pointer now.
@@ -242,7 +266,8 @@ impl Command {
             Self::Pause { fleet, .. } | Self::Resume { fleet } => {
                 *fleet && !config.pointer.starts_with("file:")
             }
-            Self::Status | Self::Sync { .. } => false,
+            Self::Sign(_) | Self::Verify(_) | Self::Revoke(_) => true,
+            Self::Status | Self::Sync { .. } | Self::Keygen { .. } => false,
             Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
             Self::Prune { .. } | Self::Install { .. } | Self::Middleware => false,
         }
@@ -266,35 +291,23 @@ impl Waiting {
     }
 }
 
-/// What to publish.
-#[derive(Debug, Args)]
-pub struct Publish {
-    /// The directory whose content is the release.
-    #[arg(value_name = "DIR", required_unless_present = "archive", conflicts_with = "archive")]
-    pub(crate) dir: Option<PathBuf>,
-    /// A ready tar.zst or tar.gz instead of a directory.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) archive: Option<PathBuf>,
-    /// A path in DIR to leave out, with all that is below it; as often as needed. `.git` is never packed.
-    #[arg(long, value_name = "PATH", conflicts_with = "archive")]
-    pub(crate) exclude: Vec<PathBuf>,
-    /// How much zstd works for a smaller archive: 1 (quick) to 19.
-    #[arg(long, value_name = "N", default_value_t = pack::LEVEL, conflicts_with = "archive", value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub(crate) level: i32,
-    /// The id that it gets; an id never changes its bytes.
-    #[arg(long, value_name = "ID")]
-    pub(crate) release: ReleaseId,
-    /// What the image must bring: ruby=3.3, arch=amd64, libc=glibc=2.36, file=/path; by commas.
-    #[arg(long, value_name = "LIST", default_value = "")]
-    pub(crate) requires: String,
-}
-
 /// The releases on this pod's volume.
 fn on_volume(config: &Config) -> Releases {
     let releases =
         Releases::new(config.deploy_to.clone(), config.current(), &config.pod(), Limits::default());
     let releases = releases.with_in_flight(config.fetch.in_flight.into()).with_spares(config.fetch.spare);
     releases.laid_out(layout(config)).with_fallback(config.fallback_dir.clone())
+}
+
+/// Whose signatures count, for a command that only looks.
+fn trust(config: &Config) -> Arc<Trust> {
+    Arc::new(Trust::new(&config.trust, &config.pointer))
+}
+
+/// Whose signatures count, for who deploys: with the memory that the pod's containers share.
+fn trust_with_memory(config: &Config, noted: Noted) -> Arc<Trust> {
+    let trust = Trust::new(&config.trust, &config.pointer).noting(noted);
+    Arc::new(trust.remembering(config.state_dir.join(TRUST_FILE)))
 }
 
 /// What they are given besides their content.
@@ -306,92 +319,6 @@ fn layout(config: &Config) -> Layout {
         pod_dirs: config.pod_dirs.clone(),
         pod_dir: config.pod_dir.clone(),
         asset_dirs: config.asset_dirs.clone(),
-    }
-}
-
-/// How a command ends when nothing went wrong on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// 0: done.
-    Done,
-    /// 1: not done, and the output says why (`status` out of sync, `doctor` found something broken, …).
-    Failed,
-    /// 2: the pointer was moved, and pods rejected that and went back.
-    TakenBack,
-    /// 3: the pointer was moved, and the pods have not all arrived in time.
-    TimedOut,
-    /// 4: somebody else moved the pointer.
-    Lost,
-    /// What `exec` ran ended like this.
-    Code(u8),
-}
-
-impl Exit {
-    /// The program's exit code.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::TakenBack => 2,
-            Self::TimedOut => 3,
-            Self::Lost => 4,
-            Self::Code(code) => code,
-        }
-    }
-}
-
-/// Why a command did not do what it was asked.
-#[derive(Debug)]
-pub struct Failure {
-    /// 1: failed; 4: somebody else was faster, or it is frozen; 64: usage or configuration.
-    pub exit_code: u8,
-    /// The code, where the contract has one.
-    pub reason: Option<Reason>,
-    /// What failed, on which path or key, and what to do.
-    pub message: String,
-}
-
-impl Failure {
-    /// It could not work as asked: exit code 64.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { exit_code: 64, reason: None, message: message.into() }
-    }
-
-    /// Somebody else moved the pointer, or froze it: exit code 4.
-    pub(crate) fn lost(message: impl Into<String>) -> Self {
-        Self { exit_code: 4, reason: None, message: message.into() }
-    }
-
-    /// It was tried and failed: exit code 1.
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self { exit_code: 1, reason: None, message: message.into() }
-    }
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Self { exit_code: 1, reason: Some(problem.reason), message: problem.message }
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self { exit_code: 64, reason: Some(Reason::ConfigInvalid), message: error.to_string() }
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::failed(error.to_string())
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.reason {
-            Some(reason) => write!(f, "{} ({reason})", self.message),
-            None => f.write_str(&self.message),
-        }
     }
 }
 
@@ -448,7 +375,7 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         Command::History { name, limit } => history::run(config, name.as_deref(), limit, console).await,
         Command::Pointers => pointers::run(config, console).await,
         Command::Freeze { name, why, by } => {
-            let note = Said { by, why: Some(why) }.note();
+            let note = Said { by, why: Some(why), ..Said::default() }.note();
             freeze::run(config, Some(&name), freeze::What::Moves, Some(note), console).await
         }
         Command::Unfreeze { name } => {
@@ -469,10 +396,14 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
             prune::run(config, keep, dry_run, console).await
         }
         Command::VerifyTree { id } => verify_tree::run(config, id, console).await,
+        Command::Keygen { role, out } => keygen::run(role, out, console),
+        Command::Sign(args) => sign::run(config, args, console).await,
+        Command::Verify(args) => verify::run(config, args, console).await,
+        Command::Revoke(args) => revoke::run(config, args, console).await,
         Command::Status => status::run(&config.state_dir, console).await,
         Command::Sync { retry } => ask(Ask::Sync { retry }).await,
         Command::Pause { fleet: true, why, by } => {
-            let note = Said { by, why }.note();
+            let note = Said { by, why, ..Said::default() }.note();
             freeze::run(config, None, freeze::What::Deploys, Some(note), console).await
         }
         Command::Resume { fleet: true } => {

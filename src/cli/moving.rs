@@ -83,7 +83,8 @@ impl Moving {
         how: &'static str,
         said: &Said,
     ) -> Result<Self, Failure> {
-        let swap = Swap::open(config, None, id).await?;
+        let mut swap = Swap::open(config, None, id).await?;
+        swap.sign_by(said, config)?;
         let document = &swap.document;
         if let Some(frozen) = document.note(FROZEN) {
             let name = &swap.name;

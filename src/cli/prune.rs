@@ -123,5 +123,5 @@ async fn desired(config: &Config) -> Result<Option<ReleaseId>, Problem> {
         (None, Some(source)) => Source::Store(store::open(Some(source), &config.s3)?, config.pointer.clone()),
         (None, None) => return Ok(None),
     };
-    pointer::read(&source).await.map(|pointer| Some(pointer.revision.release))
+    pointer::read(&source, &super::trust(config)).await.map(|pointer| Some(pointer.revision.release))
 }

@@ -9,10 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Args;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Console, Exit, Failure, Publish};
+use super::{
+    Console, Exit, Failure, sign,
+    signing::{Key, Signer},
+};
 use crate::{
     config::Config,
     core::{Reason, requirement::Requirement},
@@ -20,7 +24,7 @@ use crate::{
         Limits,
         layout::Layout,
         one_pass::{Hashed, Pieces, Tee},
-        pack::Packing,
+        pack::{self, Packing},
         unpack::{self, Archive, Unpacked},
     },
     revision::ReleaseId,
@@ -29,7 +33,34 @@ use crate::{
         archive::{self, Published, Unusable},
         dir::hex,
     },
+    trust::Role,
 };
+
+/// What to publish.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The directory whose content is the release.
+    #[arg(value_name = "DIR", required_unless_present = "archive", conflicts_with = "archive")]
+    pub(crate) dir: Option<PathBuf>,
+    /// A ready tar.zst or tar.gz instead of a directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) archive: Option<PathBuf>,
+    /// A path in DIR to leave out, with all that is below it; as often as needed. `.git` is never packed.
+    #[arg(long, value_name = "PATH", conflicts_with = "archive")]
+    pub(crate) exclude: Vec<PathBuf>,
+    /// How much zstd works for a smaller archive: 1 (quick) to 19.
+    #[arg(long, value_name = "N", default_value_t = pack::LEVEL, conflicts_with = "archive", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) level: i32,
+    /// The id that it gets; an id never changes its bytes.
+    #[arg(long, value_name = "ID")]
+    pub(crate) release: ReleaseId,
+    /// What the image must bring: ruby=3.3, arch=amd64, libc=glibc=2.36, file=/path; by commas.
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub(crate) requires: String,
+    /// By which key?
+    #[command(flatten)]
+    pub(crate) key: Key,
+}
 
 /// So many pieces of an archive wait to be checked.
 const WAITING: usize = 16;
@@ -46,6 +77,7 @@ struct Answer {
     sha256: String,
     bytes: u64,
     already_published: bool,
+    signed: bool,
 }
 
 impl fmt::Display for Answer {
@@ -62,12 +94,13 @@ impl fmt::Display for Answer {
 pub(crate) async fn run(config: &Config, args: Publish, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let release = args.release.clone();
+    let signer = args.key.signer(Role::Release, config)?;
     let layout = super::layout(config);
     let requires = known(&args.requires)?;
     let packing = tokio::task::spawn_blocking(move || prepare(args, &layout, console));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
     console.pulse(&format!("uploading {} MB …", packed.bytes / 1_000_000));
-    let answer = upload(store.as_ref(), release, Packed { requires, ..packed }).await?;
+    let answer = upload(store.as_ref(), release, Packed { requires, ..packed }, signer.as_ref()).await?;
     console.pulse("");
     console.print(&answer);
     Ok(Exit::Done)
@@ -102,6 +135,13 @@ struct Packed {
     manifest: Vec<u8>,
     /// Removes what was packed here.
     _temporary: Option<tempfile::TempPath>,
+}
+
+impl Packed {
+    fn published(&self) -> Published {
+        let (sha256, requires) = (self.sha256.clone(), self.requires.clone());
+        Published { kind: self.kind, sha256, requires, bytes: None }
+    }
 }
 
 fn prepare(args: Publish, layout: &Layout, console: Console) -> Result<Packed, Failure> {
@@ -162,10 +202,7 @@ fn packed(
 /// An archive that somebody else packed; what it is, its first bytes say.
 fn ready(path: PathBuf, layout: &Layout) -> Result<Packed, Failure> {
     let named = |e: io::Error| Failure::failed(format!("{}: {e}", path.display()));
-    let mut magic = [0; 4];
-    File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).map_err(named)?;
-    let kind = ArchiveKind::of(&magic)
-        .ok_or_else(|| Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display())))?;
+    let kind = kind(&path)?;
     let open = || File::open(&path).map_err(named);
     let bytes = open()?.metadata().map_err(named)?.len();
     let mut archive = Hashed::new(open()?);
@@ -175,6 +212,22 @@ fn ready(path: PathBuf, layout: &Layout) -> Result<Packed, Failure> {
     let manifest = manifest(unpacked, layout, again)?;
     let (sha256, bytes) = archive.finish();
     Ok(Packed { path, kind, sha256, bytes, requires: Vec::new(), manifest, _temporary: None })
+}
+
+/// What an archive is, and its digest; nothing of it is unpacked.
+pub(super) fn measured(path: &Path) -> Result<(ArchiveKind, String), Failure> {
+    let kind = kind(path)?;
+    let mut archive = Hashed::new(File::open(path)?);
+    io::copy(&mut archive, &mut io::sink())?;
+    Ok((kind, archive.finish().0))
+}
+
+fn kind(path: &Path) -> Result<ArchiveKind, Failure> {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+    ArchiveKind::of(&magic)
+        .ok_or_else(|| Failure::failed(format!("{} is neither a tar.zst nor a tar.gz", path.display())))
 }
 
 /// What the archive holds, as the store keeps it: without the links that this configuration adds.
@@ -191,17 +244,26 @@ fn manifest(
 }
 
 /// The archive first, then what it holds, then its digest, which makes it a release. None replaces anything.
-async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result<Answer, Failure> {
+async fn upload(
+    store: &dyn Store,
+    release: ReleaseId,
+    packed: Packed,
+    signer: Option<&Signer>,
+) -> Result<Answer, Failure> {
     let kind = packed.kind;
     let already_published = is_published(store, &release, &packed).await?;
     if !already_published {
         refuse_other_kinds(store, &release, kind).await?;
         put_archive(store, &release, &packed).await?;
         put_manifest(store, &release, &packed.manifest).await?;
+    }
+    if let Some(signer) = signer {
+        sign::put(store, &release, (&packed.published(), packed.bytes), signer).await?;
+    }
+    if !already_published {
         let key = kind.key(&release);
         let name = key.rsplit('/').next().unwrap_or(&key);
-        let (sha256, requires) = (packed.sha256.clone(), packed.requires.clone());
-        let line = Published { kind, sha256, requires }.digest_file(name).into_bytes();
+        let line = packed.published().digest_file(name).into_bytes();
         match store.put(&kind.digest_key(&release), Body::Bytes(line), Condition::Absent).await {
             // Another publish of this id was faster: the same bytes, or not.
             Ok(_) | Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed).await?),
@@ -211,6 +273,7 @@ async fn upload(store: &dyn Store, release: ReleaseId, packed: Packed) -> Result
     Ok(Answer {
         key: kind.key(&release),
         release,
+        signed: signer.is_some(),
         sha256: packed.sha256,
         bytes: packed.bytes,
         already_published,

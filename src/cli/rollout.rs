@@ -119,10 +119,12 @@ impl Rollout {
 /// # Errors
 /// [`Failure`] with the message for the user: nothing was moved by this call.
 pub(crate) async fn run(config: &Config, args: Rollout, console: Console) -> Result<Exit, Failure> {
-    let swap = Swap::open(config, None, args.id.as_ref()).await?;
+    let mut swap = Swap::open(config, None, args.id.as_ref()).await?;
     if swap.is_new() {
         return Err(swap.missing().await);
     }
+    swap.sign_by(&args.said, config)?;
+    swap.can_be_signed()?;
     let key = lease::key(&swap.name);
     let there = lease::read(&swap.store, &key).await.map_err(|error| refused(&key, error))?;
     let start = Start { config, args: &args, swap: &swap, key: &key, console };
@@ -153,6 +155,7 @@ impl Start<'_> {
             commands: Commands { before: self.args.before.clone(), smoke: self.args.smoke.clone() },
             reports: Reports::of(&self.swap.store, &name),
             store: self.swap.store.clone(),
+            signer: self.swap.signer.clone(),
             machine: Machine::default(),
             clock: Clock::default(),
             name: name.clone(),

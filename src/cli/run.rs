@@ -36,6 +36,7 @@ use crate::{
     store::{self, Blocking, Store},
     supervisor::{self, Inputs, boottime},
     telemetry::{self, DeployIds},
+    trust::Trust,
     warmup::Warmup,
 };
 
@@ -175,12 +176,14 @@ struct Parts {
     store: Option<Arc<dyn Store>>,
     pointer: Option<Source>,
     prober: Option<Prober>,
+    trust: Arc<Trust>,
     invalid: Option<Problem>,
 }
 
 impl Parts {
     fn of(config: &Config, invalid: Option<ConfigError>) -> Self {
-        let mut parts = Self { store: None, pointer: None, prober: None, invalid: None };
+        let mut parts =
+            Self { store: None, pointer: None, prober: None, trust: Arc::default(), invalid: None };
         if let Some(error) = invalid {
             parts.refuse(&error.to_string());
             return parts;
@@ -226,13 +229,15 @@ async fn serve(
     let start =
         Snapshot::unknown(boottime(), Problem::new(Reason::VolumeUnavailable, "the agent is starting"));
     let (snapshots, seen) = watch::channel(Arc::new(start));
+    let own_findings = Arc::new(Mutex::new(found));
+    let parts = Parts { trust: super::trust_with_memory(config, own_findings.clone()), ..parts };
     let handles = Handles {
         pod: config.pod().into(),
         snapshots: seen,
         metrics: metrics.clone(),
         supervisor,
         token: Token::new(config.token_file.clone()),
-        own_findings: Arc::new(Mutex::new(found)),
+        own_findings,
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());
@@ -317,11 +322,12 @@ fn inputs(
 ) -> io::Result<Inputs> {
     let invalid = parts.invalid.map(|problem| config_finding(&problem));
     let source = parts.pointer.filter(|_| invalid.is_none());
-    let pointer = source.map(|source| follow(source, config.poll_interval, &metrics)).transpose()?;
+    let trust = parts.trust.clone();
+    let pointer = source.map(|source| follow(source, trust, config.poll_interval, &metrics)).transpose()?;
     let hook = Hook::new(&config.hooks).map(Arc::new);
     let tools = Tools {
         pod: config.pod(),
-        releases: super::on_volume(config),
+        releases: super::on_volume(config).trusting(parts.trust),
         store: parts.store.map(|store| Blocking::new(store, Handle::current(), STORE_IDLE)),
         journal: revisions_log::path(&config.deploy_to, &config.pod()),
         state_dir: config.state_dir.clone(),
@@ -377,6 +383,7 @@ fn standing(config: &Config, hook: Option<&Hook>, invalid: Option<&Finding>) -> 
 
 fn follow(
     source: Source,
+    trust: Arc<Trust>,
     poll_interval: Duration,
     metrics: &Arc<Metrics>,
 ) -> io::Result<(watch::Receiver<Latest>, Kick)> {
@@ -388,7 +395,7 @@ fn follow(
         };
         metrics.pointer_checked(failure, epoch().as_secs_f64());
     });
-    pointer::watch(Settings { source, poll_interval, on_check })
+    pointer::watch(Settings { source, trust, poll_interval, on_check })
 }
 
 /// Counts SIGTERMs (and Ctrl-C, for who runs it by hand).

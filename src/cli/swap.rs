@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Failure,
     publish::{failure, usage},
+    signing::{self, Key, Signer},
+    who::Said,
 };
 use crate::{
     config::{self, Config},
     pointer::{self, document::Document},
     revision::ReleaseId,
     store::{self, Body, Condition, Found, Store, StoreError},
+    trust::{Envelope, Role, SIGNED},
 };
 
 /// A move that began at the same time is written by then.
@@ -26,6 +29,8 @@ pub(super) struct Swap {
     pub(super) name: String,
     /// What it says.
     pub(super) document: Document,
+    /// Who signs what is written, where somebody does.
+    pub(super) signer: Option<Arc<Signer>>,
     condition: Condition,
     /// The store may be one that takes no notice of conditions.
     doubtful: bool,
@@ -49,7 +54,8 @@ impl Swap {
             Found::Absent | Found::NotModified => (Condition::Absent, Vec::new()),
         };
         let (document, doubtful) = (Document::of(&bytes), config.s3.endpoint.is_some());
-        Ok(Self { store, name: name.into(), document, condition, doubtful })
+        let signer = Key::default().signer(Role::Pointer, config)?.map(Arc::new);
+        Ok(Self { store, name: name.into(), document, signer, condition, doubtful })
     }
 
     /// Whether nobody has ever moved it.
@@ -67,11 +73,32 @@ impl Swap {
         document: &Document,
         stands: impl Fn(&Document) -> bool,
     ) -> Result<(), Failure> {
+        let document = signing::renewed(document, &self.document, &self.name, self.signer.as_deref())?;
         let (text, key) = (document.text(), store::pointer_key(&self.name));
         match self.store.put(&key, Body::Bytes(text.clone().into_bytes()), self.condition.clone()).await {
             Ok(_) => self.read_back(&key, &text, stands).await,
             Err(StoreError::Changed(_)) => Err(self.refused(&key).await),
             Err(error) => self.after_all(&key, &text, error).await,
+        }
+    }
+
+    /// By the key that somebody gives, rather than the environment's.
+    pub(super) fn sign_by(&mut self, said: &Said, config: &Config) -> Result<(), Failure> {
+        if let Some(signer) = said.key.signer(Role::Pointer, config)? {
+            self.signer = Some(Arc::new(signer.holding(said.expires)));
+        }
+        Ok(())
+    }
+
+    /// What will be moved later has to be signed then.
+    ///
+    /// # Errors
+    /// [`Failure`] where the pointer is signed, and there is no key.
+    pub(super) fn can_be_signed(&self) -> Result<(), Failure> {
+        let signed: Option<Envelope> = self.document.get(SIGNED);
+        match signed.is_some() && self.signer.is_none() {
+            true => Err(signing::no_key(&self.name)),
+            false => Ok(()),
         }
     }
 

@@ -1,9 +1,10 @@
 //! Who asks for something that everybody sees later, and why: by flags, else by what CI systems say of themselves.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::signing::Key;
 use crate::revision::Note;
 
 /// What somebody says of themselves is cut off after so many characters.
@@ -18,6 +19,12 @@ pub struct Said {
     /// For those who read the history later; by default the CI job's address.
     #[arg(long, value_name = "TEXT")]
     pub(crate) why: Option<String>,
+    /// By which key?
+    #[command(flatten)]
+    pub(super) key: Key,
+    /// How long the signature holds; 30 days when absent.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) expires: Option<Duration>,
 }
 
 impl Said {
@@ -150,7 +157,7 @@ mod tests {
 
     #[test]
     fn flags_come_before_variables_and_a_person_without_either_is_user_at_host() {
-        let said = Said { by: Some("bot".into()), why: Some(" fix 12\nmore".into()) };
+        let said = Said { by: Some("bot".into()), why: Some(" fix 12\nmore".into()), ..Said::default() };
         assert_eq!(note(&said, &[("GITHUB_ACTIONS", "true"), ("GITHUB_ACTOR", "octocat")]), "by bot: fix 12");
         assert_eq!(note(&Said::default(), &[("GITHUB_ACTIONS", "")]), "by ann@laptop");
         let long = Said { why: Some("x".repeat(9_000)), ..Said::default() };

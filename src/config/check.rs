@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET, headers,
-    names::name, notify, parse_header, places, restart, warmup,
+    names::name, notify, parse_header, places, restart, trust, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,7 +40,12 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    let sections = [warmup::complaints(config), restart::complaints(config), notify::complaints(config)];
+    let sections = [
+        warmup::complaints(config),
+        restart::complaints(config),
+        notify::complaints(config),
+        trust::complaints(config),
+    ];
     checks.complaints.into_iter().chain(sections.into_iter().flatten()).collect()
 }
 

@@ -27,6 +27,7 @@ mod secrets;
 mod server_facts;
 mod source;
 mod storage;
+mod trust;
 mod warmup;
 mod yaml;
 
@@ -45,6 +46,7 @@ pub use server_facts::ServerFacts;
 pub use source::S3Location;
 pub(crate) use storage::Fetch;
 pub use storage::S3;
+pub(crate) use trust::Trust;
 pub(crate) use warmup::Warmup;
 
 /// In `state_dir`; there while the pod drains, so that the app can know.
@@ -125,6 +127,8 @@ pub struct Config {
     pub(crate) warmup: Warmup,
     /// Who is told when a pod needs somebody.
     pub(crate) notify: Notify,
+    /// Whose signatures count.
+    pub(crate) trust: Trust,
     /// The drain.
     pub(crate) drain: DrainKeys,
     /// The pod's terminationGracePeriodSeconds.
@@ -435,6 +439,7 @@ impl Default for Config {
             verify: Verify::default(),
             warmup: Warmup::default(),
             notify: Notify::default(),
+            trust: Trust::default(),
             drain: DrainKeys::default(),
             grace_period: Duration::from_secs(30),
             token_file: None,

@@ -229,6 +229,8 @@ pub(crate) enum Hold {
     Paused,
     /// The pointer says so, to all pods that follow it.
     FleetPaused(Note),
+    /// The pointer's signature has expired, at this time.
+    SignatureExpired(String),
     /// `revert` to this release: until the pointer moves, or `resume`.
     Reverted(ReleaseId),
 }

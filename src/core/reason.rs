@@ -79,6 +79,10 @@ reasons! {
     Held = "held",
     /// The pod is about to end.
     Draining = "draining",
+    /// What has to be signed is not.
+    SignatureMissing = "signature_missing",
+    /// A signature does not hold, or its key or release was revoked.
+    SignatureInvalid = "signature_invalid",
     /// The pointer is older than what this pod has seen.
     Replayed = "replayed",
     /// The configuration cannot work.

@@ -90,11 +90,15 @@ impl Effects {
             holder.hold(&release)?;
             match &tools.store {
                 Some(store) => tools.releases.fetch(&store.until(off), &release, sha256.as_deref()).map(Some),
-                None if tools.releases.is_complete(&release)? => Ok(None),
-                None => Err(Problem::new(
-                    Reason::ReleaseUnknown,
-                    format!("{release} is not on the volume, and without `source` nothing can be fetched"),
-                )),
+                None => match tools.releases.marker(&release)? {
+                    Some(marker) => tools.releases.check_signature(None, &marker).map(|()| None),
+                    None => Err(Problem::new(
+                        Reason::ReleaseUnknown,
+                        format!(
+                            "{release} is not on the volume, and without `source` nothing can be fetched"
+                        ),
+                    )),
+                },
             }
         })
         .await?

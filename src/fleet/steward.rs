@@ -25,10 +25,11 @@ use crate::{
 
 /// What a pod has found is written down after this, give or take a fifth: the others' reports come meanwhile.
 const SOON: Duration = Duration::from_secs(5);
-/// The pod that watches the others looks so often,
+/// The pod that watches the others looks so often, and less and less,
 const LOOK: Duration = Duration::from_secs(20);
-/// and less and less, down to this, at which also another one may take its place.
-const LOOK_SELDOM: Duration = Duration::from_secs(600);
+/// down to this, at which another one takes its place if it is gone, and at which it cleans up.
+const LOOK_SELDOM: Duration = Duration::from_secs(3600);
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A pod that has said that it ends is forgotten after this,
 const LEFT_S: u64 = 3600;
 /// and one that has ended without a word after this.
@@ -46,6 +47,8 @@ pub(crate) struct Steward {
     /// The end of this move is known.
     ended: Option<Revision>,
     cleaned: Option<Instant>,
+    /// It was the first pod when that was last asked.
+    first: bool,
 }
 
 /// How the pod stands with the move that all pods are to make.
@@ -74,7 +77,7 @@ impl Steward {
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Self {
         let reports = Reports::of(&store, &pointer);
-        Self { store, pointer, pod, snapshots, reports, ended: None, cleaned: None }
+        Self { store, pointer, pod, snapshots, reports, ended: None, cleaned: None, first: false }
     }
 
     /// Works until the agent ends.
@@ -91,8 +94,10 @@ impl Steward {
                 if let Err(error) = self.look(standing).await {
                     tracing::debug!(%error, "how the last move ended could not be written down");
                 }
-                due = tokio::time::Instant::now() + jittered(pause);
-                pause = (pause * 2).min(LOOK_SELDOM);
+                // At rest, all but one pod ask nothing.
+                let rests = self.ended.as_ref() == Some(&standing.revision) && !self.first;
+                due = tokio::time::Instant::now() + if rests { FOR_EVER } else { jittered(pause) };
+                pause = (pause * if self.first { 2 } else { 30 }).min(LOOK_SELDOM);
             }
             tokio::select! {
                 () = tokio::time::sleep_until(due), if known.is_some() => {}
@@ -112,16 +117,19 @@ impl Steward {
         }
         let open = self.ended.as_ref() != Some(revision);
         let end = match &standing.rejected {
-            Some(_) if !open => return Ok(()),
-            Some(reason) => (Ended::Rejected, format!("{}: {reason}", self.pod)),
-            None if !self.is_first().await? => return Ok(()),
-            None => {
+            Some(reason) if open => (Ended::Rejected, format!("{}: {reason}", self.pod)),
+            None if open || self.first => {
+                self.first = self.is_first().await?;
+                if !self.first {
+                    return Ok(());
+                }
                 self.clean().await?;
                 match open.then_some(self.all_arrived(revision).await?).flatten() {
                     Some(pods) => (Ended::Verified, format!("{pods} of {pods} pods ran it")),
                     None => return Ok(()),
                 }
             }
+            _ => return Ok(()),
         };
         let at = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
         let by = Some(format!("pod {}", self.pod));

@@ -78,6 +78,11 @@ impl Document {
         }
     }
 
+    /// All of its fields.
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// What is put into the store: a line of JSON.
     pub(crate) fn text(&self) -> String {
         let known = ORDER.iter().filter_map(|name| self.fields.get_key_value(*name));

@@ -1,8 +1,8 @@
 //! From the store onto the volume: complete or absent.
 //!
 //! The archive is unpacked while it comes and is hashed: into a staging directory, by a parser that is made for hostile
-//! input. Nothing is sealed (marked, renamed) before all of it was hashed and the digest is the published one; a
-//! signature, where one is required, has to be verified before the archive is read. The tree is synced as a whole
+//! input. Nothing is sealed (marked, renamed) before all of it was hashed and the digest is the published one; the
+//! signed one, where keys are configured, which is verified before the archive is read (`signed.rs`). The tree is synced as a whole
 //! (`syncfs`: a sync per file costs minutes for a Rails tree), then marked, then renamed to its place. Several agents of
 //! one volume may do this at once: the first rename wins, and the others use what is there.
 
@@ -108,13 +108,14 @@ impl Releases {
     ) -> Result<Fetched, Problem> {
         if let Some(marker) = self.marker(id)? {
             self.check_promise(id, &marker, promised)?;
+            self.check_signature(Some(store), &marker)?;
             self.use_as_it_is(&marker)?;
             let Marker { entries, bytes, .. } = marker;
             return Ok(Fetched { downloaded_bytes: 0, was_there: true, entries, bytes });
         }
         self.refuse_foreign(id)?;
         self.place(RELEASES)?;
-        let published = store.require(id)?;
+        let (published, signed) = self.published(store, id)?;
         if let Some(promised) = promised.filter(|promised| *promised != published.sha256) {
             let (key, now) = (published.kind.key(id), &published.sha256);
             let why = format!(
@@ -128,7 +129,7 @@ impl Releases {
         tracing::info!(downloaded_bytes, files = entries, bytes, "unpacked");
         self.make_targets(&unpacked.links)?;
         failpoint::hit("fetch.linked");
-        self.seal(&tree, id, &published, unpacked)?;
+        self.seal(&tree, (id, &published, signed), unpacked)?;
         let was_there = !self.settle(&stage, &tree, id)?;
         failpoint::hit("fetch.done");
         Ok(Fetched { downloaded_bytes, was_there, entries, bytes })
@@ -228,7 +229,7 @@ impl Releases {
         let key = published.kind.key(id);
         let object = store.read(&key, 0, None).map_err(|e| unread(id, e))?;
         let bytes = object.size_bytes;
-        self.check_size(id, bytes)?;
+        self.check_size(id, published, bytes)?;
         let tree = match &into {
             Destination::Tree { dir, spare, .. } => {
                 if spare.is_none() {
@@ -262,7 +263,10 @@ impl Releases {
         }
     }
 
-    fn check_size(&self, id: &ReleaseId, archive_bytes: u64) -> Result<(), Problem> {
+    fn check_size(&self, id: &ReleaseId, published: &Published, archive_bytes: u64) -> Result<(), Problem> {
+        if let Some(signed) = published.bytes.filter(|signed| *signed != archive_bytes) {
+            return Err(corrupt(id, &format!("its archive has {archive_bytes} bytes, signed were {signed}")));
+        }
         if archive_bytes > self.limits.archive_bytes {
             let limit = self.limits.archive_bytes;
             return Err(corrupt(id, &format!("its archive is larger than {limit} bytes")));
@@ -289,8 +293,7 @@ impl Releases {
     fn seal(
         &self,
         tree: &Path,
-        id: &ReleaseId,
-        published: &Published,
+        (id, published, signed): (&ReleaseId, &Published, Option<String>),
         unpacked: Unpacked,
     ) -> Result<(), Problem> {
         let failed = |e: std::io::Error| disk_problem(tree, &e);
@@ -306,6 +309,7 @@ impl Releases {
             entries: unpacked.entries,
             bytes: unpacked.bytes,
             links: unpacked.links,
+            signed,
         };
         let text = serde_json::to_vec(&marker).map_err(|e| Problem::new(Reason::Internal, e.to_string()))?;
         if text.len() as u64 >= MARKER_BYTES_MAX {

@@ -20,9 +20,11 @@
 //! All functions block; callers run them on a [`crate::lane::Lane`].
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::SystemTime,
 };
 
@@ -33,6 +35,7 @@ use crate::{
     beneath,
     core::{Problem, Reason},
     revision::ReleaseId,
+    trust::Trust,
     volume,
 };
 
@@ -59,6 +62,7 @@ mod places;
 pub(crate) mod protection;
 pub mod prune;
 pub(crate) mod publish;
+mod signed;
 mod spare;
 pub mod spare_making;
 mod spare_update;
@@ -163,6 +167,9 @@ pub struct Releases {
     spares: bool,
     patience: fetch_lock::Patience,
     waiting: fetch_lock::Waiting,
+    trust: Arc<Trust>,
+    /// Those whose signatures were verified in this process.
+    verified: Arc<Mutex<BTreeSet<ReleaseId>>>,
 }
 
 /// What a complete release was made from.
@@ -182,6 +189,9 @@ pub struct Marker {
     /// The links that it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) links: Vec<Link>,
+    /// The signed statement that it was fetched by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signed: Option<String>,
 }
 
 /// A complete release on the volume.
@@ -208,6 +218,8 @@ impl Releases {
             spares: true,
             patience: fetch_lock::Patience::default(),
             waiting: fetch_lock::Waiting::default(),
+            trust: Arc::default(),
+            verified: Arc::default(),
         }
     }
 

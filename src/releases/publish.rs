@@ -58,6 +58,7 @@ impl Releases {
             let message = format!("{} is not a complete release", self.path(id).display());
             return Err(Problem::new(Reason::ReleaseCorrupt, message));
         };
+        self.check_before_use(&marker)?;
         // On the way back nothing was fetched. A missing directory must not keep a pod on bad code.
         self.try_to_make_targets(&marker.links);
         let before = self.link_before()?;

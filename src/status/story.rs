@@ -176,6 +176,9 @@ pub(crate) fn next(snapshot: &Snapshot, now: Moment) -> String {
         Stage::Fetching | Stage::Checking if matches!(view.hold, Some(Hold::FleetPaused(_))) => {
             "nothing until `pitstop resume --fleet`".into()
         }
+        Stage::Fetching | Stage::Checking if matches!(view.hold, Some(Hold::SignatureExpired(_))) => {
+            "nothing until the pointer is signed again".into()
+        }
         Stage::Fetching => "the release is verified and unpacked, then the app server restarts onto it".into(),
         Stage::Checking => match view.turn {
             Some(at) => format!("the restart, in {}", in_seconds(at)),
@@ -209,6 +212,7 @@ fn at_rest(view: &View) -> String {
     match (&view.hold, reason, view.stage) {
         (Some(Hold::Paused), ..) => "nothing until `pitstop resume`".into(),
         (Some(Hold::FleetPaused(_)), ..) => "nothing until `pitstop resume --fleet`".into(),
+        (Some(Hold::SignatureExpired(_)), ..) => "nothing until the pointer is signed again".into(),
         (Some(Hold::Reverted(_)), ..) => "nothing until the pointer moves or `pitstop resume` is run".into(),
         (None, _, Stage::Stranded) => {
             "the agent waits until the pointer moves or the app server boots".into()

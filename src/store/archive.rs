@@ -11,6 +11,11 @@ pub(crate) fn manifest_key(id: &ReleaseId) -> String {
     format!("releases/{id}.manifest")
 }
 
+/// Where its signed statement is.
+pub(crate) fn signed_key(id: &ReleaseId) -> String {
+    format!("releases/{id}.signed")
+}
+
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
 pub(crate) const DIGEST_LIMIT_BYTES: u64 = 4096;
 
@@ -23,6 +28,8 @@ pub struct Published {
     pub(crate) sha256: String,
     /// What it needs of the image.
     pub(crate) requires: Vec<Requirement>,
+    /// How large the archive is, where that is signed.
+    pub(crate) bytes: Option<u64>,
 }
 
 impl Published {
@@ -39,7 +46,7 @@ impl Published {
             words.starts_with([' ', '\t', ':']).then(|| words.trim_start_matches(':').to_owned())
         });
         let requires = Requirement::parse_list(&needs.collect::<Vec<_>>().join(" "));
-        Ok(Self { kind, sha256, requires })
+        Ok(Self { kind, sha256, requires, bytes: None })
     }
 
     /// The digest file's content for an archive of this name.
@@ -266,7 +273,8 @@ mod tests {
     #[test]
     fn requirements_follow_the_digest_and_are_read_back() {
         let requires = Requirement::parse_list("ruby=3.3 arch=amd64 gpu=yes");
-        let published = Published { kind: ArchiveKind::TarGz, sha256: "ab".repeat(32), requires };
+        let published =
+            Published { kind: ArchiveKind::TarGz, sha256: "ab".repeat(32), requires, bytes: None };
         let text = published.digest_file("v1.tar.gz");
         assert!(text.ends_with("  v1.tar.gz\n# requires ruby=3.3 arch=amd64 gpu=yes\n"), "{text}");
         assert_eq!(Published::parse(ArchiveKind::TarGz, "k", text.as_bytes()), Ok(published.clone()));

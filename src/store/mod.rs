@@ -4,6 +4,7 @@
 //! pointers/<name>                    what every pod that follows it should run
 //! releases/<id>.tar.zst|.tar.gz      an archive, written once
 //! releases/<id>.manifest             what the archive holds, where `publish` wrote it
+//! releases/<id>.signed               which bytes it is, signed by CI, where `publish --sign` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! moves/<pointer>/<sequence>         each move of it, written once; and `.end`, how that ended
 //! canary/<pointer>/<sequence>/<n>    which pod is the n-th canary of a move, written once by itself
@@ -223,13 +224,16 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Pro
     Ok(Arc::new(store))
 }
 
+/// A signed statement is at most so long.
+pub(crate) const SIGNED_LIMIT_BYTES: u64 = 64 << 10;
+
 /// The key of a pointer.
 pub(crate) fn pointer_key(name: &str) -> String {
     format!("pointers/{name}")
 }
 
 /// The kinds of archives, in the order of preference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ArchiveKind {
     /// tar, compressed by zstd.
     #[serde(rename = "tar.zst")]
@@ -304,6 +308,21 @@ impl Blocking {
     /// As there; also when there is no answer in time.
     pub(crate) fn require(&self, id: &ReleaseId) -> Result<Published, Problem> {
         self.wait(&format!("releases/{id}"), Box::pin(archive::require(self.store.as_ref(), id)))
+    }
+
+    /// The signed statement on a release, if there is one. Must not be called from an async task.
+    ///
+    /// # Errors
+    /// What the store says; also when there is no answer in time.
+    pub(crate) fn signed(&self, id: &ReleaseId) -> Result<Option<Vec<u8>>, Problem> {
+        let key = archive::signed_key(id);
+        match self.wait(&key, self.store.get(&key, None, SIGNED_LIMIT_BYTES)) {
+            Ok(Found::Object { bytes, .. }) => Ok(Some(bytes)),
+            // Without the right to list, S3 denies what is not there.
+            Ok(Found::Absent | Found::NotModified) | Err(StoreError::Denied(_)) => Ok(None),
+            Err(StoreError::TooLarge { .. }) => Ok(Some(Vec::new())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Like [`Store::read`]. Must not be called from an async task.

@@ -9,11 +9,12 @@ use tokio::{
 
 use super::asking::{Asking, Questions, UNHEALTHY, Warming, answered, warmed};
 use crate::{
-    app_server::{AppServer, Description, Look},
+    app_server::{AppServer, Description, Look, WarmupDescription},
     core::{
         Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Traffic, Watchfulness,
         observation::{Candidate, Warmed},
         pace::Pace,
+        verdict::any_booted,
     },
     finding::Finding,
     probe::{Prober, Said, Whom},
@@ -49,6 +50,8 @@ pub(crate) struct Attention {
     pub(crate) second_master: bool,
     /// Whether the files that processes have loaded are wanted.
     pub(crate) wants_files: bool,
+    /// The pod waits for the warm-up of its first server.
+    pub(crate) warms: bool,
     /// A look that begins then, or later, is waited for: no pause comes before it.
     pub(crate) awaited: Moment,
 }
@@ -60,6 +63,8 @@ pub(crate) struct Seen {
     pub(crate) description: Arc<Description>,
     /// Traps in this set-up.
     pub(crate) findings: Vec<Finding>,
+    /// How the warm-up ended that the pod waits for.
+    pub(crate) warmed: Option<Result<Warmed, String>>,
 }
 
 /// The task that looks.
@@ -68,7 +73,7 @@ pub(crate) struct Observer {
     pub(crate) app_server: Arc<dyn AppServer>,
     /// How the app is asked, where it can be.
     pub(crate) prober: Option<Prober>,
-    /// What a candidate is asked before its check, where there is anything.
+    /// What a server is asked before clients reach it, where there is anything.
     pub(crate) warmup: Option<Warmup>,
     /// What the core wants.
     pub(crate) attention: watch::Receiver<Attention>,
@@ -84,8 +89,20 @@ struct Ongoing {
     /// The same of the candidate, and its warm-up.
     candidate: Option<Asking>,
     warming: Option<Warming>,
+    /// The warm-up of the pod's first server.
+    first: First,
+    /// The warm-up that was begun last, for people.
+    warmup: Option<WarmupDescription>,
     /// When files were last looked at.
     files: Option<Instant>,
+}
+
+/// The first server of a pod.
+#[derive(Default)]
+struct First {
+    /// Since when some of it serves.
+    serves: Option<Instant>,
+    warming: Option<Warming>,
 }
 
 impl Observer {
@@ -105,7 +122,7 @@ impl Observer {
             let pause = Duration::from_millis(pace.pause_ms(watchfulness, began < awaited));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = news(&mut ongoing), if watchfulness != Watchfulness::Calm => {}
+                () = news(&mut ongoing, watchfulness != Watchfulness::Calm) => {}
                 changed = self.attention.changed() => if changed.is_err() { return },
             }
         }
@@ -124,6 +141,11 @@ impl Observer {
         let mut look = self.observe().await;
         let of_candidate = self.probe_candidate(ongoing, &mut look).await;
         let probed = self.probe(ongoing, &look).await;
+        let warmed = self.warm_first(&mut ongoing.first, &look.detection).await;
+        if let Some(warming) = ongoing.warming.as_ref().or(ongoing.first.warming.as_ref()) {
+            ongoing.warmup = Some(warming.described());
+        }
+        look.description.warmup.clone_from(&ongoing.warmup);
         let files = self.files(&mut ongoing.files).await;
         let verifying = {
             let attention = self.attention.borrow();
@@ -151,6 +173,7 @@ impl Observer {
             },
             description: Arc::new(look.description),
             findings: look.findings,
+            warmed,
         }
     }
 
@@ -226,10 +249,11 @@ impl Observer {
         };
         // One with a share that an agent before this one gave it needs no warm-up any more.
         if let Some(warmup) = self.warmup.as_ref().filter(|_| share == 0) {
-            let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
+            let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == Some(key));
             if !known {
                 let workers = generation.all_booted();
-                ongoing.warming = workers.map(|workers| Warming::begin(key, warmup.clone(), workers));
+                let begin = |workers| Warming::begin(Some(key), warmup.clone(), workers);
+                ongoing.warming = workers.map(begin);
             }
             let warmed = match &mut ongoing.warming {
                 Some(warming) => warming.ended().await,
@@ -253,6 +277,28 @@ impl Observer {
         };
         let questions = Questions { whom: Whom::Candidate, count, workers };
         self.keep_asking(&mut ongoing.candidate, wanted, questions, pause).await
+    }
+
+    /// The warm-up that the pod waits for: once all workers have booted. Where some never do, or nobody can tell, it is
+    /// begun all the same: each of its two waits has a limit.
+    async fn warm_first(&self, first: &mut First, detection: &Detection) -> Option<Result<Warmed, String>> {
+        let wanted = self.attention.borrow().warms;
+        let Some(warmup) = self.warmup.as_ref().filter(|_| wanted && any_booted(detection)) else {
+            *first = First::default();
+            return None;
+        };
+        let serves = first.serves.get_or_insert_with(Instant::now).elapsed();
+        if first.warming.is_none() {
+            let newest = match detection {
+                Detection::Seen(server) => server.generations.last(),
+                _ => None,
+            };
+            let all = newest.and_then(Generation::all_booted);
+            if all.is_some() || serves >= warmup.timeout() {
+                first.warming = Some(Warming::begin(None, warmup.clone(), all.unwrap_or(1)));
+            }
+        }
+        first.warming.as_mut()?.ended().await
     }
 
     async fn keep_asking(
@@ -302,11 +348,13 @@ fn standing(detection: &mut Detection) -> Standing<'_> {
     }
 }
 
-/// Waits for answers, or for the end of a warm-up, that nobody has seen yet.
-async fn news(ongoing: &mut Ongoing) {
+/// Waits for answers, or for the end of a warm-up, that nobody has seen yet. `all`: for each of them, and not only for
+/// what the pod waits for.
+async fn news(ongoing: &mut Ongoing, all: bool) {
     tokio::select! {
-        () = answered(&mut ongoing.asking) => {}
-        () = answered(&mut ongoing.candidate) => {}
-        () = warmed(&mut ongoing.warming) => {}
+        () = answered(&mut ongoing.asking), if all => {}
+        () = answered(&mut ongoing.candidate), if all => {}
+        () = warmed(&mut ongoing.warming), if all => {}
+        () = warmed(&mut ongoing.first.warming) => {}
     }
 }

@@ -42,7 +42,7 @@ impl Held {
 
     /// The same view, with it.
     pub(crate) fn told(&self, mut view: View) -> View {
-        let ours = !matches!(view.hold, Some(Hold::FleetPaused(_)));
+        let ours = !matches!(view.hold, Some(Hold::FleetPaused(_) | Hold::SignatureExpired(_)));
         let held = view.problem.as_mut().filter(|problem| ours && problem.reason == Reason::Held);
         if let (Some(problem), Some(note)) = (held, &self.0) {
             problem.message = format!("{} ({note})", problem.message);
@@ -88,6 +88,9 @@ fn barred(view: &View, draining: bool) -> Option<&'static str> {
         (false, Some(Hold::FleetPaused(_))) => {
             Some("; but no deploy starts: deploys are paused in all pods (`pitstop resume --fleet`)")
         }
+        (false, Some(Hold::SignatureExpired(_))) => {
+            Some("; but no deploy starts: the pointer's signature expired (`pitstop sign --pointer`)")
+        }
         (false, Some(Hold::Reverted(_))) => {
             Some("; but no deploy starts: this pod was reverted (`pitstop resume`)")
         }
@@ -102,8 +105,8 @@ fn pause(view: &View) -> String {
         (Some(Hold::Reverted(release)), _) => {
             return format!("{until}; the requested revert to {release} continues");
         }
-        (None | Some(Hold::FleetPaused(_)), None) => return until.into(),
-        (None | Some(Hold::FleetPaused(_)), Some(under_way)) => under_way,
+        (None | Some(Hold::FleetPaused(_) | Hold::SignatureExpired(_)), None) => return until.into(),
+        (None | Some(Hold::FleetPaused(_) | Hold::SignatureExpired(_)), Some(under_way)) => under_way,
     };
     match view.stage {
         Stage::Fetching | Stage::Checking => {
@@ -130,6 +133,11 @@ fn resume(view: &View, draining: bool) -> String {
         (None, _) => "deploys were not paused; they follow the pointer".to_owned(),
         (Some(Hold::FleetPaused(note)), _) => {
             format!("deploys are paused in all pods ({note}), which only `pitstop resume --fleet` ends")
+        }
+        (Some(Hold::SignatureExpired(at)), _) => {
+            format!(
+                "the pointer's signature expired at {at}: only `pitstop sign --pointer` lets deploys start"
+            )
         }
         (Some(_), Some(desired)) if !view.in_sync => match reason(view, desired) {
             Some(why) => format!(

@@ -33,11 +33,14 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
         ("in_the_apps_image", with(in_the_apps_image())),
         ("beside_a_classic_agent", with(json!({ "beside": "sidecar", "agent": { "kind": "classic" } }))),
         ("everything_else", with(everything_else())),
+        ("warmed_and_told", with(warmed_and_told())),
         ("nothing_optional", with(nothing_optional())),
         // Run for real by tests/e2e/pods.
         ("pod_native", pod(json!({}))),
         ("pod_classic", pod(json!({ "agent": { "kind": "classic" } }))),
         ("pod_in_the_apps_image", pod(json!({ "agent": { "inAppImage": true } }))),
+        ("pod_warm", pod(json!({ "config": { "warmup": warmup() } }))),
+        ("pod_warm_exec", pod(json!({ "beside": "exec", "config": { "warmup": warmup() } }))),
         ("pod_beside", pod(json!({ "beside": "sidecar" }))),
         ("pod_beside_exec", pod(json!({ "beside": "exec" }))),
     ]
@@ -93,6 +96,23 @@ fn everything_else() -> Value {
             "metricsFrom": [{ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } } }],
         },
         "podMonitor": { "enabled": true, "labels": { "release": "prometheus" } },
+    })
+}
+
+/// The app of the pods answers this once there is a file `go`.
+fn warmup() -> Value {
+    json!({ "requests": ["/slow?s=0&after=go"], "count": 2, "timeout": "10m" })
+}
+
+fn warmed_and_told() -> Value {
+    json!({
+        "config": {
+            "warmup": { "requests": ["/", "/products?page=1"], "limit": "300ms" },
+            "node": "as-you-like",
+            "image": "another:1",
+        },
+        "agent": { "kind": "classic", "readiness": { "periodSeconds": 3 } },
+        "notifications": { "existingSecret": "shop-notify", "signed": true },
     })
 }
 

@@ -13,3 +13,4 @@ mod refused;
 mod rendered;
 mod rig;
 mod same_limits;
+mod watching;

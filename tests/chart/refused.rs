@@ -88,6 +88,14 @@ fn of_images_and_volumes() -> Vec<Refusal> {
 
 fn of_sources() -> Vec<Refusal> {
     vec![
+        (
+            json!({ "notifications": { "signed": true } }),
+            &["notifications.signed", "notifications.existingSecret"],
+        ),
+        (
+            json!({ "notifications": { "existingSecret": "a" }, "config": { "notify": { "url": "https://b/c" } } }),
+            &["config.notify.url", "leave config.notify.url out"],
+        ),
         (json!({ "config": { "source": "" } }), &["config.source is empty", "s3://bucket/prefix"]),
         (
             json!({ "config": { "source": "/store" } }),

@@ -30,7 +30,8 @@ fn unknown_fields(object: &Value) -> Vec<String> {
     let known: &[(&str, &[&str])] = match object["kind"].as_str() {
         Some("PodMonitor") => &[
             ("/spec", &["selector", "podMetricsEndpoints"]),
-            ("/spec/podMetricsEndpoints/0", &["port", "path", "interval", "authorization"]),
+            ("/spec/podMetricsEndpoints/0", &["port", "path", "interval", "authorization", "relabelings"]),
+            ("/spec/podMetricsEndpoints/0/relabelings/0", &["targetLabel", "replacement"]),
             ("/spec/podMetricsEndpoints/0/authorization", &["type", "credentials"]),
             ("/spec/podMetricsEndpoints/0/authorization/credentials", &["name", "key"]),
         ],

@@ -24,6 +24,7 @@ mod publish;
 mod random;
 mod rig;
 mod rollout;
+mod signed;
 mod spare;
 mod spare_making;
 mod together;

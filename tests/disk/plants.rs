@@ -218,11 +218,11 @@ async fn a_pipe_in_the_place_of_a_pointer_is_told_and_what_comes_after_it_is_rea
         [(in_store, Source::Store(store, "production".into())), (file.clone(), Source::File(file))]
     {
         pipe(&at);
-        let problem = pointer::read(&source).await.unwrap_err();
+        let problem = pointer::read(&source, &Default::default()).await.unwrap_err();
         assert!(problem.message.contains("not a regular file"), "{}", problem.message);
         fs::remove_file(&at).unwrap();
         fs::write(&at, "v2").unwrap();
-        assert_eq!(pointer::read(&source).await.unwrap().revision.release, id("v2"));
+        assert_eq!(pointer::read(&source, &Default::default()).await.unwrap().revision.release, id("v2"));
     }
 }
 

@@ -25,7 +25,8 @@ fn watch(source: Source, poll_interval: Duration) -> (Receiver<Latest>, Kick, Ch
     let checks = Checks::default();
     let heard = checks.clone();
     let on_check = Arc::new(move |check| heard.lock().unwrap().push(check));
-    let (receiver, kick) = pointer::watch(Settings { source, poll_interval, on_check }).unwrap();
+    let (receiver, kick) =
+        pointer::watch(Settings { source, trust: Default::default(), poll_interval, on_check }).unwrap();
     (receiver, kick, checks)
 }
 

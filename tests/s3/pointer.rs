@@ -30,7 +30,9 @@ impl Watch {
         let heard = checks.clone();
         let on_check = Arc::new(move |check| heard.lock().unwrap().push(check));
         let source = Source::Store(store, "production".into());
-        let (latest, kick) = pointer::watch(Settings { source, poll_interval: POLL, on_check }).unwrap();
+        let (latest, kick) =
+            pointer::watch(Settings { source, trust: Default::default(), poll_interval: POLL, on_check })
+                .unwrap();
         Self { latest, checks, _kick: kick }
     }
 

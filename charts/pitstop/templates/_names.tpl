@@ -17,6 +17,12 @@
 {{- end }}
 {{- end }}
 
+{{/* What the app is called, in reports, notifications, rules and dashboards. */}}
+{{- define "pitstop.app" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- default .Release.Name $v.config.app }}
+{{- end }}
+
 {{- define "pitstop.selector" -}}
 app.kubernetes.io/name: {{ include "pitstop.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

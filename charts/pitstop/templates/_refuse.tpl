@@ -41,6 +41,12 @@
 - {{ $p }}config.{{ $key }} runs in the agent's container, whose own image holds nothing but pitstop, no Ruby and no shell: set {{ $p }}agent.inAppImage to true.
 {{- end }}
 {{- end }}
+{{- if and $v.notifications.signed (not $v.notifications.existingSecret) }}
+- {{ $p }}notifications.signed needs a Secret: name it in {{ $p }}notifications.existingSecret, with the keys `url` and `key`.
+{{- end }}
+{{- if and $v.notifications.existingSecret (default dict $v.config.notify).url }}
+- {{ $p }}config.notify.url and {{ $p }}notifications.existingSecret both say where notifications go: leave {{ $p }}config.notify.url out.
+{{- end }}
 {{- if and $v.token.enabled (lt (len $v.token.value) 16) }}
 - {{ $p }}token.value has fewer than 16 characters: without a token, anybody who reaches the pod can ask /prestop for a drain. Set it to a random text that stays the same (`openssl rand -hex 24`), or set {{ $p }}token.enabled to false.
 {{- end }}

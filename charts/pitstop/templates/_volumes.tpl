@@ -51,6 +51,11 @@
   mountPath: /run/pitstop-token
   readOnly: true
 {{- end }}
+{{- if $v.notifications.signed }}
+- name: pitstop-notify
+  mountPath: /run/pitstop-notify
+  readOnly: true
+{{- end }}
 {{- if $v.pointer.configMap.name }}
 - name: pitstop-pointer
   mountPath: /etc/pitstop/pointer
@@ -105,6 +110,14 @@
           {{- /* The API server's own default: without it, `kubectl apply` finds a change each time. */}}
           apiVersion: v1
           fieldPath: metadata.annotations['pitstop/token']
+{{- end }}
+{{- if $v.notifications.signed }}
+- name: pitstop-notify
+  secret:
+    secretName: {{ $v.notifications.existingSecret }}
+    optional: true
+    items:
+      - { key: key, path: key }
 {{- end }}
 {{- with $v.pointer.configMap.name }}
 - name: pitstop-pointer

@@ -81,9 +81,17 @@ volumes:
     - name: pitstop
       containerPort: {{ int .Values.agent.port }}
     {{- end }}
-  {{- if .Values.app.healthPath }}
+  {{- if and (eq .Values.beside "exec") (include "pitstop.asksReady" .) }}
+  startupProbe:
+    httpGet:
+      path: /ready
+      port: pitstop
+    {{- include "pitstop.probeTimes" .Values.app.startup | nindent 4 }}
+  {{- else if .Values.app.healthPath }}
   startupProbe:
     {{- include "pitstop.healthProbe" (list . .Values.app.startup) | nindent 4 }}
+  {{- end }}
+  {{- if .Values.app.healthPath }}
   readinessProbe:
     {{- include "pitstop.healthProbe" (list . .Values.app.readiness) | nindent 4 }}
   {{- if .Values.app.liveness.enabled }}
@@ -114,7 +122,11 @@ volumes:
 httpGet:
   path: {{ $.Values.app.healthPath }}
   port: http
-periodSeconds: {{ int $probe.periodSeconds }}
-failureThreshold: {{ int $probe.failureThreshold }}
-timeoutSeconds: {{ default 5 $probe.timeoutSeconds | int }}
+{{ include "pitstop.probeTimes" $probe }}
+{{- end }}
+
+{{- define "pitstop.probeTimes" -}}
+periodSeconds: {{ int .periodSeconds }}
+failureThreshold: {{ int .failureThreshold }}
+timeoutSeconds: {{ default 5 .timeoutSeconds | int }}
 {{- end }}

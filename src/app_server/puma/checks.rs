@@ -47,7 +47,8 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
     checks.push(hot(snapshot));
     checks.extend(phased(snapshot));
     checks.extend(kept_child(snapshot));
-    let fit = fit::of(snapshot, None);
+    let known = fit::known_trouble(snapshot).filter(|_| snapshot.mode == RestartMode::Auto);
+    let fit = fit::of(snapshot, None).and_then(|fit| known.map_or(Ok(fit), Err));
     let goes_beside = fit.is_ok() && matches!(snapshot.mode, RestartMode::Auto | RestartMode::Beside);
     checks.extend(next_puma(snapshot, goes_beside));
     if goes_beside {

@@ -29,12 +29,14 @@ pub(crate) async fn checks(config: &Config) -> Vec<Check> {
         (None, Some(store)) => Source::Store(store.clone(), config.pointer.clone()),
         (None, None) => return vec![Check::unknown(ABOUT, "`source` is not set")],
     };
+    let trust = crate::cli::trust(config);
     let late =
         || Err(Problem::new(Reason::StoreUnreachable, format!("{source}: no answer within {LIMIT:?}")));
-    let pointer = match tokio::time::timeout(LIMIT, pointer::read(&source)).await.unwrap_or_else(|_| late()) {
-        Ok(pointer) => pointer,
-        Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
-    };
+    let pointer =
+        match tokio::time::timeout(LIMIT, pointer::read(&source, &trust)).await.unwrap_or_else(|_| late()) {
+            Ok(pointer) => pointer,
+            Err(problem) => return vec![Check::found(ABOUT, named(&problem))],
+        };
     let read = Check::fine(ABOUT, format!("the pointer is readable and names {}", pointer.revision));
     let Some(store) = store else { return vec![read, Check::unknown(ABOUT, "`source` is not set")] };
     let mut checks = vec![read, release(store.as_ref(), &pointer).await];
@@ -83,7 +85,7 @@ pub(crate) async fn desired(config: &Config) -> Option<ReleaseId> {
         (Some(path), _) => Source::File(path),
         (None, store) => Source::Store(store?, config.pointer.clone()),
     };
-    let read = tokio::time::timeout(LIMIT, pointer::read(&source)).await;
+    let read = tokio::time::timeout(LIMIT, pointer::read(&source, &crate::cli::trust(config))).await;
     Some(read.ok()?.ok()?.revision.release)
 }
 

@@ -14,7 +14,11 @@ use super::{
     show::Show,
 };
 use crate::{
-    cli::{moving, who},
+    cli::{
+        moving,
+        signing::{self, Signer},
+        who,
+    },
     failpoint,
     fleet::{
         Reports,
@@ -34,6 +38,8 @@ pub(super) struct Drive {
     pub(super) store: Arc<dyn Store>,
     /// The pointer's.
     pub(super) name: String,
+    /// Who signs it, where somebody does.
+    pub(super) signer: Option<Arc<Signer>>,
     pub(super) lease: Lease,
     pub(super) commands: Commands,
     pub(super) show: Show,
@@ -149,7 +155,10 @@ impl Drive {
         journal: &Journal,
     ) -> Result<(), StoreError> {
         let key = store::pointer_key(&self.name);
-        let text = changed(document, journal, point, &who::now()).text();
+        let changed = changed(document, journal, point, &who::now());
+        // A key that cannot be had now may be had later: as with the store, nothing is given up.
+        let signed = signing::renewed(&changed, document, &self.name, self.signer.as_deref());
+        let text = signed.map_err(|failure| StoreError::Source(failure.message))?.text();
         let put = self.store.put(&key, Body::Bytes(text.into_bytes()), Condition::Matches(version.clone()));
         match put.await {
             Ok(_) | Err(StoreError::Changed(_)) => {}

@@ -117,11 +117,13 @@ impl Deploy {
         if let Some(trouble) = &candidate.trouble {
             return Err(self.in_trouble(target, trouble.clone()));
         }
-        if candidate.ended {
-            return Err(self.candidate_ended(target, watch));
+        let fell = self.live_fell(look, watch);
+        // A candidate that ends while the live server fails as well has the same cause, as far as anybody can tell.
+        if fell || candidate.ended && self.slots.live_failed > 0 {
+            return Err(self.abort(target, live_fell(), Next::Later));
         }
-        match self.live_fell(look, watch) {
-            true => Err(self.abort(target, live_fell(), Next::Later)),
+        match candidate.ended {
+            true => Err(self.candidate_ended(target, watch)),
             false => Ok(candidate),
         }
     }
@@ -151,7 +153,8 @@ impl Deploy {
 
     /// Two servers side by side do not go together here. The release is not to blame.
     fn in_trouble(&mut self, target: Target, why: Problem) -> State {
-        if self.policy.beside_only {
+        // What the release needs is not there: it would boot alone as little, and the live server must not be ended for it.
+        if self.policy.beside_only || why.reason == Reason::BootFailed {
             return self.abort(target, why, Next::Later);
         }
         self.slots.alone = Some(target.revision.clone());

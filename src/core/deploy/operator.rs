@@ -1,7 +1,7 @@
 //! What an operator may ask of a deploy, and what holds deploys afterwards.
 
 use super::*;
-use crate::{core::Hold, revision::Note};
+use crate::core::Hold;
 
 impl Deploy {
     pub(super) fn obey(&mut self, operator: Operator) {
@@ -52,19 +52,21 @@ impl Deploy {
         match (&self.held, self.paused) {
             (Some((release, _)), _) => Some(Hold::Reverted(release.clone())),
             (None, true) => Some(Hold::Paused),
-            (None, false) => self.fleet_pause().cloned().map(Hold::FleetPaused),
+            (None, false) => self.hold_by_pointer(),
         }
     }
 
     /// A pod that has never run anything starts all the same: without a release it would serve nobody.
-    fn fleet_pause(&self) -> Option<&Note> {
+    fn hold_by_pointer(&self) -> Option<Hold> {
         let born = self.releases.history.verified.is_some();
-        self.desired.as_ref().filter(|_| born)?.paused.as_ref()
+        let pointer = self.desired.as_ref().filter(|_| born)?;
+        let expired = || pointer.expired.clone().map(Hold::SignatureExpired);
+        pointer.paused.clone().map(Hold::FleetPaused).or_else(expired)
     }
 
     /// No forward step of the pointer's move begins.
     pub(super) fn pauses(&self) -> bool {
-        matches!(self.hold(), Some(Hold::Paused | Hold::FleetPaused(_)))
+        matches!(self.hold(), Some(Hold::Paused | Hold::FleetPaused(_) | Hold::SignatureExpired(_)))
     }
 }
 
@@ -76,6 +78,9 @@ impl Hold {
             Self::FleetPaused(note) => {
                 format!("deploys are paused in all pods ({note}): `pitstop resume --fleet` goes on")
             }
+            Self::SignatureExpired(at) => format!(
+                "the pointer's signature expired at {at}, so no deploy starts: `pitstop sign --pointer` signs it again"
+            ),
             Self::Reverted(release) => format!(
                 "this pod was sent back to {release} by an operator, until the pointer moves: `pitstop resume` \
                  goes on before that"
@@ -92,6 +97,7 @@ mod tests {
         Agent,
         deploy::tests::{policy, recovered_agent},
     };
+    use crate::revision::Note;
 
     fn line(event: RecordEvent, release: &str, sequence: u64) -> Record {
         Record { event, revision: revision(release, sequence), reason: None, baseline: None, mode: None }

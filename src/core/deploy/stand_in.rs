@@ -17,7 +17,14 @@ pub(crate) fn stand_ins(
     if matches!(why, Reason::VolumeUnavailable | Reason::Internal | Reason::ConfigInvalid) {
         return Vec::new();
     }
-    let store_works = matches!(why, Reason::ReleaseUnknown | Reason::ReleaseCorrupt | Reason::Rejected);
+    let store_works = matches!(
+        why,
+        Reason::ReleaseUnknown
+            | Reason::ReleaseCorrupt
+            | Reason::Rejected
+            | Reason::SignatureMissing
+            | Reason::SignatureInvalid
+    );
     let previous = pointer.and_then(|pointer| pointer.previous.as_ref());
     let rolled_back = |release| pointer.is_some_and(|pointer| pointer.rolled_back.contains(release));
     let here = [history.verified.as_ref(), history.previous.as_ref(), previous.filter(|_| store_works)];

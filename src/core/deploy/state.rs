@@ -96,6 +96,8 @@ pub(super) struct Move {
     pub(crate) mode: Mode,
     /// The step waits no longer than this.
     pub(crate) until: Option<Moment>,
+    /// The last plan was refused, and that was said.
+    pub(crate) refused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -281,7 +283,7 @@ impl From<Verify> for MoveStep {
 
 impl Move {
     pub(crate) fn forward(target: Target, step: MoveStep) -> Self {
-        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None }
+        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None, refused: false }
     }
 
     pub(crate) fn back(&self) -> Option<&Back> {

@@ -362,6 +362,28 @@ fn where_nothing_else_will_do_it_is_tried_again_later_and_says_why() {
 }
 
 #[test]
+fn a_database_that_is_down_ends_no_server_and_rejects_nothing() {
+    let mut rig = Rig::candidate_boots(Rig::quick());
+    rig.done.clear();
+    let trouble = Problem::new(Reason::BootFailed, "a database refuses connections");
+    rig.set_candidate(Some(Candidate { trouble: Some(trouble), ended: true, ..candidate(None) }));
+    rig.looks(3);
+    assert_eq!(rig.done(), ["current v1", "reverted v1", "= Reverted"]);
+    let view = rig.agent.view();
+    assert_eq!((view.stage, reason(&rig.agent)), (Stage::Steady, Some(Reason::BootFailed)));
+    assert!(view.rejected.is_empty() && view.retry_at.is_some());
+}
+
+#[test]
+fn a_candidate_that_ends_while_the_live_server_fails_as_well_is_not_rejected() {
+    let mut rig = Rig::candidate_boots(Rig::quick());
+    rig.answers = Some(Probe::Unhealthy);
+    rig.set_candidate(Some(Candidate { ended: true, ..candidate(None) }));
+    rig.looks(3);
+    assert_eq!((rig.agent.view().rejected.len(), reason(&rig.agent)), (0, Some(Reason::ProbeFailed)));
+}
+
+#[test]
 fn the_live_servers_health_outranks_the_candidates() {
     let mut rig = Rig::candidate_boots(Rig::quick());
     rig.boots();
