@@ -18,7 +18,7 @@ demo: ## real Puma under load: good, bad and crashed deploys, then the end of th
 	cargo run --quiet --example demo
 
 test: ## every test, the ones with a real Puma too
-	@.ci/setup puma passenger unicorn fuse init archivers minisign moto charts prometheus jobs nextest $(ROOTS) $(PODS)
+	@.ci/setup puma passenger unicorn fuse init archivers minisign moto charts prometheus jobs browser nextest $(ROOTS) $(PODS)
 	$(if $(PODS),.ci/pod-images)
 	.ci/alone cargo nextest run --workspace
 
@@ -56,4 +56,4 @@ manifests: ## what is made of the chart: its README's table, its schema, the pla
 	PITSTOP_WRITE=1 cargo nextest run --test chart -E 'test(/^(documented|plain)/)'
 
 setup: ## install all that the other targets need (Debian 12, as root)
-	@.ci/setup puma passenger unicorn fuse init archivers minisign moto charts prometheus jobs nextest deny trixie rails kustomize pods image
+	@.ci/setup puma passenger unicorn fuse init archivers minisign moto charts prometheus jobs browser nextest deny trixie rails kustomize pods image

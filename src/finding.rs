@@ -20,6 +20,17 @@ pub(crate) enum Severity {
     Broken,
 }
 
+impl Severity {
+    /// As in JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Risky => "risky",
+            Self::Broken => "broken",
+        }
+    }
+}
+
 /// A trap in this pod's set-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "Shown")]

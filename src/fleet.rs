@@ -11,6 +11,7 @@
 //! who reads it can tell a pod that lives from one that is gone; `promote --wait` and `pitstop fleet` read it.
 
 mod canary;
+mod glance;
 pub(crate) mod moves;
 mod neighbours;
 mod report;
@@ -18,6 +19,8 @@ mod reports;
 mod steward;
 
 pub(crate) use canary::Chooser;
+pub use glance::Glance;
+pub(crate) use glance::Overview;
 pub use neighbours::Reader;
 pub(crate) use report::LIVE;
 #[cfg(test)]
@@ -86,6 +89,11 @@ impl Reporter {
     pub(crate) fn steward(&self) -> Steward {
         let (store, pointer, pod) = (self.store.clone(), self.pointer.clone(), self.pod.clone());
         Steward::new(store, pointer, pod, self.snapshots.clone())
+    }
+
+    /// What the page shows of the others.
+    pub(crate) fn glance(&self) -> Glance {
+        Glance::at(self.store.clone(), &self.pointer)
     }
 
     /// Reports until the agent ends, and that it ends. Failures are said once, and tried again later.

@@ -238,9 +238,11 @@ async fn serve(
         supervisor,
         token: Token::new(config.token_file.clone()),
         own_findings,
+        fleet: None,
         clock: boottime,
     };
     let reporter = reporter(config, &parts, handles.snapshots.clone());
+    let handles = Handles { fleet: reporter.as_ref().map(Reporter::glance), ..handles };
     let notifier = Notifier::new(&config.notify, sender(config), handles.snapshots.clone());
     let mut inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
     let reader = reporter.as_ref().map(|reporter| reporter.reader(config.restart.max_unavailable));

@@ -13,14 +13,14 @@ use axum::{
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{Handles, connections, listen::listen_on, prestop};
+use super::{Handles, connections, listen::listen_on, page, prestop};
 use crate::finding::{Code, Finding};
 
 /// The pauses between attempts at a taken port double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The endpoints. /live, /startup and /ready are open for probes, /status and /metrics ask for the
-/// token, where there is one, and /prestop does so itself.
+/// token, where there is one; /prestop and the page do so themselves.
 pub(crate) fn router(handles: Handles) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
@@ -31,6 +31,8 @@ pub(crate) fn router(handles: Handles) -> Router {
         .route("/startup", get(startup))
         .route("/ready", get(ready))
         .route("/prestop", get(prestop::prestop).post(prestop::prestop))
+        .route("/", get(page::page))
+        .route("/help/{name}", get(page::help))
         .merge(guarded)
         .layer(middleware::from_fn_with_state(handles.clone(), prestop::note_kubelet))
         .with_state(handles)

@@ -7,6 +7,7 @@ mod admin;
 mod connections;
 mod http;
 mod listen;
+mod page;
 mod prestop;
 mod token;
 
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use crate::{
     core::Moment,
     finding::Finding,
+    fleet::Glance,
     handle::SupervisorHandle,
     metrics::Metrics,
     status::{Snapshot, Status},
@@ -42,6 +44,8 @@ pub struct Handles {
     pub token: Token,
     /// What the server itself has found, the port that is taken above all.
     pub own_findings: Arc<Mutex<Vec<Finding>>>,
+    /// The other pods; `None` where there is no store to tell of them.
+    pub fleet: Option<Glance>,
     /// The clock of the snapshots.
     pub clock: fn() -> Moment,
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use subtle::ConstantTimeEq;
 
 use crate::plain_file;
@@ -39,6 +40,17 @@ impl Token {
 
     /// Whether a request with these headers may be answered.
     pub(crate) async fn admits(&self, headers: &HeaderMap) -> bool {
+        self.is(sent(headers)).await
+    }
+
+    /// The same for what only shows something to a person: a browser can send the token as a password. It sends that
+    /// by itself to each address of the agent, also because of somebody else's page: so nothing else takes it.
+    pub(crate) async fn admits_browser(&self, headers: &HeaderMap) -> bool {
+        let password = password(headers);
+        self.is(password.as_deref().or(sent(headers))).await
+    }
+
+    async fn is(&self, sent: Option<&str>) -> bool {
         let Some(file) = &self.file else { return true };
         let read = tokio::time::timeout(READ_LIMIT, self.read(file.clone())).await;
         let token = match read {
@@ -49,7 +61,7 @@ impl Token {
             }
             Err(_) => self.last(),
         };
-        matches!((token, sent(headers)), (Some(token), Some(sent)) if same(&token, sent))
+        matches!((token, sent), (Some(token), Some(sent)) if same(&token, sent))
     }
 
     /// One at a time, so that a mount that hangs takes one thread and not all.
@@ -78,6 +90,14 @@ impl Token {
 fn sent(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Of `Authorization: Basic`; the user may be any.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let (scheme, both) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let both = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(both.trim()).ok())??;
+    let both = String::from_utf8(both).ok()?;
+    both.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 /// The time it takes tells nothing about the token but its length.

@@ -48,6 +48,7 @@ fn handles(token_file: Option<PathBuf>) -> (Handles, Requests, watch::Sender<Arc
         supervisor,
         token: Token::new(token_file),
         own_findings: Arc::new(Mutex::default()),
+        fleet: None,
         clock: || Moment(0),
     };
     (handles, requests, snapshots)
@@ -347,4 +348,36 @@ async fn operators_ask_over_a_socket_that_is_theirs_alone() {
     };
     let (answer, ()) = tokio::join!(asked, obey);
     assert_eq!(answer, (409, r#"{"error":"no drain is under way"}"#.into()));
+}
+
+const AS_PASSWORD: &str = "Authorization: Basic YW55OnNlY3JldA==\r\n";
+
+#[tokio::test]
+async fn the_page_takes_the_token_as_a_browsers_password_and_nothing_else_does() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "secret").unwrap();
+    let app = app(Some(file.path().to_owned())).await;
+    for path in ["/", "/help/runbook"] {
+        assert_eq!(app.get(path, "").await.0, 401);
+        assert_eq!(app.get(path, AS_PASSWORD).await.0, 200);
+        assert_eq!(app.get(path, "Authorization: Bearer secret\r\n").await.0, 200);
+        assert_eq!(app.get(path, "Authorization: Basic YW55Ondyb25n\r\n").await.0, 401);
+    }
+    for path in ["/status", "/metrics", "/prestop"] {
+        assert_eq!(app.get(path, AS_PASSWORD).await.0, 401, "{path}");
+    }
+    assert_eq!(app.get("/help/nothing", AS_PASSWORD).await.0, 404);
+}
+
+#[tokio::test]
+async fn what_others_have_written_is_text_on_the_page() {
+    let app = app(None).await;
+    app.publish(|snapshot| {
+        let problem = Problem::new(Reason::BootFailed, "LoadError: <script>alert(1)</script>");
+        *snapshot = Snapshot::unknown(Moment(0), problem);
+    });
+    let (code, body) = app.get("/", "").await;
+    assert_eq!(code, 200);
+    assert!(body.contains("LoadError: &lt;script&gt;alert(1)&lt;/script&gt;"), "{body}");
+    assert!(body.contains("href=\"/help/runbook#boot_failed\""), "{body}");
 }

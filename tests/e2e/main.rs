@@ -29,6 +29,7 @@ mod drain;
 mod exec;
 mod jobs;
 mod operator;
+mod page;
 mod passenger;
 mod pods;
 mod proof;

@@ -49,11 +49,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Finding { code, severity, message, fix } in &self.findings {
-            let severity = match severity {
-                Severity::Broken => "broken",
-                Severity::Risky => "risky",
-                Severity::Note => "note",
-            };
+            let severity = severity.word();
             writeln!(f, "{severity:<7} {code}: {message}\n        fix: {fix}")?;
         }
         for (kind, lines) in [("fine", &self.fine), ("unknown", &self.unknown)] {
