@@ -22,7 +22,7 @@ mod agents;
 #[path = "../tests/fleet/rig.rs"]
 mod rig;
 
-use rig::Fleet;
+use rig::{Fleet, PATIENCE};
 
 const SIZES: [usize; 3] = [30, 100, 300];
 /// A fleet at rest is watched for so long.
@@ -111,7 +111,7 @@ fn arrived(s3: &S3Rig, pods: usize, release: &str, sequence: u64) {
     };
     let since = Instant::now();
     while !(0..pods).all(|pod| says(pod).is_some()) {
-        assert!(since.elapsed() < Duration::from_secs(600), "{release} does not arrive in all {pods} pods");
+        assert!(since.elapsed() < 3 * PATIENCE, "{release} does not arrive in all {pods} pods");
         thread::sleep(Duration::from_millis(200));
     }
 }

@@ -67,11 +67,22 @@ impl Reports {
     /// # Errors
     /// What the store says.
     pub(crate) async fn look(&mut self) -> Result<(), StoreError> {
-        let pods: Vec<_> = self.list().await?.into_iter().map(|listed| listed.key).collect();
+        self.look_at(usize::MAX).await.map(drop)
+    }
+
+    /// Reads what has changed of the `most` pods that come first in their order. Returns the names of all pods.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn look_at(&mut self, most: usize) -> Result<Vec<String>, StoreError> {
+        let all: Vec<_> = self.list().await?.into_iter().map(|listed| listed.key).collect();
+        let mut pods = all.clone();
+        pods.sort_by_key(|pod| order(pod));
+        pods.truncate(most);
         self.known.retain(|pod, _| pods.contains(pod));
         self.read(&pods).await?;
         self.looked = true;
-        Ok(())
+        Ok(all)
     }
 
     /// The names of all pods that have ever reported, in the place of the keys, and when they last did.

@@ -144,7 +144,7 @@ impl Crew {
     }
 }
 
-/// Runs them until its input ends: `start POD`, `kill POD`, or `most`, which is answered with a number.
+/// Runs them until its input ends: `kill POD`, or `most`, which is answered with a number.
 pub fn run() {
     let pods: usize = std::env::var(PODS).unwrap().parse().unwrap();
     let dir = Path::new(&std::env::var(DIR).unwrap()).to_owned();
@@ -152,7 +152,6 @@ pub fn run() {
     (0..pods).for_each(|pod| crew.start(&format!("web-{pod}")));
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().split_once(' ') {
-            Some(("start", pod)) => crew.start(pod),
             Some(("kill", pod)) => crew.kill(pod),
             _ => println!("\nmost {}", crew.restarts.most.swap(0, Ordering::SeqCst)),
         }

@@ -3,19 +3,16 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use serde_json::Value;
 
 use super::agents::{DIR, PODS};
 
 /// Whatever is waited for comes within this.
-const PATIENCE: Duration = Duration::from_secs(200);
+pub const PATIENCE: Duration = Duration::from_secs(200);
 
 /// Variables for a process.
 pub type Env = Vec<(String, String)>;
@@ -25,7 +22,7 @@ pub struct Fleet {
     input: ChildStdin,
     lines: mpsc::Receiver<String>,
     promoter: Env,
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Fleet {
@@ -44,7 +41,7 @@ impl Fleet {
         let (tell, lines) = mpsc::channel();
         let output = BufReader::new(process.stdout.take().unwrap());
         thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Self { input: process.stdin.take().unwrap(), process, lines, promoter, dir }
+        Self { input: process.stdin.take().unwrap(), process, lines, promoter, _dir: dir }
     }
 
     /// A release of one file.
@@ -58,40 +55,14 @@ impl Fleet {
         done(&self.promoter, args)
     }
 
-    /// What `pitstop fleet --json` says of the pods.
-    pub fn pods(&self) -> Vec<Value> {
-        let told: Value = serde_json::from_str(&self.pitstop(&["fleet", "production", "--json"])).unwrap();
-        told["pointers"][0]["pods"].as_array().unwrap().clone()
-    }
-
-    #[track_caller]
-    pub fn until(&self, what: &str, mut holds: impl FnMut(&[Value]) -> bool) -> Vec<Value> {
-        let since = Instant::now();
-        loop {
-            let pods = self.pods();
-            if holds(&pods) {
-                return pods;
-            }
-            assert!(since.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{pods:#?}");
-            thread::sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// All of so many pods run this, proved.
-    #[track_caller]
-    pub fn all_run(&self, pods: usize, release: &str) -> Vec<Value> {
-        self.until(&format!("{pods} pods run {release}"), |all| {
-            all.iter().filter(|pod| pod["running"] == release && pod["state"] == "in_sync").count() == pods
-        })
-    }
-
-    pub fn kill(&mut self, pod: &str) {
-        writeln!(self.input, "kill {pod}").unwrap();
+    /// To the process of the agents.
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
     }
 
     /// How many app servers restarted at the same time since this was asked last.
     pub fn most_at_once(&mut self) -> usize {
-        writeln!(self.input, "most").unwrap();
+        self.tell("most");
         loop {
             let line = self.lines.recv_timeout(PATIENCE).expect("the agents answer");
             if let Some(most) = line.strip_prefix("most ") {
