@@ -30,10 +30,7 @@ fn of_kind(kind: &str) -> Value {
 
 #[test]
 fn the_plain_manifests_are_the_charts() {
-    let values = KINDS.map(|kind| {
-        let mut values = of_kind(kind);
-        values
-    });
+    let values = KINDS.map(of_kind);
     let questions = values.iter().fold(Questions::default(), |all, values| all.render(&chart(), values));
     let Some(answers) = questions.ask() else { return };
     for (kind, rendered) in KINDS.iter().zip(&answers.renders) {

@@ -58,7 +58,7 @@ seccompProfile:
 {{- end }}
 {{- end }}
 {{- /* A label that the pod has not is an empty text, and a key that is not set. */}}
-{{- range $key, $path := dict "node" "spec.nodeName" "zone" "metadata.labels['topology.kubernetes.io/zone']" }}
+{{- range $key, $path := dict "address" "status.podIP" "node" "spec.nodeName" "zone" "metadata.labels['topology.kubernetes.io/zone']" }}
 {{- if not (get $v.config $key) }}
 - name: PITSTOP_{{ upper $key }}
   valueFrom:
