@@ -365,7 +365,7 @@ mod tests {
     fn restart_modes_phased_and_beside_are_for_puma_alone() {
         let with_mode = |kind, mode| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, mode);
         for (mode, refusal) in
-            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "held to deploys beside")]
+            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "deploys beside")]
         {
             refused("restart.mode", refusal, with_mode(AppServerKind::Unicorn, mode));
             assert_eq!(with(with_mode(AppServerKind::Puma, mode)), []);
