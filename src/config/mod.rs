@@ -78,6 +78,8 @@ pub struct Config {
     pub(crate) zone: Option<String>,
     /// The image of the app's container.
     pub(crate) image: Option<String>,
+    /// Where the other end of a connection reaches this pod.
+    pub(crate) address: Option<String>,
     /// The volume's root.
     pub(crate) deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
@@ -413,6 +415,7 @@ impl Default for Config {
             node: None,
             zone: None,
             image: None,
+            address: None,
             deploy_to: "/srv/app".into(),
             current: None,
             fallback_dir: None,

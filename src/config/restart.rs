@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, check::Complaint};
-use crate::core::Shift;
+use crate::{core::Shift, revision::PodCount};
 
 /// How restarts are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub(crate) struct Restart {
     /// `timeout` by default, and 0s: they wait for nobody.
     #[serde(with = "humantime_serde")]
     pub(crate) spread: Option<Duration>,
+    /// So many pods of a fleet may be in a restart at once that exposes or stalls its clients before its check.
+    pub(crate) max_unavailable: PodCount,
     /// Beside: how much of the new connections the second server gets, step by step.
     pub(crate) shift: Vec<Percent>,
     /// How long each step lasts, at least.
@@ -72,6 +74,7 @@ impl Default for Restart {
             long_requests: LongRequests::Wait,
             wait_in_flight: None,
             spread: None,
+            max_unavailable: PodCount::Percent(25),
             shift: vec![Percent(ALL)],
             bake: Duration::ZERO,
             shift_requests: 20,

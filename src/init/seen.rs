@@ -1,6 +1,6 @@
 //! What is seen of a server's sockets, in /proc.
 
-use super::reach::Tree;
+use super::{children::own_pid, reach::Tree};
 use crate::{app_server::puma::binds, procs};
 
 /// Whether the server that was started as this process listens on the sockets that it was given: each an inode, and
@@ -16,6 +16,15 @@ pub(crate) fn inherited(root: i32, given: &[(u64, usize)]) -> Option<bool> {
         return Some(true);
     }
     seen.contains(&Held::NoneOfSome).then_some(false)
+}
+
+/// Processes that hold one of these sockets, and are of no server that runs: an earlier one has left them behind.
+pub(crate) fn left_behind(sockets: &[u64], servers: &[i32]) -> Vec<i32> {
+    let Ok(tree) = Tree::now() else { return Vec::new() };
+    let running: Vec<i32> =
+        servers.iter().flat_map(|server| std::iter::once(*server).chain(tree.below(*server))).collect();
+    let holds = |pid: &i32| procs::sockets_of(*pid).iter().any(|socket| sockets.contains(socket));
+    tree.below(own_pid()).into_iter().filter(|pid| !running.contains(pid) && holds(pid)).collect()
 }
 
 /// What a Puma below this process binds, in its own words, once it listens; `None` for any other server.

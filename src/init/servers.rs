@@ -314,7 +314,13 @@ impl Servers {
         over
     }
 
+    /// Nobody is left who would take connections there: a server that went into the background has no run any more.
     fn empty(&self, slot: Slot) {
+        let sockets: Vec<u64> = self.groups.iter().filter_map(|group| group.inode(slot)).collect();
+        let running: Vec<i32> = self.pids().into_iter().filter(|pid| *pid > 0).collect();
+        if slot != self.slots.live() {
+            seen::left_behind(&sockets, &running).into_iter().for_each(kill);
+        }
         let found: usize = self.groups.iter().map(|group| group.empty(slot)).sum();
         if found > 0 {
             tracing::info!(slot = slot.name(), found, "closed connections that nobody would have accepted");

@@ -48,6 +48,7 @@ fn view() -> View {
         stage: Stage::Verifying,
         attempt: Attempt(3),
         desired: Some(Revision { release: release("v2"), sequence: Some(2) }),
+        canary: None,
         running: Some(release("v1")),
         proof: None,
         previous: None,

@@ -22,7 +22,7 @@ use super::{
     Slot,
     program::{self, Candidate, Steering},
 };
-use crate::config::ListenAddress;
+use crate::{config::ListenAddress, procs};
 
 /// Why the sockets cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,10 @@ impl Group {
     /// [`ListenError`]; nothing is held then.
     pub(crate) fn open(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
         alone(address)?;
+        Self::shared(address, live)
+    }
+
+    fn shared(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
         let mut group = Self { address: address.clone(), sockets: Vec::new() };
         for slot in Slot::ALL {
             let socket = group.bound(true)?;
@@ -62,7 +66,10 @@ impl Group {
             group.listen_last()?;
         }
         group.steer(live, None).map_err(ListenError::NoProgram)?;
-        Ok(group)
+        // Who came between the two binds shares the connections, and moves the kernel's indices.
+        let ours: Vec<u64> = Slot::ALL.into_iter().filter_map(|slot| group.inode(slot)).collect();
+        let others = procs::listening_at(address.socket()).into_iter().any(|inode| !ours.contains(&inode));
+        if others { Err(ListenError::Taken(address.text().to_owned())) } else { Ok(group) }
     }
 
     pub(crate) fn address(&self) -> &ListenAddress {
@@ -75,7 +82,7 @@ impl Group {
 
     fn listen_last(&self) -> Result<(), ListenError> {
         let Some((_, socket)) = self.sockets.last() else { return Ok(()) };
-        net::listen(socket, self.address.backlog()).map_err(|error| failed(&self.address, error.into()))
+        net::listen(socket, self.address.backlog()).map_err(|error| refused(&self.address, error))
     }
 
     /// From the next connection on. The candidate gets so many of 1000.
@@ -162,14 +169,15 @@ fn bind(address: &ListenAddress, shared: bool) -> Result<OwnedFd, ListenError> {
         net::bind(&socket, &address.socket())?;
         Ok(socket)
     };
-    bound().map_err(|error| match error {
-        rustix::io::Errno::ADDRINUSE => ListenError::Taken(address.text().to_owned()),
-        error => failed(address, error.into()),
-    })
+    bound().map_err(|error| refused(address, error))
 }
 
-fn failed(address: &ListenAddress, source: io::Error) -> ListenError {
-    ListenError::Failed { address: address.text().to_owned(), source }
+fn refused(address: &ListenAddress, error: rustix::io::Errno) -> ListenError {
+    let address = address.text().to_owned();
+    match error {
+        rustix::io::Errno::ADDRINUSE => ListenError::Taken(address),
+        error => ListenError::Failed { address, source: error.into() },
+    }
 }
 
 #[cfg(test)]
@@ -275,6 +283,18 @@ mod tests {
             assert!(error.contains(address.text()), "{error}");
         }
         Group::open(&address, Slot::A).unwrap();
+    }
+
+    #[test]
+    fn who_joins_between_the_two_binds_is_found() {
+        for host in ["127.0.0.1", "[::1]"] {
+            let address = free(host);
+            let other = bind(&address, true).unwrap();
+            net::listen(&other, 1).unwrap();
+            assert!(matches!(Group::shared(&address, Slot::A), Err(ListenError::Taken(_))), "{host}");
+            drop(other);
+            Group::shared(&address, Slot::A).unwrap();
+        }
     }
 
     #[test]

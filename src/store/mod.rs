@@ -7,6 +7,7 @@
 //! releases/<id>.signed               which bytes it is, signed by CI, where `publish --sign` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! moves/<pointer>/<sequence>         each move of it, written once; and `.end`, how that ended
+//! canary/<pointer>/<sequence>/<n>    which pod is the n-th canary of a move, written once by itself
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
 //! ```
 
@@ -67,6 +68,16 @@ pub enum Body {
     Bytes(Vec<u8>),
     /// The content of this file.
     File(PathBuf),
+}
+
+/// An object of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// When it was written, in seconds of the store's own clock: comparable with each other only. 0 where it does not
+    /// tell.
+    pub written_s: u64,
 }
 
 /// A big object, opened for reading.
@@ -174,8 +185,18 @@ pub trait Store: Send + Sync {
         condition: Condition,
     ) -> BoxFuture<'a, Result<Version, StoreError>>;
 
+    /// What lies directly below `prefix`, sorted by key.
+    fn list_dated<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
+
     /// The keys that begin with `prefix`, sorted.
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(
+            async move { Ok(self.list_dated(prefix).await?.into_iter().map(|listed| listed.key).collect()) },
+        )
+    }
+
+    /// Deletes a small object; one that is not there is deleted.
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// A directory in which a local file system reports changes of `key`; `None` where polling is all.
     fn watch_dir(&self, _key: &str) -> Option<PathBuf> {

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     app_server::Description,
     core::{
-        Agent, Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reason, Recovered, Watchfulness,
+        Agent, Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reading, Reason, Recovered,
+        Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
         observation::Warmed,
         verdict,
@@ -29,8 +30,8 @@ pub(crate) struct State {
     log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
-    /// How often the other pods' reports are read.
-    fleet: watch::Sender<Option<u64>>,
+    /// What is read of the other pods' reports.
+    fleet: watch::Sender<Option<Reading>>,
     /// The callers of /prestop, and since when they wait.
     waiting: Vec<(Moment, oneshot::Sender<PrestopEnd>)>,
     /// What the pointer said before deploys could begin.
@@ -119,7 +120,7 @@ impl State {
         self.attention.subscribe()
     }
 
-    pub(crate) fn reads_fleet(&self) -> watch::Receiver<Option<u64>> {
+    pub(crate) fn reads_fleet(&self) -> watch::Receiver<Option<Reading>> {
         self.fleet.subscribe()
     }
 
@@ -414,8 +415,12 @@ impl State {
             *attention = wanted;
             changed
         });
-        let each = self.agent.reads_fleet_each();
-        self.fleet.send_if_modified(|wanted| std::mem::replace(wanted, each) != each);
+        let wanted = self.agent.reads_fleet();
+        self.fleet.send_if_modified(|reading| {
+            let changed = *reading != wanted;
+            *reading = wanted;
+            changed
+        });
         let attempt: Attempt = view.attempt;
         let since = Since::after(&self.inputs.snapshots.borrow(), &view, now);
         let snapshot = Snapshot {

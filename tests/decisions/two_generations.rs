@@ -295,6 +295,7 @@ fn policy() -> Policy {
         wait_in_flight_ms: 0,
         spread_ms: None,
         reports: false,
+        wave: 0,
         fallback: false,
         unwell_ms: 1_000,
         unwell_max_ms: 4_000,

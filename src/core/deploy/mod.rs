@@ -302,14 +302,16 @@ impl Deploy {
 
     /// How long a restart may take that was asked for while this was there.
     fn timeout_of(&self, baseline: &Baseline) -> u64 {
-        let Policy { hot_timeout_ms, phased_timeout_ms, phased_worker_ms, .. } = self.policy;
         match baseline.mode {
-            Mode::Hot | Mode::Beside => hot_timeout_ms,
-            Mode::Phased => {
-                let workers = u64::try_from(baseline.processes.len().max(1)).unwrap_or(u64::MAX);
-                phased_timeout_ms.saturating_add(phased_worker_ms.saturating_mul(workers))
-            }
+            Mode::Hot | Mode::Beside => self.policy.hot_timeout_ms,
+            Mode::Phased => self.phased_timeout(baseline.processes.len()),
         }
+    }
+
+    fn phased_timeout(&self, workers: usize) -> u64 {
+        let Policy { phased_timeout_ms, phased_worker_ms, .. } = self.policy;
+        let workers = u64::try_from(workers.max(1)).unwrap_or(u64::MAX);
+        phased_timeout_ms.saturating_add(phased_worker_ms.saturating_mul(workers))
     }
 
     /// How long the restart may take that was asked for last.
@@ -350,7 +352,7 @@ impl Deploy {
         let late = self.write_again.filter(|_| !self.unwritten.is_empty());
         let mut due: Vec<Moment> = self.retry_at.into_iter().chain(late).collect();
         match &self.state {
-            State::Moving(m) => due.extend(m.deadlines(&self.policy)),
+            State::Moving(m) => due.extend(m.deadlines(&self.policy).into_iter().chain(self.turn_at())),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.drift_since.map(|since| since.plus(self.policy.soak_ms)));
                 due.extend(self.releases.proven.as_ref().and_then(Proven::until));

@@ -245,8 +245,8 @@ pub(super) enum MoveStep {
 pub(super) struct Spread {
     /// This pod's place by its name.
     pub(crate) place: Moment,
-    /// No longer than this, whatever others report: reports can be forged.
-    pub(crate) last: Moment,
+    /// As long as a restart may take, in milliseconds.
+    pub(crate) takes_ms: u64,
     /// An operator wants it tried, whatever the others have found.
     pub(crate) at_once: bool,
 }
@@ -396,7 +396,6 @@ impl Move {
     pub(crate) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let mut due: Vec<Moment> = match &self.step {
             MoveStep::RecordAttempt | MoveStep::Flip if self.back().is_some() => return vec![],
-            MoveStep::Spread(spread) => vec![spread.place, spread.last],
             MoveStep::Settle { settle_by } => vec![*settle_by],
             MoveStep::Bake(share) => share.deadlines(policy),
             MoveStep::Verify(verify) => {

@@ -193,7 +193,10 @@ impl Deploy {
             }
             (MoveStep::Fetch, Some(problem)) => self.fetch_failed(turn, m, problem, outcome),
             (MoveStep::Plan { images }, _) => self.planned(turn, m, images, outcome),
-            (MoveStep::RecordAttempt, None) => m.then_until(MoveStep::Flip, hot_timeout),
+            (MoveStep::RecordAttempt, None) => {
+                self.releases.history.try_out(&m.target.revision);
+                m.then_until(MoveStep::Flip, hot_timeout)
+            }
             (MoveStep::Flip, None) => {
                 self.problem = None;
                 m.then_until(MoveStep::Assess, hot_timeout)

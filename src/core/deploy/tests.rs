@@ -1,6 +1,7 @@
 //! What no walk shows: how much evidence a verdict takes.
 
 mod beside;
+mod canary;
 mod lingering;
 mod looks;
 mod newborn;
@@ -41,6 +42,7 @@ pub(in crate::core) fn policy() -> Policy {
         wait_in_flight_ms: 0,
         spread_ms: Some(5_000),
         reports: false,
+        wave: 0,
         fallback: false,
         unwell_ms: 1_000,
         unwell_max_ms: 4_000,

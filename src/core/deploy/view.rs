@@ -43,6 +43,7 @@ impl Deploy {
             stage: self.state.stage(),
             attempt: self.attempt,
             desired,
+            canary: self.canary(),
             running,
             proof,
             previous: self.releases.previous().cloned(),
@@ -56,6 +57,11 @@ impl Deploy {
             moving: self.moving(),
             sharing: self.sharing(),
         }
+    }
+
+    fn canary(&self) -> Option<(Option<u64>, bool)> {
+        let desired = self.desired.as_ref()?;
+        Some((desired.canary()?.sequence, desired.is_canary()))
     }
 
     /// The app server is being moved, or `current` for it.

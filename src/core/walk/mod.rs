@@ -36,6 +36,7 @@ const CLUSTER: Kind = Kind {
     second_master: false,
     slots: false,
     rolled_back: false,
+    canary: false,
 };
 const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
@@ -48,6 +49,8 @@ const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
 /// One worker in each slot.
 const SLOTS: Kind = Kind { slots: true, workers: 1, ..CLUSTER };
 const SLOTS_BACK: Kind = Kind { rolled_back: true, ..SLOTS };
+const CANARY: Kind = Kind { canary: true, rolled_back: true, ..CLUSTER };
+const SLOTS_CANARY: Kind = Kind { canary: true, ..SLOTS_BACK };
 const SLOTS_SHARES: Kind = Kind { shares: true, ..SLOTS };
 const SLOTS_PRELOAD: Kind = Kind { preload: true, ..SLOTS };
 const SLOTS_ABSOLUTE: Kind = Kind { absolute: true, ..SLOTS };
@@ -237,6 +240,17 @@ fn second_masters_beside_the_first() {
 #[test]
 fn second_masters_that_preload_beside_the_first() {
     every_release(SECOND_MASTER_PRELOAD, super::Mode::Hot);
+}
+
+#[test]
+fn canaries_that_are_aborted() {
+    for second in [Nature::Good, Nature::Raises] {
+        for mode in [super::Mode::Phased, super::Mode::Hot] {
+            passes(CANARY, mode, second);
+        }
+        let walk = walk(start(SLOTS_CANARY, super::Mode::Beside, second), 0);
+        assert_eq!(walk.violation, None, "{second:?}");
+    }
 }
 
 #[test]

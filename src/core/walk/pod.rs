@@ -47,6 +47,8 @@ pub(crate) struct Kind {
     pub(crate) slots: bool,
     /// The pointer's last move is back to the first release.
     pub(crate) rolled_back: bool,
+    /// v2 is a canary that this pod follows, and is then aborted.
+    pub(crate) canary: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -62,6 +62,7 @@ fn policy() -> Policy {
         wait_in_flight_ms: 1_000,
         spread_ms: None,
         reports: false,
+        wave: 0,
         fallback: false,
         unwell_ms: 10,
         unwell_max_ms: 20,
