@@ -9,6 +9,7 @@
 //! moves/<pointer>/<sequence>         each move of it, written once; and `.end`, how that ended
 //! canary/<pointer>/<sequence>/<n>    which pod is the n-th canary of a move, written once by itself
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
+//! rollouts/<pointer>                 how far a rollout is, and who drives it
 //! ```
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

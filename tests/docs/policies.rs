@@ -75,7 +75,7 @@ fn each_role_writes_in_its_own_place_only() {
     for (role, places) in [
         ("agent", &["canary/POINTER/*", "fleet/POINTER/*", "moves/POINTER/*.end"][..]),
         ("ci", &["releases/*"]),
-        ("promoter", &["moves/*", "pointers/*"]),
+        ("promoter", &["moves/*", "pointers/*", "rollouts/*"]),
     ] {
         let allowed = allowed(role);
         let writes = allowed.iter().filter(|(action, _)| action == "s3:PutObject");

@@ -8,13 +8,15 @@ use super::{dashboard, path};
 const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
 const OUT_OF_SYNC: &str = "Pods out of sync, and why";
 /// What a Prometheus of many apps can bear.
-const SERIES_AT_MOST: usize = 120;
+const SERIES_AT_MOST: usize = 130;
 /// Nothing to be seen in a pod that is well, and was never drained.
-const EMPTY: [&str; 5] = [
+const EMPTY: [&str; 7] = [
     OUT_OF_SYNC,
     "Why pods wait or stopped",
     "Requests left when a drain was answered",
-    "Pods by the slot whose server gets the connections",
+    "New connections by slot, in pods",
+    "Requests per second by slot and release",
+    "Requests that failed, by release",
     "Memory of a server in a slot, largest",
 ];
 

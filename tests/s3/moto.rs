@@ -64,6 +64,12 @@ fn another_server_understands_all_of_it_and_the_documented_policies_are_enough()
     moto.may("promoter", &["pause", "--fleet"]);
     moto.may("promoter", &["resume", "--fleet"]);
 
+    // No pod is there, so that it takes itself back.
+    let (code, said) = moto.pitstop("promoter", &["rollout", "v2", "--timeout", "1s"]);
+    assert!(code == 2 && said.contains("taken back: step 1 made no progress for 1s"), "{said}");
+    let (code, said) = moto.pitstop("agent", &["rollout", "v2"]);
+    assert!(code == 1 && said.contains("give this role the right to read and write it"), "{said}");
+
     moto.may_not("agent", &["freeze", "production", "--why", "audit"]);
     moto.may_not("ci", &["promote", "v2"]);
     moto.may_not("agent", &["promote", "v2"]);

@@ -88,6 +88,11 @@ impl Deploy {
             Err(state) => return state,
         };
         let seen = alone(look, candidate);
+        let answer = seen.as_ref().and_then(Observation::probe);
+        if self.share_in_doubt(candidate, &verify.watch, answer) {
+            let then = Box::new(verify.into());
+            return m.then(MoveStep::Unshare { on: candidate.key, then });
+        }
         let of_it = seen.as_ref().map(|seen| verify.watch.observe(now, seen, &self.policy));
         match (of_it.unwrap_or(Verdict::Undecided), verify.watch.expired(now)) {
             (Verdict::Proven, _) if candidate.warm.is_some() => {

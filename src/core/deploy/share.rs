@@ -189,7 +189,7 @@ impl Deploy {
         let processes = candidate.generation.as_ref().map(verdict::keys).unwrap_or_default();
         let step = self.policy.shift.step_of(candidate.share);
         let on = candidate.key;
-        self.restart_in_flight = None;
+        (self.restart_in_flight, self.problem) = (None, None);
         let (first, since, requests) = (None, None, None);
         self.share_step(m, Share { on, step, watch, processes, missing: 0, first, since, requests, asked: 0 })
     }
@@ -207,19 +207,22 @@ impl Deploy {
         self.perform(turn, ServerCommand::Share { permille }, share.on);
     }
 
-    pub(super) fn share_given(&mut self, turn: &Turn<'_>, m: Move, share: Share, outcome: &Outcome) -> State {
+    pub(super) fn share_given(m: Move, share: Share, outcome: &Outcome) -> State {
         match outcome {
-            Outcome::Done => m.then(MoveStep::Bake(share)),
             // The parent of this container knows no shares.
             Outcome::Failed(problem) if problem.reason == Reason::ConfigInvalid => {
                 m.then(MoveStep::Switch { on: share.on, proved: true })
             }
             // What it has is seen.
-            _ => {
-                self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
-                m.then(MoveStep::Bake(share))
-            }
+            _ => m.then(MoveStep::Bake(share)),
         }
+    }
+
+    /// An agent that was started anew checks a candidate that has a share already. Does that have to go at once?
+    pub(super) fn share_in_doubt(&self, candidate: &Candidate, watch: &Watch, answer: Option<Probe>) -> bool {
+        let unwell = answer == Some(Probe::Unhealthy) && self.policy.probing && watch.was_healthy();
+        let broken = candidate.generation.as_ref().is_some_and(|seen| !verdict::whole(seen));
+        candidate.share > 0 && (unwell || broken)
     }
 
     /// The candidate has a share. Is all well, and is the step over?
@@ -252,7 +255,10 @@ impl Deploy {
         let live = server.beside.served_by_live;
         share.count(look, now, candidate.served, live);
         if let Some(words) = share.errs(candidate.served, live) {
-            return self.abort_and_reject(m.target, Problem::new(Reason::ProbeFailed, words));
+            let revision = m.target.revision.clone();
+            let state = self.abort_and_reject(m.target, Problem::new(Reason::ProbeFailed, &words));
+            self.condemned = Some((revision, words));
+            return state;
         }
         if share.is_over(now, &self.policy.shift) && !self.pauses() {
             if !share.served_enough(&self.policy.shift) {

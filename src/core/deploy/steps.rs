@@ -204,7 +204,7 @@ impl Deploy {
             (MoveStep::RecordSignal(baseline), None) => m.then(MoveStep::Signal(baseline)),
             (MoveStep::Signal(baseline), None) => self.signalled(turn, m, baseline),
             (MoveStep::Signal(_), Some(problem)) if m.beside() => self.not_started(turn, m, problem),
-            (MoveStep::Share(share), _) => self.share_given(turn, m, share, outcome),
+            (MoveStep::Share(share), _) => Self::share_given(m, share, outcome),
             (MoveStep::Unshare { then, .. }, _) => self.share_taken_back(m, *then),
             (MoveStep::Switch { on, proved }, _) => self.switch_ended(turn, m, (on, proved), outcome),
             (MoveStep::RecordSignal(_) | MoveStep::Signal(_), Some(problem)) => {

@@ -102,6 +102,8 @@ fn one_that_fails_more_often_than_the_live_server_is_taken_back_and_rejected() {
     rig.looks(2);
     assert_eq!(rig.done(), ["reverted v1", "= Reverted"]);
     assert_eq!(rejected(&rig), [Reason::ProbeFailed]);
+    let said = rig.agent.view().problem.unwrap().message;
+    assert!(said.contains("6 of 18 requests failed (5xx), the live server's 1 of 150"), "{said}");
 }
 
 #[test]
@@ -247,8 +249,15 @@ fn the_next_agent_goes_on_in_the_step_that_it_finds() {
 fn the_next_agent_takes_the_share_back_before_anything_else() {
     let mut rig = shared(policy()).restart(policy());
     rig.candidate_answers = Some(Probe::Unhealthy);
-    rig.looks(8);
-    assert_eq!(rig.done()[..4], [NONE, "rejected v2", "current v1", "Abort(Beside) 150"]);
+    rig.looks(3);
+    assert_eq!(rig.done(), [NONE], "one bad answer is enough");
+    rig.looks(6);
+    assert_eq!(rig.done()[..3], ["rejected v2", "current v1", "Abort(Beside) 150"]);
+
+    let mut rig = shared(policy()).restart(policy());
+    of(&mut rig).generation.as_mut().unwrap().processes.clear();
+    rig.looks(3);
+    assert_eq!(rig.done(), [NONE], "a worker is gone");
 }
 
 #[test]
