@@ -6,6 +6,7 @@
 //! restarts from other hands, killed masters, drains, slow boots. In each state the safety rules
 //! are checked; from each state the world, left alone, must come to rest.
 
+mod canary;
 mod disturbances;
 mod looks;
 mod pod;

@@ -13,7 +13,7 @@ use crate::core::{
     Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Problem, Reason, Record,
     Recovered, ServerCommand, Step,
 };
-use crate::revision::{Aborted, Canary, PodCount, Pointer, RecordEvent, ReleaseId, Revision};
+use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
 /// Something that need not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,7 +118,7 @@ pub(crate) fn number(release: &ReleaseId) -> Rel {
     release.as_str()[1..].parse().expect("a release of the model")
 }
 
-fn revision(rel: Rel) -> Revision {
+pub(super) fn revision(rel: Rel) -> Revision {
     Revision { release: name(rel), sequence: Some(u64::from(rel)) }
 }
 
@@ -321,22 +321,6 @@ impl World {
             next.extend(self.tick());
         }
         next
-    }
-
-    /// Before v2 moves for all pods, it is the canary's, and then it is aborted.
-    fn canary(&self) -> Pointer {
-        let Revision { release, sequence } = revision(2);
-        let all = Pointer::from(revision(1));
-        if self.pointer == 3 {
-            let aborted = Aborted { release: release.clone(), sequence, why: None, at: None };
-            return Pointer { aborted: Some(aborted), rolled_back: vec![release], ..all };
-        }
-        // An agent that is started anew may not be told again whether it is among the canaries.
-        let chosen = !self.disturbed.contains(&Disturbance::Crash);
-        let share = PodCount::Pods(1);
-        let canary =
-            Canary { release, sequence, sha256: None, share, max_unavailable: None, rollout: None, chosen };
-        Pointer { canary: Some(Box::new(canary)), ..all }
     }
 
     pub(crate) fn announce(&self) -> Next {
