@@ -40,13 +40,9 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    let sections = [
-        warmup::complaints(config),
-        restart::complaints(config),
-        notify::complaints(config),
-        trust::complaints(config),
-    ];
-    checks.complaints.into_iter().chain(sections.into_iter().flatten()).collect()
+    let sections: [fn(&Config) -> Vec<Complaint>; 4] =
+        [warmup::complaints, restart::complaints, notify::complaints, trust::complaints];
+    checks.complaints.into_iter().chain(sections.into_iter().flat_map(|section| section(config))).collect()
 }
 
 struct Checks {
