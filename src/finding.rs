@@ -214,6 +214,8 @@ codes! {
     BesideUnavailable = "BESIDE_UNAVAILABLE",
     /// There is no memory for a second server beside the first.
     BesideNoMemory = "BESIDE_NO_MEMORY",
+    /// A share of the traffic is judged by health alone.
+    ErrorsNotCounted = "ERRORS_NOT_COUNTED",
     /// A restart is asked for by a file that comes with the release.
     RestartFileShipped = "RESTART_FILE_SHIPPED",
     /// Requests that wait for a boot are refused from some number on.

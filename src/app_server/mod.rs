@@ -2,18 +2,24 @@
 //! in common, `server.rs` what each kind states.
 
 mod addresses;
+mod aside;
 pub(crate) mod command;
 mod connections;
 mod driver;
+mod error_counts;
 mod files;
 mod image;
 mod inspector;
 mod not_found;
 pub(crate) mod passenger;
 pub mod puma;
+mod raised;
 mod ruby;
 mod server;
 mod signaller;
+mod slot_order;
+mod trees;
+mod trouble;
 pub(crate) mod unicorn;
 mod worker_count;
 mod working_dir;

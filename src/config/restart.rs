@@ -118,7 +118,7 @@ impl From<Percent> for String {
 impl Restart {
     /// The steps in which a second server gets connections before it gets all of them for good: none by default. With a
     /// bake the last step is one of them, so that the earlier server is still there to go back to.
-    pub(super) fn steps(&self) -> Shift {
+    pub(crate) fn steps(&self) -> Shift {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let steps = self.shift.iter().map(|percent| percent.0).filter(|share| *share < ALL);
         let last = (!self.bake.is_zero()).then_some(ALL);

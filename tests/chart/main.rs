@@ -14,3 +14,4 @@ mod rendered;
 mod rig;
 mod same_limits;
 mod watching;
+mod whole;

@@ -53,3 +53,29 @@ fn an_own_chart_gets_a_pod_monitor_that_finds_its_pods_and_names_its_app() {
     let error = answers.renders[1].error.as_deref().unwrap();
     assert!(error.contains("podMonitor.selector"), "{error}");
 }
+
+/// Either kind of monitor asks the same; and what finds the agents for a ServiceMonitor is no Service of the app's.
+#[test]
+fn a_service_monitor_asks_what_a_pod_monitor_asks() {
+    let on = json!({ "enabled": true });
+    let values = super::cases::with(json!({
+        "podMonitor": on, "serviceMonitor": on, "token": { "value": "", "existingSecret": "shop-token" },
+    }));
+    let Some(answers) = Questions::default().render(&chart(), &values).ask() else { return };
+    let rendered = answers.renders[0].expect("both monitors");
+    let ([pods], [services]) = (&rendered.of("PodMonitor")[..], &rendered.of("ServiceMonitor")[..]) else {
+        panic!("one of each")
+    };
+    let endpoint = &services["spec"]["endpoints"][0];
+    assert_eq!(endpoint, &pods["spec"]["podMetricsEndpoints"][0]);
+    assert_eq!(endpoint["authorization"]["credentials"], json!({ "name": "shop-token", "key": "token" }));
+    assert!(rendered.of("Secret").is_empty(), "it is yours");
+    let wanted = services["spec"]["selector"]["matchLabels"].as_object().unwrap();
+    let found = rendered
+        .of("Service")
+        .into_iter()
+        .filter(|service| wanted.iter().all(|(label, value)| service["metadata"]["labels"][label] == *value));
+    let found: Vec<_> = found.collect();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["spec"]["ports"][0]["name"], endpoint["port"]);
+}

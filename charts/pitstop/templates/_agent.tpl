@@ -184,10 +184,10 @@ release in place for a classic one. */}}
 {{- end }}
 {{- end }}
 
-{{/* Whether Puma's container, or the agent in its image, runs the binary from an emptyDir: "true" or nothing. */}}
+{{/* Whether Puma's container (its hook too), or the agent in its image, runs the binary from an emptyDir: "true" or nothing. */}}
 {{- define "pitstop.hasBinary" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
-{{- if or $v.beside $v.agent.inAppImage }}true{{ end }}
+{{- if or $v.beside $v.agent.inAppImage $v.token.existingSecret }}true{{ end }}
 {{- end }}
 
 {{/* The container that the agent is in, and what starts pitstop there. */}}

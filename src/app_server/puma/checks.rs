@@ -21,7 +21,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::addresses::random_addresses,
+    app_server::{addresses::random_addresses, error_counts},
     config::RestartMode,
     finding::{Check, Code, Finding, Severity},
 };
@@ -55,6 +55,8 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
         checks = checks.into_iter().filter_map(beside::weighed).collect();
     }
     checks.push(beside::check(&fit, snapshot.mode));
+    let errors = snapshot.live_errors().filter(|_| snapshot.shifts && goes_beside);
+    checks.extend(errors.map(error_counts::check));
     checks.push(random_addresses(PUMA));
     checks
 }

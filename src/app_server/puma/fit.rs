@@ -3,14 +3,13 @@
 
 mod room;
 mod start;
-pub(super) mod trouble;
 mod window;
 
 use std::{collections::HashMap, time::Duration};
 
 use super::{Puma, setup::Setup, snapshot::Snapshot, title};
 use crate::{
-    app_server::driver::Driver,
+    app_server::{driver::Driver, trouble},
     core::{Problem, Reason},
     procs::{self, ProcessId, memory::Container},
     revision::ReleaseId,

@@ -8,3 +8,4 @@ mod fit;
 mod parent;
 mod shift;
 mod soak;
+mod unicorn;

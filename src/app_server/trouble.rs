@@ -2,7 +2,7 @@
 //! not to blame, and is not rejected.
 
 use crate::{
-    app_server::puma::raised,
+    app_server::raised,
     core::{Problem, Reason},
     slots::{Ended, Run},
 };
@@ -23,12 +23,13 @@ enum Trouble {
     Memory,
 }
 
-/// Texts of Ruby, Puma, Rails and of databases, in small letters.
-const SIGNS: [(&str, Trouble); 22] = [
+/// Texts of Ruby, Puma, Unicorn, Rails and of databases, in small letters.
+const SIGNS: [(&str, Trouble); 23] = [
     ("address already in use", Trouble::Address),
     ("errno::eaddrinuse", Trouble::Address),
     ("there is already a server bound to", Trouble::Socket),
     ("a server is already running", Trouble::PidFile),
+    ("already running on pid", Trouble::PidFile),
     ("too many clients already", Trouble::Database),
     ("remaining connection slots are reserved", Trouble::Database),
     ("too many connections", Trouble::Database),
@@ -58,7 +59,7 @@ pub(crate) fn of(run: &Run, addresses: &[String]) -> Option<Problem> {
         (None, Some(_)) => Some(Problem::new(
             Reason::NoMemory,
             "the second server was killed (SIGKILL), as the kernel does when the container's memory is used up: raise \
-             the memory limit of Puma's container",
+             the memory limit of the app's container",
         )),
         (None, None) => None,
     }
@@ -105,8 +106,8 @@ impl Trouble {
         let (reason, what) = match self {
             Self::Address if addresses.iter().any(own) => (
                 Reason::NotInherited,
-                "did not take the listening socket that it was given. Set exec.listen to the address as Puma's boot \
-                 log names it",
+                "did not take the listening socket that it was given. Set exec.listen to the address as the \
+                 server's log names it",
             ),
             Self::Address => (
                 Reason::ConfigInvalid,
@@ -134,7 +135,7 @@ impl Trouble {
                  rejected, and the deploy is retried. Check that service, and the address that the release has for it",
             ),
             Self::Memory => {
-                (Reason::NoMemory, "ran out of memory. Raise the memory limit of Puma's container")
+                (Reason::NoMemory, "ran out of memory. Raise the memory limit of the app's container")
             }
         };
         Problem::new(reason, format!("a second server beside the first {what} ({plain})"))
@@ -205,6 +206,8 @@ mod tests {
         is(&caused, Reason::ConfigInvalid, "/run/puma/control.sock");
         let rails = "=> Booting Puma\nA server is already running. Check /app/tmp/pids/server.pid.\nExiting";
         is(rails, Reason::ConfigInvalid, "the pid file of the first one");
+        let unicorn = "unicorn/http_server.rb:205:in `pid=': Already running on PID:45 (or pid=/run/u.pid is stale) (ArgumentError)";
+        is(unicorn, Reason::ConfigInvalid, "the pid file of the first one");
         is(
             "A server is already running (pid: 7, file: /rails/tmp/pids/server.pid).",
             Reason::ConfigInvalid,
