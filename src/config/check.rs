@@ -40,13 +40,9 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    let sections = [
-        warmup::complaints(config),
-        restart::complaints(config),
-        notify::complaints(config),
-        trust::complaints(config),
-    ];
-    checks.complaints.into_iter().chain(sections.into_iter().flatten()).collect()
+    let sections: [fn(&Config) -> Vec<Complaint>; 4] =
+        [warmup::complaints, restart::complaints, notify::complaints, trust::complaints];
+    checks.complaints.into_iter().chain(sections.into_iter().flat_map(|section| section(config))).collect()
 }
 
 struct Checks {
@@ -365,7 +361,7 @@ mod tests {
     fn restart_modes_phased_and_beside_are_for_puma_alone() {
         let with_mode = |kind, mode| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, mode);
         for (mode, refusal) in
-            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "held to deploys beside")]
+            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "deploys beside")]
         {
             refused("restart.mode", refusal, with_mode(AppServerKind::Unicorn, mode));
             assert_eq!(with(with_mode(AppServerKind::Puma, mode)), []);

@@ -224,9 +224,6 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Pro
     Ok(Arc::new(store))
 }
 
-/// A signed statement is at most so long.
-pub(crate) const SIGNED_LIMIT_BYTES: u64 = 64 << 10;
-
 /// The key of a pointer.
 pub(crate) fn pointer_key(name: &str) -> String {
     format!("pointers/{name}")
@@ -315,14 +312,8 @@ impl Blocking {
     /// # Errors
     /// What the store says; also when there is no answer in time.
     pub(crate) fn signed(&self, id: &ReleaseId) -> Result<Option<Vec<u8>>, Problem> {
-        let key = archive::signed_key(id);
-        match self.wait(&key, self.store.get(&key, None, SIGNED_LIMIT_BYTES)) {
-            Ok(Found::Object { bytes, .. }) => Ok(Some(bytes)),
-            // Without the right to list, S3 denies what is not there.
-            Ok(Found::Absent | Found::NotModified) | Err(StoreError::Denied(_)) => Ok(None),
-            Err(StoreError::TooLarge { .. }) => Ok(Some(Vec::new())),
-            Err(error) => Err(error.into()),
-        }
+        let signed = self.wait(&archive::signed_key(id), Box::pin(archive::signed(self.store.as_ref(), id)));
+        signed.map_err(|error: StoreError| error.into())
     }
 
     /// Like [`Store::read`]. Must not be called from an async task.
