@@ -97,7 +97,8 @@ impl Deploy {
         match (of_it.unwrap_or(Verdict::Undecided), verify.watch.expired(now)) {
             (Verdict::Proven, _) if candidate.warm.is_some() => {
                 seen.iter().for_each(|seen| self.note_proof(&m, &verify.watch, seen));
-                self.share_or_switch(m, verify.watch, candidate)
+                let live = server.beside.served_by_live;
+                self.share_or_switch(m, verify.watch, candidate, (now, live))
             }
             (Verdict::Failed(reason), _) | (Verdict::Undecided, Some(reason)) => {
                 let why = self.blame(reason, failure(&verify.watch, reason));

@@ -55,10 +55,10 @@ pub(super) struct Share {
     processes: BTreeSet<ProcessKey>,
     /// In how many looks in a row one of them was missing.
     missing: u32,
-    /// When the candidate had the first share, and what both servers had served by then.
-    first: Option<Count>,
+    /// When the candidate got its first share, and what both servers had served by then.
+    first: Count,
     /// The same of this step.
-    since: Option<Count>,
+    since: Count,
     /// What the candidate has served in this step.
     requests: Option<u64>,
     /// So many of those were our own, where all are counted.
@@ -74,20 +74,19 @@ struct Count {
 
 impl Count {
     /// What could not be read then counts from now on. Whoever counts errors begins with the first request: where there
-    /// is no such count yet, the candidate has served none.
-    fn of(known: Option<Self>, now: Moment, candidate: Option<Served>, live: Option<Served>) -> Self {
-        let Some(known) = known else { return Self { at: now, candidate, live } };
+    /// was no such count yet, the candidate had served none.
+    fn filled(self, candidate: Option<Served>, live: Option<Served>) -> Self {
         let counts_errors = |served: Option<Served>| served.is_some_and(|served| served.errors.is_some());
         let starts = |then, now| counts_errors(now) && !counts_errors(then);
         let none = Served { requests: 0, errors: Some(0), p95_ms: None };
         Self {
-            at: known.at,
-            candidate: if starts(known.candidate, candidate) {
+            at: self.at,
+            candidate: if starts(self.candidate, candidate) {
                 Some(none)
             } else {
-                known.candidate.or(candidate)
+                self.candidate.or(candidate)
             },
-            live: if starts(known.live, live) { live } else { known.live.or(live) },
+            live: if starts(self.live, live) { live } else { self.live.or(live) },
         }
     }
 }
@@ -126,10 +125,12 @@ impl Share {
     }
 
     /// Puma's own count has our probes in it, the middleware's has not.
-    fn count(&mut self, look: &Observation, now: Moment, candidate: Option<Served>, live: Option<Served>) {
-        self.first = Some(Count::of(self.first, now, candidate, live));
-        let since = Count::of(self.since, now, candidate, live);
-        self.asked += look.candidate_answers.len() as u64;
+    fn count(&mut self, look: &Observation, candidate: Option<Served>, live: Option<Served>) {
+        self.first = self.first.filled(candidate, live);
+        self.since = self.since.filled(candidate, live);
+        if candidate.is_some_and(|served| served.errors.is_none()) {
+            self.asked += look.candidate_answers.len() as u64;
+        }
         let requests = |then: Served, now: Served| {
             let all = now.requests.saturating_sub(then.requests);
             match (then.errors, now.errors) {
@@ -139,13 +140,12 @@ impl Share {
             }
         };
         self.requests =
-            candidate.zip(since.candidate).and_then(|(now, then)| requests(then, now)).or(self.requests);
-        self.since = Some(since);
+            candidate.zip(self.since.candidate).and_then(|(now, then)| requests(then, now)).or(self.requests);
     }
 
     /// What is wrong with its answers, in words, by all that both have served since the first share.
     fn errs(&self, candidate: Option<Served>, live: Option<Served>) -> Option<String> {
-        let first = self.first?;
+        let first = self.first;
         worse(Counts::between(first.candidate?, candidate?)?, Counts::between(first.live?, live?)?)
     }
 
@@ -154,44 +154,51 @@ impl Share {
     }
 
     fn is_over(&self, now: Moment, shift: &Shift) -> bool {
-        let lasted = self.since.map_or(0, |since| now.since(since.at));
+        let lasted = now.since(self.since.at);
         (self.served_enough(shift) && lasted >= shift.bake_ms) || lasted >= shift.timeout_ms
     }
 
-    fn next_step(self) -> Self {
-        Self { step: self.step + 1, since: None, requests: None, asked: 0, ..self }
+    fn next_step(self, since: Count) -> Self {
+        Self { step: self.step + 1, since, requests: None, asked: 0, ..self }
     }
 
     pub(crate) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
-        let step = |since: Count| [policy.shift.bake_ms, policy.shift.timeout_ms].map(|ms| since.at.plus(ms));
-        let steps = self.since.into_iter().flat_map(step);
-        self.watch.deadlines(policy).into_iter().chain(steps).collect()
+        let step = [policy.shift.bake_ms, policy.shift.timeout_ms].map(|ms| self.since.at.plus(ms));
+        self.watch.deadlines(policy).into_iter().chain(step).collect()
     }
 
-    pub(crate) fn shown(&self, policy: &Policy) -> Option<Sharing> {
-        let since = self.since?;
-        Some(Sharing {
+    pub(crate) fn shown(&self, policy: &Policy) -> Sharing {
+        Sharing {
             permille: self.permille(policy),
             step: self.step + 1,
             steps: policy.shift.steps.len(),
-            since: since.at,
+            since: self.since.at,
             requests: self.requests,
             requests_wanted: policy.shift.requests,
             bake_ms: policy.shift.bake_ms,
             timeout_ms: policy.shift.timeout_ms,
-        })
+        }
     }
 }
 
 impl Deploy {
     /// It has passed its check. A share that an agent before this one gave it goes on, counted anew.
-    pub(super) fn share_or_switch(&mut self, m: Move, watch: Watch, candidate: &Candidate) -> State {
+    pub(super) fn share_or_switch(
+        &mut self,
+        m: Move,
+        watch: Watch,
+        candidate: &Candidate,
+        (now, live): (Moment, Option<Served>),
+    ) -> State {
         let processes = candidate.generation.as_ref().map(verdict::keys).unwrap_or_default();
         let step = self.policy.shift.step_of(candidate.share);
-        let on = candidate.key;
+        let (on, first) = (candidate.key, Count { at: now, candidate: candidate.served, live });
         (self.restart_in_flight, self.problem) = (None, None);
-        let (first, since, requests) = (None, None, None);
-        self.share_step(m, Share { on, step, watch, processes, missing: 0, first, since, requests, asked: 0 })
+        let (missing, requests, asked) = (0, None, 0);
+        self.share_step(
+            m,
+            Share { on, step, watch, processes, missing, first, since: first, requests, asked },
+        )
     }
 
     fn share_step(&self, m: Move, share: Share) -> State {
@@ -253,7 +260,7 @@ impl Deploy {
             return m.then(MoveStep::Share(share));
         }
         let live = server.beside.served_by_live;
-        share.count(look, now, candidate.served, live);
+        share.count(look, candidate.served, live);
         if let Some(words) = share.errs(candidate.served, live) {
             let revision = m.target.revision.clone();
             let state = self.abort_and_reject(m.target, Problem::new(Reason::ProbeFailed, &words));
@@ -266,7 +273,8 @@ impl Deploy {
                 turn.out.push(Effect::Notice(Notice::StepTimedOut { requests, wanted }));
             }
             self.note_proof(&m, &share.watch, &seen);
-            return self.share_step(m, share.next_step());
+            let since = Count { at: now, candidate: candidate.served, live };
+            return self.share_step(m, share.next_step(since));
         }
         m.then(MoveStep::Bake(share))
     }
@@ -307,7 +315,7 @@ impl Deploy {
     /// The step, while the candidate has a share.
     pub(super) fn sharing(&self) -> Option<Sharing> {
         match self.state.step() {
-            Some(MoveStep::Bake(share)) => share.shown(&self.policy),
+            Some(MoveStep::Bake(share)) => Some(share.shown(&self.policy)),
             _ => None,
         }
     }
