@@ -307,6 +307,12 @@ impl Deploy {
         }
     }
 
+    /// One with clients is never killed before it was told to end.
+    pub(super) fn to_be_told_again(&self, m: &Move, outcome: &Outcome) -> bool {
+        let told = |on| *outcome == Outcome::Done || !self.slots.had_share(on);
+        matches!(m.step, MoveStep::AbortCandidate { on, kill: false } if !told(on))
+    }
+
     pub(super) fn share_taken_back(&mut self, m: Move, then: MoveStep) -> State {
         self.slots.sharing = None;
         m.on_to(then)

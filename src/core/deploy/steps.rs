@@ -181,6 +181,9 @@ impl Deploy {
             Outcome::Failed(problem) | Outcome::Condemned(problem) => Some(problem),
             _ => None,
         };
+        if self.to_be_told_again(&m, outcome) {
+            return m.then(MoveStep::Assess);
+        }
         if let Direction::Back(back) = m.direction.clone() {
             return self.after_on_the_way_back(turn, m, back, failed);
         }

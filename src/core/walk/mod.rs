@@ -278,12 +278,16 @@ fn servers_in_slots_that_do_not_go_together() {
     passes(SLOTS, super::Mode::Beside, Nature::Fights);
 }
 
-/// With a disturbance they have more states than a test has time; `WALK_DISTURBANCES=1` tries it.
 #[test]
 fn servers_in_slots_that_get_a_share_first() {
-    for second in [Nature::Good, Nature::Errs, Nature::Raises] {
+    for second in [Nature::Good, Nature::Raises] {
         rests_after(start(SLOTS_SHARES, super::Mode::Beside, second), 0);
     }
+}
+
+#[test]
+fn servers_in_slots_whose_share_is_taken_back() {
+    passes(SLOTS_SHARES, super::Mode::Beside, Nature::Errs);
 }
 
 /// What disturbs them is walked with the others: their way back is the same.

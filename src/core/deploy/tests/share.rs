@@ -286,6 +286,19 @@ fn a_share_that_the_parent_did_not_confirm_is_given_again() {
 }
 
 #[test]
+fn one_with_clients_is_told_to_end_until_it_was_told() {
+    let mut rig = shared(policy());
+    rig.fails = Some((ServerCommand::Abort(Mode::Beside), Problem::new(Reason::Internal, "no answer")));
+    rig.point("v3", 3);
+    rig.looks(3);
+    let told = "Abort(Beside) 150";
+    assert_eq!(rig.done(), [NONE, "current v1", told, told, told]);
+    rig.fails = None;
+    rig.looks(300);
+    assert_eq!(rig.done()[..2], [told, "Kill 150"]);
+}
+
+#[test]
 fn a_candidate_that_nobody_waits_for_has_no_share_before_it_is_ended() {
     let mut rig = Rig::new(policy());
     let generation = generation(NEW, "v2", true);
