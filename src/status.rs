@@ -292,6 +292,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one answer, whole")]
     fn status_of_a_pod_that_rejected_a_move() {
         insta::assert_json_snapshot!(Status::of("web-0", &rejected_move(), Moment(60_000)), @r#"
         {

@@ -87,7 +87,7 @@ async fn release(config: &Config, trust: &Trust, id: &ReleaseId) -> Result<Envel
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let bytes = archive::signed(store.as_ref(), id).await.map_err(failure)?;
     trust.release(id, bytes.as_deref(), None)?;
-    Ok(serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|e| Failure::failed(e.to_string()))?)
+    serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|e| Failure::failed(e.to_string()))
 }
 
 async fn pointer(config: &Config, trust: &Trust) -> Result<Envelope, Failure> {

@@ -109,6 +109,7 @@ impl Deploy {
     }
 
     /// The candidate, as long as there is one, and nothing else but its release could be wrong.
+    #[expect(clippy::result_large_err, reason = "there is one deploy, with one state")]
     pub(super) fn candidate_stands<'a>(
         &mut self,
         look: &Observation,

@@ -159,7 +159,6 @@ pub(super) enum Next {
 
 /// The steps of a move, in their order. Both directions take the same ones; what only one of them takes says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[expect(clippy::large_enum_variant, reason = "there is one deploy, with one step")]
 pub(super) enum MoveStep {
     /// `rejected` goes on disk. Forward: the release was found to be bad before anything was moved.
     Reject(Problem),
