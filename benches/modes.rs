@@ -6,8 +6,11 @@
 //! two cores. By hand there is no second server, so *beside* stands against Puma's own hot restart. The
 //! clock starts with the move (`promote`, or the flip). As root the Puma 6.6 of `target/roots/trixie` is measured too.
 //!
-//! `BENCH_RUNS` (5) is the number of deploys of each kind whose boot sleeps, `BENCH_BURNS` (1) of those that burn; 0 leaves
-//! them out.
+//! Then a release that passes its check and answers 500 to one request in twenty: how many requests meet it in each way,
+//! and with a share of the traffic first. Its errors are counted by the app's middleware.
+//!
+//! `BENCH_RUNS` (5) is the number of deploys of each kind whose boot sleeps, `BENCH_BURNS` (1) of those that burn, `BENCH_ERRORS` (60) the seconds
+//! with the release that fails; 0 leaves them out.
 
 use std::{
     fs,
@@ -17,7 +20,7 @@ use std::{
 };
 
 use pitstop_rig::{
-    CpuLimit, Image, Load, Setup,
+    App, CpuLimit, Image, Load, Setup,
     exec::descendants,
     figures::{Comparison, publish},
     is_root,
@@ -251,12 +254,63 @@ fn figures(kind: &str, (mode, boot): (Mode, Boot), ours: &Side, peer: &Side) -> 
     ]
 }
 
+/// Its name, and what the agent is told.
+type Way = (&'static str, Mode, &'static [(&'static str, &'static str)]);
+
+const IN_STEPS: Way = (
+    "beside in steps",
+    Mode::Beside,
+    &[("PITSTOP_RESTART_SHIFT", "10%,50%,100%"), ("PITSTOP_RESTART_BAKE", "2m")],
+);
+const AT_ONCE: [Way; 3] =
+    [("beside at once", Mode::Beside, &[]), ("phased", Mode::Phased, &[]), ("hot", Mode::Hot, &[])];
+
+/// How many requests a release that fails one in twenty answered, and how many of those with an error, in so many
+/// seconds from its promotion on.
+fn errors((name, mode, env): Way, seconds: u64) -> [usize; 2] {
+    println!("a release with 5 % errors, {name} …");
+    let middleware = include_str!("../src/cli/middleware/pitstop_counts.rb");
+    let files = vec![("pitstop_counts.rb", middleware.to_owned())];
+    let setup = Setup { files, preload: Some(mode != Mode::Phased), threads: (3, 3), ..Setup::default() };
+    let binary = Path::new(env!("CARGO_BIN_EXE_pitstop"));
+    let mover = ByPitstop::start_with(binary, setup, mode, env);
+    let plan = Plan { keep_alive: 8, ..Plan::modest(mover.puma().port()) };
+    let load = Load::start(plan, "deploy");
+    mover.deploy(App::FailsNowAndThen, "v2");
+    poll(Duration::from_secs(seconds), || None::<()>);
+    let records = load.finish();
+    let met = records.requests().iter().filter(|record| by(record, "v2"));
+    [met.clone().count(), met.filter(|record| record.served_by(&["v2"])).count()]
+}
+
+fn compare_errors(seconds: u64) -> Vec<Comparison> {
+    let [met, failed] = errors(IN_STEPS, seconds);
+    let how = format!(
+        "{seconds} s from the promotion on; 8 clients that keep their connections, 40 requests a second on fresh ones; in \
+         steps: {failed} errors"
+    );
+    let against = |way: Way| {
+        let [of_peer, failed] = errors(way, seconds);
+        let how = format!("{how}; {}: {failed}", way.0);
+        Comparison::fewer_is_better(
+            &format!("5 % errors, in steps and {}: requests that met it", way.0),
+            (met, of_peer),
+            "requests",
+        )
+        .against(way.0, &how)
+    };
+    AT_ONCE.into_iter().map(against).collect()
+}
+
 fn main() -> std::io::Result<()> {
     let images = if is_root() { vec![Image::Machine, Image::Trixie] } else { vec![Image::Machine] };
     let boots = [Boot::Sleeps, Boot::Burns(2), Boot::Burns(1)].into_iter().filter(|boot| boot.runs() > 0);
     let kinds = images.into_iter().flat_map(|image| boots.clone().map(move |boot| (image, boot)));
     // What went well stays, whatever becomes of the rest.
     let results: Vec<_> = kinds.map(|(image, boot)| catch_unwind(|| compare(image, boot))).collect();
+    let seconds = number("BENCH_ERRORS", 60) as u64;
+    let bad = catch_unwind(|| if seconds > 0 { compare_errors(seconds) } else { Vec::new() });
+    let results: Vec<_> = results.into_iter().chain([bad]).collect();
     let broken = results.iter().filter(|result| result.is_err()).count();
     let comparisons: Vec<_> = results.into_iter().flatten().flatten().collect();
     publish(Path::new(env!("CARGO_MANIFEST_DIR")), "modes", &comparisons)?;

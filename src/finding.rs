@@ -214,6 +214,8 @@ codes! {
     BesideUnavailable = "BESIDE_UNAVAILABLE",
     /// There is no memory for a second server beside the first.
     BesideNoMemory = "BESIDE_NO_MEMORY",
+    /// A share of the traffic is judged by health alone.
+    ErrorsNotCounted = "ERRORS_NOT_COUNTED",
     /// A restart is asked for by a file that comes with the release.
     RestartFileShipped = "RESTART_FILE_SHIPPED",
     /// Requests that wait for a boot are refused from some number on.
@@ -274,6 +276,8 @@ codes! {
     LongRequestsCut = "LONG_REQUESTS_CUT",
     /// A restart counts as failed before Puma has had its time.
     RestartTimeoutShort = "RESTART_TIMEOUT_SHORT",
+    /// The pod got requests before its first server was warm.
+    WarmupFailed = "WARMUP_FAILED",
     /// What the trial boot needs is not in the agent's container.
     HookNoRuntime = "HOOK_NO_RUNTIME",
     /// The grace period leaves the drain little time.

@@ -1,36 +1,43 @@
 //! What each pod runs, told to everybody by its own agent: a small object in the store for each pod.
 //!
 //! ```text
-//! fleet/<pointer>/<pod>     JSON: what the pod runs, what it should, and why not
+//! fleet/<pointer>/<pod>                  JSON: what the pod runs, what it should, and why not
+//! canary/<pointer>/<sequence>/<n>        the name of a pod that is the n-th canary of a move
+//! moves/<pointer>/<sequence>.end         how a move ended
 //! ```
 //!
 //! Reports can be forged by whoever may write them. A pod that reads them waits or tries once more because of them,
 //! and goes nowhere. A report is written when it changes and now and then in between, so that
 //! who reads it can tell a pod that lives from one that is gone; `promote --wait` and `pitstop fleet` read it.
 
+mod canary;
 mod glance;
 pub(crate) mod moves;
+mod neighbours;
 mod report;
 mod reports;
+mod steward;
 
+pub(crate) use canary::Chooser;
 pub use glance::Glance;
 pub(crate) use glance::Overview;
+pub use neighbours::Reader;
 pub(crate) use report::LIVE;
 #[cfg(test)]
 pub(crate) use report::Rejected;
 pub use report::{About, Report};
 pub(crate) use reports::Reports;
+pub(crate) use steward::Steward;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::{
-    config::order,
-    core::{Event, Fleet, Reason, Stage},
+    revision::PodCount,
     status::Snapshot,
     store::{Body, Condition, Store, StoreError},
 };
@@ -49,8 +56,6 @@ const RETRY: Duration = Duration::from_secs(30);
 const RETRY_DENIED: Duration = Duration::from_secs(3600);
 /// The last report holds up the agent's end no longer than this.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// So many reports are read: those of the pods that go first.
-const READ_AT_MOST: usize = 100;
 /// A report is some hundred bytes.
 pub(crate) const LIMIT_BYTES: u64 = 64 << 10;
 
@@ -75,8 +80,15 @@ pub struct Reporter {
 
 impl Reporter {
     /// Who reads what the others write.
-    pub(crate) fn reader(&self) -> Reader {
-        Reader { store: self.store.clone(), pointer: self.pointer.clone(), pod: self.pod.clone() }
+    pub(crate) fn reader(&self, max_unavailable: PodCount) -> Reader {
+        let (store, pointer, pod) = (self.store.clone(), self.pointer.clone(), self.pod.clone());
+        Reader { store, pointer, pod, max_unavailable }
+    }
+
+    /// Who writes down how moves ended.
+    pub(crate) fn steward(&self) -> Steward {
+        let (store, pointer, pod) = (self.store.clone(), self.pointer.clone(), self.pod.clone());
+        Steward::new(store, pointer, pod, self.snapshots.clone())
     }
 
     /// What the page shows of the others.
@@ -165,76 +177,6 @@ impl Pauses {
     }
 }
 
-/// Reads what the other pods say, while that matters to this one.
-#[derive(Clone)]
-pub struct Reader {
-    pub(crate) store: Arc<dyn Store>,
-    /// The name of the pointer that this pod follows.
-    pub(crate) pointer: String,
-    pub(crate) pod: String,
-}
-
-impl Reader {
-    /// Reads as often as `wanted` says, in milliseconds, until nobody listens.
-    pub(crate) async fn run(
-        self,
-        mut wanted: watch::Receiver<Option<u64>>,
-        events: mpsc::UnboundedSender<Event>,
-    ) {
-        let mut reports = Reports::of(&self.store, &self.pointer);
-        loop {
-            let each = *wanted.borrow_and_update();
-            let Some(each) = each else {
-                match wanted.changed().await {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                }
-            };
-            match self.read(&mut reports).await {
-                Ok(Some(fleet)) => {
-                    if events.send(Event::Fleet(fleet)).is_err() {
-                        return;
-                    }
-                }
-                // Where this pod cannot tell the others, they cannot tell it either.
-                Ok(None) => {}
-                // Without reports a pod goes by its own place.
-                Err(error) => tracing::debug!(%error, "reading the other pods' reports failed"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(each)) => {}
-                changed = wanted.changed() => if changed.is_err() { return },
-            }
-        }
-    }
-
-    async fn read(&self, reports: &mut Reports) -> Result<Option<Fleet>, StoreError> {
-        let pods = reports.look_at(READ_AT_MOST).await?;
-        let seen = pods.contains(&self.pod);
-        Ok(seen.then(|| add_up(reports.all(), &self.pod, SystemTime::now())))
-    }
-}
-
-fn add_up<'a>(reports: impl Iterator<Item = &'a Report>, own: &str, now: SystemTime) -> Fleet {
-    let mut fleet = Fleet { first: true, ..Fleet::default() };
-    for report in reports.filter(|report| report.pod != own && report.is_live(now)) {
-        fleet.others += 1;
-        let held = report.reason.as_deref() == Some(Reason::Held.code());
-        fleet.first &= held || order(own) < order(&report.pod);
-        fleet.rejected.extend(report.rejected.iter().map(|rejected| rejected.revision.clone()));
-        let Some(desired) = &report.desired else { continue };
-        let moves = [Stage::Publishing, Stage::Restarting, Stage::Verifying, Stage::Committing];
-        if report.in_sync {
-            fleet.well.insert(desired.clone());
-        } else if moves.iter().any(|stage| stage.name() == report.stage) {
-            fleet.proving.insert(desired.clone());
-        } else if report.stage == Stage::Stranded.name() {
-            fleet.rejected.insert(desired.clone());
-        }
-    }
-    fleet
-}
-
 fn tell(error: &StoreError, before: Option<&StoreError>) {
     match (error, before) {
         (StoreError::Denied(_), Some(StoreError::Denied(_))) => {}
@@ -250,45 +192,7 @@ fn tell(error: &StoreError, before: Option<&StoreError>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        report::tests::{moved, report},
-        *,
-    };
-
-    #[test]
-    fn live_reports_of_other_pods_add_up() {
-        let at = humantime::parse_rfc3339("2026-11-21T10:01:00Z").unwrap();
-        let pod = |name: &str, report: Report| Report { pod: name.into(), ..report };
-        let proving = Report { stage: "verifying".into(), ..report(false, 8) };
-        let rejected = vec![Rejected { revision: moved(6), reason: "boot_failed".into() }];
-        let reports = [
-            pod("own", report(true, 9)),
-            pod("web-1", report(true, 7)),
-            pod("web-2", proving),
-            pod("web-3", Report { rejected, ..report(false, 7) }),
-            pod("gone", Report { leaving: true, ..report(true, 5) }),
-        ];
-        let fleet = add_up(reports.iter(), "own", at);
-        assert_eq!((fleet.others, fleet.well), (3, [moved(7)].into()));
-        assert_eq!((fleet.proving, fleet.rejected), ([moved(8)].into(), [moved(6)].into()));
-        assert_eq!(add_up(reports.iter(), "own", at + LIVE * 2), Fleet { first: true, ..Fleet::default() });
-    }
-
-    #[test]
-    fn one_pod_of_a_fleet_comes_first_and_none_that_is_held() {
-        let at = humantime::parse_rfc3339("2026-11-21T10:01:00Z").unwrap();
-        let held = |held: Option<&str>| {
-            let all = ["a", "b", "c", "d"].map(|pod| {
-                let reason = held.filter(|held| *held == pod).map(|_| "held".to_owned());
-                Report { pod: pod.into(), reason, ..report(true, 7) }
-            });
-            let first = |pod: &&str| add_up(all.iter(), pod, at).first;
-            ["a", "b", "c", "d"].into_iter().filter(first).map(str::to_owned).collect::<Vec<_>>()
-        };
-        let first = held(None);
-        assert_eq!(first.len(), 1);
-        assert_eq!(held(Some(&first[0])).len(), 2, "it is first itself once it is not held any more");
-    }
+    use super::{report::tests::report, *};
 
     #[test]
     fn a_report_outlives_two_that_are_missing() {

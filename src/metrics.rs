@@ -21,9 +21,11 @@ use crate::{
 };
 
 mod build;
+mod slots;
 
 pub use build::Family;
-use build::{Builder, DEPLOY_SECONDS, DRAIN_SECONDS};
+use build::{Builder, DEPLOY_SECONDS, DRAIN_SECONDS, RESTART_SECONDS, STAGE_SECONDS};
+use slots::Slots;
 
 /// So many processes are remembered until the ended ones are forgotten.
 const MOST_REMEMBERED: usize = 4096;
@@ -45,6 +47,7 @@ const UNDONE_FOR: [Reason; 8] = [
 pub struct Metrics {
     registry: Registry,
     families: Vec<Family>,
+    build_info: IntGaugeVec,
     release_info: IntGaugeVec,
     in_sync: IntGauge,
     stage: IntGaugeVec,
@@ -64,13 +67,6 @@ pub struct Metrics {
     drain_requests_left: IntGaugeVec,
     slots: Slots,
     puma: Puma,
-}
-
-/// The servers side by side, as the last look showed them.
-#[derive(Debug)]
-struct Slots {
-    weight: IntGaugeVec,
-    memory: IntGaugeVec,
 }
 
 /// The app server's load, as the last look showed it.
@@ -96,10 +92,12 @@ impl Metrics {
     ///
     /// # Panics
     /// Never at run time: only a name that is registered twice or malformed would, which the tests catch.
+    #[expect(clippy::too_many_lines, reason = "a list, and no decision in it")]
     pub fn new() -> Self {
         let registry = Registry::new();
         let b = Builder::new(&registry);
         Self {
+            build_info: b.gauges("pitstop_build_info", "1, with the agent's version.", &["version"]),
             release_info: b.gauges(
                 "pitstop_release_info",
                 "1 for the release in each role: running (proven), desired, previous.",
@@ -127,7 +125,12 @@ impl Metrics {
                 "From the start of a deploy to its end.",
                 DEPLOY_SECONDS,
             ),
-            stage_duration: b.histograms("pitstop_stage_duration_seconds", "Time in each stage.", "stage"),
+            stage_duration: b.histograms(
+                "pitstop_stage_duration_seconds",
+                "Time in each stage.",
+                "stage",
+                STAGE_SECONDS,
+            ),
             restarts: b.counters(
                 "pitstop_restarts_total",
                 "Restart signals: sent, or failed when none could be sent.",
@@ -137,6 +140,7 @@ impl Metrics {
                 "pitstop_restart_duration_seconds",
                 "From the restart signal to the proof that every worker runs the release.",
                 "mode",
+                RESTART_SECONDS,
             ),
             restart_requests_cut: b
                 .counter("pitstop_restart_requests_cut_total", "Requests cut by our restarts."),
@@ -171,6 +175,7 @@ impl Metrics {
 
     /// A counter that has not counted yet is 0, not absent: rate() and increase() need the first step.
     fn with_closed_lists(self) -> Self {
+        self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         self.pointer_checks.with_label_values(&["ok"]);
         for result in ["verified", "superseded"] {
             self.deploys.with_label_values(&[result, ""]);
@@ -178,7 +183,7 @@ impl Metrics {
         for reason in UNDONE_FOR {
             self.deploys.with_label_values(&["reverted", reason.code()]);
         }
-        for stage in Stage::ALL {
+        for stage in Stage::ALL.iter().filter(|stage| !matches!(stage, Stage::Steady | Stage::Stranded)) {
             self.stage_duration.with_label_values(&[stage.name()]);
         }
         for result in DrainResult::ALL {
@@ -214,9 +219,9 @@ impl Metrics {
         for stage in Stage::ALL {
             self.stage.with_label_values(&[stage.name()]).set(i64::from(stage == view.stage));
         }
-        let held = view.problem.as_ref().map(|problem| problem.reason);
-        for reason in Reason::ALL {
-            self.reason.with_label_values(&[reason.code()]).set(i64::from(Some(*reason) == held));
+        self.reason.reset();
+        if let Some(problem) = &view.problem {
+            self.reason.with_label_values(&[problem.reason.code()]).set(1);
         }
         self.release_info.reset();
         let desired = view.desired.as_ref().map(|revision| &revision.release);
@@ -238,15 +243,7 @@ impl Metrics {
 
     /// The servers side by side, as the last look showed them.
     pub(crate) fn slots(&self, slots: &[SlotDescription]) {
-        let Slots { weight: weights, memory } = &self.slots;
-        weights.reset();
-        memory.reset();
-        for SlotDescription { slot, weight, memory_bytes, .. } in slots {
-            weights.with_label_values(&[slot.name()]).set(i64::from(*weight));
-            if let Some(bytes) = memory_bytes {
-                memory.with_label_values(&[slot.name()]).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
-            }
-        }
+        self.slots.observed(slots);
     }
 
     /// The pointer was read; `failure` says why not. `at` is the wall clock in seconds since the epoch.
@@ -301,23 +298,6 @@ impl Metrics {
         self.drains.with_label_values(&[answer.result.name()]).inc();
         self.drain_duration.observe(answer.held_ms as f64 / 1000.0);
         self.drain_requests_left.with_label_values::<&str>(&[]).set(i64::from(answer.requests_left));
-    }
-}
-
-impl Slots {
-    fn new(b: &Builder<'_>) -> Self {
-        Self {
-            weight: b.gauges(
-                "pitstop_slot_weight",
-                "Of 1000 new connections: how many the server in this slot gets.",
-                &["slot"],
-            ),
-            memory: b.gauges(
-                "pitstop_slot_memory_bytes",
-                "Memory of the server in this slot, what its processes share counted once.",
-                &["slot"],
-            ),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::{
     fmt, fs, io,
     io::Read,
+    net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -307,6 +308,18 @@ pub(crate) fn ports_in_network_of(pid: i32, wanted: impl Fn(u64) -> bool) -> Vec
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// The sockets in our network that listen on exactly this address, each by its inode.
+pub(crate) fn listening_at(address: SocketAddr) -> Vec<u64> {
+    let table = match address {
+        SocketAddr::V4(_) => procfs::net::tcp(),
+        SocketAddr::V6(_) => procfs::net::tcp6(),
+    };
+    let listens = |entry: &procfs::net::TcpNetEntry| {
+        entry.state == procfs::net::TcpState::Listen && entry.local_address == address
+    };
+    table.unwrap_or_default().into_iter().filter(listens).map(|entry| entry.inode).collect()
 }
 
 /// A working directory, by name and by identity.

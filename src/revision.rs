@@ -152,6 +152,30 @@ impl Pointer {
         Some(self.canary.as_ref()?.revision(self.revision.sequence))
     }
 
+    /// What it says to a pod that is among its canaries, if this one is; else to all others. The canary's way back is
+    /// the pointer's own release.
+    pub(crate) fn named(&self) -> Self {
+        let (Some(revision), Some(canary)) = (self.canary(), &self.canary) else { return self.clone() };
+        if !canary.chosen {
+            return self.clone();
+        }
+        let other = |release: &ReleaseId| *release != revision.release;
+        Self {
+            previous: Some(self.revision.release.clone()).filter(other),
+            rolled_back: self.rolled_back.iter().filter(|release| other(release)).cloned().collect(),
+            // The move has its number now; whoever reads it again must not count on from that.
+            canary: Some(Box::new(Canary { sequence: revision.sequence, ..Canary::clone(canary) })),
+            sha256: canary.sha256.clone(),
+            revision,
+            ..self.clone()
+        }
+    }
+
+    /// Its move is that of a canary: only some pods follow it.
+    pub(crate) fn is_canary(&self) -> bool {
+        self.canary.as_ref().is_some_and(|canary| canary.chosen)
+    }
+
     /// The highest number of a move that it knows.
     pub(crate) fn latest(&self) -> Option<u64> {
         let canary = self.canary().and_then(|canary| canary.sequence);

@@ -1,9 +1,11 @@
 //! What /status and /prestop answer: the contract's JSON, made of what the supervisor publishes.
 
+mod drain;
 mod last_deploy;
+mod shift;
 mod story;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 
@@ -17,6 +19,7 @@ use crate::{
     revision::{ReleaseId, Revision},
 };
 
+pub(crate) use drain::DrainStatus;
 pub(crate) use last_deploy::LastDeploy;
 pub(crate) use story::{ForSeconds, Since};
 
@@ -55,6 +58,8 @@ pub struct Snapshot {
     pub seen_current: bool,
     /// This process has seen an app server that accepts requests, whatever came later.
     pub seen_booted: bool,
+    /// The warm-up of its first server is awaited.
+    pub warms: bool,
 }
 
 impl Snapshot {
@@ -77,12 +82,14 @@ impl Snapshot {
             settled: false,
             seen_current: false,
             seen_booted: false,
+            warms: false,
         }
     }
 
     /// What /ready still waits for: names, none of which comes back once it is gone.
     pub(crate) fn pending(&self) -> Vec<&'static str> {
-        let names = [("current", self.seen_current), ("app_server", self.seen_booted)];
+        let names =
+            [("current", self.seen_current), ("app_server", self.seen_booted), ("warmup", !self.warms)];
         names.into_iter().filter(|(_, seen)| !seen).map(|(name, _)| name).collect()
     }
 }
@@ -120,6 +127,8 @@ pub struct Status {
     pub(crate) deploy_id: Option<String>,
     /// The end of the pod, once it has begun.
     pub(crate) drain: Option<DrainStatus>,
+    /// A second server has a share of the traffic.
+    pub(crate) shift: Option<shift::ShiftStatus>,
     pub(crate) app_server: Description,
     /// Traps in this pod's set-up.
     pub findings: Vec<Finding>,
@@ -134,38 +143,6 @@ pub(crate) struct Rejection {
     pub(crate) reason: Reason,
     /// Since when, by the wall clock (RFC 3339).
     pub(crate) at: Option<String>,
-}
-
-/// The drain in /status.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct DrainStatus {
-    pub(crate) drain_id: String,
-    /// How it ended; `null` while it goes on.
-    pub(crate) result: Option<DrainResult>,
-    /// For how long it holds, or held.
-    pub(crate) seconds: f64,
-    /// How much longer it may hold; 0 after the answer.
-    pub(crate) seconds_left: f64,
-    /// What it waits for.
-    pub(crate) waits_for: Vec<WaitsFor>,
-    /// Senders whose silence is not proved yet.
-    pub(crate) peers_not_quiet: usize,
-    /// Requests in flight at the last look; `null` when nothing can tell.
-    pub(crate) requests_in_flight: Option<u32>,
-    /// Those that the socket table shows, the oldest first; at most ten.
-    pub(crate) requests: Vec<RequestStatus>,
-    /// Websockets and hijacked connections that are open, whether they are waited for or not.
-    pub(crate) upgraded: u32,
-    /// Deploys wait for it. Not for a stray call, which is held and means nothing.
-    pub(crate) holds_deploys: bool,
-}
-
-/// A request in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct RequestStatus {
-    pub(crate) peer: IpAddr,
-    /// For how long it has been there.
-    pub(crate) seconds: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -202,6 +179,7 @@ impl Status {
             rejected: rejections(snapshot),
             deploy_id: snapshot.deploy_id.clone(),
             drain: snapshot.drain.as_ref().map(|drain| DrainStatus::of(drain, snapshot.answer.as_ref(), now)),
+            shift: view.sharing.as_ref().map(|sharing| shift::ShiftStatus::of(sharing, now)),
             app_server: (*snapshot.app_server).clone(),
             findings: snapshot.findings.clone(),
         }
@@ -230,30 +208,6 @@ fn rejections(snapshot: &Snapshot) -> Vec<Rejection> {
         at: snapshot.rejected_at.get(revision).cloned(),
     };
     snapshot.view.rejected.iter().map(rejection).collect()
-}
-
-impl DrainStatus {
-    fn of(drain: &DrainView, answer: Option<&Answer>, now: Moment) -> Self {
-        let answer = answer.filter(|_| drain.answered);
-        let held_ms = answer.map_or(now.since(drain.began), |answer| answer.held_ms);
-        let left_ms = if drain.answered { 0 } else { drain.deadline.since(now) };
-        Self {
-            drain_id: drain.drain_id.to_string(),
-            result: drain.result,
-            seconds: seconds(held_ms),
-            seconds_left: seconds(left_ms),
-            waits_for: drain.waits_for.clone(),
-            peers_not_quiet: drain.peers_not_quiet,
-            requests_in_flight: drain.requests_in_flight,
-            requests: drain
-                .in_work
-                .iter()
-                .map(|request| RequestStatus { peer: request.peer, seconds: seconds(request.age_ms) })
-                .collect(),
-            upgraded: drain.upgraded,
-            holds_deploys: drain.meant,
-        }
-    }
 }
 
 impl From<&Answer> for PrestopAnswer {
@@ -333,10 +287,12 @@ mod tests {
             workers: vec![worker(21), worker(22)],
             candidate: Vec::new(),
             slots: vec![live],
+            warmup: None,
         }
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one answer, whole")]
     fn status_of_a_pod_that_rejected_a_move() {
         insta::assert_json_snapshot!(Status::of("web-0", &rejected_move(), Moment(60_000)), @r#"
         {
@@ -370,6 +326,7 @@ mod tests {
           ],
           "deploy_id": "6740a1b2-3",
           "drain": null,
+          "shift": null,
           "app_server": {
             "kind": "puma",
             "pid": 17,

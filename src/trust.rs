@@ -23,6 +23,8 @@ mod floor;
 mod keys;
 mod pointer;
 mod release;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use envelope::{Envelope, canonical};
 pub(crate) use floor::Floor;

@@ -55,6 +55,11 @@ impl Warmup {
         })
     }
 
+    /// When it counts as failed.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Asks each path as often as is wanted, so many times at once that each of `workers` gets some. Again, while answers
     /// are missing, say 5xx, or come later than the limit.
     ///

@@ -221,6 +221,7 @@ impl<S: Server> Driver<S> {
                         workers: snapshot.workers(),
                         candidate: snapshot.candidate(),
                         slots: snapshot.slots(),
+                        warmup: None,
                     },
                     findings: finding::findings(&self.checks(&snapshot).await),
                 }

@@ -2,18 +2,24 @@
 //! in common, `server.rs` what each kind states.
 
 mod addresses;
+mod aside;
 pub(crate) mod command;
 mod connections;
 mod driver;
+mod error_counts;
 mod files;
 mod image;
 mod inspector;
 mod not_found;
 pub(crate) mod passenger;
 pub mod puma;
+mod raised;
 mod ruby;
 mod server;
 mod signaller;
+mod slot_order;
+mod trees;
+mod trouble;
 pub(crate) mod unicorn;
 mod worker_count;
 mod working_dir;
@@ -78,6 +84,23 @@ pub struct Description {
     pub(crate) candidate: Vec<(i32, ProcessKey)>,
     /// It and the servers beside it, where a parent has slots for them.
     pub(crate) slots: Vec<SlotDescription>,
+    /// The warm-up that this agent started last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) warmup: Option<WarmupDescription>,
+}
+
+/// A warm-up, as /status shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WarmupDescription {
+    pub(crate) of: Role,
+    /// `running`, `done` or `failed`.
+    pub(crate) state: &'static str,
+    /// How many it took.
+    pub(crate) requests: Option<usize>,
+    /// 95 % of the last answers came within this.
+    pub(crate) p95_ms: Option<u64>,
+    /// Why it failed.
+    pub(crate) message: Option<String>,
 }
 
 /// A slot that has a server, as /status shows it.

@@ -10,10 +10,13 @@ use std::{
 
 use super::{
     AppServer, Wanted,
+    aside::{self, Aside},
     driver::{self, Driver},
     inspector::{LIMIT, Location, Surroundings},
     not_found::{NotFound, ServerKind},
+    raised::Output,
     server::{Discovery, Search, Server, Snapshot as _},
+    slot_order::{self, Order},
 };
 use crate::{
     config::{self, RestartMode, ServerFacts},
@@ -25,7 +28,6 @@ use crate::{
     slots::{List, Role, counts},
 };
 
-mod aside;
 mod beside;
 pub(crate) mod binds;
 mod checks;
@@ -38,12 +40,9 @@ mod fit;
 mod loads;
 mod order;
 mod plan;
-mod raised;
 mod release_diff;
 mod restart_modes;
 mod setup;
-mod slot_order;
-mod slots;
 mod snapshot;
 /// What the files of an app tell of its Puma, without one.
 pub(crate) mod source_tree;
@@ -51,14 +50,11 @@ mod started_by;
 mod statements;
 mod title;
 
-use aside::Aside;
 use beside::Neighbour;
 use control::{Control, ControlServer, Whose};
 use discovery::{Found, ServerProcesses};
-use raised::Output;
 pub(crate) use release_diff::not_loaded_by_phased;
 use setup::Setup;
-use slot_order::Order;
 use snapshot::Snapshot;
 use started_by::StartedBy;
 
@@ -72,6 +68,8 @@ struct Puma {
     /// Where the app's middleware counts.
     state_dir: PathBuf,
     mode: RestartMode,
+    /// A new release gets its traffic by shares.
+    shifts: bool,
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
@@ -87,16 +85,22 @@ struct Puma {
     output: tokio::sync::Mutex<Option<Arc<Output>>>,
 }
 
-/// Will look for a Puma that serves releases of this location.
+/// Will look for a Puma that serves releases of this location. `shifts`: a new release gets its traffic by shares.
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub fn start(section: config::Puma, mode: RestartMode, location: Location) -> io::Result<Arc<dyn AppServer>> {
+pub fn start(
+    section: config::Puma,
+    mode: RestartMode,
+    shifts: bool,
+    location: Location,
+) -> io::Result<Arc<dyn AppServer>> {
     let matching = section.r#match.clone();
     let puma = Puma {
         told: section.clone(),
         state_dir: location.state_dir.clone(),
         mode,
+        shifts,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
         last: fit::Last::of(&location.state_dir),
@@ -213,8 +217,13 @@ impl Server for Puma {
             let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
             let all: Vec<fit::Server<'_>> =
                 run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
-            let servers =
-                fit::Servers { parent: list.pid, live: master.pid, all: &all, taken: &memory.taken };
+            let servers = fit::Servers {
+                parent: list.pid,
+                live: master.pid,
+                all: &all,
+                addresses: &list.addresses,
+                taken: &memory.taken,
+            };
             memory.around.look(driver, &self.last, servers).await;
         }
         let (mode, told) = (self.mode, self.told.clone());
@@ -226,6 +235,7 @@ impl Server for Puma {
             memory: memory_now,
             mode,
             told,
+            shifts: self.shifts,
             beside: neighbours,
             parent,
         };
@@ -255,7 +265,7 @@ impl Server for Puma {
         on: GenerationKey,
     ) -> Result<(), Problem> {
         if let Some(order) = Order::of(command) {
-            return slot_order::give(self, driver, order, on).await;
+            return slot_order::give(driver, order, on, self.shared_files(driver)).await;
         }
         let memory = driver.memory().await;
         let live = memory.parent.iter().flat_map(List::runs).find(|(_, run)| run.role == Role::Live);
@@ -341,6 +351,22 @@ impl Puma {
         let _ = self.measuring.look(Duration::ZERO, measure).await;
     }
 
+    /// The files that a second server would take from the live one.
+    async fn shared_files(&self, driver: &Driver<Self>) -> Vec<PathBuf> {
+        let memory = driver.memory().await;
+        let Some(live) = memory.known.last().copied() else { return Vec::new() };
+        let run =
+            memory.parent.iter().flat_map(List::runs).map(|(_, run)| run).find(|run| run.role == Role::Live);
+        let whose = Whose { master: live.pid, aside: Aside::of(run) };
+        let mut files = self.control.shared_files(&whose).await;
+        let names = memory.own.setup.map(|setup| setup.shared_files()).unwrap_or_default();
+        let shared = move || -> Vec<_> {
+            names.iter().filter_map(|name| aside::shared_name(live.pid, name.as_ref())).collect()
+        };
+        files.extend(driver.inspector.files.look(LIMIT, shared).await.unwrap_or_default());
+        files
+    }
+
     async fn counted(&self, driver: &Driver<Self>, list: &List) -> HashMap<u64, Served> {
         let runs: Vec<u64> = list.runs().map(|(_, run)| run.number).collect();
         let state_dir = self.state_dir.clone();
@@ -383,6 +409,7 @@ impl Puma {
                 memory: own,
                 mode: self.mode,
                 told: self.told.clone(),
+                shifts: false,
                 beside: Vec::new(),
                 parent: None,
             };

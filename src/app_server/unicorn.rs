@@ -3,25 +3,30 @@
 use std::{
     collections::HashMap,
     io,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    AppServer, Wanted,
+    AppServer, Wanted, aside,
     driver::{self, Driver},
+    error_counts,
     inspector::{LIMIT, Location},
     not_found::{NotFound, ServerKind},
     server::{Discovery, Search, Server},
+    slot_order::{self, Order},
     worker_count::WorkerCount,
 };
 use crate::{
     config::{self, ServerFacts},
-    core::{GenerationKey, Mode, Plan, Problem, ServerCommand},
+    core::{GenerationKey, Mode, Plan, Problem, ServerCommand, observation::Served},
     finding::{Check, Code, Finding},
     procs::Image,
+    slots::{List, Role, counts},
 };
 
+mod beside;
 mod checks;
 mod discovery;
 mod order;
@@ -30,22 +35,34 @@ mod setup;
 mod snapshot;
 mod title;
 
-use discovery::{Master, ServerProcesses};
+use beside::Neighbour;
+use discovery::{Found, Master, ServerProcesses};
 use setup::Setup;
 use snapshot::Snapshot;
+pub(crate) use title::is_master;
 
 /// A holder that stays alone for so long will stay so.
 const ALONE: Duration = Duration::from_secs(3);
 
 /// A Unicorn in this pod.
-struct Unicorn;
+struct Unicorn {
+    /// Where the app's middleware counts.
+    state_dir: PathBuf,
+    /// A new release gets its traffic by shares.
+    shifts: bool,
+}
 
-/// Will look for a Unicorn that serves releases of this location.
+/// Will look for a Unicorn that serves releases of this location. `shifts`: a new release gets its traffic by shares.
 ///
 /// # Errors
 /// When its threads cannot be started.
-pub(crate) fn start(section: &config::Unicorn, location: Location) -> io::Result<Arc<dyn AppServer>> {
-    Driver::start(Unicorn, section.r#match.as_deref(), location)
+pub(crate) fn start(
+    section: &config::Unicorn,
+    shifts: bool,
+    location: Location,
+) -> io::Result<Arc<dyn AppServer>> {
+    let unicorn = Unicorn { state_dir: location.state_dir.clone(), shifts };
+    Driver::start(unicorn, section.r#match.as_deref(), location)
 }
 
 /// What a Unicorn can do.
@@ -70,7 +87,7 @@ struct Memory {
 
 impl Server for Unicorn {
     type Section = config::Unicorn;
-    type Processes = ServerProcesses;
+    type Processes = Box<Found>;
     type Memory = Memory;
     type Snapshot = Snapshot;
 
@@ -103,7 +120,7 @@ impl Server for Unicorn {
         )]
     }
 
-    fn discover(&self, search: &Search) -> Discovery<ServerProcesses> {
+    fn discover(&self, search: &Search) -> Discovery<Box<Found>> {
         discovery::discover(search)
     }
 
@@ -111,10 +128,13 @@ impl Server for Unicorn {
         &self,
         driver: &Driver<Self>,
         memory: &mut Memory,
-        processes: ServerProcesses,
+        found: Box<Found>,
     ) -> Result<Snapshot, NotFound> {
-        let surroundings = driver.inspector.surroundings(processes.pids(), &processes.ports()).await;
-        memory.learn(&processes);
+        let Found { live: processes, beside, parent } = *found;
+        let others = || beside.iter().filter_map(|one| one.processes.as_ref());
+        let pids = others().flat_map(ServerProcesses::pids).chain(processes.pids()).collect();
+        let surroundings = driver.inspector.surroundings(pids, &processes.ports()).await;
+        memory.learn(&processes, others());
         let newest = processes.newest();
         if let (None, Some(title)) = (&memory.setup, &newest.title) {
             let (pid, config) = (newest.image.process.pid, title.config_file().map(str::to_owned));
@@ -122,11 +142,28 @@ impl Server for Unicorn {
             let read = move || Setup::read(pid, config.as_deref());
             memory.setup = driver.inspector.files.look(LIMIT, read).await;
         }
-        Ok(Snapshot { processes, surroundings, memory: memory.clone() })
+        let counted = self.counted(driver, parent.as_ref()).await;
+        let mut neighbours = Vec::new();
+        for seen in beside {
+            let held = match seen.tree.run.role {
+                Role::Lingering => {
+                    driver.inspector.held(surroundings.ports.clone(), seen.tree.pids.clone()).await
+                }
+                Role::Live | Role::Candidate => None,
+            };
+            neighbours.push(Neighbour { seen, held });
+        }
+        let memory = memory.clone();
+        Ok(Snapshot { processes, surroundings, memory, beside: neighbours, parent, counted })
     }
 
     fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
-        checks::of(snapshot)
+        let mut checks = checks::of(snapshot);
+        if self.shifts && plan::may_stand_beside(snapshot).is_some() {
+            let served = beside::of(snapshot).served_by_live;
+            checks.push(error_counts::check(served.and_then(|served| served.errors)));
+        }
+        checks
     }
 
     async fn plan(
@@ -135,6 +172,9 @@ impl Server for Unicorn {
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
     ) -> Result<Plan, Problem> {
+        if let Some(make_room) = plan::may_stand_beside(snapshot).filter(|_| wanted.beside) {
+            return Ok(Plan { mode: Mode::Beside, make_room });
+        }
         plan::refuse_what_cannot_work(driver, snapshot, wanted.running, wanted.release).await?;
         Ok(Plan::new(Mode::Hot))
     }
@@ -145,9 +185,16 @@ impl Server for Unicorn {
         command: ServerCommand,
         on: GenerationKey,
     ) -> Result<(), Problem> {
+        if let Some(order) = Order::of(command) {
+            return slot_order::give(driver, order, on, shared_files(driver)).await;
+        }
         let search =
             Search { known: driver.memory().await.known, matching: None, chosen: None, parent: None };
         driver.send(move |_| order::signals(command, on, &search.known)).await
+    }
+
+    async fn raised(&self, driver: &Driver<Self>) -> Option<String> {
+        beside::raised(&driver.memory().await.parent?)
     }
 
     /// The first master was kept because its container ends with it, and the one that served is gone. A container
@@ -160,14 +207,36 @@ impl Server for Unicorn {
     }
 }
 
+impl Unicorn {
+    async fn counted(&self, driver: &Driver<Self>, parent: Option<&List>) -> HashMap<u64, Served> {
+        let runs: Vec<u64> = parent.into_iter().flat_map(List::runs).map(|(_, run)| run.number).collect();
+        let state_dir = self.state_dir.clone();
+        let read =
+            move || runs.into_iter().filter_map(|run| Some((run, counts::read(&state_dir, run)?))).collect();
+        driver.inspector.processes.look(LIMIT, read).await.unwrap_or_default()
+    }
+}
+
+/// The pid file: Unicorn does not start beside one that names it.
+async fn shared_files(driver: &Driver<Unicorn>) -> Vec<PathBuf> {
+    let memory = driver.memory().await;
+    let live = memory.known.last().copied();
+    let Some((live, name)) = live.zip(memory.own.setup.and_then(|setup| setup.config.pid_file)) else {
+        return Vec::new();
+    };
+    let shared = move || aside::shared_name(live.pid, name.as_ref());
+    driver.inspector.files.look(LIMIT, shared).await.flatten().into_iter().collect()
+}
+
 impl Memory {
-    fn learn(&mut self, processes: &ServerProcesses) {
+    fn learn<'a>(&mut self, processes: &ServerProcesses, beside: impl Iterator<Item = &'a ServerProcesses>) {
         let newest = processes.newest().image;
         if self.image != Some(newest) {
             (self.image, self.setup) = (Some(newest), None);
         }
         let now = Instant::now();
-        let counts = processes.masters.iter().map(|master| {
+        let masters = processes.masters.iter().chain(beside.flat_map(|one| &one.masters));
+        let counts = masters.map(|master| {
             let key = master.image.generation_key();
             let count = self.worker_counts.get(&key).copied().unwrap_or_else(|| WorkerCount::new(now));
             let all_serve = master.workers.iter().all(|worker| worker.booted);

@@ -19,10 +19,11 @@ pub(crate) fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
         current: config.current(),
         state_dir: config.state_dir.clone(),
     };
+    let shifts = !config.restart.steps().steps.is_empty();
     match config.app_server {
-        AppServerKind::Puma => puma::start(config.puma.clone(), config.restart.mode, location),
+        AppServerKind::Puma => puma::start(config.puma.clone(), config.restart.mode, shifts, location),
         AppServerKind::Passenger => passenger::start(&config.passenger, location, config.current()),
-        AppServerKind::Unicorn => unicorn::start(&config.unicorn, location),
+        AppServerKind::Unicorn => unicorn::start(&config.unicorn, shifts, location),
         AppServerKind::Command => command::start(&config.command, location, config.current()),
     }
 }

@@ -62,6 +62,7 @@ fn settings(config: &Config, file: Option<&Path>, exec: Exec, no_deploys: bool) 
         command: exec.command,
         agent: (!exec.sidecar).then_some(agent),
         listen: config.exec.listen.clone(),
+        server: config.app_server,
         current: config.current(),
         json_log: config.log.format == LogFormat::Json,
         state_dir,

@@ -15,6 +15,7 @@ use super::{Console, Exit, Failure, publish::usage};
 use crate::{
     config::Config,
     core::{Problem, Reason, deploy::stand_ins, history::History},
+    fleet::{Chooser, Reader},
     pointer::{self, Source},
     releases::{Releases, fetch::Fetched, leases::Lease, prune::Need},
     revision::{Pointer, ReleaseId, Revision},
@@ -60,7 +61,17 @@ pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failu
         None => Source::Store(store.clone(), config.pointer.clone()),
     };
     let trust = super::trust_with_memory(config, Noted::default());
-    let pointer = pointer::read(&source, &trust).await;
+    let mut pointer = pointer::read(&source, &trust).await;
+    if let Ok(pointer) = &mut pointer {
+        let fleet = matches!(source, Source::Store(..)).then(|| Reader {
+            store: store.clone(),
+            pointer: config.pointer.clone(),
+            pod: config.pod(),
+            max_unavailable: config.restart.max_unavailable,
+        });
+        Chooser::new(config.pod(), fleet).choose(pointer, false).await;
+        *pointer = pointer.named();
+    }
     let birth = Birth {
         releases: super::on_volume(config).trusting(trust),
         store: Blocking::new(store, Handle::current(), IDLE),

@@ -54,6 +54,9 @@ struct Pod {
     reason: Option<String>,
     in_flight: Option<u32>,
     last_deploy: Option<LastDeploy>,
+    /// Whether it follows the canary that the pointer names, as far as it has read that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary: Option<bool>,
     #[serde(flatten)]
     about: About,
     /// Since when its report is the last one.
@@ -64,7 +67,7 @@ struct Pod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// It runs what the pointer names, proven.
+    /// It runs what the pointer names for it, proven.
     InSync,
     /// Not yet.
     Behind,
@@ -164,6 +167,7 @@ impl Pod {
             reason: report.reason.clone(),
             in_flight: report.in_flight,
             last_deploy: report.last_deploy.clone(),
+            canary: report.canary,
             about: report.about.clone(),
             heard_seconds: report.age(now).as_secs(),
         }
@@ -229,7 +233,15 @@ pub(crate) async fn run(config: &Config, name: Option<String>, console: Console)
 fn followed(pointer: Listed, reports: &Reports, now: SystemTime) -> Followed {
     let named = pointer.release.clone().map(|release| Revision { release, sequence: pointer.sequence });
     let (gone, there): (Vec<_>, Vec<_>) = reports.all().partition(|report| report.is_gone(now));
-    let pods = there.iter().map(|report| Pod::of(report, named.as_ref(), now)).collect();
+    let canary = pointer.canary.as_ref().map(|canary| canary.revision(pointer.sequence));
+    let of = |report: &Report| {
+        report.canary == Some(true) && report.canary_sequence == canary.as_ref().and_then(|one| one.sequence)
+    };
+    let pods = there.iter().map(|report| {
+        let named = if of(report) { canary.as_ref() } else { named.as_ref() };
+        Pod::of(report, named, now)
+    });
+    let pods = pods.collect();
     let gone = gone.into_iter().filter(|report| !report.leaving && report.age(now) < FORGOTTEN);
     Followed { pointer, pods, gone: gone.map(|report| report.pod.clone()).collect() }
 }

@@ -17,7 +17,7 @@ use crate::{
         self,
         document::{Document, FROZEN, PAUSED},
     },
-    revision::{Note, ReleaseId},
+    revision::{Canary, Note, PodCount, ReleaseId},
     store::{self, Found, Store, StoreError},
 };
 
@@ -43,6 +43,9 @@ pub(super) struct Listed {
     pub(super) why: Option<String>,
     pub(super) frozen: Option<Note>,
     pub(super) paused: Option<Note>,
+    /// What some pods run already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) canary: Option<Canary>,
     /// Why it is none, or cannot be read.
     pub(super) error: Option<String>,
 }
@@ -82,6 +85,7 @@ impl Listed {
             why: document.get("why"),
             frozen: document.note(FROZEN),
             paused: document.note(PAUSED),
+            canary: pointer.and_then(|pointer| pointer.canary.as_deref().cloned()),
             error: pointer::parse(bytes).err().map(|problem| problem.message),
         }
     }
@@ -94,7 +98,22 @@ impl Listed {
     pub(super) fn notes(&self) -> Vec<String> {
         let frozen = self.frozen.as_ref().map(|note| format!("frozen {note}"));
         let paused = self.paused.as_ref().map(|note| format!("pods paused {note}"));
-        self.error.clone().into_iter().chain(frozen).chain(paused).chain(self.why.clone()).collect()
+        let canary = self.canary.as_ref().map(|canary| {
+            let pods = match canary.share {
+                PodCount::Pods(1) => "1 pod".to_owned(),
+                PodCount::Pods(pods) => format!("{pods} pods"),
+                PodCount::Percent(percent) => format!("{percent} % of the pods"),
+            };
+            format!("canary {} in {pods}", canary.revision(self.sequence))
+        });
+        self.error
+            .clone()
+            .into_iter()
+            .chain(canary)
+            .chain(frozen)
+            .chain(paused)
+            .chain(self.why.clone())
+            .collect()
     }
 }
 

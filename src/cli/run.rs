@@ -22,7 +22,7 @@ use crate::{
     core::{Detection, Problem, Reason},
     effects::{Effects, Tools},
     finding::{self, Code, Finding},
-    fleet::{About, Reporter},
+    fleet::{About, Chooser, Reporter},
     handle::{Requests, SupervisorHandle},
     hook::Hook,
     init::{self, Agent},
@@ -103,6 +103,14 @@ pub(crate) async fn run(config: Config, invalid: Option<ConfigError>, run: Run) 
     }
     serve(&config, parts, app_server, died(run.deaths)).await?;
     Ok(Exit::Done)
+}
+
+/// An agent beside an app server of the caller's, on the caller's runtime. It ends with that, or on SIGTERM.
+///
+/// # Errors
+/// [`Failure`] with the message for the user.
+pub async fn beside(config: &Config, app_server: Arc<dyn AppServer>) -> Result<(), Failure> {
+    serve(config, Parts::of(config, None), app_server, Vec::new()).await
 }
 
 /// Kubernetes does not notice, as the container goes on: somebody else has to say it.
@@ -237,8 +245,12 @@ async fn serve(
     let handles = Handles { fleet: reporter.as_ref().map(Reporter::glance), ..handles };
     let notifier = Notifier::new(&config.notify, sender(config), handles.snapshots.clone());
     let mut inputs = inputs(config, parts, app_server, metrics, requests, snapshots)?;
-    inputs.fleet = reporter.as_ref().map(Reporter::reader);
+    let reader = reporter.as_ref().map(|reporter| reporter.reader(config.restart.max_unavailable));
+    let chooser = Chooser::new(config.pod(), reader.clone());
+    inputs.pointer = inputs.pointer.map(|(latest, kick)| (chooser.follow(latest), kick));
+    inputs.fleet = reader;
     let (stop, stopped) = watch::channel(false);
+    let steward = reporter.as_ref().map(|reporter| tokio::spawn(reporter.steward().run(stopped.clone())));
     let reports = reporter.map(|reporter| tokio::spawn(reporter.run(stopped.clone())));
     let notes = notifier.map(|notifier| tokio::spawn(notifier.run(stopped.clone())));
     let endpoints = tokio::spawn(endpoints(config.listen, handles.clone(), stopped));
@@ -248,8 +260,12 @@ async fn serve(
     stop.send_replace(true);
     // What is still open then was not waiting for us.
     let last_words = async {
-        let (_endpoints, _reports, _notes) =
-            tokio::join!(endpoints, OptionFuture::from(reports), OptionFuture::from(notes));
+        let (_endpoints, _reports, _notes, _steward) = tokio::join!(
+            endpoints,
+            OptionFuture::from(reports),
+            OptionFuture::from(notes),
+            OptionFuture::from(steward)
+        );
     };
     let _ = tokio::time::timeout(LAST_ANSWERS, last_words).await;
     tracing::info!("ends");
@@ -272,6 +288,7 @@ fn reporter(config: &Config, parts: &Parts, snapshots: watch::Receiver<Arc<Snaps
         node: config.node.clone(),
         zone: config.zone.clone(),
         image: config.image.clone(),
+        address: config.address.clone(),
         version: Some(env!("CARGO_PKG_VERSION").into()),
         poll_s: Some(config.poll_interval.as_secs()),
     };

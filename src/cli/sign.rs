@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     revision::ReleaseId,
     store::{
-        self, Body, Condition, Found, SIGNED_LIMIT_BYTES, Store, StoreError,
+        self, Body, Condition, Found, Store, StoreError,
         archive::{self, Published},
     },
     trust::{Envelope, ReleaseStatement, Role, SIGNED},
@@ -117,7 +117,7 @@ pub(super) async fn put(
         Err(error) => return Err(failure(error)),
     }
     let Found::Object { version, bytes } =
-        store.get(&key, None, SIGNED_LIMIT_BYTES).await.map_err(failure)?
+        store.get(&key, None, archive::SIGNED_LIMIT_BYTES).await.map_err(failure)?
     else {
         return Err(failure(StoreError::Changed(key)));
     };

@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config},
     core::Problem,
     revision::ReleaseId,
-    store::{self, Found, SIGNED_LIMIT_BYTES, archive},
+    store::{self, archive},
     trust::{Envelope, SIGNED, Trust, id_of_key, signed_by},
 };
 
@@ -85,12 +85,9 @@ pub(crate) async fn run(config: &Config, args: Verify, console: Console) -> Resu
 
 async fn release(config: &Config, trust: &Trust, id: &ReleaseId) -> Result<Envelope, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
-    let bytes = match store.get(&archive::signed_key(id), None, SIGNED_LIMIT_BYTES).await.map_err(failure)? {
-        Found::Object { bytes, .. } => Some(bytes),
-        Found::Absent | Found::NotModified => None,
-    };
+    let bytes = archive::signed(store.as_ref(), id).await.map_err(failure)?;
     trust.release(id, bytes.as_deref(), None)?;
-    Ok(serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|e| Failure::failed(e.to_string()))?)
+    serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|e| Failure::failed(e.to_string()))
 }
 
 async fn pointer(config: &Config, trust: &Trust) -> Result<Envelope, Failure> {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     AppServerKind, Command, Config, HealthUrl, RestartMode, S3Location, Verify, derived::KUBELET, headers,
-    names::name, notify, parse_header, places, trust, warmup,
+    names::name, notify, parse_header, places, restart, trust, warmup,
 };
 
 /// What is wrong with a key's value.
@@ -40,9 +40,9 @@ pub(crate) fn check(config: &Config) -> Vec<Complaint> {
     checks.fallback(config);
     checks.addresses(config);
     checks.drain(config);
-    let sections =
-        [warmup::complaints(config), notify::complaints(config), trust::complaints(config)].concat();
-    checks.complaints.into_iter().chain(sections).collect()
+    let sections: [fn(&Config) -> Vec<Complaint>; 4] =
+        [warmup::complaints, restart::complaints, notify::complaints, trust::complaints];
+    checks.complaints.into_iter().chain(sections.into_iter().flat_map(|section| section(config))).collect()
 }
 
 struct Checks {
@@ -74,6 +74,8 @@ impl Checks {
             ("restart.timeout", config.restart.timeout, least),
             ("restart.wait_in_flight", config.restart.wait_in_flight, zero),
             ("restart.spread", config.restart.spread, zero),
+            ("restart.bake", Some(config.restart.bake), zero),
+            ("restart.shift_timeout", Some(config.restart.shift_timeout), least),
             ("hooks.check_timeout", Some(config.hooks.check_timeout), least),
             ("verify.soak", Some(config.verify.soak), zero),
             ("verify.timeout", Some(config.verify.timeout), least),
@@ -94,7 +96,7 @@ impl Checks {
     fn kind(&mut self, config: &Config) {
         let what = match config.restart.mode {
             RestartMode::Phased => "has no phased restart",
-            RestartMode::Beside => "cannot be deployed beside yet",
+            RestartMode::Beside => "cannot be held to deploys beside",
             RestartMode::Auto | RestartMode::Hot => return,
         };
         let message = || format!("{} {what}: remove this key", config.app_server.title());
@@ -359,7 +361,7 @@ mod tests {
     fn restart_modes_phased_and_beside_are_for_puma_alone() {
         let with_mode = |kind, mode| move |c: &mut Config| (c.app_server, c.restart.mode) = (kind, mode);
         for (mode, refusal) in
-            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "beside yet")]
+            [(RestartMode::Phased, "has no phased restart"), (RestartMode::Beside, "deploys beside")]
         {
             refused("restart.mode", refusal, with_mode(AppServerKind::Unicorn, mode));
             assert_eq!(with(with_mode(AppServerKind::Puma, mode)), []);

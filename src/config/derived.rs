@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{Config, DrainKeys, LongRequests, Restart, RestartMode, ServerFacts, Verify};
-use crate::core::{Policy, drain::Budget};
+use crate::{
+    core::{Policy, drain::Budget},
+    revision::PodCount,
+};
 
 /// The kubelet's own delays between the hook's answer and SIGTERM, with room to spare.
 pub(super) const KUBELET: Duration = Duration::from_secs(2);
@@ -52,6 +55,7 @@ impl Config {
             phased_worker_ms: server.restart_timeout.map_or_else(|| ms(each_worker()), |_| 0),
             second_master: server.second_master,
             beside_only: self.restart.mode == RestartMode::Beside,
+            shift: self.restart.steps(),
             in_place: server.in_place,
             settle_ms: ms(SETTLE),
             soak_ms: ms(self.verify.soak),
@@ -64,6 +68,7 @@ impl Config {
             fallback: self.fallback_dir.is_some(),
             spread_ms: self.spread(stop).map(|spread| place(&self.pod(), ms(spread))),
             reports: !self.pointer.starts_with("file:"),
+            wave: wave(&self.pod(), self.restart.max_unavailable),
             unwell_ms: ms(self.restart.hot_timeout(stop) / 4),
             unwell_max_ms: ms(self.restart.hot_timeout(stop) * 4),
             retry_ms: ms(self.poll_interval.min(RETRY_AT_MOST)),
@@ -140,6 +145,17 @@ impl Config {
 fn place(pod: &str, spread_ms: u64) -> u64 {
     let share = (u128::from(order(pod)) * u128::from(spread_ms)) >> 64;
     u64::try_from(share).unwrap_or(0)
+}
+
+/// How many restarts come before this pod's where nobody knows how many pods there are: by its place in the order, and
+/// a number of pods is taken for a quarter of them.
+fn wave(pod: &str, at_once: PodCount) -> u32 {
+    let percent = match at_once {
+        PodCount::Percent(percent) => u32::from(percent.max(1)),
+        PodCount::Pods(_) => 25,
+    };
+    let waves = 100_u32.div_ceil(percent);
+    u32::try_from((u128::from(order(pod)) * u128::from(waves)) >> 64).unwrap_or(0)
 }
 
 /// In which order the pods of a fleet go, by their names.
@@ -251,6 +267,21 @@ mod tests {
         assert_eq!(spread(Some(Duration::ZERO)), None);
         assert_eq!(spread(Some(seconds(60))), Some(6_305));
         assert_eq!(spread(None), Some(6_305), "half of two minutes");
+    }
+
+    #[test]
+    fn without_reports_pods_restart_in_as_many_waves_as_fit() {
+        let waves = |at_once: &str| {
+            let waves = (0..400).map(|n| wave(&format!("web-{n}"), at_once.parse().unwrap()));
+            waves.fold([0; 10], |mut pods, wave| {
+                pods[wave as usize] += 1;
+                pods
+            })
+        };
+        assert_eq!(waves("100%")[..2], [400, 0]);
+        let quarter = waves("25%");
+        assert!(quarter[..4].iter().all(|pods| (60..140).contains(pods)) && quarter[4] == 0, "{quarter:?}");
+        assert_eq!((waves("3"), waves("10%")[9] > 0), (quarter, true));
     }
 
     #[test]

@@ -232,6 +232,10 @@ impl Loading {
         ours.sort();
         for (name, value) in ours {
             if let Some(key) = names.get(&name) {
+                // The downward API gives an empty text for a label that the pod has not.
+                if value.is_empty() && OF_THE_POD.contains(&key.as_str()) {
+                    continue;
+                }
                 self.set(key.clone(), Raw::One(value), Origin::Environment(name));
             } else if !NO_KEYS.contains(&name.as_str()) && !is_service_link(&name) {
                 let bare = |name: &str| name.trim_start_matches("PITSTOP_").to_owned();
@@ -296,6 +300,9 @@ impl Loading {
 fn did_you_mean(near: Option<&str>) -> String {
     near.map_or_else(String::new, |near| format!(", did you mean {near}?"))
 }
+
+/// Keys for people, which the downward API fills in.
+const OF_THE_POD: [&str; 4] = ["node", "zone", "image", "address"];
 
 /// Kubernetes sets such variables in every pod for a Service called `pitstop` or `pitstop-…`.
 /// A name chosen elsewhere must not keep pods from starting.
@@ -438,6 +445,12 @@ mod tests {
         assert_eq!(case.problems(), [""; 0]);
         let typo = Case::file("").env("PITSTOP_POINTR", "x").problems();
         assert_eq!(typo, ["PITSTOP_POINTR: unknown variable, did you mean PITSTOP_POINTER?"]);
+    }
+
+    #[test]
+    fn a_label_that_the_pod_has_not_is_a_key_that_is_not_set() {
+        let loaded = Case::file("").env("PITSTOP_ZONE", "").env("PITSTOP_NODE", "n1").loaded();
+        assert_eq!((loaded.config.zone, loaded.config.node.as_deref()), (None, Some("n1")));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod load;
 mod names;
 mod notify;
 mod places;
+mod restart;
 mod secrets;
 mod server_facts;
 mod source;
@@ -39,6 +40,8 @@ pub(crate) use listen_address::ListenAddress;
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub(crate) use names::pointer_name;
 pub(crate) use notify::{Notify, NotifyFormat};
+pub use restart::RestartMode;
+pub(crate) use restart::{LongRequests, Restart};
 pub use server_facts::ServerFacts;
 pub use source::S3Location;
 pub(crate) use storage::Fetch;
@@ -75,6 +78,8 @@ pub struct Config {
     pub(crate) zone: Option<String>,
     /// The image of the app's container.
     pub(crate) image: Option<String>,
+    /// Where the other end of a connection reaches this pod.
+    pub(crate) address: Option<String>,
     /// The volume's root.
     pub(crate) deploy_to: PathBuf,
     /// The link that the app server runs from; `deploy_to/current` by default.
@@ -244,53 +249,6 @@ impl Default for Command {
     }
 }
 
-/// How restarts are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RestartMode {
-    /// Beside where the parent of the app server offers it and it fits, else phased where that loads everything that
-    /// changed, else hot.
-    #[default]
-    Auto,
-    /// Always a second server beside the first, in the same container.
-    Beside,
-    /// Always SIGUSR2.
-    Hot,
-    /// Always SIGUSR1.
-    Phased,
-}
-
-/// What to do about requests that would not survive the restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LongRequests {
-    /// Wait for them, up to `restart.wait_in_flight`.
-    #[default]
-    Wait,
-    /// Restart all the same.
-    Proceed,
-}
-
-/// Restarts.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Restart {
-    /// Which kind.
-    pub(crate) mode: RestartMode,
-    /// Until a restart counts as failed; derived when absent.
-    #[serde(with = "humantime_serde")]
-    pub(crate) timeout: Option<Duration>,
-    /// Wait for requests that would not survive?
-    pub(crate) long_requests: LongRequests,
-    /// For how long; 10m by default.
-    #[serde(with = "humantime_serde")]
-    pub(crate) wait_in_flight: Option<Duration>,
-    /// Over how long the restarts of a fleet are spread, each pod at its own place; half of a hot restart's
-    /// `timeout` by default, and 0s: they wait for nobody.
-    #[serde(with = "humantime_serde")]
-    pub(crate) spread: Option<Duration>,
-}
-
 /// Commands of the user's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -457,6 +415,7 @@ impl Default for Config {
             node: None,
             zone: None,
             image: None,
+            address: None,
             deploy_to: "/srv/app".into(),
             current: None,
             fallback_dir: None,

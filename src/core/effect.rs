@@ -221,6 +221,13 @@ pub enum Notice {
     },
     /// Its master ended during a restart of ours, after processes of the release had booted.
     MasterEnded,
+    /// A step of `restart.shift` ended by its time-out: the second server has not served enough requests in it.
+    StepTimedOut {
+        /// So many; `None`: nobody counts.
+        requests: Option<u64>,
+        /// Of so many.
+        wanted: u64,
+    },
 }
 
 /// What the app server can be told.
@@ -230,6 +237,11 @@ pub enum ServerCommand {
     Restart(Mode),
     /// All new connections go to this server from now on: to the candidate, or back to one that lingers.
     Switch,
+    /// The candidate gets so many of 1000 new connections; 0: none any more.
+    Share {
+        /// So many.
+        permille: u32,
+    },
     /// The server that lingers, or a candidate that nobody waits for, is ended: SIGTERM once nobody waits in its
     /// queues. Reports nothing that is waited for: that it was told is seen.
     End,

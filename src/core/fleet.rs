@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::revision::{ReleaseId, Revision};
+use crate::revision::{PodCount, ReleaseId, Revision};
 
 /// What the live pods that follow the same pointer say, this one left out. Reports can be forged by whoever may
 /// write them: they may make a pod wait, or try once more, and never go anywhere.
@@ -18,12 +18,32 @@ pub struct Fleet {
     pub(crate) well: BTreeSet<Revision>,
     /// Moves that some pod has rejected.
     pub(crate) rejected: BTreeSet<Revision>,
+    /// So many restarts come before this pod's, one after the other (`restart.max_unavailable`).
+    pub(crate) wave: u32,
+    /// The moves that the last of these pods has behind it, which it runs, proved, or has rejected. `None`: there is none.
+    pub(crate) before: Option<BTreeSet<Revision>>,
+}
+
+/// What is to be read of the other pods' reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// How often, in milliseconds.
+    pub(crate) each_ms: u64,
+    /// The move that this pod is about to make.
+    pub(crate) revision: Option<Revision>,
+    /// How many pods may restart at once, where the pointer says so.
+    pub(crate) max_unavailable: Option<PodCount>,
 }
 
 impl Fleet {
     /// Some pod has rejected this move, and none runs it.
     pub(crate) fn rejects(&self, revision: &Revision) -> bool {
         self.rejected.contains(revision) && !self.well.contains(revision)
+    }
+
+    /// A restart onto the move may begin as far as the pods are concerned that come before this one.
+    pub(crate) fn lets_restart(&self, revision: &Revision) -> bool {
+        self.before.as_ref().is_none_or(|done| done.contains(revision))
     }
 
     /// Some pod has rejected the release, and none runs it.

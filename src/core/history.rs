@@ -23,6 +23,8 @@ pub(crate) struct History {
     pub(crate) rejected: Vec<(Revision, Reason)>,
     /// The number of the latest move that was seen here.
     pub(crate) sequence: Option<u64>,
+    /// The move with the highest number that was tried here.
+    tried: Option<Revision>,
     /// Releases that failed here and were not proved since: no way back leads to them, also when the
     /// move itself may be tried again.
     failed: BTreeSet<ReleaseId>,
@@ -82,6 +84,7 @@ impl History {
                 let again = open.take().filter(|o| o.revision == record.revision && o.rejected.is_none());
                 let unfinished = again.map_or(1, |o| o.unfinished + 1);
                 self.lift(&record.revision);
+                self.try_out(&record.revision);
                 self.unproved.insert(record.revision.release.clone());
                 self.put_in_place(&record.revision.release);
                 *open = Some(Open {
@@ -114,6 +117,19 @@ impl History {
                 *open = None;
             }
         }
+    }
+
+    /// Notes that the move is tried here.
+    pub(crate) fn try_out(&mut self, revision: &Revision) {
+        let newer = self.tried.as_ref().is_none_or(|tried| revision.sequence >= tried.sequence);
+        if newer {
+            self.tried = Some(revision.clone());
+        }
+    }
+
+    /// Whether the move was tried here, well or badly.
+    pub(crate) fn has_tried(&self, revision: &Revision) -> bool {
+        self.tried.as_ref() == Some(revision) || self.rejection(revision).is_some()
     }
 
     /// Notes that `current` leads to the release from here on, or may.

@@ -18,12 +18,14 @@ pub use reason::Reason;
 pub(crate) mod effect;
 pub(crate) mod observation;
 pub(crate) mod pace;
+pub(crate) use deploy::Sharing;
+pub use deploy::Shift;
 pub(crate) use effect::Protected;
 pub use effect::{
     Attempt, Baseline, DeployResult, Effect, Event, Mode, Notice, Operator, Outcome, Plan, Problem, Record,
     ServerCommand, Step,
 };
-pub use fleet::Fleet;
+pub use fleet::{Fleet, Reading};
 pub use observation::{
     Answer, AppServer, Connection, Cwd, Detection, Files, Generation, GenerationKey, Moment, Observation,
     Probe, Process, ProcessKey, Sockets, Traffic, WorkerLoad,
@@ -49,6 +51,8 @@ pub struct Policy {
     pub second_master: bool,
     /// Nothing but a second server in a slot of its own will do (`restart.mode` is `beside`).
     pub beside_only: bool,
+    /// How a candidate gets its first clients.
+    pub shift: Shift,
     /// Others can restart the server in its process, image after image.
     pub in_place: bool,
     /// On the way back: how long an image that serves nothing may take to show that it moves.
@@ -71,6 +75,8 @@ pub struct Policy {
     pub spread_ms: Option<u64>,
     /// The other pods' reports can be read.
     pub reports: bool,
+    /// Where they cannot: so many restarts come before this pod's, one after the other (`restart.max_unavailable`).
+    pub wave: u32,
     /// Code in the image can be run when nothing else is left (`fallback_dir` is set).
     pub fallback: bool,
     /// For how long a pod waits at its birth for its first release to become well, before another one is tried.
@@ -156,6 +162,8 @@ pub struct View {
     pub(crate) attempt: Attempt,
     /// What the pointer last said.
     pub desired: Option<Revision>,
+    /// The number of the canary that the pointer names, if it names one, and whether this pod is among its pods.
+    pub(crate) canary: Option<(Option<u64>, bool)>,
     /// What the app server was proved to run; never just where `current` points.
     pub running: Option<ReleaseId>,
     /// How well that is proved.
@@ -178,6 +186,8 @@ pub struct View {
     pub(crate) retry_at: Option<Moment>,
     /// The deploy that is under way; the pointer may name another move by now.
     pub(crate) moving: Option<Moving>,
+    /// The candidate has a share of the traffic.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 impl View {
@@ -187,6 +197,7 @@ impl View {
             stage: Stage::Steady,
             attempt: Attempt(0),
             desired: None,
+            canary: None,
             running: None,
             proof: None,
             previous: None,
@@ -198,6 +209,7 @@ impl View {
             back: None,
             retry_at: None,
             moving: None,
+            sharing: None,
         }
     }
 }
@@ -228,6 +240,8 @@ pub(crate) enum Hold {
 pub(crate) enum Watchfulness {
     /// Nothing is going on: once a second or so, and down to every five seconds at rest.
     Calm,
+    /// A new server has a share of the traffic, for hours perhaps: twice a second, so that it is taken back within one.
+    Steady,
     /// A restart or a drain is under way: ten times a second or so.
     Close,
 }
@@ -316,9 +330,9 @@ impl Agent {
         self.deploy.as_ref().ok()?.probe_candidate_for()
     }
 
-    /// How often the other pods' reports are to be read, in milliseconds, while they matter.
-    pub(crate) fn reads_fleet_each(&self) -> Option<u64> {
-        self.deploy.as_ref().ok()?.reads_fleet_each()
+    /// What is to be read of the other pods' reports, while they matter.
+    pub(crate) fn reads_fleet(&self) -> Option<Reading> {
+        self.deploy.as_ref().ok()?.reads_fleet()
     }
 
     /// Whether the files that processes have loaded matter now.

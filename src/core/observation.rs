@@ -79,6 +79,7 @@ impl Observation {
 
 /// Whether there is an app server to be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "there is one look at a time")]
 pub enum Detection {
     /// There is none: the processes known before are gone and no other was found.
     Missing,

@@ -10,6 +10,8 @@ use super::{
 
 /// While something goes on.
 const CLOSE_MS: u64 = 100;
+/// While two servers share the traffic.
+const STEADY_MS: u64 = 500;
 /// With traffic, or without an app server.
 const CALM_MS: u64 = 1000;
 /// At rest. Nothing that happens is noticed later than this, and a beginning drain or deploy waits for no pause.
@@ -43,6 +45,7 @@ impl Pace {
         match watchfulness {
             _ if stale => 0,
             Watchfulness::Calm => self.calm_ms.max(CALM_MS),
+            Watchfulness::Steady => STEADY_MS,
             Watchfulness::Close => CLOSE_MS,
         }
     }

@@ -7,7 +7,6 @@
 
 mod candidate;
 mod crash_loop;
-#[cfg_attr(not(test), expect(dead_code, reason = "shares of the traffic are decided by it"))]
 pub(crate) mod errors;
 mod probe_results;
 #[cfg(test)]

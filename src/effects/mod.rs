@@ -8,6 +8,7 @@
 mod drain_journal;
 mod housekeeping;
 mod leases;
+mod once_ready;
 mod recovery;
 mod trial;
 mod unfinished;
@@ -163,6 +164,17 @@ impl Effects {
     /// Writes the drain's journal, or removes it: best effort, in the background.
     pub(crate) fn write_drain_journal(&self, journal: Option<Journal>) {
         self.drains.send_replace(Some(journal));
+    }
+
+    /// Whether this pod was ready before this agent started.
+    pub(crate) async fn was_ready(&self) -> bool {
+        once_ready::was(&self.tools.state_dir).await
+    }
+
+    /// Notes that it is: best effort, in the background.
+    pub(crate) fn note_ready(&self) {
+        let state_dir = self.tools.state_dir.clone();
+        tokio::task::spawn_blocking(move || once_ready::note(&state_dir));
     }
 
     /// Starts an effect; its result goes to `done`. Notices and the drain's effects are not performed

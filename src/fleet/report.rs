@@ -52,6 +52,12 @@ pub struct Report {
     /// The last deploy that ended, since the agent started.
     #[serde(default)]
     pub(crate) last_deploy: Option<LastDeploy>,
+    /// The pointer names a canary, and whether the pod is among its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) canary: Option<bool>,
+    /// The number of that canary's move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) canary_sequence: Option<u64>,
     /// Requests in flight when this was written.
     #[serde(default)]
     pub(crate) in_flight: Option<u32>,
@@ -72,6 +78,9 @@ pub struct About {
     /// The image of the app's container.
     #[serde(default)]
     pub image: Option<String>,
+    /// Where others reach the pod.
+    #[serde(default)]
+    pub address: Option<String>,
     /// The agent's version.
     #[serde(default)]
     pub version: Option<String>,
@@ -110,6 +119,8 @@ impl Report {
             good_for_s: None,
             about: about.clone(),
             last_deploy: snapshot.last_deploy.clone(),
+            canary: view.canary.map(|(_, chosen)| chosen),
+            canary_sequence: view.canary.and_then(|(sequence, _)| sequence),
             in_flight: snapshot.in_flight,
         }
     }
@@ -226,6 +237,7 @@ pub(super) mod tests {
             "stage":"steady","reason":null,"message":"","rejected":[],"leaving":false,"at":"2026-11-21T10:00:00Z"}"#;
         let read: Report = serde_json::from_str(before).unwrap();
         assert_eq!(read, Report { running: Some("v2".parse().unwrap()), ..report(true, 7) });
+        assert_eq!((read.canary, read.canary_sequence, read.about.address.as_ref()), (None, None, None));
         let later = before.replacen('{', r#"{"slots":[1],"node":"n1","last_deploy":{"release":"v2","result":"verified","seconds":3.5,"at":"x"},"#, 1);
         let read: Report = serde_json::from_str(&later).unwrap();
         assert_eq!(read.about.node.as_deref(), Some("n1"));

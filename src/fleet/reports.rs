@@ -8,10 +8,10 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 
-use super::{LIMIT_BYTES, Report, prefix};
+use super::{GOOD_AT_REST, LIMIT_BYTES, Report, prefix};
 use crate::{
     config::order,
-    store::{Found, Store, StoreError, Version},
+    store::{Found, Listed, Store, StoreError, Version},
 };
 
 /// So many reports are read at the same time.
@@ -46,6 +46,11 @@ impl Reports {
         self.known.values().filter_map(|known| known.report.as_ref())
     }
 
+    /// What a pod said last, where that was read and is a report.
+    pub(crate) fn get(&self, pod: &str) -> Option<&Report> {
+        self.known.get(pod)?.report.as_ref()
+    }
+
     /// Each with the time for which it has been the same, by this reader's clock and since it first looked.
     pub(crate) fn with_silence(&self) -> impl Iterator<Item = (&Report, Duration)> {
         self.known.values().filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed())))
@@ -57,7 +62,7 @@ impl Reports {
         known.filter_map(|known| Some((known.report.as_ref()?, known.since.elapsed(), known.news)))
     }
 
-    /// Reads what has changed.
+    /// Reads what has changed, of all pods.
     ///
     /// # Errors
     /// What the store says.
@@ -70,35 +75,76 @@ impl Reports {
     /// # Errors
     /// What the store says.
     pub(crate) async fn look_at(&mut self, most: usize) -> Result<Vec<String>, StoreError> {
-        let mut keys = self.store.list(&self.prefix).await?;
-        let pods: Vec<String> =
-            keys.iter().filter_map(|key| key.strip_prefix(&self.prefix)).map(str::to_owned).collect();
-        keys.sort_by_key(|key| order(key.strip_prefix(&self.prefix).unwrap_or(key)));
-        keys.truncate(most);
-        self.known.retain(|key, _| keys.contains(key));
-        let known = &self.known;
-        let store = &self.store;
-        let reads = stream::iter(keys).map(|key| async move {
-            let version = known.get(&key).map(|known| known.version.clone());
-            let found = store.get(&key, version.as_ref(), LIMIT_BYTES).await;
-            (key, found)
+        let all: Vec<_> = self.list().await?.into_iter().map(|listed| listed.key).collect();
+        let mut pods = all.clone();
+        pods.sort_by_key(|pod| order(pod));
+        pods.truncate(most);
+        self.known.retain(|pod, _| pods.contains(pod));
+        self.read(&pods).await?;
+        self.looked = true;
+        Ok(all)
+    }
+
+    /// The names of all pods that have ever reported, in the place of the keys, and when they last did.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn list(&self) -> Result<Vec<Listed>, StoreError> {
+        let mut all = self.store.list_dated(&self.prefix).await?;
+        all.retain(|listed| listed.key.len() > self.prefix.len());
+        for listed in &mut all {
+            listed.key.drain(..self.prefix.len());
+        }
+        Ok(all)
+    }
+
+    /// The names of the pods that may be alive, in their order: none has been silent for longer than a pod may be, by
+    /// the store's clock. What others had said is forgotten.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn list_live(&mut self) -> Result<Vec<String>, StoreError> {
+        let pods = live(self.list().await?);
+        self.known.retain(|pod, _| pods.contains(pod));
+        Ok(pods)
+    }
+
+    /// Reads what has changed of these pods.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn read(&mut self, pods: &[String]) -> Result<(), StoreError> {
+        let (known, store, prefix) = (&self.known, &self.store, &self.prefix);
+        let reads = stream::iter(pods.to_vec()).map(|pod| async move {
+            let version = known.get(&pod).map(|known| known.version.clone());
+            let found = store.get(&format!("{prefix}{pod}"), version.as_ref(), LIMIT_BYTES).await;
+            (pod, found)
         });
         let found: Vec<_> = reads.buffer_unordered(AT_ONCE).collect().await;
-        for (key, found) in found {
+        for (pod, found) in found {
             match found {
                 Ok(Found::Object { version, bytes }) => {
-                    let report = key.strip_prefix(&self.prefix).and_then(|pod| report(pod, &bytes));
+                    let report = report(&pod, &bytes);
                     let known = Known { version, report, since: Instant::now(), news: self.looked };
-                    self.known.insert(key, known);
+                    self.known.insert(pod, known);
                 }
+                Ok(Found::Absent) => drop(self.known.remove(&pod)),
                 // No agent of ours writes so much: it is no report, and must not hide the others.
-                Ok(Found::Absent | Found::NotModified) | Err(StoreError::TooLarge { .. }) => {}
+                Ok(Found::NotModified) | Err(StoreError::TooLarge { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        self.looked = true;
-        Ok(pods)
+        Ok(())
     }
+}
+
+fn live(all: Vec<Listed>) -> Vec<String> {
+    let newest = all.iter().map(|listed| listed.written_s).max().unwrap_or(0);
+    let oldest = newest.saturating_sub(GOOD_AT_REST.as_secs());
+    let there = |listed: &Listed| listed.written_s == 0 || listed.written_s >= oldest;
+    let mut pods: Vec<_> = all.into_iter().filter(there).map(|listed| listed.key).collect();
+    pods.sort_by_key(|pod| order(pod));
+    pods
 }
 
 /// What cannot be read is of a version to come, or damaged; what speaks for another pod is forged. Neither is waited for.
@@ -117,5 +163,14 @@ mod tests {
         assert!(report("web-0", text).is_some());
         assert!(report("web-1", text).is_none());
         assert!(report("web-0", b"{").is_none());
+    }
+
+    #[test]
+    fn pods_that_were_not_heard_of_for_long_have_no_place_in_the_order() {
+        let listed = |pod: &str, written_s| Listed { key: pod.into(), written_s };
+        let all = vec![listed("a", 10_000), listed("b", 8_500), listed("c", 8_499), listed("d", 0)];
+        let pods = live(all);
+        assert_eq!(pods.len(), 3);
+        assert!(!pods.contains(&"c".to_owned()) && pods.is_sorted_by_key(|pod| order(pod)), "{pods:?}");
     }
 }

@@ -40,7 +40,10 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::{config::ListenAddress, core::Moment};
+use crate::{
+    config::{AppServerKind, ListenAddress},
+    core::Moment,
+};
 
 use aside::Places;
 use ask::{Answer, Question};
@@ -65,6 +68,8 @@ pub struct Settings {
     pub(crate) agent: Option<Agent>,
     /// What the command listens on, as far as that is configured.
     pub(crate) listen: Vec<ListenAddress>,
+    /// What kind of server it is: each takes sockets over in its own way.
+    pub(crate) server: AppServerKind,
     pub(crate) json_log: bool,
     /// The link that the app server serves.
     pub(crate) current: PathBuf,

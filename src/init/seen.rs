@@ -1,7 +1,10 @@
 //! What is seen of a server's sockets, in /proc.
 
-use super::reach::Tree;
-use crate::{app_server::puma::binds, procs};
+use super::{children::own_pid, reach::Tree};
+use crate::{
+    app_server::{puma::binds, unicorn},
+    procs,
+};
 
 /// Whether the server that was started as this process listens on the sockets that it was given: each an inode, and
 /// how many descriptors of it. `None`: not known yet.
@@ -16,6 +19,24 @@ pub(crate) fn inherited(root: i32, given: &[(u64, usize)]) -> Option<bool> {
         return Some(true);
     }
     seen.contains(&Held::NoneOfSome).then_some(false)
+}
+
+/// The same of a Unicorn: it gives itself a title when it has taken or closed what it was given.
+pub(crate) fn inherited_by_unicorn(root: i32, given: &[(u64, usize)]) -> Option<bool> {
+    let tree = Tree::now().ok()?;
+    let is_master = |pid: &i32| procs::Entry::read(*pid).is_ok_and(|entry| unicorn::is_master(&entry.title));
+    let master = std::iter::once(root).chain(tree.below(root)).find(is_master)?;
+    let held = procs::sockets_of(master);
+    Some(given.iter().all(|(inode, _)| held.contains(inode)))
+}
+
+/// Processes that hold one of these sockets, and are of no server that runs: an earlier one has left them behind.
+pub(crate) fn left_behind(sockets: &[u64], servers: &[i32]) -> Vec<i32> {
+    let Ok(tree) = Tree::now() else { return Vec::new() };
+    let running: Vec<i32> =
+        servers.iter().flat_map(|server| std::iter::once(*server).chain(tree.below(*server))).collect();
+    let holds = |pid: &i32| procs::sockets_of(*pid).iter().any(|socket| sockets.contains(socket));
+    tree.below(own_pid()).into_iter().filter(|pid| !running.contains(pid) && holds(pid)).collect()
 }
 
 /// What a Puma below this process binds, in its own words, once it listens; `None` for any other server.

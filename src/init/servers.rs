@@ -29,11 +29,11 @@ use super::{
     slots::{Order, Slots},
 };
 use crate::{
-    config::{COUNTS_VARIABLE, DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
+    config::{AppServerKind, COUNTS_VARIABLE, DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
     core::Moment,
     procs::ProcessId,
     slots::{
-        Ended, List, PROTOCOL, Reply, Request, Run, Slot, counts,
+        Ended, List, PROTOCOL, Reply, Request, Role, Run, Slot, counts,
         listen::{Group, ListenError},
     },
 };
@@ -63,6 +63,7 @@ pub(crate) struct Servers {
     tails: HashMap<u64, Tail>,
     command_line: Vec<OsString>,
     listen: Vec<ListenAddress>,
+    server: AppServerKind,
     current: PathBuf,
     state_dir: PathBuf,
     json_log: bool,
@@ -81,6 +82,7 @@ impl Servers {
             tails: HashMap::new(),
             command_line: settings.command.clone(),
             listen: settings.listen.clone(),
+            server: settings.server,
             state_dir: settings.state_dir.clone(),
             current: settings.current.clone(),
             json_log: settings.json_log,
@@ -139,6 +141,9 @@ impl Servers {
         let mut over = self.look_at_queues(now);
         let error = match self.slots.ask(now, request) {
             Ok(orders) => {
+                if let Request::Share { run, permille } = request {
+                    tracing::info!(run, permille, "the second server's share of new connections was set");
+                }
                 over = over.or(self.perform(now, orders));
                 None
             }
@@ -258,7 +263,11 @@ impl Servers {
         for (slot, number, pid) in unknown {
             let given = |group: &Group| Some((group.inode(slot)?, group.address().names().len()));
             let given: Vec<_> = self.groups.iter().filter_map(given).collect();
-            if let Some(inherited) = seen::inherited(pid, &given) {
+            let inherited = match self.server {
+                AppServerKind::Unicorn => seen::inherited_by_unicorn(pid, &given),
+                _ => seen::inherited(pid, &given),
+            };
+            if let Some(inherited) = inherited {
                 tracing::info!(
                     run = number,
                     slot = slot.name(),
@@ -296,6 +305,7 @@ impl Servers {
                 Order::Steer => self.steer(),
                 Order::Spawn(slot) => over = over.or(self.spawn(now, slot)),
                 Order::Signal(pid, signal) => {
+                    let signal = self.graceful(pid, signal);
                     tracing::info!(pid, signal = signals::name(signal), "signal sent to a server");
                     send(pid, signal);
                 }
@@ -311,7 +321,13 @@ impl Servers {
         over
     }
 
+    /// Nobody is left who would take connections there: a server that went into the background has no run any more.
     fn empty(&self, slot: Slot) {
+        let sockets: Vec<u64> = self.groups.iter().filter_map(|group| group.inode(slot)).collect();
+        let running: Vec<i32> = self.pids().into_iter().filter(|pid| *pid > 0).collect();
+        if slot != self.slots.live() {
+            seen::left_behind(&sockets, &running).into_iter().for_each(kill);
+        }
         let found: usize = self.groups.iter().map(|group| group.empty(slot)).sum();
         if found > 0 {
             tracing::info!(slot = slot.name(), found, "closed connections that nobody would have accepted");
@@ -369,20 +385,37 @@ impl Servers {
         command
     }
 
+    /// What asks Unicorn to drop its requests asks it to finish them instead, unless no client has any: SIGTERM is other
+    /// servers' signal for a graceful end.
+    fn graceful(&self, pid: i32, signal: Signal) -> Signal {
+        let candidate = self.slots.alive().any(|(_, run)| run.pid == pid && run.role == Role::Candidate);
+        let drops = self.server == AppServerKind::Unicorn && signal == Signal::TERM;
+        if drops && !candidate { Signal::QUIT } else { signal }
+    }
+
     /// `PUMA_INHERIT_n=FD:URL`, for each name that a socket may have a descriptor of its own: Puma closes those that
-    /// it has no use for.
+    /// it has no use for. `UNICORN_FD=FD,FD`: Unicorn looks what each of them is bound to.
     fn give_sockets(&self, command: &mut Command, slot: Slot) -> rustix::io::Result<Vec<OwnedFd>> {
-        let mut given = Vec::new();
+        let mut given: Vec<OwnedFd> = Vec::new();
+        let unicorn = self.server == AppServerKind::Unicorn;
         for group in &self.groups {
             let Some(socket) = group.socket(slot) else { continue };
-            for name in group.address().names() {
+            let names = group.address().names();
+            for name in names.iter().take(if unicorn { 1 } else { names.len() }) {
                 // Where so many may not be open, any number does.
                 let copy = fcntl_dupfd_cloexec(socket, FIRST_DESCRIPTOR)
                     .or_else(|_| fcntl_dupfd_cloexec(socket, 3))?;
                 fcntl_setfd(&copy, FdFlags::empty())?;
-                command.env(format!("PUMA_INHERIT_{}", given.len()), format!("{}:{name}", copy.as_raw_fd()));
+                if !unicorn {
+                    command
+                        .env(format!("PUMA_INHERIT_{}", given.len()), format!("{}:{name}", copy.as_raw_fd()));
+                }
                 given.push(copy);
             }
+        }
+        if unicorn && !given.is_empty() {
+            let numbers: Vec<String> = given.iter().map(|copy| copy.as_raw_fd().to_string()).collect();
+            command.env("UNICORN_FD", numbers.join(","));
         }
         if !given.is_empty() {
             command.env(SLOT_VARIABLE, slot.name());

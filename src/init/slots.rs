@@ -5,6 +5,8 @@
 //!                       └──────────────── stop ────────────────────────────────────────────▲
 //! ```
 //!
+//! A candidate may have a share of the new connections; whatever becomes of it ends that.
+//!
 //! The agent asks; what is refused here is what would leave a connection in a queue that nobody accepts from, or
 //! the container without a server.
 
@@ -12,7 +14,7 @@ use rustix::process::Signal;
 
 use crate::{
     core::Moment,
-    slots::{Ended, List, Request, Role, Run, Slot, SlotState},
+    slots::{Ended, List, Request, Role, Run, Slot, SlotState, WHOLE},
 };
 
 /// A SYN that was answered before a switch may end in the old queue a moment after it.
@@ -44,6 +46,10 @@ struct Place {
     empty_since: Option<Moment>,
     /// To be told to stop, once its queue has stayed empty.
     stop: bool,
+    /// Of 1000 new connections: how many the candidate in it gets.
+    share: u32,
+    /// It has had a share: clients may wait in its queue.
+    shared: bool,
 }
 
 impl Place {
@@ -88,10 +94,10 @@ impl Slots {
         self.live
     }
 
-    /// Who gets the probes.
-    pub(crate) fn candidate(&self) -> Option<Slot> {
-        let is = |run: &Run| run.role == Role::Candidate && !run.told_to_stop;
-        self.alive().find(|(_, run)| is(run)).map(|(slot, _)| slot)
+    /// Who gets the probes, and so many of 1000 new connections.
+    pub(crate) fn candidate(&self) -> Option<(Slot, u32)> {
+        let is = |slot, run: &Run| run.role == Role::Candidate && !run.told_to_stop && !self.place(slot).stop;
+        self.alive().find(|(slot, run)| is(*slot, run)).map(|(slot, _)| (slot, self.place(slot).share))
     }
 
     /// Those that have not ended.
@@ -135,6 +141,7 @@ impl Slots {
                 Ok(self.prepare(*slot, Role::Candidate, release.clone(), now))
             }
             Request::Steer { run } => self.steer(*run),
+            Request::Share { run, permille } => self.share(*run, *permille),
             Request::Stop { run, kill } => self.stop(*run, *kill),
         }
     }
@@ -195,6 +202,7 @@ impl Slots {
         if run.inherited != Some(true) {
             return Err(format!("run {number} does not listen on the sockets that it was given"));
         }
+        self.places.iter_mut().for_each(|place| place.share = 0);
         let before = std::mem::replace(&mut self.live, slot);
         self.orphaned = None;
         if let Some(run) = &mut self.place_mut(before).run {
@@ -212,6 +220,26 @@ impl Slots {
         Ok(orders)
     }
 
+    fn share(&mut self, number: u64, permille: u32) -> Result<Vec<Order>, String> {
+        let (slot, run) = self.alive().find(|(_, run)| run.number == number).ok_or_else(|| gone(number))?;
+        if run.role != Role::Candidate {
+            return Err(format!("run {number} is no candidate: it gets all connections or none"));
+        }
+        if permille > WHOLE {
+            return Err(format!("{permille} of {WHOLE} connections are more than there are"));
+        }
+        if permille > 0 && (self.stopping || self.orphaned.is_some() || self.candidate().is_none()) {
+            return Err(format!("run {number} is stopping: it can get no connections"));
+        }
+        if permille > 0 && (run.inherited != Some(true) || self.addresses.is_empty()) {
+            return Err(format!("run {number} does not listen on the sockets that it was given"));
+        }
+        let place = self.place_mut(slot);
+        (place.share, place.empty_since) = (permille, None);
+        place.shared |= permille > 0;
+        Ok(vec![Order::Steer])
+    }
+
     fn stop(&mut self, number: u64, kill: bool) -> Result<Vec<Order>, String> {
         let (slot, run) = self.alive().find(|(_, run)| run.number == number).ok_or_else(|| gone(number))?;
         let (pid, role) = (run.pid, run.role);
@@ -222,9 +250,17 @@ impl Slots {
             self.tell(slot);
             return Ok(vec![Order::Steer, Order::Kill(pid)]);
         }
+        let place = self.place_mut(slot);
         if role == Role::Lingering {
-            self.place_mut(slot).stop = true;
+            place.stop = true;
             return Ok(Vec::new());
+        }
+        if place.shared {
+            if place.share > 0 {
+                place.empty_since = None;
+            }
+            (place.stop, place.share) = (true, 0);
+            return Ok(vec![Order::Steer]);
         }
         self.tell(slot);
         Ok(vec![Order::Steer, Order::Signal(pid, Signal::TERM)])
@@ -232,7 +268,7 @@ impl Slots {
 
     fn tell(&mut self, slot: Slot) {
         let place = self.place_mut(slot);
-        place.stop = false;
+        (place.stop, place.share) = (false, 0);
         if let Some(run) = &mut place.run {
             run.told_to_stop = true;
         }
@@ -263,7 +299,7 @@ impl Slots {
     pub(crate) fn ended(&mut self, now: Moment, pid: i32, how: Ended, collided: bool) -> Option<Vec<Order>> {
         let (slot, _) = self.alive().find(|(_, run)| run.pid == pid)?;
         let place = self.place_mut(slot);
-        place.stop = false;
+        (place.stop, place.share) = (false, 0);
         let run = place.run.as_mut()?;
         run.ended = Some(how);
         let mut orders = Vec::new();
@@ -361,11 +397,12 @@ impl Slots {
     }
 
     pub(crate) fn list(&self, now: Moment) -> List {
+        let share = self.candidate().map_or(0, |(_, share)| share);
         let state = |slot: Slot| {
             let place = self.place(slot);
             SlotState {
                 slot,
-                weight: if slot == self.live { 1000 } else { 0 },
+                weight: if slot == self.live { WHOLE - share } else { place.share },
                 queue_empty_ms: place.empty_since.map_or(0, |since| now.since(since)),
                 run: place.run.clone(),
             }
@@ -376,6 +413,7 @@ impl Slots {
             addresses: self.addresses.clone(),
             unfit: self.unfit.clone(),
             stopping: self.stopping || self.over,
+            shares: true,
             slots: Slot::ALL.map(state).to_vec(),
         }
     }

@@ -7,11 +7,14 @@ use prometheus::{
     Registry, core::Collector,
 };
 
-/// How long a deploy, a stage of one or a restart takes: from a flip to a long wait for requests.
-pub(crate) const DEPLOY_SECONDS: &[f64] =
-    &[0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0];
+/// How long a deploy takes: from a flip to a long wait for requests.
+pub(crate) const DEPLOY_SECONDS: &[f64] = &[2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 320.0];
+/// How long a restart takes: few, for each pod has them three times.
+pub(crate) const RESTART_SECONDS: &[f64] = &[30.0, 120.0];
+/// Stages: their sum and count say where the time goes. One bucket, since a histogram has one.
+pub(crate) const STAGE_SECONDS: &[f64] = &[60.0];
 /// How long a drain holds: up to the longest grace periods in use.
-pub(crate) const DRAIN_SECONDS: &[f64] = &[1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+pub(crate) const DRAIN_SECONDS: &[f64] = &[2.5, 5.0, 10.0, 20.0, 60.0, 300.0];
 
 /// A metric as documents describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +77,8 @@ impl<'a> Builder<'a> {
         self.keep("histogram", Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
-    pub(crate) fn histograms(&self, name: &str, help: &str, label: &str) -> HistogramVec {
-        let opts = HistogramOpts::new(name, help).buckets(DEPLOY_SECONDS.to_vec());
+    pub(crate) fn histograms(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.keep("histogram", HistogramVec::new(opts, &[label]))
     }
 }

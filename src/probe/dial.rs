@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use super::paused::Paused;
 use crate::{
     config::HealthAddress,
-    slots::{PROBE_SOURCE, PROBE_TRAFFIC_CLASS},
+    slots::{LIVE_SOURCE, LIVE_TRAFFIC_CLASS, PROBE_SOURCE, PROBE_TRAFFIC_CLASS},
 };
 
 /// Who is asked, where several servers stand side by side.
@@ -32,7 +32,9 @@ use crate::{
 pub(crate) enum Whom {
     /// Who gets the clients' connections.
     Live,
-    /// The server that gets none but ours.
+    /// The same, where a candidate may have a share of those.
+    LiveBeside,
+    /// The server that was started beside the live one.
     Candidate,
 }
 
@@ -53,7 +55,8 @@ impl Dialled {
         let tcp = async |address: &str| {
             let stream = match whom {
                 Whom::Live => TcpStream::connect(address).await,
-                Whom::Candidate => to_candidate(address).await,
+                Whom::LiveBeside => marked(address, (LIVE_SOURCE, LIVE_TRAFFIC_CLASS)).await,
+                Whom::Candidate => marked(address, (PROBE_SOURCE, PROBE_TRAFFIC_CLASS)).await,
             };
             stream.map_err(|error| error.to_string())
         };
@@ -99,11 +102,13 @@ impl Dialled {
     }
 }
 
-/// From the address, or with the mark, of which the parent's program knows connections for the candidate.
-async fn to_candidate(address: &str) -> io::Result<TcpStream> {
+/// The address, or the traffic class, of which the parent's program knows whom a connection is for.
+type Mark = (Ipv4Addr, u8);
+
+async fn marked(address: &str, mark: Mark) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for target in tokio::net::lookup_host(address).await? {
-        match from_probe_source(target).await {
+        match from_marked_source(target, mark).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
@@ -111,13 +116,13 @@ async fn to_candidate(address: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-async fn from_probe_source(target: SocketAddr) -> io::Result<TcpStream> {
+async fn from_marked_source(target: SocketAddr, (source, class): Mark) -> io::Result<TcpStream> {
     let target = SocketAddr::new(target.ip().to_canonical(), target.port());
     let (socket, source) = match target {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(PROBE_SOURCE)),
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(source)),
         SocketAddr::V6(_) => {
             let socket = TcpSocket::new_v6()?;
-            setsockopt(&socket, sockopt::Ipv6TClass, &PROBE_TRAFFIC_CLASS.into())?;
+            setsockopt(&socket, sockopt::Ipv6TClass, &class.into())?;
             (socket, Ipv6Addr::LOCALHOST.into())
         }
     };
@@ -193,6 +198,11 @@ mod tests {
             let _candidate =
                 Dialled::to(&address, Whom::Candidate).await.unwrap_or_else(|e| panic!("{url}: {e}"));
             let (_, peer) = listener.accept().await.unwrap();
+            assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
+            let beside = Dialled::to(&address, Whom::LiveBeside).await;
+            let _live = beside.unwrap_or_else(|e| panic!("{url}: {e}"));
+            let (_, peer) = listener.accept().await.unwrap();
+            let source = if source.is_ipv6() { source } else { IpAddr::from(LIVE_SOURCE) };
             assert_eq!(peer.ip().to_canonical(), source, "{listen} at {url}");
             let _live = Dialled::to(&address, Whom::Live).await.unwrap_or_else(|e| panic!("{url}: {e}"));
             let (_, peer) = listener.accept().await.unwrap();

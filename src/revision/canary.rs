@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use super::{ReleaseId, Revision};
 
@@ -138,8 +138,16 @@ pub(crate) struct Aborted {
 /// # Errors
 /// Those of the deserializer only.
 pub(super) fn aborted<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Aborted>, D::Error> {
-    let value = serde_json::Value::deserialize(from)?;
-    Ok(serde_json::from_value(value).ok())
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Aborted(Aborted),
+        Other(IgnoredAny),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Aborted(aborted) => Some(aborted),
+        Written::Other(_) => None,
+    })
 }
 
 /// A canary as it stands in the object.

@@ -20,9 +20,9 @@ use rustix::{
 
 use super::{
     Slot,
-    program::{self, Steering},
+    program::{self, Candidate, Steering},
 };
-use crate::config::ListenAddress;
+use crate::{config::ListenAddress, procs};
 
 /// Why the sockets cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,10 @@ impl Group {
     /// [`ListenError`]; nothing is held then.
     pub(crate) fn open(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
         alone(address)?;
+        Self::shared(address, live)
+    }
+
+    fn shared(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
         let mut group = Self { address: address.clone(), sockets: Vec::new() };
         for slot in Slot::ALL {
             let socket = group.bound(true)?;
@@ -62,7 +66,10 @@ impl Group {
             group.listen_last()?;
         }
         group.steer(live, None).map_err(ListenError::NoProgram)?;
-        Ok(group)
+        // Who came between the two binds shares the connections, and moves the kernel's indices.
+        let ours: Vec<u64> = Slot::ALL.into_iter().filter_map(|slot| group.inode(slot)).collect();
+        let others = procs::listening_at(address.socket()).into_iter().any(|inode| !ours.contains(&inode));
+        if others { Err(ListenError::Taken(address.text().to_owned())) } else { Ok(group) }
     }
 
     pub(crate) fn address(&self) -> &ListenAddress {
@@ -75,20 +82,21 @@ impl Group {
 
     fn listen_last(&self) -> Result<(), ListenError> {
         let Some((_, socket)) = self.sockets.last() else { return Ok(()) };
-        net::listen(socket, self.address.backlog()).map_err(|error| failed(&self.address, error.into()))
+        net::listen(socket, self.address.backlog()).map_err(|error| refused(&self.address, error))
     }
 
-    /// From the next connection on.
+    /// From the next connection on. The candidate gets so many of 1000.
     ///
     /// # Errors
     /// The kernel's; the program from before stays.
-    pub(crate) fn steer(&self, live: Slot, candidate: Option<Slot>) -> io::Result<()> {
+    pub(crate) fn steer(&self, live: Slot, candidate: Option<(Slot, u32)>) -> io::Result<()> {
         let index = |slot: Slot| {
             let at = self.sockets.iter().position(|(of, _)| *of == slot)?;
             u32::try_from(at).ok()
         };
         let live = index(live).ok_or_else(|| io::Error::other("its sockets are closed"))?;
-        self.attach(Steering { live, candidate: candidate.and_then(index) })
+        let candidate = candidate.and_then(|(slot, share)| Some(Candidate { index: index(slot)?, share }));
+        self.attach(Steering { live, candidate })
     }
 
     fn attach(&self, steering: Steering) -> io::Result<()> {
@@ -161,14 +169,15 @@ fn bind(address: &ListenAddress, shared: bool) -> Result<OwnedFd, ListenError> {
         net::bind(&socket, &address.socket())?;
         Ok(socket)
     };
-    bound().map_err(|error| match error {
-        rustix::io::Errno::ADDRINUSE => ListenError::Taken(address.text().to_owned()),
-        error => failed(address, error.into()),
-    })
+    bound().map_err(|error| refused(address, error))
 }
 
-fn failed(address: &ListenAddress, source: io::Error) -> ListenError {
-    ListenError::Failed { address: address.text().to_owned(), source }
+fn refused(address: &ListenAddress, error: rustix::io::Errno) -> ListenError {
+    let address = address.text().to_owned();
+    match error {
+        rustix::io::Errno::ADDRINUSE => ListenError::Taken(address),
+        error => ListenError::Failed { address, source: error.into() },
+    }
 }
 
 #[cfg(test)]
@@ -212,12 +221,37 @@ mod tests {
             reached(&group)
         };
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::A], vec![Slot::A]));
-        group.steer(Slot::A, Some(Slot::C)).unwrap();
+        group.steer(Slot::A, Some((Slot::C, 0))).unwrap();
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::A], vec![Slot::C]));
         group.steer(Slot::C, None).unwrap();
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::C], vec![Slot::C]));
-        group.steer(Slot::C, Some(Slot::B)).unwrap();
+        group.steer(Slot::C, Some((Slot::B, 0))).unwrap();
         assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::C], vec![Slot::B]));
+    }
+
+    /// Five standard deviations: of a million such tests one fails.
+    #[test]
+    fn the_candidate_gets_its_share_of_new_connections() {
+        const CONNECTIONS: u32 = 1_000;
+        for (host, client) in [("0.0.0.0", "127.0.0.1"), ("[::]", "::1")] {
+            let address = free(host);
+            let group = Group::open(&address, Slot::A).unwrap();
+            for permille in [50, 250, 500, 1_000, 0] {
+                group.steer(Slot::A, Some((Slot::B, permille))).unwrap();
+                let reached: usize = (0..CONNECTIONS / 100)
+                    .map(|_| {
+                        let _connections: Vec<_> = (0..100).map(|_| connect(&address, client, 0)).collect();
+                        let [live, reached, idle] = Slot::ALL.map(|slot| group.empty(slot));
+                        assert_eq!((live + reached, idle), (100, 0), "nobody waits elsewhere");
+                        reached
+                    })
+                    .sum();
+                let share = f64::from(permille) / 1000.0;
+                let deviation = (f64::from(CONNECTIONS) * share * (1.0 - share)).sqrt();
+                let off = (reached as f64 - f64::from(CONNECTIONS) * share).abs();
+                assert!(off <= 5.0 * deviation, "{reached} of {CONNECTIONS} at {permille} of 1000");
+            }
+        }
     }
 
     #[test]
@@ -249,6 +283,18 @@ mod tests {
             assert!(error.contains(address.text()), "{error}");
         }
         Group::open(&address, Slot::A).unwrap();
+    }
+
+    #[test]
+    fn who_joins_between_the_two_binds_is_found() {
+        for host in ["127.0.0.1", "[::1]"] {
+            let address = free(host);
+            let other = bind(&address, true).unwrap();
+            net::listen(&other, 1).unwrap();
+            assert!(matches!(Group::shared(&address, Slot::A), Err(ListenError::Taken(_))), "{host}");
+            drop(other);
+            Group::shared(&address, Slot::A).unwrap();
+        }
     }
 
     #[test]

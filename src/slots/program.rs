@@ -4,10 +4,14 @@
 //! Without a program, or with a result that no socket has, the kernel chooses by hash: also a socket that nobody
 //! accepts from. A load that fails ends the program with 0, the first socket.
 
-use super::PROBE_SOURCE;
+use std::net::Ipv4Addr;
+
+use super::{LIVE_SOURCE, PROBE_SOURCE, WHOLE};
 
 /// Probes to IPv6-only sockets have ::1 as their source and this traffic class.
 pub(crate) const PROBE_TRAFFIC_CLASS: u8 = 0x04;
+/// And this one where they are for the live server.
+pub(crate) const LIVE_TRAFFIC_CLASS: u8 = 0x08;
 
 /// One instruction: `struct sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,44 +27,77 @@ pub(crate) struct Instruction {
 /// Offsets from here on are in the packet's IP header: SKF_NET_OFF, -0x100000.
 const NETWORK: u32 = 0xfff0_0000;
 
+/// A random word of the kernel's: SKF_AD_OFF + SKF_AD_RANDOM.
+const RANDOM: u32 = 0xffff_f000 + 56;
+
 const LOAD_WORD: u16 = 0x20;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
 const SHIFT_RIGHT: u16 = 0x74;
 const AND: u16 = 0x54;
+const MODULO: u16 = 0x94;
 const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
 /// Which sockets get connections, by their indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Steering {
     pub(crate) live: u32,
-    /// It gets the probes.
-    pub(crate) candidate: Option<u32>,
+    pub(crate) candidate: Option<Candidate>,
+}
+
+/// It gets the probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) index: u32,
+    /// And so many of 1000 other connections.
+    pub(crate) share: u32,
 }
 
 /// The program for sockets of either family: connections to a dual-stack socket may have an IPv4 header.
-pub(crate) fn of(steering: Steering) -> Vec<Instruction> {
-    let Some(candidate) = steering.candidate else { return vec![give(steering.live)] };
-    let v4 =
-        [load(LOAD_WORD, 12), skip_unless(PROBE_SOURCE.to_bits(), 1), give(candidate), give(steering.live)];
-    let is_loopback = [(8, 0), (12, 0), (16, 0), (20, 1)];
-    let mut v6 = Vec::new();
-    // Version and traffic class are the first twelve bits.
-    let marked = 0x6000 | u32::from(PROBE_TRAFFIC_CLASS) << 4;
-    let checks = [vec![load(LOAD_HALF, 0), step(AND, 0xfff0)]].into_iter().map(|loads| (loads, marked));
-    let words = is_loopback.map(|(at, word)| (vec![load(LOAD_WORD, at)], word));
-    for (loads, value) in checks.chain(words) {
-        v6.extend(loads);
-        // What does not match leaves by the return that follows the jump.
-        v6.extend([skip_if(value, 1), give(steering.live)]);
+pub(crate) fn of(Steering { live, candidate }: Steering) -> Vec<Instruction> {
+    let Some(Candidate { index, share }) = candidate else { return vec![give(live)] };
+    let others = match share {
+        0 => vec![give(live)],
+        share => vec![
+            step(LOAD_WORD, RANDOM),
+            step(MODULO, WHOLE),
+            Instruction { code: JUMP_IF_AT_LEAST, jt: 1, jf: 0, k: share },
+            give(index),
+            give(live),
+        ],
+    };
+    let from = |address: Ipv4Addr| vec![(vec![load(LOAD_WORD, 12)], address.to_bits())];
+    let marked = |class| {
+        // Version and traffic class are the first twelve bits.
+        let class = (vec![load(LOAD_HALF, 0), step(AND, 0xfff0)], 0x6000 | u32::from(class) << 4);
+        let loopback = [(8, 0), (12, 0), (16, 0), (20, 1)];
+        let words = loopback.map(|(at, word)| (vec![load(LOAD_WORD, at)], word));
+        [class].into_iter().chain(words).collect()
+    };
+    let mut v4 = when(from(PROBE_SOURCE), index);
+    let mut v6 = when(marked(PROBE_TRAFFIC_CLASS), index);
+    if share > 0 {
+        v4.extend(when(from(LIVE_SOURCE), live));
+        v6.extend(when(marked(LIVE_TRAFFIC_CLASS), live));
     }
-    v6.push(give(candidate));
-    let mut program =
-        vec![load(LOAD_BYTE, 0), step(SHIFT_RIGHT, 4), skip_unless(4, u8::try_from(v4.len()).unwrap_or(0))];
+    v4.extend(&others);
+    v6.extend(&others);
+    let mut program = vec![load(LOAD_BYTE, 0), step(SHIFT_RIGHT, 4), skip_unless(4, &v4)];
     program.extend(v4);
     program.extend(v6);
     program
+}
+
+/// Gives the connection to this socket when each load has its value, and else goes on behind.
+fn when(conditions: Vec<(Vec<Instruction>, u32)>, index: u32) -> Vec<Instruction> {
+    let before = |rest: Vec<Instruction>, (mut loads, value): (Vec<Instruction>, u32)| {
+        loads.push(skip_unless(value, &rest));
+        loads.extend(rest);
+        loads
+    };
+    conditions.into_iter().rev().fold(vec![give(index)], before)
 }
 
 fn load(code: u16, at: u32) -> Instruction {
@@ -75,12 +112,9 @@ fn step(code: u16, k: u32) -> Instruction {
     Instruction { code, jt: 0, jf: 0, k }
 }
 
-fn skip_unless(k: u32, jf: u8) -> Instruction {
+fn skip_unless(k: u32, skipped: &[Instruction]) -> Instruction {
+    let jf = u8::try_from(skipped.len()).unwrap_or(0);
     Instruction { code: JUMP_IF_EQUAL, jt: 0, jf, k }
-}
-
-fn skip_if(k: u32, jt: u8) -> Instruction {
-    Instruction { code: JUMP_IF_EQUAL, jt, jf: 0, k }
 }
 
 #[cfg(test)]
@@ -89,6 +123,10 @@ mod tests {
 
     /// As the kernel runs it; a load beyond the packet ends it with 0.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
+        drawn(program, packet, 0)
+    }
+
+    fn drawn(program: &[Instruction], packet: &[u8], random: u32) -> u32 {
         let (mut at, mut a) = (0, 0_u32);
         loop {
             let Instruction { code, jt, jf, k } = program[at];
@@ -98,6 +136,7 @@ mod tests {
                 Some(bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)))
             };
             let loaded = match code {
+                LOAD_WORD if k == RANDOM => Some(random),
                 LOAD_WORD => bytes(4),
                 LOAD_HALF => bytes(2),
                 LOAD_BYTE => bytes(1),
@@ -108,6 +147,8 @@ mod tests {
             match code {
                 SHIFT_RIGHT => a >>= k,
                 AND => a &= k,
+                MODULO => a %= k,
+                JUMP_IF_AT_LEAST => at += usize::from(if a >= k { jt } else { jf }),
                 JUMP_IF_EQUAL => at += usize::from(if a == k { jt } else { jf }),
                 RETURN => return k,
                 _ => {}
@@ -131,7 +172,30 @@ mod tests {
         packet
     }
 
-    const BOTH: Steering = Steering { live: 1, candidate: Some(2) };
+    const BOTH: Steering = sharing(0);
+
+    const fn sharing(share: u32) -> Steering {
+        Steering { live: 1, candidate: Some(Candidate { index: 2, share }) }
+    }
+
+    #[test]
+    fn a_share_is_drawn_and_probes_go_where_they_are_meant_to() {
+        let loopback = std::net::Ipv6Addr::LOCALHOST;
+        let clients = [v4([10, 1, 2, 3]), v6("fd00::7".parse().unwrap(), 0, 3), v6(loopback, 0, 0)];
+        for share in [1, 100, 500, 999, 1000] {
+            let program = of(sharing(share));
+            for client in &clients {
+                let reached = (0..2000).filter(|random| drawn(&program, client, *random) == 2).count();
+                assert_eq!(reached, 2 * share as usize, "of 2000");
+            }
+            for random in 0..1000 {
+                assert_eq!(drawn(&program, &v4(PROBE_SOURCE.octets()), random), 2);
+                assert_eq!(drawn(&program, &v6(loopback, PROBE_TRAFFIC_CLASS, 3), random), 2);
+                assert_eq!(drawn(&program, &v4(LIVE_SOURCE.octets()), random), 1);
+                assert_eq!(drawn(&program, &v6(loopback, LIVE_TRAFFIC_CLASS, 3), random), 1);
+            }
+        }
+    }
 
     #[test]
     fn exactly_one_address_reaches_the_candidate() {
@@ -167,11 +231,13 @@ mod tests {
     #[test]
     fn each_path_through_it_ends_at_a_socket() {
         for (live, candidate) in [(0, 1), (1, 0), (2, 1)] {
-            let program = of(Steering { live, candidate: Some(candidate) });
-            assert!(program.len() < 64, "the kernel takes 4096");
-            for first in 0..=255 {
-                let packet = [vec![first], vec![0; 39]].concat();
-                assert_eq!(run(&program, &packet), live);
+            for share in [0, 5] {
+                let program = of(Steering { live, candidate: Some(Candidate { index: candidate, share }) });
+                assert!(program.len() < 64, "the kernel takes 4096");
+                for first in 0..=255 {
+                    let packet = [vec![first], vec![0; 39]].concat();
+                    assert_eq!(drawn(&program, &packet, 5), live);
+                }
             }
         }
     }

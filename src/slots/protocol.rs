@@ -12,6 +12,10 @@ pub(crate) const PROTOCOL: u32 = 1;
 pub(crate) const SOCKET_NAME: &str = "parent.sock";
 /// Connections from here reach the candidate. Exactly this address: service meshes use others of 127/8.
 pub(crate) const PROBE_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 97, 50, 1);
+/// Connections from here reach the live server, also while the candidate has a share.
+pub(crate) const LIVE_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 97, 50, 2);
+/// All new connections, as a share.
+pub(crate) const WHOLE: u32 = 1000;
 
 /// A place for a server: a listening socket of its own for each address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,6 +55,8 @@ pub(crate) enum Request {
     },
     /// From now on all new connections go to this run.
     Steer { run: u64 },
+    /// The candidate gets so many of 1000 new connections, and the live server the rest; 0 takes the share back.
+    Share { run: u64, permille: u32 },
     /// SIGTERM to this run, which is not live, once its queues have stayed empty; SIGKILL with `kill`.
     Stop { run: u64, kill: bool },
 }
@@ -81,6 +87,9 @@ pub(crate) struct List {
     /// SIGTERM was received: nothing is started any more.
     #[serde(default)]
     pub(crate) stopping: bool,
+    /// It understands [`Request::Share`].
+    #[serde(default)]
+    pub(crate) shares: bool,
     pub(crate) slots: Vec<SlotState>,
 }
 
@@ -93,6 +102,7 @@ impl List {
             addresses: Vec::new(),
             unfit: Some(why),
             stopping: false,
+            shares: false,
             slots: Vec::new(),
         }
     }
@@ -177,6 +187,7 @@ mod tests {
         let run = reply.list.slots[0].run.as_ref().unwrap();
         assert_eq!((run.role, run.inherited, run.ended), (Role::Live, None, None));
         assert_eq!((reply.v, reply.error, reply.list.stopping), (PROTOCOL, None, false));
+        assert!(!reply.list.shares, "an earlier version gives all or nothing");
     }
 
     #[test]
@@ -186,6 +197,8 @@ mod tests {
         let raw = serde_json::to_string(&start).unwrap();
         assert_eq!(raw, r#"{"do":"start","slot":"b","release":"v2","aside":["/tmp/puma.sock"]}"#);
         assert_eq!(serde_json::from_str::<Request>(&raw).unwrap(), start);
+        let share = Request::Share { run: 2, permille: 100 };
+        assert_eq!(serde_json::to_string(&share).unwrap(), r#"{"do":"share","run":2,"permille":100}"#);
         assert_eq!(serde_json::from_str::<Request>(r#"{"do":"list"}"#).unwrap(), Request::List);
     }
 }

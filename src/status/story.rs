@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Snapshot, seconds};
+use super::{Snapshot, seconds, shift};
 use crate::{
     app_server::SlotDescription,
     core::{
@@ -78,6 +78,7 @@ pub(crate) fn doing(snapshot: &Snapshot) -> String {
         Stage::Checking => format!("checking whether the app server can be restarted onto {to}"),
         Stage::Publishing => format!("switching `current` to {to}"),
         Stage::Restarting => format!("restarting the app server onto {to}"),
+        Stage::Verifying if let Some(sharing) = &view.sharing => shift::doing(&to, sharing),
         Stage::Verifying if with_role(snapshot, Role::Candidate).is_some() => {
             format!("checking {to} in a second server, which no client reaches yet")
         }
@@ -160,6 +161,12 @@ pub(crate) fn next(snapshot: &Snapshot, now: Moment) -> String {
     let in_seconds = |at: Moment| format!("{:.0} s", seconds(at.since(now)).ceil());
     if let (Some(at), false) = (view.retry_at, view.stage == Stage::Steady) {
         return format!("retry in {}", in_seconds(at));
+    }
+    if let Some(sharing) = &view.sharing {
+        return match view.hold {
+            Some(_) => "nothing until `pitstop resume`: the share stays as it is".into(),
+            None => shift::next(sharing, now),
+        };
     }
     match view.stage {
         Stage::Steady | Stage::Stranded => at_rest(view),

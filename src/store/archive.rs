@@ -16,6 +16,9 @@ pub(crate) fn signed_key(id: &ReleaseId) -> String {
     format!("releases/{id}.signed")
 }
 
+/// A signed statement is at most so long.
+pub(crate) const SIGNED_LIMIT_BYTES: u64 = 64 << 10;
+
 /// `sha256sum` prints some 200 bytes; a digest file larger than this is something else.
 pub(crate) const DIGEST_LIMIT_BYTES: u64 = 4096;
 
@@ -194,6 +197,21 @@ pub(crate) async fn require(store: &dyn Store, id: &ReleaseId) -> Result<Publish
             };
             Err(Problem::new(Reason::ReleaseUnknown, message))
         }
+    }
+}
+
+/// The signed statement on a release, if there is one.
+///
+/// # Errors
+/// [`StoreError`] when the store does not tell.
+pub(crate) async fn signed(store: &dyn Store, id: &ReleaseId) -> Result<Option<Vec<u8>>, StoreError> {
+    match store.get(&signed_key(id), None, SIGNED_LIMIT_BYTES).await {
+        Ok(Found::Object { bytes, .. }) => Ok(Some(bytes)),
+        // Without the right to list, S3 denies what is not there.
+        Ok(Found::Absent | Found::NotModified) | Err(StoreError::Denied(_)) => Ok(None),
+        // Whatever that is, it is no signature.
+        Err(StoreError::TooLarge { .. }) => Ok(Some(Vec::new())),
+        Err(error) => Err(error),
     }
 }
 

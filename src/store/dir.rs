@@ -9,7 +9,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
@@ -19,7 +19,7 @@ use rustix::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{Body, Chunks, Condition, Found, Object, Store, StoreError, Version};
+use super::{Body, Chunks, Condition, Found, Listed, Object, Store, StoreError, Version};
 use crate::{lane::Lane, plain_file};
 
 /// How long one look or one piece may take.
@@ -109,11 +109,18 @@ impl Store for DirStore {
         })
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    fn list_dated<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
         Box::pin(async move {
             let folder = prefix.trim_end_matches('/').to_owned();
             let dir = self.path(&folder)?;
             run(&self.small, &self.root, SHORT, move || list(&folder, &dir)).await
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let path = self.path(key)?;
+            run(&self.small, &self.root, SHORT, move || delete(&path)).await
         })
     }
 
@@ -355,19 +362,29 @@ fn compare(key: &str, path: &Path, condition: &Condition) -> Result<(), StoreErr
     if holds { Ok(()) } else { Err(StoreError::Changed(key.into())) }
 }
 
-fn list(folder: &str, dir: &Path) -> Result<Vec<String>, StoreError> {
-    let mut keys = Vec::new();
+fn list(folder: &str, dir: &Path) -> Result<Vec<Listed>, StoreError> {
+    let mut all = Vec::new();
     let entries = match fs::read_dir(dir) {
         // No pointer, or no report, has been written yet. (Without releases there is no store.)
-        Err(e) if e.kind() == io::ErrorKind::NotFound && folder != "releases" => return Ok(keys),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && folder != "releases" => return Ok(all),
         entries => entries.map_err(|e| failed(dir, &e))?,
     };
     for entry in entries {
         let entry = entry.map_err(|e| failed(dir, &e))?;
         if let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')) {
-            keys.push(format!("{folder}/{name}"));
+            let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            let since = written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let written_s = since.unwrap_or_default().as_secs();
+            all.push(Listed { key: format!("{folder}/{name}"), written_s });
         }
     }
-    keys.sort();
-    Ok(keys)
+    all.sort_by(|one, other| one.key.cmp(&other.key));
+    Ok(all)
+}
+
+fn delete(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path, &error)),
+        _ => Ok(()),
+    }
 }

@@ -7,7 +7,9 @@
 //! releases/<id>.signed               which bytes it is, signed by CI, where `publish --sign` wrote it
 //! releases/<id>.tar.zst.sha256       its digest, written last: the commit
 //! moves/<pointer>/<sequence>         each move of it, written once; and `.end`, how that ended
+//! canary/<pointer>/<sequence>/<n>    which pod is the n-th canary of a move, written once by itself
 //! fleet/<pointer>/<pod>              what each pod runs, by its own word
+//! rollouts/<pointer>                 how far a rollout is, and who drives it
 //! ```
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -67,6 +69,16 @@ pub enum Body {
     Bytes(Vec<u8>),
     /// The content of this file.
     File(PathBuf),
+}
+
+/// An object of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// When it was written, in seconds of the store's own clock: comparable with each other only. 0 where it does not
+    /// tell.
+    pub written_s: u64,
 }
 
 /// A big object, opened for reading.
@@ -174,8 +186,18 @@ pub trait Store: Send + Sync {
         condition: Condition,
     ) -> BoxFuture<'a, Result<Version, StoreError>>;
 
+    /// What lies directly below `prefix`, sorted by key.
+    fn list_dated<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
+
     /// The keys that begin with `prefix`, sorted.
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>>;
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(
+            async move { Ok(self.list_dated(prefix).await?.into_iter().map(|listed| listed.key).collect()) },
+        )
+    }
+
+    /// Deletes a small object; one that is not there is deleted.
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// A directory in which a local file system reports changes of `key`; `None` where polling is all.
     fn watch_dir(&self, _key: &str) -> Option<PathBuf> {
@@ -201,9 +223,6 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Pro
     })?;
     Ok(Arc::new(store))
 }
-
-/// A signed statement is at most so long.
-pub(crate) const SIGNED_LIMIT_BYTES: u64 = 64 << 10;
 
 /// The key of a pointer.
 pub(crate) fn pointer_key(name: &str) -> String {
@@ -293,14 +312,8 @@ impl Blocking {
     /// # Errors
     /// What the store says; also when there is no answer in time.
     pub(crate) fn signed(&self, id: &ReleaseId) -> Result<Option<Vec<u8>>, Problem> {
-        let key = archive::signed_key(id);
-        match self.wait(&key, self.store.get(&key, None, SIGNED_LIMIT_BYTES)) {
-            Ok(Found::Object { bytes, .. }) => Ok(Some(bytes)),
-            // Without the right to list, S3 denies what is not there.
-            Ok(Found::Absent | Found::NotModified) | Err(StoreError::Denied(_)) => Ok(None),
-            Err(StoreError::TooLarge { .. }) => Ok(Some(Vec::new())),
-            Err(error) => Err(error.into()),
-        }
+        let signed = self.wait(&archive::signed_key(id), Box::pin(archive::signed(self.store.as_ref(), id)));
+        signed.map_err(|error: StoreError| error.into())
     }
 
     /// Like [`Store::read`]. Must not be called from an async task.

@@ -22,7 +22,7 @@ use aws_sdk_s3::{
 };
 use futures_util::future::BoxFuture;
 
-use super::{Body, Condition, Found, Object, Store, StoreError, Version};
+use super::{Body, Condition, Found, Listed, Object, Store, StoreError, Version};
 use crate::config::S3Location;
 
 mod connection;
@@ -145,13 +145,13 @@ impl S3Store {
     }
 
     /// What lies directly below the prefix. Whatever is deeper is nobody's business here.
-    async fn list_now(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+    async fn list_now(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         let folder = prefix.trim_end_matches('/');
         let whole = self.key(folder)? + "/";
         let client = self.connection.client().await?;
         let request = client.list_objects_v2().bucket(&self.place.bucket).prefix(&whole).delimiter("/");
         let mut pages = request.into_paginator().send();
-        let mut keys = Vec::new();
+        let mut all = Vec::new();
         while let Some(page) = pages.next().await {
             let page = match page {
                 Ok(page) => page,
@@ -162,11 +162,26 @@ impl S3Store {
                     });
                 }
             };
-            let names = page.contents().iter().filter_map(|object| object.key()?.strip_prefix(&whole));
-            keys.extend(names.filter(|name| !name.is_empty()).map(|name| format!("{folder}/{name}")));
+            all.extend(page.contents().iter().filter_map(|object| {
+                let name = object.key()?.strip_prefix(&whole).filter(|name| !name.is_empty())?;
+                let written = object.last_modified().and_then(|at| u64::try_from(at.secs()).ok());
+                Some(Listed { key: format!("{folder}/{name}"), written_s: written.unwrap_or(0) })
+            }));
         }
-        keys.sort();
-        Ok(keys)
+        all.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(all)
+    }
+
+    async fn delete_now(&self, key: &str) -> Result<(), StoreError> {
+        let whole = self.key(key)?;
+        let client = self.connection.client().await?;
+        match client.delete_object().bucket(&self.place.bucket).key(&whole).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => match self.explain(Action::Delete, &whole, error).await {
+                Failure::Absent => Ok(()),
+                failure => Err(failure.or_changed(key)),
+            },
+        }
     }
 
     fn no_lists(&self, whole: &str) -> StoreError {
@@ -260,7 +275,11 @@ impl Store for S3Store {
         })
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+    fn list_dated<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
         Box::pin(self.list_now(prefix))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.within(self.limits.answer, key, self.delete_now(key)))
     }
 }

@@ -8,9 +8,11 @@ use tokio::{
 };
 
 use crate::{
+    app_server::WarmupDescription,
     core::{Answer, GenerationKey, Moment, Probe, ProcessKey, observation::Warmed},
     probe::{Prober, Said, Whom},
     revision::ReleaseId,
+    slots::Role,
     warmup::Warmup,
 };
 
@@ -102,18 +104,19 @@ impl Drop for Asking {
     }
 }
 
-/// The warm-up of a candidate.
+/// A warm-up.
 pub(super) struct Warming {
-    /// Its run.
-    pub(crate) of: GenerationKey,
+    /// The run of the candidate; `None`: the live server is asked.
+    pub(crate) of: Option<GenerationKey>,
     task: JoinHandle<Result<Warmed, String>>,
     ended: Option<Result<Warmed, String>>,
 }
 
 impl Warming {
-    /// Begins to ask a candidate that has so many workers.
-    pub(crate) fn begin(of: GenerationKey, warmup: Warmup, workers: usize) -> Self {
-        let task = tokio::spawn(async move { warmup.run(Whom::Candidate, workers).await });
+    /// Begins to ask a server that has so many workers.
+    pub(crate) fn begin(of: Option<GenerationKey>, warmup: Warmup, workers: usize) -> Self {
+        let whom = if of.is_some() { Whom::Candidate } else { Whom::Live };
+        let task = tokio::spawn(async move { warmup.run(whom, workers).await });
         Self { of, task, ended: None }
     }
 
@@ -123,6 +126,18 @@ impl Warming {
             self.wait().await;
         }
         self.ended.clone()
+    }
+
+    /// For /status, as it was known to stand at the last look.
+    pub(crate) fn described(&self) -> WarmupDescription {
+        let of = if self.of.is_some() { Role::Candidate } else { Role::Live };
+        let (state, warmed, message) = match &self.ended {
+            None => ("running", None, None),
+            Some(Ok(warmed)) => ("done", Some(warmed), None),
+            Some(Err(why)) => ("failed", None, Some(why.clone())),
+        };
+        let (requests, p95_ms) = (warmed.map(|of| of.requests), warmed.map(|of| of.p95_ms));
+        WarmupDescription { of, state, requests, p95_ms, message }
     }
 
     async fn wait(&mut self) {

@@ -38,6 +38,14 @@ impl ForeignRestarts {
                 );
                 ended()
             }
+            Notice::StepTimedOut { requests, wanted } => {
+                tracing::warn!(
+                    requests,
+                    wanted,
+                    "the second server has not served enough requests by restart.shift_timeout: the next step comes all the same"
+                );
+                return;
+            }
         };
         self.last = Some((now, finding));
     }

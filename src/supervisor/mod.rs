@@ -63,7 +63,8 @@ pub struct Inputs {
     pub app_server: Arc<dyn AppServer>,
     /// How the app is asked, where it can be.
     pub prober: Option<Prober>,
-    /// What a second server is asked before its check.
+    /// What a server is asked before clients reach it: a second one before its check, a pod's first one before the pod
+    /// is ready.
     pub warmup: Option<Warmup>,
     /// What the pointer says, where there is one that can be followed.
     pub pointer: Option<(watch::Receiver<Latest>, Kick)>,
@@ -128,7 +129,9 @@ impl Loop {
     async fn begin(inputs: Inputs) -> ControlFlow<(), &'static str> {
         let (done, finished) = mpsc::unbounded_channel();
         let journal = inputs.effects.read_drain_journal().await;
-        let state = State::new(&inputs, done.clone(), journal);
+        let wanted = inputs.warmup.is_some() && inputs.invalid.is_none();
+        let warms = wanted && !inputs.effects.was_ready().await;
+        let state = State::new(&inputs, done.clone(), journal, warms);
         if let Some(reader) = inputs.fleet.clone() {
             tokio::spawn(reader.run(state.reads_fleet(), done));
         }

@@ -9,11 +9,12 @@ use tokio::{
 
 use super::asking::{Asking, Questions, UNHEALTHY, Warming, answered, warmed};
 use crate::{
-    app_server::{AppServer, Description, Look},
+    app_server::{AppServer, Description, Look, WarmupDescription},
     core::{
         Detection, Files, Generation, GenerationKey, Moment, Observation, ProcessKey, Traffic, Watchfulness,
         observation::{Candidate, Warmed},
         pace::Pace,
+        verdict::any_booted,
     },
     finding::Finding,
     probe::{Prober, Said, Whom},
@@ -49,6 +50,8 @@ pub(crate) struct Attention {
     pub(crate) second_master: bool,
     /// Whether the files that processes have loaded are wanted.
     pub(crate) wants_files: bool,
+    /// The pod waits for the warm-up of its first server.
+    pub(crate) warms: bool,
     /// A look that begins then, or later, is waited for: no pause comes before it.
     pub(crate) awaited: Moment,
 }
@@ -60,6 +63,8 @@ pub(crate) struct Seen {
     pub(crate) description: Arc<Description>,
     /// Traps in this set-up.
     pub(crate) findings: Vec<Finding>,
+    /// How the warm-up ended that the pod waits for.
+    pub(crate) warmed: Option<Result<Warmed, String>>,
 }
 
 /// The task that looks.
@@ -68,7 +73,7 @@ pub(crate) struct Observer {
     pub(crate) app_server: Arc<dyn AppServer>,
     /// How the app is asked, where it can be.
     pub(crate) prober: Option<Prober>,
-    /// What a candidate is asked before its check, where there is anything.
+    /// What a server is asked before clients reach it, where there is anything.
     pub(crate) warmup: Option<Warmup>,
     /// What the core wants.
     pub(crate) attention: watch::Receiver<Attention>,
@@ -84,8 +89,20 @@ struct Ongoing {
     /// The same of the candidate, and its warm-up.
     candidate: Option<Asking>,
     warming: Option<Warming>,
+    /// The warm-up of the pod's first server.
+    first: First,
+    /// The warm-up that was begun last, for people.
+    warmup: Option<WarmupDescription>,
     /// When files were last looked at.
     files: Option<Instant>,
+}
+
+/// The first server of a pod.
+#[derive(Default)]
+struct First {
+    /// Since when some of it serves.
+    serves: Option<Instant>,
+    warming: Option<Warming>,
 }
 
 impl Observer {
@@ -105,7 +122,7 @@ impl Observer {
             let pause = Duration::from_millis(pace.pause_ms(watchfulness, began < awaited));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = news(&mut ongoing), if watchfulness == Watchfulness::Close => {}
+                () = news(&mut ongoing, watchfulness != Watchfulness::Calm) => {}
                 changed = self.attention.changed() => if changed.is_err() { return },
             }
         }
@@ -124,6 +141,11 @@ impl Observer {
         let mut look = self.observe().await;
         let of_candidate = self.probe_candidate(ongoing, &mut look).await;
         let probed = self.probe(ongoing, &look).await;
+        let warmed = self.warm_first(&mut ongoing.first, &look.detection).await;
+        if let Some(warming) = ongoing.warming.as_ref().or(ongoing.first.warming.as_ref()) {
+            ongoing.warmup = Some(warming.described());
+        }
+        look.description.warmup.clone_from(&ongoing.warmup);
         let files = self.files(&mut ongoing.files).await;
         let verifying = {
             let attention = self.attention.borrow();
@@ -151,6 +173,7 @@ impl Observer {
             },
             description: Arc::new(look.description),
             findings: look.findings,
+            warmed,
         }
     }
 
@@ -202,16 +225,21 @@ impl Observer {
             false => 1,
         };
         // Beside a candidate only the live server's health is asked for.
-        let pause = if candidate { BETWEEN_PROBES_BESIDE } else { BETWEEN_PROBES };
-        let questions = Questions { whom: Whom::Live, count, workers: workers.into() };
+        let (whom, pause) = match candidate {
+            true => (Whom::LiveBeside, BETWEEN_PROBES_BESIDE),
+            false => (Whom::Live, BETWEEN_PROBES),
+        };
+        let questions = Questions { whom, count, workers: workers.into() };
         self.keep_asking(&mut ongoing.asking, wanted, questions, pause).await
     }
 
     /// The same of the candidate, once it is warm. A warm-up that failed counts as an answer.
     async fn probe_candidate(&self, ongoing: &mut Ongoing, look: &mut Look) -> Option<(Moment, Vec<Said>)> {
         let wanted = self.attention.borrow().candidate_for.clone();
-        let (key, warm, generation) = match standing(&mut look.detection) {
-            Standing::There(key, warm, generation) if wanted.is_some() => (key, warm, generation),
+        let (key, warm, share, generation) = match standing(&mut look.detection) {
+            Standing::There { key, warm, share, generation } if wanted.is_some() => {
+                (key, warm, share, generation)
+            }
             // One that is between two images, or not seen this time, is still the same.
             Standing::Unseen if wanted.is_some() => return None,
             _ => {
@@ -219,11 +247,13 @@ impl Observer {
                 return None;
             }
         };
-        if let Some(warmup) = &self.warmup {
-            let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == key);
+        // One with a share that an agent before this one gave it needs no warm-up any more.
+        if let Some(warmup) = self.warmup.as_ref().filter(|_| share == 0) {
+            let known = ongoing.warming.as_ref().is_some_and(|warming| warming.of == Some(key));
             if !known {
                 let workers = generation.all_booted();
-                ongoing.warming = workers.map(|workers| Warming::begin(key, warmup.clone(), workers));
+                let begin = |workers| Warming::begin(Some(key), warmup.clone(), workers);
+                ongoing.warming = workers.map(begin);
             }
             let warmed = match &mut ongoing.warming {
                 Some(warming) => warming.ended().await,
@@ -240,9 +270,35 @@ impl Observer {
             }
         }
         let workers: Arc<[_]> = look.description.candidate.clone().into();
-        let questions =
-            Questions { whom: Whom::Candidate, count: (workers.len() * 2).clamp(1, PROBES_OF_TWO), workers };
-        self.keep_asking(&mut ongoing.candidate, wanted, questions, BETWEEN_PROBES).await
+        // With a share it serves clients, and has passed its check.
+        let (count, pause) = match share {
+            0 => ((workers.len() * 2).clamp(1, PROBES_OF_TWO), BETWEEN_PROBES),
+            _ => (workers.len().clamp(1, PROBES_AT_ONCE), BETWEEN_PROBES_BESIDE),
+        };
+        let questions = Questions { whom: Whom::Candidate, count, workers };
+        self.keep_asking(&mut ongoing.candidate, wanted, questions, pause).await
+    }
+
+    /// The warm-up that the pod waits for: once all workers have booted. Where some never do, or nobody can tell, it is
+    /// begun all the same: each of its two waits has a limit.
+    async fn warm_first(&self, first: &mut First, detection: &Detection) -> Option<Result<Warmed, String>> {
+        let wanted = self.attention.borrow().warms;
+        let Some(warmup) = self.warmup.as_ref().filter(|_| wanted && any_booted(detection)) else {
+            *first = First::default();
+            return None;
+        };
+        let serves = first.serves.get_or_insert_with(Instant::now).elapsed();
+        if first.warming.is_none() {
+            let newest = match detection {
+                Detection::Seen(server) => server.generations.last(),
+                _ => None,
+            };
+            let all = newest.and_then(Generation::all_booted);
+            if all.is_some() || serves >= warmup.timeout() {
+                first.warming = Some(Warming::begin(None, warmup.clone(), all.unwrap_or(1)));
+            }
+        }
+        first.warming.as_mut()?.ended().await
     }
 
     async fn keep_asking(
@@ -269,8 +325,14 @@ impl Observer {
 
 /// The candidate that could be asked.
 enum Standing<'a> {
-    /// Its run, whether it is warm, and its processes.
-    There(GenerationKey, &'a mut Option<Warmed>, &'a Generation),
+    There {
+        /// Its run.
+        key: GenerationKey,
+        warm: &'a mut Option<Warmed>,
+        /// Of 1000 new connections.
+        share: u32,
+        generation: &'a Generation,
+    },
     Unseen,
     Nobody,
 }
@@ -278,19 +340,21 @@ enum Standing<'a> {
 fn standing(detection: &mut Detection) -> Standing<'_> {
     let Detection::Seen(server) = detection else { return Standing::Unseen };
     match server.beside.candidate.as_mut().filter(|candidate| !candidate.ended) {
-        Some(Candidate { key, warm, generation: Some(generation), .. }) => {
-            Standing::There(*key, warm, generation)
+        Some(Candidate { key, warm, share, generation: Some(generation), .. }) => {
+            Standing::There { key: *key, warm, share: *share, generation }
         }
         Some(_) => Standing::Unseen,
         None => Standing::Nobody,
     }
 }
 
-/// Waits for answers, or for the end of a warm-up, that nobody has seen yet.
-async fn news(ongoing: &mut Ongoing) {
+/// Waits for answers, or for the end of a warm-up, that nobody has seen yet. `all`: for each of them, and not only for
+/// what the pod waits for.
+async fn news(ongoing: &mut Ongoing, all: bool) {
     tokio::select! {
-        () = answered(&mut ongoing.asking) => {}
-        () = answered(&mut ongoing.candidate) => {}
-        () = warmed(&mut ongoing.warming) => {}
+        () = answered(&mut ongoing.asking), if all => {}
+        () = answered(&mut ongoing.candidate), if all => {}
+        () = warmed(&mut ongoing.warming), if all => {}
+        () = warmed(&mut ongoing.first.warming) => {}
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     core::{
         Detection, Effect, Generation, GenerationKey, Mode, Moment, Observation, ServerCommand,
-        observation::{Beside, Candidate, Lingering, Warmed},
+        observation::{Beside, Candidate, Lingering, Served, Warmed},
     },
     revision::ReleaseId,
     telemetry::seconds,
@@ -27,6 +27,7 @@ struct Known {
     booted: bool,
     warmed: bool,
     ended: bool,
+    served: Option<Served>,
 }
 
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl SlotsLog {
             if !seen.ended {
                 tracing::info!("the second server boots: no client reaches it");
             }
-            Known { key: seen.key, since: now, booted: false, warmed: false, ended: seen.ended }
+            Known { key: seen.key, since: now, booted: false, warmed: false, ended: seen.ended, served: None }
         });
         let after_seconds = seconds(now.since(known.since));
         if let Some(workers) = seen.generation.as_ref().and_then(Generation::all_booted)
@@ -95,6 +96,7 @@ impl SlotsLog {
             known.ended = true;
             tracing::info!(after_seconds, "the second server has ended");
         }
+        known.served = seen.served.or(known.served);
         self.candidate = Some(known);
     }
 
@@ -120,6 +122,7 @@ impl SlotsLog {
         }
         let is_candidate = self.candidate.as_ref().is_some_and(|known| known.key == on);
         match command {
+            ServerCommand::Share { permille } if is_candidate => self.share(permille),
             ServerCommand::Switch if is_candidate => {
                 tracing::info!("the second server passed its check: new connections go to it from now on");
             }
@@ -138,6 +141,22 @@ impl SlotsLog {
                 tracing::warn!("a server that was told to stop has not ended: it is killed")
             }
             _ => {}
+        }
+    }
+}
+
+impl SlotsLog {
+    /// Kept connections stay where they are: what was served says more than the share.
+    fn share(&self, permille: u32) {
+        let served = self.candidate.as_ref().and_then(|known| known.served);
+        let (requests, errors) =
+            (served.map(|served| served.requests), served.and_then(|served| served.errors));
+        let percent = f64::from(permille) / 10.0;
+        match permille {
+            0 => tracing::warn!(requests, errors, "the second server gets no new connections any more"),
+            _ => {
+                tracing::info!(percent, requests, errors, "the second server gets a share of new connections")
+            }
         }
     }
 }

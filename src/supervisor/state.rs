@@ -11,8 +11,10 @@ use super::{
 use crate::{
     app_server::Description,
     core::{
-        Agent, Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reason, Recovered, Watchfulness,
+        Agent, Attempt, Detection, Effect, Event, Moment, Operator, Problem, Reading, Reason, Recovered,
+        Watchfulness,
         drain::{Answer, DrainCommand, DrainEffect, InWork, Journal, Origin, Undone},
+        observation::Warmed,
         verdict,
     },
     finding::{Code, Finding},
@@ -28,8 +30,8 @@ pub(crate) struct State {
     log: DeployLog,
     done: mpsc::UnboundedSender<Event>,
     attention: watch::Sender<Attention>,
-    /// How often the other pods' reports are read.
-    fleet: watch::Sender<Option<u64>>,
+    /// What is read of the other pods' reports.
+    fleet: watch::Sender<Option<Reading>>,
     /// The callers of /prestop, and since when they wait.
     waiting: Vec<(Moment, oneshot::Sender<PrestopEnd>)>,
     /// What the pointer said before deploys could begin.
@@ -43,6 +45,10 @@ pub(crate) struct State {
     current_complete: bool,
     seen_current: bool,
     seen_booted: bool,
+    /// The pod waits for the warm-up of its first server.
+    warms: bool,
+    warmup_failed: Option<Finding>,
+    noted_ready: bool,
 }
 
 struct Term {
@@ -61,7 +67,13 @@ struct Last {
 
 impl State {
     /// `journal` is that of a drain that was under way when the last process ended.
-    pub(crate) fn new(inputs: &Inputs, done: mpsc::UnboundedSender<Event>, journal: Option<Journal>) -> Self {
+    /// `warms`: the pod waits for a warm-up, unless it was ready before.
+    pub(crate) fn new(
+        inputs: &Inputs,
+        done: mpsc::UnboundedSender<Event>,
+        journal: Option<Journal>,
+        warms: bool,
+    ) -> Self {
         let now = (inputs.clock)();
         let problem = match &inputs.invalid {
             Some(finding) => Problem::new(Reason::ConfigInvalid, finding.message.clone()),
@@ -73,6 +85,7 @@ impl State {
             candidate_for: None,
             second_master: false,
             wants_files: false,
+            warms: false,
             awaited: Moment(0),
         };
         // A loop before this one may have seen them; what this process has seen, it has seen.
@@ -97,6 +110,9 @@ impl State {
             // A configuration that cannot be trusted must not keep a serving pod out of service.
             seen_current: before.seen_current || inputs.invalid.is_some(),
             seen_booted: before.seen_booted,
+            warms: warms && !before.pending().is_empty(),
+            warmup_failed: None,
+            noted_ready: false,
         }
     }
 
@@ -104,7 +120,7 @@ impl State {
         self.attention.subscribe()
     }
 
-    pub(crate) fn reads_fleet(&self) -> watch::Receiver<Option<u64>> {
+    pub(crate) fn reads_fleet(&self) -> watch::Receiver<Option<Reading>> {
         self.fleet.subscribe()
     }
 
@@ -217,10 +233,34 @@ impl State {
             self.last.findings = seen.findings;
             self.last.in_flight = observation.traffic.in_flight();
         }
+        if let Some(warmed) = seen.warmed {
+            self.warmed(warmed);
+        }
         let now = self.now();
         let cut = self.cuts.look(now, observation, self.agent.cuts());
         self.inputs.metrics.cut_by_restart(cut.len());
         self.feed_at(now, Event::Observed(seen.observation));
+    }
+
+    /// The warm-up of the pod's first server is over. One that failed keeps no pod out of service.
+    fn warmed(&mut self, warmed: Result<Warmed, String>) {
+        if !std::mem::take(&mut self.warms) {
+            return;
+        }
+        match warmed {
+            Ok(Warmed { requests, p95_ms }) => {
+                tracing::info!(requests, p95_ms, "the app server is warmed up: this pod can get requests");
+            }
+            Err(why) => {
+                let finding = Finding::risky(
+                    Code::WarmupFailed,
+                    format!("this pod gets requests though its app server was not warmed up: {why}"),
+                    "correct warmup.requests, or raise warmup.timeout or warmup.limit",
+                );
+                tracing::warn!(fix = finding.fix, "{}", finding.message);
+                self.warmup_failed = Some(finding);
+            }
+        }
     }
 
     pub(crate) fn request(&mut self, request: Request) {
@@ -349,7 +389,8 @@ impl State {
         let nothing_comes = || self.agent.view().desired.is_none();
         let unborn = !self.current_complete && !self.inputs.policy.fallback && nothing_comes();
         let seen = self.last.findings.iter().filter(|one| !unborn || one.code != Code::AppServerMissing);
-        invalid.iter().chain(seen).chain(standing).chain(&restarts).chain(&cuts).cloned().collect()
+        let of_pod = invalid.iter().chain(seen).chain(standing).chain(&self.warmup_failed);
+        of_pod.chain(&restarts).chain(&cuts).cloned().collect()
     }
 
     /// Lets everybody know the state after an event.
@@ -365,6 +406,7 @@ impl State {
             candidate_for: self.agent.probe_candidate_for(),
             second_master: self.inputs.policy.second_master,
             wants_files: self.agent.wants_files(),
+            warms: self.warms,
             // While an effect is under way there is no news in it that a look would be due for.
             awaited: self.agent.look_awaited().unwrap_or(self.attention.borrow().awaited),
         };
@@ -373,11 +415,15 @@ impl State {
             *attention = wanted;
             changed
         });
-        let each = self.agent.reads_fleet_each();
-        self.fleet.send_if_modified(|wanted| std::mem::replace(wanted, each) != each);
+        let wanted = self.agent.reads_fleet();
+        self.fleet.send_if_modified(|reading| {
+            let changed = *reading != wanted;
+            *reading = wanted;
+            changed
+        });
         let attempt: Attempt = view.attempt;
         let since = Since::after(&self.inputs.snapshots.borrow(), &view, now);
-        self.inputs.snapshots.send_replace(Arc::new(Snapshot {
+        let snapshot = Snapshot {
             at: now,
             deploy_id: self.inputs.effects.ids().of(attempt),
             view,
@@ -395,7 +441,12 @@ impl State {
             settled: self.inputs.invalid.is_some() || self.agent.settled(),
             seen_current: self.seen_current,
             seen_booted: self.seen_booted,
-        }));
+            warms: self.warms,
+        };
+        if snapshot.pending().is_empty() && !std::mem::replace(&mut self.noted_ready, true) {
+            self.inputs.effects.note_ready();
+        }
+        self.inputs.snapshots.send_replace(Arc::new(snapshot));
     }
 }
 

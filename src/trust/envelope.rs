@@ -54,7 +54,8 @@ impl Envelope {
 /// Nothing but the canonical text: no key twice, nothing before, between or behind.
 fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
     let value: Value = serde_json::from_str(text).ok()?;
-    (value.to_string() == text).then(|| serde_json::from_value(value).ok())?
+    let canonical = value.to_string();
+    (canonical == text).then(|| serde_json::from_value(value).ok())?
 }
 
 /// The canonical text of a statement.

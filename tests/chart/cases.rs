@@ -33,11 +33,15 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
         ("in_the_apps_image", with(in_the_apps_image())),
         ("beside_a_classic_agent", with(json!({ "beside": "sidecar", "agent": { "kind": "classic" } }))),
         ("everything_else", with(everything_else())),
+        ("warmed_and_told", with(warmed_and_told())),
+        ("token_in_a_secret", with(json!({ "token": { "value": "", "existingSecret": "shop-token" } }))),
         ("nothing_optional", with(nothing_optional())),
         // Run for real by tests/e2e/pods.
         ("pod_native", pod(json!({}))),
         ("pod_classic", pod(json!({ "agent": { "kind": "classic" } }))),
         ("pod_in_the_apps_image", pod(json!({ "agent": { "inAppImage": true } }))),
+        ("pod_warm", pod(json!({ "config": { "warmup": warmup() } }))),
+        ("pod_warm_exec", pod(json!({ "beside": "exec", "config": { "warmup": warmup() } }))),
         ("pod_beside", pod(json!({ "beside": "sidecar" }))),
         ("pod_beside_exec", pod(json!({ "beside": "exec" }))),
     ]
@@ -84,15 +88,63 @@ fn everything_else() -> Value {
         "config": { "pointer": "staging", "restart": { "timeout": "90s" }, "drain": { "ignore_peers": ["10.0.0.1"] } },
         "podAnnotations": { "team": "shop" },
         "podLabels": { "tier": "web" },
+        "commonLabels": { "app.kubernetes.io/part-of": "shop" },
+        "deploymentAnnotations": { "reloader": "off" },
+        "progressDeadlineSeconds": 1200,
+        "minReadySeconds": 5,
+        "revisionHistoryLimit": 3,
+        "autoscaling": { "enabled": true, "maxReplicas": 30 },
+        "service": { "selector": { "tier": "web" } },
+        "ingress": {
+            "enabled": true, "className": "nginx", "hosts": ["shop.example"],
+            "tls": [{ "hosts": ["shop.example"], "secretName": "shop-tls" }],
+        },
+        "podDisruptionBudget": { "minAvailable": "75%" },
+        "sizeLimits": { "pod": "1Gi", "tmp": "2Gi", "bin": "" },
+        "hostAliases": [{ "ip": "10.0.0.9", "hostnames": ["db"] }],
+        "dnsConfig": { "options": [{ "name": "ndots", "value": "1" }] },
+        "extraInitContainers": [{ "name": "wait", "image": "registry.example/wait:1", "securityContext": restricted() }],
+        "extraObjects": [{
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "{{ .Release.Name }}-more" },
+            "data": { "key": "value" },
+        }],
+        "serviceMonitor": { "enabled": true },
         "nodeSelector": { "kubernetes.io/arch": "amd64" },
         "tolerations": [{ "key": "spot", "operator": "Exists" }],
         "priorityClassName": "high",
         "imagePullSecrets": [{ "name": "registry" }],
         "networkPolicy": {
             "enabled": true,
+            "egress": [{ "to": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }] }],
             "metricsFrom": [{ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } } }],
         },
         "podMonitor": { "enabled": true, "labels": { "release": "prometheus" } },
+    })
+}
+
+/// The app of the pods answers this once there is a file `go`.
+fn warmup() -> Value {
+    json!({ "requests": ["/slow?s=0&after=go"], "count": 2, "timeout": "10m" })
+}
+
+fn warmed_and_told() -> Value {
+    json!({
+        "config": {
+            "warmup": { "requests": ["/", "/products?page=1"], "limit": "300ms" },
+            "node": "as-you-like",
+            "image": "another:1",
+        },
+        "agent": { "kind": "classic", "readiness": { "periodSeconds": 3 } },
+        "notifications": { "existingSecret": "shop-notify", "signed": true },
+    })
+}
+
+/// What the standard "restricted" demands of a container.
+fn restricted() -> Value {
+    json!({
+        "runAsUser": 1000, "runAsGroup": 1000, "runAsNonRoot": true, "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+        "seccompProfile": { "type": "RuntimeDefault" },
     })
 }
 

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
+    agent_config::variables,
     cases::matrix,
     rig::{Questions, chart, containers},
 };
@@ -135,14 +136,18 @@ fn every_container_is_held_as_tightly_as_it_can_be() {
             assert_eq!(own["readOnlyRootFilesystem"], true, "{name}: {who}");
         }
         if let Some(agent) = containers(pod).into_iter().find(|one| one["name"] == "pitstop") {
-            assert_agent(name, agent);
+            let told = variables(rendered, agent);
+            assert_agent(name, agent, told.iter().any(|(variable, _)| variable == "PITSTOP_WARMUP_REQUESTS"));
         }
     }
 }
 
-fn assert_agent(name: &str, agent: &Value) {
+fn assert_agent(name: &str, agent: &Value, warms: bool) {
     assert!(agent["livenessProbe"].is_null(), "{name}: a restart in mid-drain");
-    assert!(agent["readinessProbe"].is_null(), "{name}: never why the pod gets no traffic");
+    let readiness = &agent["readinessProbe"];
+    assert_eq!(readiness.is_null(), !warms, "{name}: never why the pod gets no traffic");
+    let patience = readiness["failureThreshold"].as_u64();
+    assert!(!warms || patience > Some(100_000), "{name}: nor when it does not answer any more");
     assert!(agent["lifecycle"].is_null(), "{name}: a hook of its own is called at once");
     let resources = &agent["resources"];
     assert!(resources["limits"]["cpu"].is_null(), "{name}: a throttled agent answers late");

@@ -13,3 +13,5 @@ mod refused;
 mod rendered;
 mod rig;
 mod same_limits;
+mod watching;
+mod whole;

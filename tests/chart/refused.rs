@@ -69,7 +69,7 @@ fn of_images_and_volumes() -> Vec<Refusal> {
         (json!({ "app": { "image": "" } }), &["app.image is empty", "Ruby"]),
         (
             json!({ "podLabels": { "app.kubernetes.io/instance": "shop" } }),
-            &["podLabels has app.kubernetes.io/instance", "another label"],
+            &["podLabels or commonLabels has app.kubernetes.io/instance", "another label"],
         ),
         (
             json!({ "app": { "image": "" }, "agent": { "inAppImage": true } }),
@@ -88,6 +88,27 @@ fn of_images_and_volumes() -> Vec<Refusal> {
 
 fn of_sources() -> Vec<Refusal> {
     vec![
+        (
+            json!({ "token": { "existingSecret": "a" } }),
+            &["token.value and token.existingSecret", "leave token.value out"],
+        ),
+        (
+            json!({ "token": { "value": "", "existingSecret": "a" }, "config": { "state_dir": "/run/mine" } }),
+            &["token.existingSecret", "config.state_dir"],
+        ),
+        (json!({ "ingress": { "enabled": true } }), &["ingress.enabled", "ingress.hosts"]),
+        (
+            json!({ "commonLabels": { "app.kubernetes.io/name": "a" } }),
+            &["commonLabels has app.kubernetes.io/name"],
+        ),
+        (
+            json!({ "notifications": { "signed": true } }),
+            &["notifications.signed", "notifications.existingSecret"],
+        ),
+        (
+            json!({ "notifications": { "existingSecret": "a" }, "config": { "notify": { "url": "https://b/c" } } }),
+            &["config.notify.url", "leave config.notify.url out"],
+        ),
         (json!({ "config": { "source": "" } }), &["config.source is empty", "s3://bucket/prefix"]),
         (
             json!({ "config": { "source": "/store" } }),

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Kinds of the Prometheus operator: Kubernetes has no schema for them, so their fields are named here.
-const OPERATORS: &[&str] = &["PodMonitor", "PrometheusRule"];
+const OPERATORS: &[&str] = &["PodMonitor", "ServiceMonitor", "PrometheusRule"];
 
 #[track_caller]
 fn assert_valid(name: &str, rendered: &Rendered) {
@@ -30,9 +30,14 @@ fn unknown_fields(object: &Value) -> Vec<String> {
     let known: &[(&str, &[&str])] = match object["kind"].as_str() {
         Some("PodMonitor") => &[
             ("/spec", &["selector", "podMetricsEndpoints"]),
-            ("/spec/podMetricsEndpoints/0", &["port", "path", "interval", "authorization"]),
+            ("/spec/podMetricsEndpoints/0", &["port", "path", "interval", "authorization", "relabelings"]),
+            ("/spec/podMetricsEndpoints/0/relabelings/0", &["targetLabel", "replacement"]),
             ("/spec/podMetricsEndpoints/0/authorization", &["type", "credentials"]),
             ("/spec/podMetricsEndpoints/0/authorization/credentials", &["name", "key"]),
+        ],
+        Some("ServiceMonitor") => &[
+            ("/spec", &["selector", "endpoints"]),
+            ("/spec/endpoints/0", &["port", "path", "interval", "authorization", "relabelings"]),
         ],
         _ => &[
             ("/spec", &["groups"]),

@@ -44,6 +44,7 @@ fn help_is_an_answer_and_lists_every_command() {
         "publish",
         "promote",
         "rollback",
+        "rollout",
         "fleet",
         "history",
         "pointers",

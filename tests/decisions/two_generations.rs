@@ -9,7 +9,7 @@ use pitstop::{
     core::{
         self, Agent, Cwd, DeployResult, Detection, Effect, Event, Generation, GenerationKey, Mode, Moment,
         Observation, Outcome, Plan, Policy, Problem, Process, ProcessKey, Reason, Record, Recovered,
-        ServerCommand, Stage, Step, Traffic, drain::Budget,
+        ServerCommand, Shift, Stage, Step, Traffic, drain::Budget,
     },
     revision::{RecordEvent, ReleaseId, Revision},
 };
@@ -81,7 +81,13 @@ impl Script {
             (ServerCommand::Commit, newest) => self.masters.retain(|master| master.key == newest),
             (ServerCommand::Abort(_), newest) => self.masters.retain(|master| master.key != newest),
             (ServerCommand::Recover, _) => self.masters.clear(),
-            (ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill, _) => {}
+            (
+                ServerCommand::Switch
+                | ServerCommand::Share { .. }
+                | ServerCommand::End
+                | ServerCommand::Kill,
+                _,
+            ) => {}
         }
         Ok(())
     }
@@ -277,6 +283,7 @@ fn policy() -> Policy {
         phased_worker_ms: 0,
         second_master: true,
         beside_only: false,
+        shift: Shift::default(),
         in_place: false,
         settle_ms: 5_000,
         soak_ms: 1_000,
@@ -288,6 +295,7 @@ fn policy() -> Policy {
         wait_in_flight_ms: 0,
         spread_ms: None,
         reports: false,
+        wave: 0,
         fallback: false,
         unwell_ms: 1_000,
         unwell_max_ms: 4_000,

@@ -46,6 +46,7 @@ fn start() -> Result<ExecPod, Stopped> {
         ..Setup::default()
     };
     let mut pod = ExecPod::prepare(&binary()?, setup).with("PITSTOP_RESTART_TIMEOUT", "12s");
+    pod.set("PITSTOP_RESTART_SHIFT", "20%,50%");
     let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
     pod.set("PITSTOP_EXEC_LISTEN", listen);
     publish(&pod.agent, &pod.agent.build(&pod.puma, App::Good, "w1"), "w1")?;
@@ -94,10 +95,17 @@ fn undone(
 }
 
 fn good(pod: &ExecPod, load: &Load, report: &mut Report) -> Result<(), Stopped> {
-    say("A good release, and a request of 6 seconds is in flight when it comes:");
+    say("A good release, and a request of 6 seconds is in flight when it comes. It gets 20 % of the new connections first,
+         then 50 %, then all (restart.shift):");
     publish(&pod.agent, &pod.agent.build(&pod.puma, App::Good, "w5"), "w5")?;
     let long = load.send(LONG);
     run(&pod.agent, &["promote", "w5"])?;
+    for percent in [20.0, 50.0] {
+        let shares = |status: &Value| status["shift"]["percent"] == percent || in_sync(status, "w5");
+        let status = watch(&pod.agent, &format!("{percent} % for w5"), shares)?;
+        say(status["doing"].as_str().unwrap_or_default());
+        report.expect(&format!("w5 got {percent} % of new connections"), !in_sync(&status, "w5"), "");
+    }
     let status = watch(&pod.agent, "w5 in sync", |status| in_sync(status, "w5"))?;
     let restarts = pod.metric(r#"pitstop_restarts_total{mode="beside",result="ok"}"#);
     report.expect("w5 runs, by a second server", slots(&status).len() > 1 || restarts.is_some(), "");

@@ -23,6 +23,7 @@ mod prune;
 mod publish;
 mod random;
 mod rig;
+mod rollout;
 mod signed;
 mod spare;
 mod spare_making;

@@ -11,6 +11,7 @@ const CALLS: &[(&str, &str)] = &[
     (".get_object()", "s3:GetObject"),
     (".put_object()", "s3:PutObject"),
     (".list_objects_v2()", "s3:ListBucket"),
+    (".delete_object()", "s3:DeleteObject"),
 ];
 
 fn policy(role: &str) -> Vec<Value> {
@@ -71,15 +72,20 @@ fn the_roles_together_may_do_what_the_code_calls_and_no_more() {
 
 #[test]
 fn each_role_writes_in_its_own_place_only() {
-    for (role, places) in
-        [("agent", &["fleet/POINTER"][..]), ("ci", &["releases"]), ("promoter", &["moves", "pointers"])]
-    {
+    for (role, places) in [
+        ("agent", &["canary/POINTER/*", "fleet/POINTER/*", "moves/POINTER/*.end"][..]),
+        ("ci", &["releases/*"]),
+        ("promoter", &["moves/*", "pointers/*", "rollouts/*"]),
+    ] {
         let allowed = allowed(role);
         let writes = allowed.iter().filter(|(action, _)| action == "s3:PutObject");
         let writes: Vec<_> = writes.map(|(_, resource)| resource.clone()).collect();
         let expected: Vec<_> =
-            places.iter().map(|place| format!("arn:aws:s3:::BUCKET/PREFIX/{place}/*")).collect();
+            places.iter().map(|place| format!("arn:aws:s3:::BUCKET/PREFIX/{place}")).collect();
         assert_eq!(writes, expected, "{role}");
+        let deletes =
+            allowed.iter().filter(|(action, _)| action == "s3:DeleteObject").map(|(_, place)| place);
+        assert!(deletes.clone().all(|place| place.ends_with("/fleet/POINTER/*")), "{role}");
         assert!(allowed.iter().all(|(action, place)| !action.contains('*') && place.contains("BUCKET")));
     }
 }

@@ -37,6 +37,7 @@ mod puma_adapter;
 mod puma_drain;
 mod rails;
 mod rig;
+mod rollout;
 mod s3;
 mod spine;
 mod unicorn;

@@ -31,7 +31,7 @@ fn watcher(rig: &PumaRig, control: bool) -> Arc<dyn AppServer> {
         current: rig.deploy_to().join("current"),
         state_dir: "/nowhere".into(),
     };
-    puma::start(section, RestartMode::Auto, location).unwrap()
+    puma::start(section, RestartMode::Auto, false, location).unwrap()
 }
 
 /// Begins a drain and looks until it is answered; calls `each` before every look.

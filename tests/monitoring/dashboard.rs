@@ -6,12 +6,15 @@ use super::{exported, named, promtool, read};
 
 const DASHBOARD: &str = "charts/pitstop/dashboards/pitstop.json";
 
+/// The expression, as Prometheus gets it from Grafana.
+fn asked(target: &Value) -> String {
+    let expr = target["expr"].as_str().expect("an expression");
+    let expr = expr.replace("$__rate_interval", "1m").replace("$__range", "5m");
+    expr.replace("$namespace", ".*").replace("$app", ".*").replace("$pointer", ".*")
+}
+
 /// A panel's title and the expressions that it draws, as Prometheus gets them from Grafana.
 pub fn drawn() -> Vec<(String, Vec<String>)> {
-    let asked = |target: &Value| {
-        let expr = target["expr"].as_str().expect("an expression");
-        expr.replace("$__rate_interval", "1m").replace("$__range", "5m").replace("$namespace", ".*")
-    };
     let of = |panel: &Value| {
         let targets = panel["targets"].as_array().map_or(&[][..], Vec::as_slice);
         (panel["title"].as_str().unwrap().to_owned(), targets.iter().map(asked).collect())
@@ -19,9 +22,30 @@ pub fn drawn() -> Vec<(String, Vec<String>)> {
     panels().iter().filter(|panel| panel["type"] != "row").map(of).collect()
 }
 
+fn board() -> Value {
+    serde_json::from_str(&read(DASHBOARD)).unwrap()
+}
+
 fn panels() -> Vec<Value> {
-    let board: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
-    board["panels"].as_array().unwrap().clone()
+    board()["panels"].as_array().unwrap().clone()
+}
+
+#[test]
+fn every_panel_and_mark_is_of_the_apps_and_pointers_that_are_chosen() {
+    let board = board();
+    let variables: Vec<_> =
+        board["templating"]["list"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(variables, ["datasource", "namespace", "app", "pointer"]);
+    let marks = board["annotations"]["list"].as_array().unwrap();
+    let targets = board["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array());
+    let asked: Vec<_> = targets.flatten().chain(marks).map(|one| one["expr"].as_str().unwrap()).collect();
+    let chosen = r#"namespace=~"$namespace",app=~"$app",pointer=~"$pointer"}"#;
+    for expr in asked {
+        // What a filtered one is joined with needs no filter of its own.
+        let left = expr.replace("and on (namespace, pod, instance) pitstop_in_sync == 0", "");
+        assert_eq!(left.matches(chosen).count(), left.matches("pitstop_").count(), "{expr}");
+    }
+    assert_eq!(marks.len(), 1, "where releases were promoted");
 }
 
 #[test]
@@ -31,7 +55,11 @@ fn every_panel_asks_for_metrics_that_exist() {
         for expr in expressions {
             let asked = named(&expr);
             assert!(!asked.is_empty() && asked.is_subset(&exported()), "{title}: {asked:?}");
-            assert!(!expr.contains('$'), "{title}: a variable that Grafana would not know: {expr}");
+            // A group of an expression's own.
+            assert!(
+                !expr.replace(r#""$1""#, "").contains('$'),
+                "{title}: a variable that Grafana would not know: {expr}"
+            );
         }
     }
 }
@@ -51,7 +79,8 @@ fn every_metric_but_those_for_alerts_alone_is_drawn() {
 
 #[test]
 fn prometheus_understands_every_expression() {
-    let records = drawn().into_iter().flat_map(|(_, expressions)| expressions);
+    let marks = asked(&board()["annotations"]["list"][0]);
+    let records = drawn().into_iter().flat_map(|(_, expressions)| expressions).chain([marks]);
     let rules: Vec<Value> =
         records.map(|expr| serde_json::json!({ "record": "panel", "expr": expr })).collect();
     // JSON is YAML as well. Rules of one name must differ in something.

@@ -6,11 +6,17 @@ use serde_json::Value;
 use super::{dashboard, path};
 
 const PITSTOP: &str = env!("CARGO_BIN_EXE_pitstop");
+const OUT_OF_SYNC: &str = "Pods out of sync, and why";
+/// What a Prometheus of many apps can bear.
+const SERIES_AT_MOST: usize = 130;
 /// Nothing to be seen in a pod that is well, and was never drained.
-const EMPTY: [&str; 4] = [
+const EMPTY: [&str; 7] = [
+    OUT_OF_SYNC,
     "Why pods wait or stopped",
     "Requests left when a drain was answered",
-    "Pods by the slot whose server gets the connections",
+    "New connections by slot, in pods",
+    "Requests per second by slot and release",
+    "Requests that failed, by release",
     "Memory of a server in a slot, largest",
 ];
 
@@ -27,7 +33,7 @@ impl Prometheus {
             "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
              rule_files: ['{rules}']\n\
              scrape_configs:\n\
-             - job_name: pitstop\n  static_configs: [{{ targets: ['127.0.0.1:{agent}'], labels: {{ pod: rig }} }}]\n",
+             - job_name: pitstop\n  static_configs: [{{ targets: ['127.0.0.1:{agent}'], labels: {{ pod: rig, app: shop, pointer: production }} }}]\n",
             rules = path("charts/pitstop/rules/*.yml").display(),
             agent = agent.port(),
         );
@@ -66,6 +72,9 @@ impl Prometheus {
 #[test]
 fn puma_real_prometheus_scrapes_the_agent_draws_the_dashboard_and_alerts_on_a_release_undone() {
     let pod = Pod::prepare(Path::new(PITSTOP), Setup::default()).in_sync();
+    let series = pod.agent.get("/metrics").unwrap().body;
+    let series: Vec<_> = series.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(series.len() < SERIES_AT_MOST, "{}: {series:#?}", series.len());
     let prometheus = Prometheus::of(&pod.agent, pod.puma.scratch());
     prometheus.wait_for("pitstop_release_info{role='running', release='v1'} == 1");
     pod.deploy(App::Good, "v2");
@@ -83,4 +92,17 @@ fn puma_real_prometheus_scrapes_the_agent_draws_the_dashboard_and_alerts_on_a_re
     prometheus.wait_for("ALERTS{alertname='PitstopReverted', alertstate='firing', pod='rig'}");
     prometheus.wait_for("pitstop_reason{reason='rejected'} == 1 and on () pitstop_in_sync == 0");
     prometheus.wait_for("pitstop_release_info{role='running', release='v2'} == 1");
+    prometheus.wait_for("ALERTS{alertname='PitstopMostPodsRejected', app='shop', pointer='production'}");
+    let (_, columns) = dashboard::drawn().into_iter().find(|(title, _)| title == OUT_OF_SYNC).unwrap();
+    let told: String =
+        columns.iter().flat_map(|expr| prometheus.ask(expr)).map(|row| row.to_string()).collect();
+    for cell in [
+        r#""app":"shop""#,
+        r#""running":"v2""#,
+        r#""desired":"v3""#,
+        r#""reason":"rejected""#,
+        r#""stage":""#,
+    ] {
+        assert!(told.contains(cell), "{cell}: {told}");
+    }
 }

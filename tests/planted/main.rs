@@ -130,6 +130,7 @@ impl Copy {
         copy.write(Path::new("main.rs"), MAIN);
         copy.write(Path::new("revision.rs"), &fs::read_to_string(source().join("revision.rs")).unwrap());
         copy.tree(Path::new("core"));
+        copy.tree(Path::new("revision"));
         copy
     }
 

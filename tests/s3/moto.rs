@@ -1,51 +1,22 @@
 //! Another make of S3, moto in auth mode: it checks signatures by code of its own, and the policies that
 //! docs/s3.md gives to agents, CI and those who promote.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
-
-use serde_json::Value;
+use std::process::Command;
 
 struct Moto {
-    process: Child,
-    told: Value,
+    server: pitstop_rig::s3::Moto,
     dir: tempfile::TempDir,
 }
 
 impl Moto {
-    /// `None` where it is not installed, which only CI does not forgive.
     fn start() -> Option<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = root.join("target/moto/bin/python");
-        if !python.exists() {
-            assert!(std::env::var_os("CI").is_none(), "no {}: .ci/setup moto makes it", python.display());
-            eprintln!("skipped: .ci/setup moto installs what this test needs");
-            return None;
-        }
-        let policies = ["agent", "ci", "promoter"].map(policy);
-        let mut command = Command::new(python);
-        command.arg(root.join("tests/s3/moto_server.py")).args(policies);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told = serde_json::from_str(&line).unwrap_or_else(|_| panic!("moto does not start: {line:?}"));
-        Some(Self { process, told, dir: tempfile::tempdir().unwrap() })
+        Some(Self { server: pitstop_rig::s3::Moto::start()?, dir: tempfile::tempdir().unwrap() })
     }
 
     /// Runs the program as somebody; its exit code, and what it said.
     fn pitstop(&self, who: &str, args: &[&str]) -> (i32, String) {
-        let of = |key: &str| self.told[key].as_str().unwrap().to_owned();
-        let keys = &self.told["keys"][who];
         let mut pitstop = Command::new(env!("CARGO_BIN_EXE_pitstop"));
-        pitstop.args(args).env_clear().env("PITSTOP_SOURCE", of("source"));
-        pitstop.env("PITSTOP_S3_ENDPOINT", of("endpoint")).env("PITSTOP_S3_PATH_STYLE", "true");
-        pitstop.env("AWS_EC2_METADATA_DISABLED", "true");
-        pitstop.env("AWS_ACCESS_KEY_ID", keys["access"].as_str().unwrap());
-        pitstop.env("AWS_SECRET_ACCESS_KEY", keys["secret"].as_str().unwrap());
+        pitstop.args(args).env_clear().envs(self.server.env(who));
         pitstop.env("PITSTOP_DEPLOY_TO", self.dir.path().join("srv"));
         let output = pitstop.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -64,20 +35,6 @@ impl Moto {
         let (code, said) = self.pitstop(who, args);
         assert!(code == 1 && said.contains("store_denied"), "{who} {args:?}: {said}");
     }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// As the document gives it.
-fn policy(role: &str) -> String {
-    let document = include_str!("../../docs/s3.md");
-    let (_, rest) = document.split_once(&format!("```json {role}\n")).unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
 }
 
 #[test]
@@ -106,6 +63,12 @@ fn another_server_understands_all_of_it_and_the_documented_policies_are_enough()
     moto.may("promoter", &["unfreeze", "production"]);
     moto.may("promoter", &["pause", "--fleet"]);
     moto.may("promoter", &["resume", "--fleet"]);
+
+    // No pod is there, so that it takes itself back.
+    let (code, said) = moto.pitstop("promoter", &["rollout", "v2", "--timeout", "1s"]);
+    assert!(code == 2 && said.contains("taken back: step 1 made no progress for 1s"), "{said}");
+    let (code, said) = moto.pitstop("agent", &["rollout", "v2"]);
+    assert!(code == 1 && said.contains("give this role the right to read and write it"), "{said}");
 
     moto.may_not("agent", &["freeze", "production", "--why", "audit"]);
     moto.may_not("ci", &["promote", "v2"]);

@@ -48,7 +48,7 @@ seccompProfile:
   {{- end }}
 {{- end }}
 
-{{/* The agent's variables, where no ConfigMap holds them, and yours. */}}
+{{/* The agent's variables, where no ConfigMap holds them; where the pod is, by the downward API; and yours. */}}
 {{- define "pitstop.agentEnv" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
 {{- if not (include "pitstop.configMapName" .) }}
@@ -56,6 +56,24 @@ seccompProfile:
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
+{{- end }}
+{{- /* A label that the pod has not is an empty text, and a key that is not set. */}}
+{{- range $key, $path := dict "address" "status.podIP" "node" "spec.nodeName" "zone" "metadata.labels['topology.kubernetes.io/zone']" }}
+{{- if not (get $v.config $key) }}
+- name: PITSTOP_{{ upper $key }}
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: {{ $path }}
+{{- end }}
+{{- end }}
+{{- with $v.notifications.existingSecret }}
+- name: PITSTOP_NOTIFY_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: url
+      optional: true
 {{- end }}
 {{- with $v.agent.env }}
 {{ toYaml . }}
@@ -90,8 +108,16 @@ volumeMounts:
   {{- include "pitstop.agentMounts" . | nindent 2 }}
 {{- end }}
 
-{{/* The sidecar itself. No liveness probe: a restart in mid-drain would do more harm than good. No readiness probe: the agent
-is never why a pod gets no traffic. No preStop hook: a native one would be called while Puma's is still waiting. */}}
+{{/* Whether the pod waits for the agent's /ready before it gets requests: "true" or nothing. */}}
+{{- define "pitstop.asksReady" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- $warms := (default dict $v.config.warmup).requests -}}
+{{- if ternary $warms $v.agent.readiness.enabled (kindIs "invalid" $v.agent.readiness.enabled) }}true{{ end }}
+{{- end }}
+
+{{/* The sidecar itself. No liveness probe: a restart in mid-drain would do more harm than good. A readiness probe only where the pod
+waits for a warm-up; /ready answers yes from then on, and an agent that does not answer takes no pod out of service. No preStop
+hook: a native one would be called while Puma's is still waiting. */}}
 {{- define "pitstop.agent" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
 {{ include "pitstop.container" (list . "run") }}
@@ -108,6 +134,16 @@ is never why a pod gets no traffic. No preStop hook: a native one would be calle
       port: {{ int $v.agent.port }}
     periodSeconds: {{ int $v.agent.startup.periodSeconds }}
     failureThreshold: {{ int $v.agent.startup.failureThreshold }}
+    timeoutSeconds: 5
+  {{- end }}
+  {{- if include "pitstop.asksReady" . }}
+  readinessProbe:
+    httpGet:
+      path: /ready
+      port: {{ int $v.agent.port }}
+    periodSeconds: {{ int $v.agent.readiness.periodSeconds }}
+    # One success counts for good: an agent that hangs is not why a pod gets no requests.
+    failureThreshold: 1000000
     timeoutSeconds: 5
   {{- end }}
   {{- include "pitstop.agentRest" . | nindent 2 }}
@@ -148,10 +184,10 @@ release in place for a classic one. */}}
 {{- end }}
 {{- end }}
 
-{{/* Whether Puma's container, or the agent in its image, runs the binary from an emptyDir: "true" or nothing. */}}
+{{/* Whether Puma's container (its hook too), or the agent in its image, runs the binary from an emptyDir: "true" or nothing. */}}
 {{- define "pitstop.hasBinary" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
-{{- if or $v.beside $v.agent.inAppImage }}true{{ end }}
+{{- if or $v.beside $v.agent.inAppImage $v.token.existingSecret }}true{{ end }}
 {{- end }}
 
 {{/* The container that the agent is in, and what starts pitstop there. */}}

@@ -63,7 +63,7 @@
 - the pod's securityContext.{{ . }} holds for the pause process too, which a shared process namespace makes process 1: one stray signal would end the whole pod. Set it on the containers.
 {{- end }}
 {{- end }}
-{{- if and $v.token.enabled (ne (get (default dict $template.metadata.annotations) "pitstop/token") $v.token.value) }}
+{{- if and $v.token.enabled (not $v.token.existingSecret) (ne (get (default dict $template.metadata.annotations) "pitstop/token") $v.token.value) }}
 - the pod's template lacks the annotation pitstop/token, from which the agent reads its token: include pitstop.podAnnotations in metadata.annotations, or set {{ $p }}token.enabled to false.
 {{- end }}
 {{- if and (hasKey $agent "livenessProbe") (ne $v.beside "exec") }}
@@ -105,7 +105,9 @@
 {{- range default list $hook.httpHeaders }}
 {{- if eq (lower .name) "authorization" }}{{ $sent = .value }}{{ end }}
 {{- end }}
-{{- if and $v.token.enabled (ne $sent (printf "Bearer %s" $v.token.value)) }}
+{{- if $v.token.existingSecret }}
+- the preStop hook of the container `{{ $puma.name }}` asks /prestop, and Kubernetes takes no header from the Secret {{ $v.token.existingSecret }}: let the hook run `pitstop drain` (pitstop.lifecycle), or set {{ $p }}token.value.
+{{- else if and $v.token.enabled (ne $sent (printf "Bearer %s" $v.token.value)) }}
 - the preStop hook of the container `{{ $puma.name }}` does not send the token: /prestop would refuse it, and Kubernetes takes that for an answer. Its httpHeaders need an entry Authorization with "Bearer " and {{ $p }}token.value.
 {{- end }}
 {{- end }}

@@ -47,6 +47,13 @@
 {{- if $v.token.enabled -}}
 {{- $_ := set $config "token_file" "/run/pitstop-token/token" -}}
 {{- end -}}
+{{- $_ := set $config "app" (include "pitstop.app" .) -}}
+{{- if and $v.app.image (not $config.image) -}}
+{{- $_ := set $config "image" $v.app.image -}}
+{{- end -}}
+{{- if $v.notifications.signed -}}
+{{- $_ := set $config "notify" (merge (dict "secret_file" "/run/pitstop-notify/key") (default dict $config.notify)) -}}
+{{- end -}}
 {{- with $v.pointer.configMap.name -}}
 {{- $_ := set $config "pointer" (printf "file:/etc/pitstop/pointer/%s" $v.pointer.configMap.key) -}}
 {{- end -}}

@@ -4,7 +4,7 @@
 {{- end }}
 
 {{- define "pitstop.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- default .Release.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "pitstop.fullname" -}}
@@ -17,16 +17,23 @@
 {{- end }}
 {{- end }}
 
+{{/* What the app is called, in reports, notifications, rules and dashboards. */}}
+{{- define "pitstop.app" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- default .Release.Name $v.config.app }}
+{{- end }}
+
 {{- define "pitstop.selector" -}}
 app.kubernetes.io/name: {{ include "pitstop.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "pitstop.labels" -}}
-{{ include "pitstop.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- $ours := include "pitstop.selector" . | fromYaml -}}
+{{- $_ := set $ours "app.kubernetes.io/version" .Chart.AppVersion -}}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
+{{- merge $ours .Values.commonLabels | toYaml }}
 {{- end }}
 
 {{/* The labels of an object, and the user's: those win, and no key is written twice. (list context more) */}}

@@ -20,7 +20,7 @@ fsGroupChangePolicy: OnRootMismatch
 {{/* For the pod's annotations: the token, which the agent reads from there. */}}
 {{- define "pitstop.podAnnotations" -}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
-{{- if $v.token.enabled -}}
+{{- if and $v.token.enabled (not $v.token.existingSecret) -}}
 pitstop/token: {{ $v.token.value | quote }}
 {{- end }}
 {{- end }}
@@ -31,6 +31,11 @@ needs no hook: it holds SIGTERM back itself. */}}
 {{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
 {{- if eq $v.beside "exec" -}}
 {}
+{{- else if $v.token.existingSecret -}}
+preStop:
+  exec:
+    {{- /* Kubernetes takes a header from no Secret. This one asks over the agent's socket, which needs no token. */}}
+    command: [/opt/pitstop/pitstop, drain]
 {{- else -}}
 preStop:
   httpGet:

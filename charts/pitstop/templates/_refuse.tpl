@@ -14,10 +14,13 @@
 {{ include "pitstop.problemsOfShape" (list $v $p) }}
 {{- if include "pitstop.isComplete" . }}
 {{- range $label, $_ := include "pitstop.selector" . | fromYaml }}
-{{- if hasKey $v.podLabels $label }}
-- podLabels has {{ $label }}, which the chart sets: its Deployment finds its pods by it. For a Service that selects the pods of several releases (a canary), give the pods of all of them another label.
+{{- if or (hasKey $v.podLabels $label) (hasKey $v.commonLabels $label) }}
+- podLabels or commonLabels has {{ $label }}, which the chart sets: its Deployment finds its pods by it. For a Service that selects the pods of several releases (a canary), give the pods of all of them another label.
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if and (include "pitstop.isComplete" .) $v.ingress.enabled (not (and $v.service.enabled $v.ingress.hosts)) }}
+- ingress.enabled needs service.enabled, and the names of your hosts in ingress.hosts.
 {{- end }}
 {{- if and (include "pitstop.isComplete" .) (not $v.app.image) (not $v.agent.inAppImage) }}
 - app.image is empty: name the image with Ruby and what your gems need. (As a dependency of your chart, this one only lends its templates.)
@@ -41,7 +44,22 @@
 - {{ $p }}config.{{ $key }} runs in the agent's container, whose own image holds nothing but pitstop, no Ruby and no shell: set {{ $p }}agent.inAppImage to true.
 {{- end }}
 {{- end }}
-{{- if and $v.token.enabled (lt (len $v.token.value) 16) }}
+{{- if and $v.notifications.signed (not $v.notifications.existingSecret) }}
+- {{ $p }}notifications.signed needs a Secret: name it in {{ $p }}notifications.existingSecret, with the keys `url` and `key`.
+{{- end }}
+{{- if and $v.notifications.existingSecret (default dict $v.config.notify).url }}
+- {{ $p }}config.notify.url and {{ $p }}notifications.existingSecret both say where notifications go: leave {{ $p }}config.notify.url out.
+{{- end }}
+{{- if and $v.token.existingSecret $v.token.value }}
+- {{ $p }}token.value and {{ $p }}token.existingSecret both say what the token is: leave {{ $p }}token.value out.
+{{- end }}
+{{- if and $v.token.existingSecret (not $v.token.enabled) }}
+- {{ $p }}token.existingSecret names a token, and {{ $p }}token.enabled is false: leave one of them out.
+{{- end }}
+{{- if and $v.token.existingSecret (ne $v.config.state_dir "/run/pitstop") }}
+- {{ $p }}token.existingSecret needs {{ $p }}config.state_dir to be /run/pitstop, where the preStop hook looks for the agent's socket: leave {{ $p }}config.state_dir out.
+{{- end }}
+{{- if and $v.token.enabled (not $v.token.existingSecret) (lt (len $v.token.value) 16) }}
 - {{ $p }}token.value has fewer than 16 characters: without a token, anybody who reaches the pod can ask /prestop for a drain. Set it to a random text that stays the same (`openssl rand -hex 24`), or set {{ $p }}token.enabled to false.
 {{- end }}
 {{- range $key, $instead := dict "grace_period" "gracePeriodSeconds" "listen" "agent.port and agent.address" "token_file" "token" }}

@@ -8,7 +8,7 @@
 {{- end }}
 {{- if eq $v.beside "exec" }}
 {{- include "pitstop.agentOwnMounts" . }}
-{{- else if $v.beside }}
+{{- else if or $v.beside $v.token.existingSecret }}
 - name: pitstop-state
   mountPath: {{ $v.config.state_dir }}
 - name: pitstop-bin
@@ -51,6 +51,11 @@
   mountPath: /run/pitstop-token
   readOnly: true
 {{- end }}
+{{- if $v.notifications.signed }}
+- name: pitstop-notify
+  mountPath: /run/pitstop-notify
+  readOnly: true
+{{- end }}
 {{- if $v.pointer.configMap.name }}
 - name: pitstop-pointer
   mountPath: /etc/pitstop/pointer
@@ -80,24 +85,30 @@
   {{- include "pitstop.releasesVolume" . | nindent 2 }}
 {{- if include "pitstop.currentDir" . }}
 - name: pitstop-current
-  emptyDir: {}
+  emptyDir: {{ include "pitstop.sizeLimit" $v.sizeLimits.current }}
 {{- end }}
 {{- if $v.config.puma.state_file }}
 - name: pitstop-puma
-  emptyDir: {}
+  emptyDir: {{ include "pitstop.sizeLimit" $v.sizeLimits.puma }}
 {{- end }}
 {{- if $v.config.pod_dirs }}
 - name: pitstop-pod
-  emptyDir: {}
+  emptyDir: {{ include "pitstop.sizeLimit" $v.sizeLimits.pod }}
 {{- end }}
 {{- if $v.app.tmp }}
 - name: pitstop-tmp
-  emptyDir: {}
+  emptyDir: {{ include "pitstop.sizeLimit" $v.sizeLimits.tmp }}
 {{- end }}
 - name: pitstop-state
-  emptyDir: {}
+  emptyDir: {{ include "pitstop.sizeLimit" $v.sizeLimits.state }}
 {{- if $v.token.enabled }}
 - name: pitstop-token
+  {{- if $v.token.existingSecret }}
+  secret:
+    secretName: {{ $v.token.existingSecret }}
+    items:
+      - { key: token, path: token }
+  {{- else }}
   downwardAPI:
     items:
       - path: token
@@ -105,6 +116,15 @@
           {{- /* The API server's own default: without it, `kubectl apply` finds a change each time. */}}
           apiVersion: v1
           fieldPath: metadata.annotations['pitstop/token']
+  {{- end }}
+{{- end }}
+{{- if $v.notifications.signed }}
+- name: pitstop-notify
+  secret:
+    secretName: {{ $v.notifications.existingSecret }}
+    optional: true
+    items:
+      - { key: key, path: key }
 {{- end }}
 {{- with $v.pointer.configMap.name }}
 - name: pitstop-pointer
@@ -118,8 +138,13 @@
 {{- end }}
 {{- if include "pitstop.hasBinary" . }}
 - name: pitstop-bin
-  emptyDir: {}
+  emptyDir: {{ include "pitstop.sizeLimit" $v.sizeLimits.bin }}
 {{- end }}
+{{- end }}
+
+{{/* An emptyDir with a limit, where there is one. */}}
+{{- define "pitstop.sizeLimit" -}}
+{{- if . }}{ sizeLimit: {{ . }} }{{ else }}{}{{ end }}
 {{- end }}
 
 {{- define "pitstop.releasesVolume" -}}

@@ -17,12 +17,19 @@ replaces the pods; the pointer's value has no part in that: it moves in the pods
 {{- mergeOverwrite $all (include "pitstop.podAnnotations" . | fromYaml) .Values.podAnnotations | toYaml }}
 {{- end }}
 
+{{/* A pod may wait for its first release, and then boot: a Deployment that gives up sooner is declared failed for nothing. */}}
+{{- define "pitstop.progressDeadline" -}}
+{{- $agent := mul .Values.agent.startup.periodSeconds .Values.agent.startup.failureThreshold -}}
+{{- $app := mul .Values.app.startup.periodSeconds .Values.app.startup.failureThreshold -}}
+{{- ternary (add $agent $app 60) (int .Values.progressDeadlineSeconds) (kindIs "invalid" .Values.progressDeadlineSeconds) }}
+{{- end }}
+
 {{- define "pitstop.wholePod" -}}
 serviceAccountName: {{ include "pitstop.serviceAccount" . }}
 {{ include "pitstop.pod" . }}
 securityContext:
   {{- mergeOverwrite (include "pitstop.podSecurityContext" . | fromYaml) .Values.podSecurityContext | toYaml | nindent 2 }}
-{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "hostAliases" "dnsConfig" }}
 {{- with get $.Values $key }}
 {{ $key }}:
   {{- toYaml . | nindent 2 }}
@@ -33,6 +40,9 @@ priorityClassName: {{ . }}
 {{- end }}
 initContainers:
   {{- include "pitstop.initContainers" . | nindent 2 }}
+  {{- with .Values.extraInitContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 containers:
   {{- include "pitstop.puma" . | nindent 2 }}
   {{- include "pitstop.containers" . | nindent 2 }}
@@ -81,9 +91,17 @@ volumes:
     - name: pitstop
       containerPort: {{ int .Values.agent.port }}
     {{- end }}
-  {{- if .Values.app.healthPath }}
+  {{- if and (eq .Values.beside "exec") (include "pitstop.asksReady" .) }}
+  startupProbe:
+    httpGet:
+      path: /ready
+      port: pitstop
+    {{- include "pitstop.probeTimes" .Values.app.startup | nindent 4 }}
+  {{- else if .Values.app.healthPath }}
   startupProbe:
     {{- include "pitstop.healthProbe" (list . .Values.app.startup) | nindent 4 }}
+  {{- end }}
+  {{- if .Values.app.healthPath }}
   readinessProbe:
     {{- include "pitstop.healthProbe" (list . .Values.app.readiness) | nindent 4 }}
   {{- if .Values.app.liveness.enabled }}
@@ -114,7 +132,11 @@ volumes:
 httpGet:
   path: {{ $.Values.app.healthPath }}
   port: http
-periodSeconds: {{ int $probe.periodSeconds }}
-failureThreshold: {{ int $probe.failureThreshold }}
-timeoutSeconds: {{ default 5 $probe.timeoutSeconds | int }}
+{{ include "pitstop.probeTimes" $probe }}
+{{- end }}
+
+{{- define "pitstop.probeTimes" -}}
+periodSeconds: {{ int .periodSeconds }}
+failureThreshold: {{ int .failureThreshold }}
+timeoutSeconds: {{ default 5 .timeoutSeconds | int }}
 {{- end }}

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 
-use super::{Memory, fit, raised, slots::Tree, snapshot::Snapshot};
+use super::{Memory, snapshot::Snapshot};
 use crate::{
-    app_server::{SlotDescription, server::Snapshot as _},
+    app_server::{
+        SlotDescription, raised,
+        server::Snapshot as _,
+        trees::{Tree, key_of},
+        trouble,
+    },
     core::{
-        Cwd, GenerationKey, Sockets, Traffic,
+        Cwd, Sockets, Traffic,
         observation::{Beside, Candidate, Lingering, Served, Warmed},
     },
-    procs,
     slots::{List, Role, Run, SlotState},
 };
 
@@ -36,11 +40,7 @@ impl Neighbour {
             generation: seen.and_then(|snapshot| snapshot.app_server().generations.pop()),
             warm: Some(Warmed::default()),
             ended,
-            trouble: memory
-                .around
-                .trouble
-                .clone()
-                .or_else(|| fit::trouble::of(self.run(), &parent.addresses)),
+            trouble: memory.around.trouble.clone().or_else(|| trouble::of(self.run(), &parent.addresses)),
             share: self.tree.weight,
             served: self.served(&memory.counted),
         }
@@ -68,11 +68,6 @@ impl Neighbour {
             told: self.run().told_to_stop,
         }
     }
-}
-
-/// What commands to a server call it.
-pub(super) fn key_of(parent: i32, run: &Run) -> GenerationKey {
-    procs::run_key(parent, run.number, run.start_time)
 }
 
 /// The servers beside this one.
@@ -159,7 +154,7 @@ pub(super) fn processes(snapshot: &Snapshot) -> Vec<(u64, Vec<i32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slots::Ended;
+    use crate::{procs, slots::Ended};
 
     fn lines(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()

@@ -21,7 +21,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::addresses::random_addresses,
+    app_server::{addresses::random_addresses, error_counts},
     config::RestartMode,
     finding::{Check, Code, Finding, Severity},
 };
@@ -47,13 +47,16 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
     checks.push(hot(snapshot));
     checks.extend(phased(snapshot));
     checks.extend(kept_child(snapshot));
-    let fit = fit::of(snapshot, None);
+    let known = fit::known_trouble(snapshot).filter(|_| snapshot.mode == RestartMode::Auto);
+    let fit = fit::of(snapshot, None).and_then(|fit| known.map_or(Ok(fit), Err));
     let goes_beside = fit.is_ok() && matches!(snapshot.mode, RestartMode::Auto | RestartMode::Beside);
     checks.extend(next_puma(snapshot, goes_beside));
     if goes_beside {
         checks = checks.into_iter().filter_map(beside::weighed).collect();
     }
     checks.push(beside::check(&fit, snapshot.mode));
+    let errors = snapshot.live_errors().filter(|_| snapshot.shifts && goes_beside);
+    checks.extend(errors.map(error_counts::check));
     checks.push(random_addresses(PUMA));
     checks
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{
-    slots::{Tree, Trees},
-    title::{self, Title},
-};
+use super::title::{self, Title};
 use crate::{
-    app_server::server::{Discovery, Search},
+    app_server::{
+        server::{Discovery, Search},
+        trees::{Tree, Trees},
+    },
     hook,
     procs::{self, Credentials, Descent, Entry, Image, ProcessId, ProcsError},
     slots::List,

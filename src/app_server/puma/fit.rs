@@ -3,14 +3,13 @@
 
 mod room;
 mod start;
-pub(super) mod trouble;
 mod window;
 
 use std::{collections::HashMap, time::Duration};
 
 use super::{Puma, setup::Setup, snapshot::Snapshot, title};
 use crate::{
-    app_server::driver::Driver,
+    app_server::{driver::Driver, trouble},
     core::{Problem, Reason},
     procs::{self, ProcessId, memory::Container},
     revision::ReleaseId,
@@ -36,8 +35,8 @@ pub(super) struct Misfit {
     pub(crate) fix: String,
     /// There is no parent at all, so nobody may have wanted it.
     pub(crate) not_offered: bool,
-    /// Puma is booting for the first time: wait for that, instead of another restart in the middle of it.
-    pub(crate) booting: bool,
+    /// It passes by itself, as the first boot of a Puma does: wait for that, instead of a restart of another kind.
+    pub(crate) passing: bool,
 }
 
 impl Misfit {
@@ -46,7 +45,7 @@ impl Misfit {
     }
 
     fn because(reason: Reason, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { reason, why: why.into(), fix: fix.into(), not_offered: false, booting: false }
+        Self { reason, why: why.into(), fix: fix.into(), not_offered: false, passing: false }
     }
 
     /// Where nothing else is wanted.
@@ -59,9 +58,15 @@ impl Misfit {
         Problem::new(reason, message)
     }
 
+    fn unanswered(what: &str) -> Self {
+        let why = format!("{what} could not be read in time");
+        let passing = Self::because(Reason::VolumeUnavailable, why, "run `pitstop doctor` again");
+        Self { passing: true, ..passing }
+    }
+
     /// What a deploy waits for where any kind of restart would do.
     pub(crate) fn wait(self) -> Result<Self, Problem> {
-        if self.booting { Err(Problem::new(self.reason, self.why)) } else { Ok(self) }
+        if self.passing { Err(Problem::new(self.reason, self.why)) } else { Ok(self) }
     }
 
     fn not_offered() -> Self {
@@ -89,9 +94,11 @@ pub(super) fn of(snapshot: &Snapshot, release: Option<&ReleaseId>) -> Result<Fit
     parent_is_able(list, age_ms)?;
     let title = snapshot.processes.title.as_ref();
     binds_can_be_shared(title.map_or(&[], |title| &title.binds[..]), &list.addresses)?;
-    let setup = snapshot.memory.setup.as_ref().ok_or_else(|| {
-        Misfit::new("Puma's configuration could not be read in time", "run `pitstop doctor` again")
-    })?;
+    let setup = snapshot.memory.setup.as_ref();
+    let setup = setup.ok_or_else(|| Misfit::unanswered("Puma's configuration"))?;
+    if around.unanswered {
+        return Err(Misfit::unanswered("how Puma was started"));
+    }
     let start = around.start.as_ref().ok_or_else(|| {
         let why = format!("process {}, which started Puma, could not be looked into", list.pid);
         let fix = "if this stays, run the agent and Puma's container as the same user and group";
@@ -100,6 +107,14 @@ pub(super) fn of(snapshot: &Snapshot, release: Option<&ReleaseId>) -> Result<Fit
     start.is_able()?;
     window::of(setup, snapshot.cluster() != Some(false), Some(start)).map_or(Ok(()), Err)?;
     room_for_one(list, around.room(list, &snapshot.memory.taken, release))
+}
+
+/// What kept an earlier candidate from booting beside this Puma, and would keep the next one.
+pub(super) fn known_trouble(snapshot: &Snapshot) -> Option<Misfit> {
+    let (_, problem) = snapshot.memory.around.lasting.as_ref()?;
+    let fix = "change Puma's configuration or the Gemfile.lock in a release, or restart the container: the next deploy \
+               then starts a second server again";
+    Some(Misfit::because(problem.reason, problem.message.as_str(), fix))
 }
 
 /// What the files of an app tell, where no Puma runs.
@@ -131,7 +146,7 @@ fn parent_is_able(list: &List, age_ms: Option<u64>) -> Result<(), Misfit> {
             "set exec.listen to the addresses as Puma's boot log names them, then restart the container once",
         )),
         Some(None) => Err(Misfit {
-            booting: age_ms.is_some_and(|age| u128::from(age) < BOOT.as_millis()),
+            passing: age_ms.is_some_and(|age| u128::from(age) < BOOT.as_millis()),
             ..Misfit::because(
                 Reason::NotInherited,
                 "Puma has not booted yet, so it is not known whether it takes the listening sockets that it was given",
@@ -193,6 +208,10 @@ pub(super) struct Around {
     too_large: Option<(String, u64)>,
     /// Why the candidate has to go.
     pub(crate) trouble: Option<Problem>,
+    /// How the parent starts a server was asked for, and there is no answer yet.
+    unanswered: bool,
+    /// The candidate that was last kept from booting by what the live server holds, by the number of its run.
+    lasting: Option<(u64, Problem)>,
 }
 
 /// A server of the parent's: its run, and its processes.
@@ -204,6 +223,8 @@ pub(super) struct Servers<'a> {
     /// The master of the one that serves.
     pub(crate) live: i32,
     pub(crate) all: &'a [Server<'a>],
+    /// What the parent holds sockets for.
+    pub(crate) addresses: &'a [String],
     /// What each run took when that was measured last, in bytes.
     pub(crate) taken: &'a HashMap<u64, u64>,
 }
@@ -215,8 +236,10 @@ impl Around {
         if !self.start.as_ref().is_some_and(|start| start.is_of(parent, live)) {
             let current = driver.current.clone();
             let look = move || Start::of(parent, live, &current);
-            self.start = driver.inspector.files.look(LIMIT, look).await.flatten();
+            let answer = driver.inspector.files.look(LIMIT, look).await;
+            (self.unanswered, self.start) = (answer.is_none(), answer.flatten());
         }
+        self.remember_trouble(&servers);
         self.container = lane.look(LIMIT, move || Container::of(live)).await.flatten();
         if self.last.is_none() {
             self.last = Some(last.bytes(lane).await);
@@ -238,6 +261,18 @@ impl Around {
         let peak = self.peaks.remove(&live.0.number).filter(|peak| *peak > 0)?;
         self.peaks.clear();
         Some(peak)
+    }
+
+    /// What an earlier release got into is over when its configuration has changed: see `plan`.
+    fn remember_trouble(&mut self, servers: &Servers<'_>) {
+        let candidates = servers.all.iter().filter(|(run, _)| run.role == Role::Candidate);
+        let newer =
+            candidates.filter(|(run, _)| self.lasting.as_ref().is_none_or(|(last, _)| run.number > *last));
+        if let Some((run, _)) = newer.max_by_key(|(run, _)| run.number)
+            && let Some(problem) = trouble::lasting(run, servers.addresses)
+        {
+            self.lasting = Some((run.number, problem));
+        }
     }
 
     /// While a candidate boots.
@@ -379,7 +414,7 @@ mod tests {
         list.slots[1].run.as_mut().unwrap().release = "v2".into();
         let all: Vec<Server<'_>> = list.runs().map(|(_, run)| (run, vec![])).collect();
         let taken = HashMap::from([(1, 500), (2, 420)]);
-        let servers = |all| Servers { parent: 1, live: 9, all, taken: &taken };
+        let servers = |all| Servers { parent: 1, live: 9, all, addresses: &[], taken: &taken };
         let container = |taken| Some(Container { limit: 1000, taken });
         let mut around = Around::given(&["puma"], container(Some(899)));
         assert_eq!(around.used_up(&servers(&all)), None);
@@ -397,7 +432,7 @@ mod tests {
             let list = list(&roles.map(|role| (role, Some(true))));
             let all: Vec<Server<'_>> = list.runs().map(|(_, run)| (run, vec![])).collect();
             let taken = HashMap::from([(1, 900), (2, bytes)]);
-            around.proved(&Servers { parent: 1, live: 9, all: &all, taken: &taken })
+            around.proved(&Servers { parent: 1, live: 9, all: &all, addresses: &[], taken: &taken })
         };
         assert_eq!(seen(["live", "candidate"], 400), None);
         assert_eq!(seen(["live", "candidate"], 300), None);

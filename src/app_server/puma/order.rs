@@ -68,9 +68,11 @@ pub(super) fn signals(
             Mode::Phased if processes.catches_phased && titled => Ok(vec![to_master(Signal::USR1)]),
             mode => Err(would_kill(mode, master.pid)),
         },
-        ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => {
-            Ok(Vec::new())
-        }
+        ServerCommand::Commit
+        | ServerCommand::Switch
+        | ServerCommand::Share { .. }
+        | ServerCommand::End
+        | ServerCommand::Kill => Ok(Vec::new()),
         ServerCommand::Recover => {
             // A worker that hangs does not notice that its master is gone.
             let workers = processes.workers.iter().map(|worker| signaller::Target::Process(worker.id));

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Puma,
-    fit::{self, Fit},
+    fit::{self, Fit, Misfit},
     release_diff::ReleaseDiff,
     restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
     setup::RestartDir,
@@ -35,7 +35,10 @@ pub(super) async fn restart(
     let change = change(driver, snapshot, running, release).await?;
     let change = change.as_ref();
     driver.remember(|memory| memory.next_puma = change.and_then(|change| change.puma.clone())).await;
-    let beside = may_stand_beside(snapshot, beside, release)?;
+    // What kept a second server from booting may have been changed with Puma's configuration or the bundle.
+    let known = change.is_some_and(|change| change.not_by_phased.is_none());
+    let known = known.then(|| fit::known_trouble(snapshot)).flatten();
+    let beside = may_stand_beside(snapshot, beside, release, known)?;
     refuse_what_no_start_loads(snapshot, change, release)?;
     refuse_another_ruby(driver, snapshot, change, release).await?;
     if let Some(Fit { make_room, .. }) = beside {
@@ -54,9 +57,16 @@ pub(super) async fn restart(
 }
 
 /// A second server beside this one, where the configuration wants it; `wanted`: nothing speaks against it so far.
-fn may_stand_beside(snapshot: &Snapshot, wanted: bool, release: &ReleaseId) -> Result<Option<Fit>, Problem> {
+///
+/// `known`: what would keep it from booting.
+fn may_stand_beside(
+    snapshot: &Snapshot,
+    wanted: bool,
+    release: &ReleaseId,
+    known: Option<Misfit>,
+) -> Result<Option<Fit>, Problem> {
     match (snapshot.mode, wanted) {
-        (RestartMode::Auto, true) => match fit::of(snapshot, Some(release)) {
+        (RestartMode::Auto, true) => match known.map_or_else(|| fit::of(snapshot, Some(release)), Err) {
             Ok(fit) => Ok(Some(fit)),
             Err(misfit) => {
                 let misfit = misfit.wait()?;

@@ -25,6 +25,8 @@ pub(super) struct Snapshot {
     pub(crate) memory: Memory,
     pub(crate) mode: RestartMode,
     pub(crate) told: config::Puma,
+    /// A new release gets its traffic by shares.
+    pub(crate) shifts: bool,
     /// The parent's other servers.
     pub(crate) beside: Vec<Neighbour>,
     /// What its parent says, where it has one that speaks.
@@ -115,6 +117,14 @@ impl Snapshot {
             Some(Served { requests, errors: None, p95_ms: None })
         };
         counted.get(&run).copied().or_else(by_puma)
+    }
+
+    /// Of the live server in its slot, once it serves.
+    pub(crate) fn live_errors(&self) -> Option<Option<u64>> {
+        let mut runs = self.parent.iter().flat_map(List::runs);
+        let (_, live) = runs.find(|(_, run)| run.role == Role::Live)?;
+        let serves = self.serves() || self.processes.workers.iter().any(|worker| worker.serves);
+        serves.then(|| self.memory.counted.get(&live.number).and_then(|served| served.errors))
     }
 
     pub(crate) fn master(&self) -> i32 {

@@ -1,6 +1,6 @@
 //! What a look tells of this Unicorn's set-up: what is fine, and each trap with its fix.
 
-use super::{Unicorn, setup::Setup, snapshot::Snapshot};
+use super::{Unicorn, discovery::Master, plan, setup::Setup, snapshot::Snapshot};
 use crate::{
     app_server::{
         addresses::random_addresses,
@@ -109,7 +109,8 @@ fn hook(setup: &Setup) -> Option<Check> {
 
 /// What keeps the container running.
 fn first_master(snapshot: &Snapshot) -> Check {
-    let Some(first) = snapshot.processes.masters.iter().find(|master| master.holds_container()) else {
+    let held = |master: &&Master| master.holds_container() && plan::may_stand_beside(snapshot).is_none();
+    let Some(first) = snapshot.processes.masters.iter().find(held) else {
         return Check::fine(RESTARTS, "end the old master: the container does not depend on it");
     };
     let pid = first.image.process.pid;
@@ -179,6 +180,9 @@ mod tests {
             },
             processes: ServerProcesses { masters },
             memory: Memory::default(),
+            beside: Vec::new(),
+            parent: None,
+            counted: Default::default(),
         };
         change(&mut snapshot, &mut setup);
         snapshot.memory.setup = Some(setup);

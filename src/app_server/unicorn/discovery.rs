@@ -10,8 +10,13 @@ use rustix::process::Signal;
 
 use super::title::{self, Title};
 use crate::{
-    app_server::server::{Discovery, Search},
-    procs::{self, Entry, Image, ProcessId, ProcsError},
+    app_server::{
+        server::{Discovery, Search},
+        trees::{Tree, Trees},
+    },
+    config::SLOT_VARIABLE,
+    procs::{self, Descent, Entry, Image, ProcessId, ProcsError},
+    slots::List,
 };
 
 /// Handed from master to master; the first one has none.
@@ -88,22 +93,70 @@ impl Master {
     }
 }
 
-/// Looks for the servers whose title contains the text.
-pub(super) fn discover(search: &Search) -> Discovery<ServerProcesses> {
+/// The Unicorn that is looked for, and what its parent has besides.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(crate) live: ServerProcesses,
+    pub(crate) beside: Vec<Neighbour>,
+    /// What the parent says, where there is one.
+    pub(crate) parent: Option<List>,
+}
+
+/// A server of the parent's that is not the live one.
+#[derive(Debug)]
+pub(super) struct Neighbour {
+    pub(crate) tree: Tree,
+    /// Its Unicorn, once it is one, and while it is.
+    pub(crate) processes: Option<ServerProcesses>,
+}
+
+impl Neighbour {
+    /// Takes the masters of its tree from those that were found.
+    fn take(tree: Tree, servers: &mut Vec<ServerProcesses>) -> Self {
+        let masters: Vec<Master> = servers
+            .iter_mut()
+            .flat_map(|server| {
+                server.masters.extract_if(.., |master| tree.pids.contains(&master.image.process.pid))
+            })
+            .collect();
+        servers.retain(|server| !server.masters.is_empty());
+        Self { tree, processes: (!masters.is_empty()).then_some(ServerProcesses { masters }) }
+    }
+}
+
+/// Looks for the servers whose title contains the text. What the parent has in other slots than the live one is never
+/// meant.
+pub(super) fn discover(search: &Search) -> Discovery<Box<Found>> {
     let Some(Table { entries, mut servers, denied }) = Table::read(&search.known) else {
         return Discovery::Torn;
     };
     servers.retain(|server| is_meant(server, search.matching.as_deref(), &entries));
+    let trees = trees(search.parent.as_ref());
+    let beside: Vec<Neighbour> =
+        trees.others.into_iter().map(|tree| Neighbour::take(tree, &mut servers)).collect();
+    if let Some(live) = trees.live.and_then(|tree| Neighbour::take(tree, &mut servers).processes) {
+        servers = vec![live];
+    }
+    let found = |live| Discovery::One(Box::new(Found { live, beside, parent: search.parent.clone() }));
     let starting = entries.iter().any(|entry| title::is_starting(&entry.title));
     let has = |master: &ProcessId| servers.iter().position(|server| server.ids().contains(master));
     let known = search.known.iter().find_map(has).filter(|_| servers.len() == 1);
     match (search.chosen.as_ref().and_then(has).or(known), servers.is_empty()) {
-        (Some(at), _) => Discovery::One(servers.swap_remove(at)),
+        (Some(at), _) => found(servers.swap_remove(at)),
         (None, false) => Discovery::Candidates(servers.iter().map(ServerProcesses::ids).collect()),
         (None, true) if denied => Discovery::NotPermitted(Vec::new()),
         (None, true) if starting && search.known.is_empty() => Discovery::Starting,
         (None, true) => Discovery::Nothing,
     }
+}
+
+/// Which processes are whose, where the parent has slots.
+fn trees(parent: Option<&List>) -> Trees {
+    let Some(parent) = parent.filter(|parent| parent.runs().next().is_some()) else {
+        return Trees::default();
+    };
+    let all = procs::list(|_| true).unwrap_or_default();
+    Trees::of(Some(parent), &all, &Descent::of(&all))
 }
 
 /// All Unicorns, as they were seen together.
@@ -181,10 +234,19 @@ impl Masters<'_> {
         let counts = title.is_some() || of_ours || self.known.contains(&entry.id);
         let is_worker = || procs::environment(entry.id.pid, IS_WORKER).is_some();
         if image.process == entry.id && !is_fork && counts && (title.is_some() || !is_worker()) {
-            self.masters.push(master(image, entry, title, self.entries)?);
+            self.masters.push(Master {
+                first: !of_ours && is_first(entry.id.pid),
+                ..master(image, entry, title, self.entries)?
+            });
         }
         Ok(())
     }
+}
+
+/// No other one has handed its sockets to it; the parent may have given it some.
+fn is_first(pid: i32) -> bool {
+    let given = |name| procs::environment(pid, name).is_some();
+    !given(INHERITED) || given(SLOT_VARIABLE)
 }
 
 fn master(
@@ -204,7 +266,7 @@ fn master(
         image,
         parent: entry.parent,
         title,
-        first: procs::environment(pid, INHERITED).is_none(),
+        first: false,
         on_terminal: input.starts_with("/dev/pts") || input.starts_with("/dev/tty"),
         ports: procs::listening_ports(pid),
         sockets: procs::sockets_of(pid),

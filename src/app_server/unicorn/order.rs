@@ -67,7 +67,9 @@ fn order(command: ServerCommand, processes: &ServerProcesses) -> Result<Signals,
         ServerCommand::Abort(_) if older.is_empty() => begin(newest),
         ServerCommand::Abort(_) => Ok(vec![(Target::Image(newest.image), end(newest))]),
         ServerCommand::Recover => Ok(everything(processes)),
-        ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => Ok(Vec::new()),
+        ServerCommand::Switch | ServerCommand::Share { .. } | ServerCommand::End | ServerCommand::Kill => {
+            Ok(Vec::new())
+        }
     }
 }
 

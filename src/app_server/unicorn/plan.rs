@@ -12,6 +12,7 @@ use crate::{
     app_server::{driver::Driver, files::differ},
     core::{Problem, Reason},
     revision::ReleaseId,
+    slots::Role,
 };
 
 /// Files of a few kilobytes, on a volume that may be slow.
@@ -22,6 +23,18 @@ struct Evidence {
     setup: Setup,
     next: Lines,
     same_bundle: bool,
+}
+
+/// Whether the parent of this Unicorn can start a second one beside it, which takes nothing over from the first but
+/// its sockets: `Some(true)`, once another one has ended.
+pub(super) fn may_stand_beside(snapshot: &Snapshot) -> Option<bool> {
+    let list = snapshot.parent.as_ref().filter(|list| list.unfit.is_none() && !list.stopping)?;
+    let (_, live) = list.runs().find(|(_, run)| run.role == Role::Live)?;
+    let setup = snapshot.memory.setup.as_ref()?;
+    let follows = setup.may_not_follow.is_none() && setup.pinned.is_empty();
+    let is_free = list.slots.iter().any(|slot| slot.run.as_ref().is_none_or(|run| run.ended.is_some()));
+    let lingers = list.runs().any(|(_, run)| run.role == Role::Lingering);
+    (live.inherited == Some(true) && follows && (is_free || lingers)).then_some(!is_free)
 }
 
 /// A release that a restart could not bring, or not without an outage.

@@ -33,6 +33,8 @@ pub(super) struct Lines {
     pub(crate) ends_old_master: bool,
     /// A hook chooses the bundle of the next master.
     pub(crate) sets_bundle: bool,
+    /// The pid file, where its name is a literal.
+    pub(crate) pid_file: Option<String>,
 }
 
 impl Setup {
@@ -72,6 +74,9 @@ impl Lines {
         for line in &code {
             if let Some(("working_directory", arguments)) = call(line) {
                 found.directory = Some(literal(arguments));
+            }
+            if let Some(("pid", arguments)) = call(line) {
+                found.pid_file = literal(arguments);
             }
         }
         let has = |what: &str| code.iter().any(|line| line.contains(what));

@@ -1,13 +1,17 @@
 //! A look, put into the core's words.
 
+use std::collections::HashMap;
+
 use super::{
-    Memory,
+    Memory, beside,
+    beside::Neighbour,
     discovery::{Master, ServerProcesses},
 };
 use crate::{
-    app_server::{WorkerDescription, inspector::Surroundings, server},
-    core::{AppServer, Generation, Process},
+    app_server::{SlotDescription, WorkerDescription, inspector::Surroundings, server},
+    core::{AppServer, Generation, Process, ProcessKey, observation::Served},
     procs::{Image, ProcessId},
+    slots::List,
 };
 
 /// Everything that one look gave.
@@ -15,6 +19,16 @@ pub(super) struct Snapshot {
     pub(crate) processes: ServerProcesses,
     pub(crate) surroundings: Surroundings,
     pub(crate) memory: Memory,
+    /// The parent's other servers.
+    pub(crate) beside: Vec<Neighbour>,
+    /// What its parent says, where it has one that speaks.
+    pub(crate) parent: Option<List>,
+    /// What the app's middleware has counted, by the number of the run.
+    pub(crate) counted: HashMap<u64, Served>,
+}
+
+pub(super) fn newest_of(processes: &ServerProcesses) -> i32 {
+    processes.newest().image.process.pid
 }
 
 /// Unicorn keeps no numbers: each connection is one request, and the socket table has them all.
@@ -23,7 +37,7 @@ impl server::Snapshot for Snapshot {
         let generations = self.processes.generations();
         let several = generations.len() > 1;
         let generations = generations.into_iter().map(|master| self.generation(master, several)).collect();
-        AppServer { generations, old_workers: false, ..Default::default() }
+        AppServer { generations, old_workers: false, beside: beside::of(self) }
     }
 
     fn surroundings(&self) -> &Surroundings {
@@ -36,6 +50,14 @@ impl server::Snapshot for Snapshot {
 
     fn masters(&self) -> Vec<ProcessId> {
         self.processes.ids()
+    }
+
+    fn candidate(&self) -> Vec<(i32, ProcessKey)> {
+        beside::workers(self)
+    }
+
+    fn slots(&self) -> Vec<SlotDescription> {
+        beside::describe(self)
     }
 
     fn is_settled(&self) -> bool {
@@ -57,7 +79,7 @@ impl server::Snapshot for Snapshot {
 }
 
 impl Snapshot {
-    fn generation(&self, master: &Master, several: bool) -> Generation {
+    pub(crate) fn generation(&self, master: &Master, several: bool) -> Generation {
         let process = |worker: &super::discovery::Worker| Process {
             key: worker.id.key(),
             cwd: self.surroundings.cwd(worker.id.pid),

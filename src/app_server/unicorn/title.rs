@@ -18,6 +18,11 @@ pub(super) struct Master {
     pub(crate) arguments: Vec<String>,
 }
 
+/// A process of this title is a master.
+pub(crate) fn is_master(title: &str) -> bool {
+    matches!(Title::parse(title), Some(Title::Master(_)))
+}
+
 impl Title {
     /// Understands a title; `None` for any other process, one between exec and title included.
     pub(crate) fn parse(title: &str) -> Option<Self> {

@@ -1,6 +1,6 @@
 //! The store and the pointer in it: what the next deploy would ask for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::Config,
@@ -10,6 +10,7 @@ use crate::{
     pointer::{self, Source},
     revision::{Pointer, ReleaseId},
     store::{self, ArchiveKind, Body, Condition, Found, Store, StoreError, archive},
+    trust::{Noted, Trust},
 };
 
 const ABOUT: &str = "store";
@@ -29,7 +30,8 @@ pub(crate) async fn checks(config: &Config) -> Vec<Check> {
         (None, Some(store)) => Source::Store(store.clone(), config.pointer.clone()),
         (None, None) => return vec![Check::unknown(ABOUT, "`source` is not set")],
     };
-    let trust = crate::cli::trust(config);
+    let noted = Noted::default();
+    let trust = Arc::new(Trust::new(&config.trust, &config.pointer).noting(noted.clone()));
     let late =
         || Err(Problem::new(Reason::StoreUnreachable, format!("{source}: no answer within {LIMIT:?}")));
     let pointer =
@@ -40,6 +42,9 @@ pub(crate) async fn checks(config: &Config) -> Vec<Check> {
     let read = Check::fine(ABOUT, format!("the pointer is readable and names {}", pointer.revision));
     let Some(store) = store else { return vec![read, Check::unknown(ABOUT, "`source` is not set")] };
     let mut checks = vec![read, release(store.as_ref(), &pointer).await];
+    checks.extend(signature(store.as_ref(), &trust, &pointer.revision.release).await);
+    let noted = std::mem::take(&mut *noted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    checks.extend(noted.into_iter().map(|finding| Check::found(ABOUT, finding)));
     // Amazon's own has them.
     if config.s3.endpoint.is_some() {
         checks.extend(conditions(config, store.as_ref(), &pointer.revision.release).await);
@@ -102,6 +107,25 @@ async fn release(store: &dyn Store, pointer: &Pointer) -> Check {
     }
 }
 
+/// Whether the release is signed, where that counts. Where it is only a warning, the warning is noted elsewhere.
+async fn signature(store: &dyn Store, trust: &Trust, id: &ReleaseId) -> Option<Check> {
+    if !trust.checks_releases() {
+        return None;
+    }
+    let signed = match tokio::time::timeout(LIMIT, archive::signed(store, id)).await {
+        Ok(Ok(signed)) => signed,
+        Ok(Err(error)) => return Some(Check::unknown(ABOUT, error.to_string())),
+        Err(_) => return Some(Check::unknown(ABOUT, format!("{id}: no answer within {LIMIT:?}"))),
+    };
+    match trust.release(id, signed.as_deref(), None) {
+        Ok(Some(_)) => Some(Check::fine(ABOUT, format!("{id} is signed"))),
+        Ok(None) => None,
+        Err(problem) => {
+            Some(Check::found(ABOUT, Finding { code: Code::ReleaseNotSigned, ..named(&problem) }))
+        }
+    }
+}
+
 /// The same problem that the agent would have, called what the agent would call it.
 pub(super) fn named(problem: &Problem) -> Finding {
     let (code, remedy) = match problem.reason {
@@ -109,6 +133,12 @@ pub(super) fn named(problem: &Problem) -> Finding {
             Code::PointerInvalid,
             "run `pitstop promote ID`, or correct the file: it contains a release id as plain text",
         ),
+        Reason::SignatureMissing | Reason::SignatureInvalid => (
+            Code::PointerNotSigned,
+            "find out who wrote it without the key; then `pitstop sign ID`, or `pitstop promote ID --sign` \
+             (docs/security.md)",
+        ),
+        Reason::Replayed => (Code::PointerInvalid, "run `pitstop promote ID`: it writes a higher number"),
         Reason::PointerUnreadable => (
             Code::PointerUnreadable,
             "`pitstop promote ID --create` creates the pointer; for a file, check the mount, the key's name \

@@ -154,6 +154,13 @@ async fn the_pointer_and_its_release_are_asked_for() {
     assert_eq!(codes(&store::checks(&config).await), ["RELEASE_CORRUPT"]);
     fs::write(store.join("releases/v1.tar.gz.sha256"), "ab".repeat(32)).unwrap();
     assert_eq!(codes(&store::checks(&config).await), [""; 0]);
+    let keys = |key: &str| vec![format!("RWQ{}", key.repeat(53))];
+    let (release_keys, pointer_keys, app) = (keys("a"), keys("b"), Some("shop".into()));
+    config.trust = config::Trust { release_keys, pointer_keys, app, ..config::Trust::default() };
+    assert_eq!(codes(&store::checks(&config).await), ["POINTER_NOT_SIGNED", "RELEASE_NOT_SIGNED"]);
+    config.trust.required = true;
+    assert_eq!(codes(&store::checks(&config).await), ["POINTER_NOT_SIGNED"]);
+    config.trust = config::Trust::default();
     config.pointer = format!("file:{}", dir.path().join("nowhere").display());
     assert_eq!(codes(&store::checks(&config).await), ["POINTER_UNREADABLE"]);
 }

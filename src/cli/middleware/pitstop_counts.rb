@@ -9,6 +9,9 @@ class PitstopCounts
 
   def initialize(app, dir = ENV["PITSTOP_COUNTS"])
     @app, @dir, @lock = app, dir, Mutex.new
+    take_file if dir # none was counted: that is known too
+  rescue SystemCallError, IOError
+    nil # the app goes on, uncounted
   end
 
   def call(env)
@@ -36,7 +39,7 @@ class PitstopCounts
       @file.pwrite(format(LINE, *@counts, @counts.sum), 0)
     end
   rescue SystemCallError, IOError
-    nil # the app goes on, uncounted
+    nil
   end
 
   # The first that no process holds: what an earlier one has counted goes on.

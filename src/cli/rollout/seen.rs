@@ -92,7 +92,7 @@ impl Pod {
         let reads_each = Duration::from_secs(report.about.poll_s.unwrap_or_default().min(3600));
         Self {
             name: report.pod.clone(),
-            address: None,
+            address: report.about.address.clone(),
             runs: report.running.clone(),
             place,
             on_release: named || (runs_it && journal.base.release != revision.release),

@@ -82,26 +82,22 @@ impl Deploy {
             }
             _ => return m.then(MoveStep::Verify(verify)),
         };
-        let Some(candidate) = verify.watch.candidate(server) else {
-            return self.not_there(m.target, verify.ask_again.is_some());
+        let taken_up = verify.ask_again.is_some();
+        let candidate = match self.candidate_stands(look, server, &m.target, (&verify.watch, taken_up)) {
+            Ok(candidate) => candidate,
+            Err(state) => return state,
         };
-        if let Some(trouble) = &candidate.trouble {
-            return self.in_trouble(m.target, trouble.clone());
-        }
-        if candidate.ended {
-            return self.candidate_ended(m.target, &verify.watch);
-        }
-        if self.live_fell(look, &verify.watch) {
-            return self.abort(m.target, live_fell(), Next::Later);
-        }
         let seen = alone(look, candidate);
+        let answer = seen.as_ref().and_then(Observation::probe);
+        if self.share_in_doubt(candidate, &verify.watch, answer) {
+            let then = Box::new(verify.into());
+            return m.then(MoveStep::Unshare { on: candidate.key, then });
+        }
         let of_it = seen.as_ref().map(|seen| verify.watch.observe(now, seen, &self.policy));
         match (of_it.unwrap_or(Verdict::Undecided), verify.watch.expired(now)) {
             (Verdict::Proven, _) if candidate.warm.is_some() => {
-                let evidence = verify.watch.evidence().clone();
-                let release = &m.target.revision.release;
-                self.releases.proven = seen.and_then(|seen| Proven::proved(release, &seen, evidence));
-                m.then(MoveStep::Switch { on: candidate.key, proved: true })
+                seen.iter().for_each(|seen| self.note_proof(&m, &verify.watch, seen));
+                self.share_or_switch(m, verify.watch, candidate)
             }
             (Verdict::Failed(reason), _) | (Verdict::Undecided, Some(reason)) => {
                 let why = self.blame(reason, failure(&verify.watch, reason));
@@ -109,6 +105,38 @@ impl Deploy {
             }
             (Verdict::Proven | Verdict::Undecided, _) => m.then(MoveStep::Verify(verify)),
         }
+    }
+
+    /// The candidate, as long as there is one, and nothing else but its release could be wrong.
+    #[expect(clippy::result_large_err, reason = "there is one deploy, with one state")]
+    pub(super) fn candidate_stands<'a>(
+        &mut self,
+        look: &Observation,
+        server: &'a AppServer,
+        target: &Target,
+        (watch, taken_up): (&Watch, bool),
+    ) -> Result<&'a Candidate, State> {
+        let target = target.clone();
+        let Some(candidate) = watch.candidate(server) else {
+            return Err(self.not_there(target, taken_up));
+        };
+        if let Some(trouble) = &candidate.trouble {
+            return Err(self.in_trouble(target, trouble.clone()));
+        }
+        let fell = self.live_fell(look, watch);
+        // A candidate that ends while the live server fails as well has the same cause, as far as anybody can tell.
+        if fell || candidate.ended && self.slots.live_failed > 0 {
+            return Err(self.abort(target, live_fell(), Next::Later));
+        }
+        match candidate.ended {
+            true => Err(self.candidate_ended(target, watch)),
+            false => Ok(candidate),
+        }
+    }
+
+    pub(super) fn note_proof(&mut self, m: &Move, watch: &Watch, seen: &Observation) {
+        let release = &m.target.revision.release;
+        self.releases.proven = Proven::proved(release, seen, watch.evidence().clone());
     }
 
     /// The parent's list has no candidate of this attempt. `taken_up`: the agent ended around its start.
@@ -131,7 +159,8 @@ impl Deploy {
 
     /// Two servers side by side do not go together here. The release is not to blame.
     fn in_trouble(&mut self, target: Target, why: Problem) -> State {
-        if self.policy.beside_only {
+        // What the release needs is not there: it would boot alone as little, and the live server must not be ended for it.
+        if self.policy.beside_only || why.reason == Reason::BootFailed {
             return self.abort(target, why, Next::Later);
         }
         self.slots.alone = Some(target.revision.clone());
@@ -169,6 +198,7 @@ impl Deploy {
         let Some(m) = self.state.moving().filter(|m| m.beside() && m.back().is_none()) else { return };
         let unproved = match &m.step {
             MoveStep::Assess | MoveStep::RecordSignal(_) | MoveStep::Signal(_) => true,
+            MoveStep::Share(_) | MoveStep::Bake(_) | MoveStep::Unshare { .. } => true,
             MoveStep::Verify(verify) => verify.candidate,
             _ => false,
         };
@@ -209,6 +239,7 @@ impl Deploy {
     }
 
     fn switched(&mut self, now: Moment, m: Move, proved: bool) -> State {
+        self.slots.sharing = None;
         if proved {
             return self.proved(m);
         }
@@ -269,7 +300,8 @@ impl Deploy {
         let goal = goal.or(back.goal);
         let direction = Direction::Back(Back { goal, next, ..back });
         let m = Move { direction, mode: Mode::Beside, ..m };
-        if reject { State::Moving(m) } else { m.then(MoveStep::Flip) }
+        let next = if reject { m.step.clone() } else { MoveStep::Flip };
+        m.then(self.without_share(next))
     }
 
     /// `current` leads back. Is there a candidate to be ended, and does the live server run what it ran before?
@@ -280,6 +312,9 @@ impl Deploy {
             Detection::Unclear => return State::Moving(m),
             Detection::Seen(server) => {
                 if let Some(candidate) = server.beside.standing() {
+                    if candidate.share > 0 {
+                        return m.on_to(self.without_share(MoveStep::Assess));
+                    }
                     return match m.until {
                         Some(until) if now < until => State::Moving(m),
                         told => m.then(MoveStep::AbortCandidate { on: candidate.key, kill: told.is_some() }),
@@ -336,7 +371,7 @@ impl Deploy {
 }
 
 /// The look as if there were nothing but the candidate.
-fn alone(look: &Observation, candidate: &Candidate) -> Option<Observation> {
+pub(super) fn alone(look: &Observation, candidate: &Candidate) -> Option<Observation> {
     let generations = vec![candidate.generation.clone()?];
     let detection = Detection::Seen(AppServer { generations, ..AppServer::default() });
     Some(Observation { detection, answers: look.candidate_answers.clone(), ..look.clone() })

@@ -21,8 +21,8 @@ impl Deploy {
         if m.target.stand_in.is_some() {
             return self.check_stand_in(now, m, &look.detection);
         }
-        let denied = self.denied > 0;
-        let lacks = self.problem.take().filter(|t| denied || t.reason == Reason::NeedsImage);
+        let stays = self.denied > 0 || m.refused;
+        let lacks = self.problem.take().filter(|t| stays || t.reason == Reason::NeedsImage);
         self.problem = detection_problem(&look.detection).or(lacks);
         match &look.detection {
             Detection::Seen(server) if self.lingers(server, &m.target.revision.release).is_some() => {
@@ -103,6 +103,7 @@ impl Deploy {
             Outcome::Checked(plan) if plan.make_room => m.then(MoveStep::Room(None)),
             Outcome::Checked(plan) => {
                 self.problem = None;
+                let m = Move { refused: false, ..m };
                 self.wait_for_fleet(turn.now, m, plan.mode)
             }
             Outcome::Condemned(problem) => self.condemned(m, problem),
@@ -115,6 +116,7 @@ impl Deploy {
                         .then_until(MoveStep::Lacking { images }, turn.now.plus(self.policy.hot_timeout_ms));
                 }
                 self.retry(turn.now, problem);
+                let m = Move { refused: true, ..m };
                 // What was found out may be out of date by the time it is tried again.
                 m.then(MoveStep::Look)
             }

@@ -28,6 +28,7 @@ mod pointer;
 mod recover;
 mod releases;
 mod restart;
+mod share;
 mod slots;
 mod spread;
 mod stand_in;
@@ -40,6 +41,8 @@ mod strangers;
 pub(super) mod tests;
 mod view;
 
+pub(crate) use share::Sharing;
+pub use share::Shift;
 pub(crate) use stand_in::stand_ins;
 
 use super::{
@@ -49,7 +52,7 @@ use super::{
         Record, ServerCommand, Step,
     },
     history::{History, Neighbours},
-    observation::{AppServer, Detection, GenerationKey, Moment, Observation, Probe},
+    observation::{AppServer, Detection, Generation, GenerationKey, Moment, Observation, Probe},
     reason::Reason,
     verdict::{self, Verdict, Watch},
 };
@@ -299,14 +302,16 @@ impl Deploy {
 
     /// How long a restart may take that was asked for while this was there.
     fn timeout_of(&self, baseline: &Baseline) -> u64 {
-        let Policy { hot_timeout_ms, phased_timeout_ms, phased_worker_ms, .. } = self.policy;
         match baseline.mode {
-            Mode::Hot | Mode::Beside => hot_timeout_ms,
-            Mode::Phased => {
-                let workers = u64::try_from(baseline.processes.len().max(1)).unwrap_or(u64::MAX);
-                phased_timeout_ms.saturating_add(phased_worker_ms.saturating_mul(workers))
-            }
+            Mode::Hot | Mode::Beside => self.policy.hot_timeout_ms,
+            Mode::Phased => self.phased_timeout(baseline.processes.len()),
         }
+    }
+
+    fn phased_timeout(&self, workers: usize) -> u64 {
+        let Policy { phased_timeout_ms, phased_worker_ms, .. } = self.policy;
+        let workers = u64::try_from(workers.max(1)).unwrap_or(u64::MAX);
+        phased_timeout_ms.saturating_add(phased_worker_ms.saturating_mul(workers))
     }
 
     /// How long the restart may take that was asked for last.
@@ -347,7 +352,7 @@ impl Deploy {
         let late = self.write_again.filter(|_| !self.unwritten.is_empty());
         let mut due: Vec<Moment> = self.retry_at.into_iter().chain(late).collect();
         match &self.state {
-            State::Moving(m) => due.extend(m.deadlines(&self.policy)),
+            State::Moving(m) => due.extend(m.deadlines(&self.policy).into_iter().chain(self.turn_at())),
             State::Steady | State::Stranded(_) => {
                 due.extend(self.drift_since.map(|since| since.plus(self.policy.soak_ms)));
                 due.extend(self.releases.proven.as_ref().and_then(Proven::until));
@@ -362,6 +367,7 @@ impl Deploy {
     pub(crate) fn watchfulness(&self) -> Watchfulness {
         match self.state.step() {
             None | Some(MoveStep::Spread(_) | MoveStep::Lacking { .. }) => Watchfulness::Calm,
+            Some(MoveStep::Bake(_)) => Watchfulness::Steady,
             Some(_) if self.state.stage() == Stage::Fetching => Watchfulness::Calm,
             Some(_) => Watchfulness::Close,
         }

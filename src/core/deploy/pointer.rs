@@ -11,7 +11,9 @@ impl Deploy {
             }
             Ok(pointer) => {
                 (self.pointer_problem, self.replayed) = (None, None);
+                // Of a canary that is taken back the number of its move must not look like a later one.
                 self.releases.history.see(&pointer.revision);
+                let pointer = self.followed(pointer);
                 if self.held.as_ref().is_some_and(|(_, against)| against.as_ref() != Some(&pointer.revision))
                 {
                     self.held = None;
@@ -25,7 +27,7 @@ impl Deploy {
                     self.slots.forget_trouble();
                     self.forget_condemned();
                 }
-                self.desired = Some(pointer.clone());
+                self.desired = Some(pointer);
             }
             Err(problem) => self.pointer_problem = Some(problem.clone()),
         }
@@ -33,7 +35,19 @@ impl Deploy {
 
     /// Somebody put an old pointer back, or the store is another one.
     fn is_older(&self, pointer: &Pointer) -> bool {
-        pointer.revision.sequence.is_some_and(|sequence| Some(sequence) < self.releases.history.sequence)
+        pointer.latest().is_some_and(|latest| Some(latest) < self.releases.history.sequence)
+    }
+
+    /// What the pointer says to this pod. One that is among the canaries, or was, stays among them.
+    fn followed(&self, pointer: &Pointer) -> Pointer {
+        let mut pointer = pointer.clone();
+        let revision = pointer.canary();
+        if let (Some(revision), Some(canary)) = (revision, &mut pointer.canary) {
+            let before = self.desired.as_ref().filter(|desired| desired.revision == revision);
+            canary.chosen |=
+                before.is_some_and(Pointer::is_canary) || self.releases.history.has_tried(&revision);
+        }
+        pointer.named()
     }
 
     /// What was found out about a release is no problem any more when another one is wanted.

@@ -93,6 +93,7 @@ impl Deploy {
         self.restart_in_flight = Some(baseline.clone());
         self.raised = None;
         self.slots.live_failed = 0;
+        self.slots.sharing = None;
         let until = Some(turn.now.plus(self.timeout_of(&baseline)));
         let candidate = baseline.mode == Mode::Beside;
         let watch = Watch::new(m.target.revision.release.clone(), Some(baseline), until);

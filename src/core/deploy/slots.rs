@@ -25,6 +25,12 @@ pub(super) struct Slots {
     pub(crate) lost: Option<Revision>,
     /// How often in a row the live server has answered badly while a candidate stood.
     pub(crate) live_failed: u32,
+    /// The candidate that may have a share of the traffic.
+    pub(crate) sharing: Option<GenerationKey>,
+    /// The candidate that had one last.
+    shared: Option<GenerationKey>,
+    /// How often a share was taken back for a doubt.
+    pub(crate) doubts: u32,
     /// How often in a row a candidate was given up, and its move is to be tried again later.
     given_up: u32,
 }
@@ -40,7 +46,7 @@ struct Lingers {
 impl Slots {
     /// Another move is wanted, or this one went well.
     pub(crate) fn forget_trouble(&mut self) {
-        (self.alone, self.lost, self.given_up) = (None, None, 0);
+        (self.alone, self.lost, self.given_up, self.doubts) = (None, None, 0, 0);
     }
 
     /// How often the pause before the next try is doubled.
@@ -48,6 +54,15 @@ impl Slots {
         let doublings = self.given_up;
         self.given_up = (doublings + 1).min(DOUBLINGS);
         doublings
+    }
+
+    pub(crate) fn share_given(&mut self, on: GenerationKey) {
+        (self.sharing, self.shared) = (Some(on), Some(on));
+    }
+
+    /// This candidate may have clients.
+    pub(crate) fn had_share(&self, on: GenerationKey) -> bool {
+        self.shared == Some(on)
     }
 
     fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
@@ -80,9 +95,15 @@ impl Deploy {
             }
             self.slots.lingering.insert(one.key, lingers);
         }
-        let stray = server.beside.standing().filter(|_| !self.candidate_is_wanted());
+        let standing = server.beside.standing();
+        standing.filter(|one| one.share > 0).into_iter().for_each(|one| self.slots.share_given(one.key));
+        let stray = standing.filter(|_| !self.candidate_is_wanted());
         match stray {
             None => self.slots.stray_told = None,
+            Some(stray) if stray.share > 0 => {
+                let command = ServerCommand::Share { permille: 0 };
+                turn.out.push(Effect::Perform { attempt: self.attempt, command, on: stray.key });
+            }
             Some(stray) if self.again(turn.now, self.slots.stray_told) => {
                 self.slots.stray_told = Some(turn.now);
                 self.end(turn, stray.key);
@@ -127,6 +148,7 @@ impl Deploy {
             MoveStep::TakenUp { .. } => true,
             _ if !m.beside() => false,
             MoveStep::Signal(_) | MoveStep::Switch { .. } | MoveStep::AwaitSwitch { .. } => true,
+            MoveStep::Share(_) | MoveStep::Bake(_) | MoveStep::Unshare { .. } => true,
             MoveStep::Verify(verify) => verify.candidate,
             _ => m.back().is_some(),
         })

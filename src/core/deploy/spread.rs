@@ -1,7 +1,9 @@
 //! When a pod's restart begins among those of the fleet: the first pod at once, the others when it has proved the
-//! release, and none where it was rejected. Without reports each pod waits for its own place.
+//! release, as many at a time as `restart.max_unavailable` says, and none where it was rejected. Without reports each
+//! pod waits for its own place.
 
 use super::*;
+use crate::core::Reading;
 
 /// While a restart waits for them, the reports are read so often.
 const READ_EACH_MS: u64 = 3_000;
@@ -24,14 +26,10 @@ impl Deploy {
         let at_once = m.target.hot_only || self.held.is_some() || back;
         match self.policy.spread_ms.filter(|_| !at_once) {
             Some(ms) => {
-                let place = now.plus(ms);
-                let timeout = match m.mode {
-                    Mode::Hot | Mode::Beside => self.policy.hot_timeout_ms,
-                    Mode::Phased => self.policy.phased_timeout_ms,
-                };
+                let takes_ms = self.restart_takes(m.mode);
                 // What was read before says nothing of this move.
                 self.fleet = None;
-                m.then(MoveStep::Spread(Spread { place, last: place.plus(timeout), at_once: false }))
+                m.then(MoveStep::Spread(Spread { place: now.plus(ms), takes_ms, at_once: false }))
             }
             None => self.requests(now, m),
         }
@@ -45,20 +43,35 @@ impl Deploy {
         m.then_until(MoveStep::Requests, now.plus(self.policy.wait_in_flight_ms))
     }
 
+    /// As long as a restart may take, by the server that was seen last.
+    fn restart_takes(&self, mode: Mode) -> u64 {
+        let workers = self.releases.proven.as_ref().map_or(1, Proven::processes);
+        match mode {
+            Mode::Hot | Mode::Beside => self.policy.hot_timeout_ms,
+            Mode::Phased => self.phased_timeout(workers),
+        }
+    }
+
     fn word(&self, m: &Move, spread: &Spread) -> Word {
+        // A server beside the other exposes nobody and stalls nobody: any number of pods may have one at once.
+        let (beside, after) =
+            (m.beside(), |waves: u32| spread.place.plus(spread.takes_ms.saturating_mul(u64::from(waves))));
         let Some(fleet) = self.fleet.as_ref().filter(|_| self.policy.reports) else {
-            return Word::Until(spread.place);
+            return Word::Until(after(if beside { 0 } else { self.policy.wave }));
         };
         let revision = &m.target.revision;
+        let waits = !beside && !fleet.lets_restart(revision);
+        // No longer, whatever others report: reports can be forged.
+        let last = after(if beside { 1 } else { fleet.wave.saturating_add(1) });
         match fleet {
             _ if spread.at_once || fleet.others == 0 => Word::Go,
             fleet if fleet.rejects(revision) => Word::Never,
-            fleet if fleet.well.contains(revision) => match m.mode {
+            fleet if fleet.well.contains(revision) && !waits => match m.mode {
                 Mode::Phased | Mode::Beside => Word::Go,
                 Mode::Hot => Word::Until(spread.place),
             },
             fleet if fleet.first && !fleet.proving.contains(revision) => Word::Go,
-            _ => Word::Until(spread.last),
+            _ => Word::Until(last),
         }
     }
 
@@ -92,23 +105,25 @@ impl Deploy {
         }
     }
 
-    /// How often the other pods' reports are to be read.
-    pub(crate) fn reads_fleet_each(&self) -> Option<u64> {
+    /// What is to be read of the other pods' reports.
+    pub(crate) fn reads_fleet(&self) -> Option<Reading> {
         let desired = self.desired.as_ref().map(|pointer| &pointer.revision);
         let reborn = |desired| self.releases.history.rejected_at_birth(desired);
-        let each = match &self.state {
+        let (each_ms, revision) = match &self.state {
             State::Moving(m) => match (&m.direction, &m.step) {
-                (Direction::Forward, MoveStep::Spread(_)) => READ_EACH_MS,
-                (Direction::Forward, MoveStep::Verify(_)) if self.newborn(&m.target) => READ_EACH_MS,
+                (Direction::Forward, MoveStep::Spread(_)) => (READ_EACH_MS, Some(&m.target.revision)),
+                (Direction::Forward, MoveStep::Verify(_)) if self.newborn(&m.target) => (READ_EACH_MS, None),
                 (Direction::Back(back), _) if back.trial || self.releases.history.verified.is_none() => {
-                    READ_EACH_MS
+                    (READ_EACH_MS, None)
                 }
                 _ => return None,
             },
-            State::Steady | State::Stranded(_) if desired.is_some_and(reborn) => READ_SELDOM_MS,
+            State::Steady | State::Stranded(_) if desired.is_some_and(reborn) => (READ_SELDOM_MS, None),
             State::Steady | State::Stranded(_) => return None,
         };
-        self.policy.reports.then_some(each)
+        let canary = self.desired.as_ref().and_then(|pointer| pointer.canary.as_ref());
+        let max_unavailable = canary.and_then(|canary| canary.max_unavailable);
+        self.policy.reports.then(|| Reading { each_ms, revision: revision.cloned(), max_unavailable })
     }
 }
 

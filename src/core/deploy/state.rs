@@ -1,5 +1,6 @@
 //! Where a deploy is: at rest, in a move, or stranded.
 
+use super::share::Share;
 use crate::core::{
     Policy, Stage,
     effect::{Baseline, Mode, Problem},
@@ -95,6 +96,8 @@ pub(super) struct Move {
     pub(crate) mode: Mode,
     /// The step waits no longer than this.
     pub(crate) until: Option<Moment>,
+    /// The last plan was refused, and that was said.
+    pub(crate) refused: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -156,7 +159,6 @@ pub(super) enum Next {
 
 /// The steps of a move, in their order. Both directions take the same ones; what only one of them takes says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[expect(clippy::large_enum_variant, reason = "there is one deploy, with one step")]
 pub(super) enum MoveStep {
     /// `rejected` goes on disk. Forward: the release was found to be bad before anything was moved.
     Reject(Problem),
@@ -200,6 +202,15 @@ pub(super) enum MoveStep {
         on: GenerationKey,
         proved: bool,
     },
+    /// The candidate, which has passed its check, gets a share of the new connections.
+    Share(Share),
+    /// Is it well with its share, and has it served enough?
+    Bake(Share),
+    /// The candidate gets no new connection any more. Then this step comes.
+    Unshare {
+        on: GenerationKey,
+        then: Box<MoveStep>,
+    },
     /// The switch was not seen to be done. Where do connections go?
     AwaitSwitch {
         on: GenerationKey,
@@ -233,8 +244,8 @@ pub(super) enum MoveStep {
 pub(super) struct Spread {
     /// This pod's place by its name.
     pub(crate) place: Moment,
-    /// No longer than this, whatever others report: reports can be forged.
-    pub(crate) last: Moment,
+    /// As long as a restart may take, in milliseconds.
+    pub(crate) takes_ms: u64,
     /// An operator wants it tried, whatever the others have found.
     pub(crate) at_once: bool,
 }
@@ -259,13 +270,19 @@ impl Verify {
 
 impl From<Watch> for MoveStep {
     fn from(watch: Watch) -> Self {
-        Self::Verify(Verify { watch, candidate: false, ask_again: None, unwell_until: None })
+        Verify { watch, candidate: false, ask_again: None, unwell_until: None }.into()
+    }
+}
+
+impl From<Verify> for MoveStep {
+    fn from(verify: Verify) -> Self {
+        Self::Verify(verify)
     }
 }
 
 impl Move {
     pub(crate) fn forward(target: Target, step: MoveStep) -> Self {
-        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None }
+        Self { target, direction: Direction::Forward, step, mode: Mode::Hot, until: None, refused: false }
     }
 
     pub(crate) fn back(&self) -> Option<&Back> {
@@ -323,6 +340,9 @@ impl Move {
             MoveStep::RecordAttempt | MoveStep::Flip => Stage::Publishing,
             MoveStep::Assess | MoveStep::RecordSignal(_) | MoveStep::Signal(_) => Stage::Restarting,
             MoveStep::Verify(_)
+            | MoveStep::Share(_)
+            | MoveStep::Bake(_)
+            | MoveStep::Unshare { .. }
             | MoveStep::AbortCandidate { .. }
             | MoveStep::Settle { .. }
             | MoveStep::Recover(_) => Stage::Verifying,
@@ -342,8 +362,12 @@ impl Move {
 
     /// Nothing was moved yet.
     pub(crate) fn before_flip(&self) -> bool {
+        let step = match &self.step {
+            MoveStep::Unshare { then, .. } => then,
+            step => step,
+        };
         matches!(
-            self.step,
+            step,
             MoveStep::Reject(_) | MoveStep::Fetch | MoveStep::Look | MoveStep::RecordAttempt | MoveStep::Flip
         )
     }
@@ -358,17 +382,21 @@ impl Move {
         matches!(&self.step, MoveStep::Verify(verify) if verify.watch.candidate(server).is_some())
     }
 
-    /// A candidate is to be proved.
+    /// A candidate is to be proved, or to stay well with its share.
     pub(crate) fn watches_candidate(&self) -> bool {
-        matches!(&self.step, MoveStep::Verify(verify) if verify.candidate)
+        match &self.step {
+            MoveStep::Verify(verify) => verify.candidate,
+            MoveStep::Share(_) | MoveStep::Bake(_) => true,
+            _ => false,
+        }
     }
 
     /// When something is due though nothing happens.
     pub(crate) fn deadlines(&self, policy: &Policy) -> Vec<Moment> {
         let mut due: Vec<Moment> = match &self.step {
             MoveStep::RecordAttempt | MoveStep::Flip if self.back().is_some() => return vec![],
-            MoveStep::Spread(spread) => vec![spread.place, spread.last],
             MoveStep::Settle { settle_by } => vec![*settle_by],
+            MoveStep::Bake(share) => share.deadlines(policy),
             MoveStep::Verify(verify) => {
                 let own = verify.ask_again.into_iter().chain(verify.unwell_until);
                 verify.watch.deadlines(policy).into_iter().chain(own).collect()

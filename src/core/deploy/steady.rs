@@ -42,6 +42,11 @@ impl Proven {
         self.release.clone()
     }
 
+    /// How many processes serve it.
+    pub(crate) fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
     /// Until when more is to be heard.
     pub(crate) fn until(&self) -> Option<Moment> {
         self.until

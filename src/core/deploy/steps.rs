@@ -6,6 +6,7 @@
 //!     ─► Assess ─► RecordSignal ─► Signal ─► Verify ─► RecordEnd              restart.rs
 //!     ─► FindOld ─► EndOther ─► AwaitEnd ─► Steady                            restart.rs
 //!                     beside:    Verify ─► Switch ─► RecordEnd                beside.rs
+//!              in steps:    Verify ─► Share ─► Bake ─► … ─► Switch            share.rs
 //!
 //!   Reject ─► Fetch ─► Look ─► Flip ─► Assess ─► RecordSignal ─► Signal       back.rs
 //!     ─► Settle ─► RecordEnd ─► Steady (the release before, the move rejected)
@@ -60,6 +61,9 @@ impl Deploy {
             MoveStep::Verify(verify) if m.back().is_some() => return self.try_goal(turn, m, verify),
             MoveStep::Verify(verify) if verify.candidate => return self.verify_candidate(turn, m, verify),
             MoveStep::Verify(verify) => return self.verify(turn, m, verify),
+            MoveStep::Share(share) => self.give_share(turn, &share),
+            MoveStep::Bake(share) => return self.bake(turn, m, share),
+            MoveStep::Unshare { on, .. } => self.perform(turn, ServerCommand::Share { permille: 0 }, on),
             MoveStep::Switch { on, .. } => self.perform(turn, ServerCommand::Switch, on),
             MoveStep::AwaitSwitch { on, proved } => return self.wait_for_switch(turn, m, on, proved),
             MoveStep::AbortCandidate { on, kill: false } => {
@@ -189,7 +193,10 @@ impl Deploy {
             }
             (MoveStep::Fetch, Some(problem)) => self.fetch_failed(turn, m, problem, outcome),
             (MoveStep::Plan { images }, _) => self.planned(turn, m, images, outcome),
-            (MoveStep::RecordAttempt, None) => m.then_until(MoveStep::Flip, hot_timeout),
+            (MoveStep::RecordAttempt, None) => {
+                self.releases.history.try_out(&m.target.revision);
+                m.then_until(MoveStep::Flip, hot_timeout)
+            }
             (MoveStep::Flip, None) => {
                 self.problem = None;
                 m.then_until(MoveStep::Assess, hot_timeout)
@@ -197,6 +204,8 @@ impl Deploy {
             (MoveStep::RecordSignal(baseline), None) => m.then(MoveStep::Signal(baseline)),
             (MoveStep::Signal(baseline), None) => self.signalled(turn, m, baseline),
             (MoveStep::Signal(_), Some(problem)) if m.beside() => self.not_started(turn, m, problem),
+            (MoveStep::Share(share), _) => Self::share_given(m, share, outcome),
+            (MoveStep::Unshare { then, .. }, _) => self.share_taken_back(m, *then),
             (MoveStep::Switch { on, proved }, _) => self.switch_ended(turn, m, (on, proved), outcome),
             (MoveStep::RecordSignal(_) | MoveStep::Signal(_), Some(problem)) => {
                 self.restart_failed(turn, m, problem)
@@ -260,9 +269,14 @@ impl Deploy {
                 self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
                 m.then_until(MoveStep::Assess, settled)
             }
+            (MoveStep::Unshare { then, .. }, _) => self.share_taken_back(m, *then),
             // Whether it ends is seen.
-            (MoveStep::AbortCandidate { kill: false, .. }, _) => {
-                let stop = self.policy.settle_ms.min(CANDIDATE_STOP_MS);
+            (MoveStep::AbortCandidate { on, kill: false }, _) => {
+                let stop = match self.slots.had_share(on) {
+                    // Its clients are waited for, as its own timeouts allow.
+                    true => self.policy.hot_timeout_ms,
+                    false => self.policy.settle_ms.min(CANDIDATE_STOP_MS),
+                };
                 m.then_until(MoveStep::Assess, turn.now.plus(stop))
             }
             (MoveStep::AbortCandidate { .. }, _) => m.then_until(MoveStep::Assess, settled),

@@ -1,10 +1,12 @@
 //! What no walk shows: how much evidence a verdict takes.
 
 mod beside;
+mod canary;
 mod lingering;
 mod looks;
 mod newborn;
 mod refused;
+mod share;
 mod spread;
 mod stop;
 mod strangers;
@@ -12,7 +14,7 @@ mod strangers;
 use crate::core::{
     Agent, Answer, AppServer, Attempt, Baseline, Cwd, DeployResult, Detection, Effect, Event, Generation,
     GenerationKey, Mode, Moment, Observation, Operator, Outcome, Plan, Policy, Probe, Problem, Process,
-    ProcessKey, Reason, Record, Recovered, Stage, Step, Traffic,
+    ProcessKey, Reason, Record, Recovered, Shift, Stage, Step, Traffic,
     deploy::{stand_ins, state::Move, state::MoveStep},
     drain::{Budget, DrainCommand, Origin},
     history::{History, Neighbours},
@@ -28,6 +30,7 @@ pub(in crate::core) fn policy() -> Policy {
         phased_worker_ms: 0,
         second_master: false,
         beside_only: false,
+        shift: Shift::default(),
         in_place: true,
         settle_ms: 100,
         soak_ms: 100,
@@ -39,6 +42,7 @@ pub(in crate::core) fn policy() -> Policy {
         wait_in_flight_ms: 0,
         spread_ms: Some(5_000),
         reports: false,
+        wave: 0,
         fallback: false,
         unwell_ms: 1_000,
         unwell_max_ms: 4_000,

@@ -23,6 +23,7 @@ impl Deploy {
             (_, MoveStep::Flip) if m.beside() => self.busy.is_none(),
             (_, MoveStep::TakenUp { .. } | MoveStep::Assess | MoveStep::RecordSignal(_)) => !m.beside(),
             (_, MoveStep::Switch { .. } | MoveStep::AwaitSwitch { .. }) => false,
+            (_, MoveStep::Share(_) | MoveStep::Bake(_) | MoveStep::Unshare { .. }) => false,
             (_, MoveStep::Signal(_) | MoveStep::RecordEnd) => false,
             (_, MoveStep::Verify(verify)) => !verify.watch.signalled(),
             _ => true,
@@ -42,6 +43,7 @@ impl Deploy {
             stage: self.state.stage(),
             attempt: self.attempt,
             desired,
+            canary: self.canary(),
             running,
             proof,
             previous: self.releases.previous().cloned(),
@@ -53,7 +55,13 @@ impl Deploy {
             back: self.way_back_for_operators(),
             retry_at: self.retry_at,
             moving: self.moving(),
+            sharing: self.sharing(),
         }
+    }
+
+    fn canary(&self) -> Option<(Option<u64>, bool)> {
+        let desired = self.desired.as_ref()?;
+        Some((desired.canary()?.sequence, desired.is_canary()))
     }
 
     /// The app server is being moved, or `current` for it.

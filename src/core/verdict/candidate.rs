@@ -15,6 +15,11 @@ impl Watch {
         self.until.is_some_and(|until| now >= until)
     }
 
+    /// It gets more time.
+    pub(crate) fn go_on_until(&mut self, until: Moment) {
+        self.until = self.until.max(Some(until));
+    }
+
     /// The health path answered well before the restart.
     pub(crate) fn was_healthy(&self) -> bool {
         self.baseline.as_ref().is_some_and(|b| b.healthy)

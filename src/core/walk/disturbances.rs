@@ -148,7 +148,7 @@ impl World {
                 .slots
                 .iter_mut()
                 .flat_map(|slots| &mut slots.candidate)
-                .for_each(|one| one.master = None);
+                .for_each(|one| (one.master, one.share) = (None, 0));
             next.push(killed.note("the candidate is killed"));
         }
         if self.agent.is_some() && !self.sick {

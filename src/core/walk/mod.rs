@@ -6,6 +6,7 @@
 //! restarts from other hands, killed masters, drains, slow boots. In each state the safety rules
 //! are checked; from each state the world, left alone, must come to rest.
 
+mod canary;
 mod disturbances;
 mod looks;
 mod pod;
@@ -32,9 +33,11 @@ const CLUSTER: Kind = Kind {
     preload: false,
     pinnable: false,
     absolute: false,
+    shares: false,
     second_master: false,
     slots: false,
     rolled_back: false,
+    canary: false,
 };
 const PRELOAD: Kind = Kind { preload: true, ..CLUSTER };
 const SINGLE: Kind = Kind { workers: 1, single: true, ..CLUSTER };
@@ -47,6 +50,9 @@ const SECOND_MASTER_PRELOAD: Kind = Kind { preload: true, ..SECOND_MASTER };
 /// One worker in each slot.
 const SLOTS: Kind = Kind { slots: true, workers: 1, ..CLUSTER };
 const SLOTS_BACK: Kind = Kind { rolled_back: true, ..SLOTS };
+const CANARY: Kind = Kind { canary: true, rolled_back: true, ..CLUSTER };
+const SLOTS_CANARY: Kind = Kind { canary: true, ..SLOTS_BACK };
+const SLOTS_SHARES: Kind = Kind { shares: true, ..SLOTS };
 const SLOTS_PRELOAD: Kind = Kind { preload: true, ..SLOTS };
 const SLOTS_ABSOLUTE: Kind = Kind { absolute: true, ..SLOTS };
 
@@ -171,9 +177,13 @@ fn passes(kind: Kind, mode: super::Mode, second: Nature) {
 }
 
 fn rests(start: World) {
+    rests_after(start, DISTURBANCES);
+}
+
+fn rests_after(start: World, disturbances: u8) {
     let Setting { kind, mode, second, birth, .. } = start.setting;
     let given = std::env::var("WALK_DISTURBANCES").ok().and_then(|n| n.parse().ok());
-    let walk = walk(start, given.unwrap_or(DISTURBANCES));
+    let walk = walk(start, given.unwrap_or(disturbances));
     if let Some(violation) = walk.violation {
         panic!("{kind:?} {mode:?} {second:?}, after {} states: {violation}", walk.states);
     }
@@ -238,6 +248,17 @@ fn second_masters_that_preload_beside_the_first() {
 }
 
 #[test]
+fn canaries_that_are_aborted() {
+    for second in [Nature::Good, Nature::Raises] {
+        for mode in [super::Mode::Phased, super::Mode::Hot] {
+            passes(CANARY, mode, second);
+        }
+        let walk = walk(start(SLOTS_CANARY, super::Mode::Beside, second), 0);
+        assert_eq!(walk.violation, None, "{second:?}");
+    }
+}
+
+#[test]
 fn servers_in_slots_that_come_up() {
     passes(SLOTS, super::Mode::Beside, Nature::Good);
 }
@@ -255,6 +276,14 @@ fn servers_in_slots_that_raise() {
 #[test]
 fn servers_in_slots_that_do_not_go_together() {
     passes(SLOTS, super::Mode::Beside, Nature::Fights);
+}
+
+/// With a disturbance they have more states than a test has time; `WALK_DISTURBANCES=1` tries it.
+#[test]
+fn servers_in_slots_that_get_a_share_first() {
+    for second in [Nature::Good, Nature::Errs, Nature::Raises] {
+        rests_after(start(SLOTS_SHARES, super::Mode::Beside, second), 0);
+    }
 }
 
 /// What disturbs them is walked with the others: their way back is the same.

@@ -23,6 +23,8 @@ pub(crate) enum Nature {
     Corrupt,
     /// It does not go together with another server; alone it is good.
     Fights,
+    /// It passes its check, and fails clients.
+    Errs,
     /// Its trial boot fails; restarted onto, its workers would die.
     FailsTrial,
 }
@@ -37,12 +39,16 @@ pub(crate) struct Kind {
     pub(crate) pinnable: bool,
     /// Started with an absolute rackup path into v1: that code runs, wherever the processes work.
     pub(crate) absolute: bool,
+    /// A candidate gets a share of the clients before it gets all of them.
+    pub(crate) shares: bool,
     /// A hot restart starts a second master beside the first.
     pub(crate) second_master: bool,
     /// It has a parent that can start another one in a slot of its own.
     pub(crate) slots: bool,
     /// The pointer's last move is back to the first release.
     pub(crate) rolled_back: bool,
+    /// v2 is a canary that this pod follows, and is then aborted.
+    pub(crate) canary: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -285,7 +291,7 @@ impl Pod {
         match nature(master.dir) {
             Nature::Raises | Nature::FailsTrial => vec![self.with(None)],
             Nature::Hangs | Nature::HangsBeforeTitle => vec![],
-            Nature::Good | Nature::Unhealthy | Nature::Corrupt | Nature::Fights => {
+            Nature::Good | Nature::Unhealthy | Nature::Corrupt | Nature::Fights | Nature::Errs => {
                 vec![self.with(Some(Master { stage: Stage::Running, ..master.clone() }))]
             }
         }
@@ -308,7 +314,7 @@ impl Pod {
                     true
                 }
                 Some(w) if !w.booted => match nature(w.rel) {
-                    Nature::Good | Nature::Unhealthy | Nature::Corrupt | Nature::Fights => {
+                    Nature::Good | Nature::Unhealthy | Nature::Corrupt | Nature::Fights | Nature::Errs => {
                         changed.workers[index] = Some(Worker { booted: true, ..w.clone() });
                         true
                     }

@@ -192,6 +192,11 @@ pub(crate) fn holds(world: &World) -> Result<(), String> {
     }
     let Some(agent) = &world.agent else { return Ok(()) };
     leased(world, &agent.view())?;
+    let named = kind.canary && world.announced && world.pointer == 2;
+    let tried = on_disk(world, RecordEvent::Attempt, |revision| revision.sequence == Some(2));
+    if named && tried && agent.view().desired.is_none_or(|desired| desired.sequence != Some(2)) {
+        return broken(world, "a pod that has tried the canary does not stay with it");
+    }
     let good = |rel: u8| matches!(world.nature(rel), Nature::Good | Nature::Fights);
     let blamed = agent.view().rejected.into_iter().find(|(r, _)| good(number(&r.release)));
     // What others restart in the middle is no fault of the release's either, unless its time was over.

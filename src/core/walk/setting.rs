@@ -2,7 +2,7 @@
 
 use super::pod::{Kind, Nature};
 use crate::core::drain::Budget;
-use crate::core::{Mode, Policy};
+use crate::core::{Mode, Policy, Shift};
 
 /// How a walk is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,13 +33,24 @@ pub(crate) enum Barred {
     ByFleet,
 }
 
-pub(crate) fn policy() -> Policy {
+impl Setting {
+    pub(crate) fn policy(&self) -> Policy {
+        let second_master = self.kind.second_master;
+        // One step, which one look at what was served ends.
+        let step = Shift { steps: vec![500], bake_ms: 0, requests: 1, timeout_ms: 30 };
+        let shift = if self.kind.shares { step } else { Shift::default() };
+        Policy { second_master, in_place: !second_master, shift, ..policy() }
+    }
+}
+
+fn policy() -> Policy {
     Policy {
         hot_timeout_ms: 100,
         phased_timeout_ms: 200,
         phased_worker_ms: 0,
         second_master: false,
         beside_only: false,
+        shift: Shift::default(),
         in_place: true,
         settle_ms: 20,
         soak_ms: 5,
@@ -51,6 +62,7 @@ pub(crate) fn policy() -> Policy {
         wait_in_flight_ms: 1_000,
         spread_ms: None,
         reports: false,
+        wave: 0,
         fallback: false,
         unwell_ms: 10,
         unwell_max_ms: 20,

@@ -11,7 +11,16 @@ pub(crate) fn ordered(world: &World, command: ServerCommand, on: u64) -> Result<
     let Some(slots) = &world.pod.slots else { return Ok(()) };
     let lingers = slots.lingering.iter().find(|one| one.run == on);
     match command {
-        ServerCommand::Switch => switched(world, on),
+        ServerCommand::Switch => {
+            served_well(world, on)?;
+            switched(world, on)
+        }
+        ServerCommand::Share { permille: 1.. } => switched(world, on),
+        ServerCommand::End | ServerCommand::Abort(Mode::Beside) | ServerCommand::Kill
+            if shares(world, on) =>
+        {
+            broken(world, "a server that gets new connections is told to end")
+        }
         ServerCommand::End | ServerCommand::Abort(Mode::Beside) => {
             if slots.live == on {
                 return broken(world, "the server that gets all connections is told to end");
@@ -24,7 +33,26 @@ pub(crate) fn ordered(world: &World, command: ServerCommand, on: u64) -> Result<
         ServerCommand::Kill if lingers.is_some_and(|one| !one.told) => {
             broken(world, "a server with clients is killed, and was never told to end")
         }
+        ServerCommand::Kill if slots.find(on).is_some_and(|one| one.met.is_some() && !one.told) => {
+            broken(world, "a candidate with clients is killed, and was never told to end")
+        }
         ServerCommand::Kill => ended(world, on),
+        _ => Ok(()),
+    }
+}
+
+fn shares(world: &World, on: u64) -> bool {
+    let one = world.pod.slots.as_ref().and_then(|slots| slots.find(on));
+    one.is_some_and(|one| one.share > 0)
+}
+
+/// One whose requests fail is never given all of them.
+fn served_well(world: &World, on: u64) -> Result<(), String> {
+    let one = world.pod.slots.as_ref().and_then(|slots| slots.find(on));
+    match one.and_then(|one| one.met) {
+        Some(true) if world.disturbed.is_empty() => {
+            broken(world, "one that fails its clients gets all of them")
+        }
         _ => Ok(()),
     }
 }
@@ -45,7 +73,7 @@ fn switched(world: &World, on: u64) -> Result<(), String> {
 }
 
 fn healthy(world: &World, rel: u8) -> bool {
-    matches!(world.nature(rel), Nature::Good | Nature::Fights)
+    matches!(world.nature(rel), Nature::Good | Nature::Fights | Nature::Errs)
 }
 
 /// Where the container starts anew after the candidate's end, it boots what ran.
@@ -83,6 +111,9 @@ pub(crate) fn hold(world: &World) -> Result<(), String> {
 /// Rules on a world that rests.
 pub(crate) fn rest(world: &World) -> Result<(), String> {
     let Some(slots) = &world.pod.slots else { return Ok(()) };
+    if slots.servers().any(|one| one.share > 0) {
+        return broken(world, "it rests while clients are shared");
+    }
     if slots.standing().is_some() {
         return broken(world, "it rests with a candidate that serves nobody");
     }

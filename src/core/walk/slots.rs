@@ -5,7 +5,7 @@ use super::pod::{Keys, Master, Nature, Pod, Rel, Stage};
 use crate::core::{
     Cwd, Outcome, Plan, Problem, Reason, ServerCommand,
     effect::Mode,
-    observation::{Beside, Candidate, GenerationKey, Lingering, Warmed},
+    observation::{Beside, Candidate, GenerationKey, Lingering, Served, Warmed},
 };
 
 /// What the parent has besides the live server.
@@ -32,6 +32,10 @@ pub(crate) struct Server {
     pub(crate) told: bool,
     /// It got into the way of the other one.
     pub(crate) in_trouble: bool,
+    /// The candidate gets so many of 1000 connections.
+    pub(crate) share: u32,
+    /// Clients have met it with a share, and it failed them.
+    pub(crate) met: Option<bool>,
 }
 
 /// The connections that wait in a slot which gets no new ones.
@@ -66,6 +70,21 @@ impl Slots {
     }
 }
 
+impl Server {
+    fn new(run: u64, master: Master) -> Self {
+        let (queue, busy, told, in_trouble) = (Queue::Late, false, false, false);
+        Self { run, master: Some(master), queue, busy, told, in_trouble, share: 0, met: None }
+    }
+
+    fn served(&self) -> Served {
+        let (requests, errors) = match self.met {
+            None => (0, 0),
+            Some(failed) => (100, if failed { 50 } else { 0 }),
+        };
+        Served { requests, errors: Some(errors), p95_ms: None }
+    }
+}
+
 impl Pod {
     pub(crate) fn beside(&self, name: impl Fn(Rel) -> Cwd + Copy) -> Beside {
         let Some(slots) = &self.slots else { return Beside::default() };
@@ -75,8 +94,8 @@ impl Pod {
             warm: Some(Warmed::default()),
             ended: one.master.is_none(),
             trouble: one.in_trouble.then(|| Problem::new(Reason::NoMemory, "there is no room for two")),
-            share: 0,
-            served: None,
+            share: one.share,
+            served: self.kind.shares.then(|| one.served()),
         });
         let lingering = |one: &Server| Lingering {
             key: GenerationKey(one.run),
@@ -92,7 +111,13 @@ impl Pod {
             oldest_request_ms: one.busy.then_some(u64::MAX),
             told: one.told,
         };
-        Beside { candidate, lingering: slots.lingering.iter().map(lingering).collect(), served_by_live: None }
+        let asked = slots.candidate.as_ref().is_some_and(|one| one.met.is_some());
+        let live = Served { requests: if asked { 1_000 } else { 0 }, errors: Some(0), p95_ms: None };
+        Beside {
+            candidate,
+            lingering: slots.lingering.iter().map(lingering).collect(),
+            served_by_live: self.kind.shares.then_some(live),
+        }
     }
 
     /// There is room for two servers.
@@ -113,6 +138,7 @@ impl Pod {
         let done = match command {
             ServerCommand::Restart(Mode::Beside) => self.start(on, current, keys),
             ServerCommand::Switch => self.steer(on),
+            ServerCommand::Share { permille } => self.share(on, permille),
             ServerCommand::Abort(Mode::Beside) | ServerCommand::End => self.tell(on),
             ServerCommand::Kill => self.end(on),
             _ => return None,
@@ -131,10 +157,17 @@ impl Pod {
         let workers = vec![None; self.kind.workers];
         let (usr1, foreign, pinned) = (false, false, false);
         let master = Master { key, process, stage: Stage::Exec, dir, workers, usr1, foreign, pinned };
-        let (queue, busy) = (Queue::Quiet, false);
-        slots.candidate =
-            Some(Server { run, master: Some(master), queue, busy, told: false, in_trouble: false });
+        slots.candidate = Some(Server { queue: Queue::Quiet, ..Server::new(run, master) });
         true
+    }
+
+    fn share(&mut self, on: u64, permille: u32) -> bool {
+        let candidate = self.slots.iter_mut().flat_map(|slots| &mut slots.candidate);
+        let mut standing = candidate.filter(|one| one.run == on && one.master.is_some() && !one.told);
+        standing.next().is_some_and(|one| {
+            one.share = permille;
+            true
+        })
     }
 
     fn steer(&mut self, on: u64) -> bool {
@@ -143,8 +176,7 @@ impl Pod {
         slots.candidate.take_if(|one| one.run == on);
         slots.lingering.retain(|one| one.run != on);
         if let Some(before) = self.master.replace(next) {
-            let (run, master, told) = (slots.live, Some(before), slots.live_told);
-            let one = Server { run, master, queue: Queue::Late, busy: true, told, in_trouble: false };
+            let one = Server { busy: true, told: slots.live_told, ..Server::new(slots.live, before) };
             slots.lingering.insert(0, one);
         }
         (slots.live, slots.live_told) = (on, told);
@@ -155,7 +187,7 @@ impl Pod {
         let Some(slots) = &mut self.slots else { return false };
         match slots.find_mut(on) {
             Some(one) => {
-                one.told = true;
+                (one.told, one.share) = (true, 0);
                 true
             }
             None => {
@@ -217,10 +249,14 @@ impl Pod {
     ) -> Vec<Option<Server>> {
         let Some(master) = &candidate.master else { return vec![] };
         if candidate.told {
-            return vec![Some(Server { master: None, ..candidate.clone() })];
+            return vec![Some(Server { master: None, share: 0, ..candidate.clone() })];
         }
         if nature(master.dir) == Nature::Fights {
             return vec![Some(Server { master: None, in_trouble: true, ..candidate.clone() })];
+        }
+        if candidate.share > 0 && candidate.met.is_none() {
+            let met = Some(nature(master.dir) == Nature::Errs);
+            return vec![Some(Server { met, ..candidate.clone() })];
         }
         let alone = Self { master: Some(master.clone()), second: None, slots: None, ..self.clone() };
         let next = alone.moves_alone(master, current, nature, keys);

@@ -5,13 +5,13 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use super::pod::{Keys, Nature, Pod, Rel, Signal, Stage as PumaStage};
-use super::setting::{Barred, Birth, Setting, policy};
+use super::setting::{Barred, Birth, Setting};
 use super::{KEYS, LONG_AGO_MS, MOMENTS, keys_in, rules};
 use crate::core::drain::{DrainCommand, DrainEffect, DrainResult, Journal, Origin};
 use crate::core::history::History;
 use crate::core::{
-    Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Policy, Problem, Reason,
-    Record, Recovered, ServerCommand, Step,
+    Agent, Attempt, Effect, Event, Fleet, Mode, Moment, Observation, Outcome, Plan, Problem, Reason, Record,
+    Recovered, ServerCommand, Step,
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
@@ -118,7 +118,7 @@ pub(crate) fn number(release: &ReleaseId) -> Rel {
     release.as_str()[1..].parse().expect("a release of the model")
 }
 
-fn revision(rel: Rel) -> Revision {
+pub(super) fn revision(rel: Rel) -> Revision {
     Revision { release: name(rel), sequence: Some(u64::from(rel)) }
 }
 
@@ -188,8 +188,7 @@ impl World {
             boot_id: String::new(),
             neighbours: Default::default(),
         };
-        let second_master = self.setting.kind.second_master;
-        let policy = Policy { second_master, in_place: !second_master, ..policy() };
+        let policy = self.setting.policy();
         let journal = self.disk.journal.clone();
         let mut agent =
             Agent::new(policy.drain.clone(), journal, Problem::new(Reason::VolumeUnavailable, ""));
@@ -325,6 +324,10 @@ impl World {
     }
 
     pub(crate) fn announce(&self) -> Next {
+        if self.setting.kind.canary {
+            let pointer = self.canary();
+            return World { announced: true, ..self.clone() }.feed(Event::Pointer(Ok(pointer)));
+        }
         let previous = (self.pointer > 1).then(|| name(self.pointer - 1));
         let back = (self.barred() == Some(Barred::RolledBack)).then(|| name(1));
         let rolled_back = back.into_iter().collect();
@@ -427,9 +430,11 @@ impl World {
             ServerCommand::Restart(Mode::Hot) | ServerCommand::Abort(Mode::Hot) => Signal::Usr2,
             ServerCommand::Restart(Mode::Phased) | ServerCommand::Abort(Mode::Phased) => Signal::Usr1,
             ServerCommand::Recover => Signal::Kill,
-            ServerCommand::Commit | ServerCommand::Switch | ServerCommand::End | ServerCommand::Kill => {
-                return Outcome::Done;
-            }
+            ServerCommand::Commit
+            | ServerCommand::Switch
+            | ServerCommand::Share { .. }
+            | ServerCommand::End
+            | ServerCommand::Kill => return Outcome::Done,
             ServerCommand::Restart(Mode::Beside) | ServerCommand::Abort(Mode::Beside) => return gone(),
         };
         // The adapter sees that workers which served at its last look do no longer.

@@ -8,6 +8,7 @@ use super::*;
 enum Step {
     Start(Slot),
     Steer(u64),
+    Share(u64, u32),
     Stop(u64, bool),
     /// The server in this slot takes its sockets.
     Listens(Slot),
@@ -25,6 +26,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => slot().prop_map(Step::Start),
         4 => (1..8_u64).prop_map(Step::Steer),
+        4 => (1..8_u64, prop::sample::select(vec![0, 100, 1000])).prop_map(|(run, permille)| Step::Share(run, permille)),
         3 => (1..8_u64, prop::bool::weighted(0.2)).prop_map(|(run, kill)| Step::Stop(run, kill)),
         4 => slot().prop_map(Step::Listens),
         1 => slot().prop_map(Step::Ends),
@@ -42,8 +44,8 @@ struct World {
     now: Moment,
     pids: i32,
     queues: [u32; 3],
-    /// Who is live, as the program was told last.
-    program: Slot,
+    /// Who is live, and who has which share, as the program was told last.
+    program: (Slot, Option<(Slot, u32)>),
     open: bool,
     over: bool,
 }
@@ -56,7 +58,7 @@ impl World {
             now: Moment(1_000),
             pids: 10,
             queues: [0; 3],
-            program: Slot::A,
+            program: (Slot::A, None),
             open: true,
             over: false,
         };
@@ -69,7 +71,7 @@ impl World {
         for order in orders {
             match order {
                 Order::Empty(slot) => self.queues[slot as usize] = 0,
-                Order::Steer => self.program = self.slots.live(),
+                Order::Steer => self.program = (self.slots.live(), self.slots.candidate()),
                 Order::Spawn(slot) => {
                     assert_eq!(
                         self.queues[slot as usize], 0,
@@ -81,10 +83,7 @@ impl World {
                 Order::Signal(pid, _) => {
                     let (slot, run) = self.slots.alive().find(|(_, run)| run.pid == pid).unwrap();
                     let waits = self.queues[slot as usize] > 0;
-                    assert!(
-                        at_once || run.role == Role::Candidate || !waits,
-                        "told to stop while somebody waits"
-                    );
+                    assert!(at_once || !waits, "run {} is told to stop while somebody waits", run.number);
                 }
                 Order::Kill(_) => {}
                 Order::Close => self.open = false,
@@ -104,6 +103,7 @@ impl World {
         let ask = match step {
             Step::Start(slot) => Some(Request::Start { slot, release: "v".into(), aside: Vec::new() }),
             Step::Steer(run) => Some(Request::Steer { run }),
+            Step::Share(run, permille) => Some(Request::Share { run, permille }),
             Step::Stop(run, kill) => Some(Request::Stop { run, kill }),
             _ => None,
         };
@@ -122,7 +122,13 @@ impl World {
                     self.perform(orders, true);
                 }
             }
-            Step::Connects if self.open => self.queues[self.program as usize] += 1,
+            Step::Connects if self.open => {
+                let (live, candidate) = self.program;
+                let shared = candidate.filter(|(_, share)| *share > 0);
+                let all = shared.is_some_and(|(_, share)| share == 1000);
+                shared.into_iter().for_each(|(slot, _)| self.queues[slot as usize] += 1);
+                self.queues[live as usize] += u32::from(!all);
+            }
             Step::Accepts => {
                 let listening: Vec<Slot> = self.slots.alive().map(|(slot, _)| slot).collect();
                 listening.into_iter().for_each(|slot| self.queues[slot as usize] = 0);
@@ -152,9 +158,13 @@ impl World {
             );
         }
         assert!(
-            !self.open || alive.contains(&self.program) || self.slots.orphaned.is_some(),
+            !self.open || alive.contains(&self.program.0) || self.slots.orphaned.is_some(),
             "connections go nowhere"
         );
+        let shared = self.program.1.filter(|(_, share)| self.open && *share > 0);
+        assert!(shared.is_none_or(|(slot, _)| alive.contains(&slot)), "a share goes nowhere");
+        let weights: u32 = self.slots.list(self.now).slots.iter().map(|slot| slot.weight).sum();
+        assert_eq!(weights, 1000, "of all connections each goes somewhere");
         let live = self.slots.alive().filter(|(_, run)| run.role == Role::Live).count();
         assert!(live <= 1, "one is live");
         let candidates = self.slots.alive().filter(|(_, run)| run.role == Role::Candidate).count();

@@ -78,7 +78,7 @@ impl Life {
     }
 
     fn steered(&self) -> (Slot, Option<Slot>) {
-        (self.slots.live(), self.slots.candidate())
+        (self.slots.live(), self.slots.candidate().map(|(slot, _)| slot))
     }
 }
 
@@ -133,6 +133,79 @@ fn a_candidate_is_ended_at_once_and_gets_no_more_probes() {
     );
     life.start(Slot::B).unwrap();
     assert_eq!(life.slots.run(Slot::B).unwrap().number, 3);
+}
+
+/// Run 2, a candidate, gets so many of 1000 connections.
+fn sharing(permille: u32) -> Life {
+    let mut life = Life::beside();
+    assert_eq!(life.ask(Request::Share { run: 2, permille }), Ok(vec![Order::Steer]));
+    life
+}
+
+fn weights(life: &Life) -> Vec<u32> {
+    life.slots.list(life.now).slots.iter().map(|slot| slot.weight).collect()
+}
+
+#[test]
+fn a_candidate_gets_a_share_and_roles_stay() {
+    let mut life = sharing(100);
+    assert_eq!(life.slots.candidate(), Some((Slot::B, 100)));
+    assert_eq!(life.roles(), [(Slot::A, Role::Live), (Slot::B, Role::Candidate)]);
+    assert_eq!(weights(&life), [900, 100, 0]);
+    assert_eq!(life.ask(Request::Share { run: 2, permille: 1000 }), Ok(vec![Order::Steer]));
+    assert_eq!(weights(&life), [0, 1000, 0]);
+    assert_eq!(life.ask(Request::Share { run: 2, permille: 0 }), Ok(vec![Order::Steer]));
+    assert_eq!(weights(&life), [1000, 0, 0]);
+    life.ask(Request::Share { run: 2, permille: 500 }).unwrap();
+    life.ask(Request::Steer { run: 2 }).unwrap();
+    assert_eq!((weights(&life), life.slots.candidate()), (vec![0, 1000, 0], None));
+}
+
+#[test]
+fn a_candidate_that_had_a_share_is_told_to_stop_once_nobody_waits_in_its_queue() {
+    for taken_back in [false, true] {
+        let mut life = sharing(100);
+        life.after(0, [false; 3]);
+        life.after(5_000, [false; 3]);
+        if taken_back {
+            life.ask(Request::Share { run: 2, permille: 0 }).unwrap();
+        }
+        assert_eq!(life.stop(2), Ok(vec![Order::Steer]));
+        assert_eq!((weights(&life), life.slots.candidate()), (vec![1000, 0, 0], None));
+        assert!(life.ask(Request::Share { run: 2, permille: 1 }).unwrap_err().contains("stopping"));
+        assert_eq!(life.after(1, [false, true, false]), []);
+        assert_eq!(life.after(1, [false; 3]), []);
+        assert_eq!(life.after(QUIET_MS, [false; 3]), [Order::Signal(12, TERM)]);
+        assert_eq!(life.ended(12, 0), [Order::Steer, Order::Empty(Slot::B)]);
+    }
+}
+
+#[test]
+fn a_candidate_that_dies_has_no_share_from_that_moment_on() {
+    let mut life = sharing(100);
+    assert_eq!(life.ended(12, 1), [Order::Steer, Order::Empty(Slot::B)]);
+    assert_eq!((weights(&life), life.slots.candidate()), (vec![1000, 0, 0], None));
+    life.start(Slot::B).unwrap();
+    assert_eq!(weights(&life), [1000, 0, 0]);
+}
+
+#[test]
+fn nobody_gets_a_share_who_could_not_answer() {
+    let mut life = Life::beside();
+    let share = |run, permille| Request::Share { run, permille };
+    assert!(life.ask(share(1, 100)).unwrap_err().contains("no candidate"));
+    assert!(life.ask(share(9, 100)).unwrap_err().contains("run 9"));
+    assert!(life.ask(share(2, 1001)).unwrap_err().contains("1001"));
+    life.stop(2).unwrap();
+    assert!(life.ask(share(2, 100)).unwrap_err().contains("stopping"));
+
+    let mut life = Life::serving();
+    life.start(Slot::B).unwrap();
+    assert!(life.ask(share(2, 100)).unwrap_err().contains("sockets"), "not known yet");
+    life.slots.inherited(2, true);
+    life.slots.stop_soon();
+    assert!(life.ask(share(2, 100)).unwrap_err().contains("stopping"));
+    assert_eq!(life.ask(share(2, 0)), Ok(vec![Order::Steer]), "none may be given at any time");
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub(super) enum Action {
     Get,
     Put,
     List,
+    Delete,
 }
 
 impl Action {
@@ -28,6 +29,7 @@ impl Action {
             Self::Get => "s3:GetObject",
             Self::Put => "s3:PutObject",
             Self::List => "s3:ListBucket",
+            Self::Delete => "s3:DeleteObject",
         }
     }
 }

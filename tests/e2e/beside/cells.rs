@@ -1,9 +1,12 @@
 //! Each set-up of a Puma, with a second one beside it: what stands in front of it, how it is told where to listen, and
 //! how many processes it is.
 
-use std::{fs, path::Path, time::Duration};
+use std::{env, fs, path::Path, process::Command, time::Duration};
 
-use pitstop_rig::{App, Directory, ExecPod, Image, Setup, Wrapper, puma::children, side_by_side, until};
+use pitstop_rig::{
+    App, Directory, ExecPod, Image, Load, Setup, Wrapper, load::Plan, needs_root, pod::rejection,
+    puma::children, side_by_side, until, until_within,
+};
 use serde_json::Value;
 
 use super::container::{CLIENT, PROBE_SOURCE, Parent, plain};
@@ -35,16 +38,28 @@ fn cell(name: &'static str, script: &'static str, setup: Setup) -> Cell {
 const PUMA: &str = r#"cd "$CURRENT" && exec puma -C config/puma.rb"#;
 
 fn cells() -> Vec<Cell> {
-    let port = "port ENV.fetch('RIG_PORT')";
+    let mut all = ways_to_say_the_address();
+    all.extend(ways_to_run());
+    all
+}
+
+fn ways_to_say_the_address() -> Vec<Cell> {
     let host = |host: &str| Setup { host: host.into(), ..plain() };
     vec![
-        cell("port", PUMA, silent(port)),
+        cell("port", PUMA, silent("port ENV.fetch('RIG_PORT')")),
         cell("-p", r#"cd "$CURRENT" && exec puma -C config/puma.rb -p "$RIG_PORT""#, silent("")),
         cell(
             "-b",
             r#"cd "$CURRENT" && exec puma -C config/puma.rb -b "tcp://0.0.0.0:$RIG_PORT""#,
             silent(""),
         ),
+        Cell { listen: "tcp://127.0.0.1", ..cell("localhost", PUMA, host("localhost")) },
+        Cell { listen: "tcp://[::]", ..cell("IPv6 and IPv4", PUMA, host("[::]")) },
+    ]
+}
+
+fn ways_to_run() -> Vec<Cell> {
+    vec![
         // The directory of a restart is of no consequence.
         cell(
             "pinned",
@@ -55,8 +70,6 @@ fn cells() -> Vec<Cell> {
                 ..plain()
             },
         ),
-        Cell { listen: "tcp://127.0.0.1", ..cell("localhost", PUMA, host("localhost")) },
-        Cell { listen: "tcp://[::]", ..cell("IPv6 and IPv4", PUMA, host("[::]")) },
         cell("a shell in front", r#"cd "$CURRENT" && puma -C config/puma.rb; exit $?"#, plain()),
         cell("tini", r#"cd "$CURRENT" && exec "$RIG_RUN/tini" -- puma -C config/puma.rb"#, plain()),
         cell("dumb-init", r#"cd "$CURRENT" && exec "$RIG_RUN/dumb-init" puma -C config/puma.rb"#, plain()),
@@ -129,6 +142,25 @@ fn stands_beside(cell: Cell) {
     assert!(parent.get(CLIENT).is_none(), "nobody listens any more");
 }
 
+/// With the agent: a good release goes beside and is met by clients after its check, one that raises by nobody.
+fn is_deployed_beside(cell: Cell) {
+    let pod = served(&cell);
+    let port = pod.puma.port();
+    let load = Load::start(Plan::modest(port), "deploys");
+    pod.deploy(App::Good, "v2");
+    pod.agent.wait_in_sync_within(RECOVERY, "v2");
+    assert_eq!(mode(&pod, "v2"), "beside", "{}", pod.status());
+    pod.deploy(App::RaisesOnBoot, "v3");
+    until_within(RECOVERY, "v3 is rejected", || rejection(&pod.agent.status()?, "v3"));
+    until_within(RECOVERY, "v2 is steady", || (pod.agent.status()?["stage"] == "steady").then_some(()));
+    pod.assert_runs("v2");
+    let records = load.finish();
+    records.assert_nothing_lost();
+    let strange = |release: Option<&str>| !matches!(release, Some("v1" | "v2"));
+    assert!(!records.requests().iter().any(|one| strange(one.release.as_deref())), "nobody has met v3");
+    assert_eq!(pod.starts(), 1);
+}
+
 /// `v1` is served by the first server of `pitstop exec`.
 fn served(cell: &Cell) -> ExecPod {
     let mut pod =
@@ -153,6 +185,24 @@ fn mode(pod: &ExecPod, release: &str) -> String {
         records.filter(|record| record["release"] == release && record["event"] == "signalled");
     let mode = signalled.find_map(|record| record["baseline"]["mode"].as_str().map(str::to_owned));
     mode.unwrap_or_else(|| panic!("no mode of {release}: {log}"))
+}
+
+/// What `rails server` needs, and nothing more.
+const APPLICATION: &str = r#"require 'rails'
+class Shop < Rails::Application
+  config.eager_load = false
+  config.secret_key_base = 'x' * 64
+  config.hosts = []
+end
+"#;
+const RAILS: &str = "APP_PATH = File.expand_path('application', __dir__)\nrequire 'rails/commands'\n";
+
+/// It refuses to start while its pid file names a process that lives.
+fn rails_server() -> Cell {
+    let script = r#"cd "$CURRENT" && PIDFILE="$RIG_RUN/server.pid" exec ruby config/rails.rb server -e production -b 0.0.0.0 -p "$RIG_PORT""#;
+    let cell = cell("rails server", script, silent(""));
+    let files = vec![("config/application.rb", APPLICATION.into()), ("config/rails.rb", RAILS.into())];
+    Cell { setup: Setup { files, image: Image::Rails, control: true, ..cell.setup }, ..cell }
 }
 
 /// Set-ups in which a second server cannot stand: deployed as without one, and a finding says why.
@@ -201,6 +251,42 @@ fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind() {
 #[test]
 fn e2e_beside_each_set_up_takes_its_own_sockets_and_leaves_nothing_behind_on_6_6() {
     rows(cells(), Image::Trixie, stands_beside);
+}
+
+/// What the address is called makes no difference to the agent: `make test-edge` deploys those as well.
+#[test]
+fn e2e_beside_each_set_up_is_deployed() {
+    let image = Image::of_this_run();
+    let cells = if image == Image::Machine { ways_to_run() } else { cells() };
+    rows(cells, image, is_deployed_beside);
+}
+
+#[test]
+fn e2e_beside_a_pod_that_has_ipv6_only_is_deployed() {
+    needs_root!();
+    if env::var_os(IPV6_ONLY).is_none() {
+        return in_a_network_without_ipv4("beside::cells::e2e_beside_a_pod_that_has_ipv6_only_is_deployed");
+    }
+    let setup = Setup { host: "[::]".into(), ..plain() }.from(Image::of_this_run());
+    is_deployed_beside(Cell { listen: "tcp://[::]", ..cell("IPv6", PUMA, setup) });
+}
+
+/// Set in such a network.
+const IPV6_ONLY: &str = "RIG_IPV6_ONLY";
+
+/// Runs this test anew, with ::1 and one address as pods have them.
+fn in_a_network_without_ipv4(test: &str) {
+    let script = "ip link set lo up && ip address delete 127.0.0.1/8 dev lo &&
+        ip address add fd00::2/128 dev lo nodad && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", script, "sh"]).arg(env::current_exe().expect("this test"));
+    let status = command.args(["--exact", test, "--nocapture"]).env(IPV6_ONLY, "1").status();
+    assert!(status.expect("unshare is there").success(), "see above");
+}
+
+#[test]
+fn e2e_beside_rails_server_is_deployed_on_6_6() {
+    is_deployed_beside(rails_server());
 }
 
 #[test]

@@ -255,7 +255,7 @@ pub struct FakeAgent {
 }
 
 impl FakeAgent {
-    fn start(state_dir: &Path) -> Self {
+    pub fn start(state_dir: &Path) -> Self {
         let listener = UnixListener::bind(state_dir.join("admin.sock")).expect("the admin socket");
         let agent = Self { yes: Arc::new(AtomicBool::new(true)), asked: Arc::default() };
         let (yes, asked) = (agent.yes.clone(), agent.asked.clone());

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{App, ExecPod, Load, Setup, http, load::Plan, until, until_within};
+use pitstop_rig::{App, ExecPod, Load, Setup, Signal, http, load::Plan, signal, until, until_within};
 use serde_json::Value;
 
 use crate::PITSTOP;
@@ -197,6 +197,31 @@ fn e2e_beside_an_agent_that_is_killed_in_mid_deploy_goes_on() {
 #[test]
 fn e2e_beside_a_sidecar_that_is_killed_in_mid_deploy_goes_on() {
     killed_agent(true);
+}
+
+/// Its servers end with it, and clients are refused instead of waiting for an answer that nobody gives.
+#[test]
+fn e2e_beside_a_parent_that_is_killed_takes_its_servers_along_and_the_next_one_starts_what_is_proved() {
+    let mut pod = ExecPod::prepare(Path::new(PITSTOP), Setup::preloading());
+    pod.sidecar = true;
+    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
+    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    let mut pod = pod.published();
+    pod.start_kept();
+    pod.agent.wait_in_sync("v1");
+    until("Puma took the sockets", || slot(&pod, "live"));
+    pod.deploy(App::HangsOnBoot, "v2");
+    until("the candidate", || slot(&pod, "candidate"));
+    let servers: Vec<i64> = pod.servers().iter().map(|server| server.pid).collect();
+    assert_eq!(servers.len(), 2);
+    let parent = pod.first();
+    signal(parent, Signal::KILL);
+    until("the next container", || (pod.starts() == 2).then_some(()));
+    let gone = |pid: &i64| fs::read_link(format!("/proc/{pid}/exe")).is_err();
+    until("the servers are gone", || servers.iter().all(gone).then_some(()));
+    until("v1 answers again", || (pod.puma.get("/").ok()?.release.as_deref() == Some("v1")).then_some(()));
+    pod.deploy(App::Good, "v3");
+    pod.agent.wait_in_sync_within(RECOVERY, "v3");
 }
 
 /// The server that lingers is still there: it gets the connections back, and nothing boots.

@@ -42,6 +42,45 @@ fn e2e_beside_a_port_of_the_apps_own_makes_the_deploy_hot_and_rejects_nothing() 
     pod.deploy(App::Good, "v2");
     pod.agent.wait_in_sync("v2");
     assert_hot(&pod, "needs a port that the first server holds");
+    // The next one would get no further.
+    until("the finding", || pod.found("BESIDE_UNAVAILABLE").then_some(()));
+    pod.deploy(App::Good, "v3");
+    pod.agent.wait_in_sync("v3");
+    let starts = || pod.said().matches("starting a second server beside the one that serves").count();
+    assert_eq!((starts(), pod.starts()), (1, 1));
+    // With another configuration it may.
+    pod.deploy_changed("v4", |dir| {
+        let config = dir.join("config/puma.rb");
+        let text = fs::read_to_string(&config).expect("the configuration");
+        let own: Vec<_> = text.lines().filter(|line| !line.contains("$own_port")).collect();
+        fs::write(&config, own.join("\n")).expect("one without the port");
+    });
+    pod.agent.wait_in_sync("v4");
+    assert_eq!((starts(), pod.starts()), (2, 1));
+    until("nothing is wrong any more", || (!pod.found("BESIDE_UNAVAILABLE")).then_some(()));
+}
+
+#[test]
+fn e2e_beside_a_database_that_refuses_connections_is_waited_for() {
+    let pod = pod(Setup::preloading(), "auto", |_| ());
+    let database = pod.puma.run_dir().join("database");
+    let refused = format!(
+        "raise 'could not connect to server: Connection refused (PG::ConnectionBad)' unless File.exist?('{}')\n",
+        database.display()
+    );
+    pod.deploy_changed("v2", |dir| {
+        let file = dir.join("config.ru");
+        let text = fs::read_to_string(&file).expect("the app");
+        fs::write(&file, refused + &text).expect("one that needs a database");
+    });
+    let status = pod.wait_for_reason("boot_failed");
+    assert!(status["message"].as_str().unwrap().contains("refuses connections"), "{status}");
+    assert_eq!(status["rejected"], serde_json::json!([]));
+    pod.assert_runs("v1");
+    fs::write(&database, "").expect("the rig's own directory takes a file");
+    pod.agent.wait_in_sync("v2");
+    let hot = pod.metric(r#"pitstop_restarts_total{mode="hot",result="sent"}"#);
+    assert_eq!((hot.unwrap_or(0.0), pod.starts()), (0.0, 1));
 }
 
 /// What the servers see as the control group of their container, with this limit.

@@ -2,7 +2,10 @@
 
 mod cells;
 mod container;
+mod counts;
 mod deploys;
 mod fit;
 mod parent;
+mod shift;
 mod soak;
+mod unicorn;

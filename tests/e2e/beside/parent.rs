@@ -9,11 +9,13 @@ use std::{
     process::Command,
 };
 
-use pitstop_rig::{App, ExecPod, Image, Setup, Signal, needs_root, signal, until};
+use pitstop_rig::{
+    App, ExecPod, Image, Setup, Signal, SmallVolume, needs_root, puma::children, signal, until,
+};
 use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use serde_json::{Value, json};
 
-use super::container::{CLIENT, PROBE_SOURCE, Parent, ask, plain, read};
+use super::container::{CLIENT, FakeAgent, PROBE_SOURCE, Parent, ask, plain, read};
 use crate::PITSTOP;
 
 fn switches(parent: &Parent) {
@@ -95,6 +97,44 @@ fn e2e_parent_leaves_no_connection_in_the_queue_of_a_slot_that_is_used_again() {
     assert_eq!(read(planted), None, "closed, not left to the next one");
     parent.candidate_in("b");
     parent.assert_answers(PROBE_SOURCE, "v2");
+}
+
+/// Its first process has ended, and the server goes on in the background, with its sockets.
+#[test]
+fn e2e_parent_leaves_no_server_in_a_slot_whose_command_has_ended() {
+    let mut parent = Parent::prepare(Setup { workers: 0, ..plain() });
+    parent.script = r#"cd "$CURRENT"; case "$PITSTOP_SLOT-$(readlink "$CURRENT")" in
+        b-*v2) puma -C config/puma.rb & until [ -e "$RIG_RUN/go" ]; do sleep 0.1; done ;;
+        *) exec puma -C config/puma.rb ;;
+    esac"#
+        .into();
+    parent.start();
+    parent.puma.wait_for_release("v1");
+    parent.candidate_in("b");
+    fs::write(parent.puma.run_dir().join("go"), "").unwrap();
+    parent.wait_until_ended("b");
+    until("nobody is left in its slot", || (parent.get(PROBE_SOURCE)? == "v1").then_some(()));
+    until("its processes are gone", || (children(parent.first()).len() == 1).then_some(()));
+    parent.puma.release("v3", App::Good);
+    parent.puma.flip("v3");
+    parent.start_in("b", &[]);
+    until("the next one's answer", || (parent.get(PROBE_SOURCE)? == "v3").then_some(()));
+    parent.assert_answers(PROBE_SOURCE, "v3");
+}
+
+/// Sockets and names take no space; what is written there is not needed for a switch.
+#[test]
+fn e2e_parent_switches_with_a_full_state_dir() {
+    needs_root!();
+    let mut parent = Parent::prepare(Setup { workers: 0, ..plain() });
+    let state = SmallVolume::mount(&parent.state_dir(), 64 << 10);
+    state.fill();
+    parent.agent = FakeAgent::start(&parent.state_dir());
+    parent.start();
+    parent.puma.wait_for_release("v1");
+    switches(&parent);
+    parent.term();
+    parent.wait_for_end();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A pod from its first release on.
 
 use pitstop_rig::{
-    App,
+    App, Signal,
     containers::{Manifest, What},
 };
 
@@ -75,4 +75,38 @@ fn e2e_pod_the_agent_runs_in_the_apps_image() {
     assert!(ruby.status.success(), "hooks have Ruby: {ruby:?}");
     shop.deploy(App::Good, "v2");
     shop.wait_in_sync("v2");
+}
+
+/// The pod gets no requests before its first server is warm, which the app is once there is a file `go`.
+fn waits_for_its_warm_up(mut manifest: Manifest, container: &str) -> Shop {
+    manifest.container("app").set("RIG_RUN", "/run/puma");
+    let shop = Shop::launch(manifest, "bookworm");
+    shop.deploy(App::Good, "v1");
+    shop.wait_in_sync("v1");
+    shop.pod.wait("the warm-up", || {
+        let ready = shop.pod.get(AGENT_PORT, "/ready", &[]).ok()?;
+        (ready.status == 503 && ready.body == r#"{"pending":["warmup"]}"#).then_some(())
+    });
+    assert!(!shop.pod.is_ready(container), "{:#?}", shop.pod.events());
+    shop.pod.exec("app", &["touch", "/run/puma/go"]);
+    shop.pod.wait("a ready pod", || shop.pod.is_ready(container).then_some(()));
+    shop
+}
+
+#[test]
+fn e2e_pod_gets_no_requests_before_its_first_server_is_warm_and_waits_for_no_later_agent() {
+    pitstop_rig::needs_root!();
+    let manifest = Manifest::parse(include_str!("../../chart/snapshots/chart__rendered__pod_warm.snap"));
+    let shop = waits_for_its_warm_up(manifest, "pitstop");
+    shop.pod.exec("app", &["rm", "/run/puma/go"]);
+    shop.pod.signal("pitstop", Signal::KILL);
+    shop.pod.wait("the agent's second start", || (shop.pod.starts("pitstop") == 2).then_some(()));
+    shop.pod.wait("a pod that is ready at once", || shop.pod.is_ready("pitstop").then_some(()));
+}
+
+#[test]
+fn e2e_pod_gets_no_requests_before_its_first_server_is_warm_with_the_agent_in_its_container() {
+    pitstop_rig::needs_root!();
+    let manifest = Manifest::parse(include_str!("../../chart/snapshots/chart__rendered__pod_warm_exec.snap"));
+    waits_for_its_warm_up(manifest, "app");
 }

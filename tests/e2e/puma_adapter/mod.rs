@@ -53,7 +53,7 @@ impl Eye {
             current: deploy_to.join("current"),
             state_dir: "/nowhere".into(),
         };
-        Self { puma: puma::start(section, mode, location).unwrap(), runtime }
+        Self { puma: puma::start(section, mode, false, location).unwrap(), runtime }
     }
 
     fn look(&self) -> Look {

@@ -10,11 +10,13 @@ mod hooks;
 mod linked;
 mod log;
 mod needs_image;
+mod notify;
 mod on_6_6;
 mod restart_dir;
 mod signed;
 mod surroundings;
 mod troubles;
+mod warmup;
 
 use pitstop_rig::{App, Pod};
 

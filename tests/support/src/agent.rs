@@ -1,5 +1,6 @@
 use std::{
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output},
     thread::{self, JoinHandle},
@@ -8,7 +9,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{App, Container, PATIENCE, PumaRig, http, poll, ports::free_port, until};
+use crate::{
+    App, Container, PATIENCE, PumaRig, http, poll,
+    ports::{free_port, loopback},
+    until,
+};
 
 /// `pitstop run` beside a Puma, with a directory store, as a user would set it up.
 pub struct AgentRig {
@@ -54,14 +59,14 @@ impl AgentRig {
         };
         format!(
             "source: {store}\npointer: production\npod: rig\ndeploy_to: {deploy_to}\nstate_dir: {state}\n\
-             poll_interval: 500ms\ngrace_period: 60s\nlisten: 127.0.0.1:{listen}\n\
-             {section}restart:\n  spread: 0s\nverify:\n  url: http://127.0.0.1:{app}/up\n  release_header: X-Release\n  soak: 1s\n\
+             poll_interval: 500ms\ngrace_period: 60s\nlisten: '{listen}'\n\
+             {section}restart:\n  spread: 0s\nverify:\n  url: http://{app}/up\n  release_header: X-Release\n  soak: 1s\n\
              drain:\n  min: 1s\n  quiet: 3s\n",
             store = self.store().display(),
             deploy_to = puma.deploy_to().display(),
             state = self.state_dir().display(),
-            listen = self.port,
-            app = puma.port(),
+            listen = SocketAddr::from((loopback(), self.port)),
+            app = SocketAddr::from((loopback(), puma.port())),
         )
     }
 
@@ -251,7 +256,7 @@ impl AgentRig {
     pub fn prestop(&self) -> JoinHandle<io::Result<Value>> {
         let port = self.port;
         thread::spawn(move || {
-            let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+            let address = SocketAddr::from((loopback(), port));
             let headers = [("User-Agent", "kube-lifecycle/1.33")];
             let answer = http::get_from(address, "/prestop", &headers, Duration::from_secs(120))?;
             serde_json::from_str(&answer.body).map_err(io::Error::other)

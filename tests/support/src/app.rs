@@ -17,6 +17,10 @@ pub enum App {
     UnhealthyPath,
     /// Answers 500 to everything.
     FailsEverywhere,
+    /// Answers 500 to one request in twenty; its health path is well.
+    FailsNowAndThen,
+    /// Its health path answers 500 once it has had another request.
+    SickWithClients,
     /// Puma's configuration raises.
     BadConfig,
     /// The app loads, but each worker hangs as it starts (also with preload_app).
@@ -68,6 +72,8 @@ impl App {
             _ => "",
         };
         let status = if self == Self::FailsEverywhere { 500 } else { 200 };
+        let fails = if self == Self::FailsNowAndThen { 0.05 } else { 0.0 };
+        let sick = self == Self::SickWithClients;
         format!(
             "require 'json'\n\
              {boot}\n\
@@ -75,7 +81,7 @@ impl App {
              BURNS = '{named}' == 'v1' ? 0 : ENV.fetch('RIG_BOOT_BURNS', '0').to_f\n\
              BURNT = Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) + BURNS\n\
              1 until Process.clock_gettime(Process::CLOCK_PROCESS_CPUTIME_ID) >= BURNT\n\
-             HEALTH = {health}\nSTATUS = {status}\nRELEASE = '{named}'\n{APP}"
+             HEALTH = {health}\nSTATUS = {status}\nFAILS = {fails}\nSICK = {sick}\nRELEASE = '{named}'\n{APP}"
         )
     }
 }
@@ -106,14 +112,22 @@ def hijacked(env, seconds)
   end
 end
 
+# What the release has for a middleware.
+COUNTS = File.join(File.dirname(File.expand_path(__FILE__)), 'pitstop_counts.rb')
+if File.exist?(COUNTS)
+  require COUNTS
+  use PitstopCounts
+end
+
 run lambda { |env|
-  status = STATUS
+  status = rand < FAILS ? 500 : STATUS
+  $met ||= SICK && env['PATH_INFO'] != '/up'
   facts = { release: RELEASE, pid: Process.pid, path: env['PATH_INFO'], gemfile: ENV['BUNDLE_GEMFILE'] }
   headers = { 'X-Release' => RELEASE, 'Content-Type' => 'application/json' }
   case env['PATH_INFO']
   when '/up'
     away = File.exist?(File.join(ENV['RIG_RUN'].to_s, 'outage'))
-    status = away ? 503 : [HEALTH, STATUS].max
+    status = away ? 503 : [HEALTH, STATUS, $met ? 500 : 200].max
   when '/slow'
     awaited = env['QUERY_STRING'].to_s[/(?:\A|&)after=([a-z]+)/, 1]
     sleep 0.02 until awaited.nil? || File.exist?(File.join(ENV.fetch('RIG_RUN'), awaited))

@@ -1,8 +1,10 @@
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
+
+use crate::ports::loopback;
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub fn get(port: u16, path: &str) -> io::Result<Answer> {
 /// # Errors
 /// When there is no connection, or no whole answer.
 pub fn get_within(port: u16, path: &str, patience: Duration) -> io::Result<Answer> {
-    get_from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path, &[], patience)
+    get_from(SocketAddr::from((loopback(), port)), path, &[], patience)
 }
 
 /// [`get_within`] from any address, with more headers.

@@ -87,18 +87,29 @@ impl Deref for Place {
 impl ByPitstop {
     /// A Puma that pitstop has proved to run `v1`. `binary` is the built pitstop.
     pub fn start(binary: &Path, setup: Setup, mode: Mode) -> Self {
+        Self::start_with(binary, setup, mode, &[])
+    }
+
+    /// The same with further variables of the agent's.
+    pub fn start_with(binary: &Path, setup: Setup, mode: Mode, more: &[(&str, &str)]) -> Self {
         let env = [("PITSTOP_RESTART_MODE", mode.name()), ("PITSTOP_RESTART_TIMEOUT", "60s")];
+        let env = || env.iter().chain(more).copied();
         let pod = if mode == Mode::Beside {
             let mut pod = ExecPod::prepare(binary, setup);
-            env.into_iter().for_each(|(name, value)| pod.set(name, value));
+            env().for_each(|(name, value)| pod.set(name, value));
             let listen = format!("tcp://{}:{}", pod.puma.setup().host, pod.puma.port());
             Place::Exec(pod.with("PITSTOP_EXEC_LISTEN", listen).in_sync())
         } else {
             let mut pod = Pod::prepare(binary, setup);
-            env.into_iter().for_each(|(name, value)| pod.set(name, value));
+            env().for_each(|(name, value)| pod.set(name, value));
             Place::Sidecar(pod.in_sync())
         };
         Self(pod)
+    }
+
+    /// Publishes a release and moves the pointer to it, whatever becomes of it.
+    pub fn deploy(&self, app: App, id: &str) {
+        self.0.deploy(app, id);
     }
 
     /// Whether the release has not passed its check yet.

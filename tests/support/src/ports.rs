@@ -1,7 +1,7 @@
 use std::{
     fs::{self, File},
-    net::TcpListener,
-    sync::{Mutex, PoisonError},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
+    sync::{LazyLock, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -14,6 +14,15 @@ const TRIES: u32 = 1000;
 
 /// Held until this process ends: who starts later may need the port's old owner to be gone.
 static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// Where a rig's own listen, and are asked: 127.0.0.1, or ::1 in a network that has no IPv4.
+pub fn loopback() -> IpAddr {
+    static ADDRESS: LazyLock<IpAddr> = LazyLock::new(|| match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
+        Ok(_) => Ipv4Addr::LOCALHOST.into(),
+        Err(_) => Ipv6Addr::LOCALHOST.into(),
+    });
+    *ADDRESS
+}
 
 /// A port of loopback that nobody listens on, and that no other rig is given while this process lives.
 /// Whoever asks the kernel for one only learns what was free a moment ago: tests that run at the same time

@@ -119,7 +119,8 @@ impl Drop for Proxies {
 fn run(number: usize, proxy: &Proxy, port: u16, shared: &Arc<Shared>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("the system gives us a runtime for a proxy").block_on(async {
-        let plan = Plan { from: proxy.address, patience: Duration::from_secs(70), ..Plan::modest(port) };
+        let plan =
+            Plan { from: proxy.address.into(), patience: Duration::from_secs(70), ..Plan::modest(port) };
         let mut sender =
             Sender { number, plan: Arc::new(plan), shared: shared.clone(), kept: Arc::default() };
         let mut dice = Dice(proxy.seed);

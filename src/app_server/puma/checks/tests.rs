@@ -56,6 +56,7 @@ pub(super) fn well(version: &str) -> Snapshot {
         memory: Memory { image: Some((image, Some(true))), setup: Some(setup(version)), ..Memory::default() },
         mode: RestartMode::Auto,
         told: config::Puma::default(),
+        shifts: false,
         beside: Vec::new(),
         parent: None,
     }

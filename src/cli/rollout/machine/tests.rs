@@ -296,8 +296,7 @@ fn a_pod_that_never_reports_again_is_waited_for_no_longer_than_it_may_be_silent(
     story.on();
     story.after(10);
     (1..3).for_each(|pod| story.arrives(pod));
-    let silent = |seconds: u64| Pod { silent_ms: seconds * 1000, ..pod("d", Place::Elsewhere) };
-    story.pods[3] = silent(3600);
+    story.pods[3] = Pod { silent_ms: 3_600_000, ..pod("d", Place::Elsewhere) };
     assert_eq!(story.after(350), State::Step, "it may not have read the pointer yet");
     assert_eq!(story.after(20), State::Bake);
 }

@@ -149,6 +149,9 @@ impl Rig {
                     self.set_candidate(Some(Candidate { key, ..candidate(None) }));
                 } else if command == ServerCommand::Switch {
                     self.switch(on);
+                } else if let (ServerCommand::Share { permille }, Some(server)) = (command, &mut self.server)
+                {
+                    server.beside.candidate.iter_mut().for_each(|candidate| candidate.share = permille);
                 }
                 (attempt, Step::Perform(command))
             }
@@ -356,6 +359,28 @@ fn where_nothing_else_will_do_it_is_tried_again_later_and_says_why() {
     }
     assert!(pauses[1] > pauses[0], "{pauses:?}");
     assert!(rig.done().iter().all(|done| done != "check beside=false"));
+}
+
+#[test]
+fn a_database_that_is_down_ends_no_server_and_rejects_nothing() {
+    let mut rig = Rig::candidate_boots(Rig::quick());
+    rig.done.clear();
+    let trouble = Problem::new(Reason::BootFailed, "a database refuses connections");
+    rig.set_candidate(Some(Candidate { trouble: Some(trouble), ended: true, ..candidate(None) }));
+    rig.looks(3);
+    assert_eq!(rig.done(), ["current v1", "reverted v1", "= Reverted"]);
+    let view = rig.agent.view();
+    assert_eq!((view.stage, reason(&rig.agent)), (Stage::Steady, Some(Reason::BootFailed)));
+    assert!(view.rejected.is_empty() && view.retry_at.is_some());
+}
+
+#[test]
+fn a_candidate_that_ends_while_the_live_server_fails_as_well_is_not_rejected() {
+    let mut rig = Rig::candidate_boots(Rig::quick());
+    rig.answers = Some(Probe::Unhealthy);
+    rig.set_candidate(Some(Candidate { ended: true, ..candidate(None) }));
+    rig.looks(3);
+    assert_eq!((rig.agent.view().rejected.len(), reason(&rig.agent)), (0, Some(Reason::ProbeFailed)));
 }
 
 #[test]

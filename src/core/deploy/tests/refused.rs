@@ -75,3 +75,19 @@ fn after_a_flip_that_failed_the_disk_says_where_current_leads() {
     agent.step(Moment(201), flip(None));
     assert_eq!(agent.current_complete(), Some(false));
 }
+
+#[test]
+fn what_keeps_a_restart_from_being_planned_is_one_refusal_however_often_it_is_tried() {
+    let mut agent = proven();
+    agent.step(Moment(1), Event::Pointer(Ok(at("v2", 2))));
+    agent.step(Moment(2), done(Step::Fetch));
+    let mut refusals = 0;
+    for (tries, now) in (1_u64..=3).zip((0_u64..).map(|n| 10 + n * 100_000)) {
+        let effects = agent.step(Moment(now), look(now, serving(), None));
+        let Some(Effect::Check { attempt, .. }) = effects.last() else { panic!("{tries}: {effects:?}") };
+        let refused = failed(attempt.0, Step::Check, Reason::NoMemory);
+        refusals += agent.step(Moment(now + 1), refused).len();
+        assert_eq!(reason(&agent), Some(Reason::NoMemory));
+    }
+    assert_eq!(refusals, 1, "the deploy has ended in the log once");
+}

@@ -72,6 +72,39 @@ fn without_reports_each_pod_waits_for_its_own_place_phased_as_well() {
 }
 
 #[test]
+fn without_reports_restarts_that_expose_or_stall_come_in_waves() {
+    for (mode, begins_at) in [(Mode::Phased, 25_005), (Mode::Hot, 25_005), (Mode::Beside, 5_005)] {
+        let mut agent = checked(mode);
+        agent.deploy.as_mut().unwrap().policy.wave = 2;
+        assert!(!begins_by(&mut agent, begins_at - 2), "{mode:?}");
+        assert!(begins_by(&mut agent, begins_at), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_pod_waits_for_the_one_before_it_in_its_queue_and_not_for_ever() {
+    let before = |done: &[Revision]| Some(done.iter().cloned().collect());
+    let queued = |done: &[Revision]| Fleet { well: v2(), wave: 1, before: before(done), ..among() };
+    let own = || at("v2", 2).revision;
+    for (mode, waits) in [(Mode::Phased, true), (Mode::Hot, true), (Mode::Beside, false)] {
+        let mut agent = told(mode, queued(&[]));
+        assert_eq!(begins_by(&mut agent, 10), !waits, "{mode:?}");
+        if waits {
+            assert_eq!(
+                agent.view().turn,
+                Some(Moment(25_005)),
+                "its own place, and twice a restart's time-out"
+            );
+            agent.step(Moment(5_500), Event::Fleet(queued(&[own()])));
+            assert!(begins_by(&mut agent, 6_000), "{mode:?}");
+            assert!(begins_by(&mut told(mode, queued(&[])), 25_005), "{mode:?}");
+        }
+    }
+    let mut agent = told(Mode::Phased, queued(&[at("v1", 1).revision]));
+    assert!(!begins_by(&mut agent, 10), "it is done with the move before only");
+}
+
+#[test]
 fn what_was_proved_here_before_waits_for_nobody() {
     let mut agent = proven();
     agent.step(Moment(1), Event::Pointer(Ok(at("v0", 2))));

@@ -99,6 +99,21 @@ pub struct Template {
     pub spec: Spec,
 }
 
+impl Template {
+    /// What the downward API says of this pod on the rig's only node. A label or annotation that it has not is empty.
+    pub(super) fn says(&self, field: &Field) -> String {
+        let Metadata { labels, annotations } = &self.metadata;
+        let named = |list: &str| field.field_path.strip_prefix(list)?.strip_prefix("['")?.strip_suffix("']");
+        match (field.field_path.as_str(), named("metadata.labels"), named("metadata.annotations")) {
+            ("spec.nodeName", ..) => "rig".into(),
+            ("status.podIP", ..) => super::network::ADDRESS.to_string(),
+            (_, Some(label), _) => labels.get(label).cloned().unwrap_or_default(),
+            (.., Some(annotation)) => annotations.get(annotation).cloned().unwrap_or_default(),
+            (path, ..) => panic!("the rig has no {path}"),
+        }
+    }
+}
+
 /// What is said about the pod.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,7 +172,7 @@ pub struct Container {
     pub args: Vec<String>,
     /// Its environment.
     #[serde(default)]
-    pub env: Vec<Variable>,
+    pub env: Vec<EnvVariable>,
     /// More of it.
     #[serde(default)]
     pub env_from: Vec<Variables>,
@@ -187,7 +202,7 @@ pub struct Container {
 impl Container {
     /// Sets a variable of its environment.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.env.push(Variable { name: name.into(), value: value.into() });
+        self.env.push(EnvVariable { name: name.into(), value: Some(value.into()), value_from: None });
     }
 
     pub(super) fn is_sidecar(&self) -> bool {
@@ -203,6 +218,26 @@ impl Container {
             }
         }
     }
+}
+
+/// A variable of an environment.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnvVariable {
+    /// Its name.
+    pub name: String,
+    /// Its value, where it stands there.
+    pub value: Option<String>,
+    /// Where it comes from else.
+    pub value_from: Option<ValueFrom>,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ValueFrom {
+    /// The pod itself.
+    pub field_ref: Field,
 }
 
 /// A variable.

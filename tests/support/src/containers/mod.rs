@@ -406,7 +406,11 @@ impl Shared {
                 self.manifest.config_maps.get(name).unwrap_or_else(|| panic!("no ConfigMap {name}")).clone(),
             );
         }
-        all.extend(spec.env.iter().map(|variable| (variable.name.clone(), variable.value.clone())));
+        let says = |from: &manifest::ValueFrom| self.manifest.pod.says(&from.field_ref);
+        all.extend(spec.env.iter().map(|variable| {
+            let value = variable.value.clone().or_else(|| variable.value_from.as_ref().map(says));
+            (variable.name.clone(), value.unwrap_or_default())
+        }));
         all
     }
 }

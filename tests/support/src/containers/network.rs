@@ -15,7 +15,7 @@ use super::manifest::{Container, HttpGet};
 use crate::http;
 
 /// The pod's address, to which the kubelet's requests go.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 
 /// A pod's network namespace.
 pub(super) struct Network(File);

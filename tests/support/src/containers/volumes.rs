@@ -38,14 +38,8 @@ impl Volumes {
                 }
                 VolumeKind::DownwardAPI { items } => {
                     volumes.directory(&place);
-                    let said = |path: &str| {
-                        let name = path.strip_prefix("metadata.annotations['")?.strip_suffix("']")?;
-                        manifest.pod.metadata.annotations.get(name).cloned()
-                    };
-                    let files = items.iter().map(|item| {
-                        let value = said(&item.field_ref.field_path);
-                        (item.path.clone(), value.unwrap_or_else(|| panic!("{}", item.field_ref.field_path)))
-                    });
+                    let files =
+                        items.iter().map(|item| (item.path.clone(), manifest.pod.says(&item.field_ref)));
                     volumes.swap(&place, &files.collect());
                 }
             }

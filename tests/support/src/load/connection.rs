@@ -1,7 +1,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     pin::Pin,
     sync::{
         Arc,
@@ -44,15 +44,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub async fn open(from: Ipv4Addr, port: u16) -> Result<Self, Lost> {
+    pub async fn open(from: IpAddr, port: u16) -> Result<Self, Lost> {
         let refused = |error: &dyn std::fmt::Display| Lost {
             why: format!("no connection: {error}"),
             before_any_byte: true,
         };
         let connect = async {
-            let socket = TcpSocket::new_v4()?;
+            let (socket, to): (_, IpAddr) = match from {
+                IpAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::LOCALHOST.into()),
+            };
             socket.bind((from, 0).into())?;
-            socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+            socket.connect((to, port).into()).await
         };
         let stream = connect.await.map_err(|e| refused(&e))?;
         let received = Arc::new(AtomicU64::new(0));

@@ -1,5 +1,5 @@
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +15,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+use crate::ports::loopback;
+
 mod client;
 mod connection;
 #[cfg(test)]
@@ -28,9 +30,9 @@ pub use records::{Latencies, Record, Records, Tally};
 /// Who sends what, and how often.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The address that the clients have, one of 127.0.0.0/8.
-    pub from: Ipv4Addr,
-    /// Where the app listens, on 127.0.0.1.
+    /// The address that the clients have, of this machine.
+    pub from: IpAddr,
+    /// Where the app listens, on loopback.
     pub port: u16,
     /// What every request of the steady load asks for.
     pub path: String,
@@ -52,7 +54,7 @@ impl Plan {
     /// About 100 requests a second, half of them on kept connections.
     pub fn modest(port: u16) -> Self {
         Self {
-            from: Ipv4Addr::LOCALHOST,
+            from: loopback(),
             port,
             path: "/".into(),
             keep_alive: 3,

@@ -11,6 +11,7 @@
 
 mod bucket;
 mod fault;
+mod moto;
 mod server;
 mod tls;
 
@@ -26,6 +27,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use bucket::Bucket;
 pub use fault::{Fault, Rule};
+pub use moto::Moto;
 use server::{Order, Shared};
 
 /// The bucket that there is.

@@ -11,6 +11,7 @@ use crate::{
         setup::RestartDir,
         snapshot::Snapshot,
     },
+    core::observation::Served,
     finding::{
         Severity::{Broken, Note},
         findings,
@@ -107,6 +108,24 @@ fn what_speaks_against_it_is_found_with_what_happens_instead() {
             assert!(!found(&snapshot).iter().any(|(code, _)| *code == "BESIDE_UNAVAILABLE"), "{words}");
         }
     }
+}
+
+#[test]
+fn shares_that_are_judged_by_health_alone_are_said() {
+    let mut snapshot = under_parent();
+    let served = |errors| Served { requests: 9, errors, p95_ms: None };
+    for (shifts, counted, wanted) in [
+        (false, None, vec![]),
+        (true, None, vec![("ERRORS_NOT_COUNTED", Note)]),
+        (true, Some(served(None)), vec![("ERRORS_NOT_COUNTED", Note)]),
+        (true, Some(served(Some(0))), vec![]),
+    ] {
+        (snapshot.shifts, snapshot.memory.counted) =
+            (shifts, counted.map(|served| (1, served)).into_iter().collect());
+        assert_eq!(found(&snapshot), wanted);
+    }
+    (snapshot.memory.counted, snapshot.mode) = (Default::default(), RestartMode::Hot);
+    assert!(!found(&snapshot).iter().any(|(code, _)| *code == "ERRORS_NOT_COUNTED"), "there are no shares");
 }
 
 #[test]

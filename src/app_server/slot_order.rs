@@ -1,13 +1,9 @@
 //! Orders that the parent carries out: start a server in an empty slot, give one the new connections, end one.
 
-use super::{
-    Puma,
-    aside::{self, Aside},
-    beside::key_of,
-    control::Whose,
-};
+use std::path::PathBuf;
+
+use super::{driver::Driver, inspector::LIMIT, server::Server, signaller::gone, trees::key_of};
 use crate::{
-    app_server::{driver::Driver, inspector::LIMIT, signaller::gone},
     core::{GenerationKey, Mode, Problem, Reason, ServerCommand},
     procs::Image,
     slots::{List, NoList, Request, Role, Run, Slot},
@@ -18,6 +14,7 @@ use crate::{
 pub(super) enum Order {
     Start,
     Steer,
+    Share(u32),
     Stop,
     Kill,
 }
@@ -27,6 +24,7 @@ impl Order {
         match command {
             ServerCommand::Restart(Mode::Beside) => Some(Self::Start),
             ServerCommand::Switch => Some(Self::Steer),
+            ServerCommand::Share { permille } => Some(Self::Share(permille)),
             ServerCommand::Abort(Mode::Beside) | ServerCommand::End => Some(Self::Stop),
             ServerCommand::Kill => Some(Self::Kill),
             _ => None,
@@ -34,17 +32,19 @@ impl Order {
     }
 }
 
-/// Has the parent do it.
-pub(super) async fn give(
-    puma: &Puma,
-    driver: &Driver<Puma>,
+/// Has the parent do it. `files`: those that a second server would take from the first.
+pub(super) async fn give<S: Server>(
+    driver: &Driver<S>,
     order: Order,
     on: GenerationKey,
+    files: impl Future<Output = Vec<PathBuf>> + Send,
 ) -> Result<(), Problem> {
     let list = driver.parent.list().await.map_err(|error| problem(&error))?;
     let request = match order {
-        Order::Start => start(puma, driver, &list, on).await?,
+        Order::Start => start(driver, &list, on, files).await?,
         Order::Steer => Request::Steer { run: alive(&list, on)?.number },
+        Order::Share(_) if !list.shares => return Err(no_shares()),
+        Order::Share(permille) => Request::Share { run: alive(&list, on)?.number, permille },
         Order::Stop | Order::Kill => match alive(&list, on) {
             Ok(run) => Request::Stop { run: run.number, kill: order == Order::Kill },
             // It has ended already.
@@ -54,39 +54,41 @@ pub(super) async fn give(
     driver.parent.order(&request).await.map(|_| ()).map_err(|error| problem(&error))
 }
 
+fn no_shares() -> Problem {
+    let message = "the parent of the app server is of an earlier version, which gives a server all connections or none: use \
+                   the same image of pitstop in both containers";
+    Problem::new(Reason::ConfigInvalid, message)
+}
+
 /// The server that this key means.
 fn alive(list: &List, on: GenerationKey) -> Result<&Run, Problem> {
     let found = list.runs().map(|(_, run)| run).find(|run| key_of(list.pid, run) == on);
-    found.ok_or_else(|| gone("the Puma that was started beside the live one has ended"))
+    found.ok_or_else(|| gone("the server that was started beside the live one has ended"))
 }
 
-async fn start(
-    puma: &Puma,
-    driver: &Driver<Puma>,
+async fn start<S: Server>(
+    driver: &Driver<S>,
     list: &List,
     on: GenerationKey,
+    files: impl Future<Output = Vec<PathBuf>> + Send,
 ) -> Result<Request, Problem> {
-    let memory = driver.memory().await;
-    let live = *memory.known.first().ok_or_else(|| gone("no Puma was seen yet"))?;
+    let (memory, name) = (driver.memory().await, S::KIND.name);
+    let live = *memory.known.last().ok_or_else(|| gone(&format!("no {name} was seen yet")))?;
     let image = driver.inspector.processes.look(LIMIT, move || Image::of(live.pid)).await;
     if image.and_then(Result::ok).is_none_or(|image| image.generation_key() != on) {
-        return Err(gone(&format!("Puma's master {} has ended or was restarted meanwhile", live.pid)));
+        return Err(gone(&format!("{name}'s master {} has ended or was restarted meanwhile", live.pid)));
     }
     if let Some(why) = &list.unfit {
-        return Err(Problem::new(Reason::ConfigInvalid, format!("no server was started beside Puma: {why}")));
+        return Err(Problem::new(
+            Reason::ConfigInvalid,
+            format!("no server was started beside {name}: {why}"),
+        ));
     }
     let slot = empty(list)?;
     let current = driver.current.clone();
     let target = driver.inspector.files.look(LIMIT, move || std::fs::read_link(current).ok()).await.flatten();
     let release = target.and_then(|target| Some(target.file_name()?.to_string_lossy().into_owned()));
-    let run = list.runs().map(|(_, run)| run).find(|run| run.role == Role::Live);
-    let whose = Whose { master: live.pid, aside: Aside::of(run) };
-    let mut files = puma.control.shared_files(&whose).await;
-    let names = memory.own.setup.map(|setup| setup.shared_files()).unwrap_or_default();
-    let shared = move || -> Vec<_> {
-        names.iter().filter_map(|name| aside::shared_name(live.pid, name.as_ref())).collect()
-    };
-    files.extend(driver.inspector.files.look(LIMIT, shared).await.unwrap_or_default());
+    let mut files = files.await;
     files.sort();
     files.dedup();
     Ok(Request::Start { slot, release: release.unwrap_or_default(), aside: files })
@@ -163,6 +165,7 @@ mod tests {
         let commands = [
             (ServerCommand::Restart(Mode::Beside), Some(Order::Start)),
             (ServerCommand::Switch, Some(Order::Steer)),
+            (ServerCommand::Share { permille: 100 }, Some(Order::Share(100))),
             (ServerCommand::End, Some(Order::Stop)),
             (ServerCommand::Kill, Some(Order::Kill)),
             (ServerCommand::Abort(Mode::Beside), Some(Order::Stop)),

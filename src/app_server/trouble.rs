@@ -2,7 +2,7 @@
 //! not to blame, and is not rejected.
 
 use crate::{
-    app_server::puma::raised,
+    app_server::raised,
     core::{Problem, Reason},
     slots::{Ended, Run},
 };
@@ -18,15 +18,18 @@ enum Trouble {
     Socket,
     PidFile,
     Database,
+    /// It takes no connections at all, so that no server could boot.
+    Down,
     Memory,
 }
 
-/// Texts of Ruby, Puma, Rails and of databases, in small letters.
-const SIGNS: [(&str, Trouble); 16] = [
+/// Texts of Ruby, Puma, Unicorn, Rails and of databases, in small letters.
+const SIGNS: [(&str, Trouble); 23] = [
     ("address already in use", Trouble::Address),
     ("errno::eaddrinuse", Trouble::Address),
     ("there is already a server bound to", Trouble::Socket),
     ("a server is already running", Trouble::PidFile),
+    ("already running on pid", Trouble::PidFile),
     ("too many clients already", Trouble::Database),
     ("remaining connection slots are reserved", Trouble::Database),
     ("too many connections", Trouble::Database),
@@ -36,6 +39,12 @@ const SIGNS: [(&str, Trouble); 16] = [
     ("max clients reached", Trouble::Database),
     ("max number of clients reached", Trouble::Database),
     ("connection limit exceeded", Trouble::Database),
+    ("connection refused", Trouble::Down),
+    ("errno::econnrefused", Trouble::Down),
+    ("can't connect to mysql server", Trouble::Down),
+    ("the database system is starting up", Trouble::Down),
+    ("the database system is shutting down", Trouble::Down),
+    ("the database system is in recovery mode", Trouble::Down),
     ("failed to allocate memory", Trouble::Memory),
     ("cannot allocate memory", Trouble::Memory),
     ("nomemoryerror", Trouble::Memory),
@@ -44,23 +53,33 @@ const SIGNS: [(&str, Trouble); 16] = [
 /// What kept this candidate from booting, if that is something which it shares with the server beside it. `addresses`
 /// are those that the parent holds sockets for. As long as it runs, only an exception counts.
 pub(crate) fn of(run: &Run, addresses: &[String]) -> Option<Problem> {
+    let killed = run.ended.filter(|ended| KILLED.contains(ended) && !run.told_to_stop);
+    match (found(run), killed) {
+        (Some((trouble, line)), _) => Some(trouble.problem(line, addresses)),
+        (None, Some(_)) => Some(Problem::new(
+            Reason::NoMemory,
+            "the second server was killed (SIGKILL), as the kernel does when the container's memory is used up: raise \
+             the memory limit of the app's container",
+        )),
+        (None, None) => None,
+    }
+}
+
+/// The same, if the next candidate would get into it as well: what the live server holds, it holds until it ends.
+pub(crate) fn lasting(run: &Run, addresses: &[String]) -> Option<Problem> {
+    let (trouble, line) = found(run)?;
+    let lasts = matches!(trouble, Trouble::Address | Trouble::Socket | Trouble::PidFile);
+    lasts.then(|| trouble.problem(line, addresses))
+}
+
+fn found(run: &Run) -> Option<(Trouble, &str)> {
     let lines: Vec<&str> = run.tail.iter().map(String::as_str).collect();
     let told = match (raised::last(&lines), &run.ended) {
         (Some((at, _)), _) => lines.get(with_what_it_caused(&lines, at)..).unwrap_or_default(),
         (None, Some(_)) => &lines[..],
         (None, None) => &[],
     };
-    let found = told.iter().rev().find_map(|line| Some((sign(line)?, *line)));
-    let killed = run.ended.filter(|ended| KILLED.contains(ended) && !run.told_to_stop);
-    match (found, killed) {
-        (Some((trouble, line)), _) => Some(trouble.problem(line, addresses)),
-        (None, Some(_)) => Some(Problem::new(
-            Reason::NoMemory,
-            "the second server was killed (SIGKILL), as the kernel does when the container's memory is used up: raise \
-             the memory limit of Puma's container",
-        )),
-        (None, None) => None,
-    }
+    told.iter().rev().find_map(|line| Some((sign(line)?, *line)))
 }
 
 /// Ruby writes an exception before the one that caused it, each with the lines of where it came from.
@@ -87,8 +106,8 @@ impl Trouble {
         let (reason, what) = match self {
             Self::Address if addresses.iter().any(own) => (
                 Reason::NotInherited,
-                "did not take the listening socket that it was given. Set exec.listen to the address as Puma's boot \
-                 log names it",
+                "did not take the listening socket that it was given. Set exec.listen to the address as the \
+                 server's log names it",
             ),
             Self::Address => (
                 Reason::ConfigInvalid,
@@ -110,8 +129,13 @@ impl Trouble {
                 "got no connection to a database, since two servers need twice as many. Raise the database's limit, or \
                  lower the pool",
             ),
+            Self::Down => (
+                Reason::BootFailed,
+                "could not connect to a database or another service, which refuses connections. The release is not \
+                 rejected, and the deploy is retried. Check that service, and the address that the release has for it",
+            ),
             Self::Memory => {
-                (Reason::NoMemory, "ran out of memory. Raise the memory limit of Puma's container")
+                (Reason::NoMemory, "ran out of memory. Raise the memory limit of the app's container")
             }
         };
         Problem::new(reason, format!("a second server beside the first {what} ({plain})"))
@@ -182,6 +206,8 @@ mod tests {
         is(&caused, Reason::ConfigInvalid, "/run/puma/control.sock");
         let rails = "=> Booting Puma\nA server is already running. Check /app/tmp/pids/server.pid.\nExiting";
         is(rails, Reason::ConfigInvalid, "the pid file of the first one");
+        let unicorn = "unicorn/http_server.rb:205:in `pid=': Already running on PID:45 (or pid=/run/u.pid is stale) (ArgumentError)";
+        is(unicorn, Reason::ConfigInvalid, "the pid file of the first one");
         is(
             "A server is already running (pid: 7, file: /rails/tmp/pids/server.pid).",
             Reason::ConfigInvalid,
@@ -215,6 +241,41 @@ connection to server at \"db\" (10.0.0.5), port 5432 failed: FATAL:  sorry, too 
     }
 
     #[test]
+    fn databases_that_are_down() {
+        for line in [
+            "could not connect to server: Connection refused (PG::ConnectionBad)",
+            "connection to server at \"10.0.0.5\", port 5432 failed: FATAL:  the database system is starting up (PG::ConnectionBad)",
+            "Can't connect to MySQL server on 'db:3306' (111) (Mysql2::Error::ConnectionError)",
+            "Connection refused - trilogy_connect - unable to connect to db:3306 (Trilogy::SyscallError::ECONNREFUSED)",
+            "Error connecting to Redis on db:6379 (Errno::ECONNREFUSED) (Redis::CannotConnectError)",
+            "Connection refused - connect(2) for 127.0.0.1:6379 (redis://127.0.0.1:6379) (RedisClient::CannotConnectError)",
+        ] {
+            let tail = format!("/app/config/environment.rb:5:in `<main>': {line}");
+            is(&tail, Reason::BootFailed, "refuses connections");
+            assert_eq!(lasting(&run(&tail, FAILED), &[]), None, "it comes back");
+        }
+        let refused = "connection to server at \"10.0.0.5\", port 5432 failed: Connection refused";
+        let two_lines = format!(
+            "pg.rb:9:in `new': {refused} (ActiveRecord::ConnectionNotEstablished)\n\tIs the server running on that host?\n\tfrom a.rb:1:in `x'"
+        );
+        is(&two_lines, Reason::BootFailed, "port 5432 failed");
+    }
+
+    #[test]
+    fn what_the_first_server_holds_the_next_candidate_will_find_as_well() {
+        for tail in [
+            "a.rb:1:in `bind': Address already in use - bind(2) for 0.0.0.0:9394 (Errno::EADDRINUSE)",
+            "b.rb:4:in `x': There is already a server bound to: /run/puma/control.sock (RuntimeError)",
+            "A server is already running. Check /app/tmp/pids/server.pid.",
+        ] {
+            assert!(lasting(&run(tail, FAILED), &[]).is_some(), "{tail}");
+        }
+        for tail in ["a.rb:1:in `x': too many connections (Mysql2::Error)", "a.rb:1: x (KeyError)"] {
+            assert_eq!(lasting(&run(tail, FAILED), &[]), None, "{tail}");
+        }
+    }
+
+    #[test]
     fn memory_that_is_used_up() {
         is("a.rb:1:in `x': failed to allocate memory (NoMemoryError)", Reason::NoMemory, "memory limit");
         is(
@@ -237,7 +298,6 @@ connection to server at \"db\" (10.0.0.5), port 5432 failed: FATAL:  sorry, too 
             "config.ru:1:in `<main>': this release is broken on purpose (RuntimeError)",
             // It went on without that port, and failed later.
             "W, exporter: Address already in use - bind(2) for 0.0.0.0:9394\nconfig.ru:9:in `<main>': x (KeyError)",
-            "could not connect to server: Connection refused (PG::ConnectionBad)",
         ] {
             assert_eq!(found(tail, FAILED), None, "{tail}");
         }

@@ -2,9 +2,15 @@
 //! init may stand in front of each. Titles and working directories do not tell them apart.
 
 use crate::{
-    procs::{Descent, Entry, ProcessId},
+    core::GenerationKey,
+    procs::{self, Descent, Entry, ProcessId},
     slots::{List, Role, Run},
 };
+
+/// What commands to a server call it.
+pub(super) fn key_of(parent: i32, run: &Run) -> GenerationKey {
+    procs::run_key(parent, run.number, run.start_time)
+}
 
 /// A server of the parent's, and what descends from the process that was started.
 #[derive(Debug, Clone)]

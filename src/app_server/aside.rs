@@ -1,4 +1,4 @@
-//! The files that a second Puma with the same configuration would take from the first: control socket, state file, pid
+//! The files that a second server with the same configuration would take from the first: control socket, state file, pid
 //! file. The parent keeps those of each server apart, and says where they are.
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,124 @@
+//! Unicorn beside Unicorn: it takes its sockets over by `UNICORN_FD`, and finishes its requests on SIGQUIT.
+
+use std::{path::Path, thread::spawn, time::Duration};
+
+use pitstop_rig::{App, ExecPod, Load, http, load::Plan, unicorn, until, until_within};
+use serde_json::{Value, json};
+
+use super::container::ask;
+use crate::PITSTOP;
+
+/// How long the end of a server may take on a busy machine.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+fn pod(lines: &str) -> ExecPod {
+    let mut pod =
+        ExecPod::prepare(Path::new(PITSTOP), unicorn::with(lines)).with("PITSTOP_RESTART_TIMEOUT", "20s");
+    pod.script = r#"cd "$CURRENT" && exec unicorn -E deployment -c config/unicorn.rb"#.into();
+    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
+    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    let pod = pod.in_sync();
+    until("Unicorn took the sockets", || {
+        let list = &ask(&pod.agent.state_dir(), &json!({ "do": "list" }))["list"];
+        (list["slots"][0]["run"]["inherited"] == true).then_some(())
+    });
+    pod
+}
+
+fn slot(pod: &ExecPod, role: &str) -> Option<Value> {
+    let status = pod.agent.status()?;
+    status["app_server"]["slots"].as_array()?.iter().find(|slot| slot["role"] == role).cloned()
+}
+
+fn master(pod: &ExecPod) -> Value {
+    until("the master", || {
+        Some(pod.agent.status()?["app_server"]["pid"].clone()).filter(|pid| !pid.is_null())
+    })
+}
+
+fn wait_until_no_server_is(pod: &ExecPod, role: &str) {
+    until_within(RECOVERY, "the server's end", || {
+        let status = pod.agent.status()?;
+        let slots = status["app_server"]["slots"].as_array()?;
+        (!slots.is_empty() && slots.iter().all(|slot| slot["role"] != role)).then_some(())
+    });
+}
+
+/// Nothing failed, and only these releases have answered.
+#[track_caller]
+fn assert_unnoticed(load: Load, releases: &[&str]) {
+    let records = load.finish();
+    records.assert_nothing_lost();
+    let strange = records
+        .requests()
+        .iter()
+        .find(|one| !one.release.as_deref().is_some_and(|release| releases.contains(&release)));
+    assert!(strange.is_none(), "{strange:?}");
+}
+
+#[test]
+fn e2e_beside_unicorn_a_good_release_is_met_by_nobody_before_its_check() {
+    // A second Unicorn does not start beside a pid file that names the first.
+    let dir = tempfile::tempdir().unwrap();
+    let pod = pod(&format!("pid '{}'\n", dir.path().join("unicorn.pid").display()));
+    let load = Load::start(Plan::modest(pod.puma.port()), "deploys");
+    let port = pod.puma.port();
+    for id in ["v2", "v3"] {
+        pod.deploy(App::SlowBoot, id);
+        until("the candidate", || slot(&pod, "candidate"));
+        let request = spawn(move || http::get_within(port, "/slow?s=6", RECOVERY).ok());
+        until_within(RECOVERY, "the switch", || (pod.agent.status()?["running"] == id).then_some(()));
+        wait_until_no_server_is(&pod, "lingering");
+        assert_eq!(request.join().unwrap().map(|answer| answer.status), Some(200), "SIGQUIT let it finish");
+    }
+    assert_eq!(pod.starts(), 1);
+    assert_eq!(unicorn::masters().len(), 1, "no master stays for the container's sake");
+    assert!(!pod.found("UNICORN_FIRST_MASTER_STAYS"), "{:?}", pod.findings());
+    assert_unnoticed(load, &["v1", "v2", "v3"]);
+}
+
+#[test]
+fn e2e_beside_unicorn_bad_releases_are_met_by_nobody() {
+    let pod = pod("preload_app true\n");
+    let load = Load::start(Plan::modest(pod.puma.port()), "bad releases");
+    let before = master(&pod);
+    for (at, (app, reason)) in
+        [(App::RaisesOnBoot, "boot_failed"), (App::UnhealthyPath, "probe_failed")].into_iter().enumerate()
+    {
+        let id = format!("bad{at}");
+        pod.deploy(app, &id);
+        assert_eq!(pod.wait_for_rejection(&id), reason, "{app:?}");
+        assert_eq!(master(&pod), before, "{app:?}");
+        wait_until_no_server_is(&pod, "candidate");
+        assert!(pod.current().ends_with("v1"));
+    }
+    assert_eq!(pod.starts(), 1);
+    assert_unnoticed(load, &["v1"]);
+}
+
+#[test]
+fn e2e_beside_unicorn_an_agent_that_is_killed_in_mid_deploy_goes_on() {
+    let pod = pod("");
+    let load = Load::start(Plan::modest(pod.puma.port()), "a crash");
+    pod.deploy(App::SlowBoot, "v2");
+    until("the candidate", || slot(&pod, "candidate"));
+    pod.kill_agent();
+    pod.agent.wait_in_sync("v2");
+    wait_until_no_server_is(&pod, "lingering");
+    assert_eq!((pod.starts(), unicorn::masters().len()), (1, 1));
+    assert_unnoticed(load, &["v1", "v2"]);
+}
+
+#[test]
+fn e2e_beside_unicorn_the_end_of_the_container_lets_requests_finish() {
+    let pod = pod("");
+    let port = pod.puma.port();
+    let request = spawn(move || http::get_within(port, "/slow?s=3", RECOVERY).ok());
+    until("the request", || {
+        // One of two workers is busy: the drain waits for it, and SIGQUIT lets it finish.
+        (pod.status()["app_server"]["pid"].is_number() && !request.is_finished()).then_some(())
+    });
+    pod.term();
+    assert_eq!(request.join().unwrap().map(|answer| answer.status), Some(200));
+    pod.wait_for_end();
+}
