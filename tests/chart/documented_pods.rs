@@ -39,7 +39,7 @@ fn nothing() -> Rendered {
 #[test]
 fn every_pod_passes_the_restricted_standard_and_says_which_image() {
     let Some(pods) = pods() else { return };
-    assert!(pods.len() >= 5, "{}", pods.len());
+    assert!(pods.len() >= 4, "{}", pods.len());
     for (place, pod) in pods {
         // What a document leaves out of a container that is not pitstop's has nothing to do with us.
         assert_eq!(violations(&pod), Vec::<String>::new(), "{place}");
@@ -122,7 +122,7 @@ fn the_documents_and_the_chart_have_one_set_of_names_and_numbers() {
             compared += 1;
         }
     }
-    assert!(compared > 60, "{compared}");
+    assert!(compared > 45, "{compared}");
 }
 
 /// The lines for `config/puma.rb`, and all else that stands in a document's blocks of Ruby.
