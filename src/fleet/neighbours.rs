@@ -63,6 +63,7 @@ impl Reader {
                     Err(_) => return,
                 }
             };
+            neighbours.turn_to(reading.revision.as_ref());
             match neighbours.look(&reading).await {
                 Ok(Some(fleet)) => {
                     if events.send(Event::Fleet(fleet)).is_err() {
@@ -88,12 +89,22 @@ struct Neighbours {
     /// The pods that may be alive, in their order.
     pods: Vec<String>,
     listed: Option<Instant>,
+    /// The move for which they are read.
+    revision: Option<Revision>,
 }
 
 impl Neighbours {
     fn of(reader: Reader) -> Self {
         let reports = Reports::of(&reader.store, &reader.pointer);
-        Self { reader, reports, pods: Vec::new(), listed: None }
+        Self { reader, reports, pods: Vec::new(), listed: None, revision: None }
+    }
+
+    /// For each move it is asked anew who is there: a pod that overlooks the others would not wait for them.
+    fn turn_to(&mut self, revision: Option<&Revision>) {
+        if self.revision.as_ref() != revision {
+            self.revision = revision.cloned();
+            self.listed = None;
+        }
     }
 
     fn pause(&self, reading: &Reading) -> Duration {
