@@ -205,6 +205,10 @@ fn the_documented_keys_are_those_that_there_are() {
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Number(number) => number.to_string(),
                 serde_json::Value::Bool(truth) => truth.to_string(),
+                serde_json::Value::Array(items) if !items.is_empty() => {
+                    let items: Vec<_> = items.iter().filter_map(serde_json::Value::as_str).collect();
+                    format!("[{}]", items.join(", "))
+                }
                 _ => String::new(),
             };
             [key, variable, default]
