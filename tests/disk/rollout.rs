@@ -222,32 +222,18 @@ fn without_a_way_back_what_stands_is_said_and_stays() {
 
 #[test]
 fn killed_at_every_step_and_started_again_it_goes_on() {
-    let points = [
-        "rollout.before.0",
-        "rollout.ran.before",
-        "rollout.canary.1",
-        "rollout.pointed.canary.1",
-        "rollout.smoke.1",
-        "rollout.ran.smoke",
-        "rollout.bake.1",
-        "rollout.step.2",
-        "rollout.pointed.canary.2",
-        "rollout.bake.2",
-        "rollout.finish.2",
-        "rollout.pointed.finish",
-    ];
     let story = Story { lease: "1s", ..Story::new() };
     let log = story.rig.dir.path().join("log");
     let [before, smoke] = ["before", "smoke"].map(|word| format!("echo {word} >> {}", log.display()));
     let args = ["v2", "--before", &before, "--smoke", &smoke, "--bake", "1s", "--step", "1"];
-    for point in points {
+    for point in pitstop_rig::ROLLOUT_POINTS {
         story.killed_at(point, &args);
     }
     let said = story.ends(&args, 0);
     assert!(said.contains("going on with the rollout of v2: all pods run it"), "{said}");
     assert_eq!(
         (story.names(), story.journal()["fence"].clone()),
-        ((json!("v2"), json!(2)), json!(points.len() + 1))
+        ((json!("v2"), json!(2)), json!(pitstop_rig::ROLLOUT_POINTS.len() + 1))
     );
     assert_eq!(story.fleet.running(), ["v2", "v2", "v2", "v2"]);
     // Once more for each death while it ran, or before that was written down.

@@ -265,21 +265,7 @@ fn e2e_a_rollout_that_is_killed_at_every_step_goes_on_and_outages_of_the_store_d
         "--step",
         "1",
     ];
-    let points = [
-        "rollout.before.0",
-        "rollout.ran.before",
-        "rollout.canary.1",
-        "rollout.pointed.canary.1",
-        "rollout.smoke.1",
-        "rollout.ran.smoke",
-        "rollout.bake.1",
-        "rollout.step.2",
-        "rollout.pointed.canary.2",
-        "rollout.bake.2",
-        "rollout.finish.2",
-        "rollout.pointed.finish",
-    ];
-    for point in points {
+    for point in pitstop_rig::ROLLOUT_POINTS {
         shop.killed_at(point, &args);
         // The pods go on without the store, and so does whoever starts while it is away.
         if point.starts_with("rollout.pointed") || point.starts_with("rollout.bake") {

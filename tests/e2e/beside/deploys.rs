@@ -8,13 +8,10 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{App, ExecPod, Load, Setup, Signal, http, load::Plan, signal, until, until_within};
-use serde_json::Value;
+use pitstop_rig::{App, ExecPod, Load, Setup, Signal, http, load::Plan, signal, until};
 
+use super::{RECOVERY, master, slot, wait_until_no_server_is};
 use crate::PITSTOP;
-
-/// How long the end of a server may take on a busy machine.
-const RECOVERY: Duration = Duration::from_secs(120);
 
 /// `v1` serves, and preloads: without a second server every deploy would be a hot restart. Control socket and state
 /// file have fixed names, which two servers would fight over.
@@ -29,18 +26,6 @@ fn pod(sidecar: bool) -> ExecPod {
     let pod = pod.in_sync();
     until("Puma took the sockets", || slot(&pod, "live"));
     pod
-}
-
-/// The slot with this role.
-fn slot(pod: &ExecPod, role: &str) -> Option<Value> {
-    let status = pod.agent.status()?;
-    status["app_server"]["slots"].as_array()?.iter().find(|slot| slot["role"] == role).cloned()
-}
-
-fn master(pod: &ExecPod) -> Value {
-    until("the master", || {
-        Some(pod.agent.status()?["app_server"]["pid"].clone()).filter(|pid| !pid.is_null())
-    })
 }
 
 /// A request that the server has, and answers when it is let go.
@@ -64,14 +49,6 @@ impl Held {
         fs::write(pod.puma.run_dir().join("go"), "").expect("the rig's own directory takes a file");
         assert_eq!(self.0.join().unwrap(), Some(200));
     }
-}
-
-fn wait_until_no_server_is(pod: &ExecPod, role: &str) {
-    until_within(RECOVERY, "the server's end", || {
-        let status = pod.agent.status()?;
-        let slots = status["app_server"]["slots"].as_array()?;
-        (!slots.is_empty() && slots.iter().all(|slot| slot["role"] != role)).then_some(())
-    });
 }
 
 fn load(pod: &ExecPod) -> Load {

@@ -16,9 +16,12 @@ use pitstop_rig::{
     puma::children,
     signal, until, until_within,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::container::{CLIENT, PROBE_SOURCE, Parent, plain};
+use super::{
+    container::{CLIENT, PROBE_SOURCE, Parent, plain},
+    slot,
+};
 use crate::PITSTOP;
 
 /// How long a step, or the way back, may take on a busy machine.
@@ -37,11 +40,6 @@ fn pod(steps: &str, requests: u32) -> ExecPod {
     let pod = pod.in_sync();
     until("Puma took the sockets", || slot(&pod, "live"));
     pod
-}
-
-fn slot(pod: &ExecPod, role: &str) -> Option<Value> {
-    let status = pod.agent.status()?;
-    status["app_server"]["slots"].as_array()?.iter().find(|slot| slot["role"] == role).cloned()
 }
 
 /// Waits until the candidate gets so many of 1000 new connections.

@@ -1,15 +1,12 @@
 //! Unicorn beside Unicorn: it takes its sockets over by `UNICORN_FD`, and finishes its requests on SIGQUIT.
 
-use std::{path::Path, thread::spawn, time::Duration};
+use std::{path::Path, thread::spawn};
 
 use pitstop_rig::{App, ExecPod, Load, http, load::Plan, unicorn, until, until_within};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::container::ask;
+use super::{RECOVERY, container::ask, master, slot, wait_until_no_server_is};
 use crate::PITSTOP;
-
-/// How long the end of a server may take on a busy machine.
-const RECOVERY: Duration = Duration::from_secs(120);
 
 fn pod(lines: &str) -> ExecPod {
     let mut pod =
@@ -23,25 +20,6 @@ fn pod(lines: &str) -> ExecPod {
         (list["slots"][0]["run"]["inherited"] == true).then_some(())
     });
     pod
-}
-
-fn slot(pod: &ExecPod, role: &str) -> Option<Value> {
-    let status = pod.agent.status()?;
-    status["app_server"]["slots"].as_array()?.iter().find(|slot| slot["role"] == role).cloned()
-}
-
-fn master(pod: &ExecPod) -> Value {
-    until("the master", || {
-        Some(pod.agent.status()?["app_server"]["pid"].clone()).filter(|pid| !pid.is_null())
-    })
-}
-
-fn wait_until_no_server_is(pod: &ExecPod, role: &str) {
-    until_within(RECOVERY, "the server's end", || {
-        let status = pod.agent.status()?;
-        let slots = status["app_server"]["slots"].as_array()?;
-        (!slots.is_empty() && slots.iter().all(|slot| slot["role"] != role)).then_some(())
-    });
 }
 
 /// No master stays for the container's sake. (Right after a switch /status still shows the roles from before it.)

@@ -163,6 +163,22 @@ fn stopped(pid: i32) -> bool {
     })
 }
 
+/// Where a rollout with a canary and one more step can be killed on its way forward, in that order.
+pub const ROLLOUT_POINTS: [&str; 12] = [
+    "rollout.before.0",
+    "rollout.ran.before",
+    "rollout.canary.1",
+    "rollout.pointed.canary.1",
+    "rollout.smoke.1",
+    "rollout.ran.smoke",
+    "rollout.bake.1",
+    "rollout.step.2",
+    "rollout.pointed.canary.2",
+    "rollout.bake.2",
+    "rollout.finish.2",
+    "rollout.pointed.finish",
+];
+
 /// Whether the test may change users and mount namespaces.
 ///
 /// # Panics
