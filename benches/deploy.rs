@@ -94,6 +94,8 @@ impl Side {
         agent.env.extend(s3.iter().flat_map(S3Rig::env));
         agent.env.push(("PITSTOP_RESTART_MODE".into(), mode.name().into()));
         agent.env.push(("PITSTOP_POLL_INTERVAL".into(), POLL.into()));
+        // A pod has one Puma. Here are two, the script's as well.
+        agent.env.push(("PITSTOP_PUMA_MATCH".into(), format!("tcp://127.0.0.1:{}", puma.port())));
         if matches!(kind, Kind::File) {
             let pointer = puma.scratch().join("pointer/release");
             fs::create_dir(pointer.parent().expect("it has one")).expect("the pointer's directory");

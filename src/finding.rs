@@ -212,6 +212,8 @@ codes! {
     PhasedRestartUnavailable = "PHASED_RESTART_UNAVAILABLE",
     /// No second server can be started beside the first.
     BesideUnavailable = "BESIDE_UNAVAILABLE",
+    /// The parent of the app server gives a server all connections or none.
+    SharesUnavailable = "SHARES_UNAVAILABLE",
     /// There is no memory for a second server beside the first.
     BesideNoMemory = "BESIDE_NO_MEMORY",
     /// A share of the traffic is judged by health alone.

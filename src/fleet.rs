@@ -15,7 +15,7 @@ mod glance;
 pub(crate) mod moves;
 mod neighbours;
 mod report;
-mod reports;
+pub(crate) mod reports;
 mod steward;
 
 pub(crate) use canary::Chooser;
@@ -199,6 +199,7 @@ mod tests {
         let pauses: Vec<_> = (0..100).map(|_| Pauses::default().after(&report(true, 7))).collect();
         assert!(pauses.iter().all(|pause| *pause * 2 < GOOD_AT_REST));
         assert!(pauses.iter().any(|pause| *pause != pauses[0]), "not all pods at once");
+        assert_eq!(AT_REST.as_secs(), 600, "docs/sizing.md says what that costs");
         assert!(AT_WORK * 2 < LIVE && Pauses::default().after(&report(false, 7)) == AT_WORK);
     }
 }

@@ -21,6 +21,9 @@ pub mod effects;
 pub mod finding;
 // Where a test may stop the agent to kill it there.
 pub mod failpoint;
+// Bytes at random for parsers.
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 // What each pod runs, told to everybody.
 pub mod fleet;
 // The user's trial boot of a release.

@@ -54,6 +54,7 @@ pub struct Metrics {
     reason: IntGaugeVec,
     pointer_checks: IntCounterVec,
     pointer_last_success: GaugeVec,
+    pointer_expires: GaugeVec,
     deploys: IntCounterVec,
     deploy_duration: Histogram,
     stage_duration: HistogramVec,
@@ -114,6 +115,10 @@ impl Metrics {
             pointer_last_success: b.float_gauges(
                 "pitstop_pointer_last_success_timestamp_seconds",
                 "When the pointer was last read successfully, in seconds since the epoch.",
+            ),
+            pointer_expires: b.float_gauges(
+                "pitstop_pointer_expires_timestamp_seconds",
+                "When the signature of the pointer expires, in seconds since the epoch.",
             ),
             deploys: b.counters(
                 "pitstop_deploys_total",
@@ -251,6 +256,14 @@ impl Metrics {
         self.pointer_checks.with_label_values(&[failure.map_or("ok", Reason::code)]).inc();
         if failure.is_none() {
             self.pointer_last_success.with_label_values::<&str>(&[]).set(at);
+        }
+    }
+
+    /// When the signature of the pointer expires, in seconds since the epoch; `None`: it has none.
+    pub(crate) fn pointer_expires(&self, at: Option<u64>) {
+        match at {
+            Some(at) => self.pointer_expires.with_label_values::<&str>(&[]).set(at as f64),
+            None => self.pointer_expires.reset(),
         }
     }
 

@@ -294,17 +294,17 @@ struct Watching {
 
 impl Watching {
     async fn run(mut self) {
+        let mut kicked = None;
         loop {
             // Before the look: what changes after it is not missed.
             self.watch_directory().await;
-            let began = Instant::now();
             let look = self.looker.look().await;
             self.report(look);
             let pause = jittered(pause(self.settings.poll_interval, self.failures));
             tokio::select! {
                 () = self.latest.closed() => return,
                 () = tokio::time::sleep(pause) => {}
-                () = self.kick.wait(began) => {}
+                () = self.kick.wait(kicked) => kicked = Some(Instant::now()),
             }
         }
     }

@@ -17,6 +17,8 @@ use crate::{
 };
 
 mod dial;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed;
 mod paused;
 
 use dial::Dialled;

@@ -5,8 +5,9 @@
 //! another address in each exec, and `/proc/PID/auxv` tells the address.
 
 use std::{
-    fmt, fs, io,
-    io::Read,
+    fmt,
+    fs::{self, File},
+    io::{self, Read},
     net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -277,8 +278,13 @@ pub(crate) fn caught_signals(pid: i32) -> Result<u64, ProcsError> {
 /// The names of a process's threads, as far as the kernel keeps them: 15 bytes.
 pub(crate) fn threads(pid: i32) -> Vec<String> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    let names = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    names.map(|name| name.trim_end().to_owned()).collect()
+    // A name has at most 15 bytes. One read for each: a look has many of them.
+    let name = |task: fs::DirEntry| {
+        let mut bytes = [0; 32];
+        let read = File::open(task.path().join("comm")).and_then(|mut file| file.read(&mut bytes)).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..read]).trim_end().to_owned())
+    };
+    tasks.flatten().filter_map(name).collect()
 }
 
 /// A variable of the environment that the process was started with.

@@ -101,7 +101,7 @@ impl Log {
         Ok((log, records))
     }
 
-    /// Appends a record and syncs it. After an error it counts as not written: the next append
+    /// Appends a record and syncs it; but for `signalled`, which outlasts the agent and no loss of power. After an error it counts as not written: the next append
     /// cuts off whatever came of it.
     ///
     /// # Errors
@@ -137,12 +137,12 @@ impl Log {
             );
             return Problem::new(Reason::VolumeUnavailable, message);
         }
+        let full = volume::full(&self.path, error);
         let error = beneath::plain_error(error);
+        if let Some(full) = full {
+            return Problem::new(Reason::NoSpace, format!("{full} ({path}: {error})"));
+        }
         match kind {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                let full = volume::full(&self.path);
-                Problem::new(Reason::NoSpace, format!("{full}: free space on it ({path}: {error})"))
-            }
             io::ErrorKind::InvalidInput => {
                 let message = format!("{path} is not a regular file: move it away, pitstop makes a new one");
                 Problem::new(Reason::VolumeUnavailable, message)
@@ -180,7 +180,13 @@ impl Log {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         failpoint::hit("journal.written");
-        file.sync_data()?;
+        if record.event == RecordEvent::Signalled {
+            // No power, no restart under way: then nobody believes the line (`boot_id`), and it need not outlast that. A
+            // network file system writes it now.
+            nix::unistd::close(file)?;
+        } else {
+            file.sync_data()?;
+        }
         failpoint::hit("journal.synced");
         self.cut_at = None;
         Ok(())
@@ -332,6 +338,27 @@ fn last_two_releases(old: &[(&[u8], Record)]) -> Vec<usize> {
         }
     }
     found
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    use crate::revision::Revision;
+
+    /// Whatever is in a journal, it takes another line and forgets none.
+    pub(crate) fn journal(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = path(dir.path(), "web-0");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("it is made");
+        fs::write(&path, bytes).expect("it is written");
+        let (mut log, before) = Log::open(path.clone()).expect("a plain file");
+        let revision = Revision { release: "v3".parse().expect("an id"), sequence: Some(3) };
+        let event = RecordEvent::Verified;
+        let added = Record { event, revision, reason: None, baseline: None, mode: None };
+        log.append(&added).expect("it is written");
+        assert_eq!(Log::open(path).expect("a plain file").1, [before, vec![added]].concat());
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! What a look at the table misses, connections that came and went between two looks, [`Ends`] tells.
 //! Not seen: listeners on unix sockets (`unix://` binds behind a proxy in the same pod).
 
-mod diag;
+pub(crate) mod diag;
 mod ends;
 pub(crate) mod own;
 
@@ -197,6 +197,21 @@ fn address(bytes: [u8; 16], v6: bool) -> IpAddr {
         IpAddr::from(bytes).to_canonical()
     } else {
         IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    use procfs::FromBufReadSI;
+
+    /// `/proc/net/tcp`, and `tcp6`.
+    pub(crate) fn proc_net(bytes: &[u8]) {
+        let entries = procfs::net::TcpNetEntries::from_buf_read(bytes, procfs::current_system_info());
+        let mut table = Table::default();
+        entries.iter().flat_map(|entries| &entries.0).for_each(|entry| table.add(proc_row(entry)));
+        table.finish();
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -19,9 +22,9 @@ use crate::{
 };
 
 mod envelope;
-mod floor;
+pub(crate) mod floor;
 mod keys;
-mod pointer;
+pub(crate) mod pointer;
 mod release;
 #[cfg(test)]
 mod tests;
@@ -44,6 +47,9 @@ pub struct Trust {
     /// Where the newest statement is remembered, beyond this process.
     memory: Option<PathBuf>,
     seen: Mutex<Seen>,
+    /// When the pointer's signature expires, in seconds since 1970; 0: none was seen that holds. Not behind the lock, which
+    /// is held while a file is written.
+    expires: AtomicU64,
     noted: Noted,
 }
 
@@ -52,6 +58,8 @@ pub struct Trust {
 struct Seen {
     /// Read from the file once, when it is first needed.
     floor: Option<Floor>,
+    /// Whether the file has it.
+    kept: bool,
     revocations: Revocations,
 }
 
@@ -151,6 +159,11 @@ impl Trust {
     fn forget(&self, code: Code) {
         let mut noted = self.noted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         noted.retain(|other| other.code != code);
+    }
+
+    /// When the signature of the pointer expires, in seconds since 1970; `None` where none was seen that holds.
+    pub(crate) fn pointer_expires(&self) -> Option<u64> {
+        Some(self.expires.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 mod output;
 
+use crate::procs::memory::RETURN_FREED;
 use output::{Output, shown};
 
 /// What runs them.
@@ -109,22 +110,26 @@ impl UserCommand {
     }
 
     /// Runs it in this directory, with these variables besides the agent's own; the keys of the agent and its
-    /// credentials are left out. What it leaves running goes on; it is ended itself if nobody waits any longer.
+    /// credentials are left out. What it leaves running goes on; it is ended itself if nobody waits any longer. The
+    /// variables are found out on the command's own thread, so they may read the volume.
     ///
     /// # Errors
     /// [`CommandError`]: anything but the exit code 0, in time.
-    pub(crate) async fn run(&self, dir: &Path, variables: &[(&str, &str)]) -> Result<(), CommandError> {
+    pub(crate) async fn run(
+        &self,
+        dir: &Path,
+        variables: impl FnOnce() -> Vec<(&'static str, String)> + Send + 'static,
+    ) -> Result<(), CommandError> {
         let key = self.key;
         let not_run = |why: String| CommandError::NotRun { key, why };
         let stop = Stop::default();
         let _ended = EndedWith(stop.clone());
         let (this, dir) = (self.clone(), dir.to_owned());
-        let variables: Vec<_> =
-            variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let (reply, answer) = oneshot::channel();
         // A thread of its own: the directory may lie on a volume that hangs.
         let job = move || {
-            let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+            let variables = variables();
+            let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
             let _ = reply.send(this.run_here(&dir, &variables, &stop, Leftovers::GoOn));
         };
         thread::Builder::new()
@@ -179,6 +184,10 @@ impl UserCommand {
         command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
         let ours = std::env::vars_os().map(|(name, _)| name);
         for name in ours.filter(|name| is_ours(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
+        let (name, value) = RETURN_FREED;
+        if std::env::var_os(name).is_some_and(|set| set == value) {
             command.env_remove(name);
         }
         let child = command.envs(variables.iter().copied()).spawn()?;
@@ -277,7 +286,7 @@ mod tests {
     }
 
     async fn run(line: &str) -> Result<(), CommandError> {
-        command(line, Duration::from_secs(60)).run(Path::new("/"), &[("RELEASE", "v2")]).await
+        command(line, Duration::from_secs(60)).run(Path::new("/"), || vec![("RELEASE", "v2".into())]).await
     }
 
     async fn until_gone(pid: i32) {
@@ -320,7 +329,8 @@ mod tests {
     async fn what_takes_too_long_is_ended_with_all_that_it_started() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let line = format!("sleep 600 & echo $! > {}; wait", file.path().display());
-        let error = command(&line, Duration::from_millis(300)).run(Path::new("/"), &[]).await.unwrap_err();
+        let error =
+            command(&line, Duration::from_millis(300)).run(Path::new("/"), Vec::new).await.unwrap_err();
         assert_eq!(error.to_string(), "command.restart took longer than 300ms and was ended");
         until_gone(pid_in(file.path()).unwrap()).await;
     }

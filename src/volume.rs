@@ -1,6 +1,6 @@
 //! What is said of the volume that a path lies on.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 /// Whether the path is on a network file system.
 pub(crate) fn is_networked(path: &Path) -> bool {
@@ -14,18 +14,33 @@ fn is_network(kind: rustix::fs::FsWord) -> bool {
     KINDS.contains(&(kind as u32))
 }
 
-/// Says that the volume of the path is full, and what is left of it.
-pub(crate) fn full(path: &Path) -> String {
-    says(path, "is full")
+/// Says that there is no more room for the path, where this error says so, and what to do.
+pub(crate) fn full(path: &Path, error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Some(format!("{}: free space on it", says(path, "is full"))),
+        // What is free on the volume says nothing about it.
+        io::ErrorKind::QuotaExceeded => {
+            let volume = mount_of(path).map_or(path, |(mount, _)| mount).display();
+            Some(format!("a quota on the volume at {volume} is used up: raise the quota, free space"))
+        }
+        _ => None,
+    }
+}
+
+/// Where the volume of the path is mounted, and what is there of the path.
+fn mount_of(path: &Path) -> Option<(&Path, &Path)> {
+    let mut here = path.ancestors().filter_map(|dir| Some((dir, fs::metadata(dir).ok()?.dev())));
+    let (nearest, dev) = here.next()?;
+    let mount = here.take_while(|(_, other)| *other == dev).last().map_or(nearest, |(dir, _)| dir);
+    Some((mount, nearest))
 }
 
 /// Says this of the volume of the path, with what is left of it.
 pub(crate) fn says(path: &Path, what: &str) -> String {
-    let mut here = path.ancestors().filter_map(|dir| Some((dir, fs::metadata(dir).ok()?.dev())));
-    let Some((nearest, dev)) = here.next() else {
+    let Some((mount, nearest)) = mount_of(path) else {
         return format!("the volume of {} {what}", path.display());
     };
-    let mount = here.take_while(|(_, other)| *other == dev).last().map_or(nearest, |(dir, _)| dir).display();
+    let mount = mount.display();
     let Ok(stat) = rustix::fs::statvfs(nearest) else { return format!("the volume at {mount} {what}") };
     let size = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     let (free, all) = (size(stat.f_bavail), size(stat.f_blocks));

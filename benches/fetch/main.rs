@@ -3,7 +3,8 @@
 //!
 //! One run on one machine, all with the same release, as large as a Rails app's. The volume is the rig's own
 //! (`pitstop_rig::SlowVolume`): 64 slots, `BENCH_DELAY_MS` (5) for each operation. `BENCH_FILES` (33240) makes a smaller release,
-//! `BENCH_RUNS` (5) decides how often the first fetch is measured. Needs root.
+//! `BENCH_RUNS` (5) decides how often the first fetch is measured, and `BENCH_ONLY` takes some of its parts:
+//! `publish,first,local,pods,superseded,delta,app,idle,elsewhere`. Needs root.
 //!
 //! Left out: ripunzip and node-tar, which are not packaged in Debian; tar on the slow volume, since it takes a quarter of
 //! an hour; `rsync --link-dest` of more than 4,000 files, for the same reason.
@@ -14,7 +15,12 @@ mod peers;
 mod rig;
 mod tree;
 
-use std::{fs, io, path::Path, process::Command, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use measure::{Measured, median, run};
 use parts::App;
@@ -26,6 +32,11 @@ use rig::{Moto, Rig, SLOTS};
 
 /// With more files rsync takes too long.
 const RSYNC_FILES_MAX: usize = 4000;
+
+/// A fetch with so little in flight takes minutes,
+const FEW: usize = 4;
+/// and is left after so long, or in its middle.
+const LARGE_FETCH: Duration = Duration::from_secs(60);
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -75,12 +86,17 @@ impl Bench {
                 None,
             ));
         }
-        for (tree, release) in [("v1", "v1"), ("v2", "v2"), ("v2", "v3")] {
-            self.rig.publish(tree, release);
-        }
+        self.publish_all();
         let (ours, peer) = (median(ours), median(peer));
         let how = "medians of at most three, by turns; pitstop's with all checks, its manifest and the copy into the store";
         self.figure("publish", (ours.seconds, peer.seconds), "s", ("tar | zstd -3", how));
+    }
+
+    /// What the rest needs.
+    fn publish_all(&self) {
+        for (tree, release) in [("v1", "v1"), ("v2", "v2"), ("v2", "v3")] {
+            self.rig.publish(tree, release);
+        }
     }
 
     fn first_fetch(&mut self) {
@@ -240,6 +256,36 @@ impl Bench {
         );
     }
 
+    /// In the middle of a fetch the pointer moves on.
+    fn superseded(&mut self) {
+        self.rig.promote("v1");
+        let volume = self.rig.volume("superseded");
+        let began = Instant::now();
+        let _agent = self.rig.agent(volume.path(), Some(FEW));
+        let half = (self.files / 2) as u64;
+        while began.elapsed() < LARGE_FETCH && volume.counts().by_name["write"] < half {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let at = began.elapsed().as_secs();
+        let (moved, next) = (Instant::now(), volume.path().join(".pitstop/fetching/v2"));
+        self.rig.promote("v2");
+        while !next.exists() {
+            assert!(moved.elapsed() < LARGE_FETCH, "the fetch of v2 does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let seconds = moved.elapsed().as_secs_f64();
+        println!("  moved {at} s into a fetch: the next one starts after {seconds:.2} s");
+        let how = format!(
+            "{at} s into a fetch with {FEW} in flight; seconds from `promote` until the next fetch starts"
+        );
+        self.figure(
+            "a newer move in the middle of a fetch",
+            (seconds, 2.0),
+            "s",
+            ("what is wanted at most", &how),
+        );
+    }
+
     /// What an app on the same volume notices, and how long the rest takes.
     fn beside_an_app(&mut self, volume: &SlowVolume) {
         // What an app reads is in use, so that nobody prunes it.
@@ -309,22 +355,43 @@ fn delta_with(rig: &Rig) -> Measured {
     next_release(rig, &volume)
 }
 
+/// A part of the benchmark.
+type Part = fn(&mut Bench);
+
 fn main() -> io::Result<()> {
     if parts::played()? {
         return Ok(());
     }
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let is_wanted = |part: &str| only.is_empty() || only.split(',').any(|wanted| wanted == part);
     let mut bench = Bench::prepare()?;
-    bench.publish();
-    bench.first_fetch();
-    bench.local();
-    bench.four_pods();
-    bench.rig.promote("v1");
-    let volume = bench.rig.volume("volume");
-    run("first fetch", &mut bench.rig.fetch(volume.path(), Some(SLOTS)), Some(&volume));
-    let once = bench.delta(&volume);
-    bench.beside_an_app(&volume);
-    drop(volume);
-    bench.idle_memory();
-    bench.delta_elsewhere(&once)?;
+    if is_wanted("publish") {
+        bench.publish();
+    } else {
+        bench.publish_all();
+    }
+    let parts: [(&str, Part); 4] = [
+        ("first", Bench::first_fetch),
+        ("local", Bench::local),
+        ("pods", Bench::four_pods),
+        ("superseded", Bench::superseded),
+    ];
+    parts.iter().filter(|(name, _)| is_wanted(name)).for_each(|(_, part)| part(&mut bench));
+    if ["delta", "app", "elsewhere"].into_iter().any(is_wanted) {
+        bench.rig.promote("v1");
+        let volume = bench.rig.volume("volume");
+        run("first fetch", &mut bench.rig.fetch(volume.path(), Some(SLOTS)), Some(&volume));
+        let once = bench.delta(&volume);
+        if is_wanted("app") {
+            bench.beside_an_app(&volume);
+        }
+        drop(volume);
+        if is_wanted("elsewhere") {
+            bench.delta_elsewhere(&once)?;
+        }
+    }
+    if is_wanted("idle") {
+        bench.idle_memory();
+    }
     publish(Path::new(env!("CARGO_MANIFEST_DIR")), "fetch", &bench.figures)
 }

@@ -6,6 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeVal,
+};
 use pitstop_rig::{SlowVolume, slow_volume::Counts};
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(4);
@@ -16,6 +20,8 @@ pub struct Measured {
     pub seconds: f64,
     /// The most memory that one of its processes had.
     pub rss_mib: f64,
+    /// Of processors, its own and the kernel's for it. The volume's own is not part of it.
+    pub cpu_seconds: f64,
     /// Of the volume, if it was on one.
     pub counts: Option<Counts>,
 }
@@ -33,7 +39,7 @@ pub fn all(what: &str, commands: Vec<&mut Command>, volume: Option<&SlowVolume>)
     if let Some(volume) = volume {
         volume.reset();
     }
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_seconds());
     let start = |command: &mut Command| {
         command.stdout(Stdio::null()).spawn().unwrap_or_else(|e| panic!("{what}: {e}"))
     };
@@ -48,15 +54,15 @@ pub fn all(what: &str, commands: Vec<&mut Command>, volume: Option<&SlowVolume>)
         left = children.len() - ended.len();
     }
     let seconds = began.elapsed().as_secs_f64();
-    let measured =
-        Measured { seconds, rss_mib: rss_kib as f64 / 1024.0, counts: volume.map(SlowVolume::counts) };
+    let (rss_mib, cpu_seconds) = (rss_kib as f64 / 1024.0, cpu_seconds() - cpu);
+    let measured = Measured { seconds, rss_mib, cpu_seconds, counts: volume.map(SlowVolume::counts) };
     println!("  {what}: {measured}");
     measured
 }
 
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} s, {:.0} MiB", self.seconds, self.rss_mib)?;
+        write!(f, "{:.2} s ({:.2} of CPU), {:.0} MiB", self.seconds, self.cpu_seconds, self.rss_mib)?;
         self.counts.iter().try_for_each(|counts| write!(f, "; {counts}"))
     }
 }
@@ -72,6 +78,13 @@ impl Measured {
 pub fn median(mut runs: Vec<Measured>) -> Measured {
     runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     runs.swap_remove(runs.len() / 2)
+}
+
+/// Of all processes that have ended.
+fn cpu_seconds() -> f64 {
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the kernel counts");
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    seconds(used.user_time()) + seconds(used.system_time())
 }
 
 /// What a process has in memory now.

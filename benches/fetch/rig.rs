@@ -85,16 +85,19 @@ impl Rig {
         self.path(&format!("store/releases/{release}.tar.zst"))
     }
 
+    pub fn agent(&self, deploy_to: &Path, in_flight: Option<usize>) -> Agent {
+        let mut run = self.pitstop(&["run"], deploy_to);
+        run.env("PITSTOP_STATE_DIR", self.path("idle")).env("PITSTOP_LISTEN", "127.0.0.1:0");
+        run.envs(in_flight.map(|in_flight| ("PITSTOP_FETCH_IN_FLIGHT", in_flight.to_string())));
+        Agent(run.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the agent starts"))
+    }
+
     /// How much memory an agent has that waits: one that has fetched this release, and one that found it.
     pub fn idle_mib(&self, release: &str, deploy_to: &Path) -> (f64, f64) {
         self.promote(release);
-        let state = self.path("idle");
         std::fs::create_dir(deploy_to).expect("a directory");
         let idle = || {
-            let mut run = self.pitstop(&["run", "--child-of", &std::process::id().to_string()], deploy_to);
-            run.env("PITSTOP_STATE_DIR", &state).env("PITSTOP_LISTEN", "127.0.0.1:0");
-            let agent =
-                Agent(run.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the agent starts"));
+            let agent = self.agent(deploy_to, None);
             let since = Instant::now();
             while !deploy_to.join("current/config.ru").exists() {
                 assert!(since.elapsed() < PATIENCE, "the agent does not fetch {release}");
@@ -107,15 +110,22 @@ impl Rig {
 }
 
 /// `pitstop run` without an app server; killed when it is dropped.
-struct Agent(Child);
+pub struct Agent(Child);
 
 impl Agent {
+    /// Of the process that does the work: the only child of `pitstop run`.
+    fn pid(&self) -> u32 {
+        let pid = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.expect("it runs").trim().parse().expect("one child")
+    }
+
     /// Once it has been the same for three seconds.
     fn settled_mib(&self) -> f64 {
         let (mut last, mut same) = (0.0, 0);
         while same < 3 {
             std::thread::sleep(Duration::from_secs(1));
-            let now = resident_mib(self.0.id());
+            let now = resident_mib(self.pid());
             same = if now == last { same + 1 } else { 0 };
             last = now;
         }

@@ -26,6 +26,8 @@ const PACKAGES: f64 = 849.0;
 const GEM_COUNT: f64 = 150.0;
 const ASSET_BYTES: f64 = 165.0 * 1_048_576.0;
 const LARGEST: f64 = 9.0 * 1_048_576.0;
+/// A path below this is long enough.
+const PATH_BYTES: usize = 700;
 /// Files of the largest directory.
 const CROWD: f64 = 640.0;
 
@@ -86,7 +88,9 @@ impl Maker {
         for number in 0..files {
             if number % 7 == 6 {
                 let above = self.dice.below(places.len().min(5) as u64) as usize;
-                places.push(places[places.len() - 1 - above].join(format!("part_{number}")));
+                let place = &places[places.len() - 1 - above];
+                let deep = place.as_os_str().len() > home.as_os_str().len() + PATH_BYTES;
+                places.push(if deep { home } else { place }.join(format!("part_{number}")));
             }
             let at = places.last().expect("there is one").join(format!("file_{number}.{kind}"));
             let size = self.size();

@@ -1,6 +1,7 @@
 //! Any other server: the user's own commands restart and check it.
 
 use std::{
+    collections::HashMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -10,21 +11,30 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    AppServer, Wanted, WorkerDescription,
+    AppServer, SlotDescription, Wanted, WorkerDescription,
     addresses::random_addresses,
+    aside,
     connections::requests_are_visible,
     driver::{self, Driver},
-    inspector::{Location, Surroundings},
+    fit::{Fit, Misfit, decide},
+    inspector::{LIMIT, Location, Surroundings},
+    memory,
     not_found::{NotFound, ServerKind},
     server::{self, Discovery, Search, Server},
+    sides::{self, Processes, Settings, Sides},
     signaller::{Target, gone},
+    slot_order::{self, Order},
     worker_count::WorkerCount,
 };
 use crate::{
-    config::{self, ServerFacts},
-    core::{Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, Reason, ServerCommand},
+    config::{self, RestartMode, ServerFacts},
+    core::{
+        Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, ProcessKey, Reason,
+        ServerCommand,
+    },
     finding::{Check, Code, Finding},
     procs::{Image, ProcessId},
+    revision::ReleaseId,
     user_command::UserCommand,
 };
 
@@ -32,7 +42,7 @@ mod check;
 mod discovery;
 
 use check::CheckCommand;
-use discovery::{Named, ServerProcesses};
+use discovery::{Found, Named, ServerProcesses};
 
 const NAME: &str = CommandServer::KIND.name;
 
@@ -46,28 +56,42 @@ struct CommandServer {
     named: Named,
     restart: UserCommand,
     check: CheckCommand,
+    settings: Settings,
     current: PathBuf,
     /// When a restart command last ended.
     restarted: Mutex<Option<Instant>>,
 }
 
+/// What a look remembers of the earlier ones.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    /// How many processes each server should have, by its root.
+    counts: HashMap<ProcessId, WorkerCount>,
+    /// What the servers of the parent take.
+    taken: memory::Memory,
+}
+
 struct Snapshot {
     processes: ServerProcesses,
     surroundings: Surroundings,
-    expected: usize,
+    counts: HashMap<ProcessId, WorkerCount>,
     check: CheckCommand,
+    /// The parent's other servers.
+    sides: Sides<ServerProcesses>,
 }
 
-/// Will look for the processes that are named, and run the commands in `current`.
+/// Will look for the processes that are named, and run the commands in `current`. `shifts`: a new release gets its
+/// traffic by shares.
 ///
 /// # Errors
 /// When its threads cannot be started.
 pub(crate) fn start(
     section: &config::Command,
+    (mode, shifts): (RestartMode, bool),
     location: Location,
-    current: PathBuf,
 ) -> io::Result<Arc<dyn AppServer>> {
-    let server = CommandServer::new(section, current)?;
+    let settings = Settings::new(mode, shifts, &location)?;
+    let server = CommandServer::new(section, settings, location.current.clone())?;
     let named = server.named.to_string();
     Driver::start(server, Some(&named), location)
 }
@@ -78,7 +102,7 @@ pub(crate) fn facts(section: &config::Command) -> ServerFacts {
 }
 
 impl CommandServer {
-    fn new(section: &config::Command, current: PathBuf) -> io::Result<Self> {
+    fn new(section: &config::Command, settings: Settings, current: PathBuf) -> io::Result<Self> {
         let limit = section.timeout;
         let command = |key, line: &Option<String>| line.clone().map(|line| UserCommand { key, line, limit });
         let restart = command("command.restart", &section.restart);
@@ -87,15 +111,20 @@ impl CommandServer {
             named: Named { text: section.r#match.clone(), pid_file: section.pid_file.clone() },
             restart: restart.ok_or_else(unset)?,
             check: CheckCommand::new(command("command.check", &section.check), &current),
+            settings,
             current,
             restarted: Mutex::default(),
         })
     }
 
     async fn run_restart(&self) -> Result<(), Problem> {
-        let release = std::fs::read_link(&self.current).unwrap_or_default();
-        let release = release.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let result = self.restart.run(&self.current, &[("PITSTOP_RELEASE", &release)]).await;
+        let current = self.current.clone();
+        let release = move || {
+            let tree = std::fs::read_link(current).unwrap_or_default();
+            let release = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            vec![("PITSTOP_RELEASE", release.to_owned())]
+        };
+        let result = self.restart.run(&self.current, release).await;
         *self.restarted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         result.map_err(|error| Problem::new(Reason::HookFailed, error.to_string()))
     }
@@ -104,9 +133,8 @@ impl CommandServer {
 /// What a command of the user's cuts, only the user knows.
 impl Server for CommandServer {
     type Section = config::Command;
-    type Processes = ServerProcesses;
-    /// How many processes there should be.
-    type Memory = Option<(ProcessId, WorkerCount)>;
+    type Processes = Box<Found>;
+    type Memory = Memory;
     type Snapshot = Snapshot;
 
     const KIND: ServerKind = ServerKind {
@@ -121,9 +149,9 @@ impl Server for CommandServer {
         Some(section.timeout)
     }
 
-    fn discover(&self, _: &Search) -> Discovery<ServerProcesses> {
+    fn discover(&self, search: &Search) -> Discovery<Box<Found>> {
         let restarted = *self.restarted.lock().unwrap_or_else(PoisonError::into_inner);
-        match discovery::discover(&self.named) {
+        match discovery::discover(&self.named, search) {
             // A restart may end all of them before it starts others.
             Discovery::Nothing if restarted.is_some_and(|at| at.elapsed() < GAP) => Discovery::Starting,
             found => found,
@@ -134,30 +162,43 @@ impl Server for CommandServer {
         &self,
         driver: &Driver<Self>,
         memory: &mut Self::Memory,
-        processes: ServerProcesses,
+        found: Box<Found>,
     ) -> Result<Snapshot, NotFound> {
-        let surroundings = driver.inspector.surroundings(processes.pids(), &processes.ports).await;
-        let (root, now) = (processes.root.process, Instant::now());
-        let before = memory.filter(|(known, _)| *known == root).map(|(_, count)| count);
-        let all_serve = self.check.passed_all(&processes.serving);
-        let count =
-            before.unwrap_or_else(|| WorkerCount::new(now)).after(processes.serving.len(), all_serve, now);
-        *memory = Some((root, count));
-        Ok(Snapshot { processes, surroundings, expected: count.expected(), check: self.check.clone() })
+        let Found { live: processes, beside, parent } = *found;
+        let others = || beside.iter().filter_map(|one| one.processes.as_ref());
+        let pids = others().flat_map(ServerProcesses::pids).chain(processes.pids()).collect();
+        let surroundings = driver.inspector.surroundings(pids, &processes.ports).await;
+        let now = Instant::now();
+        let count = |one: &ServerProcesses| {
+            let root = one.root.process;
+            let before = memory.counts.get(&root).copied().unwrap_or_else(|| WorkerCount::new(now));
+            (root, before.after(one.serving.len(), self.check.passed_all(&one.serving), now))
+        };
+        memory.counts = others().chain([&processes]).map(count).collect();
+        let live = (processes.main(), &surroundings.ports[..]);
+        let sides = Sides::look(driver, &self.settings, &mut memory.taken, (beside, parent), live).await;
+        let (counts, check) = (memory.counts.clone(), self.check.clone());
+        Ok(Snapshot { processes, surroundings, counts, check, sides })
     }
 
     fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
         let (pid, count) = (snapshot.processes.root.process.pid, snapshot.processes.serving.len());
         let remedy = "set drain.ports to the port on which requests arrive";
-        vec![
+        let mut checks = vec![
             Check::fine(NAME, format!("found: {count} processes, the oldest is {pid}")),
             requests_are_visible("the named processes are", &snapshot.surroundings.ports, remedy),
             self.last_check(),
             random_addresses(NAME),
-        ]
+        ];
+        checks.extend(snapshot.sides.checks(&snapshot.beside(None), &self.settings));
+        checks
     }
 
-    async fn plan(&self, _: &Driver<Self>, _: &Snapshot, _: Wanted<'_>) -> Result<Plan, Problem> {
+    async fn plan(&self, _: &Driver<Self>, snapshot: &Snapshot, wanted: Wanted<'_>) -> Result<Plan, Problem> {
+        let beside = || snapshot.beside(Some(wanted.release));
+        if let Some(Fit { make_room, .. }) = decide(self.settings.mode, wanted.beside, beside)? {
+            return Ok(Plan { mode: Mode::Beside, make_room });
+        }
         let message = "command.restart cannot be run: there is no /bin/sh in the agent's container";
         if UserCommand::can_run() {
             Ok(Plan::new(Mode::Phased))
@@ -172,6 +213,9 @@ impl Server for CommandServer {
         command: ServerCommand,
         on: GenerationKey,
     ) -> Result<(), Problem> {
+        if let Some(order) = Order::of(command) {
+            return slot_order::give(driver, order, on, self.shared_files(driver)).await;
+        }
         let processes = driver.see().await.map_err(|not_found| driver.nothing_sent(&not_found))?.processes;
         if processes.root.generation_key() != on {
             return Err(gone("the app server was restarted meanwhile"));
@@ -207,12 +251,30 @@ impl Server for CommandServer {
         vec![shell(UserCommand::can_run())]
     }
 
+    async fn raised(&self, driver: &Driver<Self>) -> Option<String> {
+        sides::raised(&driver.memory().await.parent?)
+    }
+
+    /// command.check would ask the live server while a candidate boots: that one has its own check (`verify.url`).
     async fn after_look(&self, _: &Driver<Self>, snapshot: &Snapshot) {
-        self.check.see_to(&snapshot.processes.serving);
+        match snapshot.sides.candidate_processes() {
+            Some((run, candidate)) if run.inherited == Some(true) => self.check.accept(&candidate.serving),
+            Some(_) => {}
+            None => self.check.see_to(&snapshot.processes.serving),
+        }
+        self.settings.measuring.measure(snapshot.sides.servers(&snapshot.processes)).await;
     }
 }
 
 impl CommandServer {
+    /// The pid file, which a second server would write its own number into.
+    async fn shared_files(&self, driver: &Driver<Self>) -> Vec<PathBuf> {
+        let live = driver.memory().await.known.last().copied();
+        let Some((live, file)) = live.zip(self.named.pid_file.clone()) else { return Vec::new() };
+        let shared = move || aside::shared_name(live.pid, &file);
+        driver.inspector.files.look(LIMIT, shared).await.flatten().into_iter().collect()
+    }
+
     /// What command.check said last.
     fn last_check(&self) -> Check {
         match self.check.failed() {
@@ -247,12 +309,17 @@ fn shell(there: bool) -> Check {
     )
 }
 
-impl server::Snapshot for Snapshot {
-    fn app_server(&self) -> crate::core::AppServer {
-        let root = self.image();
+impl Snapshot {
+    /// Whether there could be a second server now, of this release.
+    fn beside(&self, release: Option<&ReleaseId>) -> Result<Fit, Misfit> {
+        self.sides.fit(|| Ok(()), release)
+    }
+
+    fn generation(&self, processes: &ServerProcesses) -> Generation {
+        let root = processes.root;
         let cwd = match self.surroundings.cwd(root.process.pid) {
             // A process that only starts the others may work anywhere.
-            Cwd::Elsewhere if !self.processes.serving.contains(&root) => Cwd::Unknown,
+            Cwd::Elsewhere if !processes.serving.contains(&root) => Cwd::Unknown,
             cwd => cwd,
         };
         let process = |image: &Image| Process {
@@ -260,15 +327,39 @@ impl server::Snapshot for Snapshot {
             cwd: self.surroundings.cwd(image.process.pid),
             booted: self.check.passed(*image),
         };
-        let generation = Generation {
+        Generation {
             key: root.generation_key(),
             master: root.process.key(),
             signalable: true,
             cwd,
-            expected: self.expected,
-            processes: self.processes.serving.iter().map(process).collect(),
-        };
-        crate::core::AppServer { generations: vec![generation], old_workers: false, ..Default::default() }
+            expected: self.counts.get(&root.process).map_or(1, WorkerCount::expected),
+            processes: processes.serving.iter().map(process).collect(),
+        }
+    }
+
+    /// A server that was started beside another one has booted once it takes connections.
+    fn candidate_generation(&self, processes: &ServerProcesses) -> Generation {
+        let takes = self.sides.candidate_processes().is_some_and(|(run, _)| run.inherited == Some(true));
+        let mut generation = self.generation(processes);
+        generation.processes.iter_mut().for_each(|process| process.booted = takes);
+        generation
+    }
+}
+
+impl server::Snapshot for Snapshot {
+    fn app_server(&self) -> crate::core::AppServer {
+        let beside = self.sides.for_core(&self.surroundings, |one| self.candidate_generation(one));
+        let generations = vec![self.generation(&self.processes)];
+        crate::core::AppServer { generations, old_workers: false, beside }
+    }
+
+    fn candidate(&self) -> Vec<(i32, ProcessKey)> {
+        let serving = self.sides.candidate_processes().map(|(_, one)| &one.serving[..]);
+        serving.unwrap_or_default().iter().map(|image| (image.process.pid, image.process_key())).collect()
+    }
+
+    fn slots(&self) -> Vec<SlotDescription> {
+        self.sides.describe(&self.processes, &self.surroundings)
     }
 
     fn surroundings(&self) -> &Surroundings {
@@ -309,13 +400,23 @@ mod tests {
             timeout: Duration::from_secs(60),
             ..config::Command::default()
         };
-        let server = CommandServer::new(&section, "/".into()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let location = Location {
+            deploy_to: "/".into(),
+            fallback: None,
+            ports: Vec::new(),
+            current: "/".into(),
+            state_dir: dir.path().into(),
+        };
+        let settings = Settings::new(RestartMode::Auto, false, &location).unwrap();
+        let server = CommandServer::new(&section, settings, "/".into()).unwrap();
         let root = Image { process: ProcessId { pid: i32::MAX, start: 1 }, at_random: 1 };
         let mut snapshot = Snapshot {
             processes: ServerProcesses { root, serving: vec![root], ports: Vec::new() },
             surroundings: Surroundings::default(),
-            expected: 1,
+            counts: HashMap::new(),
             check: server.check.clone(),
+            sides: Sides::none(),
         };
         assert_eq!(codes(&server.checks(&snapshot)), ["NO_PORT_TO_WATCH"]);
         server.check.see_to(&[root]);

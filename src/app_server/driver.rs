@@ -1,7 +1,13 @@
 //! What all app servers have in common, once: looking, choosing among several, saying why none is found, refusing
 //! strangers, and sending each signal at most once.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{self, Arc, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use rustix::process::Signal;
@@ -25,6 +31,9 @@ use crate::{
     slots::{Client, List, NoList},
 };
 
+/// A plan is made from the look that led to it, if that is no older than this.
+const JUST_NOW: Duration = Duration::from_millis(250);
+
 /// One app server of this pod.
 pub(super) struct Driver<S: Server> {
     pub(crate) server: Arc<S>,
@@ -37,6 +46,8 @@ pub(super) struct Driver<S: Server> {
     pub(crate) current: PathBuf,
     pub(crate) parent: Client,
     memory: Mutex<Memory<S::Memory>>,
+    /// What the last look saw, and when that began.
+    seen: sync::Mutex<Option<(Instant, S::Snapshot)>>,
 }
 
 /// What a look remembers of the earlier ones.
@@ -87,6 +98,7 @@ impl<S: Server> Driver<S> {
             parent: Client::new(&location.state_dir),
             current: location.current.clone(),
             memory: Mutex::default(),
+            seen: sync::Mutex::default(),
             inspector: Inspector::open(location)?,
             signaller: Signaller::start()?,
         })
@@ -208,10 +220,12 @@ impl<S: Server> Driver<S> {
     }
 
     async fn look(&self) -> Look {
+        let began = Instant::now();
+        self.note(None);
         match self.see().await {
             Ok(snapshot) => {
                 self.server.after_look(self, &snapshot).await;
-                Look {
+                let look = Look {
                     detection: Detection::Seen(snapshot.app_server()),
                     traffic: snapshot.traffic(),
                     description: Description {
@@ -224,7 +238,9 @@ impl<S: Server> Driver<S> {
                         warmup: None,
                     },
                     findings: finding::findings(&self.checks(&snapshot).await),
-                }
+                };
+                self.note(Some((began, snapshot)));
+                look
             }
             Err(not_found) => {
                 let ports = self.inspector.watched(&not_found.ports);
@@ -302,8 +318,21 @@ impl<S: Server> Driver<S> {
         Check::found(name, Finding::broken(Code::NotFromCurrent, message, remedy))
     }
 
+    fn note(&self, seen: Option<(Instant, S::Snapshot)>) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    /// What a look saw that has just ended.
+    fn just_seen(&self) -> Option<S::Snapshot> {
+        let (began, snapshot) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        (began.elapsed() < JUST_NOW && snapshot.is_settled()).then_some(snapshot)
+    }
+
     async fn plan_restart(&self, wanted: Wanted<'_>) -> Result<Plan, Problem> {
-        let snapshot = self.see_settled().await.map_err(|not_found| not_found.problem(&S::KIND))?;
+        let snapshot = match self.just_seen() {
+            Some(snapshot) => snapshot,
+            None => self.see_settled().await.map_err(|not_found| not_found.problem(&S::KIND))?,
+        };
         self.refuse_a_stranger(&snapshot).await?;
         let plan = self.server.plan(self, &snapshot, wanted).await?;
         self.try_signal(snapshot.image()).await?;

@@ -24,10 +24,10 @@ use crate::{
 mod api;
 mod boots;
 mod checks;
-mod discovery;
+pub(crate) mod discovery;
 mod order;
 mod plan;
-mod pool;
+pub(crate) mod pool;
 mod snapshot;
 
 use api::Api;

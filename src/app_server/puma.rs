@@ -5,7 +5,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     not_found::{NotFound, ServerKind},
     raised::Output,
     server::{Discovery, Search, Server, Snapshot as _},
+    sides::Settings,
     slot_order::{self, Order},
 };
 use crate::{
@@ -23,24 +24,24 @@ use crate::{
     core::{Cwd, Files, GenerationKey, Plan, Problem, ProcessKey, ServerCommand, observation::Served},
     finding::Check,
     lane::Lane,
-    procs::{self, Entry, Image, ProcessId, loaded},
+    procs::{Entry, Image, ProcessId, loaded},
     revision::ReleaseId,
-    slots::{List, Role, counts},
+    slots::{List, Role},
 };
 
 mod beside;
 pub(crate) mod binds;
 mod checks;
-mod command_line;
-mod config_file;
-mod control;
+pub(crate) mod command_line;
+pub(crate) mod config_file;
+pub(crate) mod control;
 mod discovery;
 mod evidence;
 mod fit;
 mod loads;
 mod order;
 mod plan;
-mod release_diff;
+pub(crate) mod release_diff;
 mod restart_modes;
 mod setup;
 mod snapshot;
@@ -48,7 +49,7 @@ mod snapshot;
 pub(crate) mod source_tree;
 mod started_by;
 mod statements;
-mod title;
+pub(crate) mod title;
 
 use beside::Neighbour;
 use control::{Control, ControlServer, Whose};
@@ -58,29 +59,15 @@ use setup::Setup;
 use snapshot::Snapshot;
 use started_by::StartedBy;
 
-/// The kernel walks through all of a process's memory to tell what it takes.
-const BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(10);
-const WITH_A_SECOND_SERVER: Duration = Duration::from_secs(2);
-
 /// A Puma in this pod.
 struct Puma {
     told: config::Puma,
-    /// Where the app's middleware counts.
-    state_dir: PathBuf,
-    mode: RestartMode,
-    /// A new release gets its traffic by shares.
-    shifts: bool,
+    settings: Settings,
     control: ControlServer,
     /// The files that processes have loaded.
     loaded: Lane,
-    /// What the last second server took.
-    last: fit::Last,
     /// Processes that looked as if they would become a Puma.
     starting: Mutex<Vec<Entry>>,
-    /// What each server of the parent takes, by the number of its run, and when that was asked for last.
-    taken: Arc<Mutex<HashMap<u64, u64>>>,
-    measuring: Lane,
-    measured: Mutex<Option<Instant>>,
     /// What it writes since it was told to restart, where that can be read.
     output: tokio::sync::Mutex<Option<Arc<Output>>>,
 }
@@ -98,16 +85,10 @@ pub fn start(
     let matching = section.r#match.clone();
     let puma = Puma {
         told: section.clone(),
-        state_dir: location.state_dir.clone(),
-        mode,
-        shifts,
+        settings: Settings::new(mode, shifts, &location)?,
         control: ControlServer::start(section)?,
         loaded: Lane::one_at_a_time("loaded")?,
-        last: fit::Last::of(&location.state_dir),
         starting: Mutex::default(),
-        taken: Arc::default(),
-        measuring: Lane::one_at_a_time("memory")?,
-        measured: Mutex::default(),
         output: tokio::sync::Mutex::default(),
     };
     Driver::start(puma, matching.as_deref(), location)
@@ -150,8 +131,6 @@ struct Memory {
     around: fit::Around,
     /// The last lines that the live server had written before it was told to restart.
     written: Option<Vec<String>>,
-    /// What each server of the parent took when that was asked for last, in bytes.
-    taken: HashMap<u64, u64>,
     /// What the app's middleware has counted in each of them, by the number of its run.
     counted: HashMap<u64, Served>,
 }
@@ -211,22 +190,11 @@ impl Server for Puma {
             memory.started_by = self.control.started_by(&whose).await;
         }
         let neighbours = self.beside(driver, memory, beside, &surroundings.ports).await;
-        memory.taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(list) = &parent {
-            memory.counted = self.counted(driver, list).await;
-            let beside = neighbours.iter().map(|one| (&one.tree.run, one.tree.pids.clone()));
-            let all: Vec<fit::Server<'_>> =
-                run.map(|run| (run, processes.pids())).into_iter().chain(beside).collect();
-            let servers = fit::Servers {
-                parent: list.pid,
-                live: master.pid,
-                all: &all,
-                addresses: &list.addresses,
-                taken: &memory.taken,
-            };
-            memory.around.look(driver, &self.last, servers).await;
+            memory.counted = self.settings.counted(driver, list).await;
+            memory.around.look(driver, &self.settings.measuring, master.pid, list).await;
         }
-        let (mode, told) = (self.mode, self.told.clone());
+        let (mode, told) = (self.settings.mode, self.told.clone());
         let memory_now = memory.clone();
         let mut snapshot = Snapshot {
             processes,
@@ -235,7 +203,7 @@ impl Server for Puma {
             memory: memory_now,
             mode,
             told,
-            shifts: self.shifts,
+            shifts: self.settings.shifts,
             beside: neighbours,
             parent,
         };
@@ -283,7 +251,7 @@ impl Server for Puma {
     }
 
     async fn after_look(&self, _: &Driver<Self>, snapshot: &Snapshot) {
-        self.measure(snapshot).await;
+        self.settings.measuring.measure(beside::processes(snapshot)).await;
         let _ = self.output.lock().await.take_if(|output| output.is_old());
     }
 
@@ -327,30 +295,6 @@ impl Puma {
         processes
     }
 
-    /// Asks now and then what the servers of the parent take. Nobody waits for the answer.
-    async fn measure(&self, snapshot: &Snapshot) {
-        let trees = beside::processes(snapshot);
-        let due = {
-            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-            let pause = if trees.len() > 1 { WITH_A_SECOND_SERVER } else { BETWEEN_MEASUREMENTS };
-            let due = measured.is_none_or(|last| last.elapsed() >= pause);
-            if due && !trees.is_empty() {
-                *measured = Some(Instant::now());
-            }
-            due
-        };
-        if !due || trees.is_empty() {
-            return;
-        }
-        let taken = self.taken.clone();
-        let measure = move || {
-            let bytes = |(run, pids): (u64, Vec<i32>)| Some((run, procs::memory::taken_by(&pids)?));
-            let now = trees.into_iter().filter_map(bytes).collect();
-            *taken.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        };
-        let _ = self.measuring.look(Duration::ZERO, measure).await;
-    }
-
     /// The files that a second server would take from the live one.
     async fn shared_files(&self, driver: &Driver<Self>) -> Vec<PathBuf> {
         let memory = driver.memory().await;
@@ -365,14 +309,6 @@ impl Puma {
         };
         files.extend(driver.inspector.files.look(LIMIT, shared).await.unwrap_or_default());
         files
-    }
-
-    async fn counted(&self, driver: &Driver<Self>, list: &List) -> HashMap<u64, Served> {
-        let runs: Vec<u64> = list.runs().map(|(_, run)| run.number).collect();
-        let state_dir = self.state_dir.clone();
-        let read =
-            move || runs.into_iter().filter_map(|run| Some((run, counts::read(&state_dir, run)?))).collect();
-        driver.inspector.processes.look(LIMIT, read).await.unwrap_or_default()
     }
 
     /// Looks at the servers beside the live one, which listens on these ports.
@@ -407,7 +343,7 @@ impl Puma {
                 surroundings,
                 control,
                 memory: own,
-                mode: self.mode,
+                mode: self.settings.mode,
                 told: self.told.clone(),
                 shifts: false,
                 beside: Vec::new(),

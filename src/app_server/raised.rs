@@ -151,6 +151,18 @@ fn below_release(place: &str) -> &str {
     inside.or_else(|| Some(place.split_once("/current/")?.1)).unwrap_or(place)
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The last exception in what an app server wrote.
+    pub(crate) fn output(bytes: &[u8]) {
+        if let Some(found) = exception(&String::from_utf8_lossy(bytes)) {
+            assert!(found.chars().count() <= CHARACTERS_MAX && !found.contains(char::is_control));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::procs::{self, WorkingDirectory};
+use crate::procs::{self, Inode, WorkingDirectory};
 
 /// The method that a line calls, and its arguments.
 pub(super) fn call(line: &str) -> Option<(&str, &str)> {
@@ -43,7 +43,13 @@ pub(super) fn follows(pid: i32, path: &str) -> bool {
     let path = Path::new(path);
     let running = WorkingDirectory::of(pid).ok();
     let running = running.as_ref().and_then(|cwd| cwd.name.file_name());
-    let names_the_release = path.components().any(|part| Some(part.as_os_str()) == running);
+    // A directory elsewhere may have the same name: the image's /app, and /srv/app.
+    let cwd = Inode::of(Path::new(&format!("/proc/{pid}/cwd"))).ok();
+    let is_running = |part: &Path| {
+        let found = Inode::of(&procs::in_root_of(pid, part)).ok();
+        part.file_name() == running && (found == cwd || found.is_none())
+    };
+    let names_the_release = running.is_some() && path.ancestors().any(is_running);
     let is_link = |path: &Path| {
         let Some((parent, name)) = path.parent().zip(path.file_name()) else { return false };
         fs::symlink_metadata(procs::in_root_of(pid, parent).join(name)).is_ok_and(|m| m.is_symlink())

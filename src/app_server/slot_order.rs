@@ -55,8 +55,8 @@ pub(super) async fn give<S: Server>(
 }
 
 fn no_shares() -> Problem {
-    let message = "the parent of the app server is of an earlier version, which gives a server all connections or none: use \
-                   the same image of pitstop in both containers";
+    let message =
+        "the parent of the app server gives a server all connections or none: SHARES_UNAVAILABLE says why";
     Problem::new(Reason::ConfigInvalid, message)
 }
 

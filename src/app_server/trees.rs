@@ -32,6 +32,13 @@ pub(super) struct Trees {
 }
 
 impl Trees {
+    /// As they are now; none where the parent has no servers.
+    pub(crate) fn read(list: Option<&List>) -> Self {
+        let Some(list) = list.filter(|list| list.runs().next().is_some()) else { return Self::default() };
+        let all = procs::list(|_| true).unwrap_or_default();
+        Self::of(Some(list), &all, &Descent::of(&all))
+    }
+
     pub(crate) fn of(list: Option<&List>, entries: &[Entry], descent: &Descent) -> Self {
         let mut trees: Vec<Tree> = list
             .iter()

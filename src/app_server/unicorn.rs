@@ -11,31 +11,30 @@ use std::{
 use super::{
     AppServer, Wanted, aside,
     driver::{self, Driver},
-    error_counts,
+    fit::{Fit, decide},
     inspector::{LIMIT, Location},
+    memory,
     not_found::{NotFound, ServerKind},
     server::{Discovery, Search, Server},
+    sides::{self, Processes, Settings, Sides},
     slot_order::{self, Order},
     worker_count::WorkerCount,
 };
 use crate::{
-    config::{self, ServerFacts},
-    core::{GenerationKey, Mode, Plan, Problem, ServerCommand, observation::Served},
+    config::{self, RestartMode, ServerFacts},
+    core::{GenerationKey, Mode, Plan, Problem, ServerCommand},
     finding::{Check, Code, Finding},
     procs::Image,
-    slots::{List, Role, counts},
 };
 
-mod beside;
 mod checks;
 mod discovery;
 mod order;
 mod plan;
 mod setup;
 mod snapshot;
-mod title;
+pub(crate) mod title;
 
-use beside::Neighbour;
 use discovery::{Found, Master, ServerProcesses};
 use setup::Setup;
 use snapshot::Snapshot;
@@ -46,10 +45,7 @@ const ALONE: Duration = Duration::from_secs(3);
 
 /// A Unicorn in this pod.
 struct Unicorn {
-    /// Where the app's middleware counts.
-    state_dir: PathBuf,
-    /// A new release gets its traffic by shares.
-    shifts: bool,
+    settings: Settings,
 }
 
 /// Will look for a Unicorn that serves releases of this location. `shifts`: a new release gets its traffic by shares.
@@ -58,10 +54,11 @@ struct Unicorn {
 /// When its threads cannot be started.
 pub(crate) fn start(
     section: &config::Unicorn,
+    mode: RestartMode,
     shifts: bool,
     location: Location,
 ) -> io::Result<Arc<dyn AppServer>> {
-    let unicorn = Unicorn { state_dir: location.state_dir.clone(), shifts };
+    let unicorn = Unicorn { settings: Settings::new(mode, shifts, &location)? };
     Driver::start(unicorn, section.r#match.as_deref(), location)
 }
 
@@ -83,6 +80,8 @@ struct Memory {
     /// How the newest image was set up, once that was read.
     setup: Option<Setup>,
     image: Option<Image>,
+    /// What the servers of the parent take.
+    taken: memory::Memory,
 }
 
 impl Server for Unicorn {
@@ -142,27 +141,14 @@ impl Server for Unicorn {
             let read = move || Setup::read(pid, config.as_deref());
             memory.setup = driver.inspector.files.look(LIMIT, read).await;
         }
-        let counted = self.counted(driver, parent.as_ref()).await;
-        let mut neighbours = Vec::new();
-        for seen in beside {
-            let held = match seen.tree.run.role {
-                Role::Lingering => {
-                    driver.inspector.held(surroundings.ports.clone(), seen.tree.pids.clone()).await
-                }
-                Role::Live | Role::Candidate => None,
-            };
-            neighbours.push(Neighbour { seen, held });
-        }
-        let memory = memory.clone();
-        Ok(Snapshot { processes, surroundings, memory, beside: neighbours, parent, counted })
+        let live = (newest.image.process.pid, &surroundings.ports[..]);
+        let sides = Sides::look(driver, &self.settings, &mut memory.taken, (beside, parent), live).await;
+        Ok(Snapshot { processes, surroundings, memory: memory.clone(), sides })
     }
 
     fn checks(&self, snapshot: &Snapshot) -> Vec<Check> {
         let mut checks = checks::of(snapshot);
-        if self.shifts && plan::may_stand_beside(snapshot).is_some() {
-            let served = beside::of(snapshot).served_by_live;
-            checks.push(error_counts::check(served.and_then(|served| served.errors)));
-        }
+        checks.extend(snapshot.sides.checks(&plan::beside(snapshot, None), &self.settings));
         checks
     }
 
@@ -172,7 +158,8 @@ impl Server for Unicorn {
         snapshot: &Snapshot,
         wanted: Wanted<'_>,
     ) -> Result<Plan, Problem> {
-        if let Some(make_room) = plan::may_stand_beside(snapshot).filter(|_| wanted.beside) {
+        let beside = || plan::beside(snapshot, Some(wanted.release));
+        if let Some(Fit { make_room, .. }) = decide(self.settings.mode, wanted.beside, beside)? {
             return Ok(Plan { mode: Mode::Beside, make_room });
         }
         plan::refuse_what_cannot_work(driver, snapshot, wanted.running, wanted.release).await?;
@@ -194,26 +181,17 @@ impl Server for Unicorn {
     }
 
     async fn raised(&self, driver: &Driver<Self>) -> Option<String> {
-        beside::raised(&driver.memory().await.parent?)
+        sides::raised(&driver.memory().await.parent?)
     }
 
     /// The first master was kept because its container ends with it, and the one that served is gone. A container
     /// whose only master ends is restarted; so it is here.
     async fn after_look(&self, driver: &Driver<Self>, snapshot: &Snapshot) {
+        self.settings.measuring.measure(snapshot.sides.servers(&snapshot.processes)).await;
         let alone = snapshot.memory.alone_since.is_some_and(|since| since.elapsed() >= ALONE);
         if let Some(holder) = snapshot.memory.holder.filter(|_| alone) {
             order::end_container(driver, holder).await;
         }
-    }
-}
-
-impl Unicorn {
-    async fn counted(&self, driver: &Driver<Self>, parent: Option<&List>) -> HashMap<u64, Served> {
-        let runs: Vec<u64> = parent.into_iter().flat_map(List::runs).map(|(_, run)| run.number).collect();
-        let state_dir = self.state_dir.clone();
-        let read =
-            move || runs.into_iter().filter_map(|run| Some((run, counts::read(&state_dir, run)?))).collect();
-        driver.inspector.processes.look(LIMIT, read).await.unwrap_or_default()
     }
 }
 

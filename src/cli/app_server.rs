@@ -19,12 +19,13 @@ pub(crate) fn of(config: &Config) -> io::Result<Arc<dyn AppServer>> {
         current: config.current(),
         state_dir: config.state_dir.clone(),
     };
+    let mode = config.restart.mode;
     let shifts = !config.restart.steps().steps.is_empty();
     match config.app_server {
-        AppServerKind::Puma => puma::start(config.puma.clone(), config.restart.mode, shifts, location),
+        AppServerKind::Puma => puma::start(config.puma.clone(), mode, shifts, location),
         AppServerKind::Passenger => passenger::start(&config.passenger, location, config.current()),
-        AppServerKind::Unicorn => unicorn::start(&config.unicorn, shifts, location),
-        AppServerKind::Command => command::start(&config.command, location, config.current()),
+        AppServerKind::Unicorn => unicorn::start(&config.unicorn, mode, shifts, location),
+        AppServerKind::Command => command::start(&config.command, (mode, shifts), location),
     }
 }
 

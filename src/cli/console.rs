@@ -5,9 +5,13 @@ use std::{
     borrow::Cow,
     fmt,
     io::{IsTerminal, Write},
+    time::Duration,
 };
 
 use serde::Serialize;
+
+/// A terminal shows so often what goes on.
+pub(crate) const BETWEEN_LINES: Duration = Duration::from_millis(200);
 
 /// Standard output for the answer, standard error for what happens until then; as text or as lines of JSON.
 #[derive(Debug, Clone, Copy)]

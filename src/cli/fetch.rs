@@ -5,13 +5,15 @@ use std::{
     fmt,
     ops::ControlFlow,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use clap::Args;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::{Console, Exit, Failure, publish::usage};
+use super::{Console, Exit, Failure, console::BETWEEN_LINES, publish::usage};
 use crate::{
     config::Config,
     core::{Problem, Reason, deploy::stand_ins, history::History},
@@ -20,14 +22,22 @@ use crate::{
     releases::{Releases, fetch::Fetched, leases::Lease, prune::Need},
     revision::{Pointer, ReleaseId, Revision},
     revisions_log::{self, Log},
-    store::{self, Blocking},
-    trust::Noted,
+    store::{self, Blocking, Store},
+    trust::{Noted, Trust},
 };
 
 /// How long the store may be silent.
 const IDLE: Duration = Duration::from_secs(30);
 /// What killed processes have left is cleared away for so long; the rest is for another time.
 const TIDYING: Duration = Duration::from_secs(2);
+
+/// What to fetch.
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// This release, whatever the pointer names, and no other in its place: for a job that runs before the pointer moves.
+    #[arg(long, value_name = "ID")]
+    release: Option<ReleaseId>,
+}
 
 /// What `current` leads to now.
 #[derive(Debug, Serialize)]
@@ -54,35 +64,55 @@ impl fmt::Display for Answer {
 ///
 /// # Errors
 /// [`Failure`] with the message for the user; then `current` leads to nothing that may run.
-pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
+pub(crate) async fn run(config: &Config, asked: Fetch, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
-    let source = match pointer::file_path(&config.pointer) {
-        Some(path) => Source::File(path),
-        None => Source::Store(store.clone(), config.pointer.clone()),
-    };
     let trust = super::trust_with_memory(config, Noted::default());
-    let mut pointer = pointer::read(&source, &trust).await;
-    if let Ok(pointer) = &mut pointer {
-        let fleet = matches!(source, Source::Store(..)).then(|| Reader {
-            store: store.clone(),
-            pointer: config.pointer.clone(),
-            pod: config.pod(),
-            max_unavailable: config.restart.max_unavailable,
-        });
-        Chooser::new(config.pod(), fleet).choose(pointer, false).await;
-        *pointer = pointer.named();
-    }
+    let wanted = match asked.release {
+        Some(release) => Wanted::Exactly(release),
+        None => Wanted::Pointed(Box::new(pointed(config, &store, &trust).await)),
+    };
+    let store = Blocking::new(store, Handle::current(), IDLE);
+    let came = store.came();
     let birth = Birth {
         releases: super::on_volume(config).trusting(trust),
-        store: Blocking::new(store, Handle::current(), IDLE),
+        store,
         fallback: config.fallback_dir.is_some(),
         pod: config.pod(),
     };
     let journal = revisions_log::path(&config.deploy_to, &config.pod());
-    let work = tokio::task::spawn_blocking(move || birth.of(pointer, &journal));
-    let answer = work.await.map_err(|e| Failure::failed(e.to_string()))??;
+    let mut work = tokio::task::spawn_blocking(move || birth.of(wanted, &journal));
+    let done = loop {
+        console.pulse(&came.to_string());
+        if let Ok(done) = tokio::time::timeout(BETWEEN_LINES, &mut work).await {
+            break done;
+        }
+    };
+    console.pulse("");
+    let answer = done.map_err(|e| Failure::failed(e.to_string()))??;
     console.print(&answer);
     Ok(Exit::Done)
+}
+
+enum Wanted {
+    Exactly(ReleaseId),
+    Pointed(Box<Result<Pointer, Problem>>),
+}
+
+/// What the pointer names for this pod.
+async fn pointed(config: &Config, store: &Arc<dyn Store>, trust: &Arc<Trust>) -> Result<Pointer, Problem> {
+    let source = match pointer::file_path(&config.pointer) {
+        Some(path) => Source::File(path),
+        None => Source::Store(store.clone(), config.pointer.clone()),
+    };
+    let mut pointer = pointer::read(&source, trust).await?;
+    let fleet = matches!(source, Source::Store(..)).then(|| Reader {
+        store: store.clone(),
+        pointer: config.pointer.clone(),
+        pod: config.pod(),
+        max_unavailable: config.restart.max_unavailable,
+    });
+    Chooser::new(config.pod(), fleet).choose(&mut pointer, false).await;
+    Ok(pointer.named())
 }
 
 struct Birth {
@@ -93,19 +123,28 @@ struct Birth {
 }
 
 impl Birth {
-    fn of(&self, pointer: Result<Pointer, Problem>, journal: &Path) -> Result<Answer, Problem> {
+    fn of(&self, wanted: Wanted, journal: &Path) -> Result<Answer, Problem> {
+        let answer = match wanted {
+            Wanted::Exactly(release) => {
+                self.fetch(&release, None).and_then(|fetched| self.publish(release, fetched))
+            }
+            Wanted::Pointed(pointer) => self.pointed(*pointer, journal),
+        };
+        tidy(&self.releases);
+        answer
+    }
+
+    fn pointed(&self, pointer: Result<Pointer, Problem>, journal: &Path) -> Result<Answer, Problem> {
         let history = History::fold(&Log::open(journal.to_owned())?.1).0;
         let desired = pointer.as_ref().ok().cloned();
         let fetched = pointer.and_then(|pointer| {
             let fetched = self.desired(&pointer, &history)?;
             Ok((pointer.revision.release, fetched))
         });
-        let answer = match fetched {
+        match fetched {
             Ok((release, fetched)) => self.publish(release, fetched),
             Err(why) => self.stand_in(why, desired, &history, journal),
-        };
-        tidy(&self.releases);
-        answer
+        }
     }
 
     fn desired(&self, pointer: &Pointer, history: &History) -> Result<Fetched, Problem> {

@@ -13,6 +13,7 @@ use crate::{
 
 pub(crate) mod agent_socket;
 pub mod app_server;
+mod completions;
 pub(crate) mod config_command;
 pub mod console;
 pub(crate) mod converge;
@@ -33,14 +34,15 @@ mod outcome;
 mod pointers;
 pub(crate) mod promote;
 pub(crate) mod prune;
+mod prune_store;
 pub(crate) mod publish;
 pub(crate) mod releases;
 pub(crate) mod revoke;
 pub(crate) mod rollback;
-mod rollout;
+pub(crate) mod rollout;
 pub mod run;
 pub(crate) mod sign;
-mod signing;
+pub(crate) mod signing;
 pub(crate) mod status;
 mod swap;
 mod table;
@@ -78,7 +80,7 @@ pub enum Command {
     /// The container's first process, where there are no sidecars or hooks: the app server and the agent.
     Exec(exec::Exec),
     /// Once: fetch and publish what the pointer names, then exit (for init containers).
-    Fetch,
+    Fetch(fetch::Fetch),
     /// Pack a directory and put it into the store under a release id.
     Publish(publish::Publish),
     /// Move the pointer to a release, for every pod that follows it.
@@ -160,9 +162,9 @@ pub enum Command {
     },
     /// Sign a release that is in the store, or the pointer.
     Sign(sign::Sign),
-    /// Would an agent with this configuration accept the signature of a release, or of the pointer?
+    /// Check whether an agent with this configuration would accept the signature of a release, or of the pointer.
     Verify(verify::Verify),
-    /// Let the pods of a pointer trust a key or a release no more.
+    /// Make the pods of a pointer stop trusting a key or a release.
     Revoke(revoke::Revoke),
     /// What this pod runs and why; exit code 1 when it is not in sync.
     Status,
@@ -177,7 +179,7 @@ pub enum Command {
         /// All pods that follow the pointer, from anywhere: a note in the pointer.
         #[arg(long)]
         fleet: bool,
-        /// For those who find the pod like that.
+        /// The reason, which `status` shows.
         #[arg(long, value_name = "TEXT")]
         why: Option<String>,
         /// Who does this; by default what the CI system says, or user@host.
@@ -196,7 +198,7 @@ pub enum Command {
     Undrain,
     /// This pod back to its previous release, held until the pointer moves or `resume`.
     Revert {
-        /// For those who find the pod like that.
+        /// The reason, which `status` shows.
         #[arg(long, value_name = "TEXT")]
         why: Option<String>,
     },
@@ -214,7 +216,7 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
     },
-    /// Delete old releases from the volume: those that nobody needs any more.
+    /// Delete old releases from the volume, or with --store from the store: those that nobody needs any more.
     Prune {
         /// Delete nothing, say what would go and why the others stay.
         #[arg(long)]
@@ -222,6 +224,9 @@ pub enum Command {
         /// How many of the newest good ones stay; keep_releases when absent.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         keep: Option<u32>,
+        /// Or the store?
+        #[command(flatten)]
+        of_store: prune_store::OfStore,
     },
     /// Compare a release on the volume with what was published; exit code 1 when it differs.
     VerifyTree {
@@ -236,7 +241,7 @@ pub enum Command {
     },
     /// Print pitstop_counts.rb, the Rack middleware that counts an app's requests and errors.
     Middleware,
-    /// Is this pod set up so that the promises hold? Each finding with its remedy; changes nothing.
+    /// Check whether this pod is set up so that the promises hold: each finding with its fix; changes nothing.
     Doctor {
         /// In a pod before its Puma starts (an init container): neither Puma nor the agent is expected.
         #[arg(long)]
@@ -250,12 +255,18 @@ pub enum Command {
     },
     /// The effective configuration, and where each value came from.
     Config,
+    /// Print the completion script of a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 impl Command {
     fn needs_source(&self, config: &Config) -> bool {
         match self {
-            Self::Run(_) | Self::Doctor { .. } | Self::Fetch | Self::Releases | Self::Publish(_) => true,
+            Self::Run(_) | Self::Doctor { .. } | Self::Fetch(_) | Self::Releases | Self::Publish(_) => true,
             Self::VerifyTree { .. } | Self::Diff { .. } => true,
             // A pointer in a file is not ours to move, with or without a store.
             Self::Promote { .. } | Self::Rollback { .. } | Self::Rollout(_) => {
@@ -269,7 +280,8 @@ impl Command {
             Self::Sign(_) | Self::Verify(_) | Self::Revoke(_) => true,
             Self::Status | Self::Sync { .. } | Self::Keygen { .. } => false,
             Self::Drain | Self::Undrain | Self::Revert { .. } | Self::Config | Self::Exec(_) => false,
-            Self::Prune { .. } | Self::Install { .. } | Self::Middleware => false,
+            Self::Prune { of_store, .. } => of_store.store,
+            Self::Install { .. } | Self::Middleware | Self::Completions { .. } => false,
         }
     }
 }
@@ -280,7 +292,7 @@ pub struct Waiting {
     /// Wait until every pod that reports runs it; exit code 2 when a pod rejects it, 3 when time is up.
     #[arg(long)]
     wait: bool,
-    /// For how long.
+    /// How long to wait.
     #[arg(long, value_name = "DURATION", default_value = "15m", requires = "wait", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -340,6 +352,9 @@ pub async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     if let Command::Middleware = cli.command {
         return Ok(middleware::run(console));
     }
+    if let Command::Completions { shell } = cli.command {
+        return Ok(completions::run(shell, console));
+    }
     let loaded = config::load(file, config::environment())?;
     if cli.command.needs_source(&loaded.config) {
         loaded.require_source()?;
@@ -360,8 +375,9 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         | Command::Config
         | Command::Exec(_)
         | Command::Install { .. }
+        | Command::Completions { .. }
         | Command::Middleware => unreachable!("dispatched before"),
-        Command::Fetch => fetch::run(config, console).await,
+        Command::Fetch(asked) => fetch::run(config, asked, console).await,
         Command::Publish(args) => publish::run(config, args, console).await,
         Command::Promote { id, create, said, wait } => {
             promote::run(config, id, create, &said, wait.asked(), console).await
@@ -391,7 +407,10 @@ async fn with_config(command: Command, config: &Config, console: Console) -> Res
         }
         Command::Releases => releases::run(config, console).await,
         Command::Diff { from, to, limit } => diff::run(config, (from, to), limit, console).await,
-        Command::Prune { dry_run, keep } => {
+        Command::Prune { of_store, .. } if of_store.store => {
+            prune_store::run(config, of_store, console).await
+        }
+        Command::Prune { dry_run, keep, .. } => {
             let keep = keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX));
             prune::run(config, keep, dry_run, console).await
         }

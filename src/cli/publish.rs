@@ -6,15 +6,18 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::mpsc::sync_channel,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use clap::Args;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use super::{
-    Console, Exit, Failure, sign,
+    Console, Exit, Failure,
+    console::BETWEEN_LINES,
+    sign,
     signing::{Key, Signer},
 };
 use crate::{
@@ -23,9 +26,10 @@ use crate::{
     releases::{
         Limits,
         layout::Layout,
-        one_pass::{Hashed, Pieces, Tee},
+        one_pass::{Hashed, Pieces},
         pack::{self, Packing},
         unpack::{self, Archive, Unpacked},
+        unpack_error::UnpackError,
     },
     revision::ReleaseId,
     store::{
@@ -66,8 +70,6 @@ pub struct Publish {
 const WAITING: usize = 16;
 /// What is packed better than this may be more than an agent takes.
 const DENSE: u64 = 100;
-/// A terminal is told so often what goes on.
-const BETWEEN_LINES: Duration = Duration::from_millis(200);
 
 /// What was published.
 #[derive(Debug, Serialize)]
@@ -97,7 +99,11 @@ pub(crate) async fn run(config: &Config, args: Publish, console: Console) -> Res
     let signer = args.key.signer(Role::Release, config)?;
     let layout = super::layout(config);
     let requires = known(&args.requires)?;
-    let packing = tokio::task::spawn_blocking(move || prepare(args, &layout, console));
+    let temporary = match args.archive {
+        None => Some(store.temporary(&ArchiveKind::TarZst.key(&release)).await.map_err(failure)?),
+        Some(_) => None,
+    };
+    let packing = tokio::task::spawn_blocking(move || prepare(args, temporary, &layout, console));
     let packed = packing.await.map_err(|e| Failure::failed(e.to_string()))??;
     console.pulse(&format!("uploading {} MB …", packed.bytes / 1_000_000));
     let answer = upload(store.as_ref(), release, Packed { requires, ..packed }, signer.as_ref()).await?;
@@ -144,29 +150,43 @@ impl Packed {
     }
 }
 
-fn prepare(args: Publish, layout: &Layout, console: Console) -> Result<Packed, Failure> {
-    match (args.archive, args.dir) {
-        (Some(archive), _) => ready(archive, layout),
-        (None, Some(dir)) => packed(&dir, &args.exclude, args.level, layout, console),
-        (None, None) => Err(Failure::usage("give a directory, or an archive with --archive")),
+fn prepare(
+    args: Publish,
+    temporary: Option<NamedTempFile>,
+    layout: &Layout,
+    console: Console,
+) -> Result<Packed, Failure> {
+    match (args.archive, args.dir, temporary) {
+        (Some(archive), ..) => ready(archive, layout),
+        (None, Some(dir), Some(temporary)) => {
+            let (exclude, level) = (&args.exclude[..], args.level);
+            packed(&dir, temporary, Options { exclude, level, layout, console })
+        }
+        (None, ..) => Err(Failure::usage("give a directory, or an archive with --archive")),
     }
 }
 
 /// What an agent would refuse is refused here: better once than in every pod.
 fn check(named: &Path, archive: Archive<impl Read>, layout: &Layout) -> Result<Unpacked, Failure> {
     let checked = unpack::check(archive, &Limits::default(), layout);
-    checked.map_err(|e| Failure::failed(format!("{}: {e}", named.display())))
+    checked.map_err(|e| refused(named, &e))
+}
+
+fn refused(named: &Path, why: &UnpackError) -> Failure {
+    Failure::failed(format!("{}: {why}", named.display()))
+}
+
+/// How a directory is packed.
+struct Options<'a> {
+    exclude: &'a [PathBuf],
+    level: i32,
+    layout: &'a Layout,
+    console: Console,
 }
 
 /// Packs, and reads what it packs meanwhile, as an agent would.
-fn packed(
-    dir: &Path,
-    exclude: &[PathBuf],
-    level: i32,
-    layout: &Layout,
-    console: Console,
-) -> Result<Packed, Failure> {
-    let file = tempfile::Builder::new().prefix("pitstop-publish-").tempfile()?;
+fn packed(dir: &Path, file: NamedTempFile, options: Options<'_>) -> Result<Packed, Failure> {
+    let Options { exclude, level, layout, console } = options;
     let mut out = Hashed::new(file.reopen()?);
     let mut shown = Instant::now();
     let mut progress = |entries, bytes| {
@@ -178,12 +198,12 @@ fn packed(
     let kind = ArchiveKind::TarZst;
     let (packed, checked) = std::thread::scope(|scope| {
         let (pieces, receiver) = sync_channel(WAITING);
-        let reader = Pieces::new(receiver);
-        // How large it becomes nobody knows yet.
-        let archive = Archive { reader, bytes: u64::MAX, kind };
-        let checking = scope.spawn(move || check(dir, archive, layout));
+        let checking = scope.spawn(move || {
+            let checked = unpack::check_tar(Pieces::new(receiver), &Limits::default(), layout);
+            checked.map_err(|e| refused(dir, &e))
+        });
         let packing = Packing { exclude, level, progress: &mut progress };
-        let packed = packing.pack(dir, Tee { to: &mut out, pieces });
+        let packed = packing.pack(dir, &mut out, pieces);
         (packed, checking.join())
     });
     packed.map_err(|e| Failure::failed(e.to_string()))?;
@@ -243,7 +263,8 @@ fn manifest(
     Ok(bytes)
 }
 
-/// The archive first, then what it holds, then its digest, which makes it a release. None replaces anything.
+/// The archive first, then what it holds and who signed it, then its digest, which makes it a release. None replaces
+/// anything; what is missing of a release that is published already is put back.
 async fn upload(
     store: &dyn Store,
     release: ReleaseId,
@@ -252,15 +273,12 @@ async fn upload(
 ) -> Result<Answer, Failure> {
     let kind = packed.kind;
     let already_published = is_published(store, &release, &packed).await?;
+    let mut may_lack = already_published;
     if !already_published {
         refuse_other_kinds(store, &release, kind).await?;
-        put_archive(store, &release, &packed).await?;
+        let was_there = put_archive(store, &release, &packed).await?;
         put_manifest(store, &release, &packed.manifest).await?;
-    }
-    if let Some(signer) = signer {
-        sign::put(store, &release, (&packed.published(), packed.bytes), signer).await?;
-    }
-    if !already_published {
+        sign(store, &release, &packed, signer).await?;
         let key = kind.key(&release);
         let name = key.rsplit('/').next().unwrap_or(&key);
         let line = packed.published().digest_file(name).into_bytes();
@@ -269,6 +287,12 @@ async fn upload(
             Ok(_) | Err(StoreError::Changed(_)) => drop(is_published(store, &release, &packed).await?),
             Err(error) => return Err(failure(error)),
         }
+        // `prune --store` may have taken it for what nobody finishes, and have deleted it meanwhile.
+        may_lack = was_there;
+    }
+    if may_lack {
+        put_back(store, &release, &packed).await?;
+        sign(store, &release, &packed, signer).await?;
     }
     Ok(Answer {
         key: kind.key(&release),
@@ -278,6 +302,30 @@ async fn upload(
         bytes: packed.bytes,
         already_published,
     })
+}
+
+async fn sign(
+    store: &dyn Store,
+    release: &ReleaseId,
+    packed: &Packed,
+    signer: Option<&Signer>,
+) -> Result<(), Failure> {
+    if let Some(signer) = signer {
+        sign::put(store, release, (&packed.published(), packed.bytes), signer).await?;
+    }
+    Ok(())
+}
+
+/// What is missing beside a digest that is there. A manifest that another tool made stays.
+async fn put_back(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {
+    if !archive::is_uploaded(store, &packed.kind.key(release)).await {
+        put_archive(store, release, packed).await?;
+    }
+    let manifest = Body::Bytes(packed.manifest.clone());
+    match store.put(&archive::manifest_key(release), manifest, Condition::Absent).await {
+        Ok(_) | Err(StoreError::Changed(_)) => Ok(()),
+        Err(error) => Err(failure(error)),
+    }
 }
 
 /// Whether the release is in the store with these very bytes.
@@ -319,12 +367,13 @@ fn other_kind(release: &ReleaseId, key: &str) -> Failure {
     other_bytes(release, &format!("is in the store as {key}, and a release has only one archive"))
 }
 
-async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<(), Failure> {
+/// Whether the same archive was there already.
+async fn put_archive(store: &dyn Store, release: &ReleaseId, packed: &Packed) -> Result<bool, Failure> {
     let key = packed.kind.key(release);
     match store.put(&key, Body::File(packed.path.clone()), Condition::Absent).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(false),
         // A publish that was interrupted before its digest; or one that is under way.
-        Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == packed.sha256 => Ok(()),
+        Err(StoreError::Changed(_)) if stored_digest(store, &key).await? == packed.sha256 => Ok(true),
         Err(StoreError::Changed(_)) => Err(other_bytes(
             release,
             &format!("has an archive without a digest and with different content at {key}"),

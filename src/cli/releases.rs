@@ -14,7 +14,7 @@ use crate::{
         prune::{Class, Judged},
     },
     revision::ReleaseId,
-    store::{self, archive},
+    store::{self, inventory},
 };
 
 /// All of them: those on the volume first, in the order in which they stay.
@@ -85,7 +85,7 @@ impl Listed {
 /// [`Failure`] with the message for the user.
 pub(crate) async fn run(config: &Config, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
-    let in_store = archive::list(store.as_ref()).await.map_err(|e| Problem::from(e).message);
+    let in_store = inventory::releases(store.as_ref()).await.map_err(|e| Problem::from(e).message);
     let releases = super::on_volume(config);
     let look = tokio::task::spawn_blocking(move || look(&releases));
     let (judged, leases, current) = look.await.map_err(|e| Failure::failed(e.to_string()))??;

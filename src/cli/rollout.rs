@@ -18,7 +18,7 @@ use crate::{
 mod command;
 mod drive;
 mod journal;
-mod lease;
+pub(crate) mod lease;
 mod machine;
 mod seen;
 mod show;
@@ -28,6 +28,7 @@ use command::Commands;
 use drive::{Clock, Drive, Ending};
 use journal::{ALL, Journal, Options, Outcome, named, some_pods};
 use lease::Lease;
+pub(super) use lease::{PREFIX, needs};
 use machine::Machine;
 use show::Show;
 use start::{Begun, Start, refused};
@@ -50,19 +51,19 @@ pub struct Rollout {
     /// Which pods take the release in each step, as counts or percentages; the last step is all pods [default: 1,25%,100%].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = some_pods, conflicts_with = "abort")]
     step: Option<Vec<PodCount>>,
-    /// So long the pods of each step have to stay well before the next one [default: 0s].
+    /// How long the pods of each step must stay healthy before the next step [default: 0s].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "abort")]
     bake: Option<Duration>,
-    /// So many pods may reject the release after the first step; with one more all pods go back [default: 1].
+    /// How many pods may reject the release after the first step; one more, and all pods go back [default: 1].
     #[arg(long, value_name = "N", conflicts_with = "abort")]
     max_failed: Option<usize>,
-    /// So many pods may restart at once, as 2 or 25%, where a restart exposes or stalls; what their agents say when absent.
+    /// How many pods may restart at once, as 2 or 25%, unless they restart beside; by default what their agents say.
     #[arg(long, value_name = "N", value_parser = some_pods, conflicts_with = "abort")]
     max_unavailable: Option<PodCount>,
-    /// All pods go back when a step makes no progress for so long [default: 30m].
+    /// How long a step may make no progress before all pods go back [default: 30m].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
-    /// When it fails, leave the pods as they are: for releases after whose migration the code before cannot run.
+    /// Leave the pods as they are when it fails: for releases whose migration the earlier code cannot run with.
     #[arg(long, conflicts_with = "abort")]
     no_revert: bool,
     /// Take an unfinished rollout back, whoever drives it.

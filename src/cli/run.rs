@@ -26,6 +26,7 @@ use crate::{
     handle::{Requests, SupervisorHandle},
     hook::Hook,
     init::{self, Agent},
+    lane::Lane,
     metrics::Metrics,
     notify::{Notifier, Sender},
     pointer::{self, Check, Kick, Latest, Settings, Source},
@@ -50,6 +51,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const LOCK: &str = "agent.lock";
 const LOCK_ATTEMPTS: u32 = 30;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// A volume may hang.
+const ROOM_LIMIT: Duration = Duration::from_secs(2);
 /// So many looks decide whether a Puma is running beside a bad configuration.
 const LOOKS: u32 = 10;
 
@@ -89,6 +92,7 @@ pub(crate) async fn run(config: Config, invalid: Option<ConfigError>, run: Run) 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = config.pod(), "pitstop agent started");
     init::become_agent(run.child_of.unwrap_or_default()).map_err(Failure::failed)?;
     let _alone = the_only_one(&config.state_dir).await?;
+    make_room_for_puma(config.puma.state_file.as_deref(), [&config.deploy_to, &config.current()]).await;
     let app_server = super::app_server::of(&config)?;
     let parts = Parts::of(&config, invalid);
     if let Some(problem) = &parts.invalid {
@@ -123,6 +127,25 @@ fn died(deaths: u32) -> Vec<Finding> {
          101 a bug (please report it)",
     );
     (deaths > 0).then_some(finding).into_iter().collect()
+}
+
+/// Puma makes no directory for its state file and its socket. Where both containers have one volume above it, the agent
+/// does, which is there before Puma. Elsewhere the path is none of the agent's, and on a volume of `releases` a release
+/// would be written to, or `current` become a directory.
+async fn make_room_for_puma(state_file: Option<&Path>, releases: [&Path; 2]) {
+    let Some(dir) = state_file.and_then(Path::parent).map(Path::to_owned) else { return };
+    if releases.iter().any(|of_releases| dir.starts_with(of_releases)) {
+        return;
+    }
+    let make = move || match fs::create_dir(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            tracing::debug!(path = %dir.display(), %error, "the directory of Puma's state file is not this container's");
+        }
+        _ => {}
+    };
+    if let Ok(lane) = Lane::start("puma-dir") {
+        let _ = lane.run(ROOM_LIMIT, make).await;
+    }
 }
 
 /// Two agents in one pod would undo each other's work, and the second would take the first one's socket.
@@ -389,13 +412,14 @@ fn follow(
     poll_interval: Duration,
     metrics: &Arc<Metrics>,
 ) -> io::Result<(watch::Receiver<Latest>, Kick)> {
-    let metrics = metrics.clone();
+    let (metrics, signed) = (metrics.clone(), trust.clone());
     let on_check = Arc::new(move |check| {
         let failure = match check {
             Check::Failed(reason) => Some(reason),
             Check::Unchanged | Check::Changed => None,
         };
         metrics.pointer_checked(failure, epoch().as_secs_f64());
+        metrics.pointer_expires(signed.pointer_expires());
     });
     pointer::watch(Settings { source, trust, poll_interval, on_check })
 }
@@ -415,4 +439,27 @@ fn terms() -> io::Result<watch::Receiver<u32>> {
 /// The wall clock: for people and their tools only.
 fn epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_for_pumas_files_is_one_directory_and_none_among_releases() {
+        let dir = tempfile::tempdir().unwrap();
+        let (deploy_to, current) = (dir.path().join("app"), dir.path().join("app/current"));
+        fs::create_dir(&deploy_to).unwrap();
+        let made = async |file: &str| {
+            let file = dir.path().join(file);
+            make_room_for_puma(Some(&file), [&deploy_to, &current]).await;
+            file.parent().unwrap().is_dir()
+        };
+        assert!(made("puma/state").await);
+        assert!(made("puma/state").await, "it is there already");
+        assert!(!made("not/there/state").await, "the volume above it is another container's");
+        assert!(!made("app/current/state").await && !made("app/tmp/state").await);
+        assert!(!current.exists(), "a new pod publishes its first release there");
+        make_room_for_puma(None, [&deploy_to, &current]).await;
+    }
 }

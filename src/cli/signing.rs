@@ -237,3 +237,13 @@ fn run(command: &str, statement: &str) -> Result<String, Failure> {
     }
     String::from_utf8(output.stdout).map_err(|_| failed("it printed no text".into()))
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A secret key, from a file or the environment.
+    pub(crate) fn key(bytes: &[u8]) {
+        drop(secret_key(&String::from_utf8_lossy(bytes)));
+    }
+}

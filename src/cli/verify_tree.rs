@@ -49,7 +49,7 @@ impl fmt::Display for Answer {
 pub(crate) async fn run(config: &Config, id: Option<ReleaseId>, console: Console) -> Result<Exit, Failure> {
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let store = Blocking::new(store, Handle::current(), IDLE);
-    let releases = super::on_volume(config);
+    let releases = super::on_volume(config).trusting(super::trust(config));
     let work = tokio::task::spawn_blocking(move || compare(&releases, &store, id));
     let answer = work.await.map_err(|e| Failure::failed(e.to_string()))??;
     console.print(&answer);

@@ -16,7 +16,7 @@ pub struct Said {
     /// Who does this, for the history; by default what the CI system says, or user@host.
     #[arg(long, value_name = "NAME")]
     pub(crate) by: Option<String>,
-    /// For those who read the history later; by default the CI job's address.
+    /// The reason, for the history; by default the CI job's address.
     #[arg(long, value_name = "TEXT")]
     pub(crate) why: Option<String>,
     /// By which key?

@@ -182,18 +182,18 @@ fn restart_time(config: &Config, server: &ServerFacts) -> Check {
     Check::found(ABOUT, Finding::risky(Code::RestartTimeoutShort, message, remedy))
 }
 
-/// Puma's own set-up says the rest.
+/// The app server's own set-up says the rest.
 fn beside(config: &Config) -> Option<Check> {
     const ABOUT: &str = "restarts";
     let title = config.app_server.title();
     let text = match (config.app_server, config.restart.mode) {
-        (AppServerKind::Puma, RestartMode::Beside) => {
+        (AppServerKind::Passenger, _) => format!("a second server beside the first is not possible with {title}: each deploy restarts it in place"),
+        (_, RestartMode::Beside) => {
             "beside: each deploy needs the memory and the database connections of two servers until the old one has \
              ended; a deploy for which that is not possible waits (restart.mode is beside)"
                 .to_owned()
         }
-        (AppServerKind::Puma, _) => return None,
-        _ => format!("beside: not possible with {title} yet; deploys are as ever"),
+        _ => return None,
     };
     Some(Check::fine(ABOUT, text))
 }
@@ -294,7 +294,7 @@ mod tests {
         };
         assert_eq!(said(AppServerKind::Puma, RestartMode::Auto), None);
         assert!(said(AppServerKind::Puma, RestartMode::Beside).unwrap().contains("database connections"));
-        assert!(said(AppServerKind::Unicorn, RestartMode::Auto).unwrap().contains("Unicorn yet"));
+        assert!(said(AppServerKind::Passenger, RestartMode::Auto).unwrap().contains("not possible"));
     }
 
     #[test]

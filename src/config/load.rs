@@ -11,9 +11,10 @@ use super::{
 };
 
 /// Belong to the fail points of debug builds, to the app, or to who signs, not to the configuration.
-const NO_KEYS: [&str; 10] = [
+const NO_KEYS: [&str; 11] = [
     "PITSTOP_FAILPOINTS",
     "PITSTOP_FAILPOINT_DIR",
+    "PITSTOP_FAILPOINT_PASSED",
     DRAIN_FILE_VARIABLE,
     SLOT_VARIABLE,
     COUNTS_VARIABLE,
@@ -60,6 +61,8 @@ pub struct ConfigProblem {
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
+            // Nobody wrote it: there is no place to name.
+            Some(key) if self.origin == Origin::Default.to_string() => write!(f, "{key}: {}", self.message),
             Some(key) => write!(f, "{}: {key}: {}", self.origin, self.message),
             None => write!(f, "{}: {}", self.origin, self.message),
         }
@@ -464,7 +467,7 @@ mod tests {
     #[test]
     fn commands_of_the_store_need_a_source() {
         let error = Case::file("").loaded().require_source().unwrap_err();
-        assert!(error.to_string().contains("source: is not set"), "{error}");
+        assert!(error.to_string().starts_with("source: is not set"), "{error}");
         assert_eq!(Case::file("source: /srv/store\n").loaded().require_source(), Ok(()));
     }
 

@@ -29,14 +29,14 @@ mod source;
 mod storage;
 mod trust;
 mod warmup;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use crate::core::drain::Upgraded;
 pub(crate) use derived::order;
 pub(crate) use headers::parse as parse_header;
 pub(crate) use health_url::{HealthAddress, HealthUrl};
 pub(crate) use keys::nearest;
-pub(crate) use listen_address::ListenAddress;
+pub(crate) use listen_address::{ListenAddress, Place};
 pub use load::{ConfigError, ConfigProblem, Loaded, Origin, environment, load, load_degraded};
 pub(crate) use names::pointer_name;
 pub(crate) use notify::{Notify, NotifyFormat};

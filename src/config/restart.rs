@@ -77,8 +77,8 @@ impl Default for Restart {
             max_unavailable: PodCount::Percent(25),
             shift: vec![Percent(ALL)],
             bake: Duration::ZERO,
-            shift_requests: 20,
-            shift_timeout: Duration::from_secs(600),
+            shift_requests: 200,
+            shift_timeout: Duration::from_mins(30),
         }
     }
 }
@@ -179,6 +179,14 @@ mod tests {
         assert_eq!(steps(&["100%"], 60), [1000]);
     }
 
+    /// The number that the power of the test gives is for a share of 10 %.
+    #[test]
+    fn a_pod_with_little_traffic_serves_the_default_of_a_first_step_in_time() {
+        let Restart { shift_requests, shift_timeout, .. } = Restart::default();
+        let requests_per_second = f64::from(shift_requests) / 0.1 / shift_timeout.as_secs_f64();
+        assert!(requests_per_second < 1.2, "{requests_per_second}");
+    }
+
     #[test]
     fn steps_grow_and_have_the_time_that_they_take() {
         let found = |change: fn(&mut Restart)| {
@@ -189,6 +197,6 @@ mod tests {
         assert_eq!(found(|_| {}), [""; 0]);
         assert_eq!(found(|restart| restart.shift = vec![Percent(500), Percent(100)]), ["restart.shift"]);
         assert_eq!(found(|restart| restart.shift = vec![Percent(100), Percent(100)]), ["restart.shift"]);
-        assert_eq!(found(|restart| restart.bake = Duration::from_secs(601)), ["restart.shift_timeout"]);
+        assert_eq!(found(|restart| restart.bake = Duration::from_secs(1801)), ["restart.shift_timeout"]);
     }
 }

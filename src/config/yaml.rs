@@ -170,6 +170,28 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A configuration file is read, or its fault is named.
+    pub(crate) fn file(bytes: &[u8]) {
+        if let Err(broken) = read(&String::from_utf8_lossy(bytes)) {
+            assert!(!broken.message.is_empty() && !broken.message.contains('\n'), "{}", broken.message);
+        }
+    }
+
+    /// Values, one a line as `KEY=value` of the environment, are taken or refused with a reason.
+    pub(crate) fn values(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let pairs = pairs.map(|(name, value)| (format!("PITSTOP_{name}"), value.to_owned()));
+        if let Err(error) = crate::config::load(None, pairs) {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,9 @@ pub struct Reading {
     pub(crate) revision: Option<Revision>,
     /// How many pods may restart at once, where the pointer says so.
     pub(crate) max_unavailable: Option<PodCount>,
+    /// The pods that make the move hold claims to it: who says that it stays out of it does. Of a share of all pods, and
+    /// of a move for all, those before this one in their order make it too, also when they have not read of it yet.
+    pub(crate) claimed: bool,
 }
 
 impl Fleet {

@@ -132,6 +132,19 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What a release says that it needs of the image.
+    pub(crate) fn requirements(bytes: &[u8]) {
+        for one in Requirement::parse_list(&String::from_utf8_lossy(bytes)) {
+            assert_eq!(Requirement::parse(&one.to_string()), one);
+            let _ = Brought::default().lacks(&[one]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

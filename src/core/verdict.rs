@@ -160,6 +160,11 @@ impl Watch {
         self.ended != Ended::Not
     }
 
+    /// It did, and the container has yet to start another one.
+    pub(crate) fn needs_container(&self) -> bool {
+        self.ended == Ended::Away
+    }
+
     /// How often others restarted the server meanwhile, as far as that counts.
     pub(crate) fn theirs(&self) -> u32 {
         self.theirs

@@ -112,9 +112,26 @@ fn removed(path: &Path) -> io::Result<()> {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The state of a drain is one of this boot, or none.
+    pub(crate) fn drain(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(FILE), bytes).expect("it is written");
+        assert!(journal_in(dir.path()).is_none() || String::from_utf8_lossy(bytes).contains(&boot_id()));
+        let boot = boot_id();
+        // So that the rest of it is read, too.
+        let text = String::from_utf8_lossy(bytes).replace("BOOT", &boot);
+        let _ = serde_json::from_str::<Content>(&text).map(|content| serde_json::to_string(&content));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use crate::core::{Moment, drain::Origin};
 
     fn journal() -> Journal {

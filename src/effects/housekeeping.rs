@@ -26,12 +26,18 @@ const DEPLOY_MAX: Duration = Duration::from_secs(900);
 /// How often a paused deletion looks whether it may go on.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
+/// After a volume has refused to delete something, the next try; later ones take twice as long each.
+const TIDY_AGAIN: Duration = Duration::from_secs(5);
+const TIDY_AGAIN_MAX: Duration = Duration::from_secs(3600);
+
 /// How fast things are deleted.
 #[derive(Debug, Default)]
 pub(super) struct Gear {
     deploy_since: Mutex<Option<Instant>>,
     /// So many fetches wait for room.
     waiting_for_room: AtomicUsize,
+    /// How often tidying was begun: of several that go on trying, the last one does.
+    tidied: AtomicUsize,
     /// What was last said to stay.
     said: Mutex<Vec<Kept>>,
 }
@@ -82,6 +88,13 @@ impl Drop for Hurry<'_> {
     }
 }
 
+/// What is gone.
+struct Deleted {
+    /// How much unfinished work; `None` where the volume refused.
+    cleaned: Option<usize>,
+    pruned: Pruned,
+}
+
 impl Effects {
     /// A deploy or a drain that begins pauses what is being deleted. Never waits.
     pub(crate) fn deploying(&self, stage: Stage, drains: bool) {
@@ -104,13 +117,30 @@ impl Effects {
         let work = async move {
             this.make_spare().await;
             this.tidy().await;
+            tracing::debug!("what the deploy has left is tidied up");
         };
         tokio::spawn(work.in_current_span());
     }
 
-    pub(super) async fn tidy(&self) {
-        if let Err(problem) = self.delete(Need::Tidy).await {
-            tracing::warn!(detail = problem.message, "old releases could not be deleted");
+    async fn tidy(&self) {
+        let (turn, mut pause) = (self.gear.tidied.fetch_add(1, Ordering::SeqCst) + 1, TIDY_AGAIN);
+        while !self.tidied().await {
+            tokio::time::sleep(pause).await;
+            if self.gear.tidied.load(Ordering::SeqCst) != turn {
+                return;
+            }
+            pause = (pause * 2).min(TIDY_AGAIN_MAX);
+        }
+    }
+
+    /// Answers whether the volume let all of it be deleted.
+    async fn tidied(&self) -> bool {
+        match self.delete(Need::Tidy).await {
+            Ok(deleted) => deleted.cleaned.is_some() && deleted.pruned.failed.is_empty(),
+            Err(problem) => {
+                tracing::warn!(detail = problem.message, "old releases could not be deleted");
+                false
+            }
         }
     }
 
@@ -150,7 +180,9 @@ impl Effects {
         let _hurry = Hurry::up(&self.gear);
         match self.delete(Need::Room).await {
             // One is what the fetch without room has left itself.
-            Ok((cleaned, pruned)) => cleaned > 1 || pruned.emptied > 0 || !pruned.deleted.is_empty(),
+            Ok(Deleted { cleaned, pruned }) => {
+                cleaned > Some(1) || pruned.emptied > 0 || !pruned.deleted.is_empty()
+            }
             Err(problem) => {
                 tracing::warn!(detail = problem.message, "no room could be made");
                 false
@@ -158,22 +190,21 @@ impl Effects {
         }
     }
 
-    /// Answers how much unfinished work is gone, and which releases.
-    async fn delete(&self, need: Need) -> Result<(usize, Pruned), Problem> {
+    async fn delete(&self, need: Need) -> Result<Deleted, Problem> {
         let (tools, holder, gear) = (self.tools.clone(), self.holder.clone(), self.gear.clone());
         let deleted = on(&self.pruning, move || {
             let pace = |took| gear.pace(took);
             // Nothing starts in the middle of a deploy either.
             let _ = pace(Duration::ZERO);
-            let cleaned = tools.releases.clean_leftovers(&pace).unwrap_or_else(|problem| {
+            let unfinished = |problem: &Problem| {
                 tracing::warn!(
                     detail = problem.message,
                     "unfinished work of earlier fetches could not be deleted"
                 );
-                0
-            });
+            };
+            let cleaned = tools.releases.clean_leftovers(&pace).inspect_err(unfinished).ok();
             if !holder.is_sure() {
-                return Ok((cleaned, Pruned::default()));
+                return Ok(Deleted { cleaned, pruned: Pruned::default() });
             }
             let pruned = tools.releases.prune(tools.keep_releases, need, &|| holder.named(), &pace);
             if let Err(problem) = tools.releases.share_assets() {
@@ -185,10 +216,10 @@ impl Effects {
             if let Err(problem) = tools.releases.clean_caches(&pace) {
                 tracing::warn!(detail = problem.message, "a cache of an old release could not be deleted");
             }
-            pruned.map(|pruned| (cleaned, pruned))
+            pruned.map(|pruned| Deleted { cleaned, pruned })
         })
         .await??;
-        self.tell(&deleted.1, need == Need::Room);
+        self.tell(&deleted.pruned, need == Need::Room);
         Ok(deleted)
     }
 

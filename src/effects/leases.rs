@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -11,12 +11,15 @@ use tokio::sync::Notify;
 use super::{Effects, volume_work::on};
 use crate::{
     core::{Problem, Protected},
+    lane::Lane,
     releases::{Releases, leases::Lease},
     revision::ReleaseId,
 };
 
 /// A lease is written anew so often; see [`crate::releases::leases`] for how long it counts.
 const REFRESH: Duration = Duration::from_secs(600);
+/// After the last change it is synced: nothing that is left to do for a deploy waits for that.
+const SETTLED: Duration = Duration::from_secs(5);
 /// After a write that failed, the next try.
 const RETRY: Duration = Duration::from_secs(30);
 /// The end of the agent waits for its last line no longer than this.
@@ -30,8 +33,17 @@ pub(super) struct Holder {
     /// Never held while the volume is waited for. `None` until the volume has told where the pod stands.
     needs: Mutex<Option<Needs>>,
     /// The lease on the volume. Held while it is written: one writer at a time.
-    written: Mutex<Option<(Lease, Instant)>>,
+    written: Mutex<Option<Written>>,
     changed: Notify,
+    /// It is written anew so often.
+    refresh: Duration,
+}
+
+#[derive(Debug)]
+struct Written {
+    lease: Lease,
+    at: Instant,
+    synced: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +87,14 @@ impl Needs {
 
 impl Holder {
     pub(crate) fn new(releases: Releases, pod: String) -> Self {
-        Self { releases, pod, needs: Mutex::default(), written: Mutex::default(), changed: Notify::new() }
+        Self {
+            releases,
+            pod,
+            needs: Mutex::default(),
+            written: Mutex::default(),
+            changed: Notify::new(),
+            refresh: REFRESH,
+        }
     }
 
     /// Each release that this pod needs, with the reason.
@@ -118,27 +137,42 @@ impl Holder {
         }
     }
 
-    /// Names a release before it is relied on. Blocks.
+    /// Names a release for all living agents before it is relied on. Blocks.
     pub(crate) fn hold(&self, release: &ReleaseId) -> Result<(), Problem> {
         self.note(|needs| needs.in_hand.extend([release.clone()]));
-        let named = |(lease, _): &(Lease, Instant)| lease.names().contains(release);
-        if locked(&self.written).as_ref().is_some_and(named) { Ok(()) } else { self.write() }
+        let named = |written: &Written| written.lease.names().contains(release);
+        if locked(&self.written).as_ref().is_some_and(named) { Ok(()) } else { self.put() }
     }
 
-    /// Writes the lease, synced, if it says something new or is due. Blocks.
-    fn write(&self) -> Result<(), Problem> {
+    /// Writes the lease if it says something new or is due. Blocks.
+    fn put(&self) -> Result<(), Problem> {
         let mut written = locked(&self.written);
         let needs = locked(&self.needs).clone();
         let Some(needs) = needs else { return Ok(()) };
         let lease = needs.lease(&self.pod);
-        let same = |(last, at): &(Lease, Instant)| {
-            at.elapsed() < REFRESH / 2 && Lease { at: lease.at.clone(), ..last.clone() } == lease
+        let same = |last: &Written| {
+            last.at.elapsed() < self.refresh / 2
+                && Lease { at: lease.at.clone(), ..last.lease.clone() } == lease
         };
         if !written.as_ref().is_some_and(same) {
-            self.releases.write_lease(&lease)?;
-            *written = Some((lease, Instant::now()));
+            self.releases.put_lease(&lease)?;
+            *written = Some(Written { lease, at: Instant::now(), synced: false });
         }
         Ok(())
+    }
+
+    /// The same, synced. Blocks.
+    fn write(&self) -> Result<(), Problem> {
+        self.put()?;
+        if let Some(written) = locked(&self.written).as_mut().filter(|written| !written.synced) {
+            self.releases.sync_lease()?;
+            written.synced = true;
+        }
+        Ok(())
+    }
+
+    fn is_synced(&self) -> bool {
+        locked(&self.written).as_ref().is_none_or(|written| written.synced)
     }
 }
 
@@ -159,22 +193,7 @@ impl Effects {
 
     /// Keeps the lease on the volume as it should be, and now and then looks for what may go.
     pub(super) async fn keep_lease(self) {
-        let mut failed: Option<Problem> = None;
-        loop {
-            let pause = if failed.is_none() { REFRESH } else { RETRY };
-            let due = tokio::time::timeout(pause, self.holder.changed.notified()).await.is_err();
-            let holder = self.holder.clone();
-            let problem = on(&self.leases, move || holder.write()).await.and_then(|done| done).err();
-            if problem != failed
-                && let Some(Problem { message, .. }) = &problem
-            {
-                tracing::warn!(detail = message, "the lease of this pod is not written; tried again soon");
-            }
-            failed = problem;
-            if due && failed.is_none() {
-                self.tidy().await;
-            }
-        }
+        keep(&self.holder, &self.leases, || self.tidy_soon()).await;
     }
 
     /// The pod has ended in order: others need not wait for its lease to expire. Best effort.
@@ -185,8 +204,40 @@ impl Effects {
     }
 }
 
+/// `tidy` only starts what it does: a volume that refuses to delete must not keep the lease from being written.
+async fn keep(holder: &Arc<Holder>, lane: &Lane, tidy: impl Fn()) {
+    let (mut failed, mut synced): (Option<Problem>, _) = (None, true);
+    loop {
+        let pause = match &failed {
+            Some(_) => RETRY,
+            None if synced => holder.refresh,
+            None => SETTLED,
+        };
+        let due = tokio::time::timeout(pause, holder.changed.notified()).await.is_err();
+        let writer = holder.clone();
+        let write = move || {
+            let done = if due { writer.write() } else { writer.put() };
+            done.map(|()| writer.is_synced())
+        };
+        let written = on(lane, write).await.and_then(|done| done);
+        let (was_synced, problem) = (synced, written.as_ref().err().cloned());
+        synced = written.unwrap_or_default();
+        if problem != failed
+            && let Some(Problem { message, .. }) = &problem
+        {
+            tracing::warn!(detail = message, "the lease of this pod is not written; tried again soon");
+        }
+        failed = problem;
+        if due && was_synced && failed.is_none() {
+            tidy();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell, os::unix::fs::MetadataExt};
+
     use super::*;
     use crate::releases::Limits;
 
@@ -229,5 +280,27 @@ mod tests {
         holder.write().unwrap();
         assert_eq!(on_disk(&holder), [].into());
         assert!(!dir.path().join(".pitstop").exists());
+    }
+
+    /// A deletion that a volume refuses is tried again for as long as it does: in the background.
+    #[tokio::test]
+    async fn the_lease_is_written_anew_while_a_deletion_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let holder = Arc::new(Holder { refresh: Duration::from_millis(20), ..holder(dir.path()) });
+        holder.begin(Some(&id("v1")));
+        let begun = Cell::new(0);
+        let lease = dir.path().join(".pitstop/leases/web-0");
+        let written = || std::fs::metadata(&lease).map(|meta| meta.ino()).unwrap();
+        let first = written();
+        let anew = async {
+            while begun.get() < 3 || written() == first {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let lane = Lane::start("lease").unwrap();
+        tokio::select! {
+            () = keep(&holder, &lane, || begun.set(begun.get() + 1)) => unreachable!("it keeps on"),
+            () = anew => {}
+        }
     }
 }

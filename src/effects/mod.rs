@@ -5,13 +5,13 @@
 //! and `current`, one for the journal, so that a long fetch holds up no line of the journal, and one each
 //! for this pod's lease and for what is deleted, so that neither holds up a deploy.
 
-mod drain_journal;
+pub(crate) mod drain_journal;
 mod housekeeping;
 mod leases;
 mod once_ready;
 mod recovery;
 mod trial;
-mod unfinished;
+pub(crate) mod unfinished;
 mod volume_work;
 
 use std::{

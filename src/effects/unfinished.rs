@@ -90,6 +90,19 @@ fn write(state_dir: &Path, path: &Path, note: &Note) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// Whatever is noted of unfinished work, other work is not refused.
+    pub(crate) fn note(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(FILE), bytes).expect("it is written");
+        let release = "v2".parse().expect("an id");
+        assert!(begin(dir.path(), "another step", &release).is_ok());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -239,6 +239,19 @@ pub(crate) fn prefix(pointer: &str) -> String {
     format!("moves/{pointer}/")
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// One move of the history, or its end.
+    pub(crate) fn moved(bytes: &[u8]) {
+        if let Ok(made) = serde_json::from_slice::<Move>(bytes) {
+            assert_eq!(made.revision().sequence, Some(made.sequence));
+        }
+        let _ = serde_json::from_slice::<End>(bytes).map(|end| serde_json::to_string(&end));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,7 +28,7 @@ const FIRST: usize = 8;
 /// and at most so many.
 const READ_AT_MOST: usize = 96;
 /// So many at a time.
-const CHUNK: usize = 16;
+const CHUNK: usize = 8;
 /// Who is there is asked again after this.
 const LIST_EACH: Duration = Duration::from_secs(30);
 /// So many pods of its queue that do not restart are passed over.
@@ -126,15 +126,18 @@ impl Neighbours {
         self.read_first().await?;
         let now = SystemTime::now();
         let own = self.reader.pod.clone();
-        let mut fleet = add_up(self.reports.all(), &own, now);
+        let claimed = reading.revision.as_ref().filter(|_| reading.claimed);
+        let mut fleet = add_up(self.reports.all(), &own, claimed, now);
         let there: Vec<_> =
             self.pods.iter().filter(|pod| **pod == own || self.may_live(pod, now)).cloned().collect();
         let place = there.iter().position(|pod| *pod == own).unwrap_or(0);
         let at_once = reading.max_unavailable.unwrap_or(self.reader.max_unavailable).down(there.len());
         fleet.others = there.len().saturating_sub(1);
         fleet.wave = u32::try_from(place / at_once).unwrap_or(u32::MAX);
-        if let Some(revision) = &reading.revision {
-            fleet.before = self.before(&there, (place, at_once), revision).await?;
+        if reading.revision.is_some() {
+            let queue = (0..place).rev().skip(at_once - 1).step_by(at_once).take(BACK_AT_MOST);
+            let queue: Vec<_> = queue.map(|place| there[place].clone()).collect();
+            fleet.before = self.before(&queue, claimed).await?;
         }
         Ok(Some(fleet))
     }
@@ -161,21 +164,17 @@ impl Neighbours {
         Ok(())
     }
 
-    /// What the pod before this one in its queue has behind it.
+    /// What the pod before this one in its queue has behind it; the nearest one comes first.
     async fn before(
         &mut self,
-        there: &[String],
-        (place, at_once): (usize, usize),
-        revision: &Revision,
+        queue: &[String],
+        claimed: Option<&Revision>,
     ) -> Result<Option<BTreeSet<Revision>>, StoreError> {
-        let queue = (0..place).rev().skip(at_once - 1).step_by(at_once).take(BACK_AT_MOST);
-        for pod in queue.map(|place| &there[place]) {
+        for pod in queue {
             if self.pods.len() > FEW {
                 self.reports.read(std::slice::from_ref(pod)).await?;
             }
-            let restarts = |report: &&Report| {
-                report.is_live(SystemTime::now()) && !report.is_held() && !report.stays_out_of(revision)
-            };
+            let restarts = |report: &&Report| report.is_live(SystemTime::now()) && report.restarts(claimed);
             if let Some(report) = self.reports.get(pod).filter(restarts) {
                 return Ok(Some(report.done()));
             }
@@ -184,11 +183,17 @@ impl Neighbours {
     }
 }
 
-fn add_up<'a>(reports: impl Iterator<Item = &'a Report>, own: &str, now: SystemTime) -> Fleet {
+fn add_up<'a>(
+    reports: impl Iterator<Item = &'a Report>,
+    own: &str,
+    claimed: Option<&Revision>,
+    now: SystemTime,
+) -> Fleet {
     let mut fleet = Fleet { first: true, ..Fleet::default() };
     for report in reports.filter(|report| report.pod != own && report.is_live(now)) {
         fleet.others += 1;
-        fleet.first &= report.is_held() || order(own) < order(&report.pod);
+        // A pod that does not restart proves nothing to those that wait for it.
+        fleet.first &= !report.restarts(claimed) || order(own) < order(&report.pod);
         fleet.rejected.extend(report.rejected.iter().map(|rejected| rejected.revision.clone()));
         let Some(desired) = &report.desired else { continue };
         let moves = [Stage::Publishing, Stage::Restarting, Stage::Verifying, Stage::Committing];
@@ -204,13 +209,18 @@ fn add_up<'a>(reports: impl Iterator<Item = &'a Report>, own: &str, now: SystemT
 }
 
 impl Report {
+    /// The pod makes the move that this one makes, which is `claimed` where only some do.
+    fn restarts(&self, claimed: Option<&Revision>) -> bool {
+        !self.is_held() && !claimed.is_some_and(|revision| self.stays_out_of(revision))
+    }
+
     /// Somebody holds the pod's deploys.
     fn is_held(&self) -> bool {
         self.reason.as_deref() == Some(Reason::Held.code())
     }
 
     /// The move is a canary's, and the pod is none of them.
-    fn stays_out_of(&self, revision: &Revision) -> bool {
+    pub(crate) fn stays_out_of(&self, revision: &Revision) -> bool {
         self.canary == Some(false) && self.canary_sequence == revision.sequence
     }
 

@@ -91,7 +91,7 @@ impl Reports {
     /// What the store says.
     pub(super) async fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let mut all = self.store.list_dated(&self.prefix).await?;
-        all.retain(|listed| listed.key.len() > self.prefix.len());
+        all.retain(|listed| listed.key.get(self.prefix.len()..).is_some_and(is_name));
         for listed in &mut all {
             listed.key.drain(..self.prefix.len());
         }
@@ -121,20 +121,29 @@ impl Reports {
             (pod, found)
         });
         let found: Vec<_> = reads.buffer_unordered(AT_ONCE).collect().await;
+        let (mut readable, mut denied) = (false, None);
         for (pod, found) in found {
+            readable |= found.is_ok();
             match found {
                 Ok(Found::Object { version, bytes }) => {
                     let report = report(&pod, &bytes);
                     let known = Known { version, report, since: Instant::now(), news: self.looked };
                     self.known.insert(pod, known);
                 }
-                Ok(Found::Absent) => drop(self.known.remove(&pod)),
-                // No agent of ours writes so much: it is no report, and must not hide the others.
-                Ok(Found::NotModified) | Err(StoreError::TooLarge { .. }) => {}
+                Ok(Found::NotModified) => {}
+                // No agent writes so much, or an object that S3 archives: it must not hide the others.
+                Ok(Found::Absent) | Err(StoreError::TooLarge { .. } | StoreError::Unfit(_)) => {
+                    self.known.remove(&pod);
+                }
+                Err(error @ StoreError::Denied(_)) => {
+                    self.known.remove(&pod);
+                    denied = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        // One alone is encrypted with a key that others do not have.
+        denied.filter(|_| !readable).map_or(Ok(()), Err)
     }
 }
 
@@ -147,9 +156,32 @@ fn live(all: Vec<Listed>) -> Vec<String> {
     pods
 }
 
+/// Whether a pod can be called so, and its report be asked for.
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\'])
+        && !name.contains(char::is_control)
+}
+
 /// What cannot be read is of a version to come, or damaged; what speaks for another pod is forged. Neither is waited for.
 fn report(pod: &str, bytes: &[u8]) -> Option<Report> {
     serde_json::from_slice(bytes).ok().filter(|report: &Report| report.pod == pod)
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+
+    /// What a pod, or whoever may write there, says of it.
+    pub(crate) fn report(bytes: &[u8]) {
+        let Some(report) = super::report("web-0", bytes) else { return };
+        let now = std::time::SystemTime::now();
+        let _ = (report.age(now), report.promised(), report.is_gone(now), report.is_live(now));
+        if let Some(desired) = &report.desired {
+            let _ = (report.has_arrived(desired), report.rejection(desired));
+        }
+        assert_eq!(report.pod, "web-0");
+    }
 }
 
 #[cfg(test)]
@@ -165,9 +197,27 @@ mod tests {
         assert!(report("web-0", b"{").is_none());
     }
 
+    /// What any pod may write must not hide what the others say.
+    #[tokio::test]
+    async fn one_object_that_nobody_can_read_hides_no_other_report() {
+        let dir = tempfile::tempdir().unwrap();
+        let fleet = dir.path().join("fleet/production");
+        std::fs::create_dir_all(fleet.join("a-directory")).unwrap();
+        let report =
+            br#"{"v":1,"pod":"web-0","running":null,"desired":null,"in_sync":true,"stage":"steady","at":""}"#;
+        std::fs::write(fleet.join("web-0"), report).unwrap();
+        std::fs::write(fleet.join("web-1\n"), report).unwrap();
+        std::fs::write(fleet.join("web-2"), vec![b' '; 70_000]).unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(crate::store::dir::DirStore::new(dir.path().to_owned()).unwrap());
+        let mut reports = Reports::of(&store, "production");
+        reports.look().await.unwrap();
+        assert_eq!(reports.all().map(|report| report.pod.as_str()).collect::<Vec<_>>(), ["web-0"]);
+    }
+
     #[test]
     fn pods_that_were_not_heard_of_for_long_have_no_place_in_the_order() {
-        let listed = |pod: &str, written_s| Listed { key: pod.into(), written_s };
+        let listed = |pod: &str, written_s| Listed { key: pod.into(), written_s, bytes: 0 };
         let all = vec![listed("a", 10_000), listed("b", 8_500), listed("c", 8_499), listed("d", 0)];
         let pods = live(all);
         assert_eq!(pods.len(), 3);

@@ -190,3 +190,70 @@ impl Steward {
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::{
+        core::{Moment, Problem, Reason},
+        store::dir::DirStore,
+    };
+
+    fn reports(fleet: &Path) -> Vec<String> {
+        let names =
+            fs::read_dir(fleet).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn reports_of_pods_that_are_gone_are_taken_away_an_hour_after_their_farewell_or_a_day_after_their_last_word()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let fleet = dir.path().join("fleet/production");
+        ["releases", "moves/production"]
+            .iter()
+            .for_each(|name| fs::create_dir_all(dir.path().join(name)).unwrap());
+        fs::create_dir_all(&fleet).unwrap();
+        let now = SystemTime::now();
+        let write = |pod: &str, leaving: bool, hours: u64| {
+            let at = humantime::format_rfc3339_seconds(now).to_string();
+            let text = serde_json::json!({
+                "v": 1, "pod": pod, "running": null, "desired": null, "in_sync": true, "stage": "steady", "at": at,
+                "leaving": leaving,
+            });
+            fs::write(fleet.join(pod), text.to_string()).unwrap();
+            let file = fs::File::options().write(true).open(fleet.join(pod)).unwrap();
+            file.set_modified(now - Duration::from_secs(hours * 3601)).unwrap();
+        };
+        for (pod, leaving, hours) in [
+            ("own", false, 0),
+            ("left-now", true, 0),
+            ("left-an-hour-ago", true, 1),
+            ("silent-for-hours", false, 23),
+            ("silent-for-a-day", false, 24),
+        ] {
+            write(pod, leaving, hours);
+        }
+        let snapshot = Snapshot::unknown(Moment(1), Problem::new(Reason::Held, ""));
+        let (_snapshots, seen) = watch::channel(Arc::new(snapshot));
+        let store: Arc<dyn Store> = Arc::new(DirStore::new(dir.path().to_owned()).unwrap());
+        let mut steward = Steward::new(store, "production".into(), "own".into(), seen);
+        let revision = Revision { release: "v1".parse().unwrap(), sequence: Some(1) };
+        let standing = Standing { revision, rejected: None };
+        steward.look(&standing).await.unwrap();
+        assert_eq!(reports(&fleet), ["left-now", "own", "silent-for-hours"]);
+        // It does so once an hour.
+        write("silent-for-a-day", false, 24);
+        steward.look(&standing).await.unwrap();
+        assert!(fleet.join("silent-for-a-day").exists());
+        // Who is not the first leaves that to who is.
+        let (_snapshots, seen) = watch::channel(steward.snapshots.borrow().clone());
+        let mut other = Steward::new(steward.store.clone(), "production".into(), "not-reported".into(), seen);
+        other.look(&standing).await.unwrap();
+        assert!(fleet.join("silent-for-a-day").exists());
+    }
+}

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{children, limits};
-use crate::server;
+use crate::{procs::memory::RETURN_FREED, server};
 
 /// The agent's command line and its port.
 #[derive(Debug, Clone)]
@@ -53,7 +53,14 @@ impl Starter {
         if let Some(state_dir) = &self.agent.state_dir {
             command.env("PITSTOP_STATE_DIR", state_dir);
         }
-        let pid = children::spawn(command)?;
+        let (name, value) = RETURN_FREED;
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+        let pid = children::spawn(command).map_err(|error| {
+            tracing::error!(%error, "the agent cannot be started: check the limits of processes, open files and memory");
+            children::NOT_RUN
+        })?;
         self.started = self.started.saturating_add(1);
         tracing::info!(pid, "agent started");
         Ok(pid)

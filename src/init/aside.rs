@@ -7,22 +7,35 @@
 //!   one is left         its own becomes NAME again
 //! ```
 //!
-//! On a thread of its own, since the files may be on a volume that hangs.
+//! The link is made as soon as the kernel says that the name is there (inotify): an earlier server that ends before that
+//! takes away what the candidate has made. On a thread of its own, since the files may be on a volume that hangs.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs, io,
-    os::unix::fs::MetadataExt,
+    mem::MaybeUninit,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
     path::{Path, PathBuf},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread,
     time::Duration,
 };
 
-use super::{Event, questions::Asked};
-use crate::slots::Slot;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// Between two looks for what a candidate makes.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+use super::{Event, questions::Asked};
+use crate::{failpoint, slots::Slot};
+
+/// Between two looks for what a candidate makes, where the kernel does not say it.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The same where it does: events may be lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A run by its number, in its slot.
 pub(crate) type InSlot = (u64, Slot);
@@ -35,6 +48,10 @@ enum Job {
     Before { asked: Asked, files: Vec<PathBuf>, live: InSlot },
     /// These have not ended, in the order in which they were started.
     Alive(Vec<InSlot>),
+    /// What was prepared has been started, or is not; these have not ended.
+    Started(Vec<InSlot>),
+    /// Something has got this name.
+    Named(OsString),
 }
 
 /// The thread that does it.
@@ -47,7 +64,8 @@ pub(crate) struct Aside {
 impl Aside {
     pub(crate) fn new(events: Sender<Event>) -> Self {
         let (jobs, todo) = mpsc::channel();
-        let started = thread::Builder::new().name("aside".into()).spawn(move || work(&todo, &events));
+        let names = Names { jobs: jobs.clone(), inotify: None, watched: Vec::new() };
+        let started = thread::Builder::new().name("aside".into()).spawn(move || work(&todo, &events, names));
         if let Err(error) = started {
             tracing::error!(%error, "no thread can be started: check the limit of processes");
         }
@@ -61,7 +79,7 @@ impl Aside {
     pub(crate) fn before(&self, asked: Asked, files: Vec<PathBuf>, live: InSlot) -> Result<(), Asked> {
         self.jobs.send(Job::Before { asked, files, live }).map_err(|mpsc::SendError(job)| match job {
             Job::Before { asked, .. } => asked,
-            Job::Alive(_) => unreachable!("it is what was sent"),
+            Job::Alive(_) | Job::Started(_) | Job::Named(_) => unreachable!("it is what was sent"),
         })
     }
 
@@ -70,21 +88,25 @@ impl Aside {
         alive.sort_unstable();
         if alive != self.alive {
             self.alive = alive;
-            self.settle();
+            let _ = self.jobs.send(Job::Alive(self.alive.clone()));
         }
     }
 
-    /// What was prepared is not done: what is aside comes back.
-    pub(crate) fn settle(&self) {
-        let _ = self.jobs.send(Job::Alive(self.alive.clone()));
+    /// What was prepared has been started; or it is not, and what is aside comes back.
+    pub(crate) fn started(&self) {
+        let _ = self.jobs.send(Job::Started(self.alive.clone()));
     }
 }
 
-fn work(todo: &Receiver<Job>, events: &Sender<Event>) {
+fn work(todo: &Receiver<Job>, events: &Sender<Event>, mut names: Names) {
     let mut files = Files::default();
     let mut told = Vec::new();
     loop {
-        let wait = if files.awaited() { LOOK_EVERY } else { Duration::MAX };
+        let wait = match (files.awaited(), names.are_told()) {
+            (false, _) => Duration::MAX,
+            (true, false) => LOOK_EVERY,
+            (true, true) => LOOK_AGAIN,
+        };
         let job = match todo.recv_timeout(wait) {
             Ok(job) => Some(job),
             Err(RecvTimeoutError::Timeout) => None,
@@ -93,11 +115,21 @@ fn work(todo: &Receiver<Job>, events: &Sender<Event>) {
         let mut prepared = None;
         match job {
             Some(Job::Before { asked, files: wanted, live }) => {
+                files.starts = true;
+                names.watch(&wanted);
                 wanted.iter().for_each(|name| files.move_aside(name, live));
                 prepared = Some(asked);
             }
             Some(Job::Alive(alive)) => files.settle(alive),
-            None => {}
+            Some(Job::Started(alive)) => {
+                files.starts = false;
+                files.settle(alive);
+            }
+            Some(Job::Named(name)) if !files.have(&name) => continue,
+            Some(Job::Named(_)) | None => {}
+        }
+        if files.files.is_empty() {
+            names.forget();
         }
         files.link();
         let places = files.places();
@@ -111,10 +143,70 @@ fn work(todo: &Receiver<Job>, events: &Sender<Event>) {
     }
 }
 
+/// Who is told when something gets a name in the directories of such files.
+struct Names {
+    jobs: Sender<Job>,
+    inotify: Option<Arc<OwnedFd>>,
+    /// Directories with the kernel's number; none where one of them cannot be watched.
+    watched: Vec<(PathBuf, i32)>,
+}
+
+impl Names {
+    fn are_told(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    fn watch(&mut self, files: &[PathBuf]) {
+        if let Err(error) = self.try_to_watch(files) {
+            tracing::debug!(%error, "files of servers are looked at every few milliseconds");
+            self.forget();
+        }
+    }
+
+    fn try_to_watch(&mut self, files: &[PathBuf]) -> io::Result<()> {
+        let inotify = match &self.inotify {
+            Some(inotify) => inotify.clone(),
+            None => {
+                let (inotify, jobs) = (Arc::new(inotify::init(CreateFlags::CLOEXEC)?), self.jobs.clone());
+                let reads = inotify.clone();
+                thread::Builder::new().name("names".into()).spawn(move || tell(&reads, &jobs))?;
+                self.inotify.insert(inotify).clone()
+            }
+        };
+        for dir in files.iter().filter_map(|file| file.parent()) {
+            if self.watched.iter().all(|(known, _)| known != dir) {
+                let added = inotify::add_watch(&inotify, dir, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+                self.watched.push((dir.to_owned(), added));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        for (_, watch) in self.watched.drain(..) {
+            let _ = self.inotify.as_ref().map(|inotify| inotify::remove_watch(inotify, watch));
+        }
+    }
+}
+
+fn tell(inotify: &OwnedFd, jobs: &Sender<Job>) {
+    let mut room = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(inotify, &mut room);
+    while let Ok(event) = events.next() {
+        let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
+        if name.is_some_and(|name| jobs.send(Job::Named(name)).is_err()) {
+            return;
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Files {
     files: Vec<Shared>,
     alive: Vec<InSlot>,
+    /// A server is about to start that will make files of these names: an earlier one that ends now gives the live one
+    /// no name back.
+    starts: bool,
 }
 
 #[derive(Debug)]
@@ -127,6 +219,10 @@ struct Shared {
 impl Files {
     fn awaited(&self) -> bool {
         !self.files.is_empty() && self.alive.len() > 1
+    }
+
+    fn have(&self, name: &OsStr) -> bool {
+        self.files.iter().any(|file| file.name.file_name() == Some(name))
     }
 
     fn move_aside(&mut self, name: &Path, live: InSlot) {
@@ -168,7 +264,7 @@ impl Files {
                 file.holders.iter().partition(|holder| alive.contains(holder));
             gone.iter().for_each(|(_, slot)| file.forget(*slot));
             file.holders = holders;
-            if let ([last], [holder]) = (alive.as_slice(), file.holders.as_slice())
+            if let ([last], [holder], false) = (alive.as_slice(), file.holders.as_slice(), self.starts)
                 && last == holder
             {
                 file.bring_back(holder.1);
@@ -204,6 +300,7 @@ impl Shared {
     }
 
     fn move_aside(&self, slot: Slot) -> io::Result<()> {
+        failpoint::hit("parent.moves_aside");
         fs::rename(&self.name, self.place(slot))?;
         // Two links of one file are left alone by a rename.
         if same(&self.name, &self.place(slot)) { fs::remove_file(&self.name) } else { Ok(()) }
@@ -215,6 +312,7 @@ impl Shared {
             return Ok(());
         }
         fs::symlink_metadata(&self.name)?;
+        failpoint::hit("parent.links");
         // Of an earlier run in this slot, or from before the server made it anew.
         let _ = fs::remove_file(&place);
         fs::hard_link(&self.name, &place)
@@ -230,6 +328,7 @@ impl Shared {
     }
 
     fn bring_back(&self, slot: Slot) {
+        failpoint::hit("parent.brings_back");
         let place = self.place(slot);
         if let Err(error) = fs::rename(&place, &self.name) {
             tracing::warn!(path = %self.name.display(), %error, "not brought back from where it was moved aside");
@@ -245,136 +344,4 @@ fn same(one: &Path, other: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FIRST: InSlot = (1, Slot::A);
-    const SECOND: InSlot = (2, Slot::B);
-    const THIRD: InSlot = (3, Slot::C);
-
-    struct Dir {
-        dir: tempfile::TempDir,
-        files: Files,
-    }
-
-    impl Dir {
-        /// The first server has made its file, and a second one was started beside.
-        fn beside() -> Self {
-            let mut dir = Self { dir: tempfile::tempdir().unwrap(), files: Files::default() };
-            dir.files.settle(vec![FIRST]);
-            dir.write("first");
-            dir.start(FIRST, vec![FIRST, SECOND]);
-            dir
-        }
-
-        fn name(&self) -> PathBuf {
-            self.dir.path().join("puma.state")
-        }
-
-        fn write(&self, text: &str) {
-            fs::write(self.name(), text).unwrap();
-        }
-
-        fn start(&mut self, live: InSlot, alive: Vec<InSlot>) {
-            let name = self.name();
-            self.files.move_aside(&name, live);
-            self.files.settle(alive);
-            self.files.link();
-        }
-
-        fn make(&mut self, text: &str) {
-            self.write(text);
-            self.files.link();
-        }
-
-        fn left(&mut self, alive: &[InSlot]) {
-            self.files.settle(alive.to_vec());
-            self.files.link();
-        }
-
-        /// What each run's file says, as the agent is told.
-        fn told(&self) -> Vec<(u64, String)> {
-            let read = |(run, places): (u64, Places)| {
-                let place = places.first().map_or_else(|| self.name(), |(_, place)| place.clone());
-                (run, fs::read_to_string(place).unwrap_or_default())
-            };
-            self.files.places().into_iter().map(read).collect()
-        }
-
-        fn entries(&self) -> Vec<String> {
-            let entries = fs::read_dir(self.dir.path()).unwrap();
-            let mut names: Vec<_> =
-                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-            names.sort();
-            names
-        }
-    }
-
-    fn says(run: u64, text: &str) -> (u64, String) {
-        (run, text.to_owned())
-    }
-
-    #[test]
-    fn each_server_keeps_its_own_and_the_one_that_is_left_has_the_name() {
-        let mut dir = Dir::beside();
-        assert_eq!(dir.told(), [says(1, "first"), says(2, "")], "the second has made none yet");
-        dir.make("second");
-        assert_eq!(dir.told(), [says(1, "first"), says(2, "second")]);
-        // As a Puma does at its end, whoever's it is.
-        fs::remove_file(dir.name()).unwrap();
-        dir.left(&[SECOND]);
-        assert_eq!((dir.told(), dir.entries()), (vec![says(2, "second")], vec!["puma.state".to_owned()]));
-    }
-
-    #[test]
-    fn after_an_abort_the_first_one_has_its_name_again() {
-        for made in [false, true] {
-            let mut dir = Dir::beside();
-            if made {
-                dir.make("second");
-            }
-            dir.left(&[FIRST]);
-            assert_eq!((dir.told(), dir.entries()), (vec![says(1, "first")], vec!["puma.state".to_owned()]));
-        }
-    }
-
-    #[test]
-    fn of_three_servers_each_has_its_own() {
-        let mut dir = Dir::beside();
-        dir.make("second");
-        dir.start(SECOND, vec![FIRST, SECOND, THIRD]);
-        assert_eq!(dir.told(), [says(1, "first"), says(2, "second"), says(3, "")]);
-        dir.make("third");
-        assert_eq!(dir.told(), [says(1, "first"), says(2, "second"), says(3, "third")]);
-        dir.left(&[SECOND, THIRD]);
-        assert_eq!(dir.told(), [says(2, "second"), says(3, "third")]);
-        dir.left(&[THIRD]);
-        assert_eq!((dir.told(), dir.entries()), (vec![says(3, "third")], vec!["puma.state".to_owned()]));
-    }
-
-    #[test]
-    fn what_a_server_makes_anew_is_followed() {
-        let mut dir = Dir::beside();
-        dir.make("second");
-        fs::remove_file(dir.name()).unwrap();
-        dir.make("second again");
-        assert_eq!(dir.told(), [says(1, "first"), says(2, "second again")]);
-    }
-
-    #[test]
-    fn a_slot_that_is_used_again_inherits_nothing() {
-        let mut dir = Dir::beside();
-        dir.make("second");
-        dir.left(&[FIRST]);
-        dir.start(FIRST, vec![FIRST, (3, Slot::B)]);
-        assert_eq!(dir.told(), [says(1, "first"), says(3, "")]);
-    }
-
-    #[test]
-    fn a_name_that_nobody_has_is_no_error() {
-        let mut dir = Dir::beside();
-        let other = dir.dir.path().join("none");
-        dir.files.move_aside(&other, FIRST);
-        assert_eq!(dir.told().len(), 2);
-    }
-}
+mod tests;

@@ -66,7 +66,7 @@ fn result_of(body: &str) -> String {
 }
 
 /// Asks; the answer comes as an event, after `hold_ms` at the latest.
-pub(crate) fn ask(state_dir: &Path, question: Question, hold_ms: u64, answers: Sender<Event>) {
+pub(super) fn ask(state_dir: &Path, question: Question, hold_ms: u64, answers: Sender<Event>) {
     let socket = state_dir.join(SOCKET_NAME);
     let patience = if question == Question::Drain { Duration::from_millis(hold_ms.max(1)) } else { SHORT };
     let failed = answers.clone();
@@ -100,6 +100,19 @@ fn parse(raw: &str) -> Option<(u16, String)> {
     let (head, body) = raw.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some((status, body.to_owned()))
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What the agent answers to its parent.
+    pub(crate) fn answer(bytes: &[u8]) {
+        let Some((status, body)) = parse(&String::from_utf8_lossy(bytes)) else { return };
+        for question in [Question::Startup, Question::Drain, Question::Settled] {
+            let _ = question.understand(status, &body);
+        }
+    }
 }
 
 #[cfg(test)]

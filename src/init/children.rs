@@ -1,6 +1,6 @@
 //! The init's children: the command, the agent, and whatever orphans they leave.
 
-use std::{os::unix::fs::MetadataExt, path::PathBuf, process::Command};
+use std::{io, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 use rustix::{
     io::Errno,
@@ -132,14 +132,10 @@ pub(crate) fn send(pid: i32, signal: Signal) {
     }
 }
 
-pub(crate) fn spawn(mut command: Command) -> Result<i32, u8> {
-    match command.spawn() {
-        Ok(child) => Ok(child.id().cast_signed()),
-        Err(error) => {
-            tracing::error!(%error, "no process can be started: check the limits of processes and memory");
-            Err(NOT_RUN)
-        }
-    }
+/// # Errors
+/// The system's: of memory, processes or descriptors there are not enough.
+pub(crate) fn spawn(mut command: Command) -> io::Result<i32> {
+    command.spawn().map(|child| child.id().cast_signed())
 }
 
 /// The path by which this binary was started, while it is still the same file: processes are named

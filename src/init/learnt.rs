@@ -29,12 +29,12 @@ struct Learnt {
 /// configured, that name counts: it takes a socket only under its own.
 pub(crate) fn choose(configured: &[ListenAddress], state_dir: &Path) -> Vec<ListenAddress> {
     let learnt = read(&path(state_dir)).unwrap_or_default();
-    let ports = |addresses: &[ListenAddress]| {
-        let mut ports: Vec<u16> = addresses.iter().map(|address| address.socket().port()).collect();
-        ports.sort_unstable();
-        ports
+    let keys = |addresses: &[ListenAddress]| {
+        let mut keys: Vec<String> = addresses.iter().map(ListenAddress::key).collect();
+        keys.sort_unstable();
+        keys
     };
-    let same = configured.is_empty() || ports(configured) == ports(&learnt);
+    let same = configured.is_empty() || keys(configured) == keys(&learnt);
     if same { learnt } else { configured.to_vec() }
 }
 
@@ -64,7 +64,13 @@ fn read_text(file: PathBuf) -> Option<String> {
     text.recv_timeout(READ_WITHIN).ok()?.ok()
 }
 
+/// A unix socket is taken only where exec.listen names it: then verify.url names it as well.
 fn addresses(binds: &[String]) -> Result<Vec<ListenAddress>, String> {
+    if let Some(socket) = binds.iter().find(|bind| bind.starts_with("unix://")) {
+        return Err(format!(
+            "the app server listens on {socket}: set exec.listen to all of its addresses, and verify.url to this socket"
+        ));
+    }
     let all: Result<Vec<ListenAddress>, String> = binds.iter().cloned().map(TryFrom::try_from).collect();
     all.map_err(|why| format!("the app server listens where two servers cannot: {why}"))
 }
@@ -101,6 +107,21 @@ fn write(path: &Path, learnt: &Learnt) -> io::Result<()> {
     let fresh = tempfile::NamedTempFile::new_in(dir)?;
     fs::write(fresh.path(), serde_json::to_vec(learnt)?)?;
     fresh.persist(path).map(drop).map_err(|error| error.error)
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What an earlier server was seen to bind.
+    pub(crate) fn learnt(bytes: &[u8]) {
+        let _ = serde_json::from_slice::<Learnt>(bytes);
+        let binds: Vec<String> = String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect();
+        for address in addresses(&binds).unwrap_or_default() {
+            let _ = (address.key(), address.backlog(), address.names(), address.low_latency());
+            assert_eq!(ListenAddress::try_from(address.text().to_owned()).as_ref(), Ok(&address));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,15 +14,16 @@
 
 mod agent;
 mod aside;
-mod ask;
+pub(crate) mod ask;
 mod children;
 mod course;
-mod learnt;
+mod handing;
+pub(crate) mod learnt;
 mod limits;
 mod output;
 mod parent;
 mod pauses;
-mod questions;
+pub(crate) mod questions;
 mod reach;
 mod seen;
 mod servers;
@@ -55,6 +56,43 @@ use servers::Servers;
 pub(crate) use agent::{Agent, become_agent};
 pub(crate) use parent::keep_agent;
 pub(crate) use trampoline::become_command;
+
+/// Where [`crate::failpoint::hit`] is called on the way of a server, besides each order of `slots`.
+pub const FAIL_POINTS: &[&str] = &[
+    "parent.moves_aside",
+    "parent.spawned",
+    "parent.exec",
+    "parent.links",
+    "parent.listens",
+    "parent.brings_back",
+];
+/// The same, just before an order: `parent.`, what it comes from, and the order. A test of `slots` finds them.
+pub const ORDER_POINTS: &[&str] = &[
+    "parent.begin.empty",
+    "parent.begin.steer",
+    "parent.begin.spawn",
+    "parent.start.empty",
+    "parent.start.steer",
+    "parent.start.spawn",
+    "parent.share.steer",
+    "parent.steer.steer",
+    "parent.steer.empty",
+    "parent.stop.steer",
+    "parent.stop.signal",
+    "parent.stop.kill",
+    "parent.look.signal",
+    "parent.look.close",
+    "parent.look.over",
+    "parent.inherited.close",
+    "parent.end.steer",
+    "parent.end.empty",
+    "parent.end.signal",
+    "parent.end.close",
+    "parent.end.spawn",
+    "parent.end.over",
+    "parent.term.signal",
+    "parent.term.close",
+];
 
 /// The loop looks up at least so often, whatever the clocks and the signals do.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -105,13 +143,14 @@ enum Event {
 /// When signals cannot be caught: nothing was started then.
 pub(crate) fn run(settings: Settings) -> io::Result<u8> {
     let (send, events) = mpsc::channel();
+    let servers = Servers::new(&settings, send.clone());
     signals::catch(send.clone(), &signals::all())?;
     children::adopt_orphans();
     if let Err(error) = questions::listen(&settings.state_dir, send.clone()) {
         tracing::error!(%error, path = %settings.state_dir.display(), "no server can be started beside the first: the socket in state_dir cannot be made");
     }
     let course = Course::new((settings.clock)(), Limits::of(&settings), settings.no_deploys);
-    let (children, servers) = (Children::new(settings.agent.clone()), Servers::new(&settings, send.clone()));
+    let children = Children::new(settings.agent.clone());
     Ok(Init { settings, course, children, servers, send, events }.run())
 }
 
@@ -140,7 +179,10 @@ impl Init {
                         self.answer(asked);
                     }
                 }
-                Ok(Event::Prepared(asked)) => self.answer(asked),
+                Ok(Event::Prepared(asked)) => {
+                    self.answer(asked);
+                    self.servers.prepared();
+                }
                 Ok(Event::Aside(places)) => self.servers.put_aside(places),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }

@@ -45,7 +45,7 @@ pub(crate) struct Asked {
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub(crate) fn listen(state_dir: &Path, events: Sender<Event>) -> io::Result<()> {
+pub(super) fn listen(state_dir: &Path, events: Sender<Event>) -> io::Result<()> {
     let listener = bound(state_dir)?;
     let asking = Arc::new(AtomicUsize::new(0));
     let accept = move || {
@@ -128,6 +128,16 @@ fn question(stream: &UnixStream) -> io::Result<Vec<u8>> {
         if whole {
             return Ok(line);
         }
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+
+    /// What the agent, or whoever reaches the socket, asks of the parent.
+    pub(crate) fn asked(bytes: &[u8]) {
+        let _ =
+            serde_json::from_slice::<crate::slots::Request>(bytes).map(|asked| serde_json::to_string(&asked));
     }
 }
 

@@ -1,46 +1,36 @@
 //! The servers of this container, done: sockets, processes, output. What is decided about them is in `slots`.
 
+mod orders;
+
 use std::{
-    collections::HashMap,
-    ffi::OsString,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
-    path::PathBuf,
-    process::Command,
-    sync::mpsc::Sender,
-    time::Duration,
+    collections::HashMap, ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::mpsc::Sender, time::Duration,
 };
 
-use rustix::{
-    io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd},
-    process::Signal,
-};
+use rustix::process::Signal;
+
+use orders::send;
 
 use super::{
     Event, Settings,
     aside::{Aside, Places},
-    children, learnt,
+    children,
+    handing::Handing,
+    learnt,
     output::{Outputs, Tail},
     questions::Asked,
-    reach::{self, Tree},
     seen, signals,
-    slots::{Order, Slots},
+    slots::{On, Order, Slots},
 };
 use crate::{
-    config::{AppServerKind, COUNTS_VARIABLE, DRAIN_FILE, DRAIN_FILE_VARIABLE, ListenAddress, SLOT_VARIABLE},
+    config::{AppServerKind, ListenAddress, Place},
     core::Moment,
-    procs::ProcessId,
+    failpoint,
     slots::{
-        Ended, List, PROTOCOL, Reply, Request, Role, Run, Slot, counts,
+        Ended, List, PROTOCOL, Reply, Request, Role, Run, Slot,
         listen::{Group, ListenError},
     },
 };
 
-/// The descriptors that a server inherits begin here: a Puma that restarts itself may close some of them by their
-/// numbers once more, and Ruby's own are lower.
-const FIRST_DESCRIPTOR: i32 = 200;
 /// Between two looks at the queues, while two servers are there.
 const QUEUES_EVERY_MS: u64 = 15;
 /// Between two looks at what a server listens on, while that is not known.
@@ -53,7 +43,7 @@ const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// For what a server wrote last to be read, once it has ended.
 const LAST_LINES: Duration = Duration::from_millis(300);
 /// What servers say when they cannot have their address, in small letters.
-const IN_USE: &str = "address already in use";
+const IN_USE: [&str; 2] = ["address already in use", "already a server bound to"];
 
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -71,9 +61,15 @@ pub(crate) struct Servers {
     processes_at: Moment,
     /// What the server binds is known, or kept for the next start.
     learnt: bool,
+    sockets: Handing,
+    /// Connections to servers of which it is not known whether they accept any, by the number of the run.
+    knocks: HashMap<u64, Vec<OwnedFd>>,
+    /// New connections go where the slots say.
+    steered: bool,
 }
 
 impl Servers {
+    /// Before anything else is opened: a server of any kind gets its sockets under the lowest numbers.
     pub(crate) fn new(settings: &Settings, events: Sender<Event>) -> Self {
         Self {
             slots: Slots::new(),
@@ -89,6 +85,9 @@ impl Servers {
             aside: Aside::new(events),
             processes_at: Moment(0),
             learnt: false,
+            sockets: Handing::new(settings),
+            knocks: HashMap::new(),
+            steered: true,
         }
     }
 
@@ -100,14 +99,27 @@ impl Servers {
         }
         let addresses = self.groups.iter().map(|group| group.address().text().to_owned()).collect();
         let orders = self.slots.begin(now, addresses);
-        self.perform(now, orders)
+        self.perform(now, On::Begin, orders)
     }
 
     /// The sockets, where it is known what the server binds. Where not, the command is started without slots.
     fn open(&self) -> Result<Vec<Group>, String> {
         let known = learnt::choose(&self.listen, &self.state_dir);
-        let addresses =
-            if known.is_empty() { learnt::from_files(&self.command_line, &self.current)? } else { known };
+        let addresses = match self.server {
+            AppServerKind::Command if known.is_empty() => {
+                return Err("what the app server listens on is not known: set exec.listen".into());
+            }
+            AppServerKind::Unicorn
+                if known.iter().any(|address| matches!(address.place(), Place::Unix(..))) =>
+            {
+                return Err("Unicorn finds an inherited unix socket by its path, and each of two servers has a path of \
+                            its own: let Unicorn listen on TCP"
+                    .into());
+            }
+            _ if known.is_empty() => learnt::from_files(&self.command_line, &self.current)?,
+            _ => known,
+        };
+        self.sockets.can_be_given(addresses.len())?;
         let groups = addresses.iter().map(|address| Group::open(address, Slot::A)).collect();
         let groups: Result<Vec<Group>, ListenError> = groups;
         groups.map_err(|error| {
@@ -127,6 +139,11 @@ impl Servers {
         self.aside.before(asked, files, live).err()
     }
 
+    /// What was prepared has been asked for.
+    pub(crate) fn prepared(&self) {
+        self.aside.started();
+    }
+
     /// Where the files of each run are.
     pub(crate) fn put_aside(&mut self, places: Vec<(u64, Places)>) {
         for (number, places) in places {
@@ -138,20 +155,18 @@ impl Servers {
 
     pub(crate) fn ask(&mut self, now: Moment, request: &Request) -> (Reply, Option<u8>) {
         // A look at the queues goes with each answer.
-        let mut over = self.look_at_queues(now);
-        let error = match self.slots.ask(now, request) {
-            Ok(orders) => {
+        let over = self.look_at_queues(now);
+        let error = match self.perform_asked(now, request, self.slots.clone()) {
+            Ok(()) => {
                 if let Request::Share { run, permille } = request {
                     tracing::info!(run, permille, "the second server's share of new connections was set");
                 }
-                over = over.or(self.perform(now, orders));
                 None
             }
             Err(why) => Some(why),
         };
         if let (Some(error), false) = (&error, *request == Request::List) {
             tracing::warn!(error, "the agent's request was refused");
-            self.aside.settle();
         }
         (Reply { v: PROTOCOL, error, list: self.list(now) }, over)
     }
@@ -171,9 +186,11 @@ impl Servers {
         if let Some(tail) = self.tails.get(&run.number) {
             tail.wait_for_last(LAST_LINES);
         }
-        let collided = run.inherited.is_none() && self.slots.holds() && self.said(&run, IN_USE);
+        let collided = run.inherited.is_none()
+            && self.slots.holds()
+            && IN_USE.iter().any(|words| self.said(&run, words));
         let orders = self.slots.ended(now, pid, how, collided)?;
-        self.perform(now, orders)
+        self.perform(now, On::End, orders)
     }
 
     fn said(&self, run: &Run, words: &str) -> bool {
@@ -189,7 +206,7 @@ impl Servers {
     /// Passes the signal for the end on to all, and gives the sockets up.
     pub(crate) fn stop_all(&mut self, now: Moment, signal: Signal) -> Option<u8> {
         let orders = self.slots.stop_all(signal);
-        self.perform(now, orders)
+        self.perform(now, On::Term, orders)
     }
 
     /// Gives any other signal to the live server.
@@ -206,15 +223,18 @@ impl Servers {
 
     /// When there is something to look at.
     pub(crate) fn due(&self, now: Moment) -> Option<Moment> {
-        let queues = self.slots.watched().then(|| now.plus(QUEUES_EVERY_MS));
+        let queues = (self.slots.watched() || !self.steered).then(|| now.plus(QUEUES_EVERY_MS));
         let processes = self.processes_every().map(|pause| self.processes_at.plus(pause).max(now));
         queues.into_iter().chain(processes).min()
     }
 
     pub(crate) fn tick(&mut self, now: Moment) -> Option<u8> {
         let mut over = None;
+        if !self.steered {
+            over = self.perform(now, On::End, vec![Order::Steer]);
+        }
         if self.slots.watched() {
-            over = self.look_at_queues(now);
+            over = over.or(self.look_at_queues(now));
         }
         if self.processes_every().is_some_and(|pause| now >= self.processes_at.plus(pause)) {
             self.processes_at = now;
@@ -249,7 +269,7 @@ impl Servers {
     fn look_at_queues(&mut self, now: Moment) -> Option<u8> {
         let waits = Slot::ALL.map(|slot| self.groups.iter().any(|group| group.waits(slot)));
         let orders = self.slots.look(now, waits);
-        self.perform(now, orders)
+        self.perform(now, On::Look, orders)
     }
 
     fn look_at_processes(&mut self, now: Moment) -> Option<u8> {
@@ -265,6 +285,7 @@ impl Servers {
             let given: Vec<_> = self.groups.iter().filter_map(given).collect();
             let inherited = match self.server {
                 AppServerKind::Unicorn => seen::inherited_by_unicorn(pid, &given),
+                AppServerKind::Command => self.accepts(slot, number).then_some(true),
                 _ => seen::inherited(pid, &given),
             };
             if let Some(inherited) = inherited {
@@ -274,12 +295,33 @@ impl Servers {
                     inherited,
                     "the server has started to listen"
                 );
+                failpoint::hit("parent.listens");
                 let orders = self.slots.inherited(number, inherited);
-                over = over.or(self.perform(now, orders));
+                over = over.or(self.perform(now, On::Inherited, orders));
                 self.check_binds(slot, pid);
             }
         }
         over
+    }
+
+    /// Whatever else a server of any kind does with its sockets, one that has booted accepts connections.
+    fn accepts(&mut self, slot: Slot, number: u64) -> bool {
+        if let Some(knocks) = self.knocks.remove(&number) {
+            let waits = self.groups.iter().any(|group| group.waits(slot));
+            if waits {
+                self.knocks.insert(number, knocks);
+            }
+            return !waits;
+        }
+        let candidate = slot != self.slots.live();
+        let made = self.groups.iter().map(|group| group.knock(slot, candidate)).collect();
+        let made: std::io::Result<Vec<OwnedFd>> = made;
+        match made {
+            Ok(knocks) => drop(self.knocks.insert(number, knocks)),
+            Err(error) => tracing::debug!(%error, "no connection to the server that was started"),
+        }
+        self.knocks.retain(|number, _| self.slots.knows(*number));
+        false
     }
 
     /// Where the live server listens besides, a second one could not.
@@ -292,167 +334,14 @@ impl Servers {
         if let Some(other) = binds.into_iter().find(|bind| !names.contains(bind)) {
             self.slots.unfit(format!(
                 "the app server also listens on {other}, where a second one could not: name all of its addresses in \
-                 exec.listen, and let it listen on TCP only"
+                 exec.listen"
             ));
         }
-    }
-
-    fn perform(&mut self, now: Moment, orders: Vec<Order>) -> Option<u8> {
-        let mut over = None;
-        for order in orders {
-            match order {
-                Order::Empty(slot) => self.empty(slot),
-                Order::Steer => self.steer(),
-                Order::Spawn(slot) => over = over.or(self.spawn(now, slot)),
-                Order::Signal(pid, signal) => {
-                    let signal = self.graceful(pid, signal);
-                    tracing::info!(pid, signal = signals::name(signal), "signal sent to a server");
-                    send(pid, signal);
-                }
-                Order::Kill(pid) => kill(pid),
-                Order::Close => {
-                    let live = self.slots.live();
-                    self.groups.drain(..).for_each(|group| group.close(live));
-                }
-                Order::Over(how) => over = Some(children::exit_code(how)),
-            }
-        }
-        self.aside.alive(self.slots.alive().map(|(slot, run)| (run.number, slot)).collect());
-        over
-    }
-
-    /// Nobody is left who would take connections there: a server that went into the background has no run any more.
-    fn empty(&self, slot: Slot) {
-        let sockets: Vec<u64> = self.groups.iter().filter_map(|group| group.inode(slot)).collect();
-        let running: Vec<i32> = self.pids().into_iter().filter(|pid| *pid > 0).collect();
-        if slot != self.slots.live() {
-            seen::left_behind(&sockets, &running).into_iter().for_each(kill);
-        }
-        let found: usize = self.groups.iter().map(|group| group.empty(slot)).sum();
-        if found > 0 {
-            tracing::info!(slot = slot.name(), found, "closed connections that nobody would have accepted");
-        }
-    }
-
-    fn steer(&self) {
-        let (live, candidate) = (self.slots.live(), self.slots.candidate());
-        for group in &self.groups {
-            if let Err(error) = group.steer(live, candidate) {
-                tracing::error!(address = group.address().text(), %error, "new connections cannot be steered");
-            }
-        }
-    }
-
-    fn spawn(&mut self, now: Moment, slot: Slot) -> Option<u8> {
-        let number = self.slots.run(slot)?.number;
-        let started = self.start(slot, number);
-        let Err(code) = started else { return None };
-        // Never started, and so ended.
-        self.slots.started(slot, 0, 0);
-        let orders = self.slots.ended(now, 0, Ended::Code(code.into()), false)?;
-        self.perform(now, orders)
-    }
-
-    fn start(&mut self, slot: Slot, number: u64) -> Result<(), u8> {
-        let mut command = self.trampoline();
-        // Open until the child has them.
-        let _given = self.give_sockets(&mut command, slot).map_err(not_run)?;
-        if self.slots.holds() {
-            match counts::prepare(&self.state_dir, number, |number| self.slots.knows(number)) {
-                Ok(dir) => {
-                    command.env(COUNTS_VARIABLE, dir);
-                }
-                Err(error) => tracing::warn!(%error, "the requests of this server are not counted"),
-            }
-            let tail = self.outputs.take(&mut command).map_err(not_run)?;
-            self.tails.retain(|number, _| self.slots.knows(*number));
-            self.tails.insert(number, tail);
-        }
-        let pid = children::spawn(command)?;
-        let start_time = ProcessId::of(pid).map_or(0, |process| process.start);
-        tracing::info!(pid, run = number, slot = slot.name(), "command started");
-        self.slots.started(slot, pid, start_time);
-        Ok(())
-    }
-
-    /// `pitstop exec --child-of US -- LINE`: see `trampoline`. Its group is its own, so that signals to the
-    /// whole group of ours (`dumb-init`) reach nobody but us.
-    fn trampoline(&self) -> Command {
-        let mut command = Command::new(children::OURSELVES);
-        command.arg0("pitstop").args(self.json_log.then_some("--json")).arg("exec");
-        command.arg("--child-of").arg(children::own_pid().to_string()).arg("--").args(&self.command_line);
-        command.env(DRAIN_FILE_VARIABLE, self.state_dir.join(DRAIN_FILE)).process_group(0);
-        command
-    }
-
-    /// What asks Unicorn to drop its requests asks it to finish them instead, unless no client has any: SIGTERM is other
-    /// servers' signal for a graceful end.
-    fn graceful(&self, pid: i32, signal: Signal) -> Signal {
-        let candidate = self.slots.alive().any(|(_, run)| run.pid == pid && run.role == Role::Candidate);
-        let drops = self.server == AppServerKind::Unicorn && signal == Signal::TERM;
-        if drops && !candidate { Signal::QUIT } else { signal }
-    }
-
-    /// `PUMA_INHERIT_n=FD:URL`, for each name that a socket may have a descriptor of its own: Puma closes those that
-    /// it has no use for. `UNICORN_FD=FD,FD`: Unicorn looks what each of them is bound to.
-    fn give_sockets(&self, command: &mut Command, slot: Slot) -> rustix::io::Result<Vec<OwnedFd>> {
-        let mut given: Vec<OwnedFd> = Vec::new();
-        let unicorn = self.server == AppServerKind::Unicorn;
-        for group in &self.groups {
-            let Some(socket) = group.socket(slot) else { continue };
-            let names = group.address().names();
-            for name in names.iter().take(if unicorn { 1 } else { names.len() }) {
-                // Where so many may not be open, any number does.
-                let copy = fcntl_dupfd_cloexec(socket, FIRST_DESCRIPTOR)
-                    .or_else(|_| fcntl_dupfd_cloexec(socket, 3))?;
-                fcntl_setfd(&copy, FdFlags::empty())?;
-                if !unicorn {
-                    command
-                        .env(format!("PUMA_INHERIT_{}", given.len()), format!("{}:{name}", copy.as_raw_fd()));
-                }
-                given.push(copy);
-            }
-        }
-        if unicorn && !given.is_empty() {
-            let numbers: Vec<String> = given.iter().map(|copy| copy.as_raw_fd().to_string()).collect();
-            command.env("UNICORN_FD", numbers.join(","));
-        }
-        if !given.is_empty() {
-            command.env(SLOT_VARIABLE, slot.name());
-        }
-        Ok(given)
     }
 
     /// The last of what was written goes on.
     pub(crate) fn finish(self) {
         self.outputs.finish(LAST_OUTPUT);
-    }
-}
-
-fn not_run(error: impl Into<std::io::Error>) -> u8 {
-    let error: std::io::Error = error.into();
-    tracing::error!(%error, "the command cannot be started: check the limit of open files");
-    children::NOT_RUN
-}
-
-/// To the processes that handle it, past shells that it would kill.
-fn send(pid: i32, signal: Signal) {
-    let reached = Tree::now().map_or(0, |tree| tree.send(pid, signal));
-    match reached {
-        0 if reach::ends_by_default(signal) => children::send(pid, signal),
-        0 => tracing::warn!(
-            signal = signals::name(signal),
-            "signal not forwarded: no process of the command handles it"
-        ),
-        _ => {}
-    }
-}
-
-fn kill(pid: i32) {
-    tracing::warn!(pid, "sending SIGKILL to a server");
-    let below = Tree::now().map(|tree| tree.below(pid)).unwrap_or_default();
-    for pid in std::iter::once(pid).chain(below) {
-        children::send(pid, Signal::KILL);
     }
 }
 

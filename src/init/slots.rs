@@ -40,7 +40,56 @@ pub(crate) enum Order {
     Over(Ended),
 }
 
-#[derive(Debug, Default)]
+impl Order {
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Empty(_) => "empty",
+            Self::Steer => "steer",
+            Self::Spawn(_) => "spawn",
+            Self::Signal(..) => "signal",
+            Self::Kill(_) => "kill",
+            Self::Close => "close",
+            Self::Over(_) => "over",
+        }
+    }
+}
+
+/// What an order comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum On {
+    Begin,
+    /// The agent's request, by its word.
+    Asked(&'static str),
+    Look,
+    Inherited,
+    End,
+    Term,
+}
+
+impl On {
+    pub(crate) fn asked(request: &Request) -> Self {
+        Self::Asked(match request {
+            Request::List => "list",
+            Request::Start { .. } => "start",
+            Request::Steer { .. } => "steer",
+            Request::Share { .. } => "share",
+            Request::Stop { .. } => "stop",
+        })
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Asked(word) => word,
+            Self::Look => "look",
+            Self::Inherited => "inherited",
+            Self::End => "end",
+            Self::Term => "term",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
 struct Place {
     run: Option<Run>,
     empty_since: Option<Moment>,
@@ -58,7 +107,7 @@ impl Place {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Slots {
     places: [Place; 3],
     live: Slot,
@@ -234,6 +283,9 @@ impl Slots {
         if permille > 0 && (run.inherited != Some(true) || self.addresses.is_empty()) {
             return Err(format!("run {number} does not listen on the sockets that it was given"));
         }
+        if permille > 0 && !self.steers() {
+            return Err("a unix socket leads to one server at a time: no share of it can be given".into());
+        }
         let place = self.place_mut(slot);
         (place.share, place.empty_since) = (permille, None);
         place.shared |= permille > 0;
@@ -396,6 +448,11 @@ impl Slots {
         !self.addresses.is_empty()
     }
 
+    /// Whether connections to all of its addresses can be shared out.
+    fn steers(&self) -> bool {
+        self.addresses.iter().all(|address| !address.starts_with("unix://"))
+    }
+
     pub(crate) fn list(&self, now: Moment) -> List {
         let share = self.candidate().map_or(0, |(_, share)| share);
         let state = |slot: Slot| {
@@ -413,7 +470,7 @@ impl Slots {
             addresses: self.addresses.clone(),
             unfit: self.unfit.clone(),
             stopping: self.stopping || self.over,
-            shares: true,
+            shares: self.steers(),
             slots: Slot::ALL.map(state).to_vec(),
         }
     }

@@ -18,6 +18,8 @@ use rustix::{
     termios::{tcgetpgrp, tcsetpgrp},
 };
 
+use crate::{config::SLOT_VARIABLE, failpoint};
+
 /// As shells have it: not found, and found but not to be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
@@ -39,6 +41,10 @@ pub(crate) fn become_command(line: &[OsString], parent: i32) -> u8 {
         // What the container was started in may be an earlier release.
         command.current_dir(&dir).env("PWD", dir);
     }
+    if env::var_os(SLOT_VARIABLE).is_some() && env::var_os("LISTEN_FDS").is_some() {
+        command.env("LISTEN_PID", std::process::id().to_string());
+    }
+    failpoint::hit("parent.exec");
     // `exec` gives the signal mask and SIGPIPE their defaults back.
     let error = command.args(arguments).exec();
     let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The contract's names, less those that nothing feeds yet.
-const NAMES: [(&str, &str); 27] = [
+const NAMES: [(&str, &str); 28] = [
     ("pitstop_build_info", "gauge"),
     ("pitstop_release_info", "gauge"),
     ("pitstop_in_sync", "gauge"),
@@ -17,6 +17,7 @@ const NAMES: [(&str, &str); 27] = [
     ("pitstop_reason", "gauge"),
     ("pitstop_pointer_checks_total", "counter"),
     ("pitstop_pointer_last_success_timestamp_seconds", "gauge"),
+    ("pitstop_pointer_expires_timestamp_seconds", "gauge"),
     ("pitstop_deploys_total", "counter"),
     ("pitstop_deploy_duration_seconds", "histogram"),
     ("pitstop_stage_duration_seconds", "histogram"),
@@ -102,6 +103,7 @@ fn fed() -> Metrics {
         p95_ms: Some(63),
     }]);
     metrics.pointer_checked(None, 1.5e9);
+    metrics.pointer_expires(Some(1_600_000_000));
     metrics.concluded(&DeployResult::Refused(Problem::new(Reason::NoSpace, "full")), 3.0);
     metrics.stage_left(Stage::Fetching, 1.0);
     metrics.restart_sent(Mode::Phased, true);

@@ -93,6 +93,20 @@ impl Document {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A pointer that was read says the same when it is written.
+    pub(crate) fn pointer(bytes: &[u8]) {
+        let document = Document::of(bytes);
+        let Some(pointer) = &document.pointer else { return };
+        assert_eq!(Document::of(document.text().as_bytes()).pointer.as_ref(), Some(pointer));
+        let sequence = pointer.revision.sequence.unwrap_or_default();
+        assert!(document.next_sequence() > sequence.saturating_sub(1));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

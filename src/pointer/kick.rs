@@ -8,7 +8,7 @@ use notify::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// A file that is being written is read after this pause, and two looks are at least this far apart.
+/// A file that is being written is read after this pause, and two looks that were kicked are at least this far apart.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// Makes the watch look now.
@@ -39,8 +39,8 @@ impl Kick {
         }
     }
 
-    /// Waits until it is time for another look, after one that began then.
-    pub(super) async fn wait(&self, last: Instant) {
+    /// Waits until it is time for another look. `last`: when this said so last.
+    pub(super) async fn wait(&self, last: Option<Instant>) {
         tokio::select! {
             () = self.0.now.notified() => {}
             () = self.0.soon.notified() => tokio::select! {
@@ -48,7 +48,9 @@ impl Kick {
                 () = tokio::time::sleep(DEBOUNCE) => {}
             },
         }
-        tokio::time::sleep_until(last + DEBOUNCE).await;
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + DEBOUNCE).await;
+        }
     }
 }
 

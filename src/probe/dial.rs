@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use super::paused::Paused;
 use crate::{
     config::HealthAddress,
-    slots::{LIVE_SOURCE, LIVE_TRAFFIC_CLASS, PROBE_SOURCE, PROBE_TRAFFIC_CLASS},
+    slots::{LIVE_SOURCE, LIVE_TRAFFIC_CLASS, PROBE_SOURCE, PROBE_TRAFFIC_CLASS, candidate_socket},
 };
 
 /// Who is asked, where several servers stand side by side.
@@ -68,10 +68,16 @@ impl Dialled {
                 let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
                 Self::Tls(tcp(address).await?, Box::new(name))
             }
-            HealthAddress::Unix(_) if whom == Whom::Candidate => {
-                return Err(
-                    "a second server cannot be reached by a unix socket: set verify.url to http://".into()
-                );
+            HealthAddress::Unix(socket) if whom == Whom::Candidate => {
+                let own = candidate_socket(socket);
+                let why = |error| {
+                    format!(
+                        "{}: {error}: no second server listens there; exec.listen has to name {}",
+                        own.display(),
+                        socket.display()
+                    )
+                };
+                Self::Unix(UnixStream::connect(&own).await.map_err(why)?)
             }
             HealthAddress::Unix(socket) => {
                 let dialled = UnixStream::connect(socket).await;
@@ -208,8 +214,13 @@ mod tests {
             let (_, peer) = listener.accept().await.unwrap();
             assert_ne!(peer.ip().to_canonical(), IpAddr::from(PROBE_SOURCE), "{listen} at {url}");
         }
-        let socket = HealthAddress::Unix("/run/app.sock".into());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.sock");
+        let socket = HealthAddress::Unix(path.clone());
         let refused = Dialled::to(&socket, Whom::Candidate).await.err().unwrap();
-        assert!(refused.contains("verify.url"), "{refused}");
+        assert!(refused.contains("exec.listen"), "{refused}");
+        let candidate = tokio::net::UnixListener::bind(candidate_socket(&path)).unwrap();
+        let _asked = Dialled::to(&socket, Whom::Candidate).await.unwrap_or_else(|e| panic!("{e}"));
+        candidate.accept().await.unwrap();
     }
 }

@@ -46,12 +46,17 @@ impl fmt::Display for User {
     }
 }
 
-/// A process that uses the directory, if one is to be seen. Asks the volume: may hang as long as that does.
+/// A process that uses the directory, if one is to be seen. Nobody uses one that is not there: another agent may have
+/// moved it away. Asks the volume: may hang as long as that does.
 ///
 /// # Errors
 /// When the directory or /proc cannot be read.
 pub(crate) fn user_of(dir: &Path) -> std::io::Result<Option<User>> {
-    let mut search = Search { dir: Inode::of(dir)?, known: HashMap::new() };
+    let dir = match Inode::of(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        inode => inode?,
+    };
+    let mut search = Search { dir, known: HashMap::new() };
     let all = procfs::process::all_processes().map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(all.flatten().find_map(|process| search.user(&process)))
 }
@@ -188,6 +193,7 @@ mod tests {
         fs::create_dir_all(release.join("app/models")).unwrap();
         fs::write(release.join("app/file"), "text").unwrap();
         assert_eq!(user_of(&release).unwrap(), None);
+        assert_eq!(user_of(&home.path().join("another agent took it away")).unwrap(), None);
         let child = Ended::start(Command::new("sleep").arg("60").current_dir(release.join("app/models")));
         wait_for(&release, How::WorkingDirectory, &child);
         drop(child);

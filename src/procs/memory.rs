@@ -15,6 +15,15 @@ use super::in_root_of;
 /// Where the control groups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Makes glibc's allocator return what is freed: a fetch takes tens of MiB for seconds, and an agent waits for days. A
+/// thread keeps no small block back and shares its arena with no other; a large block is mapped by itself. Set for the agent by
+/// whoever starts it, since glibc reads it once, at the start.
+pub(crate) const RETURN_FREED: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.arena_max=128:\
+     glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072",
+);
+
 /// A control group's limit, and what of it is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Container {
@@ -121,6 +130,19 @@ fn resident(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     pages.checked_mul(page_size() as u64)
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The control groups of a process.
+    pub(crate) fn control_groups(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = dir.path().join("cgroup");
+        fs::write(&own, bytes).expect("it is written");
+        let _ = Container::read(&own, dir.path());
+    }
 }
 
 #[cfg(test)]

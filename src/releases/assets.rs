@@ -42,7 +42,9 @@ impl Releases {
         for id in releases {
             let root = Path::new(places::RELEASES).join(id.as_str()).join(dir);
             self.each(&root, |held, below, name| {
-                if fs::symlink_metadata(held.join(name))?.is_file() {
+                let is_file =
+                    absent_is(fs::symlink_metadata(held.join(name)).map(|meta| meta.is_file()), false);
+                if is_file? {
                     found.entry(below.to_owned()).or_default().entry(name.to_owned()).or_default().push(id);
                 }
                 Ok(())
@@ -98,7 +100,7 @@ impl Releases {
             let place = held.join(name);
             let ours = fs::read_link(&place).is_ok_and(|target| release_of(&target).is_some());
             if ours && fs::metadata(&place).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                fs::remove_file(place)?;
+                absent_is(fs::remove_file(place), ())?;
             }
             Ok(())
         })
@@ -125,7 +127,7 @@ impl Releases {
                 if name.as_bytes().starts_with(b".") {
                     continue;
                 }
-                if entry.file_type()?.is_dir() {
+                if absent_is(entry.file_type().map(|kind| kind.is_dir()), false)? {
                     open.push(below.join(name));
                 } else {
                     seen(&held, &below, &name)?;
@@ -133,6 +135,14 @@ impl Releases {
             }
         }
         Ok(())
+    }
+}
+
+/// Other agents delete releases, and links into them, between two looks.
+fn absent_is<T>(done: io::Result<T>, absent: T) -> io::Result<T> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(absent),
+        done => done,
     }
 }
 

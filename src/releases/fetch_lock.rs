@@ -287,3 +287,15 @@ fn rest(pause: Duration, off: &CallOff) -> bool {
     }
     !off.is_called()
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What the pod that has the lock says of itself.
+    pub(crate) fn sign(bytes: &[u8]) {
+        if let Ok(sign) = serde_json::from_slice::<Sign>(bytes) {
+            assert!(sign.pod.len() <= bytes.len());
+        }
+    }
+}

@@ -100,25 +100,45 @@ impl Guard {
 }
 
 impl Releases {
-    /// Writes the lease of this pod, in place of the one before.
+    /// Writes the lease of this pod, in place of the one before, and syncs it.
     ///
     /// # Errors
     /// [`Problem`] naming the path when the volume does not take it; the one before counts on.
     pub fn write_lease(&self, lease: &Lease) -> Result<(), Problem> {
+        self.put_lease(lease)?;
+        self.sync_lease()
+    }
+
+    /// The same for every living agent. A loss of power may undo it, and ends this pod's processes, too: its agent
+    /// names what it needs anew when it starts.
+    ///
+    /// # Errors
+    /// As [`Releases::write_lease`].
+    pub(crate) fn put_lease(&self, lease: &Lease) -> Result<(), Problem> {
         let dir = self.make_place(LEASES)?;
         let path = dir.name().join(&self.pod);
         let failed = |e: io::Error| disk_problem(&path, &e);
         let text = serde_json::to_vec(lease).map_err(|e| failed(e.into()))?;
         let mut temp = tempfile::Builder::new().prefix(".lease-").tempfile_in(dir.path()).map_err(failed)?;
-        temp.write_all(&text).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
+        temp.write_all(&text).map_err(failed)?;
         readable_by_all(temp.as_file()).map_err(failed)?;
         failpoint::hit("lease.written");
         let guard = self.guard(FlockOperation::NonBlockingLockShared);
-        temp.persist(dir.join(&self.pod)).map_err(|e| failed(e.error))?;
+        let file = temp.persist(dir.join(&self.pod)).map_err(|e| failed(e.error))?;
         drop(guard);
-        dir.sync().map_err(failed)?;
         failpoint::hit("lease.renamed");
-        Ok(())
+        // A network file system writes it now, and says whether it could.
+        nix::unistd::close(file).map_err(|e| failed(e.into()))
+    }
+
+    /// Makes the lease of this pod durable.
+    ///
+    /// # Errors
+    /// As [`Releases::write_lease`].
+    pub(crate) fn sync_lease(&self) -> Result<(), Problem> {
+        let dir = self.make_place(LEASES)?;
+        let synced = dir.file(OsStr::new(&self.pod), OFlags::RDONLY).and_then(|file| file.sync_all());
+        synced.and_then(|()| dir.sync()).map_err(|e| disk_problem(&dir.name().join(&self.pod), &e))
     }
 
     /// The lease that this pod has now; `None` when there is none that can be read.
@@ -210,5 +230,16 @@ fn read(dir: &Held, name: &OsStr) -> io::Result<Option<Lease>> {
         Ok(lease) => Ok(Some(lease)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What a pod says that it needs.
+    pub(crate) fn lease(bytes: &[u8]) {
+        let Ok(lease) = serde_json::from_slice::<Lease>(bytes) else { return };
+        assert!(lease.names().iter().all(|id| lease.role(id).is_some()));
     }
 }

@@ -243,6 +243,21 @@ fn plain(word: &[u8]) -> Option<Vec<u8>> {
     Some(plain)
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A manifest that was read is written the same; so is each line of one that was not compressed.
+    pub(crate) fn manifest(bytes: &[u8]) {
+        let lines = bytes.split(|byte| *byte == b'\n').filter_map(parse).collect();
+        for read in Manifest::read(bytes).into_iter().chain([Manifest(lines)]) {
+            let mut written = Vec::new();
+            read.write(&mut written).expect("it is memory");
+            assert_eq!(Manifest::read(&written[..]).expect("it was just written"), read);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -57,7 +57,7 @@ pub mod manifest;
 pub(crate) mod one_pass;
 pub(crate) mod pack;
 mod parallel;
-mod pax;
+pub(crate) mod pax;
 mod places;
 pub(crate) mod protection;
 pub mod prune;
@@ -308,18 +308,24 @@ impl Releases {
         for entry in entries {
             let name = entry.map_err(|e| disk_problem(&dir, &e))?.file_name();
             let Some(id) = name.to_str().and_then(|n| n.parse::<ReleaseId>().ok()) else { continue };
-            if let Some(marker) = self.marker(&id)? {
-                found.push(OnVolume { completed: self.completed(&id)?, marker });
+            // Another agent may take the release away between two looks.
+            if let Some(marker) = self.marker(&id)?
+                && let Some(completed) = self.completed(&id)?
+            {
+                found.push(OnVolume { marker, completed });
             }
         }
         found.sort_by(|a, b| (b.completed, &b.marker.release).cmp(&(a.completed, &a.marker.release)));
         Ok(found)
     }
 
-    fn completed(&self, id: &ReleaseId) -> Result<SystemTime, Problem> {
+    fn completed(&self, id: &ReleaseId) -> Result<Option<SystemTime>, Problem> {
         let path = marker_path(id);
-        let modified = beneath::file(&self.deploy_to, &path).and_then(|file| file.metadata()?.modified());
-        modified.map_err(|e| disk_problem(&self.deploy_to.join(path), &e))
+        match beneath::file(&self.deploy_to, &path).and_then(|file| file.metadata()?.modified()) {
+            Ok(modified) => Ok(Some(modified)),
+            Err(e) if is_absence(&e) => Ok(None),
+            Err(e) => Err(disk_problem(&self.deploy_to.join(path), &e)),
+        }
     }
 }
 
@@ -338,11 +344,10 @@ fn is_absence(error: &io::Error) -> bool {
 fn disk_problem(path: &Path, error: &io::Error) -> Problem {
     use io::ErrorKind as K;
     let (path, kind) = (beneath::shown(path), error.kind());
+    let full = volume::full(&path, error);
     let error = beneath::plain_error(error);
-    if matches!(kind, K::StorageFull | K::QuotaExceeded) {
-        let full = volume::full(&path);
-        let message =
-            format!("{full}: free space on it, or lower keep_releases ({}: {error})", path.display());
+    if let Some(full) = full {
+        let message = format!("{full}, or lower keep_releases ({}: {error})", path.display());
         return Problem::new(Reason::NoSpace, message);
     }
     let path = path.display();
@@ -364,5 +369,22 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     match File::open(dir)?.sync_all() {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         done => done,
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The proof of a complete release is of that release.
+    pub(crate) fn marker(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let id: ReleaseId = "v1".parse().expect("an id");
+        let path = dir.path().join(marker_path(&id));
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("it is made");
+        std::fs::write(path, bytes).expect("it is written");
+        let text = beneath::read(dir.path(), &marker_path(&id), MARKER_BYTES_MAX).unwrap_or_default();
+        let marker: Option<Marker> = serde_json::from_slice(&text).ok();
+        let _ = marker.map(|marker| serde_json::to_string(&marker));
     }
 }

@@ -2,19 +2,23 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::{self, FileType},
     io::{self, Write},
     os::unix::{
         ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt},
     },
     path::{Component, Path, PathBuf},
+    sync::mpsc::SyncSender,
 };
 
 use tar::{Builder, EntryType, Header};
 
-use super::{Limits, MARKER, inside::Inside, links::Links, manifest::MANIFEST, unpack_error::UnpackError};
-use crate::store::CallOff;
+use super::{
+    Limits, MARKER, inside::Inside, links::Links, manifest::MANIFEST, one_pass::Tee,
+    unpack_error::UnpackError,
+};
+use crate::{plain_file, store::CallOff};
 
 /// As `zstd` does by itself: what more would save in the store, it would cost several times in the pipeline.
 pub(crate) const LEVEL: i32 = 3;
@@ -44,12 +48,18 @@ pub(crate) struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    /// Packs what is in `dir` as tar, compressed by zstd, into the same bytes on any number of cores. Left out is also
+    /// Packs what is in `dir` as tar, compressed by zstd, into the same bytes on any number of cores. The tar itself goes
+    /// to `plain`, too. Left out is also
     /// the repository's own `.git` at the top, and what `pitstop` itself puts into releases.
     ///
     /// # Errors
     /// [`PackError`], also for sockets, devices and links that lead out of `dir`.
-    pub(crate) fn pack(self, dir: &Path, out: impl Write) -> Result<(), PackError> {
+    pub(crate) fn pack(
+        self,
+        dir: &Path,
+        out: impl Write,
+        plain: SyncSender<Vec<u8>>,
+    ) -> Result<(), PackError> {
         let failed = |e| disk(dir, e);
         let mut left_out: BTreeSet<PathBuf> = [".git", MARKER, MANIFEST].map(PathBuf::from).into();
         for path in self.exclude {
@@ -58,7 +68,8 @@ impl Packing<'_> {
         let mut encoder = zstd::Encoder::new(out, self.level).map_err(failed)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         encoder.multithread(cores.min(THREADS_MAX) as u32).map_err(failed)?;
-        let tar = Builder::new(io::BufWriter::with_capacity(BUFFER_BYTES, encoder));
+        let both = Tee { to: encoder, pieces: plain };
+        let tar = Builder::new(io::BufWriter::with_capacity(BUFFER_BYTES, both));
         let (links, entries, bytes) = (Links::default(), 0, 0);
         let mut walk = Walk { tar, root: dir, left_out, links, entries, bytes, progress: self.progress };
         walk.directory(Path::new(""))?;
@@ -72,7 +83,8 @@ impl Packing<'_> {
             return Err(PackError::Refused(format!("{} is empty", dir.display())));
         }
         let buffered = walk.tar.into_inner().map_err(failed)?;
-        let encoder = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
+        let Tee { to: encoder, pieces } = buffered.into_inner().map_err(|e| failed(e.into_error()))?;
+        drop(pieces);
         encoder.finish().and_then(|mut out| out.flush()).map_err(failed)?;
         Ok(())
     }
@@ -115,39 +127,40 @@ impl<W: Write> Walk<'_, W> {
         let failed = |e| disk(&dir, e);
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).map_err(failed)? {
-            names.push(entry.map_err(failed)?.file_name());
+            let entry = entry.map_err(failed)?;
+            names.push((entry.file_name(), entry.file_type().map_err(failed)?));
         }
-        names.sort();
-        for name in names {
+        names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, kind) in names {
             let path = path.join(name);
             if !self.left_out.contains(&path) {
-                self.entry(&path)?;
+                self.entry(&path, kind)?;
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path) -> Result<(), PackError> {
+    fn entry(&mut self, path: &Path, kind: FileType) -> Result<(), PackError> {
         let on_disk = self.root.join(path);
         let failed = |e| disk(&on_disk, e);
-        let meta = fs::symlink_metadata(&on_disk).map_err(failed)?;
+        let mode = || fs::symlink_metadata(&on_disk).map(|meta| meta.permissions().mode());
         let (limits, refused) = (Limits::default(), |e: UnpackError| PackError::Refused(e.to_string()));
         let inside = Inside::parse(path.as_os_str().as_bytes(), limits.path_bytes).map_err(refused)?;
         self.entries += 1;
         (self.progress)(self.entries, self.bytes);
-        let mut header = header(meta.permissions().mode());
-        if meta.is_dir() {
+        if kind.is_dir() {
+            let mut header = header(mode().map_err(failed)?);
             header.set_entry_type(EntryType::Directory);
             self.tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
             self.directory(path)
-        } else if meta.is_symlink() {
+        } else if kind.is_symlink() {
+            let mut header = header(mode().map_err(failed)?);
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(&on_disk).map_err(failed)?;
             self.tar.append_link(&mut header, path, &target).map_err(failed)?;
             self.links.insert(inside, target.as_os_str().as_bytes(), &limits).map_err(refused)
-        } else if meta.is_file() {
-            header.set_entry_type(EntryType::Regular);
-            self.file(path, &on_disk, header)
+        } else if kind.is_file() {
+            self.file(path, &on_disk)
         } else {
             let path = on_disk.display();
             Err(PackError::Refused(format!(
@@ -156,11 +169,13 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    fn file(&mut self, path: &Path, on_disk: &Path, mut header: Header) -> Result<(), PackError> {
+    fn file(&mut self, path: &Path, on_disk: &Path) -> Result<(), PackError> {
         let failed = |e| disk(on_disk, e);
-        let file = File::open(on_disk).map_err(failed)?;
+        let file = plain_file::open_no_link(on_disk).map_err(failed)?;
         let before = file.metadata().map_err(failed)?;
         let size = before.len();
+        let mut header = header(before.permissions().mode());
+        header.set_entry_type(EntryType::Regular);
         header.set_size(size);
         // A file that grows meanwhile would break the archive, one that shrinks is caught here.
         let mut content = io::Read::take(&file, size);

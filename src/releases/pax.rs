@@ -129,6 +129,19 @@ fn damaged() -> UnpackError {
     UnpackError::Refused("it has a damaged extended header".into())
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A pax header says no more than it holds.
+    pub(crate) fn header(bytes: &[u8]) {
+        if let Ok(read) = Extended::read(bytes) {
+            let values = [read.path, read.link].into_iter().flatten().map(|value| value.len());
+            assert!(values.sum::<usize>() <= bytes.len());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

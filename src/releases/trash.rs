@@ -166,14 +166,12 @@ impl Releases {
         let failed = |e: io::Error| disk_problem(&trash.name().join(aside), &e);
         let id = aside.to_str().and_then(|name| name.split('+').next()?.parse::<ReleaseId>().ok());
         // Before it is opened here, too.
-        let user = match in_use::user_of(&trash.join(aside)) {
-            Err(e) if is_absence(&e) => None,
-            user => user.map_err(failed)?,
-        };
-        // Of a link, or what else is no directory, nothing is taken but itself.
-        let tree = Held::open(&self.deploy_to, &Path::new(TRASH).join(aside)).ok();
+        let user = in_use::user_of(&trash.join(aside)).map_err(failed)?;
         {
             let _guard = self.guard(FlockOperation::NonBlockingLockExclusive);
+            // Not before: another agent may have put it back, and whoever has it open would take its marker away there.
+            // Of a link, or what else is no directory, nothing is taken but itself.
+            let tree = Held::open(&self.deploy_to, &Path::new(TRASH).join(aside)).ok();
             let marker = tree.as_ref().map(|tree| tree.join(MARKER));
             let whole = marker.as_ref().is_some_and(|marker| fs::symlink_metadata(marker).is_ok());
             let why = match &id {
@@ -194,13 +192,14 @@ impl Releases {
         Ok(if done.is_break() { Fate::Unfinished } else { Fate::Deleted })
     }
 
-    /// Answers whether it stays. Where the release was fetched anew meanwhile, this copy stays as long as
-    /// a process is in it.
+    /// Answers whether it stays, here or wherever another agent has put it meanwhile. Where the release was fetched
+    /// anew, this copy stays as long as a process is in it.
     fn put_back(&self, aside: &Path, id: &ReleaseId, in_use: bool) -> Result<bool, Problem> {
         let (path, releases) = (self.path(id), self.make_place(RELEASES)?);
         match fs::rename(aside, releases.join(id.as_str())) {
             Ok(()) => releases.sync().map(|()| true).map_err(|e| disk_problem(&path, &e)),
             Err(_) if in_use => Ok(true),
+            Err(e) if is_absence(&e) => Ok(true),
             Err(_) if self.is_complete(id)? => Ok(false),
             Err(e) => Err(disk_problem(&path, &e)),
         }

@@ -105,15 +105,19 @@ pub fn unpack(
     into: Destination<'_>,
     rules: &Rules<'_>,
 ) -> Result<Unpacked, UnpackError> {
+    let limits = rules.limits.of_archive(archive.bytes, SMALL_BYTES);
+    let plain = decoder(rules.off.reader(archive.reader), archive.kind)?;
+    unpack_tar(plain, into, &Rules { limits: &limits, ..*rules })
+}
+
+fn unpack_tar(tar: impl Read, into: Destination<'_>, rules: &Rules<'_>) -> Result<Unpacked, UnpackError> {
     let Rules { limits, layout, off } = *rules;
-    let limits = limits.of_archive(archive.bytes, SMALL_BYTES);
     let tree = into.tree(layout, off)?;
     tree.allow_copies(limits.unpacked_bytes, limits.unpacked_bytes);
     let next = Next::default();
-    let mut unpacking = Unpacking { tree, limits: &limits, entries: 0, bytes: 0, next, last: None };
-    let plain = decoder(off.reader(archive.reader), archive.kind)?;
+    let mut unpacking = Unpacking { tree, limits, entries: 0, bytes: 0, next, last: None };
     // A few bytes of an archive may be minutes of work.
-    unpacking.read_all(off.reader(plain))?;
+    unpacking.read_all(off.reader(tar))?;
     let Unpacking { mut tree, entries, bytes, .. } = unpacking;
     if entries == 0 {
         return Err(UnpackError::Refused("it is empty".into()));
@@ -137,6 +141,14 @@ pub(crate) fn check(
     layout: &Layout,
 ) -> Result<Unpacked, UnpackError> {
     unpack(archive, Destination::Nowhere, &Rules { limits, layout, off: &CallOff::default() })
+}
+
+/// The same of what is not compressed yet.
+///
+/// # Errors
+/// [`UnpackError`].
+pub(crate) fn check_tar(tar: impl Read, limits: &Limits, layout: &Layout) -> Result<Unpacked, UnpackError> {
+    unpack_tar(tar, Destination::Nowhere, &Rules { limits, layout, off: &CallOff::default() })
 }
 
 impl Destination<'_> {
@@ -416,3 +428,29 @@ fn long_name(header: &Header, tar: &mut TarStream<impl Read>) -> Result<Vec<u8>,
 const NO_DIRECTORY: &str = "is no directory, but named as one; pack it anew, with another tool";
 const SPARSE: &str = "is a sparse file; pack it without --sparse (bsdtar: with --no-read-sparse)";
 const PART: &str = "is a part of an archive in several volumes; pack it as one (tar without -M)";
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// An archive of any kind, as its first bytes say.
+    pub(crate) fn archive(bytes: &[u8]) {
+        let limits = Limits { unpacked_bytes: 1 << 20, entries: 100, ..Limits::default() };
+        let layout = Layout::default();
+        let kind = match bytes {
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(ArchiveKind::TarZst),
+            [0x1f, 0x8b, ..] => Some(ArchiveKind::TarGz),
+            _ => None,
+        };
+        let checked = match kind {
+            Some(kind) => check(Archive { reader: bytes, bytes: bytes.len() as u64, kind }, &limits, &layout),
+            None => check_tar(bytes, &limits, &layout),
+        };
+        if let Ok(unpacked) = checked {
+            assert!(unpacked.bytes <= limits.unpacked_bytes && unpacked.entries <= limits.entries);
+            for (path, _) in unpacked.manifest.iter() {
+                assert!(!path.path().is_absolute() && !path.show().split('/').any(|name| name == ".."));
+            }
+        }
+    }
+}

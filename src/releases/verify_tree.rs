@@ -1,5 +1,6 @@
 //! Comparing a release on the volume with what was published: the archive is read from the store once more, by the
-//! same code, into nothing, and what it holds is compared with what is in the tree. Nothing is written.
+//! same code, into nothing, and what it holds is compared with what is in the tree. Where signatures count, the signed
+//! statement says which archive that is. Nothing is written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,7 +75,7 @@ impl Releases {
             let message = format!("{} is not a complete release", self.path(id).display());
             Problem::new(Reason::ReleaseUnknown, message)
         })?;
-        let published = store.require(id)?;
+        let (published, _) = self.published(store, id)?;
         // What it was given besides is in its marker, and may not be what is configured today.
         let layout = Layout { strip_prefix: self.layout.strip_prefix, ..Layout::default() };
         let wanted = Wanted { store, id, published: &published };

@@ -1,7 +1,8 @@
 //! What is to be written, directory by directory, and which directories are open.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     ffi::OsStr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::PathBuf,
@@ -74,7 +75,8 @@ struct Dir {
 /// A queue for each directory.
 pub(super) struct Queues {
     dirs: Vec<Dir>,
-    ready: VecDeque<DirId>,
+    /// Those with most to do first: each is worked on name by name, and the longest takes until the end.
+    ready: BinaryHeap<(usize, Reverse<DirId>)>,
     /// Those that are open, the longest first.
     open: VecDeque<DirId>,
     open_max: usize,
@@ -82,7 +84,7 @@ pub(super) struct Queues {
 
 impl Queues {
     pub(super) fn new(root: OwnedFd, aside: OwnedFd, open_max: usize) -> Self {
-        let mut queues = Self { dirs: Vec::new(), ready: VecDeque::new(), open: VecDeque::new(), open_max };
+        let mut queues = Self { dirs: Vec::new(), ready: BinaryHeap::new(), open: VecDeque::new(), open_max };
         for (dir, fd) in [(ROOT, root), (ASIDE, aside)] {
             queues.add(dir, b"", true);
             queues.dirs[dir].fd = Some(Arc::new(fd));
@@ -108,7 +110,7 @@ impl Queues {
         let ready = d.made && !d.busy && !d.listed && !d.jobs.is_empty();
         if ready {
             d.listed = true;
-            self.ready.push_back(dir);
+            self.ready.push((d.jobs.len(), Reverse(dir)));
         }
         ready
     }
@@ -120,7 +122,7 @@ impl Queues {
 
     /// The next job. Until [`Queues::release`], no other one of its directory begins.
     pub(super) fn next(&mut self) -> Option<(DirId, Job)> {
-        let dir = self.ready.pop_front()?;
+        let (_, Reverse(dir)) = self.ready.pop()?;
         let d = &mut self.dirs[dir];
         d.listed = false;
         d.busy = true;
@@ -180,5 +182,46 @@ impl Queues {
             self.open.push_back(dir);
         }
         fd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn the_directory_with_most_left_to_do_comes_first_and_each_is_in_order() {
+        let place = tempfile::tempdir().unwrap();
+        let open = || OwnedFd::from(File::open(place.path()).unwrap());
+        let mut queues = Queues::new(open(), open(), 8);
+        let dirs = [("a", 2), ("b", 5), ("c", 3)].map(|(name, jobs)| {
+            let dir = queues.add(ROOT, name.as_bytes(), true);
+            for number in 0..jobs {
+                queues.push(
+                    dir,
+                    Job { name: OsStr::new(&format!("{name}{number}")).into(), work: Work::Unlink },
+                );
+            }
+            dir
+        });
+        let next = |queues: &mut Queues| {
+            let (dir, job) = queues.next().unwrap();
+            (dir, job.name.to_str().unwrap().to_owned())
+        };
+        let begun = dirs.map(|_| next(&mut queues).1);
+        assert!(queues.next().is_none(), "one thread for each directory");
+        assert_eq!(begun, ["a0", "b0", "c0"]);
+        for dir in dirs {
+            queues.release(dir);
+        }
+        let mut then = Vec::new();
+        while queues.ready() > 0 {
+            let (dir, name) = next(&mut queues);
+            then.push(name);
+            queues.release(dir);
+        }
+        assert_eq!(then, ["b1", "b2", "b3", "c1", "a1", "b4", "c2"]);
     }
 }

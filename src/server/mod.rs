@@ -9,7 +9,7 @@ mod http;
 mod listen;
 mod page;
 mod prestop;
-mod token;
+pub(crate) mod token;
 
 use std::sync::{Arc, Mutex};
 

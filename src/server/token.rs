@@ -111,3 +111,15 @@ impl fmt::Debug for Token {
         f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
     }
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What a request brings to be let in.
+    pub(crate) fn credentials(bytes: &[u8]) {
+        let Ok(value) = axum::http::HeaderValue::from_bytes(bytes) else { return };
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+        let _ = (sent(&headers), password(&headers));
+    }
+}

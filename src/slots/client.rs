@@ -127,6 +127,18 @@ fn read(line: &[u8]) -> Result<List, NoList> {
     reply.error.map_or(Ok(reply.list), |error| Err(NoList::Refused(error)))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A reply of the parent is understood or named.
+    pub(crate) fn reply(bytes: &[u8]) {
+        if let Ok(list) = read(bytes) {
+            assert!(list.runs().count() <= bytes.len());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

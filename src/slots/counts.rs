@@ -105,6 +105,21 @@ impl Counted {
     }
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What the app's middleware has counted.
+    pub(crate) fn counted(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("0"), bytes).expect("it is written");
+        let read = || Counted::of_file(dir.path(), Path::new("0"));
+        if let (Some(one), Some(other)) = (read(), read()) {
+            let _ = one.and(other).p95_ms();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -19,10 +19,13 @@ use rustix::{
 };
 
 use super::{
-    Slot,
+    LIVE_SOURCE, LIVE_TRAFFIC_CLASS, PROBE_SOURCE, PROBE_TRAFFIC_CLASS, Slot, named,
     program::{self, Candidate, Steering},
 };
-use crate::{config::ListenAddress, procs};
+use crate::{
+    config::{ListenAddress, Place},
+    procs,
+};
 
 /// Why the sockets cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -50,15 +53,40 @@ impl Group {
     /// # Errors
     /// [`ListenError`]; nothing is held then.
     pub(crate) fn open(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
-        alone(address)?;
-        Self::shared(address, live)
+        match address.place() {
+            Place::Tcp(socket) => {
+                // Not even somebody who would share it has it.
+                bind(address, *socket, false)?;
+                Self::shared(address, *socket, live)
+            }
+            Place::Unix(..) => Self::named(address, live),
+        }
     }
 
-    fn shared(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
+    fn named(address: &ListenAddress, live: Slot) -> Result<Self, ListenError> {
+        let mut group = Self { address: address.clone(), sockets: Vec::new() };
+        let Place::Unix(path, mode) = address.place() else { return Ok(group) };
+        match named::connect(path) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => {}
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {
+                return Err(ListenError::Taken(address.text().to_owned()));
+            }
+            Err(error) => return Err(refused(address, error)),
+        }
+        for slot in Slot::ALL {
+            let socket = named::bind(path, *mode, slot).map_err(|error| refused(address, error))?;
+            group.sockets.push((slot, socket));
+            group.listen_last()?;
+        }
+        let failed = |source| ListenError::Failed { address: address.text().to_owned(), source };
+        group.steer(live, None).map_err(failed)?;
+        Ok(group)
+    }
+
+    fn shared(address: &ListenAddress, socket: SocketAddr, live: Slot) -> Result<Self, ListenError> {
         let mut group = Self { address: address.clone(), sockets: Vec::new() };
         for slot in Slot::ALL {
-            let socket = group.bound(true)?;
-            group.sockets.push((slot, socket));
+            group.sockets.push((slot, bind(address, socket, true)?));
             if group.sockets.len() == 1 {
                 let first = Steering { live: 0, candidate: None };
                 group.attach(first).map_err(ListenError::NoProgram)?;
@@ -68,7 +96,7 @@ impl Group {
         group.steer(live, None).map_err(ListenError::NoProgram)?;
         // Who came between the two binds shares the connections, and moves the kernel's indices.
         let ours: Vec<u64> = Slot::ALL.into_iter().filter_map(|slot| group.inode(slot)).collect();
-        let others = procs::listening_at(address.socket()).into_iter().any(|inode| !ours.contains(&inode));
+        let others = procs::listening_at(socket).into_iter().any(|inode| !ours.contains(&inode));
         if others { Err(ListenError::Taken(address.text().to_owned())) } else { Ok(group) }
     }
 
@@ -76,20 +104,19 @@ impl Group {
         &self.address
     }
 
-    fn bound(&self, shared: bool) -> Result<OwnedFd, ListenError> {
-        bind(&self.address, shared)
-    }
-
     fn listen_last(&self) -> Result<(), ListenError> {
         let Some((_, socket)) = self.sockets.last() else { return Ok(()) };
         net::listen(socket, self.address.backlog()).map_err(|error| refused(&self.address, error))
     }
 
-    /// From the next connection on. The candidate gets so many of 1000.
+    /// From the next connection on. The candidate gets so many of 1000; none of those to a unix socket.
     ///
     /// # Errors
-    /// The kernel's; the program from before stays.
+    /// The kernel's or, of a unix socket, the file system's: clients are led where they were before then.
     pub(crate) fn steer(&self, live: Slot, candidate: Option<(Slot, u32)>) -> io::Result<()> {
+        if let Place::Unix(path, _) = self.address.place() {
+            return named::lead(path, live, candidate.map(|(slot, _)| slot));
+        }
         let index = |slot: Slot| {
             let at = self.sockets.iter().position(|(of, _)| *of == slot)?;
             u32::try_from(at).ok()
@@ -126,6 +153,42 @@ impl Group {
         poll(&mut fds, Some(&now)).is_err() || fds[0].revents().contains(PollFlags::IN)
     }
 
+    /// A connection that the server in this slot gets, so that it is seen whether it accepts any. `candidate`: it is not
+    /// live.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn knock(&self, slot: Slot, candidate: bool) -> io::Result<OwnedFd> {
+        let to = match self.address.place() {
+            Place::Unix(path, _) => return Ok(named::knock(path, slot)?),
+            Place::Tcp(socket) => *socket,
+        };
+        let only_v6 = self.socket(slot).is_some_and(|socket| net::sockopt::ipv6_v6only(socket) == Ok(true));
+        let to = match to.ip() {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if only_v6 => {
+                SocketAddr::new(Ipv6Addr::LOCALHOST.into(), to.port())
+            }
+            ip if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.port()),
+            _ => to,
+        };
+        let (source, class) =
+            if candidate { (PROBE_SOURCE, PROBE_TRAFFIC_CLASS) } else { (LIVE_SOURCE, LIVE_TRAFFIC_CLASS) };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (family, source) = match to {
+            SocketAddr::V4(_) => (AddressFamily::INET, IpAddr::from(source)),
+            SocketAddr::V6(_) => (AddressFamily::INET6, Ipv6Addr::LOCALHOST.into()),
+        };
+        let stream = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        if to.is_ipv6() {
+            net::sockopt::set_ipv6_tclass(&stream, class.into())?;
+        }
+        net::bind(&stream, &SocketAddr::new(source, 0))?;
+        match net::connect(&stream, &to) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(stream),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Accepts and closes whatever waits there: nobody else would answer it. Returns how many there were.
     pub(crate) fn empty(&self, slot: Slot) -> usize {
         let Some(socket) = self.socket(slot) else { return 0 };
@@ -144,19 +207,22 @@ impl Group {
     pub(crate) fn close(mut self, live: Slot) {
         while let Some(at) = self.sockets.iter().position(|(slot, _)| *slot != live) {
             // The kernel puts the last one into the gap as well.
-            drop(self.sockets.swap_remove(at));
+            let (slot, _) = self.sockets.swap_remove(at);
             let _ = self.steer(live, None);
+            self.forget(slot);
+        }
+        self.forget(live);
+    }
+
+    fn forget(&self, slot: Slot) {
+        if let Place::Unix(path, _) = self.address.place() {
+            named::forget(path, slot);
         }
     }
 }
 
-/// Whether nobody else has the address, not even somebody who would share it.
-fn alone(address: &ListenAddress) -> Result<(), ListenError> {
-    bind(address, false).map(drop)
-}
-
-fn bind(address: &ListenAddress, shared: bool) -> Result<OwnedFd, ListenError> {
-    let family = match address.socket() {
+fn bind(address: &ListenAddress, place: SocketAddr, shared: bool) -> Result<OwnedFd, ListenError> {
+    let family = match place {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
@@ -166,7 +232,7 @@ fn bind(address: &ListenAddress, shared: bool) -> Result<OwnedFd, ListenError> {
         net::sockopt::set_socket_reuseaddr(&socket, true)?;
         net::sockopt::set_socket_reuseport(&socket, shared)?;
         net::sockopt::set_tcp_nodelay(&socket, address.low_latency())?;
-        net::bind(&socket, &address.socket())?;
+        net::bind(&socket, &place)?;
         Ok(socket)
     };
     bound().map_err(|error| refused(address, error))
@@ -181,156 +247,4 @@ fn refused(address: &ListenAddress, error: rustix::io::Errno) -> ListenError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, TcpStream};
-
-    use rustix::net::{AddressFamily, sockopt};
-
-    use super::*;
-    use crate::slots::PROBE_SOURCE;
-
-    fn free(host: &str) -> ListenAddress {
-        let port = TcpListener::bind(format!("{host}:0")).unwrap().local_addr().unwrap().port();
-        ListenAddress::try_from(format!("tcp://{host}:{port}")).unwrap()
-    }
-
-    fn connect(address: &ListenAddress, from: &str, class: u32) -> TcpStream {
-        let port = address.socket().port();
-        let from: std::net::IpAddr = from.parse().unwrap();
-        let v6 = from.is_ipv6();
-        let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
-        let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
-        if v6 {
-            sockopt::set_ipv6_tclass(&socket, class).unwrap();
-        }
-        net::bind(&socket, &SocketAddr::new(from, 0)).unwrap();
-        let to = if v6 { SocketAddr::new(from, port) } else { SocketAddr::from(([127, 0, 0, 1], port)) };
-        net::connect(&socket, &to).unwrap();
-        TcpStream::from(socket)
-    }
-
-    fn reached(group: &Group) -> Vec<Slot> {
-        Slot::ALL.into_iter().filter(|slot| group.empty(*slot) > 0).collect()
-    }
-
-    fn clients_and_probes_are_told_apart(host: &str, client: &str, probe: (&str, u32)) {
-        let address = free(host);
-        let group = Group::open(&address, Slot::A).unwrap();
-        let to = |from: &str, class| {
-            let _connections: Vec<_> = (0..8).map(|_| connect(&address, from, class)).collect();
-            reached(&group)
-        };
-        assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::A], vec![Slot::A]));
-        group.steer(Slot::A, Some((Slot::C, 0))).unwrap();
-        assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::A], vec![Slot::C]));
-        group.steer(Slot::C, None).unwrap();
-        assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::C], vec![Slot::C]));
-        group.steer(Slot::C, Some((Slot::B, 0))).unwrap();
-        assert_eq!((to(client, 0), to(probe.0, probe.1)), (vec![Slot::C], vec![Slot::B]));
-    }
-
-    /// Five standard deviations: of a million such tests one fails.
-    #[test]
-    fn the_candidate_gets_its_share_of_new_connections() {
-        const CONNECTIONS: u32 = 1_000;
-        for (host, client) in [("0.0.0.0", "127.0.0.1"), ("[::]", "::1")] {
-            let address = free(host);
-            let group = Group::open(&address, Slot::A).unwrap();
-            for permille in [50, 250, 500, 1_000, 0] {
-                group.steer(Slot::A, Some((Slot::B, permille))).unwrap();
-                let reached: usize = (0..CONNECTIONS / 100)
-                    .map(|_| {
-                        let _connections: Vec<_> = (0..100).map(|_| connect(&address, client, 0)).collect();
-                        let [live, reached, idle] = Slot::ALL.map(|slot| group.empty(slot));
-                        assert_eq!((live + reached, idle), (100, 0), "nobody waits elsewhere");
-                        reached
-                    })
-                    .sum();
-                let share = f64::from(permille) / 1000.0;
-                let deviation = (f64::from(CONNECTIONS) * share * (1.0 - share)).sqrt();
-                let off = (reached as f64 - f64::from(CONNECTIONS) * share).abs();
-                assert!(off <= 5.0 * deviation, "{reached} of {CONNECTIONS} at {permille} of 1000");
-            }
-        }
-    }
-
-    #[test]
-    fn clients_and_probes_are_told_apart_over_ipv4() {
-        let source = PROBE_SOURCE.to_string();
-        clients_and_probes_are_told_apart("0.0.0.0", "127.0.0.1", (&source, 0));
-        clients_and_probes_are_told_apart("0.0.0.0", "127.0.0.2", (&source, 0));
-    }
-
-    #[test]
-    fn clients_and_probes_are_told_apart_on_a_dual_stack_socket() {
-        let source = PROBE_SOURCE.to_string();
-        clients_and_probes_are_told_apart("[::]", "127.0.0.1", (&source, 0));
-        clients_and_probes_are_told_apart("[::]", "::1", (&source, 0));
-    }
-
-    #[test]
-    fn clients_and_probes_are_told_apart_over_ipv6() {
-        clients_and_probes_are_told_apart("[::1]", "::1", ("::1", program::PROBE_TRAFFIC_CLASS.into()));
-    }
-
-    #[test]
-    fn an_address_that_somebody_has_is_named_also_where_he_would_share_it() {
-        let address = free("127.0.0.1");
-        for shared in [false, true] {
-            let other = bind(&address, shared).unwrap();
-            net::listen(&other, 1).unwrap();
-            let error = Group::open(&address, Slot::A).unwrap_err().to_string();
-            assert!(error.contains(address.text()), "{error}");
-        }
-        Group::open(&address, Slot::A).unwrap();
-    }
-
-    #[test]
-    fn who_joins_between_the_two_binds_is_found() {
-        for host in ["127.0.0.1", "[::1]"] {
-            let address = free(host);
-            let other = bind(&address, true).unwrap();
-            net::listen(&other, 1).unwrap();
-            assert!(matches!(Group::shared(&address, Slot::A), Err(ListenError::Taken(_))), "{host}");
-            drop(other);
-            Group::shared(&address, Slot::A).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_is_held_cannot_be_opened_by_others() {
-        let address = free("127.0.0.1");
-        let _group = Group::open(&address, Slot::A).unwrap();
-        assert!(TcpListener::bind(address.socket()).is_err());
-        assert!(matches!(Group::open(&address, Slot::A), Err(ListenError::Taken(_))));
-    }
-
-    #[test]
-    fn whoever_waits_is_seen_and_sent_away() {
-        let address = free("127.0.0.1");
-        let group = Group::open(&address, Slot::B).unwrap();
-        assert!(Slot::ALL.into_iter().all(|slot| !group.waits(slot)));
-        let _waiting = [connect(&address, "127.0.0.1", 0), connect(&address, "127.0.0.1", 0)];
-        assert_eq!(Slot::ALL.map(|slot| group.waits(slot)), [false, true, false]);
-        assert_eq!(Slot::ALL.map(|slot| group.empty(slot)), [0, 2, 0]);
-        assert!(!group.waits(Slot::B));
-    }
-
-    #[test]
-    fn what_a_server_still_holds_is_reached_when_the_rest_is_closed() {
-        for live in Slot::ALL {
-            let address = free("127.0.0.1");
-            let group = Group::open(&address, live).unwrap();
-            let held = group.socket(live).unwrap().try_clone().unwrap();
-            group.close(live);
-            for _ in 0..8 {
-                let _client = connect(&address, "127.0.0.1", 0);
-                let mut fds = [PollFd::new(&held, PollFlags::IN)];
-                poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
-                net::accept_with(&held, SocketFlags::CLOEXEC).unwrap();
-            }
-            drop(held);
-            assert!(TcpStream::connect(address.socket()).is_err(), "nobody holds it any more");
-        }
-    }
-}
+mod tests;

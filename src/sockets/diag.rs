@@ -264,6 +264,18 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A datagram of the kernel's is rows, or torn.
+    pub(crate) fn datagram(bytes: &[u8]) {
+        let mut told = 0;
+        let _ = rows(bytes, |_, _| told += 1);
+        assert!(told <= bytes.len() / NLMSG_HEADER);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,8 +18,11 @@ use rustix::{
     io::Errno,
 };
 use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
 
-use super::{Body, Chunks, Condition, Found, Listed, Object, Store, StoreError, Version};
+use super::{
+    Body, Chunks, Condition, Found, Listed, Object, Store, StoreError, Version, temporary_elsewhere,
+};
 use crate::{lane::Lane, plain_file};
 
 /// How long one look or one piece may take.
@@ -106,6 +109,18 @@ impl Store for DirStore {
                 Body::File(_) => (&self.big, LONG),
             };
             run(lane, &self.root, limit, move || put(&key, &path, &body, &condition)).await
+        })
+    }
+
+    fn temporary<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<NamedTempFile, StoreError>> {
+        Box::pin(async move {
+            let path = self.path(key)?;
+            let make = move || {
+                clean(path.parent().unwrap_or(&path));
+                // The first publish makes the store, and only when it has an archive.
+                new_temp(path.parent().unwrap_or(&path)).or_else(|_| temporary_elsewhere())
+            };
+            run(&self.small, &self.root, SHORT, make).await
         })
     }
 
@@ -285,6 +300,8 @@ fn put(key: &str, path: &Path, body: &Body, condition: &Condition) -> Result<Ver
     }
     fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
     clean(folder);
+    // Once more below: this one saves the copy, and leaves a file that is not needed where it is.
+    compare(key, path, condition)?;
     let temp = write_temp(folder, body)?;
     let _lock = lock(folder)?;
     compare(key, path, condition)?;
@@ -315,22 +332,41 @@ fn clean(folder: &Path) {
     }
 }
 
-fn write_temp(folder: &Path, body: &Body) -> Result<tempfile::NamedTempFile, StoreError> {
+fn new_temp(folder: &Path) -> Result<NamedTempFile, StoreError> {
     use std::os::unix::fs::PermissionsExt;
     let mut builder = tempfile::Builder::new();
     // Readable by agents of other users, as far as the umask allows.
     builder.prefix(TEMP_PREFIX).permissions(fs::Permissions::from_mode(0o644));
-    let mut temp = builder.tempfile_in(folder).map_err(|e| failed(folder, &e))?;
-    match body {
-        Body::Bytes(bytes) => temp.write_all(bytes).map_err(|e| failed(folder, &e))?,
+    builder.tempfile_in(folder).map_err(|e| failed(folder, &e))
+}
+
+fn write_temp(folder: &Path, body: &Body) -> Result<NamedTempFile, StoreError> {
+    let failed = |e: io::Error| failed(folder, &e);
+    let temp = match body {
+        Body::Bytes(bytes) => {
+            let mut temp = new_temp(folder)?;
+            temp.write_all(bytes).map_err(failed)?;
+            temp
+        }
         Body::File(from) => {
             let unreadable = |e: io::Error| StoreError::Source(format!("{}: {e}", from.display()));
             let mut source = File::open(from).map_err(unreadable)?;
-            io::copy(&mut source, temp.as_file_mut()).map_err(|e| failed(folder, &e))?;
+            if is_temp_in(folder, from) {
+                NamedTempFile::from_parts(source, TempPath::try_from_path(from).map_err(failed)?)
+            } else {
+                let mut temp = new_temp(folder)?;
+                io::copy(&mut source, temp.as_file_mut()).map_err(failed)?;
+                temp
+            }
         }
-    }
-    temp.as_file().sync_all().map_err(|e| failed(folder, &e))?;
+    };
+    temp.as_file().sync_all().map_err(failed)?;
     Ok(temp)
+}
+
+fn is_temp_in(folder: &Path, file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+    file.parent() == Some(folder) && name.starts_with(TEMP_PREFIX.as_bytes())
 }
 
 /// Waits for the folder's lock without blocking in the kernel, where no deadline would reach.
@@ -371,11 +407,17 @@ fn list(folder: &str, dir: &Path) -> Result<Vec<Listed>, StoreError> {
     };
     for entry in entries {
         let entry = entry.map_err(|e| failed(dir, &e))?;
+        // No object, as in S3.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
         if let Some(name) = entry.file_name().to_str().filter(|name| !name.starts_with('.')) {
-            let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            let metadata = entry.metadata();
+            let bytes = metadata.as_ref().map_or(0, fs::Metadata::len);
+            let written = metadata.and_then(|metadata| metadata.modified()).ok();
             let since = written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
             let written_s = since.unwrap_or_default().as_secs();
-            all.push(Listed { key: format!("{folder}/{name}"), written_s });
+            all.push(Listed { key: format!("{folder}/{name}"), written_s, bytes });
         }
     }
     all.sort_by(|one, other| one.key.cmp(&other.key));

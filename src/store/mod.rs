@@ -15,6 +15,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -25,11 +26,14 @@ use crate::{
 
 pub mod archive;
 mod call_off;
+mod came;
 pub mod dir;
+pub(crate) mod inventory;
 pub mod s3;
 
 use archive::Published;
 pub use call_off::CallOff;
+use came::Came;
 
 /// Which content an object had. Opaque: versions are compared, never read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -79,6 +83,8 @@ pub struct Listed {
     /// When it was written, in seconds of the store's own clock: comparable with each other only. 0 where it does not
     /// tell.
     pub written_s: u64,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// A big object, opened for reading.
@@ -199,6 +205,12 @@ pub trait Store: Send + Sync {
     /// Deletes a small object; one that is not there is deleted.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
 
+    /// An empty file for an archive that is to be put as [`Body::File`]: where the store is a directory, it is made there,
+    /// so that it is moved and not copied.
+    fn temporary<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, Result<NamedTempFile, StoreError>> {
+        Box::pin(async { temporary_elsewhere() })
+    }
+
     /// A directory in which a local file system reports changes of `key`; `None` where polling is all.
     fn watch_dir(&self, _key: &str) -> Option<PathBuf> {
         None
@@ -222,6 +234,11 @@ pub fn open(source: Option<&str>, s3: &config::S3) -> Result<Arc<dyn Store>, Pro
         Problem::new(Reason::Internal, format!("the thread for the store {source} could not be started: {e}"))
     })?;
     Ok(Arc::new(store))
+}
+
+fn temporary_elsewhere() -> Result<NamedTempFile, StoreError> {
+    let made = tempfile::Builder::new().prefix("pitstop-publish-").tempfile();
+    made.map_err(|e| StoreError::Source(format!("{}: {e}", std::env::temp_dir().display())))
 }
 
 /// The key of a pointer.
@@ -281,17 +298,23 @@ pub struct Blocking {
     runtime: Handle,
     idle: Duration,
     off: CallOff,
+    came: Came,
 }
 
 impl Blocking {
     /// `idle` is how long a single answer, or the next piece of an object, may take.
     pub fn new(store: Arc<dyn Store>, runtime: Handle, idle: Duration) -> Self {
-        Self { store, runtime, idle, off: CallOff::default() }
+        Self { store, runtime, idle, off: CallOff::default(), came: Came::default() }
     }
 
     /// The same store for one piece of work: each call fails at once when that is called off.
     pub fn until(&self, off: CallOff) -> Self {
         Self { off, ..self.clone() }
+    }
+
+    /// How far the download has come, if there is one.
+    pub(crate) fn came(&self) -> Came {
+        self.came.clone()
     }
 
     /// What calls the work off.
@@ -321,7 +344,9 @@ impl Blocking {
     /// # Errors
     /// [`StoreError`], also when there is no answer in time.
     pub(crate) fn read(&self, key: &str, offset: u64, same: Option<&Version>) -> Result<Object, StoreError> {
-        self.wait(key, self.store.read(key, offset, same))
+        let object = self.wait(key, self.store.read(key, offset, same))?;
+        self.came.opened(key, offset, object.size_bytes);
+        Ok(object)
     }
 
     /// The next piece of an object, empty at its end. Must not be called from an async task.
@@ -329,7 +354,9 @@ impl Blocking {
     /// # Errors
     /// [`StoreError`], also when there is no answer in time.
     pub(crate) fn next(&self, key: &str, object: &mut Object) -> Result<Vec<u8>, StoreError> {
-        self.wait(key, object.chunks.next())
+        let piece = self.wait(key, object.chunks.next())?;
+        self.came.add(piece.len());
+        Ok(piece)
     }
 
     fn wait<T, E: From<StoreError>>(&self, key: &str, call: BoxFuture<'_, Result<T, E>>) -> Result<T, E> {

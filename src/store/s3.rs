@@ -165,7 +165,8 @@ impl S3Store {
             all.extend(page.contents().iter().filter_map(|object| {
                 let name = object.key()?.strip_prefix(&whole).filter(|name| !name.is_empty())?;
                 let written = object.last_modified().and_then(|at| u64::try_from(at.secs()).ok());
-                Some(Listed { key: format!("{folder}/{name}"), written_s: written.unwrap_or(0) })
+                let bytes = object.size().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+                Some(Listed { key: format!("{folder}/{name}"), written_s: written.unwrap_or(0), bytes })
             }));
         }
         all.sort_by(|one, other| one.key.cmp(&other.key));

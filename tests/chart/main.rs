@@ -6,6 +6,8 @@ mod cases;
 mod documented;
 mod documented_pods;
 mod in_documents;
+mod jobs;
+mod joined;
 mod least_privilege;
 mod library;
 mod plain;

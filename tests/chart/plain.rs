@@ -10,7 +10,7 @@ use super::{
     cases::with,
     documented::assert_written,
     least_privilege::violations,
-    library::with_pitstop,
+    library::{PARTS, with_pitstop},
     rig::{Questions, chart, container, root},
 };
 
@@ -44,6 +44,24 @@ fn the_plain_manifests_are_the_charts() {
         let manifest = format!("{MADE}{TO_CHANGE}{}\n", texts.join("\n---\n"));
         assert_written(&format!("deploy/manifests/{kind}.yaml"), &manifest);
     }
+}
+
+/// The jobs of an app, for whom the other manifests are there.
+#[test]
+fn the_plain_jobs_are_the_charts() {
+    let values = with(json!({
+        "migration": { "release": "v2" },
+        "cronJobs": [{ "name": "report", "schedule": "0 3 * * *", "command": ["bundle", "exec", "rails", "report"] }],
+        "workers": [{ "name": "sidekiq", "command": ["bundle", "exec", "sidekiq"] }],
+    }));
+    let Some(answers) = Questions::default().render(&chart(), &values).ask() else { return };
+    let files = &answers.renders[0].expect("jobs").files;
+    let texts: Vec<_> = ["migration", "cronjobs", "workers"]
+        .iter()
+        .map(|name| without_helm(&files[&format!("pitstop/templates/{name}.yaml")]))
+        .collect();
+    let head = "# For an app that runs by native.yaml, whose ConfigMap and ServiceAccount they use.\n";
+    assert_written("deploy/manifests/jobs.yaml", &format!("{MADE}{head}{}\n", texts.join("\n---\n")));
 }
 
 /// What only makes sense where Helm renders it anew: its labels, and the digest of the configuration.
@@ -102,7 +120,7 @@ fn example(kind: &str) -> tempfile::TempDir {
 
 /// A chart that renders this Deployment as it is, and looks at it as `pitstop.check` does.
 fn checked(deployment: &str) -> tempfile::TempDir {
-    let chart = with_pitstop("charts/examples/shop");
+    let chart = with_pitstop(PARTS);
     fs::write(chart.path().join("templates/deployment.yaml"), deployment).unwrap();
     chart
 }

@@ -192,8 +192,8 @@ fn of_beside() -> Vec<Refusal> {
             &["config.restart.mode is beside", "set beside to sidecar or exec"],
         ),
         (
-            json!({ "beside": "exec", "config": { "app_server": "unicorn" } }),
-            &["config.app_server unicorn", "works with Puma only", "Leave beside empty"],
+            json!({ "beside": "exec", "config": { "app_server": "passenger" } }),
+            &["config.app_server passenger", "cannot take listening sockets over", "Leave beside empty"],
         ),
     ]
 }

@@ -117,11 +117,23 @@ impl Rendered {
         self.objects.iter().map(|judged| &judged.object).filter(|object| object["kind"] == kind).collect()
     }
 
-    /// The pod of the only Deployment.
+    /// The pod of the first Deployment: Puma's.
     #[track_caller]
     pub fn pod(&self) -> &Value {
-        let [deployment] = self.of("Deployment")[..] else { panic!("not one Deployment") };
-        &deployment["spec"]["template"]["spec"]
+        let deployments = self.of("Deployment");
+        &deployments.first().expect("a Deployment")["spec"]["template"]["spec"]
+    }
+
+    /// Every pod, those of jobs too.
+    pub fn pods(&self) -> Vec<&Value> {
+        fn template(object: &Value) -> &Value {
+            match object["kind"].as_str() {
+                Some("CronJob") => &object["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+                Some("Pod") => &object["spec"],
+                _ => &object["spec"]["template"]["spec"],
+            }
+        }
+        self.objects.iter().map(|judged| template(&judged.object)).filter(|pod| !pod.is_null()).collect()
     }
 }
 
@@ -149,9 +161,9 @@ pub fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The chart.
+/// The chart; a packaged one where PITSTOP_CHART names it.
 pub fn chart() -> PathBuf {
-    root("charts/pitstop")
+    std::env::var_os("PITSTOP_CHART").map_or_else(|| root("charts/pitstop"), PathBuf::from)
 }
 
 /// Puts the second into the first, maps key by key.

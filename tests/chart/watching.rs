@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    library::with_pitstop,
+    library::{PARTS, with_pitstop},
     rig::{Questions, chart},
 };
 
@@ -31,7 +31,7 @@ fn rules_and_dashboard_come_without_an_app_and_lead_to_the_runbook() {
 
 #[test]
 fn an_own_chart_gets_a_pod_monitor_that_finds_its_pods_and_names_its_app() {
-    let shop = with_pitstop("charts/examples/shop");
+    let shop = with_pitstop(PARTS);
     let with =
         |monitor: Value| json!({ "pitstop": { "podMonitor": monitor, "config": { "pointer": "staging" } } });
     let found = with(json!({ "enabled": true, "selector": { "app": "shop" } }));
@@ -52,6 +52,11 @@ fn an_own_chart_gets_a_pod_monitor_that_finds_its_pods_and_names_its_app() {
     assert_eq!(labels, [("app", "shop"), ("pointer", "staging")]);
     let error = answers.renders[1].error.as_deref().unwrap();
     assert!(error.contains("podMonitor.selector"), "{error}");
+    // The token of one Deployment's own values is not known there.
+    let joined = with_pitstop("charts/examples/shop");
+    let answers = Questions::default().render(joined.path(), &found).ask().unwrap();
+    let error = answers.renders[0].error.as_deref().unwrap();
+    assert!(error.contains("pitstop.token.value"), "{error}");
 }
 
 /// Either kind of monitor asks the same; and what finds the agents for a ServiceMonitor is no Service of the app's.

@@ -181,26 +181,25 @@ fn a_reader_that_hangs_up_is_no_error() {
 fn commands_of_the_store_ask_for_a_source() {
     let wrong = output(&mut pitstop(&["releases"]));
     assert_eq!(wrong.code, Some(64));
-    assert!(wrong.stderr.contains("source: is not set"), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("pitstop: source: is not set"), "{}", wrong.stderr);
 }
 
-/// A row of docs/configuration.md, less its last cell: key, variable, default.
-fn row(line: &str) -> Option<[String; 3]> {
-    let cells: Vec<_> =
-        line.strip_prefix("| `")?.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-    Some([0, 1, 2].map(|n| cells[n].to_owned()))
+/// An entry of docs/configuration.md: the key, and its default if it has one (`drain.min: 5s`).
+fn entry(line: &str) -> Option<[String; 2]> {
+    let (name, _) = line.strip_prefix("- `")?.split_once("`: ")?;
+    let (key, default) = name.split_once(": ").unwrap_or((name, ""));
+    Some([key, default].map(str::to_owned))
 }
 
 #[test]
 fn the_documented_keys_are_those_that_there_are() {
     let text = include_str!("../../docs/configuration.md");
-    let mut documented: Vec<_> = text.lines().filter_map(row).collect();
+    let mut documented: Vec<_> = text.lines().filter_map(entry).collect();
     documented.sort();
     let defaults = pitstop::config::load(None, std::iter::empty()).unwrap().values();
     let mut real: Vec<_> = defaults
         .into_iter()
         .map(|(key, value, _)| {
-            let variable = format!("PITSTOP_{}", key.to_uppercase().replace('.', "_"));
             let default = match value {
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Number(number) => number.to_string(),
@@ -211,7 +210,7 @@ fn the_documented_keys_are_those_that_there_are() {
                 }
                 _ => String::new(),
             };
-            [key, variable, default]
+            [key, default]
         })
         .collect();
     real.sort();

@@ -4,3 +4,4 @@ mod command_line;
 mod doctor_files;
 mod exec;
 mod run;
+mod shipped;

@@ -47,8 +47,7 @@ fn start() -> Result<ExecPod, Stopped> {
     };
     let mut pod = ExecPod::prepare(&binary()?, setup).with("PITSTOP_RESTART_TIMEOUT", "12s");
     pod.set("PITSTOP_RESTART_SHIFT", "20%,50%");
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.parent_listens();
     publish(&pod.agent, &pod.agent.build(&pod.puma, App::Good, "w1"), "w1")?;
     run(&pod.agent, &["promote", "w1"])?;
     pod.start();

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use pitstop::releases::{Releases, layout::Layout};
@@ -80,6 +81,31 @@ fn the_assets_of_all_releases_are_in_one_place_for_as_long_as_one_of_them_is_the
 }
 
 #[test]
+fn releases_that_other_agents_delete_meanwhile_are_no_error() {
+    let assets = Assets::new();
+    let files: Vec<String> = (0..50).map(|n| format!("{DIR}/{n}.css")).collect();
+    assets.fetch("v1", &files.iter().map(String::as_str).collect::<Vec<_>>());
+    assets.fetch("v2", &[]);
+    let (there, aside) = (assets.0.deploy_to.join("releases/v1"), assets.0.dir.path().join("aside"));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                for file in &files {
+                    let _ = fs::remove_file(there.join(file));
+                }
+                fs::rename(&there, &aside).unwrap();
+                files.iter().for_each(|file| fs::write(aside.join(file), "v1").unwrap());
+                fs::rename(&aside, &there).unwrap();
+            }
+        });
+        let shared = std::panic::catch_unwind(|| (0..100).for_each(|_| assets.share()));
+        done.store(true, Ordering::SeqCst);
+        shared.unwrap();
+    });
+}
+
+#[test]
 fn releases_are_not_changed_by_it() {
     let assets = Assets::new();
     assets.fetch("v1", &["public/assets/a-1.css"]);
@@ -128,4 +154,18 @@ fn a_directory_that_is_linked_anyway_needs_nothing() {
         assets.releases(layout).share_assets().unwrap();
         assert!(!assets.shared("public").exists(), "{linked}");
     }
+}
+
+/// Two pods: on one volume each has what the other has fetched; a pod with a volume of its own has what it fetched.
+#[test]
+fn in_a_wave_a_pod_finds_the_assets_of_each_release_on_the_volume_that_it_has() {
+    let wave = Assets::new();
+    let (old, new) = ("public/assets/a-1.css", "public/assets/a-2.css");
+    wave.fetch("v1", &[old]);
+    // The new pod has fetched v2; the old one serves v1 and looks in the same place.
+    wave.fetch("v2", &[new]);
+    assert_eq!([old, new].map(|file| wave.read(file)), [Some("v1".into()), Some("v2".into())]);
+    let alone = Assets::new();
+    alone.fetch("v2", &[new]);
+    assert_eq!([old, new].map(|file| alone.read(file)), [None, Some("v2".into())]);
 }

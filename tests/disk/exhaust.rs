@@ -302,12 +302,19 @@ fn trees_deeper_than_there_are_descriptors_are_deleted() {
 const REFUSE: &str = "
 import ctypes, os, platform, struct, sys
 calls = {'linkat': {'x86_64': 265, 'aarch64': 37}, 'flock': {'x86_64': 73, 'aarch64': 32},
-         'mkdirat': {'x86_64': 258, 'aarch64': 34}, 'symlinkat': {'x86_64': 266, 'aarch64': 36}}
-call = calls[sys.argv.pop(1)][platform.machine()]
+         'mkdirat': {'x86_64': 258, 'aarch64': 34}, 'symlinkat': {'x86_64': 266, 'aarch64': 36},
+         'create': {'x86_64': 257, 'aarch64': 56}}
+name = sys.argv.pop(1)
+call = calls[name][platform.machine()]
 load, equals, give, allow = (0x20, 0, 0, 0), (0x15, 0, 1, call), (6, 0, 0, 0x50000 | int(sys.argv[1])), (6, 0, 0, 0x7fff0000)
-code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in (load, equals, give, allow)))
+steps = [load, equals, give, allow]
+if name == 'create':
+    # openat of a new file that follows no link: what the writers of a tree do.
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    steps = [load, (0x15, 0, 4, call), (0x20, 0, 0, 32), (0x54, 0, 0, new), (0x15, 0, 1, new), give, allow]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
 libc = ctypes.CDLL(None, use_errno=True)
-filter = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 4, ctypes.addressof(code)))
+filter = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(steps), ctypes.addressof(code)))
 assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter) == 0, ctypes.get_errno()
 os.execv(sys.argv[2], sys.argv[2:])
 ";
@@ -400,6 +407,13 @@ fn what_the_volume_says_to_a_writer_is_what_the_fetch_says() {
         ("mkdirat", Errno::STALE, Reason::VolumeUnavailable, "Stale file handle"),
         ("mkdirat", Errno::NOSPC, Reason::NoSpace, "No space left"),
         ("mkdirat", Errno::ROFS, Reason::VolumeUnavailable, "the volume is read-only"),
+        ("create", Errno::STALE, Reason::VolumeUnavailable, "Stale file handle"),
+        (
+            "create",
+            Errno::DQUOT,
+            Reason::NoSpace,
+            "is used up: raise the quota, free space, or lower keep_releases",
+        ),
         ("symlinkat", Errno::IO, Reason::VolumeUnavailable, "link.ru"),
     ] {
         let (code, said) = without(call, &rig, errno);

@@ -68,7 +68,7 @@ fn who_moves_it_when_and_why_is_in_the_pointer_and_in_the_history() {
 fn who_waits_or_moves_next_writes_how_a_move_ended_and_nobody_writes_it_again() {
     let rig = promoted(&["v1", "v2", "v3"]);
     rig.runs("v3", 4);
-    rig.ok(&["promote", "v3", "--wait", "--timeout", "1s"]);
+    rig.ok(&["promote", "v3", "--wait", "--timeout", "60s"]);
     let end = rig.written("4.end");
     assert_eq!((&end["result"], &end["message"]), (&json!("verified"), &json!("1 of 1 pods ran it")));
     // A pod says later that it has rejected it: that is another story.

@@ -12,7 +12,7 @@ use pitstop_rig::{SlowVolume, needs_root};
 use crate::rig::{Rig, at_once, id, nothing};
 
 /// As many of both as a Rails release has, at a thirtieth of its size.
-const FILES: u64 = 1_140;
+pub const FILES: u64 = 1_140;
 const DIRECTORIES: u64 = 190;
 /// For the lock, the lease, the marker, the renames and their directories.
 pub const PER_FETCH: u64 = 100;

@@ -4,8 +4,9 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     ops::ControlFlow,
-    path::Path,
-    process::{Child, Command},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -21,9 +22,12 @@ use pitstop::{
     revisions_log::{self, Log},
 };
 
+use pitstop_rig::wait_until;
+use rustix::fs::{FlockOperation, flock};
+
 use crate::{
     crash::{CHILD, kill_myself_at},
-    rig::{Rig, at_once, id, nothing},
+    rig::{Rig, Running, at_once, id, nothing},
 };
 
 impl Rig {
@@ -37,6 +41,15 @@ impl Rig {
         // No agent has been here.
         let _ = fs::remove_dir_all(rig.leases());
         rig
+    }
+
+    /// As a kill right after the rename leaves `v1`: from where, and to where.
+    fn move_aside(&self) -> (PathBuf, PathBuf) {
+        let [there, aside] =
+            ["releases/v1", ".pitstop/trash/v1+web-9+1"].map(|path| self.deploy_to.join(path));
+        fs::create_dir_all(aside.parent().unwrap()).unwrap();
+        fs::rename(&there, &aside).unwrap();
+        (there, aside)
     }
 
     fn leases(&self) -> std::path::PathBuf {
@@ -83,19 +96,8 @@ fn why(pruned: &Pruned, release: &str) -> String {
     pruned.kept.iter().find(|kept| kept.release == id(release)).unwrap().why.clone()
 }
 
-struct Ended(Child);
-
-impl Ended {
-    fn start(command: &mut Command) -> Self {
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn started(command: &mut Command) -> Running {
+    Running(command.spawn().unwrap())
 }
 
 /// Makes a file look as if it had been written so long ago.
@@ -169,10 +171,10 @@ fn what_a_process_works_in_or_has_open_or_mapped_stays() {
     let release = |name: &str| rig.deploy_to.join("releases").join(name);
     let program = release("mapped").join("sleep");
     fs::copy("/bin/sleep", &program).unwrap();
-    let works = Ended::start(Command::new("sleep").arg("600").current_dir(release("cwd").join("config")));
+    let works = started(Command::new("sleep").arg("600").current_dir(release("cwd").join("config")));
     let file = File::open(release("open").join("config/0.rb")).unwrap();
-    let reads = Ended::start(Command::new("sleep").arg("600").stdin(file));
-    let runs = Ended::start(Command::new(&program).arg("600"));
+    let reads = started(Command::new("sleep").arg("600").stdin(file));
+    let runs = started(Command::new(&program).arg("600"));
     for child in [&works, &reads, &runs] {
         // Until its image is in place, it is a copy of this process.
         let comm = format!("/proc/{}/comm", child.0.id());
@@ -252,20 +254,55 @@ fn a_deletion_that_is_called_off_is_gone_on_with_later() {
 #[test]
 fn a_release_that_is_needed_after_all_is_put_back_whole() {
     let rig = Rig::with(&["v1", "v2"]);
-    let trash = rig.deploy_to.join(".pitstop/trash");
-    fs::create_dir_all(&trash).unwrap();
-    // As a kill right after the rename leaves it.
-    fs::rename(rig.deploy_to.join("releases/v1"), trash.join("v1+web-9+1")).unwrap();
+    rig.move_aside();
     rig.lease("web-1", &["v1"]);
     rig.prune(1);
     assert_eq!(rig.releases().is_complete(&id("v1")), Ok(true));
     assert_eq!(rig.leftovers(), Vec::<String>::new());
     // Fetched anew meanwhile: one of the two is enough.
-    fs::rename(rig.deploy_to.join("releases/v1"), trash.join("v1+web-9+1")).unwrap();
+    rig.move_aside();
     rig.fetch("v1").unwrap();
     rig.prune(1);
     assert_eq!(rig.releases().is_complete(&id("v1")), Ok(true));
     assert_eq!(rig.leftovers(), Vec::<String>::new());
+}
+
+/// Without a lock both have looked before one of them renames.
+#[test]
+fn what_another_agent_has_put_back_meanwhile_keeps_its_marker() {
+    let rig = Rig::with(&["v1", "v2"]);
+    let (there, aside) = rig.move_aside();
+    let needed = || {
+        let _ = fs::rename(&aside, &there);
+        BTreeMap::from([(id("v1"), "this pod ran it before".to_owned())])
+    };
+    let pruned = rig.releases().prune(1, Need::Tidy, &needed, &at_once).unwrap();
+    assert_eq!((rig.on_volume(), pruned.failed), (vec!["v1".to_owned(), "v2".to_owned()], Vec::new()));
+    assert_eq!(rig.releases().is_complete(&id("v1")), Ok(true));
+}
+
+/// Its lock is held: the other agent is about to put it back.
+#[test]
+fn what_waits_for_the_lock_has_nothing_of_the_release_in_its_hands() {
+    let rig = Rig::with(&["v1", "v2"]);
+    let (there, aside) = rig.move_aside();
+    let lock = File::create(rig.deploy_to.join(".pitstop/lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let inode = lock.metadata().unwrap().ino();
+    std::thread::scope(|scope| {
+        let pruning = scope.spawn(|| rig.prune(2));
+        wait_until("the other agent waits for the lock", || has_open_twice(inode));
+        fs::rename(&aside, &there).unwrap();
+        drop(lock);
+        pruning.join().unwrap();
+    });
+    assert_eq!(rig.releases().is_complete(&id("v1")), Ok(true));
+}
+
+/// Whether this process has the file open twice.
+fn has_open_twice(inode: u64) -> bool {
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter(|fd| fs::metadata(fd.path()).is_ok_and(|meta| meta.ino() == inode)).count() > 1
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     ops::ControlFlow,
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Output},
     sync::Arc,
@@ -135,17 +135,40 @@ impl Rig {
     /// What the app server would find: nothing, or one whole release. Resolved once, as `current`
     /// may move at any moment.
     pub fn release_at_current(&self) -> Option<String> {
-        let Ok(tree) = self.current().canonicalize() else {
-            assert!(fs::symlink_metadata(self.current()).is_err(), "current is there and leads nowhere");
-            return None;
+        let link = || {
+            let meta = fs::symlink_metadata(self.current()).ok();
+            meta.map(|m| (m.ino(), m.ctime(), m.ctime_nsec()))
         };
-        let release = fs::read_to_string(tree.join("config.ru")).unwrap();
-        for n in 0..5 {
-            let text = fs::read_to_string(tree.join(format!("config/{n}.rb"))).unwrap();
-            assert_eq!(text, format!("RELEASE = {release}, {n}"));
+        loop {
+            let before = link()?;
+            let look =
+                self.current().canonicalize().map_err(|e| e.to_string()).and_then(|tree| Self::whole(&tree));
+            match look {
+                Ok(release) => return Some(release),
+                Err(what) if link() == Some(before) => {
+                    panic!("current does not lead to a whole release: {what}")
+                }
+                // It was moved on during the look, and the release that it led to may be gone by right.
+                Err(_) => {}
+            }
         }
-        assert_eq!(fs::read_link(tree.join("link.ru")).unwrap(), Path::new("config.ru"));
-        Some(release)
+    }
+
+    /// Which release this is; all of it must be there.
+    pub fn whole(tree: &Path) -> Result<String, String> {
+        let read = |path: &str| fs::read_to_string(tree.join(path)).map_err(|e| format!("{path}: {e}"));
+        let release = read("config.ru")?;
+        for n in 0..5 {
+            let path = format!("config/{n}.rb");
+            let text = read(&path)?;
+            if text != format!("RELEASE = {release}, {n}") {
+                return Err(format!("{path} of {release} reads {text}"));
+            }
+        }
+        match fs::read_link(tree.join("link.ru")) {
+            Ok(target) if target == Path::new("config.ru") => Ok(release),
+            other => Err(format!("link.ru leads to {other:?}")),
+        }
     }
 
     /// Unfinished work that was moved aside, to be deleted in the background.

@@ -31,7 +31,7 @@ use crate::{
 
 impl Rig {
     /// The releases come onto the volume in this order; the last one is `current`.
-    fn holding(releases: &[&str]) -> Self {
+    pub fn holding(releases: &[&str]) -> Self {
         let rig = Self::new();
         for release in releases {
             rig.arrives(release);
@@ -54,7 +54,7 @@ impl Rig {
         self.deploy_to.join(".pitstop/spare")
     }
 
-    fn make_spare(&self, release: &str, keep: usize) -> Result<Option<MadeOf>, Problem> {
+    pub fn make_spare(&self, release: &str, keep: usize) -> Result<Option<MadeOf>, Problem> {
         self.releases().make_spare(&id(release), keep, &nothing, &at_once)
     }
 

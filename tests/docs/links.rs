@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use pitstop_rig::documents::{all, read, root};
 
 /// Without what stands in fences.
-fn prose(text: &str) -> String {
+pub fn prose(text: &str) -> String {
     let mut fenced = false;
     let lines = text.lines().filter(|line| {
         let fence = line.trim_start().starts_with("```");

@@ -4,9 +4,11 @@
 mod deploying;
 mod image;
 mod kinds;
+mod length;
 mod links;
 mod pipelines;
 mod policies;
+mod reliability;
 mod runbook;
 mod shell;
 mod sums;

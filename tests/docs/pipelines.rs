@@ -116,7 +116,7 @@ fn github_workflows_are_whole() {
         }
         whole += 1;
     }
-    assert!(whole >= 2, "{whole}");
+    assert!(whole >= 1, "{whole}");
 }
 
 #[test]

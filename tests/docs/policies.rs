@@ -65,7 +65,7 @@ fn the_roles_together_may_do_what_the_code_calls_and_no_more() {
         found.unwrap_or_else(|| panic!("the store calls {call}: which permission is that?")).1.to_owned()
     };
     let needed: BTreeSet<_> = called.iter().map(permission).collect();
-    let roles = ["agent", "ci", "promoter"].map(allowed);
+    let roles = ["agent", "ci", "promoter", "pruner"].map(allowed);
     let granted: BTreeSet<_> = roles.iter().flatten().map(|(action, _)| action.clone()).collect();
     assert_eq!(granted, needed);
 }
@@ -76,6 +76,7 @@ fn each_role_writes_in_its_own_place_only() {
         ("agent", &["canary/POINTER/*", "fleet/POINTER/*", "moves/POINTER/*.end"][..]),
         ("ci", &["releases/*"]),
         ("promoter", &["moves/*", "pointers/*", "rollouts/*"]),
+        ("pruner", &["releases/*.sha256"]),
     ] {
         let allowed = allowed(role);
         let writes = allowed.iter().filter(|(action, _)| action == "s3:PutObject");
@@ -85,7 +86,8 @@ fn each_role_writes_in_its_own_place_only() {
         assert_eq!(writes, expected, "{role}");
         let deletes =
             allowed.iter().filter(|(action, _)| action == "s3:DeleteObject").map(|(_, place)| place);
-        assert!(deletes.clone().all(|place| place.ends_with("/fleet/POINTER/*")), "{role}");
+        let own = if role == "pruner" { "/PREFIX/releases/*" } else { "/fleet/POINTER/*" };
+        assert!(deletes.clone().all(|place| place.ends_with(own)), "{role}");
         assert!(allowed.iter().all(|(action, place)| !action.contains('*') && place.contains("BUCKET")));
     }
 }

@@ -28,6 +28,7 @@ mod doctor;
 mod drain;
 mod exec;
 mod jobs;
+mod memory_group;
 mod operator;
 mod page;
 mod passenger;
@@ -39,6 +40,7 @@ mod rails;
 mod rig;
 mod rollout;
 mod s3;
+mod soak;
 mod spine;
 mod unicorn;
 

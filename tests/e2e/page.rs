@@ -2,14 +2,15 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use fantoccini::{Client, ClientBuilder, Locator, key::Key};
-use pitstop_rig::{App, Pod, Setup, poll, until};
+use pitstop_rig::{App, Pod, Setup, http, poll, until};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -105,6 +106,18 @@ fn address(pod: &Pod) -> String {
     format!("http://any:{TOKEN}@127.0.0.1:{}/", pod.agent.port())
 }
 
+/// The other colours, in a browser of their own.
+#[track_caller]
+fn assert_accessible_as(prefers: u8, more: &Value, pod: &Pod, picture: &str) {
+    let browser = Browser::open(prefers, more);
+    browser.go(&address(pod));
+    browser.wait_for("rejected rig");
+    let dark = browser.run("return matchMedia('(prefers-color-scheme: dark)').matches");
+    assert_eq!(dark, prefers == 0);
+    browser.assert_accessible();
+    browser.picture(picture);
+}
+
 /// v1 runs, and v2 was rejected. The agent's endpoints want a token.
 fn pod_with_a_story() -> Pod {
     let mut pod = new_pod(Setup::default()).in_sync();
@@ -131,6 +144,7 @@ fn e2e_the_page_says_what_runs_and_why_and_refreshes_itself_in_a_real_browser() 
     }
     desk.assert_accessible();
     desk.picture("desk-light");
+    assert_accessible_as(0, &json!({}), &pod, "desk-dark");
     // By the keyboard alone, to the reason's heading.
     let on_reason = "return document.activeElement.getAttribute('href') === '/help/runbook#rejected'";
     let found = (0..40).any(|_| {
@@ -146,20 +160,32 @@ fn e2e_the_page_says_what_runs_and_why_and_refreshes_itself_in_a_real_browser() 
     desk.run("window.before = true");
     pod.deploy(App::Good, "v3");
     desk.wait_for("1 of 1 pods");
-    assert_eq!(desk.run("return window.before"), true);
+    // The drain, live.
+    let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, pod.agent.port()));
+    let token = format!("Bearer {TOKEN}");
+    let drain = || http::get_from(agent, "/prestop", &[("Authorization", token.as_str())], PATIENCE);
+    thread::scope(|scope| {
+        scope.spawn(drain);
+        let text = desk.wait_for("The end of this pod");
+        assert!(text.contains("draining") && text.contains("Requests in flight"), "{text}");
+        desk.assert_accessible();
+        desk.picture("desk-drain");
+    });
+    assert_eq!(desk.run("return window.before"), true, "all of it on one page, which was never loaded anew");
 }
 
 #[test]
 fn e2e_the_page_on_a_phone_in_the_dark_and_without_scripts() {
     let pod = pod_with_a_story();
-    let phone =
+    let narrow =
         json!({ "mobileEmulation": { "deviceMetrics": { "width": 360, "height": 740, "pixelRatio": 2 } } });
-    let phone = Browser::open(0, &phone);
+    let phone = Browser::open(0, &narrow);
     phone.go(&address(&pod));
     phone.wait_for("rejected rig");
     assert_eq!(phone.run("return matchMedia('(prefers-color-scheme: dark)').matches"), true);
     phone.assert_accessible();
     phone.picture("phone-dark");
+    assert_accessible_as(1, &narrow, &pod, "phone-light");
     let plain = json!({ "prefs": { "profile.managed_default_content_settings.javascript": 2 } });
     let plain = Browser::open(1, &plain);
     plain.go(&address(&pod));

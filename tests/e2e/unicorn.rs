@@ -4,7 +4,7 @@
 use std::{fs, thread, time::Duration};
 
 use pitstop_rig::{
-    App, Load, Pod, Setup, Signal, http,
+    App, Load, PATIENCE, Pod, Setup, Signal, http,
     kubelet::{self, Hook},
     load::Plan,
     signal, unicorn, until,
@@ -19,7 +19,8 @@ fn in_sync(setup: Setup) -> Pod {
 /// One master serves, and the container was never started anew.
 #[track_caller]
 fn is_at_rest_on(pod: &Pod, id: &str) {
-    pod.agent.wait_in_sync(id);
+    // A deploy waits for the disk a dozen times.
+    pod.agent.wait_in_sync_within(PATIENCE * 4, id);
     pod.wait_for_workers(id, 2..=2);
     until("the stage steady", || (pod.status()["stage"] == "steady").then_some(()));
     pod.puma.wait_for_release(id);

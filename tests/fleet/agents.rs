@@ -1,6 +1,5 @@
 //! Many agents in one process: each with its own runtime, store client, volume and reports, beside an app server that
-//! is simulated. It reads `current`, takes a moment to restart, and never comes up on a release whose name begins with
-//! `bad`.
+//! is simulated and takes a moment to restart.
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
-use pitstop::{
-    app_server::{AppServer, Description, Look, Wanted},
-    cli::run,
-    config,
-    core::{
-        self, Cwd, Detection, Generation, GenerationKey, Mode, Plan, Problem, Process, ProcessKey,
-        ServerCommand, Traffic,
-    },
-    revision::ReleaseId,
-};
+use pitstop::{cli::run, config, revision::ReleaseId};
 use tokio::runtime::{Builder, Runtime};
+
+#[path = "../support/simulated.rs"]
+mod simulated;
+
+use simulated::{Serving, Simulated, release_at};
 
 /// In the environment of the process of the agents: how many, and where their volumes are.
 pub const PODS: &str = "FLEET_PODS";
@@ -39,7 +33,7 @@ struct Restarts {
     most: AtomicUsize,
 }
 
-struct Simulated {
+struct Server {
     current: PathBuf,
     restarts: Arc<Restarts>,
     state: Mutex<State>,
@@ -52,55 +46,27 @@ struct State {
     restarts_until: Option<Instant>,
 }
 
-impl Simulated {
-    fn current(&self) -> Option<ReleaseId> {
-        std::fs::read_link(&self.current).ok()?.file_name()?.to_str()?.parse().ok()
-    }
-
-    fn look(&self) -> Detection {
+impl Serving for Server {
+    fn runs(&self) -> Option<(ReleaseId, u64)> {
         let mut state = self.state.lock().unwrap();
         if state.restarts_until.is_some_and(|until| Instant::now() >= until) {
             state.restarts_until = None;
             self.restarts.now.fetch_sub(1, Ordering::SeqCst);
             let process = state.runs.as_ref().map_or(1, |(_, process)| process + 1);
-            state.runs = self.current().map(|release| (release, process));
+            state.runs = release_at(&self.current).map(|release| (release, process));
         }
         if state.runs.is_none() {
-            // Its container starts it as soon as there is something to run.
-            state.runs = self.current().map(|release| (release, 1));
+            state.runs = release_at(&self.current).map(|release| (release, 1));
         }
-        let Some((release, process)) = &state.runs else { return Detection::Missing };
-        let (bad, cwd) = (release.as_str().starts_with("bad"), Cwd::Release(release.clone()));
-        let worker = Process { key: ProcessKey(1_000 + process), cwd: cwd.clone(), booted: true };
-        let generation = Generation {
-            key: GenerationKey(1),
-            master: ProcessKey(1),
-            signalable: true,
-            cwd,
-            expected: usize::from(!bad),
-            processes: if bad { vec![] } else { vec![worker] },
-        };
-        Detection::Seen(core::AppServer { generations: vec![generation], ..Default::default() })
-    }
-}
-
-impl AppServer for Simulated {
-    fn observe(&self) -> BoxFuture<'_, Look> {
-        let (detection, traffic, description) = (self.look(), Traffic::default(), Description::default());
-        Box::pin(async { Look { detection, traffic, description, findings: vec![] } })
+        state.runs.clone()
     }
 
-    fn plan<'a>(&'a self, _: Wanted<'a>) -> BoxFuture<'a, Result<Plan, Problem>> {
-        Box::pin(async { Ok(Plan::new(Mode::Phased)) })
-    }
-
-    fn perform(&self, _: ServerCommand, _: GenerationKey) -> BoxFuture<'_, Result<(), Problem>> {
+    fn restart(&self) {
         let mut state = self.state.lock().unwrap();
         if state.restarts_until.replace(Instant::now() + BOOT).is_none() {
             let now = self.restarts.now.fetch_add(1, Ordering::SeqCst) + 1;
             self.restarts.most.fetch_max(now, Ordering::SeqCst);
         }
-        Box::pin(async { Ok(()) })
     }
 }
 
@@ -125,11 +91,11 @@ impl Crew {
         ["srv", "pod", "state"].iter().for_each(|name| std::fs::create_dir_all(place(name)).unwrap());
         let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
         let config = config::load(None, config::environment().chain(own)).unwrap().config;
-        let server = Simulated {
+        let server = Simulated(Server {
             current: place("srv").join("current"),
             restarts: self.restarts.clone(),
             state: Mutex::default(),
-        };
+        });
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
             let ended = run::beside(&config, Arc::new(server)).await;
@@ -144,7 +110,7 @@ impl Crew {
     }
 }
 
-/// Runs them until its input ends: `kill POD`, or `most`, which is answered with a number.
+/// Runs them until its input ends: `kill POD`, `start POD`, or `most`, which is answered with a number.
 pub fn run() {
     let pods: usize = std::env::var(PODS).unwrap().parse().unwrap();
     let dir = Path::new(&std::env::var(DIR).unwrap()).to_owned();
@@ -153,6 +119,7 @@ pub fn run() {
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().split_once(' ') {
             Some(("kill", pod)) => crew.kill(pod),
+            Some(("start", pod)) => crew.start(pod),
             _ => println!("\nmost {}", crew.restarts.most.swap(0, Ordering::SeqCst)),
         }
     }

@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
+use pitstop_rig::{S3Rig, until_within};
+use serde_json::Value;
+
 use super::agents::{DIR, PODS};
 
 /// Whatever is waited for comes within this.
-pub const PATIENCE: Duration = Duration::from_secs(200);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Variables for a process.
 pub type Env = Vec<(String, String)>;
@@ -32,7 +35,7 @@ impl Fleet {
         let keys = [
             ("PITSTOP_POLL_INTERVAL", "2s"),
             ("PITSTOP_VERIFY_SOAK", "300ms"),
-            ("PITSTOP_RESTART_TIMEOUT", "8s"),
+            ("PITSTOP_RESTART_TIMEOUT", "12s"),
             ("AWS_EC2_METADATA_DISABLED", "true"),
         ];
         // What the caller sets counts.
@@ -48,11 +51,17 @@ impl Fleet {
     pub fn publish(promoter: &Env, release: &str) {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("config.ru"), format!("# {release}\nrun App\n")).unwrap();
-        done(promoter, &["publish", dir.path().to_str().unwrap(), "--release", release]);
+        ended(promoter, &["publish", dir.path().to_str().unwrap(), "--release", release], 0);
     }
 
     pub fn pitstop(&self, args: &[&str]) -> String {
-        done(&self.promoter, args)
+        self.ends(args, 0)
+    }
+
+    /// It ends with this exit code.
+    #[track_caller]
+    pub fn ends(&self, args: &[&str], code: i32) -> String {
+        ended(&self.promoter, args, code)
     }
 
     /// To the process of the agents.
@@ -72,6 +81,20 @@ impl Fleet {
     }
 }
 
+/// Waits until all pods run it, proved. Looks into the store's files, which is no request.
+#[track_caller]
+pub fn arrived(s3: &S3Rig, pods: usize, release: &str, sequence: u64) {
+    let says = |pod: usize| {
+        let bytes = s3.object(&format!("fleet/production/web-{pod}"))?;
+        let report: Value = serde_json::from_slice(&bytes).ok()?;
+        let desired = report["desired"]["sequence"] == sequence;
+        (report["in_sync"] == true && report["running"] == release && desired).then_some(())
+    };
+    until_within(3 * PATIENCE, &format!("{release} in all {pods} pods"), || {
+        (0..pods).all(|pod| says(pod).is_some()).then_some(())
+    });
+}
+
 impl Drop for Fleet {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -80,10 +103,11 @@ impl Drop for Fleet {
 }
 
 #[track_caller]
-fn done(env: &Env, args: &[&str]) -> String {
+fn ended(env: &Env, args: &[&str], code: i32) -> String {
     let mut pitstop = Command::new(env!("CARGO_BIN_EXE_pitstop"));
     let output = pitstop.args(args).env_clear().envs(env.iter().cloned()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}{why}");
     said
 }

@@ -1,4 +1,4 @@
-use std::{env, fmt::Write, fs};
+use std::{env, fs};
 
 use pitstop::metrics::Metrics;
 
@@ -9,26 +9,39 @@ const BEGIN: &str =
     "<!-- from the code: UPDATE_DOCS=1 cargo nextest run --test monitoring -E 'test(reference)' -->\n";
 const END: &str = "<!-- end -->";
 
-fn table() -> String {
-    let mut table = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
-    for family in Metrics::new().families() {
+/// What comes behind the code's own words: what looks bad, and what to do then.
+const BAD: &str = " **Bad:** ";
+
+/// An entry for each metric, by the code.
+fn entries() -> Vec<String> {
+    let metrics = Metrics::new();
+    let entries = metrics.families().iter().map(|family| {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
-        writeln!(table, "| `{}` | {} | {} | {} |", family.name, family.kind, labels.join(", "), family.help)
-            .unwrap();
-    }
-    table
+        let labels = if labels.is_empty() { String::new() } else { format!(": {}", labels.join(", ")) };
+        format!("- `{}` ({}{labels}): {}", family.name, family.kind, family.help)
+    });
+    entries.collect()
 }
 
 #[test]
-fn the_reference_lists_every_metric_as_the_code_describes_it() {
+fn the_reference_lists_every_metric_as_the_code_describes_it_and_says_what_looks_bad() {
     let page = read(PAGE);
-    let (before, rest) = page.split_once(BEGIN).expect("where the table begins");
+    let (before, rest) = page.split_once(BEGIN).expect("where the list begins");
     let (listed, after) = rest.split_once(END).expect("where it ends");
+    let listed: Vec<_> = listed.lines().map(|line| line.split_once(BAD).unwrap_or((line, ""))).collect();
     if env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(path(PAGE), format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+        let bad = |entry: &String| {
+            let name = entry.split('`').nth(1);
+            listed.iter().find(|(old, _)| old.split('`').nth(1) == name).map_or("", |(_, bad)| bad)
+        };
+        let list: String = entries().iter().map(|entry| format!("{entry}{BAD}{}\n", bad(entry))).collect();
+        fs::write(path(PAGE), format!("{before}{BEGIN}{list}{END}{after}")).unwrap();
         return;
     }
-    assert_eq!(listed, table(), "run the command above the table");
+    let known: Vec<_> = listed.iter().map(|(entry, _)| *entry).collect();
+    assert_eq!(known, entries(), "run the command above the list");
+    let silent: Vec<_> = listed.iter().filter(|(_, bad)| bad.trim().is_empty()).collect();
+    assert!(silent.is_empty(), "what looks bad? {silent:?}");
 }
 
 #[test]

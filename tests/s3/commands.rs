@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use pitstop_rig::{Fault, S3Rig};
@@ -209,6 +210,31 @@ fn a_publish_over_a_bad_line_is_done_once() {
 }
 
 #[test]
+fn a_terminal_sees_what_a_fetch_does_and_a_pipe_sees_the_answer_alone() {
+    let pod = Pod::new();
+    pod.publish("v1");
+    pod.ok(&["promote", "v1"]);
+    pod.rig.fault(Fault::Slow(Duration::from_secs(1)).of("GET").at("releases/v1.tar.zst"));
+    let on_terminal = |no_color: &str| {
+        std::fs::remove_dir_all(pod.deploy_to()).ok();
+        let fetch = pod.command(&["fetch"]);
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("{} fetch", env!("CARGO_BIN_EXE_pitstop")), "/dev/null"]);
+        script.env_clear().envs(fetch.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let (code, said) = ended(&script.env("NO_COLOR", no_color).output().unwrap());
+        assert!(code == 0 && said.contains("downloading releases/v1.tar.zst: 0 of 0 MB"), "{said:?}");
+        assert!(said.trim_end().ends_with("bytes downloaded)"), "{said:?}");
+        said
+    };
+    let said = on_terminal("");
+    assert!(said.contains("\u{1b}[K\rcurrent is v1"), "the last line is cleared: {said:?}");
+    assert!(!on_terminal("1").contains('\u{1b}'));
+    std::fs::remove_dir_all(pod.deploy_to()).unwrap();
+    let piped = pod.command(&["fetch"]).output().unwrap();
+    assert!(piped.status.success() && piped.stderr.is_empty(), "{}", text(&piped.stderr));
+}
+
+#[test]
 fn commands_fail_with_the_reason_while_the_store_is_away() {
     let pod = Pod::new();
     pod.publish("v1");
@@ -226,4 +252,31 @@ fn commands_fail_with_the_reason_while_the_store_is_away() {
         let (code, said) = pod.fails(args);
         assert!(code == 1 && said.contains("the store cannot be reached"), "{args:?}: {said}");
     }
+}
+
+/// Any pod may write there: an object that is archived, or encrypted with a key of its own, is its own trouble.
+#[test]
+fn a_report_that_cannot_be_read_hides_no_other_one() {
+    let pod = Pod::new();
+    pod.publish("v1");
+    pod.ok(&["promote", "v1", "--create"]);
+    let report = |pod: &str| {
+        let at = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+        format!(
+            r#"{{"v":1,"pod":"{pod}","running":"v1","desired":{{"release":"v1","sequence":1}},"in_sync":true,"stage":"steady","at":"{at}"}}"#
+        )
+    };
+    ["web-0", "web-1"]
+        .iter()
+        .for_each(|name| pod.rig.put(&format!("fleet/production/{name}"), report(name).into()));
+    for (status, code) in [(403, "InvalidObjectState"), (403, "AccessDenied"), (400, "InvalidRequest")] {
+        pod.rig.fault(Fault::Answer(status, code).of("GET").at("fleet/production/web-1"));
+        let said = pod.ok(&["fleet", "production"]);
+        assert!(said.contains("1 of 1 pods in sync") && said.contains("web-0"), "{code}: {said}");
+        pod.rig.heal();
+    }
+    // Without the right to read any of them, that is what it says.
+    pod.rig.fault(Fault::Answer(403, "AccessDenied").of("GET").at("fleet/production/"));
+    let (code, said) = pod.fails(&["fleet", "production"]);
+    assert!(code == 1 && said.contains("s3:GetObject"), "{said}");
 }

@@ -70,6 +70,15 @@ fn another_server_understands_all_of_it_and_the_documented_policies_are_enough()
     let (code, said) = moto.pitstop("agent", &["rollout", "v2"]);
     assert!(code == 1 && said.contains("give this role the right to read and write it"), "{said}");
 
+    // Nobody else may delete a release, and what is needed stays.
+    moto.may("ci", &["publish", app, "--release", "v0"]);
+    let prune = ["prune", "--store", "--min-age", "0s", "--settle", "0s", "--yes"];
+    let (code, said) = moto.pitstop("promoter", &prune);
+    assert!(code == 1 && said.contains("could not be deleted: v0: the store refuses access"), "{said}");
+    let said = moto.may("pruner", &prune);
+    assert!(said.contains("deleted v0 (") && said.ends_with("1 of 3 releases gone, 0.0 MB\n"), "{said}");
+    moto.may("ci", &["publish", app, "--release", "v0"]);
+
     moto.may_not("agent", &["freeze", "production", "--why", "audit"]);
     moto.may_not("ci", &["promote", "v2"]);
     moto.may_not("agent", &["promote", "v2"]);

@@ -1,4 +1,4 @@
-"""An S3 of another make, in auth mode. Its arguments are the policies of an agent, of CI, and of who promotes.
+"""An S3 of another make, in auth mode. Its arguments are the policies of an agent, of CI, of who promotes, and of who prunes.
 
 Prints where it is and whom it answers, and ends with its input.
 """
@@ -32,7 +32,7 @@ def main():
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     iam = client("iam", url)
-    keys = {name: user(iam, name, policy) for name, policy in zip(["agent", "ci", "promoter"], sys.argv[1:])}
+    keys = {name: user(iam, name, policy) for name, policy in zip(["agent", "ci", "promoter", "pruner"], sys.argv[1:])}
     keys["nobody"] = {"access": keys["agent"]["access"], "secret": "a guess"}
     client("s3", url).create_bucket(Bucket=BUCKET)
     # From now on nobody is believed without a signature and a permission.

@@ -5,7 +5,7 @@
 {{- $found := dict "pods" 0 -}}
 {{- range regexSplit "(?m)^---" (include (printf "%s/%s" $.Template.BasePath $file) $) -1 -}}
 {{- $object := fromYaml . -}}
-{{- if $object.Error }}{{ fail (printf "%s is no YAML: %s" $file $object.Error) }}{{ end -}}
+{{- if $object.Error }}{{ fail (printf "%s renders no valid YAML: %s" $file $object.Error) }}{{ end -}}
 {{- $template := default dict (default dict $object.spec).template -}}
 {{- if hasKey $template "spec" -}}
 {{- $_ := set $found "pods" 1 -}}
@@ -94,7 +94,7 @@
 {{- end }}
 {{- end }}
 {{- else if ne (default "" $hook.path) "/prestop" }}
-- the container `{{ $puma.name }}` has no preStop hook that asks /prestop or runs `pitstop drain`, so that its pod ends without a drain: include pitstop.lifecycle in its lifecycle{{ if not $p }}, or leave app.lifecycle empty{{ end }}.
+- the container `{{ $puma.name }}` has no preStop hook that asks /prestop or runs `pitstop drain`, so that its pod ends without a drain: remove its own preStop hook, or include pitstop.lifecycle in its lifecycle{{ if not $p }}, or leave app.lifecycle empty{{ end }}.
 {{- else }}
 {{- if kindIs "string" $hook.port }}
 - the preStop hook of the container `{{ $puma.name }}` names its port (`{{ $hook.port }}`), and a name is looked for in that container only: Kubernetes would send SIGTERM without a drain. Write the number, {{ int $v.agent.port }} ({{ $p }}agent.port).

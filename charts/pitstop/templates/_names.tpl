@@ -1,6 +1,6 @@
 {{/* pitstop's version: the tag of its image where none is given. In your chart .Chart is yours. */}}
 {{- define "pitstop.version" -}}
-0.1.0
+0.2.0
 {{- end }}
 
 {{- define "pitstop.name" -}}
@@ -14,6 +14,15 @@
 {{- .Release.Name | trunc 52 | trimSuffix "-" }}
 {{- else -}}
 {{- printf "%s-%s" .Release.Name (include "pitstop.name" .) | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* A name that is too long ends in a hash of the whole, so that two of them stay two. (list name most) */}}
+{{- define "pitstop.short" -}}
+{{- $name := index . 0 -}}{{- $most := index . 1 -}}
+{{- if le (len $name) $most }}{{ $name }}{{ else -}}
+{{- $kept := trunc (sub $most 9 | int) $name -}}
+{{- printf "%s-%s" (regexReplaceAll "[^A-Za-z0-9]+$" $kept "") (sha256sum $name | trunc 8) }}
 {{- end }}
 {{- end }}
 

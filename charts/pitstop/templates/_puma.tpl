@@ -65,7 +65,7 @@ preStop:
 {{- include "pitstop.agentEnv" . }}
 {{- else if $v.beside }}
 {{- range $name, $value := include "pitstop.environment" . | fromYaml }}
-{{- if regexMatch "^PITSTOP_(EXEC_.*|STATE_DIR|LOG_FORMAT|GRACE_PERIOD|DRAIN_(MIN|RESERVE|MAX))$" $name }}
+{{- if regexMatch "^PITSTOP_(APP_SERVER|EXEC_.*|STATE_DIR|LOG_FORMAT|GRACE_PERIOD|DRAIN_(MIN|RESERVE|MAX))$" $name }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}

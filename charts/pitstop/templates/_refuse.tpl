@@ -108,8 +108,8 @@
 
 {{- define "pitstop.problemsOfShape" -}}
 {{- $v := index . 0 -}}{{- $p := index . 1 -}}
-{{- if and $v.beside (ne (default "puma" $v.config.app_server) "puma") }}
-- {{ $p }}beside is {{ $v.beside }}, and {{ $p }}config.app_server {{ $v.config.app_server }}: a second server beside the first works with Puma only. Leave {{ $p }}beside empty.
+{{- if and $v.beside (eq (default "puma" $v.config.app_server) "passenger") }}
+- {{ $p }}beside is {{ $v.beside }}, and {{ $p }}config.app_server passenger, which cannot take listening sockets over. Leave {{ $p }}beside empty.
 {{- end }}
 {{- if and (not $v.beside) (eq (default "" (default dict $v.config.restart).mode) "beside") }}
 - {{ $p }}config.restart.mode is beside, and nothing in the pod can start a second server: set {{ $p }}beside to sidecar or exec.

@@ -159,13 +159,14 @@ ephemeral:
       {{- include "pitstop.claim" (list . (list "ReadWriteOnce")) | nindent 6 }}
 {{- else -}}
 persistentVolumeClaim:
-  claimName: {{ default (printf "%s-releases" (include "pitstop.claimOwner" .)) $v.releases.existingClaim }}
+  claimName: {{ include "pitstop.claimName" . }}
 {{- end }}
 {{- end }}
 
-{{/* The claim's own name where the chart makes it; in your chart `releases.existingClaim` is needed instead. */}}
-{{- define "pitstop.claimOwner" -}}
-{{- if eq .Chart.Name "pitstop" }}{{ include "pitstop.fullname" . }}{{ end }}
+{{/* The shared claim: the chart's own where it makes one; in your chart `releases.existingClaim` is needed instead. */}}
+{{- define "pitstop.claimName" -}}
+{{- $v := ternary .Values .Values.pitstop (eq .Chart.Name "pitstop") -}}
+{{- if $v.releases.existingClaim }}{{ $v.releases.existingClaim }}{{ else if eq .Chart.Name "pitstop" }}{{ include "pitstop.fullname" . }}-releases{{ end }}
 {{- end }}
 
 {{/* A claim's spec. (list context modes) */}}

@@ -24,19 +24,28 @@ replaces the pods; the pointer's value has no part in that: it moves in the pods
 {{- ternary (add $agent $app 60) (int .Values.progressDeadlineSeconds) (kindIs "invalid" .Values.progressDeadlineSeconds) }}
 {{- end }}
 
+{{/* Where pods may run, those of jobs and workers too. */}}
+{{- define "pitstop.placement" -}}
+{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "hostAliases" "dnsConfig" "priorityClassName" }}
+{{- with get $.Values $key }}
+{{ dict $key . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "pitstop.wholePod" -}}
 serviceAccountName: {{ include "pitstop.serviceAccount" . }}
 {{ include "pitstop.pod" . }}
 securityContext:
   {{- mergeOverwrite (include "pitstop.podSecurityContext" . | fromYaml) .Values.podSecurityContext | toYaml | nindent 2 }}
-{{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "hostAliases" "dnsConfig" }}
+{{- with include "pitstop.placement" . | trim }}
+{{ . }}
+{{- end }}
+{{- range $key := list "affinity" "topologySpreadConstraints" }}
 {{- with get $.Values $key }}
 {{ $key }}:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end }}
-{{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
 {{- end }}
 initContainers:
   {{- include "pitstop.initContainers" . | nindent 2 }}

@@ -43,6 +43,11 @@ impl CheckCommand {
         self.command.is_none() || self.locked().passed.contains(&image)
     }
 
+    /// These have served beside the ones that were checked, and have passed there.
+    pub(crate) fn accept(&self, images: &[Image]) {
+        self.locked().passed.extend(images);
+    }
+
     /// Whether all of them were.
     pub(crate) fn passed_all(&self, images: &[Image]) -> bool {
         images.iter().all(|image| self.passed(*image))
@@ -67,11 +72,13 @@ impl CheckCommand {
         let (this, asked) = (self.clone(), serving.to_vec());
         tokio::spawn(async move {
             let _over = Over(this.clone());
-            let result = command.run(&this.dir, &[]).await;
+            let result = command.run(&this.dir, Vec::new).await;
             let mut state = this.locked();
             state.failed = result.as_ref().err().map(ToString::to_string);
             if result.is_ok() {
-                state.passed = asked.into_iter().collect();
+                let beside: Vec<Image> =
+                    state.passed.iter().copied().filter(|image| image.process.lives()).collect();
+                state.passed = asked.into_iter().chain(beside).collect();
             }
         });
     }

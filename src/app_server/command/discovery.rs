@@ -3,7 +3,11 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use crate::{
-    app_server::server::Discovery,
+    app_server::{
+        server::{Discovery, Search},
+        sides::{self, Neighbour, Processes},
+        trees::{Tree, Trees},
+    },
     plain_file,
     procs::{self, Entry, Image, ProcessId, ProcsError},
 };
@@ -41,23 +45,39 @@ pub(super) struct ServerProcesses {
     pub(crate) ports: Vec<u16>,
 }
 
-impl ServerProcesses {
-    pub(crate) fn pids(&self) -> Vec<i32> {
+/// The server that is meant, and what its parent has besides.
+pub(super) type Found = sides::Found<ServerProcesses>;
+
+impl Processes for ServerProcesses {
+    fn main(&self) -> i32 {
+        self.root.process.pid
+    }
+
+    fn pids(&self) -> Vec<i32> {
         self.serving.iter().chain([&self.root]).map(|image| image.process.pid).collect()
     }
 }
 
-pub(super) fn discover(named: &Named) -> Discovery<ServerProcesses> {
-    let entries = match named.entries() {
-        Ok(entries) => entries,
-        Err(()) => return Discovery::Torn,
+/// Looks for them; where a parent has started the server, among what descends from it.
+pub(super) fn discover(named: &Named, search: &Search) -> Discovery<Box<Found>> {
+    let trees = Trees::read(search.parent.as_ref());
+    let entries = match &trees.live {
+        Some(tree) => Ok(named.among(tree)),
+        None => named.entries(),
     };
-    match processes(&entries) {
-        Ok(Some(processes)) => Discovery::One(processes),
-        Ok(None) => Discovery::Nothing,
-        Err(ProcsError::NotPermitted(_)) => Discovery::NotPermitted(Vec::new()),
-        Err(_) => Discovery::Torn,
-    }
+    let Ok(entries) = entries else { return Discovery::Torn };
+    let live = match processes(&entries) {
+        Ok(Some(processes)) => processes,
+        Ok(None) => return Discovery::Nothing,
+        Err(ProcsError::NotPermitted(_)) => return Discovery::NotPermitted(Vec::new()),
+        Err(_) => return Discovery::Torn,
+    };
+    let beside = |tree: Tree| {
+        let processes = processes(&named.among(&tree)).ok().flatten();
+        Neighbour { tree, processes }
+    };
+    let beside = trees.others.into_iter().map(beside).collect();
+    Discovery::One(Box::new(Found { live, beside, parent: search.parent.clone() }))
 }
 
 /// All processes that are meant, of any user.
@@ -66,6 +86,13 @@ pub(super) fn all(named: &Named) -> Vec<Entry> {
 }
 
 impl Named {
+    /// Those of a server that a parent has started; all of them where there is no text. A pid file names one server, and
+    /// not always this one.
+    fn among(&self, tree: &Tree) -> Vec<Entry> {
+        let entries = tree.pids.iter().filter_map(|pid| Entry::read(*pid).ok());
+        entries.filter(|entry| self.text.as_ref().is_none_or(|text| entry.title.contains(text))).collect()
+    }
+
     fn entries(&self) -> Result<Vec<Entry>, ()> {
         let mut entries = match &self.text {
             Some(text) => without_ours(procs::list(|_| true).map_err(drop)?, text),

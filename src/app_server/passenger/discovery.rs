@@ -165,6 +165,16 @@ pub(super) fn has_restart_file(core: i32, app_root: &Path) -> bool {
     ["restart.txt", "always_restart.txt"].iter().any(|name| tmp.join(name).exists())
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// `properties.json` of an instance.
+    pub(crate) fn properties(bytes: &[u8]) {
+        let _ = Front::of(bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

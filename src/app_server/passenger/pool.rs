@@ -168,3 +168,16 @@ pub(super) mod tests {
         assert_eq!(Pool::parse(xml.as_bytes()).unwrap().groups().count(), 0);
     }
 }
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// What Passenger says of its pool.
+    pub(crate) fn pool(bytes: &[u8]) {
+        let Ok(pool) = Pool::parse(bytes) else { return };
+        for group in pool.groups() {
+            let _ = (group.is_booting(), group.least(), group.serving().count(), group.all().count());
+        }
+    }
+}

@@ -21,7 +21,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    app_server::{addresses::random_addresses, error_counts},
+    app_server::{addresses::random_addresses, error_counts, fit as second},
     config::RestartMode,
     finding::{Check, Code, Finding, Severity},
 };
@@ -54,9 +54,11 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<Check> {
     if goes_beside {
         checks = checks.into_iter().filter_map(beside::weighed).collect();
     }
-    checks.push(beside::check(&fit, snapshot.mode));
+    checks.push(second::check(&fit, snapshot.mode));
     let errors = snapshot.live_errors().filter(|_| snapshot.shifts && goes_beside);
     checks.extend(errors.map(error_counts::check));
+    let shifts = snapshot.parent.as_ref().filter(|_| snapshot.shifts && goes_beside);
+    checks.extend(shifts.and_then(second::no_shares));
     checks.push(random_addresses(PUMA));
     checks
 }

@@ -164,6 +164,17 @@ fn gemfile(pid: i32) -> Option<String> {
     found.filter(|path| !path.is_empty() && path != BUNDLER_FOUND_NOTHING)
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The command line of a Puma, or of what started it.
+    pub(crate) fn command_line(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let _ = (Arguments::of(&text), starts_puma(&text), names(&text, "puma"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -187,6 +187,19 @@ fn number(arguments: &str) -> Option<u64> {
     number.replace('_', "").parse().ok()
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A configuration in Ruby is evidence at most.
+    pub(crate) fn ruby(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let settings = Settings::scan(Path::new("config/puma.rb"), &text);
+        let _ = settings.time_outs();
+        let _ = super::super::binds::config_file(&text);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -268,6 +268,29 @@ async fn fetch(lane: &Lane, whose: &Whose, access: &Access, path: &str) -> Resul
     Ok((answer.status().as_u16(), answer.into_body()))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// Puma's state file is of this master, or refused.
+    pub(crate) fn state_file(bytes: &[u8]) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bytes).expect("it is written");
+        let _ = StateFile::first_of(17, &[file.path().to_owned()]);
+    }
+
+    /// What Puma's control server answers: statistics, and the stacks of its threads.
+    pub(crate) fn answer(bytes: &[u8]) {
+        if let Ok(stats) = serde_json::from_slice::<Stats>(bytes) {
+            let _ = stats.single.busy();
+            for worker in &stats.worker_status {
+                let _ = (worker.checkin(), worker.last_status.busy());
+            }
+        }
+        let _ = serde_json::from_slice::<Vec<Thread>>(bytes).map(|threads| StartedBy::of(&threads));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

@@ -10,11 +10,11 @@ use super::title::{self, Title};
 use crate::{
     app_server::{
         server::{Discovery, Search},
+        sides,
         trees::{Tree, Trees},
     },
     hook,
     procs::{self, Credentials, Descent, Entry, Image, ProcessId, ProcsError},
-    slots::List,
 };
 
 /// Puma names the thread that accepts requests, in workers and in single mode, only once its app is
@@ -38,21 +38,8 @@ const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// The Puma that is looked for, and what its parent has besides.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(crate) live: ServerProcesses,
-    pub(crate) beside: Vec<Neighbour>,
-    /// What the parent says, where there is one.
-    pub(crate) parent: Option<List>,
-}
-
-/// A server of the parent's that is not the live one.
-#[derive(Debug)]
-pub(super) struct Neighbour {
-    pub(crate) tree: Tree,
-    /// Its Puma, once it is one, and while it is.
-    pub(crate) processes: Option<ServerProcesses>,
-}
+pub(super) type Found = sides::Found<ServerProcesses>;
+pub(super) type Neighbour = sides::Neighbour<ServerProcesses>;
 
 /// A master and its workers, all seen while the master's image stayed the same.
 #[derive(Debug)]

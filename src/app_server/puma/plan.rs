@@ -6,8 +6,7 @@ use std::{
 };
 
 use super::{
-    Puma,
-    fit::{self, Fit, Misfit},
+    Puma, fit,
     release_diff::ReleaseDiff,
     restart_modes::{allows_phased, can_be_phased, loses_its_arguments, surely_preloads},
     setup::RestartDir,
@@ -15,7 +14,13 @@ use super::{
 };
 use crate::{
     app_server::{
-        Wanted, addresses::same_addresses, driver::Driver, image, ruby::release_named, server::Server,
+        Wanted,
+        addresses::same_addresses,
+        driver::Driver,
+        fit::{Fit, decide},
+        image,
+        ruby::release_named,
+        server::Server,
     },
     config::RestartMode,
     core::{Cwd, Mode, Plan, Problem, Reason},
@@ -38,7 +43,8 @@ pub(super) async fn restart(
     // What kept a second server from booting may have been changed with Puma's configuration or the bundle.
     let known = change.is_some_and(|change| change.not_by_phased.is_none());
     let known = known.then(|| fit::known_trouble(snapshot)).flatten();
-    let beside = may_stand_beside(snapshot, beside, release, known)?;
+    let may = || known.map_or_else(|| fit::of(snapshot, Some(release)), Err);
+    let beside = decide(snapshot.mode, beside, may)?;
     refuse_what_no_start_loads(snapshot, change, release)?;
     refuse_another_ruby(driver, snapshot, change, release).await?;
     if let Some(Fit { make_room, .. }) = beside {
@@ -54,33 +60,6 @@ pub(super) async fn restart(
     };
     may_be_told(snapshot, mode)?;
     Ok(Plan::new(mode))
-}
-
-/// A second server beside this one, where the configuration wants it; `wanted`: nothing speaks against it so far.
-///
-/// `known`: what would keep it from booting.
-fn may_stand_beside(
-    snapshot: &Snapshot,
-    wanted: bool,
-    release: &ReleaseId,
-    known: Option<Misfit>,
-) -> Result<Option<Fit>, Problem> {
-    match (snapshot.mode, wanted) {
-        (RestartMode::Auto, true) => match known.map_or_else(|| fit::of(snapshot, Some(release)), Err) {
-            Ok(fit) => Ok(Some(fit)),
-            Err(misfit) => {
-                let misfit = misfit.wait()?;
-                if !misfit.not_offered {
-                    tracing::info!(why = misfit.why, "restarting without a second server beside the first");
-                }
-                Ok(None)
-            }
-        },
-        (RestartMode::Beside, _) => {
-            fit::of(snapshot, Some(release)).map(Some).map_err(|misfit| misfit.refusal())
-        }
-        (RestartMode::Auto | RestartMode::Hot | RestartMode::Phased, _) => Ok(None),
-    }
 }
 
 /// What differs between what was started and what is to be; `None` where that cannot be compared.

@@ -174,6 +174,20 @@ fn rackup_of_another(release: &Path) -> io::Result<Option<String>> {
     Ok(rackup.filter(|path| release_named(Path::new(path)).is_some_and(|named| Some(named) != own)))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// The files of a bundle: `Gemfile` and `Gemfile.lock`.
+    pub(crate) fn bundle(bytes: &[u8]) {
+        let dir = tempfile::tempdir().expect("a directory");
+        for file in ["Gemfile", "Gemfile.lock"] {
+            fs::write(dir.path().join(file), bytes).expect("it is written");
+        }
+        let _ = (locked_puma(dir.path()), has_gems_of_its_own(dir.path()), ruby_of(dir.path()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -78,6 +78,21 @@ pub(super) fn is_starting(command_line: &str) -> bool {
     serves_rails || words.iter().any(|word| matches!(*word, "puma" | "puma-wild"))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A title is a process of Puma's, or none.
+    pub(crate) fn title(bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        if let Some(Title::Master(master)) = Title::parse(&text) {
+            assert!(text.starts_with("puma ") && master.binds.iter().all(|bind| text.contains(bind)));
+            let _ = (master.major(), master.may_skip_hot(), master.ports());
+        }
+        let _ = super::super::binds::of_title(&text);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -109,7 +109,7 @@ fn hook(setup: &Setup) -> Option<Check> {
 
 /// What keeps the container running.
 fn first_master(snapshot: &Snapshot) -> Check {
-    let held = |master: &&Master| master.holds_container() && plan::may_stand_beside(snapshot).is_none();
+    let held = |master: &&Master| master.holds_container() && plan::beside(snapshot, None).is_err();
     let Some(first) = snapshot.processes.masters.iter().find(held) else {
         return Check::fine(RESTARTS, "end the old master: the container does not depend on it");
     };
@@ -141,6 +141,8 @@ mod tests {
     use crate::{
         app_server::{
             inspector::Surroundings,
+            memory,
+            sides::Sides,
             unicorn::{
                 Memory,
                 discovery::{Master, ServerProcesses, Worker},
@@ -148,9 +150,9 @@ mod tests {
                 title,
             },
         },
-        core::Cwd,
+        core::{Cwd, Reason},
         finding::findings,
-        procs::{Image, ProcessId},
+        procs::{Image, ProcessId, memory::Container},
     };
 
     fn master(pid: i32, workers: i32) -> Master {
@@ -180,9 +182,7 @@ mod tests {
             },
             processes: ServerProcesses { masters },
             memory: Memory::default(),
-            beside: Vec::new(),
-            parent: None,
-            counted: Default::default(),
+            sides: Sides::none(),
         };
         change(&mut snapshot, &mut setup);
         snapshot.memory.setup = Some(setup);
@@ -204,6 +204,30 @@ mod tests {
         assert_eq!(found(vec![master(100, 2)], pinned), ["PATH_NAMES_RELEASE"]);
         let fixed = |_: &mut Snapshot, setup: &mut Setup| setup.may_not_follow = Some("x".into());
         assert_eq!(found(vec![master(100, 2)], fixed), ["RESTART_DIR_UNPROVEN"]);
+    }
+
+    #[test]
+    fn a_second_unicorn_needs_its_memory_and_a_set_up_that_follows_current() {
+        const MIB: u64 = 1 << 20;
+        let parent = r#"{"pid":1,"version":"1","addresses":["tcp://0.0.0.0:3000"],"slots":[
+            {"slot":"a","weight":1000,"queue_empty_ms":0,"run":{"number":1,"pid":100,"start_time":1,"release":"v1",
+             "role":"live","started_ms":1,"inherited":true}},{"slot":"b","weight":0,"queue_empty_ms":0}]}"#;
+        let fit = |mib: u64, follows: bool| {
+            let container = Container { limit: mib * MIB, taken: Some(300 * MIB) };
+            let memory = memory::Memory::given(Some(container), [(1, 250 * MIB)]);
+            let mut fit = None;
+            found(vec![master(100, 2)], |snapshot, setup| {
+                snapshot.sides = Sides::alone(serde_json::from_str(parent).unwrap(), memory);
+                setup.may_not_follow = (!follows).then(|| "PWD was not set".into());
+                snapshot.memory.setup = Some(setup.clone());
+                fit = Some(plan::beside(snapshot, None).map_err(|misfit| (misfit.reason, misfit.fix)));
+            });
+            fit.unwrap().map(|fit| fit.make_room)
+        };
+        assert_eq!(fit(612, true), Ok(false));
+        let (reason, fix) = fit(512, true).unwrap_err();
+        assert!(reason == Reason::NoMemory && fix.contains("612Mi"), "{fix}");
+        assert_eq!(fit(612, false).unwrap_err().0, Reason::ConfigInvalid);
     }
 
     #[test]

@@ -12,11 +12,11 @@ use super::title::{self, Title};
 use crate::{
     app_server::{
         server::{Discovery, Search},
+        sides::{self, Neighbour, Processes},
         trees::{Tree, Trees},
     },
     config::SLOT_VARIABLE,
-    procs::{self, Descent, Entry, Image, ProcessId, ProcsError},
-    slots::List,
+    procs::{self, Entry, Image, ProcessId, ProcsError},
 };
 
 /// Handed from master to master; the first one has none.
@@ -72,17 +72,23 @@ impl ServerProcesses {
         self.masters.iter().map(|master| master.image.process).collect()
     }
 
-    pub(crate) fn pids(&self) -> Vec<i32> {
-        let workers = self.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
-        workers.chain(self.ids().into_iter().map(|master| master.pid)).collect()
-    }
-
     /// Everything that it listens on over TCP.
     pub(crate) fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.masters.iter().flat_map(|master| master.ports.clone()).collect();
         ports.sort_unstable();
         ports.dedup();
         ports
+    }
+}
+
+impl Processes for ServerProcesses {
+    fn main(&self) -> i32 {
+        self.newest().image.process.pid
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        let workers = self.masters.iter().flat_map(|master| &master.workers).map(|worker| worker.id.pid);
+        workers.chain(self.ids().into_iter().map(|master| master.pid)).collect()
     }
 }
 
@@ -94,34 +100,18 @@ impl Master {
 }
 
 /// The Unicorn that is looked for, and what its parent has besides.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(crate) live: ServerProcesses,
-    pub(crate) beside: Vec<Neighbour>,
-    /// What the parent says, where there is one.
-    pub(crate) parent: Option<List>,
-}
+pub(super) type Found = sides::Found<ServerProcesses>;
 
-/// A server of the parent's that is not the live one.
-#[derive(Debug)]
-pub(super) struct Neighbour {
-    pub(crate) tree: Tree,
-    /// Its Unicorn, once it is one, and while it is.
-    pub(crate) processes: Option<ServerProcesses>,
-}
-
-impl Neighbour {
-    /// Takes the masters of its tree from those that were found.
-    fn take(tree: Tree, servers: &mut Vec<ServerProcesses>) -> Self {
-        let masters: Vec<Master> = servers
-            .iter_mut()
-            .flat_map(|server| {
-                server.masters.extract_if(.., |master| tree.pids.contains(&master.image.process.pid))
-            })
-            .collect();
-        servers.retain(|server| !server.masters.is_empty());
-        Self { tree, processes: (!masters.is_empty()).then_some(ServerProcesses { masters }) }
-    }
+/// Takes the masters of a tree from those that were found.
+fn taken(tree: Tree, servers: &mut Vec<ServerProcesses>) -> Neighbour<ServerProcesses> {
+    let masters: Vec<Master> = servers
+        .iter_mut()
+        .flat_map(|server| {
+            server.masters.extract_if(.., |master| tree.pids.contains(&master.image.process.pid))
+        })
+        .collect();
+    servers.retain(|server| !server.masters.is_empty());
+    Neighbour { tree, processes: (!masters.is_empty()).then_some(ServerProcesses { masters }) }
 }
 
 /// Looks for the servers whose title contains the text. What the parent has in other slots than the live one is never
@@ -131,10 +121,9 @@ pub(super) fn discover(search: &Search) -> Discovery<Box<Found>> {
         return Discovery::Torn;
     };
     servers.retain(|server| is_meant(server, search.matching.as_deref(), &entries));
-    let trees = trees(search.parent.as_ref());
-    let beside: Vec<Neighbour> =
-        trees.others.into_iter().map(|tree| Neighbour::take(tree, &mut servers)).collect();
-    if let Some(live) = trees.live.and_then(|tree| Neighbour::take(tree, &mut servers).processes) {
+    let trees = Trees::read(search.parent.as_ref());
+    let beside: Vec<_> = trees.others.into_iter().map(|tree| taken(tree, &mut servers)).collect();
+    if let Some(live) = trees.live.and_then(|tree| taken(tree, &mut servers).processes) {
         servers = vec![live];
     }
     let found = |live| Discovery::One(Box::new(Found { live, beside, parent: search.parent.clone() }));
@@ -148,15 +137,6 @@ pub(super) fn discover(search: &Search) -> Discovery<Box<Found>> {
         (None, true) if starting && search.known.is_empty() => Discovery::Starting,
         (None, true) => Discovery::Nothing,
     }
-}
-
-/// Which processes are whose, where the parent has slots.
-fn trees(parent: Option<&List>) -> Trees {
-    let Some(parent) = parent.filter(|parent| parent.runs().next().is_some()) else {
-        return Trees::default();
-    };
-    let all = procs::list(|_| true).unwrap_or_default();
-    Trees::of(Some(parent), &all, &Descent::of(&all))
 }
 
 /// All Unicorns, as they were seen together.

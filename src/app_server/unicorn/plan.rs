@@ -9,10 +9,13 @@ use super::{
     title,
 };
 use crate::{
-    app_server::{driver::Driver, files::differ},
+    app_server::{
+        driver::Driver,
+        files::differ,
+        fit::{Fit, Misfit},
+    },
     core::{Problem, Reason},
     revision::ReleaseId,
-    slots::Role,
 };
 
 /// Files of a few kilobytes, on a volume that may be slow.
@@ -26,15 +29,24 @@ struct Evidence {
 }
 
 /// Whether the parent of this Unicorn can start a second one beside it, which takes nothing over from the first but
-/// its sockets: `Some(true)`, once another one has ended.
-pub(super) fn may_stand_beside(snapshot: &Snapshot) -> Option<bool> {
-    let list = snapshot.parent.as_ref().filter(|list| list.unfit.is_none() && !list.stopping)?;
-    let (_, live) = list.runs().find(|(_, run)| run.role == Role::Live)?;
-    let setup = snapshot.memory.setup.as_ref()?;
-    let follows = setup.may_not_follow.is_none() && setup.pinned.is_empty();
-    let is_free = list.slots.iter().any(|slot| slot.run.as_ref().is_none_or(|run| run.ended.is_some()));
-    let lingers = list.runs().any(|(_, run)| run.role == Role::Lingering);
-    (live.inherited == Some(true) && follows && (is_free || lingers)).then_some(!is_free)
+/// its sockets.
+pub(super) fn beside(snapshot: &Snapshot, release: Option<&ReleaseId>) -> Result<Fit, Misfit> {
+    let set_up = || {
+        let setup = snapshot.memory.setup.as_ref();
+        let setup = setup.ok_or_else(|| Misfit::unanswered("Unicorn's configuration"))?;
+        let pinned = setup.pinned.first().map(|what| format!("{what}, which names one release"));
+        match setup.may_not_follow.clone().or(pinned) {
+            None => Ok(()),
+            Some(why) => {
+                let why = format!("a second Unicorn may not boot from `current`: {why}");
+                Err(Misfit::new(
+                    why,
+                    "in Unicorn's configuration: working_directory '/srv/app/current'; name no release",
+                ))
+            }
+        }
+    };
+    snapshot.sides.fit(set_up, release)
 }
 
 /// A release that a restart could not bring, or not without an outage.

@@ -1,17 +1,13 @@
 //! A look, put into the core's words.
 
-use std::collections::HashMap;
-
 use super::{
-    Memory, beside,
-    beside::Neighbour,
+    Memory,
     discovery::{Master, ServerProcesses},
 };
 use crate::{
-    app_server::{SlotDescription, WorkerDescription, inspector::Surroundings, server},
-    core::{AppServer, Generation, Process, ProcessKey, observation::Served},
+    app_server::{SlotDescription, WorkerDescription, inspector::Surroundings, server, sides::Sides},
+    core::{AppServer, Generation, Process, ProcessKey},
     procs::{Image, ProcessId},
-    slots::List,
 };
 
 /// Everything that one look gave.
@@ -20,15 +16,7 @@ pub(super) struct Snapshot {
     pub(crate) surroundings: Surroundings,
     pub(crate) memory: Memory,
     /// The parent's other servers.
-    pub(crate) beside: Vec<Neighbour>,
-    /// What its parent says, where it has one that speaks.
-    pub(crate) parent: Option<List>,
-    /// What the app's middleware has counted, by the number of the run.
-    pub(crate) counted: HashMap<u64, Served>,
-}
-
-pub(super) fn newest_of(processes: &ServerProcesses) -> i32 {
-    processes.newest().image.process.pid
+    pub(crate) sides: Sides<ServerProcesses>,
 }
 
 /// Unicorn keeps no numbers: each connection is one request, and the socket table has them all.
@@ -37,7 +25,8 @@ impl server::Snapshot for Snapshot {
         let generations = self.processes.generations();
         let several = generations.len() > 1;
         let generations = generations.into_iter().map(|master| self.generation(master, several)).collect();
-        AppServer { generations, old_workers: false, beside: beside::of(self) }
+        let beside = self.sides.for_core(&self.surroundings, |one| self.generation(one.newest(), false));
+        AppServer { generations, old_workers: false, beside }
     }
 
     fn surroundings(&self) -> &Surroundings {
@@ -53,11 +42,12 @@ impl server::Snapshot for Snapshot {
     }
 
     fn candidate(&self) -> Vec<(i32, ProcessKey)> {
-        beside::workers(self)
+        let workers = self.sides.candidate_processes().map(|(_, one)| &one.newest().workers[..]);
+        workers.unwrap_or_default().iter().map(|worker| (worker.id.pid, worker.id.key())).collect()
     }
 
     fn slots(&self) -> Vec<SlotDescription> {
-        beside::describe(self)
+        self.sides.describe(&self.processes, &self.surroundings)
     }
 
     fn is_settled(&self) -> bool {

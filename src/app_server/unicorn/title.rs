@@ -75,6 +75,18 @@ pub(super) fn is_starting(command_line: &str) -> bool {
         && words.any(|word| matches!(word, "unicorn" | "unicorn_rails"))
 }
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A title is a process of Unicorn's, or none.
+    pub(crate) fn title(bytes: &[u8]) {
+        if let Some(Title::Master(master)) = Title::parse(&String::from_utf8_lossy(bytes)) {
+            let _ = (master.config_file(), master.daemonized());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

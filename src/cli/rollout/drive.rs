@@ -8,7 +8,7 @@ use std::{
 use super::{
     command::Commands,
     journal::{Journal, Outcome},
-    lease::{Lease, NotWritten},
+    lease::{self, Lease, NotWritten},
     machine::{Action, Machine, Point, Which},
     seen::{Place, Seen, changed},
     show::Show,
@@ -28,10 +28,8 @@ use crate::{
     store::{self, Body, Condition, Found, Store, StoreError, Version},
 };
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(1);
-/// After failures the pauses grow to this.
-const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// After failures the pauses between two looks grow to so many.
+const PAUSES_MAX: u32 = 8;
 
 /// A rollout in one's own hands.
 pub(super) struct Drive {
@@ -96,10 +94,11 @@ impl Drive {
                 Ok(Some(ending)) => return ending,
                 Err(NotWritten::Lost(by)) => return Ending::TakenOver(by),
                 Err(NotWritten::Store(error)) => {
-                    failures += 1;
+                    failures = PAUSES_MAX.min(failures + 1);
                     self.clock.failed();
                     self.show.gap(&error.to_string());
-                    tokio::time::sleep((PAUSE * failures).min(PAUSE_MAX)).await;
+                    let pause = lease::pause(self.lease.journal().await.options.lease);
+                    tokio::time::sleep(pause * failures).await;
                 }
             }
         }
@@ -127,7 +126,7 @@ impl Drive {
     ) -> Result<Option<Ending>, NotWritten> {
         let journal = self.lease.journal().await;
         match self.machine.step(&journal, seen, self.clock.ms()) {
-            Action::Wait => tokio::time::sleep(PAUSE).await,
+            Action::Wait => tokio::time::sleep(lease::pause(journal.options.lease)).await,
             Action::Stop(why) => return Ok(Some(Ending::Stopped(why))),
             Action::Enter(next) => return self.enter(*next).await,
             Action::Point(point) => self.point(point, pointer, &journal).await.map_err(NotWritten::Store)?,
@@ -140,6 +139,8 @@ impl Drive {
         let next = Journal { since: who::now(), ..next };
         let outcome = next.result.filter(|_| next.state.is_final());
         if let Some(outcome) = outcome {
+            // How a move ended is written once and for ever: only by who still has it in hand.
+            self.lease.save(self.lease.journal().await).await?;
             self.write_end(outcome, &next).await;
         }
         self.lease.save(next.clone()).await?;
@@ -198,5 +199,46 @@ impl Drive {
         };
         let written = Moves::of(&self.store, &self.name).write_end(journal.sequence, &end).await;
         moving::told(&self.name, written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            journal::State,
+            machine::tests::{journal, options},
+        },
+        *,
+    };
+    use crate::{cli::Console, store::dir::DirStore};
+
+    /// It was thought dead and comes back with an end that another process has not come to.
+    #[tokio::test]
+    async fn who_has_lost_a_rollout_does_not_write_how_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        ["pointers", "rollouts"].iter().for_each(|name| std::fs::create_dir(dir.path().join(name)).unwrap());
+        let store: Arc<dyn Store> = Arc::new(DirStore::new(dir.path().to_owned()).unwrap());
+        let key = lease::key("production");
+        let journal = journal(options());
+        let take = async |journal: &Journal| {
+            let over = lease::read(&store, &key).await.unwrap();
+            Lease::take(&store, &key, &over, journal.clone()).await.unwrap()
+        };
+        let mut first = Drive {
+            lease: take(&journal).await,
+            commands: Commands::default(),
+            reports: Reports::of(&store, "production"),
+            show: Show::new(Console { json: true }, "production", &journal),
+            store: store.clone(),
+            signer: None,
+            machine: Machine::default(),
+            clock: Clock::default(),
+            name: "production".into(),
+        };
+        let _second = take(&Journal { fence: 2, holder: Some("another".into()), ..journal.clone() }).await;
+        let failed = Journal { result: Some(Outcome::Failed), ..journal.entering(State::Aborted, 0) };
+        assert!(matches!(first.enter(failed).await, Err(NotWritten::Lost(Some(by))) if by.fence == 2));
+        assert_eq!(Moves::of(&store, "production").end(journal.sequence).await.unwrap(), None);
     }
 }

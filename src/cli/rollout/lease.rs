@@ -9,18 +9,49 @@ use std::{
 use tokio::sync::{Mutex, watch};
 
 use super::journal::Journal;
-use crate::store::{Body, Condition, Found, Store, StoreError, Version};
+use crate::{
+    revision::ReleaseId,
+    store::{Body, Condition, Found, Store, StoreError, Version},
+};
 
 /// An object is some hundred bytes.
 const LIMIT_BYTES: u64 = 64 << 10;
 /// The heartbeat grows so many times before a lease is over.
 const BEATS: u32 = 6;
-/// Whoever waits for a heartbeat looks so often before the lease is over.
+/// Whoever waits for something looks so often before a lease is over.
 const LOOKS: u32 = 30;
+
+/// Between two looks: a second, by default.
+pub(super) fn pause(lease: Duration) -> Duration {
+    lease / LOOKS
+}
+
+/// Where the rollouts of all pointers are.
+pub(in crate::cli) const PREFIX: &str = "rollouts/";
 
 /// Where a pointer's rollout is.
 pub(super) fn key(pointer: &str) -> String {
-    format!("rollouts/{pointer}")
+    format!("{PREFIX}{pointer}")
+}
+
+/// The releases that a pointer's rollout needs; none when it has ended.
+///
+/// # Errors
+/// What the store says; also when what is there cannot be understood.
+pub(in crate::cli) async fn needs(
+    store: &Arc<dyn Store>,
+    pointer: &str,
+) -> Result<Vec<ReleaseId>, StoreError> {
+    let Read { journal, condition } = read(store, &key(pointer)).await?;
+    match (journal, condition) {
+        (Some(journal), _) if journal.state.is_final() => Ok(Vec::new()),
+        (Some(journal), _) => {
+            let replaced = journal.replaces.map(|canary| canary.release);
+            Ok([journal.release, journal.base.release].into_iter().chain(replaced).collect())
+        }
+        (None, Condition::Absent) => Ok(Vec::new()),
+        (None, _) => Err(StoreError::Unfit(format!("{} is of another version, or damaged", key(pointer)))),
+    }
 }
 
 /// The object as it was read.
@@ -63,16 +94,14 @@ pub(super) async fn watch(
     found: &Journal,
 ) -> Result<Option<Journal>, StoreError> {
     let lease = found.options.lease;
-    let mark =
-        |journal: &Journal| (journal.id.clone(), journal.fence, journal.heartbeat, journal.holder.clone());
     let (mut unchanged, mut last) = (Duration::ZERO, Instant::now());
     while unchanged < lease {
-        tokio::time::sleep(lease / LOOKS).await;
+        tokio::time::sleep(pause(lease)).await;
         let looked = read(store, key).await;
         let passed = last.elapsed();
         last = Instant::now();
         match looked {
-            Ok(Read { journal: Some(now), .. }) if mark(&now) == mark(found) => unchanged += passed,
+            Ok(Read { journal: Some(now), .. }) if now.is_as_written_in(found) => unchanged += passed,
             Ok(Read { journal, .. }) => return Ok(journal),
             // It may have grown meanwhile.
             Err(StoreError::Unreachable(_)) => unchanged = Duration::ZERO,
@@ -182,6 +211,11 @@ impl Held {
 }
 
 impl Journal {
+    /// Whether nobody has written since.
+    pub(super) fn is_as_written_in(&self, before: &Self) -> bool {
+        self.is_same_hand(before) && self.heartbeat == before.heartbeat
+    }
+
     /// Whether the same holder has written both: each one has a fencing number of its own.
     fn is_same_hand(&self, other: &Self) -> bool {
         (&self.id, self.fence, &self.holder) == (&other.id, other.fence, &other.holder)
@@ -221,5 +255,18 @@ async fn write(
             Ok(_) if matches!(error, StoreError::Changed(_)) => Err(NotWritten::Lost(None)),
             _ => Err(NotWritten::Store(error)),
         },
+    }
+}
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzzed {
+    use super::*;
+
+    /// A rollout's journal in the store.
+    pub(crate) fn rollout(bytes: &[u8]) {
+        let Ok(journal) = serde_json::from_slice::<Journal>(bytes) else { return };
+        let _ = (journal.place(), journal.share(), journal.revision());
+        let written = serde_json::to_vec(&journal).expect("it is plain data");
+        assert_eq!(serde_json::from_slice::<Journal>(&written).expect("it was just written"), journal);
     }
 }

@@ -2,13 +2,15 @@
 //! no clock and asks nobody, so that every order of events can be tried out.
 
 use super::{
-    journal::{Before, Journal, Outcome, State},
+    journal::{ALL, Before, Journal, Outcome, State},
     seen::{Place, Pod, Seen, Standing},
 };
 use crate::revision::PodCount;
 
 /// Where no pod has ever reported for so long, none can, or there is none.
 const NEVER_MS: u64 = 120_000;
+/// So many pods are named in a message.
+const NAMED: usize = 10;
 
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,9 +79,10 @@ impl Tally {
                 Place::Arrived => tally.arrived += 1,
                 Place::Failed(why) => tally.failed.push(format!("{}: {why}", pod.name)),
                 Place::Coming(what) => tally.coming.push(format!("{} ({what})", pod.name)),
-                // It would have read the pointer by now, and said so.
+                // It would have read the pointer by now, and said so. One that is not to run it yet says nothing.
                 Place::Elsewhere => {
-                    lost += usize::from(pod.silent_ms.min(waited_ms) > pod.patience_ms);
+                    let silent = pod.silent_ms.min(waited_ms) > pod.patience_ms;
+                    lost += usize::from(silent && (share == ALL || !pod.stays_out));
                 }
             }
         }
@@ -96,7 +99,8 @@ impl Tally {
     fn missing(&self) -> String {
         let unread = self.expected.saturating_sub(self.arrived + self.failed.len() + self.coming.len());
         let unread = (unread > 0).then(|| format!("{unread} that have not read the pointer yet"));
-        let waiting: Vec<_> = self.coming.iter().cloned().chain(unread).collect();
+        let coming = (!self.coming.is_empty()).then(|| some_of(&self.coming));
+        let waiting: Vec<_> = coming.into_iter().chain(unread).collect();
         format!("{} of {} pods arrived; waiting for {}", self.arrived, self.expected, waiting.join(", "))
     }
 }
@@ -122,9 +126,10 @@ impl Machine {
         if let Some(by) = moved {
             return lost(journal, by);
         }
-        // The way back is open to a frozen pointer; and what a command said is not lost by it.
-        let holds =
-            journal.state != State::Aborting && !(journal.state == State::Before && self.ended.is_some());
+        // The way back is open to a frozen pointer, what a command said is not lost by it, and a move that was made is.
+        let holds = journal.state != State::Aborting
+            && self.ended.is_none()
+            && !(journal.state == State::Finish && seen.standing == Standing::Finished);
         if let Some(frozen) = seen.frozen.as_ref().filter(|_| holds) {
             return Action::Stop(format!("the pointer is frozen ({frozen})"));
         }
@@ -161,7 +166,7 @@ impl Machine {
         let tally = Tally::of(share, &seen.pods, now_ms - self.since_ms);
         let allowed = if journal.step <= 1 { 0 } else { journal.options.max_failed };
         if tally.failed.len() > allowed {
-            return abort(journal, Outcome::Stays, format!("rejected by {}", tally.failed.join(", ")));
+            return abort(journal, Outcome::Stays, format!("rejected by {}", some_of(&tally.failed)));
         }
         if tally.arrived > self.arrived {
             (self.arrived, self.progress_ms) = (tally.arrived, now_ms);
@@ -219,11 +224,18 @@ impl Machine {
             return end(journal, Outcome::TakenBack, why);
         }
         if u128::from(now_ms - self.progress_ms) >= journal.options.timeout.as_millis() {
-            let why = format!("{why}; not back in time: {}", left.join(", "));
+            let why = format!("{why}; not back in time: {}", some_of(&left));
             return end(journal, Outcome::TimedOut, why);
         }
         Action::Wait
     }
+}
+
+/// The reason of an end is part of the pointer, which has room for some pods only.
+fn some_of(pods: &[String]) -> String {
+    let more = pods.len().saturating_sub(NAMED);
+    let named = pods.iter().take(NAMED).cloned();
+    named.chain((more > 0).then(|| format!("and {more} more"))).collect::<Vec<_>>().join(", ")
 }
 
 fn enter(journal: Journal) -> Action {
@@ -268,4 +280,4 @@ fn end(journal: &Journal, result: Outcome, why: String) -> Action {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

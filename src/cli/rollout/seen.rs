@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{journal::Journal, machine::Point};
 use crate::{
+    cli::console::one_line,
     fleet::{LIVE, Report, Reports},
     pointer::document::{ABORTED, CANARY, Document, FROZEN},
     revision::{Aborted, Canary, Leader, PodCount, ReleaseId, Revision},
@@ -11,6 +12,8 @@ use crate::{
 
 /// The clocks of pods may be so far off.
 const SKEW: Duration = Duration::from_secs(600);
+/// So much of what a pod says in one place is repeated elsewhere.
+const SAID_CHARS: usize = 100;
 /// So many releases that somebody rolled back from are remembered.
 const ROLLED_BACK_MAX: usize = 20;
 
@@ -60,6 +63,8 @@ pub(super) struct Pod {
     pub(super) silent_ms: u64,
     /// After so long without a word it does not read the pointer any more.
     pub(super) patience_ms: u64,
+    /// It has read of the release, and that it is not among its pods so far.
+    pub(super) stays_out: bool,
 }
 
 /// Where a pod is with the release.
@@ -81,10 +86,10 @@ impl Pod {
         let named = report.desired.as_ref() == Some(&revision);
         let place = match report.rejection(&revision) {
             _ if report.has_arrived(&revision) => Place::Arrived,
-            Some(reason) => Place::Failed(reason.to_owned()),
+            Some(reason) => Place::Failed(said(reason)),
             None if named => Place::Coming(match &report.reason {
-                Some(reason) => format!("{}, {reason}", report.stage),
-                None => report.stage.clone(),
+                Some(reason) => format!("{}, {}", said(&report.stage), said(reason)),
+                None => said(&report.stage),
             }),
             None => Place::Elsewhere,
         };
@@ -92,14 +97,26 @@ impl Pod {
         let reads_each = Duration::from_secs(report.about.poll_s.unwrap_or_default().min(3600));
         Self {
             name: report.pod.clone(),
-            address: report.about.address.clone(),
+            address: report.about.address.clone().filter(|address| is_address(address)),
             runs: report.running.clone(),
             place,
             on_release: named || (runs_it && journal.base.release != revision.release),
             silent_ms: ms(silent),
             patience_ms: ms(LIVE.max(reads_each * 3)),
+            stays_out: report.stays_out_of(&revision),
         }
     }
+}
+
+/// A report is forged more easily than a store: what it says goes into messages and the pointer, in one short line.
+fn said(text: &str) -> String {
+    one_line(text).chars().take(SAID_CHARS).collect()
+}
+
+/// Of a host, with or without a port: a script that is given it must find neither an option nor a command in it.
+fn is_address(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '[' | ']' | '%');
+    !text.is_empty() && text.len() <= 255 && !text.starts_with('-') && text.chars().all(plain)
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -210,5 +227,38 @@ fn back(document: &mut Document, journal: &Journal, at: &str) {
         rolled_back.insert(0, journal.release.clone());
         rolled_back.truncate(ROLLED_BACK_MAX);
         document.set("rolled_back", Some(rolled_back));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::machine::tests::{journal, options},
+        *,
+    };
+
+    #[test]
+    fn what_a_pod_says_is_short_and_plain_wherever_it_is_repeated() {
+        let journal = journal(options());
+        let loud = format!("\u{1b}[2J\n{}", "x".repeat(60_000));
+        let text = serde_json::json!({
+            "v": 1, "pod": "web-0", "running": null, "desired": { "release": "v42", "sequence": 8 }, "in_sync": false,
+            "stage": loud, "reason": loud, "at": "", "address": "10.0.0.1 --upload-file /etc/shadow",
+        });
+        let report: Report = serde_json::from_value(text).unwrap();
+        let pod = Pod::of(&report, Duration::ZERO, &journal);
+        let Place::Coming(said) = pod.place else { panic!("{:?}", pod.place) };
+        assert!(said.starts_with("\\u{1b}[2J\\nxxx") && said.len() < 300, "{said}");
+        assert_eq!(pod.address, None, "a smoke test passes it on to other programs");
+    }
+
+    #[test]
+    fn an_address_names_a_host() {
+        for address in ["10.0.0.1", "fd00::1", "[fd00::1%eth0]:3000", "web-0.shop.svc:3000"] {
+            assert!(is_address(address), "{address}");
+        }
+        for other in ["", "-o", "a b", "$(reboot)", "http://a/b", "a;b", "a\nb"] {
+            assert!(!is_address(other), "{other}");
+        }
     }
 }

@@ -115,23 +115,28 @@ impl Start<'_> {
                 )));
             }
         }
+        let mut at_rest = found.clone();
         if found.holder.is_some() {
             let lease = humantime::format_duration(found.options.lease);
             self.say(&format!(
                 "a rollout of {release} is unfinished; waiting {lease} to see whether {holder} lives"
             ));
-            let now = lease::watch(self.store(), self.key, found).await.map_err(failure)?;
-            if now.as_ref() != Some(found) && now.as_ref().is_none_or(|now| now.holder.is_some()) {
-                return Err(Failure::lost(format!(
-                    "a rollout of {release} to {name} is under way: {holder} drives it; nothing was moved by this call"
-                )));
+            match lease::watch(self.store(), self.key, found).await.map_err(failure)? {
+                Some(now) if now == *found || now.holder.is_none() => at_rest = now,
+                _ => {
+                    return Err(Failure::lost(format!(
+                        "a rollout of {release} to {name} is under way: {holder} drives it; nothing was moved by this call"
+                    )));
+                }
             }
         }
         let again = found.before == Some(Before::Running);
         let again = if again { "; --before was interrupted, so it runs again" } else { "" };
         let note = format!("going on with the rollout of {release}: {}{again}", found.place());
-        let lease = self
-            .take_over(|journal| Journal { options: self.args.options_over(&journal.options), ..journal });
+        let lease = self.take_over(Some(&at_rest), |journal| Journal {
+            options: self.args.options_over(&journal.options),
+            ..journal
+        });
         Ok(Begun { lease: lease.await?, is_new: false, note: Some(note) })
     }
 
@@ -155,7 +160,7 @@ impl Start<'_> {
         let by = note.by.unwrap_or_default();
         let why =
             note.why.map_or_else(|| format!("aborted by {by}"), |why| format!("aborted by {by}: {why}"));
-        let lease = self.take_over(|journal| Journal {
+        let lease = self.take_over(None, |journal| Journal {
             why: Some(why.clone()),
             result: None,
             options: Options {
@@ -168,14 +173,22 @@ impl Start<'_> {
         Ok(Begun { lease: lease.await?, is_new: false, note: None })
     }
 
-    /// What is in the store now, changed, in this process' hands.
-    async fn take_over(&self, change: impl Fn(Journal) -> Journal) -> Result<Lease, Failure> {
+    /// What is in the store now, changed, in this process' hands. `at_rest`: nobody may have written since.
+    async fn take_over(
+        &self,
+        at_rest: Option<&Journal>,
+        change: impl Fn(Journal) -> Journal,
+    ) -> Result<Lease, Failure> {
         // The one who had it may still write: a heartbeat, or its last word.
         for _ in 0..10 {
             let there = lease::read(self.store(), self.key).await.map_err(failure)?;
             let Some(journal) = there.journal.clone() else { break };
             if journal.state.is_final() && !self.args.abort {
                 break;
+            }
+            // Of two that waited for the same dead one, the other was faster.
+            if at_rest.is_some_and(|at_rest| !journal.is_as_written_in(at_rest)) {
+                return Err(self.not_taken(NotWritten::Lost(Some(Box::new(journal)))));
             }
             let next = Journal {
                 fence: journal.fence + 1,

@@ -233,6 +233,9 @@ impl Deploy {
         match outcome {
             Outcome::Done => self.switched(turn.now, m, proved),
             _ => {
+                if let Outcome::Failed(problem) = outcome {
+                    self.problem = Some(problem.clone());
+                }
                 self.retry_at = Some(turn.now.plus(self.policy.retry_ms));
                 m.then(MoveStep::AwaitSwitch { on, proved })
             }
@@ -262,6 +265,17 @@ impl Deploy {
         match &look.detection {
             // Its container boots what `current` leads to. That was proved already.
             Detection::Missing => m.then(Watch::new(release, None, None).into()),
+            // No client has met it, and none has to.
+            Detection::Seen(server)
+                if server.beside.waits_for_connections(on) && self.is_outdated(&m.target) =>
+            {
+                let why = Problem::new(
+                    Reason::Internal,
+                    "a newer move came before the switch to the second server",
+                );
+                self.releases.proven = None;
+                self.abort(m.target, why, Next::Newer)
+            }
             Detection::Seen(server) if server.beside.waits_for_connections(on) => {
                 m.then(MoveStep::Switch { on, proved })
             }

@@ -131,7 +131,7 @@ impl Deploy {
             (Verdict::Undecided, _) if seen && verify.lost_its_signal(now) => {
                 // The agent died around the signal and nothing ever came of it.
                 self.restart_in_flight = None;
-                State::Moving(Move::forward(m.target, MoveStep::RecordAttempt))
+                State::Moving(Move { mode: m.mode, ..Move::forward(m.target, MoveStep::RecordAttempt) })
             }
             (Verdict::Undecided, Some(reason)) => self.failed(now, m.target, &verify.watch, reason),
             (Verdict::Undecided, None) => m.then(MoveStep::Verify(verify)),

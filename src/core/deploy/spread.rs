@@ -3,7 +3,7 @@
 //! pod waits for its own place.
 
 use super::*;
-use crate::core::Reading;
+use crate::{core::Reading, revision::PodCount};
 
 /// While a restart waits for them, the reports are read so often.
 const READ_EACH_MS: u64 = 3_000;
@@ -36,8 +36,8 @@ impl Deploy {
     }
 
     fn requests(&self, now: Moment, m: Move) -> State {
-        if m.beside() {
-            // No request is cut by it: those that run at the switch are waited for after it.
+        // Beside, no request is cut: those that run at the switch are waited for after it.
+        if m.beside() || self.policy.long_request_ms.is_none() {
             return m.then(MoveStep::RecordAttempt);
         }
         m.then_until(MoveStep::Requests, now.plus(self.policy.wait_in_flight_ms))
@@ -70,9 +70,18 @@ impl Deploy {
                 Mode::Phased | Mode::Beside => Word::Go,
                 Mode::Hot => Word::Until(spread.place),
             },
+            // No other pod is to prove it.
+            _ if self.is_only_canary(revision) => Word::Go,
             fleet if fleet.first && !fleet.proving.contains(revision) => Word::Go,
             _ => Word::Until(last),
         }
+    }
+
+    /// The pointer gives this move to one pod alone.
+    fn is_only_canary(&self, revision: &Revision) -> bool {
+        let pointer = self.desired.as_ref().filter(|pointer| pointer.canary().as_ref() == Some(revision));
+        let canary = pointer.and_then(|pointer| pointer.canary.as_ref());
+        canary.is_some_and(|canary| canary.share == PodCount::Pods(1))
     }
 
     /// Where nothing serves, no client would wait for the boot, so nothing is waited for.
@@ -91,7 +100,13 @@ impl Deploy {
             }
         };
         self.problem = None;
-        if starts { self.requests(turn.now, m) } else { State::Moving(m) }
+        if !starts {
+            return State::Moving(m);
+        }
+        match self.requests(turn.now, m) {
+            State::Moving(m) if m.step == MoveStep::Requests => self.wait_for_requests(turn, m),
+            next => next,
+        }
     }
 
     /// Until when the restart waits for this pod's turn, as far as that is known.
@@ -123,7 +138,13 @@ impl Deploy {
         };
         let canary = self.desired.as_ref().and_then(|pointer| pointer.canary.as_ref());
         let max_unavailable = canary.and_then(|canary| canary.max_unavailable);
-        self.policy.reports.then(|| Reading { each_ms, revision: revision.cloned(), max_unavailable })
+        let claimed = canary.is_some_and(|canary| canary.chosen && matches!(canary.share, PodCount::Pods(_)));
+        self.policy.reports.then(|| Reading {
+            each_ms,
+            revision: revision.cloned(),
+            max_unavailable,
+            claimed,
+        })
     }
 }
 

@@ -25,7 +25,8 @@ impl Deploy {
             (_, MoveStep::Switch { .. } | MoveStep::AwaitSwitch { .. }) => false,
             (_, MoveStep::Share(_) | MoveStep::Bake(_) | MoveStep::Unshare { .. }) => false,
             (_, MoveStep::Signal(_) | MoveStep::RecordEnd) => false,
-            (_, MoveStep::Verify(verify)) => !verify.watch.signalled(),
+            // Its container ends and starts the release again: the verdict waits for that.
+            (_, MoveStep::Verify(verify)) => !verify.watch.signalled() || verify.watch.needs_container(),
             _ => true,
         }
     }

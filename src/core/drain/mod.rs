@@ -187,7 +187,10 @@ impl Drain {
             peers_not_quiet: active.map_or(0, |active| active.peers_not_quiet),
             requests_in_flight: active.and_then(|active| active.in_flight),
             in_work: active.map_or_else(Vec::new, ActiveDrain::named),
-            upgraded: active.map_or(0, |active| active.upgraded),
+            upgraded: match (active, after) {
+                (Some(active), _) => active.upgraded,
+                (None, after) => after.map_or(0, |after| after.answer.upgraded),
+            },
             evidence: active.map_or_else(Evidence::default, |active| active.evidence),
             answered: after.is_some(),
             result: after.map(|after| after.answer.result),

@@ -316,7 +316,7 @@ pub struct DrainView {
     pub requests_in_flight: Option<u32>,
     /// Those that the socket table shows, the oldest first; at most ten.
     pub(crate) in_work: Vec<InWork>,
-    /// Websockets and the like that are open, whether they are waited for or not.
+    /// Websockets and the like that are open, waited for or not; after the answer, those that it left open.
     pub upgraded: u32,
     /// What there is to decide by.
     pub(crate) evidence: Evidence,

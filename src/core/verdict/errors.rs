@@ -189,6 +189,36 @@ mod tests {
         }
     }
 
+    fn drawn(of: u64, chosen: u64, rate: f64) -> f64 {
+        let (good, bad) = ((of - chosen) as f64, chosen as f64);
+        (ln_choose(of, chosen) + bad * rate.ln() + good * (1.0 - rate).ln()).exp()
+    }
+
+    /// How likely a candidate with 5 % errors is found by so many of its requests in a share of 10 %, by one look at
+    /// the end of the step. The looks before it can only add to that.
+    fn power(requests: u64, rate_of_live: f64) -> f64 {
+        let live = 9 * requests;
+        let errors_of_live = 0..=(10.0 + 6.0 * live as f64 * rate_of_live) as u64;
+        let found = |of_live: u64| {
+            let at_least =
+                (0..=requests).find(|k| worse(counts(*k, requests), counts(of_live, live)).is_some());
+            (at_least.unwrap_or(requests + 1)..=requests).map(|k| drawn(requests, k, 0.05)).sum::<f64>()
+        };
+        errors_of_live.map(|of_live| drawn(live, of_live, rate_of_live) * found(of_live)).sum()
+    }
+
+    /// The default of `restart.shift_requests`, and the table of docs/beside.md. A step that ends by its time-out has
+    /// fewer.
+    #[test]
+    fn two_hundred_requests_find_five_per_cent_errors_with_ninety_five_per_cent() {
+        for (requests, per_cent) in [(20, 1), (60, 28), (100, 62), (150, 85), (200, 95), (300, 100)] {
+            let found = 100.0 * power(requests, 0.001);
+            assert_eq!(found.round() as u64, per_cent, "{requests} requests: {found}");
+        }
+        // Where the live server has errors itself, more are needed.
+        assert_eq!([200, 400].map(|requests| (100.0 * power(requests, 0.01)).round() as u64), [41, 85]);
+    }
+
     proptest! {
         #[test]
         fn it_is_fishers_test(a in 1_u64..30, b in 0_u64..30, c in 0_u64..30, d in 0_u64..30) {

@@ -154,11 +154,12 @@ fn a_master_that_ends_after_its_workers_had_booted_is_watched_once_more() {
     assert_eq!(watch.observe(Moment(50), &first.look(50, vec![]), &policy(true)), Verdict::Undecided);
     for at in [100, 150, 5_000] {
         assert_eq!(watch.observe(Moment(at), &missing(at), &policy(true)), Verdict::Undecided, "{at}");
+        assert!(watch.needs_container(), "the agent must not be waited for: nothing is left to be put right");
     }
     let again = Server { image: 30, master: 31, workers: vec![(32, true), (33, true)] };
     let mut ended_again = watch.clone();
     assert_eq!(hold(&mut watch, &again, 6_000, &policy(true)).1, Verdict::Proven);
-    assert!(watch.ended_after_boot());
+    assert!(watch.ended_after_boot() && !watch.needs_container());
     // Twice is the release's own doing.
     ended_again.observe(Moment(6_000), &again.look(6_000, vec![]), &policy(true));
     let verdict = ended_again.observe(Moment(6_050), &missing(6_050), &policy(true));

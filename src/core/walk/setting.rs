@@ -58,7 +58,7 @@ fn policy() -> Policy {
         successes: 1,
         naming: true,
         evidence_ms: 0,
-        long_request_ms: None,
+        long_request_ms: Some(1000),
         wait_in_flight_ms: 1_000,
         spread_ms: None,
         reports: false,

@@ -27,10 +27,10 @@ fn live_reports_of_other_pods_add_up() {
         pod("web-3", Report { rejected, ..report(false, 7) }),
         pod("gone", Report { leaving: true, ..report(true, 5) }),
     ];
-    let fleet = add_up(reports.iter(), "own", at);
+    let fleet = add_up(reports.iter(), "own", None, at);
     assert_eq!((fleet.others, fleet.well), (3, [moved(7)].into()));
     assert_eq!((fleet.proving, fleet.rejected), ([moved(8)].into(), [moved(6)].into()));
-    assert_eq!(add_up(reports.iter(), "own", at + LIVE * 2), Fleet { first: true, ..Fleet::default() });
+    assert_eq!(add_up(reports.iter(), "own", None, at + LIVE * 2), Fleet { first: true, ..Fleet::default() });
 }
 
 #[test]
@@ -41,12 +41,33 @@ fn one_pod_of_a_fleet_comes_first_and_none_that_is_held() {
             let reason = held.filter(|held| *held == pod).map(|_| "held".to_owned());
             Report { pod: pod.into(), reason, ..report(true, 7) }
         });
-        let first = |pod: &&str| add_up(all.iter(), pod, at).first;
+        let first = |pod: &&str| add_up(all.iter(), pod, None, at).first;
         ["a", "b", "c", "d"].into_iter().filter(first).map(str::to_owned).collect::<Vec<_>>()
     };
     let first = held(None);
     assert_eq!(first.len(), 1);
     assert_eq!(held(Some(&first[0])).len(), 2, "it is first itself once it is not held any more");
+}
+
+#[test]
+fn the_first_pod_of_a_canary_is_one_that_is_in_it() {
+    let at = humantime::parse_rfc3339("2026-11-21T10:01:00Z").unwrap();
+    let names = ["a", "b", "c", "d", "e"];
+    for chosen in 1_u32..1 << names.len() {
+        let is_in = |n: usize| chosen & 1 << n != 0;
+        let all: Vec<_> = (0..names.len())
+            .map(|n| {
+                let pod = names[n].to_owned();
+                Report { pod, canary: Some(is_in(n)), canary_sequence: Some(8), ..report(true, 7) }
+            })
+            .collect();
+        let first = |sequence: u64, n: &usize| {
+            is_in(*n) && add_up(all.iter(), names[*n], Some(&moved(sequence)), at).first
+        };
+        let firsts = |sequence| (0..names.len()).filter(|n| first(sequence, n)).count();
+        assert_eq!(firsts(8), 1, "{chosen:b}");
+        assert!(firsts(9) <= 1, "what they say of one canary means nothing for the next move");
+    }
 }
 
 /// The reports of a fleet, in memory; counts what is asked.
@@ -93,8 +114,10 @@ impl Store for Shelf {
 
     fn list_dated<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
         let pods = self.reports.lock().unwrap().keys().cloned().collect::<Vec<_>>();
-        let listed =
-            pods.into_iter().map(|pod| Listed { key: format!("{prefix}{pod}"), written_s: 1 }).collect();
+        let listed = pods
+            .into_iter()
+            .map(|pod| Listed { key: format!("{prefix}{pod}"), written_s: 1, bytes: 0 })
+            .collect();
         Box::pin(async { Ok(listed) })
     }
 
@@ -105,11 +128,18 @@ impl Store for Shelf {
 
 /// What a pod of the fleet finds.
 fn finds(shelf: &Arc<Shelf>, pod: &str, at_once: PodCount) -> Fleet {
+    finds_by(shelf, pod, at_once, &Reading { claimed: true, ..reading() })
+}
+
+fn reading() -> Reading {
+    Reading { each_ms: 1, revision: Some(moved(8)), max_unavailable: None, claimed: false }
+}
+
+fn finds_by(shelf: &Arc<Shelf>, pod: &str, at_once: PodCount, reading: &Reading) -> Fleet {
     let store: Arc<dyn Store> = shelf.clone();
     let reader = Reader { store, pointer: "p".into(), pod: pod.into(), max_unavailable: at_once };
-    let reading = Reading { each_ms: 1, revision: Some(moved(8)), max_unavailable: None };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(Neighbours::of(reader).look(&reading)).unwrap().unwrap()
+    runtime.block_on(Neighbours::of(reader).look(reading)).unwrap().unwrap()
 }
 
 fn behind(pod: &str) -> Report {
@@ -168,6 +198,38 @@ fn a_pod_that_ends_is_waited_for_no_more() {
     let first = ["a", "b", "c"][before.iter().position(|waits| !waits).unwrap()];
     shelf.set(Report { leaving: true, ..behind(first) });
     assert_eq!(waits(&shelf).iter().filter(|waits| **waits).count(), 1, "the next one's turn has come");
+}
+
+/// A rollout goes from one share to the next, and pods read of it one after the other.
+#[test]
+fn pods_that_have_not_read_of_the_next_step_yet_are_waited_for() {
+    let shelf = Arc::new(Shelf::default());
+    let mut pods: Vec<_> = (0..12).map(|n| format!("web-{n}")).collect();
+    pods.sort_by_key(|pod| order(pod));
+    for (place, pod) in pods.iter().enumerate() {
+        let out = Report { canary: Some(false), canary_sequence: Some(8), ..behind(pod) };
+        shelf.set(if place < 3 { Report { pod: pod.clone(), ..report(true, 8) } } else { out });
+    }
+    let go = |claimed| {
+        let reading = Reading { claimed, ..reading() };
+        let may =
+            |pod: &&String| finds_by(&shelf, pod, PodCount::Percent(25), &reading).lets_restart(&moved(8));
+        pods[3..].iter().filter(may).count()
+    };
+    assert_eq!(go(false), 3, "a quarter of them, whoever reads of it first");
+    assert_eq!(go(true), 9, "of claims, none is theirs");
+}
+
+#[test]
+fn what_the_pointer_says_of_restarts_at_once_counts_more_than_the_pods_own_key() {
+    let shelf = Arc::new(Shelf::default());
+    ["a", "b", "c", "d"].iter().for_each(|pod| shelf.set(behind(pod)));
+    let go = |said: Option<PodCount>| {
+        let reading = Reading { max_unavailable: said, ..reading() };
+        let may = |pod: &&&str| finds_by(&shelf, pod, PodCount::Pods(2), &reading).lets_restart(&moved(8));
+        ["a", "b", "c", "d"].iter().filter(may).count()
+    };
+    assert_eq!([None, Some(PodCount::Pods(1)), Some(PodCount::Percent(100))].map(go), [2, 1, 4]);
 }
 
 #[test]

@@ -63,12 +63,14 @@ impl World {
             over: false,
         };
         let orders = world.slots.begin(world.now, vec!["tcp://0.0.0.0:3000".into()]);
-        world.perform(orders, false);
+        world.perform(On::Begin, orders, false);
         world
     }
 
-    fn perform(&mut self, orders: Vec<Order>, at_once: bool) {
+    fn perform(&mut self, on: On, orders: Vec<Order>, at_once: bool) {
         for order in orders {
+            let point = format!("parent.{}.{}", on.word(), order.word());
+            assert!(crate::init::ORDER_POINTS.contains(&&*point), "{point} is missing in the list");
             match order {
                 Order::Empty(slot) => self.queues[slot as usize] = 0,
                 Order::Steer => self.program = (self.slots.live(), self.slots.candidate()),
@@ -109,7 +111,7 @@ impl World {
         };
         if let Some(request) = ask {
             let orders = self.slots.ask(self.now, &request).unwrap_or_default();
-            self.perform(orders, false);
+            self.perform(On::asked(&request), orders, false);
         }
         match step {
             Step::Listens(slot) => {
@@ -119,7 +121,7 @@ impl World {
             Step::Ends(slot) => {
                 if let Some(pid) = self.pid(slot) {
                     let orders = self.slots.ended(self.now, pid, Ended::Code(0), false).unwrap();
-                    self.perform(orders, true);
+                    self.perform(On::End, orders, true);
                 }
             }
             Step::Connects if self.open => {
@@ -136,11 +138,11 @@ impl World {
             Step::Passes(ms) => {
                 self.now = self.now.plus(ms);
                 let orders = self.slots.look(self.now, self.queues.map(|waiting| waiting > 0));
-                self.perform(orders, self.slots.over);
+                self.perform(On::Look, orders, self.slots.over);
             }
             Step::Term => {
                 let orders = self.slots.stop_all(Signal::TERM);
-                self.perform(orders, true);
+                self.perform(On::Term, orders, true);
             }
             _ => {}
         }

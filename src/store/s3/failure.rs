@@ -127,6 +127,11 @@ impl Answer<'_> {
                  releases/ and pointers/ from lifecycle rules",
                 self.shown()
             ))),
+            (400, "InvalidRequest") if action == Action::Get => Failure::Other(StoreError::Unfit(format!(
+                "{url}: the object cannot be read ({}): encrypt objects with keys of S3 or KMS, not with \
+                 customer-provided keys",
+                self.shown()
+            ))),
             (501, _) if action == Action::Put => Failure::Other(StoreError::Unfit(format!(
                 "{url}: {at} does not support conditional writes ({}), which pitstop requires. Upload the \
                  archive and its digest with another tool, and move the pointer by hand or use `pointer: \

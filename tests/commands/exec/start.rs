@@ -43,6 +43,23 @@ fn the_command_runs_whatever_is_wrong_with_the_configuration() {
 }
 
 #[test]
+fn where_signatures_are_required_the_command_waits_for_a_signed_release() {
+    let keys = [
+        ("PITSTOP_TRUST_RELEASE_KEYS", "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"),
+        ("PITSTOP_TRUST_POINTER_KEYS", "RWT9tj7dBB+tAAa7780uwcrckjXNgtvTbUoXeGKLwCIJlNkUTubkkPwJ"),
+        ("PITSTOP_TRUST_APP", "shop"),
+        ("PITSTOP_TRUST_REQUIRED", "true"),
+    ];
+    let unsigned = Recipe::with_release();
+    let recipe = keys.iter().fold(unsigned, |recipe, (name, value)| recipe.env(name, value));
+    let mut running = recipe.script("echo >$DIR/up");
+    running.wait_for_log("signature_missing");
+    running.kill(Signal::TERM);
+    assert_eq!(running.code(), Some(143));
+    assert!(!running.file("up").exists() && !running.log().contains("command started"), "{}", running.log());
+}
+
+#[test]
 fn the_log_has_the_configured_form() {
     let mut running = Recipe::with_release().env("PITSTOP_LOG_FORMAT", "json").run(&["no-such-program"]);
     assert_eq!(running.code(), Some(127));

@@ -296,6 +296,12 @@ fn a_websocket_is_counted_and_waited_for_or_not() {
         assert_eq!(drain.view(Moment(BEGIN + 1000)).unwrap().upgraded, 1);
         let (after, answer) = watch(&mut drain, BEGIN + 1100, BEGIN + 20_000, seen).unwrap();
         assert_eq!((after, answer.result), (expected, DrainResult::Drained), "{upgraded:?}");
+        let left = u32::from(upgraded == Upgraded::Ignore);
+        assert_eq!(
+            drain.view(Moment(BEGIN + 20_000)).unwrap().upgraded,
+            left,
+            "what was left open is still told"
+        );
     }
 }
 

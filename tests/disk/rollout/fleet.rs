@@ -43,26 +43,13 @@ struct Pod {
     written: String,
 }
 
-/// What changes the fleet.
-#[derive(Clone)]
-pub struct Handle(Arc<Mutex<State>>);
-
-impl Handle {
-    pub fn born(&self, pod: &str) {
-        self.0.lock().unwrap().pods.insert(pod.into(), Pod::default());
-    }
-
-    pub fn leaves(&self, pod: &str) {
-        self.0.lock().unwrap().pods.get_mut(pod).unwrap().leaving = true;
-    }
-}
-
 impl Fleet {
     pub fn start(store: &Path, names: &[&str]) -> Self {
         let pods = names.iter().map(|name| ((*name).to_owned(), Pod::default())).collect();
         let state = Arc::new(Mutex::new(State { pods, ..State::default() }));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped, store) = (state.clone(), stop.clone(), store.to_owned());
+        fs::create_dir_all(store.join("fleet/production")).unwrap();
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
                 shared.lock().unwrap().turn(&store);
@@ -80,8 +67,12 @@ impl Fleet {
         ask(&mut self.state.lock().unwrap())
     }
 
-    pub fn clone_handle(&self) -> Handle {
-        Handle(self.state.clone())
+    pub fn born(&self, pod: &str) {
+        self.locked(|state| state.pods.insert(pod.into(), Pod::default()));
+    }
+
+    pub fn leaves(&self, pod: &str) {
+        self.locked(|state| state.pods.get_mut(pod).unwrap().leaving = true);
     }
 
     pub fn rejects(&self, pods: &[&str], release: &str) {
@@ -180,11 +171,12 @@ impl Pod {
         let mut report = report;
         report["at"] = humantime::format_rfc3339_seconds(at).to_string().into();
         let write = |path: PathBuf| -> std::io::Result<()> {
-            fs::create_dir_all(path.parent().unwrap())?;
-            fs::write(path.with_file_name(format!(".{name}")), report.to_string())?;
-            fs::rename(path.with_file_name(format!(".{name}")), path)
+            // Not beside it: a bucket's list would have it.
+            let next = store.join(format!(".{name}"));
+            fs::write(&next, report.to_string())?;
+            fs::rename(next, path)
         };
-        if store.is_dir() && write(store.join("fleet/production").join(name)).is_ok() {
+        if write(store.join("fleet/production").join(name)).is_ok() {
             self.written = said;
         }
     }

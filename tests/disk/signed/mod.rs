@@ -2,11 +2,16 @@
 
 mod attacks;
 mod keys;
+mod memory;
 mod rights;
 mod roles;
 mod rollouts;
 
-use std::{fs, path::PathBuf, process::Output};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
 
 use serde_json::Value;
 
@@ -39,14 +44,18 @@ impl Signed {
     }
 
     /// A command without secret keys, as in a pod.
-    fn run(&self, args: &[&str]) -> Output {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = self.rig.command(args);
         command.env("PITSTOP_STATE_DIR", self.rig.dir.path().join("state"));
         command.env("PITSTOP_TRUST_APP", "shop").env("PITSTOP_TRUST_REQUIRED", "true");
         command.env("PITSTOP_TRUST_RELEASE_KEYS", &self.release_key);
         command.env("PITSTOP_TRUST_POINTER_KEYS", &self.pointer_key);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.output().unwrap()
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
     }
 
     #[track_caller]

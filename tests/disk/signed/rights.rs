@@ -53,6 +53,10 @@ fn who_may_create_in_releases_gets_nothing_run() {
     nothing_evil_runs(&signed);
     signed.new_pod();
     signed.runs("v2");
+    // The id is used up: CI has to take another.
+    let (app, key) = (signed.rig.app("v3"), signed.secret("release"));
+    let publish = ["publish", app.to_str().unwrap(), "--release", "v3", "--key", key.to_str().unwrap()];
+    assert!(signed.fails(&publish).contains("v3"));
     // It can be promoted by mistake, and does not run then.
     signed.promote("v3");
     let said = signed.ok(&["fetch"]);
@@ -94,7 +98,9 @@ fn who_may_write_pointers_chooses_nothing() {
     };
     let mut carried = good.clone();
     carried["release"] = json!("evil");
-    for pointer in [evil, json!("evil"), canary("evil"), canary("v1"), carried, old.clone()] {
+    let mut paused = good.clone();
+    paused["paused"] = json!({"why": "nobody deploys any more"});
+    for pointer in [evil, json!("evil"), canary("evil"), canary("v1"), carried, old.clone(), paused] {
         signed.put_pointer(&pointer);
         signed.ok(&["fetch"]);
         assert_eq!(signed.rig.release_at_current().as_deref(), Some("v3"), "{pointer}");
@@ -166,4 +172,29 @@ fn who_may_write_the_volume_changes_trees_and_no_signature() {
     fs::write(signed.rig.current().join("config.ru"), "evil").unwrap();
     assert!(signed.ok(&["fetch"]).contains("current is v3"));
     assert!(signed.fails(&["verify-tree"]).is_empty(), "it says on standard output what differs");
+}
+
+#[test]
+fn verify_tree_goes_by_the_signature_and_not_by_what_bucket_and_volume_say() {
+    let signed = two();
+    signed.runs("v2");
+    assert!(signed.ok(&["verify-tree"]).contains("matches what was published"));
+    // The same change in the tree, in the archive with its digest, and in the marker.
+    let app = signed.rig.app("v2");
+    for dir in [&app, &signed.rig.current()] {
+        fs::write(dir.join("config.ru"), "evil").unwrap();
+    }
+    signed.rig.ok(&["publish", app.to_str().unwrap(), "--release", "evil"]);
+    for object in ["tar.zst", "tar.zst.sha256"] {
+        let [from, to] = ["evil", "v2"].map(|id| signed.object(&format!("releases/{id}.{object}")));
+        fs::copy(from, to).unwrap();
+    }
+    let digest = fs::read_to_string(signed.object("releases/v2.tar.zst.sha256")).unwrap();
+    let path = signed.rig.current().join(".pitstop-release");
+    let mut marker: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    marker["sha256"] = json!(digest.split(' ').next().unwrap());
+    fs::write(path, marker.to_string()).unwrap();
+    assert!(signed.rig.ok(&["verify-tree"]).contains("matches"), "without keys nobody can tell");
+    let said = signed.fails(&["verify-tree"]);
+    assert!(said.contains("release_corrupt"), "{said}");
 }

@@ -16,9 +16,7 @@ use std::{
     time::Duration,
 };
 
-use pitstop_rig::{
-    App, Container, Image, PATIENCE, PumaRig, Setup, Signal, poll, puma::children, signal, until,
-};
+use pitstop_rig::{App, Container, Image, PATIENCE, PumaRig, Setup, Signal, puma::children, signal, until};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use serde_json::{Value, json};
 
@@ -121,9 +119,7 @@ impl Parent {
 
     #[track_caller]
     pub fn wait_for_end(&self) -> Option<i32> {
-        let ended = poll(PATIENCE, || self.container().ended().then_some(()));
-        assert!(ended.is_some(), "does not end");
-        self.container().exit_code()
+        self.container().wait_for_end()
     }
 
     pub fn said(&self) -> String {

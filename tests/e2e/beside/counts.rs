@@ -26,8 +26,7 @@ fn in_sync(setup: Setup) -> ExecPod {
     let mut pod = ExecPod::prepare(Path::new(PITSTOP), setup)
         .with("PITSTOP_RESTART_MODE", "beside")
         .with("PITSTOP_RESTART_TIMEOUT", "30s");
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.parent_listens();
     pod.in_sync()
 }
 

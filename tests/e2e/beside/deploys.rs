@@ -21,8 +21,7 @@ fn pod(sidecar: bool) -> ExecPod {
         .with("PITSTOP_RESTART_TIMEOUT", "20s")
         .with("PITSTOP_WARMUP_REQUESTS", "/");
     pod.sidecar = sidecar;
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.parent_listens();
     let pod = pod.in_sync();
     until("Puma took the sockets", || slot(&pod, "live"));
     pod
@@ -179,10 +178,19 @@ fn e2e_beside_a_sidecar_that_is_killed_in_mid_deploy_goes_on() {
 /// Its servers end with it, and clients are refused instead of waiting for an answer that nobody gives.
 #[test]
 fn e2e_beside_a_parent_that_is_killed_takes_its_servers_along_and_the_next_one_starts_what_is_proved() {
+    the_parent_is_killed(true);
+}
+
+/// The agent goes with it, and the next one finds a move that nobody has finished.
+#[test]
+fn e2e_beside_a_parent_that_is_killed_with_its_agent_starts_what_is_proved() {
+    the_parent_is_killed(false);
+}
+
+fn the_parent_is_killed(sidecar: bool) {
     let mut pod = ExecPod::prepare(Path::new(PITSTOP), Setup::preloading());
-    pod.sidecar = true;
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.sidecar = sidecar;
+    pod.parent_listens();
     let mut pod = pod.published();
     pod.start_kept();
     pod.agent.wait_in_sync("v1");

@@ -4,15 +4,14 @@ use std::{fs, path::PathBuf};
 
 use pitstop_rig::{App, ExecPod, Setup, needs_root, until};
 
-use crate::PITSTOP;
+use crate::{PITSTOP, memory_group::MemoryGroup};
 
 const GIB: u64 = 1 << 30;
 
 /// `v1` serves, and a second server could be started beside it.
 fn pod(setup: Setup, mode: &str, change: impl FnOnce(&mut ExecPod)) -> ExecPod {
     let mut pod = ExecPod::prepare(PITSTOP.as_ref(), setup).with("PITSTOP_RESTART_MODE", mode);
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.parent_listens();
     change(&mut pod);
     let pod = pod.in_sync();
     until("Puma took the sockets", || {
@@ -130,4 +129,29 @@ fn e2e_beside_a_candidate_that_uses_up_the_memory_is_ended_and_not_rejected() {
     });
     pod.agent.wait_in_sync("v2");
     assert_hot(&pod, "before the kernel ends the first one");
+}
+
+/// The kernel kills the process that takes most: here it does.
+#[test]
+fn e2e_beside_a_candidate_that_the_kernel_kills_for_its_memory_is_not_rejected() {
+    needs_root!();
+    let group = MemoryGroup::new().expect("this test needs a control group of memory that it may write");
+    assert!(group.limit(Some(512 << 20)));
+    let pod = pod(Setup::preloading(), "auto", |pod| {
+        // What the agent sees leaves it without a reason to end the server first.
+        container_of(pod, 8 * GIB, Some(GIB));
+        let real = pod.puma.scratch().join("real");
+        fs::create_dir(&real).expect("a place for the control group that the kernel looks at");
+        let (group, real) = (group.dir.display(), real.display());
+        let reach = format!("{{ [ -e {real}/cgroup.procs ] || mount --bind {group} {real}; }}");
+        pod.script = format!("{reach} && echo 0 > {real}/cgroup.procs && {}", pod.script);
+    });
+    pod.deploy_changed("v2", |dir| {
+        let config = dir.join("config/puma.rb");
+        let text = fs::read_to_string(&config).expect("the configuration");
+        let grows = "$all = Array.new(64) { 'x' * (32 << 20) } if ENV['PITSTOP_SLOT'] != 'a'\n";
+        fs::write(&config, format!("{text}\n{grows}")).expect("a longer one");
+    });
+    pod.agent.wait_in_sync("v2");
+    assert_hot(&pod, "the second server was killed (SIGKILL)");
 }

@@ -1,18 +1,23 @@
 //! A second server beside the first, in the same container.
 
+mod assets;
 mod cells;
+mod command;
 mod container;
 mod counts;
 mod deploys;
 mod fit;
+mod kills;
+mod nginx;
 mod parent;
+mod refused;
 mod shift;
-mod soak;
 mod unicorn;
+mod unix;
 
 use std::time::Duration;
 
-use pitstop_rig::{ExecPod, until, until_within};
+use pitstop_rig::{ExecPod, Load, until, until_within};
 use serde_json::Value;
 
 /// How long the end of a server may take on a busy machine.
@@ -36,4 +41,18 @@ fn wait_until_no_server_is(pod: &ExecPod, role: &str) {
         let slots = status["app_server"]["slots"].as_array()?;
         (!slots.is_empty() && slots.iter().all(|slot| slot["role"] != role)).then_some(())
     });
+}
+
+/// Nothing failed, and only these releases have answered.
+#[track_caller]
+fn assert_unnoticed(load: Load, releases: &[&str]) {
+    // A deploy that fails at once may be over before.
+    until("clients that would notice", || (load.tally().requests > 20).then_some(()));
+    let records = load.finish();
+    records.assert_nothing_lost();
+    let strange = records
+        .requests()
+        .iter()
+        .find(|one| !one.release.as_deref().is_some_and(|release| releases.contains(&release)));
+    assert!(strange.is_none(), "{strange:?}");
 }

@@ -35,8 +35,7 @@ fn pod(steps: &str, requests: u32) -> ExecPod {
         .with("PITSTOP_RESTART_MODE", "beside")
         .with("PITSTOP_RESTART_SHIFT", steps)
         .with("PITSTOP_RESTART_SHIFT_REQUESTS", requests.to_string());
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.parent_listens();
     let pod = pod.in_sync();
     until("Puma took the sockets", || slot(&pod, "live"));
     pod
@@ -160,6 +159,10 @@ fn e2e_shift_an_agent_that_is_killed_in_a_step_goes_on_in_it_and_a_worker_that_e
         (shift["step"] == 1 && shift["percent"] == 10.0).then_some(())
     });
     assert_eq!(slot(&pod, "candidate").unwrap()["weight"], 100);
+    let page = pod.agent.get("/").unwrap().body;
+    for shown in [r#"value="100" aria-label="Share of slot b""#, "is checked", "10 %"] {
+        assert!(page.contains(shown), "the page shows the share: {shown}: {page}");
+    }
     let master = slot(&pod, "candidate").and_then(|slot| pod.outside(slot["pid"].as_i64()?)).unwrap();
     signal(children(master)[0], Signal::KILL);
     until_within(RECOVERY, "the share is taken back", || {

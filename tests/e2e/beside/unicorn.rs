@@ -5,15 +5,14 @@ use std::{path::Path, thread::spawn};
 use pitstop_rig::{App, ExecPod, Load, http, load::Plan, unicorn, until, until_within};
 use serde_json::json;
 
-use super::{RECOVERY, container::ask, master, slot, wait_until_no_server_is};
+use super::{RECOVERY, assert_unnoticed, container::ask, master, slot, wait_until_no_server_is};
 use crate::PITSTOP;
 
 fn pod(lines: &str) -> ExecPod {
     let mut pod =
         ExecPod::prepare(Path::new(PITSTOP), unicorn::with(lines)).with("PITSTOP_RESTART_TIMEOUT", "20s");
     pod.script = r#"cd "$CURRENT" && exec unicorn -E deployment -c config/unicorn.rb"#.into();
-    let listen = format!("tcp://127.0.0.1:{}", pod.puma.port());
-    pod.set("PITSTOP_EXEC_LISTEN", listen);
+    pod.parent_listens();
     let pod = pod.in_sync();
     until("Unicorn took the sockets", || {
         let list = &ask(&pod.agent.state_dir(), &json!({ "do": "list" }))["list"];
@@ -25,18 +24,6 @@ fn pod(lines: &str) -> ExecPod {
 /// No master stays for the container's sake. (Right after a switch /status still shows the roles from before it.)
 fn wait_for_one_master() {
     until_within(RECOVERY, "one master", || (unicorn::masters().len() == 1).then_some(()));
-}
-
-/// Nothing failed, and only these releases have answered.
-#[track_caller]
-fn assert_unnoticed(load: Load, releases: &[&str]) {
-    let records = load.finish();
-    records.assert_nothing_lost();
-    let strange = records
-        .requests()
-        .iter()
-        .find(|one| !one.release.as_deref().is_some_and(|release| releases.contains(&release)));
-    assert!(strange.is_none(), "{strange:?}");
 }
 
 #[test]

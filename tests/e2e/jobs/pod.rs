@@ -142,7 +142,7 @@ fn configuration(volume: &PumaRig) -> String {
     block
         .replace("/srv/app", &text(volume.deploy_to()))
         .replace("/srv/pod", &text(volume.scratch().join("pod")))
-        .replace("/opt/jobs", &text(docs.join("job-workers")))
+        .replace("/opt/jobs", &text(Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/pitstop/files")))
 }
 
 /// What the script and the jobs are told by their environment.
@@ -178,7 +178,7 @@ fn redis(volume: &PumaRig) -> Container {
 }
 
 fn worker(volume: &PumaRig) -> Container {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/job-workers/job-worker");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/pitstop/files/job-worker");
     let env = places(volume);
     let recipe = Box::new(move || {
         let mut command = Command::new("setpriv");

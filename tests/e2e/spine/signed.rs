@@ -78,6 +78,9 @@ fn e2e_a_signature_that_has_expired_holds_deploys_until_the_pointer_is_signed_ag
         (&"v1".into(), &"nothing until the pointer is signed again".into())
     );
     assert!(pod.found("SIGNATURE_EXPIRES"), "{:?}", pod.findings());
+    let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let expires = |pod: &Pod| pod.metric("pitstop_pointer_expires_timestamp_seconds").unwrap();
+    until("the metric", || (expires(&pod) <= now()).then_some(()));
     // A pod that starts is not held up.
     pod.agent.kill();
     pod.agent.must(&["fetch"]);
@@ -86,6 +89,7 @@ fn e2e_a_signature_that_has_expired_holds_deploys_until_the_pointer_is_signed_ag
     pod.agent.must(&["sign", "--pointer"]);
     pod.agent.wait_in_sync("v2");
     assert!(!pod.found("SIGNATURE_EXPIRES"), "{:?}", pod.findings());
+    until("the metric", || (expires(&pod) > now() + 86_400.0).then_some(()));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -65,6 +65,16 @@ impl Container {
         *self.shared.last_exit_code.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Waits until it has ended for good, and gives its last exit code.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[track_caller]
+    pub fn wait_for_end(&self) -> Option<i32> {
+        crate::wait_until("the container's end", || self.ended());
+        self.exit_code()
+    }
+
     /// Whether it has ended for good.
     pub fn ended(&self) -> bool {
         self.keeper.as_ref().is_none_or(JoinHandle::is_finished)
@@ -108,13 +118,31 @@ impl Shared {
             let ended = child.wait().ok().and_then(|status| status.code());
             self.set_pid(None);
             *self.last_exit_code.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = ended;
-            // What the first process leaves behind ends with the container.
-            let _ = kill_process_group(pid, Signal::KILL);
+            end(pid);
             if !self.restart.load(Ordering::SeqCst) {
                 return;
             }
         }
     }
+}
+
+/// What the first process leaves behind ends with the container.
+fn end(group: Pid) {
+    let _ = kill_process_group(group, Signal::KILL);
+    // Who was killed may take a while to end.
+    let _ = crate::poll(crate::PATIENCE, || (!lives(group)).then_some(()));
+}
+
+fn lives(group: Pid) -> bool {
+    let of_group = |stat: String| {
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let mut fields = fields.split(' ');
+        let (state, _parent, of) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(state != "Z" && of == group.as_raw_nonzero().to_string())
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut stats = processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats.any(|stat| of_group(stat) == Some(true))
 }
 
 fn append(log: &PathBuf) -> io::Result<(File, File)> {

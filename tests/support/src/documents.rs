@@ -98,3 +98,16 @@ pub fn all_blocks() -> Vec<Block> {
 pub fn in_language(language: &str) -> Vec<Block> {
     all_blocks().into_iter().filter(|block| block.language == language).collect()
 }
+
+/// Notes for docs/reliability.md how often a test has tried its fault, and what was seen besides what holds for all.
+/// `make reliability` writes it there.
+///
+/// # Panics
+/// When it cannot be noted.
+pub fn tried(test: &str, fault: &str, times: u64, seen: &str) {
+    println!("{test}: {fault}: {times} times");
+    let dir = root().join("target/faults");
+    fs::create_dir_all(&dir).expect("a directory for notes");
+    let seen = if seen.is_empty() { String::new() } else { format!(": {seen}") };
+    fs::write(dir.join(test), format!("- {fault} ({times}){seen}. `{test}`")).expect("a note");
+}

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 
-use crate::{Container, Image, PATIENCE, Pod, Setup, poll, puma::children, signal, until};
+use crate::{Container, Image, Pod, Setup, puma::children, signal, until};
 
 /// A container whose first process is `pitstop exec`: the app server and the agent are in it, and the rig starts
 /// neither. As root it has a PID namespace of its own.
@@ -50,6 +50,12 @@ impl ExecPod {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.set(name, value);
         self
+    }
+
+    /// The parent holds the server's address, so that a second server can stand beside the first.
+    pub fn parent_listens(&mut self) {
+        let listen = format!("tcp://127.0.0.1:{}", self.puma.port());
+        self.set("PITSTOP_EXEC_LISTEN", listen);
     }
 
     /// `v1` is in the store and the pointer names it; nothing runs, the volume is empty.
@@ -209,9 +215,7 @@ impl ExecPod {
     /// When it does not end.
     #[track_caller]
     pub fn wait_for_end(&self) -> Option<i32> {
-        let ended = poll(PATIENCE, || self.container().ended().then_some(()));
-        assert!(ended.is_some(), "does not end");
-        self.container().exit_code()
+        self.container().wait_for_end()
     }
 
     /// What all in the container have written.

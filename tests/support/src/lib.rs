@@ -57,6 +57,7 @@ pub use app::App;
 pub use container::Container;
 pub use cpu_limit::CpuLimit;
 pub use dice::Dice;
+pub use documents::tried;
 pub use exec::ExecPod;
 pub use launch::{Image, Wrapper};
 pub use load::Load;
@@ -74,7 +75,7 @@ use std::{
 };
 
 /// How long a condition may take on a busy machine before its test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 

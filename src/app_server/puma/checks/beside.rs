@@ -2,38 +2,18 @@
 
 use super::RESTARTS;
 use crate::{
-    app_server::puma::{
-        fit::{self, Fit, Misfit},
-        setup::Setup,
+    app_server::{
+        fit::{Misfit, unavailable},
+        puma::{fit, setup::Setup},
     },
     config::RestartMode,
-    core::Reason,
-    finding::{Check, Code, Finding, Outcome, Severity},
+    finding::{Check, Code, Finding, Outcome},
 };
 
 #[cfg(test)]
 mod tests;
 
 const MATTERS_NOT: &str = "This matters only where a second server cannot be started beside this one";
-
-pub(super) fn check(fit: &Result<Fit, Misfit>, mode: RestartMode) -> Check {
-    let wanted = matches!(mode, RestartMode::Auto | RestartMode::Beside);
-    match fit {
-        Ok(Fit { memory, .. }) => {
-            let memory = memory.as_ref().map_or(String::new(), |memory| format!("; {memory}"));
-            let unused = if wanted { "" } else { ", but restart.mode is another" };
-            Check::fine(RESTARTS, format!("beside: possible{unused}{memory}"))
-        }
-        Err(Misfit { why, fix, not_offered: true, .. }) if mode != RestartMode::Beside => {
-            let message = format!("beside: not possible, as {why} ({fix}): then no client waits for a boot");
-            Check::fine(RESTARTS, message)
-        }
-        Err(Misfit { why, .. }) if !wanted => {
-            Check::fine(RESTARTS, format!("beside: not possible, as {why}; restart.mode is another"))
-        }
-        Err(misfit) => unavailable(misfit, mode),
-    }
-}
 
 /// Where only the files are there.
 pub(super) fn of_files(setup: &Setup, mode: RestartMode) -> Option<Check> {
@@ -49,25 +29,6 @@ pub(super) fn of_files(setup: &Setup, mode: RestartMode) -> Option<Check> {
             "beside: possible as far as the files tell, where the container's command starts with `pitstop exec`",
         ),
     })
-}
-
-fn unavailable(Misfit { reason, why, fix, .. }: &Misfit, mode: RestartMode) -> Check {
-    let (severity, so) = match mode {
-        RestartMode::Beside => {
-            (Severity::Broken, format!("restart.mode is beside, so nothing is deployed ({reason})"))
-        }
-        _ => (
-            Severity::Note,
-            "deploys are phased where that is possible, else hot, and clients wait while the app boots"
-                .to_owned(),
-        ),
-    };
-    let code = match reason {
-        Reason::NoMemory => Code::BesideNoMemory,
-        _ => Code::BesideUnavailable,
-    };
-    let message = format!("no second server can be started beside this Puma: {why}. So {so}");
-    Finding::of(severity, code, message, fix).about(RESTARTS)
 }
 
 /// What is left of a check where deploys are beside: what they do not need is no trap.

@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Misfit;
 use crate::{
-    app_server::ruby::release_named,
-    procs::{self, WorkingDirectory},
+    app_server::{fit::Misfit, ruby::release_named},
+    config::SLOT_VARIABLE,
+    procs::{self, Descent, WorkingDirectory},
 };
 
 /// Listened on by the kubelet, and by it alone, when both are: its API, and its own health.
@@ -30,6 +30,10 @@ pub(super) struct Start {
     on_node: bool,
 }
 
+fn descends(pid: i32, from: i32) -> bool {
+    procs::list(|_| true).is_ok_and(|all| Descent::of(&all).descends(pid, from))
+}
+
 impl Start {
     /// `live` is the Puma that the parent has started, `current` the link that deploys move. `None` where the parent may
     /// not be looked into. Asks the volume.
@@ -38,7 +42,8 @@ impl Start {
         let words = raw.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
         Some(Self {
             of: (parent, live),
-            in_slot: procs::environment(live, "PITSTOP_SLOT").is_some(),
+            // A long title is written over the environment that shows.
+            in_slot: procs::environment(live, SLOT_VARIABLE).is_some() || descends(live, parent),
             command: command(words.filter(|word| !word.is_empty()).collect()),
             stays_in: stays_in(parent, live, current)?,
             on_node: is_on_node(&procs::ports_in_network_of(parent, |_| true)),
@@ -206,6 +211,13 @@ mod tests {
         let other = Sleeper::start(Path::new("/"), false);
         let refused = Start::of(other.pid(), other.pid(), Path::new("/")).unwrap().is_able().unwrap_err();
         assert!(refused.why.contains(&other.pid().to_string()), "{refused:?}");
+    }
+
+    #[test]
+    fn a_puma_whose_title_has_covered_its_environment_is_known_by_its_descent() {
+        let live = Sleeper::start(Path::new("/"), false);
+        let parent = std::process::id().cast_signed();
+        assert!(Start::of(parent, live.pid(), Path::new("/")).unwrap().is_able().is_ok());
     }
 
     #[test]

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use super::{Misfit, start::Start};
+use super::start::Start;
 use crate::app_server::{
+    fit::Misfit,
     puma::{
         config_file::Directory,
         evidence::Evidence,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        journal::{ALL, Options},
+        journal::Options,
         seen::{changed, standing},
     },
     *,
@@ -11,7 +11,7 @@ use crate::{pointer::document::Document, revision::Note};
 
 mod fleet;
 
-pub(super) fn journal(options: Options) -> Journal {
+pub(in super::super) fn journal(options: Options) -> Journal {
     Journal {
         v: 1,
         id: "r".into(),
@@ -36,7 +36,7 @@ pub(super) fn journal(options: Options) -> Journal {
 
 pub(super) const BASE: &[u8] = br#"{"release":"v41","sequence":7,"previous":"v40"}"#;
 
-pub(super) fn options() -> Options {
+pub(in super::super) fn options() -> Options {
     Options {
         steps: vec![PodCount::Pods(1), PodCount::Percent(50), ALL],
         smoke: true,
@@ -59,6 +59,7 @@ pub(super) fn pod(name: &str, place: Place) -> Pod {
         on_release,
         silent_ms: 0,
         patience_ms: 360_000,
+        stays_out: false,
     }
 }
 
@@ -273,6 +274,12 @@ fn whoever_promotes_or_freezes_meanwhile_stops_it() {
     story.pods[0] = pod("a", Place::Elsewhere);
     assert_eq!(story.on(), State::Aborted);
     assert_eq!(story.ended().0, Outcome::TakenBack);
+    // The pointer names it already: there is nothing left to be stopped.
+    let mut story = Story::in_canary(options());
+    story.frozen = Some("audit".into());
+    story.document = Document::of(br#"{"release":"v42","sequence":8}"#);
+    story.journal = story.journal.entering(State::Finish, 2);
+    assert_eq!(story.on(), State::Done);
 }
 
 #[test]
@@ -299,6 +306,33 @@ fn a_pod_that_never_reports_again_is_waited_for_no_longer_than_it_may_be_silent(
     story.pods[3] = Pod { silent_ms: 3_600_000, ..pod("d", Place::Elsewhere) };
     assert_eq!(story.after(350), State::Step, "it may not have read the pointer yet");
     assert_eq!(story.after(20), State::Bake);
+}
+
+#[test]
+fn pods_that_are_none_of_the_step_do_not_stand_for_those_that_are_missing() {
+    let mut story = Story::in_canary(options());
+    story.on();
+    story.after(10);
+    // One of the two pods of half the fleet has arrived. The others are at rest, and one of them is to come.
+    story.pods.iter_mut().skip(1).for_each(|pod| (pod.silent_ms, pod.stays_out) = (500_000, true));
+    assert_eq!(story.after(500), State::Step, "they are silent since nothing is new to them");
+    story.arrives(1);
+    assert_eq!(story.on(), State::Bake);
+    // In the last step all are to come.
+    assert_eq!((story.after(10), story.journal.step), (State::Step, 3));
+    story.arrives(2);
+    story.pods[3].silent_ms = 600_000;
+    assert_eq!(story.after(350), State::Step);
+    assert_eq!(story.after(20), State::Bake);
+}
+
+#[test]
+fn of_many_pods_that_fail_some_are_named() {
+    let mut story = Story::in_canary(options());
+    story.pods.extend((0..300).map(|n| pod(&format!("web-{n}"), Place::Failed("boot_loop".into()))));
+    assert_eq!(story.on(), State::Aborting);
+    let why = story.journal.why.clone().unwrap();
+    assert!(why.ends_with("web-9: boot_loop, and 290 more") && why.len() < 300, "{why}");
 }
 
 #[test]

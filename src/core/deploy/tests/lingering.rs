@@ -104,9 +104,25 @@ fn a_failed_switch_is_repeated_as_long_as_the_candidate_is_there() {
     rig.looks(8);
     assert_eq!(rig.done(), ["Switch 150"; 3]);
     assert!(!rig.agent.settled());
+    assert_eq!(rig.agent.view().problem.map(|problem| problem.message).as_deref(), Some("no answer"));
     rig.switch(GenerationKey(150));
     rig.looks(4);
     assert_eq!(rig.done()[..2], ["verified v2", "= Verified"]);
+}
+
+#[test]
+fn a_newer_move_ends_a_candidate_that_cannot_be_switched_to() {
+    let mut rig = Rig::candidate_boots(Rig::quick());
+    rig.boots();
+    rig.fails = Some((ServerCommand::Switch, Problem::new(Reason::Internal, "no answer")));
+    rig.looks(8);
+    rig.done.clear();
+    rig.point("v1", 3);
+    rig.looks(2);
+    rig.set_candidate(None);
+    rig.looks(2);
+    assert_eq!(rig.done()[..2], ["current v1", "Abort(Beside) 150"]);
+    assert_eq!((rig.agent.view().running, rig.agent.view().rejected), (Some(id("v1")), vec![]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How many looks a deploy waits for until its signal.
 
 use super::*;
+use crate::core::ServerCommand;
 
 /// How the effect ends, when all is well.
 fn ended(effect: &Effect) -> Option<Event> {
@@ -49,4 +50,41 @@ fn each_look_that_a_deploy_waits_for_is_asked_for_at_once_and_one_is_enough() {
         effects = agent.step(now, event);
     }
     assert_eq!(looks, [Stage::Checking, Stage::Checking, Stage::Publishing, Stage::Restarting]);
+}
+
+/// A server that is started anew in one way may not be able to in the other, or with a cost that nobody planned.
+#[test]
+fn a_restart_whose_signal_was_lost_with_the_agent_is_asked_for_again_in_the_same_way() {
+    for mode in [Mode::Phased, Mode::Hot] {
+        let (v1, v2) = (at("v1", 1).revision, at("v2", 2).revision);
+        let baseline = Baseline {
+            at: Moment(0),
+            boot_id: String::new(),
+            mode,
+            generations: vec![GenerationKey(1)],
+            processes: vec![ProcessKey(2)],
+            healthy: true,
+        };
+        let mut signalled = Record::new(RecordEvent::Signalled, v2.clone());
+        signalled.baseline = Some(baseline);
+        let attempt = Record { mode: Some(mode), ..Record::new(RecordEvent::Attempt, v2.clone()) };
+        let records = vec![Record::new(RecordEvent::Verified, v1), attempt, signalled];
+        let recovered = Recovered { current: Some(v2.release.clone()), records, ..Recovered::default() };
+        let mut agent = recovered_agent(Policy { spread_ms: None, ..policy() }, &recovered);
+        let (mut now, mut effects) = (Moment(1), agent.step(Moment(1), Event::Pointer(Ok(v2.into()))));
+        let command = loop {
+            let performs = |effect: &Effect| match effect {
+                Effect::Perform { command, .. } => Some(*command),
+                _ => None,
+            };
+            if let Some(command) = effects.iter().find_map(performs) {
+                break command;
+            }
+            assert!(now < Moment(60_000), "{mode:?}: {:?}", agent.view());
+            now = now.plus(50);
+            let event = effects.iter().find_map(ended);
+            effects = agent.step(now, event.unwrap_or_else(|| look(now.0, serving(), Some(Probe::Healthy))));
+        };
+        assert_eq!(command, ServerCommand::Restart(mode));
+    }
 }

@@ -1,7 +1,10 @@
 //! When a pod's restart begins among those of the fleet.
 
 use super::*;
-use crate::core::Fleet;
+use crate::{
+    core::Fleet,
+    revision::{Canary, PodCount},
+};
 
 /// v2 is checked, and the reports say this; the pod's own place comes at 5,005.
 fn told(mode: Mode, fleet: Fleet) -> Agent {
@@ -112,4 +115,40 @@ fn what_was_proved_here_before_waits_for_nobody() {
     agent.step(Moment(4), look(4, serving(), None));
     agent.step(Moment(5), planned(1, Mode::Hot));
     assert!(begins_by(&mut agent, 7));
+}
+
+#[test]
+fn the_only_pod_of_a_canary_waits_for_no_other_pod_to_prove_it() {
+    let of = |share: PodCount, fleet: Fleet| {
+        let mut agent = proven();
+        agent.deploy.as_mut().unwrap().policy.reports = true;
+        let canary = Canary {
+            release: "v2".parse().unwrap(),
+            sequence: Some(2),
+            sha256: None,
+            share,
+            max_unavailable: Some(PodCount::Pods(3)),
+            rollout: None,
+            chosen: true,
+        };
+        let pointer = Pointer { canary: Some(Box::new(canary)), ..at("v1", 1) };
+        agent.step(Moment(1), Event::Pointer(Ok(pointer)));
+        agent.step(Moment(2), done(Step::Fetch));
+        agent.step(Moment(4), look(4, serving(), None));
+        agent.step(Moment(5), planned(1, Mode::Phased));
+        let reading = agent.deploy.as_ref().unwrap().reads_fleet().unwrap();
+        assert_eq!(reading.max_unavailable, Some(PodCount::Pods(3)), "as the pointer says");
+        assert_eq!(reading.claimed, matches!(share, PodCount::Pods(_)));
+        agent.step(Moment(6), Event::Fleet(fleet));
+        agent
+    };
+    assert!(begins_by(&mut of(PodCount::Pods(1), among()), 10));
+    // Of several, one comes first.
+    for share in [PodCount::Pods(2), PodCount::Percent(25)] {
+        assert!(!begins_by(&mut of(share, among()), 10));
+        assert!(begins_by(&mut of(share, Fleet { first: true, ..among() }), 10));
+    }
+    // Its claim was another pod's before, which has rejected the release.
+    let rejected = Fleet { rejected: v2(), ..among() };
+    assert!(!begins_by(&mut of(PodCount::Pods(1), rejected), 100_000));
 }

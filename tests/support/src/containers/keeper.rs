@@ -120,7 +120,9 @@ impl Keeper {
     }
 
     fn starts_again(&self, shared: &Shared, code: i32) -> bool {
+        let never = shared.manifest.pod.spec.restart_policy.as_deref() == Some("Never");
         let wanted = match self.kind {
+            Kind::Init | Kind::Main if never => false,
             Kind::Init => code != 0,
             Kind::Sidecar => !self.ending.load(Ordering::SeqCst),
             Kind::Main => !shared.is_deleted(),
@@ -181,7 +183,8 @@ impl Keeper {
         let Some(process) = self.process() else { return };
         let left = || deadline.saturating_duration_since(Instant::now());
         if let Some(lifecycle) = &self.spec.lifecycle {
-            let answer = shared.network.ask(&self.spec, &lifecycle.pre_stop.http_get, left());
+            let answer =
+                shared.network.ask(&self.spec, &lifecycle.pre_stop.http_get, "kube-lifecycle", left());
             shared.say(&self.spec.name, What::Answered(answer.map(|answer| answer.body).ok()));
             thread::sleep(BEFORE_TERM);
         }

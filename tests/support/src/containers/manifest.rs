@@ -1,10 +1,13 @@
 //! What a pod is, in Kubernetes' own YAML. What is written there and not known here is refused, so that nothing of a
 //! rendered chart goes untested without a word.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Fields that reach no container: where a pod is placed, under which account, and how it is shown.
 const NOT_PLAYED: [&str; 11] = [
@@ -27,6 +30,7 @@ pub struct Manifest {
     /// The pod.
     pub pod: Template,
     pub(super) config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    pub(super) claims: BTreeMap<String, PathBuf>,
 }
 
 impl Manifest {
@@ -35,24 +39,53 @@ impl Manifest {
     /// # Panics
     /// When there is no Deployment in it, or one that the rig cannot play.
     pub fn parse(text: &str) -> Self {
+        Self::of(text, "Deployment", "")
+    }
+
+    /// The same, for the pod of the first object of this kind whose name ends so.
+    ///
+    /// # Panics
+    /// When there is none, or one that the rig cannot play.
+    pub fn of(text: &str, wanted: &str, end: &str) -> Self {
         let mut pod = None;
         let mut config_maps = BTreeMap::new();
         for document in text.split("\n---").filter(|document| document.contains("\napiVersion:")) {
             let mut object: Value = serde_saphyr::from_str(document).expect("the manifest is YAML");
+            let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
             match object["kind"].as_str() {
-                Some("Deployment") => pod = Some(object["spec"]["template"].take()),
+                Some(kind) if kind == wanted && pod.is_none() && name.ends_with(end) => {
+                    let below =
+                        if kind == "CronJob" { "/spec/jobTemplate/spec/template" } else { "/spec/template" };
+                    let template = object.pointer(if kind == "Pod" { "" } else { below }).expect("a pod");
+                    pod = Some(json!({ "metadata": template["metadata"], "spec": template["spec"] }));
+                }
                 Some("ConfigMap") => {
                     let data = serde_json::from_value(object["data"].take()).expect("a ConfigMap's data");
-                    config_maps.insert(object["metadata"]["name"].as_str().expect("a name").to_owned(), data);
+                    config_maps.insert(name, data);
                 }
                 _ => {}
             }
         }
-        let mut pod = pod.expect("a Deployment in the manifest");
+        let mut pod = pod.unwrap_or_else(|| panic!("no {wanted} …{end} in the manifest"));
         forget(&mut pod);
         let pod = serde_json::from_value(pod)
             .unwrap_or_else(|error| panic!("the rig cannot play this pod: {error}"));
-        Self { pod, config_maps }
+        Self { pod, config_maps, claims: BTreeMap::new() }
+    }
+
+    /// A claim is this directory, which other pods may have as well.
+    pub fn claim(&mut self, name: &str, directory: &Path) {
+        self.claims.insert(name.into(), directory.into());
+    }
+
+    /// A claim is mounted into these containers.
+    pub fn mount(&mut self, name: &str, path: &str, containers: &[&str]) {
+        let kind = VolumeKind::PersistentVolumeClaim { claim_name: name.into() };
+        self.pod.spec.volumes.push(Volume { name: name.into(), kind });
+        for container in containers {
+            let mount = Mount { name: name.into(), mount_path: path.into(), read_only: false };
+            self.container(container).volume_mounts.push(mount);
+        }
     }
 
     /// A container of either kind.
@@ -114,9 +147,8 @@ impl Template {
     }
 }
 
-/// What is said about the pod.
+/// What is said about the pod. Its name is the rig's own.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Metadata {
     /// Labels.
     #[serde(default)]
@@ -131,7 +163,10 @@ pub struct Metadata {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
     /// Seconds.
+    #[serde(default = "ten")]
     pub termination_grace_period_seconds: u64,
+    /// `Never`: the containers run once, as those of a job.
+    pub restart_policy: Option<String>,
     /// Whether the containers see each other's processes.
     #[serde(default)]
     pub share_process_namespace: bool,
@@ -252,21 +287,25 @@ pub struct Variable {
 
 /// `envFrom`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Variables {
+#[serde(rename_all = "camelCase")]
+pub enum Variables {
     /// All keys of a ConfigMap.
-    pub config_map_ref: Named,
+    ConfigMapRef(Named),
+    /// Those of a Secret: the rig has none.
+    SecretRef(Named),
 }
 
 /// A reference.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Named {
     /// To what.
     pub name: String,
     /// Whether it may be missing.
     #[serde(default)]
     pub optional: bool,
+    /// Of its files: those with one may be executed.
+    pub default_mode: Option<Value>,
 }
 
 /// A port of a container.
@@ -367,7 +406,7 @@ pub struct Security {
     #[serde(default)]
     pub capabilities: Capabilities,
     /// The runtime's own, or none is known here.
-    pub seccomp_profile: Seccomp,
+    pub seccomp_profile: Option<Seccomp>,
 }
 
 /// `capabilities`.

@@ -401,7 +401,7 @@ impl Shared {
     fn environment(&self, spec: &manifest::Container) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();
         for source in &spec.env_from {
-            let name = &source.config_map_ref.name;
+            let manifest::Variables::ConfigMapRef(manifest::Named { name, .. }) = source else { continue };
             all.extend(
                 self.manifest.config_maps.get(name).unwrap_or_else(|| panic!("no ConfigMap {name}")).clone(),
             );

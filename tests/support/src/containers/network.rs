@@ -41,16 +41,19 @@ impl Network {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// The kubelet's request, as a probe or a hook of this container's.
+    /// The kubelet's request: a probe or a hook of this container's, which says so (`kube-probe`, `kube-lifecycle`).
     pub(super) fn ask(
         &self,
         container: &Container,
         what: &HttpGet,
+        caller: &str,
         patience: Duration,
     ) -> std::io::Result<http::Answer> {
         let port = container.port(&what.port);
+        let caller = format!("{caller}/1.33");
         let headers = what.http_headers.iter().map(|header| (header.name.as_str(), header.value.as_str()));
-        self.get(port, &what.path, &headers.collect::<Vec<_>>(), patience)
+        let headers: Vec<_> = headers.chain([("User-Agent", caller.as_str())]).collect();
+        self.get(port, &what.path, &headers, patience)
     }
 
     pub(super) fn get(

@@ -48,7 +48,7 @@ impl Course {
             self.next += period;
         }
         let patience = Duration::from_secs(self.probe.timeout_seconds);
-        let answer = network.ask(container, &self.probe.http_get, patience);
+        let answer = network.ask(container, &self.probe.http_get, "kube-probe", patience);
         let well = answer.is_ok_and(|answer| (200..400).contains(&answer.status));
         self.failures = if well { 0 } else { self.failures + 1 };
         Some(well)

@@ -27,7 +27,10 @@ impl Volumes {
                 VolumeKind::EmptyDir(_) => volumes.directory(&place),
                 VolumeKind::PersistentVolumeClaim { claim_name } => {
                     let claim = volumes.claim(claim_name);
-                    volumes.directory(&claim);
+                    match manifest.claims.get(claim_name) {
+                        Some(shared) => symlink(shared, &claim).expect("a shared claim's link"),
+                        None => volumes.directory(&claim),
+                    }
                     symlink(&claim, &place).expect("a claim's link");
                 }
                 VolumeKind::ConfigMap(named) => {
@@ -35,6 +38,12 @@ impl Volumes {
                     assert!(data.is_some() || named.optional, "no ConfigMap {}", named.name);
                     volumes.directory(&place);
                     volumes.swap(&place, data.unwrap_or(&BTreeMap::new()));
+                    for file in
+                        data.iter().flat_map(|data| data.keys()).filter(|_| named.default_mode.is_some())
+                    {
+                        fs::set_permissions(place.join(file), fs::Permissions::from_mode(0o755))
+                            .expect("its mode");
+                    }
                 }
                 VolumeKind::DownwardAPI { items } => {
                     volumes.directory(&place);

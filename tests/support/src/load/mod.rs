@@ -136,6 +136,11 @@ impl Load {
         self.shared.records().clone()
     }
 
+    /// How many there were so far, and how many failed.
+    pub fn tally(&self) -> Tally {
+        self.shared.records().tally(&[])
+    }
+
     /// No new requests from now on; those in flight go on.
     pub fn stop_sending(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);

@@ -21,8 +21,10 @@ pub enum Fault {
     NoListing,
     /// It is done, and the connection closed without an answer.
     AnswerLost,
-    /// No answer ever comes.
+    /// Nothing is done, and no answer ever comes.
     Silence,
+    /// It is done, and no answer ever comes.
+    Unanswered,
     /// The connection breaks after so many bytes of the body.
     Cut(u64),
     /// The same, and meanwhile somebody puts these bytes in the object's place.
@@ -55,6 +57,11 @@ impl Fault {
     pub fn times(self, times: u32) -> Rule {
         Rule::from(self).times(times)
     }
+
+    /// Not before so many requests have been answered well.
+    pub fn after(self, requests: u32) -> Rule {
+        Rule::from(self).after(requests)
+    }
 }
 
 /// A fault, and the requests that meet it.
@@ -63,12 +70,13 @@ pub struct Rule {
     pub(super) fault: Fault,
     method: Option<String>,
     key: String,
+    after: u32,
     times: u32,
 }
 
 impl From<Fault> for Rule {
     fn from(fault: Fault) -> Self {
-        Self { fault, method: None, key: String::new(), times: u32::MAX }
+        Self { fault, method: None, key: String::new(), after: 0, times: u32::MAX }
     }
 }
 
@@ -88,14 +96,23 @@ impl Rule {
         Self { times, ..self }
     }
 
+    /// Not before so many of its requests have been answered well.
+    pub fn after(self, requests: u32) -> Self {
+        Self { after: requests, ..self }
+    }
+
     /// Whether the request meets it; counts that.
     pub(super) fn takes(&mut self, method: &str, key: &str) -> bool {
         let here =
             self.key.is_empty() || self.key == key || self.key.ends_with('/') && key.starts_with(&self.key);
-        let takes = here && self.method.as_deref().is_none_or(|own| own == method) && self.times > 0;
-        if takes && self.times != u32::MAX {
+        let fits = here && self.method.as_deref().is_none_or(|own| own == method) && self.times > 0;
+        if fits && self.after > 0 {
+            self.after -= 1;
+            return false;
+        }
+        if fits && self.times != u32::MAX {
             self.times -= 1;
         }
-        takes
+        fits
     }
 }

@@ -19,7 +19,11 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -106,6 +110,7 @@ impl S3Rig {
             bucket: Bucket::new(&objects),
             rules: Mutex::default(),
             seen: Mutex::default(),
+            met: AtomicU32::new(0),
             keys: Mutex::new(keys),
         };
         let shared = Arc::new(shared);
@@ -184,7 +189,7 @@ impl S3Rig {
 
     /// From now on writes happen whatever their condition says, as some servers of S3's protocol have it.
     pub fn ignore_conditions(&self) {
-        self.shared.bucket.ignores_conditions.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.shared.bucket.ignores_conditions.store(true, Ordering::SeqCst);
     }
 
     /// Behaves again.
@@ -225,9 +230,19 @@ impl S3Rig {
         self.shared.seen.lock().expect("what was seen").clone()
     }
 
+    /// How many requests have met a fault. What [`Fault::Unanswered`] is asked for is done by then.
+    pub fn met(&self) -> u32 {
+        self.shared.met.load(Ordering::SeqCst)
+    }
+
+    /// The directory with the store's objects, by their keys: as a store in a directory has them.
+    pub fn objects(&self) -> PathBuf {
+        self.dir.path().join("objects").join(BUCKET).join(PREFIX)
+    }
+
     /// An object of the store's, `releases/v1.tar.zst` for instance.
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
-        fs::read(self.dir.path().join("objects").join(BUCKET).join(PREFIX).join(key)).ok()
+        fs::read(self.objects().join(key)).ok()
     }
 
     /// Puts an object there without asking the store's rules.

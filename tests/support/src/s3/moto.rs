@@ -30,7 +30,9 @@ impl Moto {
             return None;
         }
         let mut command = Command::new(python);
-        command.arg(root.join("tests/s3/moto_server.py")).args(["agent", "ci", "promoter"].map(policy));
+        command
+            .arg(root.join("tests/s3/moto_server.py"))
+            .args(["agent", "ci", "promoter", "pruner"].map(policy));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().expect("python starts");
         let mut line = String::new();
@@ -59,7 +61,7 @@ impl Moto {
         self.said("/source")
     }
 
-    /// The access key and the secret of `agent`, `ci`, `promoter` or `nobody`.
+    /// The access key and the secret of `agent`, `ci`, `promoter`, `pruner` or `nobody`.
     ///
     /// # Panics
     /// When there is no such user.

@@ -1,7 +1,11 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -45,6 +49,8 @@ pub(super) struct Shared {
     pub(super) bucket: Bucket,
     pub(super) rules: Mutex<Vec<Rule>>,
     pub(super) seen: Mutex<Vec<Seen>>,
+    /// So many requests have met a fault.
+    pub(super) met: AtomicU32,
     pub(super) keys: Mutex<Keys>,
 }
 
@@ -159,6 +165,10 @@ impl Server {
         rule.map(|rule| rule.fault.clone())
     }
 
+    fn met(&self) {
+        self.shared.met.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn note(&self, seen: Seen) -> usize {
         let mut all = self.shared.seen.lock().expect("what was seen");
         all.push(seen);
@@ -171,6 +181,9 @@ impl Server {
         fault: Option<Fault>,
         seen: &Seen,
     ) -> Result<Response<Faulty>, Error> {
+        if !matches!(fault, None | Some(Fault::Unanswered)) {
+            self.met();
+        }
         match &fault {
             Some(Fault::Answer(status, code)) => return refusal(request, *status, code, MESSAGE).await,
             Some(Fault::Says(status, code, message)) => {
@@ -203,6 +216,10 @@ impl Server {
             self.shared.bucket.replace(&format!("{PREFIX}/{}", seen.key), bytes.clone()).await?;
         }
         match fault {
+            Some(Fault::Unanswered) => {
+                self.met();
+                std::future::pending().await
+            }
             Some(Fault::AnswerLost) => Err("the answer is lost, on purpose".into()),
             Some(Fault::NoListing) if missing => denied(),
             fault => Ok(answer.map(|body| Faulty::new(body, fault))),

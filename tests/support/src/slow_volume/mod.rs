@@ -11,7 +11,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,13 +22,23 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use self::{nodes::Nodes, server::Server};
 
 mod nodes;
+mod power;
 mod server;
+mod steps;
+
+pub use self::{
+    power::{Snapshot, Survives},
+    steps::{Among, Gone, Steps, Trouble},
+};
+
+/// Enough that what is asked besides is answered while some of it is held up.
+const SLOTS_OF_FAULTS: usize = 16;
 
 macro_rules! operations {
     ($($name:ident: $costs:literal),* $(,)?) => {
         #[expect(non_camel_case_types, reason = "named as the kernel names them")]
         #[derive(Clone, Copy)]
-        enum Operation { $($name),* }
+        pub(crate) enum Operation { $($name),* }
 
         const OPERATIONS: &[Operation] = &[$(Operation::$name),*];
 
@@ -38,21 +48,22 @@ macro_rules! operations {
             }
 
             /// Whether it goes over the network.
-            fn costs(self) -> bool {
+            const fn costs(self) -> bool {
                 match self { $(Self::$name => $costs),* }
             }
         }
     };
 }
 operations! {
-    lookup: true, getattr: true, setattr: true, readlink: true, create: true, open: true, opendir: true,
+    lookup: true, getattr: true, setattr: true, readlink: true, create: true, open: true, open_truncating: true, opendir: true,
     readdir: true, mkdir: true, symlink: true, link: true, unlink: true, rmdir: true, rename: true, read: true,
     write: true, fsync: true, statfs: true,
-    lookup_absent: false, cached_times: false, flush: false, readdir_more: false,
+    lookup_absent: false, cached_times: false, flush: false, readdir_more: false, fsyncdir: false,
 }
 
 struct Shared {
     nodes: Mutex<Nodes>,
+    steps: Steps,
     delay_us: AtomicU64,
     counts: Vec<AtomicU64>,
     bytes_read: AtomicU64,
@@ -100,17 +111,41 @@ impl SlowVolume {
     /// # Panics
     /// When it cannot be mounted.
     pub fn mount(mount_point: &Path, delay: Duration, slots: usize) -> Self {
+        let volume = Self::with(Nodes::default(), mount_point, slots);
+        volume.set_delay(delay);
+        volume
+    }
+
+    /// A volume without latency, on which everything is as it was and synced.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn mount_again(mount_point: &Path, snapshot: &Snapshot) -> Self {
+        Self::with(snapshot.nodes().afresh(), mount_point, SLOTS_OF_FAULTS)
+    }
+
+    fn with(nodes: Nodes, mount_point: &Path, slots: usize) -> Self {
         let shared = Shared {
-            nodes: Mutex::default(),
+            nodes: Mutex::new(nodes),
+            steps: Steps::default(),
             delay_us: AtomicU64::new(0),
             counts: OPERATIONS.iter().map(|_| AtomicU64::new(0)).collect(),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             handles: AtomicU64::new(1),
         };
-        let volume = Self::client(Arc::new(shared), mount_point, slots);
-        volume.set_delay(delay);
-        volume
+        Self::client(Arc::new(shared), mount_point, slots)
+    }
+
+    /// What is there now.
+    pub fn snapshot(&self) -> Snapshot {
+        let nodes = self.shared.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        Snapshot::of(&nodes)
+    }
+
+    /// What it is asked, step by step, and the trouble that begins at one of them.
+    pub fn steps(&self) -> &Steps {
+        &self.shared.steps
     }
 
     /// The same volume at another place, as another node sees it: with caches and slots of its own.
@@ -163,6 +198,7 @@ impl SlowVolume {
 impl Drop for SlowVolume {
     fn drop(&mut self) {
         // Who still uses it should come to an end soon.
+        self.shared.steps.heal();
         self.set_delay(Duration::ZERO);
         let _ = rustix::mount::unmount(&self.mount_point, rustix::mount::UnmountFlags::DETACH);
     }

@@ -14,17 +14,21 @@ use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 const LINKS_MAX: u32 = 177;
 /// As NFS's wsize on EFS.
 pub(super) const WRITE_BYTES_MAX: u32 = 1 << 20;
-const ROOT: u64 = 1;
+pub(super) const ROOT: u64 = 1;
 
-enum Content {
+#[derive(Clone)]
+pub(super) enum Content {
     File(Vec<u8>),
     Directory(BTreeMap<OsString, u64>),
     Symlink(PathBuf),
 }
 
-struct Node {
-    content: Content,
-    perm: u16,
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) content: Content,
+    /// What was synced last: it survives a loss of power.
+    pub(super) synced: Option<Content>,
+    pub(super) perm: u16,
     owner: (u32, u32),
     links: u32,
     /// How often a client has been told of it: the node stays until all clients have forgotten it.
@@ -50,6 +54,7 @@ pub(super) struct Change {
 }
 
 /// All nodes by their number; numbers are never used twice.
+#[derive(Clone)]
 pub(super) struct Nodes {
     by_number: HashMap<u64, Node>,
     next: u64,
@@ -67,7 +72,7 @@ impl Default for Nodes {
 impl Node {
     fn new(content: Content, perm: u16, owner: (u32, u32)) -> Self {
         let links = if matches!(content, Content::Directory(_)) { 2 } else { 1 };
-        Self { content, perm, owner, links, known: 0, times: [SystemTime::now(); 3] }
+        Self { content, synced: None, perm, owner, links, known: 0, times: [SystemTime::now(); 3] }
     }
 
     fn kind(&self) -> FileType {
@@ -111,7 +116,7 @@ impl Node {
 }
 
 impl Nodes {
-    fn node(&self, number: u64) -> Result<&Node> {
+    pub(super) fn node(&self, number: u64) -> Result<&Node> {
         self.by_number.get(&number).ok_or(Errno::ESTALE)
     }
 
@@ -280,6 +285,27 @@ impl Nodes {
         }
         node.times[2] = now;
         Ok(node.attr(number))
+    }
+
+    /// What this node is now survives.
+    pub(super) fn sync(&mut self, number: u64) -> Result<()> {
+        let node = self.node_mut(number)?;
+        node.synced = Some(node.content.clone());
+        Ok(())
+    }
+
+    /// All that there is now survives.
+    pub(super) fn sync_all(&mut self) {
+        self.by_number.values_mut().for_each(|node| node.synced = Some(node.content.clone()));
+    }
+
+    /// The same files, synced, for clients that have been told of none.
+    pub(super) fn afresh(&self) -> Self {
+        let mut nodes = self.clone();
+        nodes.by_number.iter_mut().for_each(|(number, node)| node.known = u64::from(*number == ROOT));
+        nodes.by_number.retain(|_, node| node.links > 0);
+        nodes.sync_all();
+        nodes
     }
 
     /// What a directory lists, with a client remembering none of it.

@@ -20,6 +20,7 @@ use fuser::{
 use super::{
     Operation, Shared,
     nodes::{Change, New, Nodes, WRITE_BYTES_MAX},
+    steps,
 };
 
 /// As NFS's acregmin and acdirmin.
@@ -68,10 +69,20 @@ impl Server {
         }
     }
 
-    /// The files, after the operation's way.
-    fn asked(&self, operation: Operation) -> MutexGuard<'_, Nodes> {
+    /// One operation on the files, after its way.
+    fn ask<T>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(&mut Nodes) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.shared.steps.meet(operation)?;
         self.pay(operation);
-        self.nodes()
+        let mut nodes = self.nodes();
+        let done = work(&mut nodes);
+        if done.is_ok() && operation.changes() {
+            self.shared.steps.record(&nodes);
+        }
+        done
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -88,7 +99,7 @@ impl Server {
             self.pay(Operation::readdir_more);
             return self.listings().get(&handle.0).cloned().ok_or(Errno::EBADF);
         }
-        let listing = Arc::new(self.asked(Operation::readdir).list(number)?);
+        let listing = Arc::new(self.ask(Operation::readdir, |nodes| nodes.list(number))?);
         self.listings().insert(handle.0, listing.clone());
         Ok(listing)
     }
@@ -113,6 +124,15 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(point) = steps::passed(name) {
+            if self.shared.steps.pass(point) {
+                self.nodes().sync_all();
+            }
+            return reply.error(Errno::ENOENT);
+        }
+        if let Err(e) = self.shared.steps.meet(Operation::lookup) {
+            return reply.error(e);
+        }
         let found = self.nodes().look_up(parent.0, name);
         // One that finds nothing precedes each create here; NFS asks only once.
         self.pay(if found.is_ok() { Operation::lookup } else { Operation::lookup_absent });
@@ -124,7 +144,7 @@ impl Filesystem for Server {
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.asked(Operation::getattr).attr(number.0) {
+        match self.ask(Operation::getattr, |nodes| nodes.attr(number.0)) {
             Ok(attr) => reply.attr(&ttl(&attr), &attr),
             Err(e) => reply.error(e),
         }
@@ -153,39 +173,40 @@ impl Filesystem for Server {
             changed.is_some() && accessed.is_none() && (perm, uid, gid, size) == (None, None, None, None);
         let change = Change { perm, owner: (uid, gid), size, accessed, modified };
         let operation = if by_cache { Operation::cached_times } else { Operation::setattr };
-        match self.asked(operation).change(number.0, &change) {
+        match self.ask(operation, |nodes| nodes.change(number.0, &change)) {
             Ok(attr) => reply.attr(&ttl(&attr), &attr),
             Err(e) => reply.error(e),
         }
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        match self.asked(Operation::readlink).target(number.0) {
-            Ok(target) => reply.data(target),
+        match self.ask(Operation::readlink, |nodes| nodes.target(number.0).map(<[u8]>::to_vec)) {
+            Ok(target) => reply.data(&target),
             Err(e) => reply.error(e),
         }
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
-        let mut nodes = self.asked(Operation::mkdir);
-        entry(nodes.make(parent.0, name, New::Directory, mode, owner(request)), reply);
+        let make = |nodes: &mut Nodes| nodes.make(parent.0, name, New::Directory, mode, owner(request));
+        entry(self.ask(Operation::mkdir, make), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let mut nodes = self.asked(Operation::symlink);
-        entry(nodes.make(parent.0, name, New::Symlink(target), 0o777, owner(request)), reply);
+        let new = New::Symlink(target);
+        let make = |nodes: &mut Nodes| nodes.make(parent.0, name, new, 0o777, owner(request));
+        entry(self.ask(Operation::symlink, make), reply);
     }
 
     fn link(&self, _: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(self.asked(Operation::link).link(number.0, parent.0, name), reply);
+        entry(self.ask(Operation::link, |nodes| nodes.link(number.0, parent.0, name)), reply);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(self.asked(Operation::unlink).remove(parent.0, name, false), reply);
+        done(self.ask(Operation::unlink, |nodes| nodes.remove(parent.0, name, false)), reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(self.asked(Operation::rmdir).remove(parent.0, name, true), reply);
+        done(self.ask(Operation::rmdir, |nodes| nodes.remove(parent.0, name, true)), reply);
     }
 
     fn rename(
@@ -202,7 +223,8 @@ impl Filesystem for Server {
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
-        done(self.asked(Operation::rename).rename((parent.0, name), (to_parent.0, to_name)), reply);
+        let rename = |nodes: &mut Nodes| nodes.rename((parent.0, name), (to_parent.0, to_name));
+        done(self.ask(Operation::rename, rename), reply);
     }
 
     fn create(
@@ -215,7 +237,8 @@ impl Filesystem for Server {
         _: i32,
         reply: ReplyCreate,
     ) {
-        match self.asked(Operation::create).make(parent.0, name, New::File, mode, owner(request)) {
+        let make = |nodes: &mut Nodes| nodes.make(parent.0, name, New::File, mode, owner(request));
+        match self.ask(Operation::create, make) {
             Ok(attr) => reply.created(&FILE_TTL, &attr, Generation(0), FileHandle(0), FopenFlags::empty()),
             Err(e) => reply.error(e),
         }
@@ -223,11 +246,11 @@ impl Filesystem for Server {
 
     fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let truncated = Change { size: Some(0), ..Change::default() };
-        let mut nodes = self.asked(Operation::open);
-        let opened = if flags.0 & rustix::fs::OFlags::TRUNC.bits() as i32 == 0 {
-            nodes.attr(number.0)
+        let truncates = flags.0 & rustix::fs::OFlags::TRUNC.bits() as i32 != 0;
+        let opened = if truncates {
+            self.ask(Operation::open_truncating, |nodes| nodes.change(number.0, &truncated))
         } else {
-            nodes.change(number.0, &truncated)
+            self.ask(Operation::open, |nodes| nodes.attr(number.0))
         };
         match opened {
             Ok(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
@@ -246,10 +269,11 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.asked(Operation::read).read(number.0, offset, size) {
+        let read = |nodes: &mut Nodes| nodes.read(number.0, offset, size).map(<[u8]>::to_vec);
+        match self.ask(Operation::read, read) {
             Ok(data) => {
                 self.shared.bytes_read.fetch_add(data.len() as u64, Relaxed);
-                reply.data(data);
+                reply.data(&data);
             }
             Err(e) => reply.error(e),
         }
@@ -267,7 +291,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.asked(Operation::write).write(number.0, offset, data) {
+        match self.ask(Operation::write, |nodes| nodes.write(number.0, offset, data)) {
             Ok(()) => {
                 self.shared.bytes_written.fetch_add(data.len() as u64, Relaxed);
                 reply.written(data.len() as u32);
@@ -277,8 +301,7 @@ impl Filesystem for Server {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.pay(Operation::flush);
-        reply.ok();
+        done(self.ask(Operation::flush, |_| Ok(())), reply);
     }
 
     fn release(
@@ -294,13 +317,12 @@ impl Filesystem for Server {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.pay(Operation::fsync);
-        reply.ok();
+    fn fsync(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        done(self.ask(Operation::fsync, |nodes| nodes.sync(number.0)), reply);
     }
 
     fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.asked(Operation::opendir).attr(number.0) {
+        match self.ask(Operation::opendir, |nodes| nodes.attr(number.0)) {
             Ok(_) => reply.opened(FileHandle(self.shared.handles.fetch_add(1, Relaxed)), FopenFlags::empty()),
             Err(e) => reply.error(e),
         }
@@ -358,11 +380,14 @@ impl Filesystem for Server {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, _: &Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        done(self.ask(Operation::fsyncdir, |nodes| nodes.sync(number.0)), reply);
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        if let Err(e) = self.shared.steps.meet(Operation::statfs) {
+            return reply.error(e);
+        }
         self.pay(Operation::statfs);
         // As EFS: eight exabytes.
         let blocks = 1 << 43;

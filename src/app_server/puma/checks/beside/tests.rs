@@ -2,14 +2,17 @@
 
 use super::*;
 use crate::{
-    app_server::puma::{
-        checks::{
-            of,
-            tests::{configured, found, well, with},
+    app_server::{
+        memory::Memory,
+        puma::{
+            checks::{
+                of,
+                tests::{configured, found, well, with},
+            },
+            fit::Around,
+            setup::RestartDir,
+            snapshot::Snapshot,
         },
-        fit::Around,
-        setup::RestartDir,
-        snapshot::Snapshot,
     },
     core::observation::Served,
     finding::{
@@ -26,10 +29,12 @@ fn under_parent() -> Snapshot {
     let slot =
         |name: &str, run: &str| format!(r#"{{"slot":"{name}","weight":0,"queue_empty_ms":0,"run":{run}}}"#);
     let slots = [slot("a", run), slot("b", "null"), slot("c", "null")].join(",");
-    let raw = format!(r#"{{"pid":1,"version":"1","addresses":["tcp://0.0.0.0:3000"],"slots":[{slots}]}}"#);
+    let raw = format!(
+        r#"{{"pid":1,"version":"1","shares":true,"addresses":["tcp://0.0.0.0:3000"],"slots":[{slots}]}}"#
+    );
     let mut snapshot = well("6.6.0");
     snapshot.parent = Some(serde_json::from_str::<List>(&raw).unwrap());
-    snapshot.memory.around = Around::given(&["bundle", "exec", "puma"], None);
+    snapshot.memory.around = Around::given(&["bundle", "exec", "puma"], Memory::default());
     snapshot
 }
 
@@ -72,7 +77,7 @@ fn without_a_parent_it_is_offered_and_no_fault() {
     assert!(said(&snapshot).contains("pitstop exec"), "{}", said(&snapshot));
     snapshot.mode = RestartMode::Beside;
     assert_eq!(found(&snapshot), [("BESIDE_UNAVAILABLE", Broken)]);
-    assert!(said(&snapshot).contains("nothing is deployed (config_invalid)"), "{}", said(&snapshot));
+    assert!(said(&snapshot).contains("Nothing is deployed (config_invalid)"), "{}", said(&snapshot));
 }
 
 #[test]
@@ -87,7 +92,7 @@ fn what_speaks_against_it_is_found_with_what_happens_instead() {
             snapshot.processes.title.as_mut().unwrap().binds = vec!["unix:///run/puma.sock".into()];
         }),
         ("/srv/app/releases/v1/bin/puma", |snapshot| {
-            snapshot.memory.around = Around::given(&["/srv/app/releases/v1/bin/puma"], None);
+            snapshot.memory.around = Around::given(&["/srv/app/releases/v1/bin/puma"], Memory::default());
         }),
         ("control server listens on tcp://", |snapshot| {
             configured(snapshot, "activate_control_app 'tcp://127.0.0.1:9293'");
@@ -100,7 +105,7 @@ fn what_speaks_against_it_is_found_with_what_happens_instead() {
         change(&mut snapshot);
         assert!(found(&snapshot).contains(&("BESIDE_UNAVAILABLE", Note)), "{words}");
         let text = said(&snapshot);
-        assert!(text.contains(words) && text.contains("clients wait while the app boots"), "{text}");
+        assert!(text.contains(words) && text.contains("clients may wait while the app boots"), "{text}");
         snapshot.mode = RestartMode::Beside;
         assert!(found(&snapshot).contains(&("BESIDE_UNAVAILABLE", Broken)), "{words}");
         for mode in [RestartMode::Phased, RestartMode::Hot] {
@@ -124,6 +129,8 @@ fn shares_that_are_judged_by_health_alone_are_said() {
             (shifts, counted.map(|served| (1, served)).into_iter().collect());
         assert_eq!(found(&snapshot), wanted);
     }
+    snapshot.parent.as_mut().unwrap().shares = false;
+    assert_eq!(found(&snapshot), [("SHARES_UNAVAILABLE", Note)], "a parent of an earlier version");
     (snapshot.memory.counted, snapshot.mode) = (Default::default(), RestartMode::Hot);
     assert!(!found(&snapshot).iter().any(|(code, _)| *code == "ERRORS_NOT_COUNTED"), "there are no shares");
 }
@@ -133,11 +140,10 @@ fn memory_that_does_not_do_is_found_with_the_limit_that_would() {
     const MIB: u64 = 1 << 20;
     let mut snapshot = under_parent();
     let container = |mib| Some(Container { limit: mib * MIB, taken: Some(300 * MIB) });
-    snapshot.memory.taken = [(1, 250 * MIB)].into();
-    snapshot.memory.around = Around::given(&["puma"], container(512));
+    snapshot.memory.around = Around::given(&["puma"], Memory::given(container(512), [(1, 250 * MIB)]));
     assert_eq!(found(&snapshot), [("BESIDE_NO_MEMORY", Note)]);
     assert!(said(&snapshot).contains("to 612Mi"), "{}", said(&snapshot));
-    snapshot.memory.around = Around::given(&["puma"], container(612));
+    snapshot.memory.around = Around::given(&["puma"], Memory::given(container(612), [(1, 250 * MIB)]));
     assert_eq!(found(&snapshot), []);
     assert!(said(&snapshot).contains("612 MiB"), "{}", said(&snapshot));
 }
