@@ -121,7 +121,7 @@ impl Bench {
             let into = volume.path().join("v1");
             rclone.push(run(
                 "rclone, 64 transfers",
-                &mut peers::rclone(&self.rig.path("v1"), &into),
+                &mut peers::rclone(&self.rig.archive("v1"), &self.rig.path("unpacked"), &into),
                 Some(&volume),
             ));
             drop(volume);
@@ -137,7 +137,11 @@ impl Bench {
         } else {
             (&rclone, "rclone, 64 transfers")
         };
-        let how = format!("median of {} runs; store in a local directory, everything in its time", self.runs);
+        let how = format!(
+            "median of {} runs; store in a local directory; check, decompression and sync in the time of each, but \
+             git has its objects there, and the floor its files in memory",
+            self.runs
+        );
         let figure = |bench: &mut Self, what: &str, figures, unit, peer| {
             bench.figure(what, figures, unit, (peer, &how))
         };

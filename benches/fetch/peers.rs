@@ -42,7 +42,8 @@ impl Git {
     pub fn checkout(&self, release: &str, into: &Path) -> Command {
         let script = r#"
             rm -f "$GIT_INDEX_FILE"; mkdir "$GIT_WORK_TREE"
-            git -c checkout.workers=$WORKERS -c checkout.thresholdForParallelism=1 checkout -q -f --detach "$1""#;
+            git -c checkout.workers=$WORKERS -c checkout.thresholdForParallelism=1 checkout -q -f --detach "$1"
+            sync -f "$GIT_WORK_TREE""#;
         let mut command = shell(script, &[Path::new(release)]);
         command.env("GIT_DIR", &self.repository).env("GIT_INDEX_FILE", &self.index);
         command.env("GIT_WORK_TREE", into).env("WORKERS", AT_ONCE).current_dir(&self.repository);
@@ -50,11 +51,13 @@ impl Git {
     }
 }
 
-/// Its files, which have to be there unpacked.
-pub fn rclone(from: &Path, into: &Path) -> Command {
-    let mut command = Command::new("rclone");
-    command.args(["--quiet", "--config", "/dev/null", "copy", "--transfers", AT_ONCE, "--checkers", AT_ONCE]);
-    command.arg(from).arg(into);
+/// The same work as a fetch: from an archive, which is checked, through `unpacked` on the local disk.
+pub fn rclone(archive: &Path, unpacked: &Path, into: &Path) -> Command {
+    let script = r#"
+        rm -rf "$2"; mkdir "$2"; sha256sum "$1"; zstd -dcq "$1" | tar -xf - -C "$2"
+        rclone --quiet --config /dev/null copy --transfers $AT_ONCE --checkers $AT_ONCE "$2" "$3"; sync -f "$3""#;
+    let mut command = shell(script, &[archive, unpacked, into]);
+    command.env("AT_ONCE", AT_ONCE);
     command
 }
 

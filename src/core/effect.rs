@@ -284,7 +284,7 @@ pub(crate) struct Protected {
     pub(crate) also: BTreeSet<ReleaseId>,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "walk"))]
 impl Protected {
     /// All of them.
     pub(crate) fn releases(&self) -> impl Iterator<Item = &ReleaseId> {

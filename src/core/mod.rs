@@ -11,7 +11,7 @@ pub(crate) mod proof;
 pub(crate) mod reason;
 pub(crate) mod requirement;
 pub(crate) mod verdict;
-#[cfg(test)]
+#[cfg(all(test, feature = "walk"))]
 mod walk;
 
 pub use reason::Reason;
@@ -377,7 +377,7 @@ impl Agent {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "walk"))]
 impl Agent {
     /// Calls the attempt under way the first one. False while an older one may still report.
     fn renumber(&mut self) -> bool {

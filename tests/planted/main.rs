@@ -27,6 +27,10 @@ edition = "2024"
 
 [workspace]
 
+[features]
+default = ["walk"]
+walk = []
+
 [dependencies]
 serde = { version = "1", features = ["derive"] }
 thiserror = "2"

@@ -441,7 +441,7 @@ fn from_detection(reason: Reason) -> bool {
     matches!(reason, Reason::AppServerMissing | Reason::AppServerAmbiguous | Reason::NotPermitted)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "walk"))]
 impl Deploy {
     pub(super) fn renumber(&mut self) -> bool {
         let alone = self.stuck.is_empty();

@@ -22,7 +22,7 @@ use crate::core::{
 };
 use crate::revision::{Pointer, RecordEvent, ReleaseId, Revision};
 
-pub(in crate::core) fn policy() -> Policy {
+pub(crate) fn policy() -> Policy {
     let drain = Budget { min_ms: 0, quiet_min_ms: 0, quiet_max_ms: 1, max_ms: 1000, ..Budget::default() };
     Policy {
         hot_timeout_ms: 10_000,
@@ -79,7 +79,7 @@ fn done(step: Step) -> Event {
 }
 
 /// An agent that starts where the disk says this.
-pub(in crate::core) fn recovered_agent(policy: Policy, recovered: &Recovered) -> Agent {
+pub(crate) fn recovered_agent(policy: Policy, recovered: &Recovered) -> Agent {
     let unknown = Problem::new(Reason::VolumeUnavailable, "");
     let mut agent = Agent::new(policy.drain.clone(), None, unknown);
     agent.recover(policy, recovered, Moment(0));
