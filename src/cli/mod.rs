@@ -24,6 +24,7 @@ pub mod exec;
 pub(crate) mod fetch;
 mod fleet;
 mod freeze;
+mod gently;
 mod history;
 pub(crate) mod install;
 pub(crate) mod keygen;

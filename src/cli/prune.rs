@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, ops::ControlFlow, thread, time::Duration};
 
 use serde::Serialize;
 
-use super::{Console, Exit, Failure};
+use super::{Console, Exit, Failure, gently::Gently};
 use crate::{
     config::Config,
     core::{Problem, history::History},
@@ -71,7 +71,8 @@ pub(crate) async fn run(
     let releases = super::on_volume(config);
     let keep = keep.unwrap_or(config.keep_releases);
     let needed = needed(config).await?;
-    let work = tokio::task::spawn_blocking(move || prune(&releases, keep, dry_run, &needed));
+    let gently = Gently::beside(config.state_dir.clone(), console).await;
+    let work = tokio::task::spawn_blocking(move || prune(&releases, keep, dry_run, &needed, &gently));
     let answer = work.await.map_err(|e| Failure::failed(e.to_string()))??;
     let done = answer.pruned.failed.is_empty() && answer.unreadable_leases.is_empty();
     console.print(&answer);
@@ -83,22 +84,23 @@ fn prune(
     keep: usize,
     dry_run: bool,
     needed: &BTreeMap<ReleaseId, String>,
+    gently: &Gently,
 ) -> Result<Answer, Problem> {
     releases.check_volume()?;
     let needed = || needed.clone();
+    // As long again is left to others.
+    let pace = |took: Duration| {
+        thread::sleep(took.min(PAUSE_MAX));
+        gently.wait();
+        ControlFlow::Continue(())
+    };
     let pruned = if dry_run {
         releases.would_prune(keep, &needed)?
     } else {
-        releases.clean_leftovers(&gently)?;
-        releases.prune(keep, Need::Tidy, &needed, &gently)?
+        releases.clean_leftovers(&pace)?;
+        releases.prune(keep, Need::Tidy, &needed, &pace)?
     };
     Ok(Answer { dry_run, pruned, unreadable_leases: releases.leases()?.unreadable })
-}
-
-/// As long again is left to others.
-fn gently(took: Duration) -> ControlFlow<()> {
-    thread::sleep(took.min(PAUSE_MAX));
-    ControlFlow::Continue(())
 }
 
 /// What this pod needs by its journal and its pointer: its agent need not be running, or ever have been.

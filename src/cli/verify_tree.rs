@@ -1,11 +1,11 @@
 //! `pitstop verify-tree [ID]`: compares a release on the volume with what was published.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::ControlFlow, time::Duration};
 
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::{Console, Exit, Failure, publish::usage};
+use super::{Console, Exit, Failure, gently::Gently, publish::usage};
 use crate::{
     config::Config,
     core::{Problem, Reason},
@@ -50,13 +50,19 @@ pub(crate) async fn run(config: &Config, id: Option<ReleaseId>, console: Console
     let store = store::open(config.source.as_deref(), &config.s3).map_err(usage)?;
     let store = Blocking::new(store, Handle::current(), IDLE);
     let releases = super::on_volume(config).trusting(super::trust(config));
-    let work = tokio::task::spawn_blocking(move || compare(&releases, &store, id));
+    let gently = Gently::beside(config.state_dir.clone(), console).await;
+    let work = tokio::task::spawn_blocking(move || compare(&releases, &store, id, &gently));
     let answer = work.await.map_err(|e| Failure::failed(e.to_string()))??;
     console.print(&answer);
     Ok(if answer.differences.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-fn compare(releases: &Releases, store: &Blocking, id: Option<ReleaseId>) -> Result<Answer, Problem> {
+fn compare(
+    releases: &Releases,
+    store: &Blocking,
+    id: Option<ReleaseId>,
+    gently: &Gently,
+) -> Result<Answer, Problem> {
     let none = || {
         let current = releases.current_path().display();
         let message =
@@ -67,6 +73,11 @@ fn compare(releases: &Releases, store: &Blocking, id: Option<ReleaseId>) -> Resu
         Some(id) => id,
         None => releases.current()?.ok_or_else(none)?,
     };
-    let (entries, differences) = releases.verify_tree(store, &release)?;
+    gently.wait();
+    let pace = |_| {
+        gently.wait();
+        ControlFlow::Continue(())
+    };
+    let (entries, differences) = releases.verify_tree(store, &release, &pace)?;
     Ok(Answer { release, entries, differences })
 }

@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
-    ops::ControlFlow,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -13,7 +12,9 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    MARKER, Marker, Releases, disk_problem,
+    MARKER, Marker, Releases,
+    delete::Pace,
+    disk_problem,
     download::Patience,
     fetch::{Failed, Wanted},
     inside::Inside,
@@ -62,7 +63,7 @@ impl fmt::Display for Difference {
 }
 
 impl Releases {
-    /// What differs, by path, and how many files, directories and links were compared.
+    /// What differs, by path, and how many files, directories and links were compared. `pace` may pause the reads.
     ///
     /// # Errors
     /// [`Problem`] when the release is not on the volume, or its archive cannot be had.
@@ -70,6 +71,7 @@ impl Releases {
         &self,
         store: &Blocking,
         id: &ReleaseId,
+        pace: Pace<'_>,
     ) -> Result<(u64, Vec<Difference>), Problem> {
         let marker = self.marker(id)?.ok_or_else(|| {
             let message = format!("{} is not a complete release", self.path(id).display());
@@ -89,7 +91,7 @@ impl Releases {
                 Err(Failed::Spare(why)) => return Err(Problem::new(Reason::Internal, why)),
             }
         };
-        let found = self.scan_release(id).map_err(|e| disk_problem(&self.path(id), &e))?;
+        let found = self.scan_release(id, pace).map_err(|e| disk_problem(&self.path(id), &e))?;
         let mut comparison = Comparison {
             published: unpacked.manifest,
             given: given(&marker),
@@ -111,10 +113,9 @@ impl Releases {
     }
 
     /// What is in a release, but what says that it is one.
-    fn scan_release(&self, id: &ReleaseId) -> io::Result<Found> {
+    fn scan_release(&self, id: &ReleaseId, pace: Pace<'_>) -> io::Result<Found> {
         let (tree, known) = (open_tree(&self.path(id))?, Manifest::default());
-        let pace = |_| ControlFlow::Continue(());
-        let mut found = Scan { tree, known: &known, threads: self.in_flight(), pace: &pace }.run()?;
+        let mut found = Scan { tree, known: &known, threads: self.in_flight(), pace }.run()?;
         for name in [MARKER, MANIFEST] {
             found.remove(&Inside::of(Path::new(name)));
         }

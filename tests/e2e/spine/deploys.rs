@@ -1,5 +1,10 @@
 //! Releases that come, and how.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
 use pitstop_rig::{App, Pod, Setup, until};
 
 use crate::new_pod;
@@ -22,6 +27,20 @@ fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
     pod.assert_runs("v3");
     until("the next spare tree", || spare.join("config.ru").exists().then_some(()));
     pod.agent.must(&["verify-tree", "v3"]);
+}
+
+/// An app that shares the volume has its first requests then.
+#[test]
+fn e2e_a_command_that_reads_the_volume_waits_for_a_restart_to_end() {
+    let pod = new_pod(Setup::default()).in_sync();
+    pod.deploy(App::HangsOnBoot, "v2");
+    until("the restart", || (pod.status()["stage"] == "restarting").then_some(()));
+    let mut verify = pod.agent.prepared(&["verify-tree", "v1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(verify.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("waiting: the agent of this pod restarts"), "{said}");
+    assert!(verify.wait().unwrap().success());
+    assert_eq!(pod.status()["stage"], "steady", "v2 was undone first");
 }
 
 #[test]

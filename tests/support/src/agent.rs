@@ -151,10 +151,16 @@ impl AgentRig {
     /// # Errors
     /// When it cannot be run.
     pub fn command(&self, args: &[&str]) -> io::Result<Output> {
+        self.prepared(args).output()
+    }
+
+    /// The same command, not started yet.
+    pub fn prepared(&self, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(self.uid.map(unprivileged).unwrap_or_default()).arg("--").arg(&self.binary);
         command.arg("--config").arg(self.config()).args(args);
-        command.envs(self.env.iter().cloned()).output()
+        command.envs(self.env.iter().cloned());
+        command
     }
 
     /// Runs a command that has to work, and gives what it printed.
