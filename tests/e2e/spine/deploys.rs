@@ -32,7 +32,7 @@ fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
 /// An app that shares the volume has its first requests then.
 #[test]
 fn e2e_a_command_that_reads_the_volume_waits_for_a_restart_to_end() {
-    let pod = new_pod(Setup::default()).in_sync();
+    let pod = new_pod(Setup::default()).with("PITSTOP_RESTART_TIMEOUT", "8s").in_sync();
     pod.deploy(App::HangsOnBoot, "v2");
     until("the restart", || (pod.status()["stage"] == "restarting").then_some(()));
     let mut verify = pod.agent.prepared(&["verify-tree", "v1"]).stderr(Stdio::piped()).spawn().unwrap();
