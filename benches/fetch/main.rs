@@ -296,6 +296,14 @@ impl Bench {
         let release = |id: &str| volume.path().join("releases").join(id);
         let alone = App::alone(&release("v1"));
         println!("  an app reads a file in {:.1} ms, p99 {:.1} ms", alone.mean_ms, alone.p99_ms);
+        let on_the_node = self.rig.path("on-the-node");
+        fs::create_dir(&on_the_node).expect("a directory");
+        self.rig.promote("v1");
+        run("fetch onto the local disk", &mut self.rig.fetch(&on_the_node, None), None);
+        let local = App::alone(&on_the_node.join("releases/v1"));
+        let how = "an app that boots reads some thousand files, one after the other";
+        let figures = (local.mean_ms, alone.mean_ms);
+        self.figure("a file read from a tree on the local disk", figures, "ms", ("on the slow volume", how));
         let beside = |bench: &mut Self, what: &str, reads: &str, command: &mut Command| {
             let app = App::start(&release(reads));
             let measured = run(what, command, Some(volume));
