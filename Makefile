@@ -27,7 +27,7 @@ test-edge: ## every test with a real Puma once more on Puma 6.6 and on the newes
 	for puma in trixie sid; do \
 		RIG_TERMINATIONS=100 RIG_OTHERS=50 RIG_PUMA=$$puma .ci/alone cargo nextest run --workspace -E $(REAL_PUMA) || exit 1; \
 	done
-	RIG_EVERY=1 .ci/alone cargo nextest run --test disk -E 'test(/^(faults|requests)::/)'
+	RIG_EVERY=1 .ci/alone cargo nextest run --test disk --test e2e -E 'test(/^(faults|requests)::|killed_at_each_step/)'
 
 bench: ## every benchmark, or one with BENCH=name; writes target/bench/<name>.json
 	@.ci/setup puma bench $(filter trixie,$(ROOTS))
