@@ -320,38 +320,52 @@ impl Deletion<'_> {
         true
     }
 
-    /// All the rest, the archive last.
+    /// All the rest, the archive last. What is not known to be withdrawn still stays.
     async fn delete(&mut self, one: Withdrawn) {
-        let Withdrawn { stored, .. } = one;
-        self.console.pulse(&format!("deleting {} …", stored.release));
-        if self.is_published(&stored).await {
-            let why = "it was published again meanwhile".into();
-            return self.answer.kept.push(Kept { release: stored.release, why });
-        }
-        for key in &stored.others {
-            if let Err(error) = self.store.delete(key).await {
-                return self.fail(&stored.release, &error);
+        let release = one.stored.release.clone();
+        self.console.pulse(&format!("deleting {release} …"));
+        match self.is_published(&one.stored).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let why = "it was published again meanwhile".into();
+                return self.answer.kept.push(Kept { release, why });
+            }
+            Err(error) => {
+                if self.put_back(one, &error.to_string()).await {
+                    self.fail(&release, &error);
+                }
+                return;
             }
         }
-        if self.is_published(&stored).await {
-            let release = &stored.release;
-            self.answer.failed.push(format!(
+        for key in &one.stored.others {
+            if let Err(error) = self.store.delete(key).await {
+                return self.answer.failed.push(format!(
+                    "{release}: {error}. It cannot be promoted any more: run this again to delete the rest of it"
+                ));
+            }
+        }
+        match self.is_published(&one.stored).await {
+            Ok(false) => self.answer.gone(&one.stored),
+            Ok(true) => self.answer.failed.push(format!(
                 "{release} was published again in this very moment: publish it once more, so that it is whole"
-            ));
-        } else {
-            self.answer.gone(&stored);
+            )),
+            Err(error) => self.answer.failed.push(format!(
+                "{release} is deleted, but whether it was published again in this very moment is unknown: {error}. \
+                 If it was, publish it once more"
+            )),
         }
     }
 
     /// Also one that had no digest may have got one.
-    async fn is_published(&self, stored: &Stored) -> bool {
+    async fn is_published(&self, stored: &Stored) -> Result<bool, StoreError> {
         for kind in ArchiveKind::ALL {
-            let found = self.store.get(&kind.digest_key(&stored.release), None, DIGEST_LIMIT_BYTES).await;
-            if matches!(found, Ok(Found::Object { .. }) | Err(StoreError::TooLarge { .. })) {
-                return true;
+            match self.store.get(&kind.digest_key(&stored.release), None, DIGEST_LIMIT_BYTES).await {
+                Ok(Found::Object { .. }) | Err(StoreError::TooLarge { .. }) => return Ok(true),
+                Ok(Found::Absent | Found::NotModified) => {}
+                Err(error) => return Err(error),
             }
         }
-        false
+        Ok(false)
     }
 }
 

@@ -197,3 +197,20 @@ fn a_digest_that_prune_can_neither_delete_nor_put_back_is_said_with_the_way_to_w
     s3.put(digest, line.into_bytes());
     assert_whole(&s3, &said);
 }
+
+/// Somebody may have published it again.
+#[test]
+fn a_release_that_prune_cannot_look_at_once_more_stays_whole() {
+    let args = ["prune", "--store", "--yes", "--min-age", "0s", "--moves", "1", "--settle", "0s"];
+    let work = Work::new(&["v1", "v2", "v3", "v4"], &args);
+    let s3 = served(&work.rig.store_dir());
+    // The first look is for what the digest says.
+    s3.fault(Fault::Answer(403, "AccessDenied").of("GET").at("releases/v1.tar.zst.sha256").after(1));
+    let output = work.command(&s3).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not be deleted: v1: "), "{said}");
+    s3.heal();
+    assert!(s3.object("releases/v1.tar.zst").is_some() && s3.object("releases/v1.tar.zst.sha256").is_some());
+    assert!(s3.object("releases/v2.tar.zst").is_none(), "{said}");
+}
