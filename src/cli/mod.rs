@@ -229,7 +229,8 @@ pub enum Command {
         #[command(flatten)]
         of_store: prune_store::OfStore,
     },
-    /// Compare a release on the volume with what was published; exit code 1 when it differs.
+    /// Compare a release on the volume with what was published; exit code 1 when it differs. Waits while the agent
+    /// restarts the app server or drains.
     VerifyTree {
         /// The release; what `current` leads to when absent.
         id: Option<ReleaseId>,
