@@ -34,7 +34,7 @@ fn e2e_a_promoted_release_runs_in_the_pod_that_is_there() {
 fn e2e_a_command_that_reads_the_volume_waits_for_a_restart_to_end() {
     let pod = new_pod(Setup::default()).with("PITSTOP_RESTART_TIMEOUT", "8s").in_sync();
     pod.deploy(App::HangsOnBoot, "v2");
-    until("the restart", || (pod.status()["stage"] == "restarting").then_some(()));
+    until("the look at the workers", || (pod.status()["stage"] == "verifying").then_some(()));
     let mut verify = pod.agent.prepared(&["verify-tree", "v1"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(verify.stderr.take().unwrap()).read_line(&mut said).unwrap();
