@@ -1,6 +1,6 @@
 //! The core of pitstop once more, optimised, for `src/core/walk`: what is walked are millions of states.
 
-#![allow(unused, reason = "the rest of pitstop uses it")]
+#![expect(unused_imports, dead_code, reason = "the rest of pitstop uses it")]
 
 #[path = "../../src"]
 mod src {
