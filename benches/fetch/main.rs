@@ -102,7 +102,7 @@ impl Bench {
     fn first_fetch(&mut self) {
         self.rig.promote("v1");
         let (mut ours, mut as_is, mut git, mut rclone, mut floor) = (vec![], vec![], vec![], vec![], vec![]);
-        for _ in 0..self.runs {
+        for number in 0..self.runs {
             let volume = self.rig.volume("fetched");
             ours.push(run(
                 "first fetch, 64 in flight",
@@ -121,7 +121,11 @@ impl Bench {
             let into = volume.path().join("v1");
             rclone.push(run(
                 "rclone, 64 transfers",
-                &mut peers::rclone(&self.rig.archive("v1"), &self.rig.path("unpacked"), &into),
+                &mut peers::rclone(
+                    &self.rig.archive("v1"),
+                    &self.rig.path(&format!("unpacked-{number}")),
+                    &into,
+                ),
                 Some(&volume),
             ));
             drop(volume);

@@ -54,7 +54,7 @@ impl Git {
 /// The same work as a fetch: from an archive, which is checked, through `unpacked` on the local disk.
 pub fn rclone(archive: &Path, unpacked: &Path, into: &Path) -> Command {
     let script = r#"
-        rm -rf "$2"; mkdir "$2"; sha256sum "$1"; zstd -dcq "$1" | tar -xf - -C "$2"
+        mkdir "$2"; sha256sum "$1"; zstd -dcq "$1" | tar -xf - -C "$2"
         rclone --quiet --config /dev/null copy --transfers $AT_ONCE --checkers $AT_ONCE "$2" "$3"; sync -f "$3""#;
     let mut command = shell(script, &[archive, unpacked, into]);
     command.env("AT_ONCE", AT_ONCE);

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::{Console, agent_socket};
+use crate::core::Stage;
 
 /// How often the agent is asked.
 const BETWEEN_QUESTIONS: Duration = Duration::from_millis(500);
@@ -52,9 +53,14 @@ impl Gently {
         let busy = Arc::new(AtomicBool::new(is_busy(&state_dir).await));
         let noted = busy.clone();
         let asks = tokio::spawn(async move {
+            let mut idle_at = Instant::now();
             loop {
                 tokio::time::sleep(BETWEEN_QUESTIONS).await;
-                noted.store(is_busy(&state_dir).await, Ordering::SeqCst);
+                let busy = is_busy(&state_dir).await;
+                if !busy {
+                    idle_at = Instant::now();
+                }
+                noted.store(busy && idle_at.elapsed() < WAIT_MAX, Ordering::SeqCst);
             }
         });
         Self { busy, asks, console, told: AtomicBool::new(false) }
@@ -62,8 +68,7 @@ impl Gently {
 
     /// Waits until the agent is not busy. Blocks.
     pub(super) fn wait(&self) {
-        let began = Instant::now();
-        while self.busy.load(Ordering::SeqCst) && began.elapsed() < WAIT_MAX {
+        while self.busy.load(Ordering::SeqCst) {
             if !self.told.swap(true, Ordering::SeqCst) {
                 self.console.tell(&Waits { waits_for: "agent" });
             }
@@ -78,7 +83,7 @@ impl Drop for Gently {
     }
 }
 
-async fn is_busy(state_dir: &std::path::Path) -> bool {
+async fn is_busy(state_dir: &Path) -> bool {
     let answer = agent_socket::ask_within(LIMIT, state_dir, Method::GET, "/status").await;
     let status = answer.ok().and_then(|answer| serde_json::from_slice::<Value>(answer.body()).ok());
     status.is_some_and(|status| shows_work(&status))
@@ -86,8 +91,9 @@ async fn is_busy(state_dir: &std::path::Path) -> bool {
 
 /// Not while it fetches: that may need the room which a command makes.
 fn shows_work(status: &Value) -> bool {
-    let restarts = ["publishing", "restarting", "verifying", "committing", "reverting"];
-    status["drain"]["holds_deploys"] == true || restarts.iter().any(|stage| status["stage"] == *stage)
+    use Stage::{Committing, Publishing, Restarting, Reverting, Verifying};
+    let restarts = [Publishing, Restarting, Verifying, Committing, Reverting];
+    status["drain"]["holds_deploys"] == true || restarts.iter().any(|stage| status["stage"] == stage.name())
 }
 
 #[cfg(test)]
